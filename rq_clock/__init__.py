@@ -1,0 +1,47 @@
+"""rq-clock: a clock process for RQ that survives restarts. See README.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rq_clock.errors import LeaseLost, RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.run import Run, current_run
+from rq_clock.version import __version__
+
+if TYPE_CHECKING:
+    from rq_clock.clock import Clock
+    from rq_clock.connection import connect
+    from rq_clock.triggers import cron, every, once
+
+__all__ = [
+    "Clock",
+    "LeaseLost",
+    "RqClockError",
+    "Run",
+    "ScheduleError",
+    "StoreUnavailable",
+    "__version__",
+    "connect",
+    "cron",
+    "current_run",
+    "every",
+    "once",
+]
+
+_LAZY = {
+    "Clock": "rq_clock.clock",
+    "connect": "rq_clock.connection",
+    "cron": "rq_clock.triggers",
+    "every": "rq_clock.triggers",
+    "once": "rq_clock.triggers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a task that asks for `current_run` pays for nothing else."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rq_clock' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
