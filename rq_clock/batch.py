@@ -1,0 +1,261 @@
+"""Decisions packed into messages, so that at the instant only bytes have to be sent.
+
+A `Batch` takes decisions until it is full. RQ builds each job and records its commands into a
+pipeline that is never executed; together with marker, revision and next fire time they become
+the arguments of one call of lua/commit.lua, packed ahead of time. A `Wire` sends packed batches
+and brings back one answer a schedule.
+
+Everything here is a guess until the script has compared it. Throwing a batch away loses nothing.
+
+RQ calls that must not be used to make a job here, because they write past the pipeline:
+`unique=True`, `enqueue_at`, `enqueue_in`, `depends_on`, `Repeat` (seen with MONITOR, RQ 2.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from rq import Queue, Retry
+from rq.job import Job
+
+from rq_clock.errors import LeaseLost
+from rq_clock.logs import iso
+from rq_clock.schedule import Decision, Schedule, is_on_time
+from rq_clock.store import Entry, Lease, Store, to_ms
+
+FULL = 100
+"""Jobs, or schedules, in one message: about a millisecond of the server's time."""
+WINDOW = 4
+"""Messages on their way at once: enough that the server never waits for the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One schedule's part of a batch: what happens if the commit accepts it."""
+
+    entry: Entry
+    decision: Decision
+    decided_at: datetime
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the commit said of one schedule: ok, overlap, stale or error, with the details."""
+
+    planned: Planned
+    kind: str
+    detail: str
+    at: datetime
+
+
+class Refusal(Exception):
+    """The whole batch was refused and nothing was written. `changed` says that only a newer
+    revision for all schedules stood in the way."""
+
+    def __init__(self, why: str, *, changed: bool = False) -> None:
+        super().__init__(why)
+        self.changed = changed
+
+
+class Batch:
+    """Decisions for one instant, on their way into one message."""
+
+    def __init__(self, instant: datetime, everything: str) -> None:
+        self.instant = instant
+        self.everything = everything
+        self.planned: list[Planned] = []
+        self.message: list[bytes] = []
+        self._words: list[str | int | bytes] = []
+        self._jobs = 0
+        self._good_until: datetime | None = None
+
+    @property
+    def full(self) -> bool:
+        return self._jobs >= FULL or len(self.planned) >= FULL
+
+    @property
+    def size(self) -> int:
+        """Bytes of the packed message."""
+        return sum(map(len, self.message))
+
+    def add(self, entry: Entry, decision: Decision, builder: JobBuilder) -> None:
+        """Take one schedule's decision, made at the batch's instant."""
+        schedule = entry.schedule
+        assert schedule is not None, "only what can be read is decided"
+        decided_any = decision.fire_times or decision.skips
+        marker = to_ms(decision.marker) if decided_any else entry.base.partition(" ")[0]
+        words: list[Any] = [entry.name, entry.base, entry.revision, marker]
+        words += [to_ms(decision.next) if decision.next else "", schedule.overlap]
+        words.append(len(decision.skips))
+        for skip in decision.skips:
+            words += [to_ms(skip.first), to_ms(skip.last), skip.count, skip.reason]
+        words.append(len(decision.fire_times))
+        job_ids = []
+        for fire_time in decision.fire_times:
+            job_id, mark, commands = builder.build(schedule, fire_time, self.instant)
+            job_ids.append(job_id)
+            words += [
+                job_id,
+                to_ms(fire_time),
+                mark,
+                builder.queue(schedule.queue).key,
+                len(commands),
+            ]
+            for command in commands:
+                words.append(len(command))
+                words += command
+        self._words += words
+        self._jobs += len(job_ids)
+        self.planned.append(Planned(entry, decision, self.instant, tuple(job_ids)))
+
+    def expire_by(self, limit: datetime, following: datetime | None) -> None:
+        """A decision made ahead holds until `limit`, or until the schedule's following fire time
+        has come: from then on its policy for missed fire times has the word."""
+        until = min(limit, following) if following else limit
+        self._good_until = min(self._good_until or until, until)
+
+    def expired(self, now: datetime) -> bool:
+        return self._good_until is not None and now >= self._good_until
+
+    def pack(self, store: Store, lease: Lease, connection: Any) -> None:
+        """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
+        keys = store.keys("lease", "markers", "revisions", "due")
+        head = [lease.token, store.key("ledger:"), store.history, self.everything]
+        self.message = connection.pack_command(
+            "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
+            Job.redis_job_namespace_prefix, len(self.planned), *self._words,
+        )  # fmt: skip
+        self._words = []
+
+
+class _Queue(Queue):
+    """RQ's queue, with the instant of the decision as the time of enqueueing: a job that was
+    built ahead must not claim to have been enqueued before its fire time."""
+
+    decided_at: datetime
+
+    def _prepare_for_queue(self, job: Job) -> None:
+        super()._prepare_for_queue(job)
+        job.enqueued_at = self.decided_at
+
+
+class JobBuilder:
+    """Lets RQ make the jobs of schedules, and keeps the commands instead of running them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pipeline = store.redis.pipeline(transaction=False)
+        self._queues: dict[str, _Queue] = {}
+
+    def queue(self, name: str) -> _Queue:
+        if name not in self._queues:
+            self._queues[name] = _Queue(name, connection=self._store.redis)
+        return self._queues[name]
+
+    def build(
+        self, schedule: Schedule, fire_time: datetime, now: datetime
+    ) -> tuple[str, str, list[tuple[Any, ...]]]:
+        """Id, ledger mark and recorded commands of the job for one fire time."""
+        on_time = is_on_time(fire_time, now)
+        job_id = f"{self._store.namespace}-{schedule.name}-{to_ms(fire_time)}"
+        run = {
+            "schedule": schedule.name,
+            "fire_time": iso(fire_time),
+            "reason": "schedule" if on_time else "catch_up",
+        }
+        queue = self.queue(schedule.queue)
+        job = queue.create_job(
+            schedule.target,
+            args=schedule.args,
+            kwargs=dict(schedule.kwargs),
+            job_id=job_id,
+            timeout=schedule.timeout,
+            result_ttl=schedule.result_ttl,
+            failure_ttl=schedule.failure_ttl,
+            retry=Retry(max=schedule.retries) if schedule.retries else None,
+            meta={"rq_clock": run},
+        )
+        job.created_at = queue.decided_at = now
+        queue.enqueue_job(job, pipeline=self._pipeline)
+        commands = [args for args, _options in self._pipeline.command_stack]
+        self._pipeline.command_stack.clear()
+        return job_id, "s" if on_time else "c", commands
+
+
+class Wire:
+    """A connection of its own for packed batches, past the pool: what is sent here may be sent
+    again after a lost reply, because the commit compares before it writes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        store.redis.script_load(store.script("commit")[1])
+        self.connection: Any = store.redis.connection_pool.get_connection()
+
+    def close(self) -> None:
+        self.connection.disconnect()
+        self._store.redis.connection_pool.release(self.connection)
+
+    def commit(self, batches: Sequence[Batch]) -> list[list[Answer] | Refusal]:
+        """Send batches in order; for each its answers, or why it was refused whole.
+
+        Raises LeaseLost when any was refused for its fencing token. On a lost connection raises
+        redis-py's error; some may have been committed, and all may be sent again.
+        """
+        replies = self._exchange(batches)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:  # the server was restarted: it forgets scripts
+            self._store.redis.script_load(self._store.script("commit")[1])
+            for i, reply in zip(
+                unknown, self._exchange([batches[i] for i in unknown]), strict=True
+            ):
+                replies[i] = reply
+        return [_result(batch, reply) for batch, reply in zip(batches, replies, strict=True)]
+
+    def _exchange(self, batches: Sequence[Batch]) -> list[Any]:
+        replies: list[Any] = []
+        sent = 0
+        try:
+            while len(replies) < len(batches):
+                while sent < len(batches) and sent - len(replies) < WINDOW:
+                    self.connection.send_packed_command(batches[sent].message, check_health=False)
+                    sent += 1
+                try:
+                    replies.append(self.connection.read_response())
+                except ResponseError as error:  # an answer like others, in its place
+                    replies.append(error)
+        except BaseException:
+            self.connection.disconnect()  # what still comes would answer something else
+            raise
+        return replies
+
+
+def _result(batch: Batch, reply: Any) -> list[Answer] | Refusal:
+    if isinstance(reply, RedisError):
+        return Refusal(str(reply))
+    status = reply[0]
+    if status == b"lost":
+        raise LeaseLost("another clock leads, or the lease ran out")
+    if status == b"changed":
+        return Refusal("all schedules were changed at once", changed=True)
+    if status == b"error":
+        return Refusal(reply[1].decode())
+    at = datetime.fromtimestamp(reply[1] / 1000, UTC)
+    answers = []
+    for planned, text in zip(batch.planned, reply[2:], strict=True):
+        kind, _, detail = text.decode().partition(" ")
+        answers.append(Answer(planned, kind, detail, at))
+    return answers
+
+
+def stands(planned: Planned, stale: str) -> bool:
+    """Whether a stale answer means that this very decision was committed before and only its
+    reply was lost: the stored marker and last job are the ones it would have written."""
+    _revision, _, state = stale.partition(" ")
+    marker, *rest = state.split(" ")
+    written = marker == str(to_ms(planned.decision.marker))
+    return written and (not planned.job_ids or rest[-1] == planned.job_ids[-1])

@@ -1,0 +1,127 @@
+"""The one way to a Redis or Valkey: every client of rq-clock is made here.
+
+- `rediss://` does not verify certificates unless RQ_CLOCK_REDIS_TLS_VERIFY says so: Heroku's
+  are signed by themselves, and its network is the boundary.
+- Nothing is sent twice behind the caller's back. redis-py retries whole transactions when a
+  reply is lost, which enqueues twice; who can repeat safely does so knowingly (see clock.py).
+- A client carries the process's name, so that `CLIENT LIST` tells dynos apart.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    TimeoutError,
+)
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from rq_clock.errors import StoreUnavailable
+from rq_clock.settings import DEVELOPMENT_REDIS, Settings
+
+REPLY_SECONDS = 3.0
+"""A server that is silent this long counts as gone; the clock must hear a signal meanwhile."""
+
+
+def connect(url: str | None = None, *, settings: Settings | None = None) -> Redis:
+    """A client for `url`, or for the environment's REDIS_URL. Makes no connection yet.
+
+    Understands redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
+    Raises StoreUnavailable when there is no URL or it cannot be understood.
+    """
+    settings = settings or Settings.from_env()
+    url = url or settings.redis_url
+    if not url:
+        raise StoreUnavailable(
+            "expected REDIS_URL to name a Redis or Valkey, got nothing; on a laptop start one with "
+            f"`rq-clock redis` and set REDIS_URL={DEVELOPMENT_REDIS}"
+        )
+    options: dict[str, Any] = {
+        "client_name": f"rq-clock:{settings.instance}",
+        "health_check_interval": 30,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_connect_timeout": REPLY_SECONDS,
+        "socket_timeout": REPLY_SECONDS,
+    }
+    if url.startswith("rediss://"):
+        options["ssl_cert_reqs"] = "required" if settings.tls_verify else "none"
+        options["ssl_check_hostname"] = settings.tls_verify
+    if not url.startswith("unix://"):
+        options["socket_keepalive"] = True
+    try:
+        if url.startswith("redis+sentinel://"):
+            return _through_sentinel(url, options)
+        return Redis.from_url(url, **options)
+    except ValueError as error:
+        reason = f"cannot understand the Redis URL {redacted(url)}: {error}"
+        raise StoreUnavailable(reason) from None
+
+
+def _through_sentinel(url: str, options: dict[str, Any]) -> Redis:
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    service, _, db = parts.path.strip("/").partition("/")
+    nodes = []
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        nodes.append((name or port, int(port) if name else 26379))
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    options |= {"db": int(db or 0), "username": user or None, "password": password or None}
+    watchers: Any = Sentinel(nodes, socket_timeout=REPLY_SECONDS)  # type: ignore[no-untyped-call]  # redis-py
+    client: Redis = watchers.master_for(service or "mymaster", **options)
+    return client
+
+
+def redacted(url: str) -> str:
+    """The URL as it may be shown: without user, password and query."""
+    scheme, _, rest = url.partition("://")
+    place = rest.partition("?")[0].rpartition("@")[2]
+    return f"{scheme}://{place}"
+
+
+def diagnose(error: BaseException, url: str | None) -> str:
+    """One line for an operator: what is wrong with the server and what to do about it."""
+    place = redacted(url or "")
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return f"{place} refuses the user or password ({error}); check REDIS_URL"
+    if isinstance(error, BusyLoadingError):
+        return f"{place} is still loading its data; it will answer when it is done"
+    if isinstance(error, TimeoutError):
+        return f"{place} does not answer within {REPLY_SECONDS:g} s"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            f"{place} shows a certificate that cannot be verified; unset "
+            "RQ_CLOCK_REDIS_TLS_VERIFY to accept it"
+        )
+    if "WRONG_VERSION_NUMBER" in str(error) or "record layer" in str(error):
+        return f"{place} does not speak TLS; use redis:// instead of rediss://"
+    if isinstance(error, ConnectionError) and place.startswith("redis://127.0.0.1"):
+        return f"no Redis at {place} ({error}); start one with `rq-clock redis`"
+    if isinstance(error, ConnectionError):
+        return f"no connection to {place} ({error}); check REDIS_URL (TLS needs rediss://)"
+    return f"{place}: {error}"
+
+
+def is_refusal(error: RedisError) -> bool:
+    """Whether waiting will not help: the server is there and refuses this client."""
+    return isinstance(error, AuthenticationError | NoPermissionError)
+
+
+def socket_of(connection: Any) -> socket.socket | None:
+    """The socket under a redis-py connection, to wait on beside others.
+
+    redis-py has no public name for it; without it the clock would need a thread for its news.
+    """
+    sock: socket.socket | None = getattr(connection, "_sock", None)
+    return sock

@@ -1,0 +1,53 @@
+"""One log line an event: a word for what happened, then key=value.
+
+    run.enqueued schedule=nightly-report fire_time=2026-03-29T01:00:00Z lag_ms=2 job=…
+
+On a dyno the platform adds time and process; elsewhere the line starts with the time of day.
+Tests read `record.event` and `record.fields`, never the text.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+logger = logging.getLogger("rq_clock")
+
+
+def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log one event. Values are escaped to stay on one line."""
+    if logger.isEnabledFor(level):
+        text = " ".join([event, *(f"{key}={_shown(value)}" for key, value in fields.items())])
+        logger.log(level, "%s", text, extra={"event": event, "fields": fields})
+
+
+def warn(event: str, **fields: Any) -> None:
+    """Log an event that someone should look at."""
+    say(event, level=logging.WARNING, **fields)
+
+
+def set_up(*, stamp: bool) -> None:
+    """Send the log to standard output, one line an event; with the time when `stamp`."""
+    handler = logging.StreamHandler(sys.stdout)
+    form = "%(asctime)s.%(msecs)03d %(message)s" if stamp else "%(message)s"
+    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def iso(t: datetime) -> str:
+    """A UTC instant as text, to the second unless it has a fraction of one."""
+    spec = "milliseconds" if t.microsecond else "seconds"
+    return t.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=spec) + "Z"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, datetime):
+        return iso(value)
+    text = str(value)
+    if text and text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

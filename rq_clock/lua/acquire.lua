@@ -1,0 +1,52 @@
+-- Take the lease, or say who has it.
+--
+-- The newest clock of the same owner wins: a clock that starts takes the lease from a living
+-- holder. Two bounds keep a crash loop from starving the clock that works: a holder that has
+-- not finished its first pass ("proven") is left alone until its lease runs out, and after such
+-- a failure nobody is deposed for ARGV[8] ms.
+--
+-- KEYS  1 lease (hash, expires)   2 fence (counter)   3 meta (hash)   4 unproven (expires)
+--       5 news (channel)
+-- ARGV  1 owner   2 its former name, or ""   3 instance   4 mode: starting | waiting | take-over
+--       5 ttl ms   6 data version   7 now ms (shown only)   8 pause between depositions, ms
+-- Returns {"granted", token}
+--         {"held", ms until it runs out, instance}
+--         {"foreign", owner of the namespace, instance or ""}
+--         {"newer", data version}
+-- Sending it again is harmless: an instance that holds the lease is granted the token it has.
+
+local owner, former, instance, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local meta = redis.call('HMGET', KEYS[3], 'version', 'owner')
+if meta[1] and tonumber(meta[1]) > tonumber(ARGV[6]) then
+  return {'newer', meta[1]}
+end
+
+local lease = redis.call('HMGET', KEYS[1], 'token', 'instance', 'proven')
+local token, holder = lease[1], lease[2]
+local ours = not meta[2] or meta[2] == owner or (former ~= '' and meta[2] == former)
+if not ours and mode ~= 'take-over' then
+  return {'foreign', meta[2], holder or ''}
+end
+
+if token then
+  if holder == instance then
+    return {'granted', token}
+  end
+  local may_depose = mode == 'take-over'
+    or (mode == 'starting' and lease[3] == '1' and redis.call('EXISTS', KEYS[4]) == 0)
+  if not may_depose then
+    return {'held', redis.call('PTTL', KEYS[1]), holder}
+  end
+  redis.call('SET', KEYS[4], instance, 'PX', ARGV[8])
+end
+
+-- The instance in the token keeps it unique even after Redis lost the counter.
+token = redis.call('INCR', KEYS[2]) .. '.' .. instance
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'token', token, 'instance', instance, 'owner', owner,
+  'since', ARGV[7], 'proven', '0')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('HSET', KEYS[3], 'version', ARGV[6], 'owner', owner)
+redis.call('PUBLISH', KEYS[5], 'lease')
+return {'granted', token}

@@ -1,0 +1,56 @@
+"""What a task can know of the run it is: `current_run()`.
+
+Imported by workers, so it imports nothing of the clock. The facts travel in the job's meta, where
+the stock RQ worker and RQ's own tools see them too:
+
+    job.meta["rq_clock"] = {"schedule": …, "fire_time": ISO 8601 UTC, "reason": …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fire time's run. `fire_time` is the nominal instant (aware, UTC) that the trigger
+    named; with the schedule's name it makes an idempotency key, since RQ runs a job at least
+    once. `reason` is schedule, catch_up, manual or backfill."""
+
+    schedule: str
+    fire_time: datetime
+    reason: str
+
+
+_running: ContextVar[Run | None] = ContextVar("rq_clock_run", default=None)
+
+
+def current_run() -> Run | None:
+    """The run that this code is part of; None outside of one (a job that no schedule made)."""
+    run = _running.get()
+    if run is not None:
+        return run
+    from rq import get_current_job
+
+    job = get_current_job()
+    meta = job.meta.get("rq_clock") if job else None
+    return from_meta(meta) if meta else None
+
+
+def from_meta(meta: Mapping[str, str]) -> Run:
+    """The run that a job's meta describes."""
+    return Run(meta["schedule"], datetime.fromisoformat(meta["fire_time"]), meta["reason"])
+
+
+@contextmanager
+def running(run: Run) -> Iterator[None]:
+    """Within this block the code is part of `run`; for tests of tasks."""
+    token = _running.set(run)
+    try:
+        yield
+    finally:
+        _running.reset(token)

@@ -1,0 +1,122 @@
+"""Every setting that rq-clock reads from the environment, in one place.
+
+`.env.example` says what each is for; a test keeps the two together. In development a `.env`
+file beside the app is read too; what the environment says wins.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rq_clock.errors import RqClockError
+
+DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
+"""Where `rq-clock redis` listens when nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The environment, read once and checked. Raises RqClockError naming the bad variable."""
+
+    redis_url: str | None
+    tls_verify: bool
+    namespace: str
+    app: str
+    owner: str
+    former_owner: str
+    release: int
+    instance: str
+    disabled: bool
+    stage_bytes: int
+    history: int
+    on_dyno: bool
+    worker_queues: tuple[str, ...]
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read `env`, or the process's environment with `.env` beneath it."""
+        env = _process_env() if env is None else env
+        redis_variable = env.get("RQ_CLOCK_REDIS_ENV", "")
+        if redis_variable and redis_variable not in env:
+            raise RqClockError(
+                f"RQ_CLOCK_REDIS_ENV names {redis_variable}, which is not set; "
+                "set it to a redis:// URL"
+            )
+        url = env.get(redis_variable) or env.get("REDIS_URL") or env.get("REDIS_TLS_URL")
+        owner, former = _owner(env)
+        return cls(
+            redis_url=url or None,
+            tls_verify=_switch(env, "RQ_CLOCK_REDIS_TLS_VERIFY"),
+            namespace=_namespace(env),
+            app=env.get("RQ_CLOCK_APP") or "clock:clock",
+            owner=owner,
+            former_owner=former,
+            release=_release(env.get("HEROKU_RELEASE_VERSION", "")),
+            instance=f"{env.get('DYNO') or socket.gethostname()}.{os.getpid()}",
+            disabled=_switch(env, "RQ_CLOCK_DISABLED"),
+            stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
+            history=_count(env, "RQ_CLOCK_HISTORY", 100),
+            on_dyno="DYNO" in env,
+            worker_queues=_words(env.get("WORKER_QUEUES") or "default"),
+        )
+
+
+def _process_env() -> dict[str, str]:
+    from dotenv import dotenv_values
+
+    if "DYNO" in os.environ:  # a platform sets variables itself; a stray file must not add any
+        return dict(os.environ)
+    beneath = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    return {**beneath, **os.environ}
+
+
+def _owner(env: Mapping[str, str]) -> tuple[str, str]:
+    """Who this clock belongs to, and what the same app was called before its platform told
+    its id (on Heroku: before dyno metadata was switched on)."""
+    named = env.get("RQ_CLOCK_OWNER")
+    if named:
+        return named, ""
+    anonymous = "dyno" if "DYNO" in env else "local"
+    for variable in ("HEROKU_APP_ID", "RENDER_SERVICE_ID", "FLY_APP_NAME"):
+        if env.get(variable):
+            return env[variable], "dyno" if anonymous == "dyno" else ""
+    return anonymous, ""
+
+
+def _namespace(env: Mapping[str, str]) -> str:
+    namespace = env.get("RQ_CLOCK_NAMESPACE") or "default"
+    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789_")
+    if not 1 <= len(namespace) <= 40 or not set(namespace) <= allowed:
+        raise RqClockError(
+            f"RQ_CLOCK_NAMESPACE: expected 1-40 of a-z, 0-9 and '_', got {namespace!r}"
+        )
+    return namespace
+
+
+def _release(text: str) -> int:
+    """The number in Heroku's 'v42'; 0 where the platform numbers no releases."""
+    digits = text.removeprefix("v")
+    return int(digits) if digits.isdigit() else 0
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool:
+    value = env.get(name, "").lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("", "0", "false", "no", "off"):
+        return False
+    raise RqClockError(f"{name}: expected 1 or 0, got {value!r}")
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    value = env.get(name) or str(default)
+    if not value.isdigit() or int(value) < 1:
+        raise RqClockError(f"{name}: expected a whole number, at least 1, got {value!r}")
+    return int(value)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.replace(",", " ").split() if word)

@@ -1,0 +1,466 @@
+"""All state of rq-clock in Redis. Nothing else reads or writes these keys.
+
+Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
+
+    key                 type     holds
+    lease               hash     token, instance, owner, since, proven, and what the leader says
+                                 of itself; expires when it is not renewed
+    fence               number   grows with every change of holder
+    unproven            string   instance that deposed a leader and is not through its first
+                                 pass yet; expires
+    meta                hash     version (of this data), owner, release (last one reconciled)
+    definitions         hash     schedule → definition, JSON of Schedule.definition()
+    declared            set      schedules that come from code; the others were added at run time
+    markers             hash     schedule → "<marker or -> <known since> [job id…]": the newest
+                                 decided fire time, since when it is known, and the jobs that
+                                 overlap has to look at (the last one is the last enqueued)
+    revision            number   source of revisions
+    revisions           hash     schedule → number raised by every change of definition or pause;
+                                 "*" for what holds for all
+    pauses              hash     schedule or "*" → JSON: reason, by, since, until
+    due                 zset     schedule by next fire time; derived from the rest
+    ledger:<schedule>   list     what became of each fire time, oldest first, capped:
+                                 "s|c|m|b <fire time> <lag ms>"      enqueued: on schedule, caught
+                                                                     up, manually, backfilled
+                                 "- <first> <last> <count> <reason>" skipped
+                                 "x <instant> <job id>"              a job found to be lost
+    news                channel  "lease", "*" or a schedule: something changed, look
+
+The rules that keep each fire time to exactly one job live in lua/: every script says what it
+reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token it
+was granted, so a clock that was deposed, frozen or cut off cannot write. And a commit names the
+marker and the revision that its decision is based on, so a decision is applied once or not at all,
+whoever sends it and however often.
+
+Not here: jobs and their queues, which are RQ's (see batch.py for the one place that makes them).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from redis import Redis
+from redis.client import PubSub
+
+from rq_clock.errors import LeaseLost, ScheduleError, StoreUnavailable
+from rq_clock.schedule import ON_TIME, Schedule, Skip, from_definition
+
+DATA_VERSION = 1
+LEASE_MS = 10_000
+"""A leader that says nothing for this long has lost the lease."""
+DEPOSE_PAUSE_MS = 30_000
+"""After a clock died in its first pass, nobody deposes a working leader for this long."""
+KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
+"""A removed schedule's ledger stays readable for 30 days."""
+OLDEST_REDIS = (6, 2)
+MARKS = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
+_LUA = Path(__file__).parent / "lua"
+_CHUNK = 500
+_PORTION = 2000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+T = TypeVar("T")
+
+
+def to_ms(t: datetime) -> int:
+    """Whole milliseconds since the epoch, rounded down: nothing may look due too early."""
+    return (t - _EPOCH) // _MS
+
+
+def from_ms(ms: int | str | bytes) -> datetime:
+    return _EPOCH + int(ms) * _MS
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to be the clock, as granted."""
+
+    token: str
+
+    @property
+    def number(self) -> int:
+        """The fencing token: grows with every change of holder."""
+        return int(self.token.partition(".")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why the lease was not granted: `held` by a clock of ours, or `foreign`: the namespace
+    belongs to another owner."""
+
+    kind: str
+    wait: float = 0.0
+    holder: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A schedule as stored, with what a decision about it is based on.
+
+    `schedule` is None when the definition cannot be read; `fault` says why.
+    """
+
+    name: str
+    schedule: Schedule | None
+    fault: str
+    marker: datetime | None
+    known_since: datetime
+    revision: str
+    paused: bool
+    last_job: str
+    declared: bool = True
+
+    @property
+    def decided(self) -> datetime:
+        """The instant up to which every fire time is decided."""
+        return max(self.marker, self.known_since) if self.marker else self.known_since
+
+    @property
+    def base(self) -> str:
+        """This state as the commit compares it."""
+        return f"{to_ms(self.marker) if self.marker else '-'} {to_ms(self.known_since)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """A ledger entry: a fire time that became a job."""
+
+    fire_time: datetime
+    reason: str
+    lag: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A ledger entry: a job that vanished without a word, found missing at `found`."""
+
+    found: datetime
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of a reconcile. `restart`: new, or with a changed rule of time. `past`: the
+    instant of a `once` that had passed before it was first seen."""
+
+    verb: str
+    name: str
+    definition: str = ""
+    next_fire: datetime | None = None
+    restart: bool = False
+    renamed_from: str = ""
+    past: datetime | None = None
+
+
+class Store:
+    """One namespace's state. Construction makes no connection. Methods raise redis-py's
+    RedisError when the server cannot be used; each script is whole or nothing, and each may be
+    sent again."""
+
+    def __init__(self, redis: Redis, namespace: str, *, history: int = 100) -> None:
+        self.redis = redis
+        self.namespace = namespace
+        self.history = history
+        self._scripts = {p.stem: redis.register_script(p.read_text()) for p in _LUA.glob("*.lua")}
+
+    def key(self, name: str) -> str:
+        return f"rq-clock:{self.namespace}:{name}"
+
+    def keys(self, *names: str) -> list[str]:
+        return [self.key(name) for name in names]
+
+    def script(self, name: str) -> tuple[str, str]:
+        """Hash and text of a script, for who sends it past redis-py."""
+        script = self._scripts[name]
+        return str(script.sha), str(script.script)
+
+    # ---- the server ---------------------------------------------------------------------------
+
+    def check_server(self) -> list[str]:
+        """Warnings about the server, each with its remedy.
+
+        Raises StoreUnavailable when the server is too old or holds newer data than this release
+        understands.
+        """
+        info: dict[str, Any] = self.redis.info()
+        version = tuple(int(n) for n in str(info.get("redis_version", "0")).split(".")[:2])
+        if version < OLDEST_REDIS:
+            raise StoreUnavailable(
+                f"expected Redis 6.2 or newer, got {info.get('redis_version')}; upgrade it"
+            )
+        stored = self.redis.hget(self.key("meta"), "version")
+        if stored and int(stored) > DATA_VERSION:
+            raise StoreUnavailable(newer_data(self.namespace, int(stored)))
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy == "noeviction":
+            return []
+        return [
+            f"maxmemory-policy is {policy}: a full Redis would drop schedules and jobs without a "
+            "word; set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)"
+        ]
+
+    def listen(self) -> PubSub:
+        """A subscription to the news."""
+        news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        news.subscribe(self.key("news"))
+        return news
+
+    # ---- the lease ----------------------------------------------------------------------------
+
+    def acquire(
+        self, instance: str, owner: tuple[str, str], mode: str, now: datetime
+    ) -> Lease | Refused:
+        """Ask for the lease. `mode` is starting (depose a leader of the same owner), waiting
+        (take it when it is free) or take-over (whoever has it).
+
+        Raises StoreUnavailable when a newer release wrote the data.
+        """
+        keys = self.keys("lease", "fence", "meta", "unproven", "news")
+        answer = self._scripts["acquire"](
+            keys,
+            [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS],
+        )
+        kind, *rest = (_text(part) for part in answer)
+        if kind == "granted":
+            return Lease(rest[0])
+        if kind == "held":
+            return Refused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
+        if kind == "foreign":
+            return Refused("foreign", owner=rest[0], holder=rest[1])
+        raise StoreUnavailable(newer_data(self.namespace, int(rest[0])))
+
+    def renew(self, lease: Lease, **facts: str | int) -> None:
+        """Keep the lease and leave `facts` on it. Raises LeaseLost."""
+        pairs = [part for pair in facts.items() for part in pair]
+        keys = self.keys("lease", "unproven")
+        if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
+            raise LeaseLost("another clock leads, or the lease ran out")
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back at once; a lease that is lost already stays with its new holder."""
+        self._scripts["release"](self.keys("lease", "unproven", "news"), [lease.token])
+
+    def leader(self) -> dict[str, str]:
+        """What the leading clock says of itself; empty when none leads."""
+        return {_text(k): _text(v) for k, v in self.redis.hgetall(self.key("lease")).items()}
+
+    # ---- definitions --------------------------------------------------------------------------
+
+    def declared(self) -> dict[str, str]:
+        """The stored definitions of all schedules that came from code."""
+        names = sorted(_text(name) for name in self.redis.smembers(self.key("declared")))
+        return {n: d for n, d in zip(names, self.definitions(names), strict=True) if d is not None}
+
+    def definitions(self, names: Sequence[str]) -> list[str | None]:
+        """The stored definitions of `names`, declared or not."""
+        found: list[str | None] = []
+        for chunk in _chunks(names, _CHUNK):
+            values = self.redis.hmget(self.key("definitions"), chunk)
+            found += [None if value is None else _text(value) for value in values]
+        return found
+
+    def released(self) -> int:
+        """The highest release that has reconciled here; 0 when releases are not numbered."""
+        return int(self.redis.hget(self.key("meta"), "release") or 0)
+
+    def reconcile(
+        self, lease: Lease, release: int, now: datetime, changes: Iterable[Change]
+    ) -> Iterator[bool]:
+        """Apply changes in batches; yields after each, so that the caller can renew the lease.
+
+        Yields False, and stops, when a later release of the owner has written. Raises LeaseLost.
+        """
+        keys = self.keys(
+            "lease", "meta", "definitions", "declared", "markers", "revisions", "pauses", "due",
+            "revision", "news",
+        )  # fmt: skip
+        head: list[str | int] = [
+            lease.token,
+            release,
+            to_ms(now),
+            self.key("ledger:"),
+            KEEP_REMOVED_MS,
+        ]
+        for chunk in _chunks(list(changes), _CHUNK):
+            args: list[str | int] = []
+            for c in chunk:
+                fire, past = (to_ms(t) if t else "" for t in (c.next_fire, c.past))
+                args += (c.verb, c.name, c.definition, fire, int(c.restart), c.renamed_from, past)
+            answer = self._scripts["reconcile"](keys, head + args)
+            if answer == 0:
+                raise LeaseLost("another clock leads, or the lease ran out")
+            yield answer == 1
+            if answer != 1:
+                return
+
+    # ---- what is due --------------------------------------------------------------------------
+
+    def due(self, after: datetime | None, until: datetime) -> Iterator[tuple[str, int]]:
+        """Schedules whose next fire time (ms) lies in (after, until], soonest first. Read in
+        portions, so that a crowd at one instant holds up nobody else."""
+        low = f"({to_ms(after)}" if after else "-inf"
+        start = 0
+        while True:
+            found: Any = self.redis.zrangebyscore(
+                self.key("due"), low, to_ms(until), start=start, num=_PORTION, withscores=True
+            )
+            for name, score in found:
+                yield _text(name), int(score)
+            if len(found) < _PORTION:
+                return
+            start += len(found)
+
+    def load(self, names: Sequence[str]) -> tuple[dict[str, Entry], str]:
+        """The stored state of `names`, without those that do not exist, and the revision that
+        holds for all schedules. One round trip."""
+        pipe = self.redis.pipeline(transaction=False)
+        for key in ("definitions", "markers", "revisions", "pauses"):
+            pipe.hmget(self.key(key), [*names, "*"])
+        pipe.smismember(self.key("declared"), [*names, "*"])
+        definitions, markers, revisions, pauses, declared = pipe.execute()
+        everything = _text(revisions[-1] or "0")
+        all_paused = pauses[-1] is not None
+        found: dict[str, Entry] = {}
+        rows = zip(names, definitions, markers, revisions, pauses, declared, strict=False)
+        for name, definition, state, revision, pause, from_code in rows:
+            if definition is None or state is None:
+                continue
+            schedule, fault = None, ""
+            try:
+                schedule = from_definition(name, definition)
+            except ScheduleError as error:
+                fault = str(error)
+            found[name] = _entry(
+                name,
+                _text(state),
+                schedule=schedule,
+                fault=fault,
+                revision=_text(revision or "0"),
+                paused=all_paused or pause is not None,
+                declared=bool(from_code),
+            )
+        return found, everything
+
+    def all_names(self) -> list[str]:
+        """Every schedule there is, in alphabetical order."""
+        pairs = self.redis.hscan_iter(self.key("definitions"), count=1000)
+        return sorted({_text(name) for name, _ in pairs})
+
+    def size(self) -> int:
+        """How many schedules there are."""
+        return int(self.redis.hlen(self.key("definitions")))
+
+    def soonest(self, most: int) -> list[tuple[str, datetime]]:
+        """The schedules whose next fire time comes first."""
+        found: Any = self.redis.zrange(self.key("due"), 0, most - 1, withscores=True)
+        return [(_text(name), from_ms(int(score))) for name, score in found]
+
+    def everything(self) -> Iterator[tuple[Entry, datetime | None]]:
+        """Every schedule with its next fire time, by name; read in portions."""
+        for names in _chunks(self.all_names(), _CHUNK):
+            scores = self.redis.zmscore(self.key("due"), list(names))
+            fires = dict(zip(names, scores, strict=True))
+            for name, entry in self.load(names)[0].items():
+                score = fires[name]
+                yield entry, None if score is None else from_ms(int(score))
+
+    def late(self, now: datetime, most: int = 100) -> list[tuple[str, datetime]]:
+        """Schedules whose fire time has passed by more than ON_TIME without a decision."""
+        found: Any = self.redis.zrangebyscore(
+            self.key("due"), "-inf", to_ms(now - ON_TIME), start=0, num=most, withscores=True
+        )
+        return [(_text(name), from_ms(int(score))) for name, score in found]
+
+    # ---- operator state -----------------------------------------------------------------------
+
+    def pause(self, name: str, *, reason: str, by: str, now: datetime) -> bool:
+        """Pause a schedule, or all with "*": its fire times are accounted for as skipped. False
+        when there is no such schedule."""
+        pause = json.dumps({"reason": reason, "by": by, "since": to_ms(now)})
+        return bool(self._set_pause(name, pause))
+
+    def resume(self, name: str) -> bool:
+        """Let a paused schedule, or all with "*", go on from now."""
+        return bool(self._set_pause(name, ""))
+
+    def _set_pause(self, name: str, pause: str) -> object:
+        keys = self.keys("definitions", "pauses", "revisions", "revision", "news")
+        return self._scripts["pause"](keys, [name, pause])
+
+    # ---- the ledger ---------------------------------------------------------------------------
+
+    def ledger(self, name: str) -> list[Enqueued | Skip | Lost]:
+        """What became of a schedule's fire times, oldest first."""
+        lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
+        return [_ledger_entry(_text(line)) for line in lines]
+
+    def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
+        """Record that a job which blocks `name` has vanished; it blocks no longer. False when
+        it had stopped blocking already, or the lease is gone."""
+        keys = self.keys("lease", "markers", f"ledger:{name}")
+        return bool(self._scripts["lost"](keys, [lease.token, name, job_id, to_ms(now)]))
+
+    def vanished(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of RQ's jobs that claim to be waiting or running, but are in none of the places
+        where such a job can be: queue, intermediate queue, started, scheduled, deferred."""
+        gone = []
+        for job_id in job_ids:
+            status, origin = self.redis.hmget(f"rq:job:{job_id}", "status", "origin")
+            if status not in (b"queued", b"started", b"scheduled", b"deferred"):
+                continue
+            queue = _text(origin or b"")
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.lpos(f"rq:queue:{queue}", job_id)
+            pipe.lpos(f"rq:queue:{queue}:intermediate", job_id)
+            pipe.zscore(f"rq:scheduled:{queue}", job_id)
+            pipe.zscore(f"rq:deferred:{queue}", job_id)
+            pipe.zrange(f"rq:wip:{queue}", 0, -1)
+            *places, running = pipe.execute()
+            executed = any(_text(member).partition(":")[0] == job_id for member in running)
+            if not executed and all(place is None for place in places):
+                gone.append(job_id)
+        return gone
+
+
+def newer_data(namespace: str, version: int) -> str:
+    return (
+        f"namespace {namespace!r} holds data of version {version}, this release understands "
+        f"{DATA_VERSION}; deploy the newer rq-clock again, or choose another RQ_CLOCK_NAMESPACE"
+    )
+
+
+def parse_state(state: str) -> tuple[datetime | None, datetime, list[str]]:
+    """Marker, known since and job ids of a value of `markers`."""
+    marker, since, *jobs = state.split(" ")
+    return (None if marker == "-" else from_ms(marker)), from_ms(since), jobs
+
+
+def _entry(name: str, state: str, **rest: Any) -> Entry:
+    marker, since, jobs = parse_state(state)
+    last = jobs[-1] if jobs else ""
+    return Entry(name=name, marker=marker, known_since=since, last_job=last, **rest)
+
+
+def _ledger_entry(line: str) -> Enqueued | Skip | Lost:
+    mark, *words = line.split(" ")
+    if mark == "-":
+        first, last, count, reason = words
+        return Skip(reason, from_ms(first), from_ms(last), int(count))
+    if mark == "x":
+        return Lost(from_ms(words[0]), words[1])
+    return Enqueued(from_ms(words[0]), MARKS[mark], timedelta(milliseconds=int(words[1])))
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,82 @@
+"""Try an app's schedules without waiting for them: a fake clock that runs what is due.
+
+    from rq_clock.testing import FakeClock
+
+    def test_the_report_survives_the_spring_change():
+        fake = FakeClock(clock, "2026-03-28T12:00Z")
+        runs = fake.advance("2026-03-30T00:00Z")
+        assert [r.fire_time.isoformat() for r in runs if r.schedule == "nightly-report"] == [...]
+
+Tasks run here and now, in order of their fire times, with `current_run()` set; what they raise is
+raised. No Redis, no worker, no queue: overlap and retries do not come into it, policies for
+missed fire times do (`advance(..., outage=True)`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from rq_clock.clock import Clock
+from rq_clock.run import Run, running
+from rq_clock.schedule import Schedule, due, is_on_time
+
+
+class FakeClock:
+    """The schedules of `clock`, known since `start` and run by hand. `start` is an aware
+    datetime or ISO 8601 text with an offset."""
+
+    def __init__(self, clock: Clock, start: datetime | str, *, run_tasks: bool = True) -> None:
+        self.now = _instant(start)
+        self._run_tasks = run_tasks
+        self._schedules = list(clock.schedules.values())
+        self._markers = {s.name: self.now for s in self._schedules}
+
+    def advance(self, until: datetime | str | timedelta, *, outage: bool = False) -> list[Run]:
+        """Let time pass until `until` (or by a timedelta) and run what is due; the runs, in order.
+
+        With `outage` nothing is decided before `until`: each schedule's catch-up says what still
+        runs. The same fire time never runs twice, also when `until` lies in the past.
+        """
+        end = self.now + until if isinstance(until, timedelta) else _instant(until)
+        runs: list[tuple[Run, Schedule]] = []
+        for schedule in self._schedules:
+            runs += self._pass(schedule, end, outage=outage)
+        runs.sort(key=lambda pair: pair[0].fire_time)
+        for run, schedule in runs:
+            self.now = max(self.now, run.fire_time)
+            if self._run_tasks:
+                with running(run):
+                    _resolve(schedule.target)(*schedule.args, **schedule.kwargs)
+        self.now = end
+        return [run for run, _ in runs]
+
+    def _pass(
+        self, schedule: Schedule, end: datetime, *, outage: bool
+    ) -> list[tuple[Run, Schedule]]:
+        runs = []
+        following = schedule.next_after(self._markers[schedule.name])
+        while following is not None and following <= end:
+            now = end if outage else following
+            decision = due(schedule, self._markers[schedule.name], now)
+            self._markers[schedule.name], following = decision.marker, decision.next
+            for fire_time in decision.fire_times:
+                reason = "schedule" if is_on_time(fire_time, now) else "catch_up"
+                runs.append((Run(schedule.name, fire_time, reason), schedule))
+        return runs
+
+
+def _instant(t: datetime | str) -> datetime:
+    found = datetime.fromisoformat(t) if isinstance(t, str) else t
+    if found.tzinfo is None:
+        raise ValueError(
+            f"expected an instant with an offset, such as 2026-03-29T00:00Z, got {t!r}"
+        )
+    return found.astimezone(UTC)
+
+
+def _resolve(target: str) -> Callable[..., object]:
+    module, _, function = target.rpartition(".")
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    return found
