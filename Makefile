@@ -1,0 +1,55 @@
+# Needs only make and Python 3.11 or newer; PYTHON=python3.12 chooses another one.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+
+setup: $(READY)  ## .venv with everything for development
+
+# The environment's defaults are those of a laptop; what .env says wins.
+run: setup  ## Redis, clock and worker in the foreground; Ctrl-C ends all
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1 \
+	REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6399/0} \
+	$(BIN)/honcho -f Procfile.dev start
+
+test: setup  ## the tests
+	$(BIN)/pytest
+
+check: setup  ## what CI checks: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: setup  ## write the code as `make check` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## side by side with other schedulers
+	$(BIN)/python -m bench
+
+storm: setup  ## the long tests, with many more examples
+	RQ_CLOCK_EXAMPLES=8000 $(BIN)/pytest -m soak -o faulthandler_timeout=0
+
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock"
+lock: setup  ## renew the pins in requirements*.txt
+	$(BIN)/pip install --quiet uv
+	$(COMPILE) --output-file requirements.txt
+	$(COMPILE) --extra dev --constraints requirements.txt --output-file requirements-dev.txt
+
+clean:  ## remove what can be made again; .data stays
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The project itself goes in as it stands here (-e), with nothing that the pins don't name.
+$(READY): pyproject.toml requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rq-clock needs Python 3.11 or newer; see PYTHON in the Makefile")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+.PHONY: help setup run test check format bench storm lock clean
