@@ -6,7 +6,6 @@ from rq_clock import connect
 from rq_clock.settings import Settings
 
 if __name__ == "__main__":
-    settings = Settings.from_env()
-    redis = connect(settings=settings)
-    queues = [Queue(name, connection=redis) for name in settings.worker_queues]
-    Worker(queues, connection=redis).work()
+    redis = connect(wait=True)
+    queues = [Queue(name, connection=redis) for name in Settings.from_env().worker_queues]
+    Worker(queues, connection=redis).work(logging_level="WARNING")

@@ -116,7 +116,7 @@ class Clock:
         options = _arguments()
         try:
             settings = Settings.from_env()
-            logs.set_up(stamp=not settings.on_dyno)
+            logs.set_up(stamp=settings.stamped_logs)
             faults = self.faults()
             if faults:
                 raise ScheduleError("\n".join(faults))

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,20 +28,48 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from rq_clock.errors import StoreUnavailable
+from rq_clock.logs import warn
 from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
 REPLY_SECONDS = 3.0
 """A server that is silent this long counts as gone; the clock must hear a signal meanwhile."""
 
 
-def connect(url: str | None = None, *, settings: Settings | None = None) -> Redis:
-    """A client for `url`, or for the environment's REDIS_URL. Makes no connection yet.
+def connect(
+    url: str | None = None, *, settings: Settings | None = None, wait: bool = False
+) -> Redis:
+    """A client for `url`, or for the environment's REDIS_URL.
 
     Understands redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
-    Raises StoreUnavailable when there is no URL or it cannot be understood.
+    Makes no connection, unless it is to `wait` until the server answers: for a process that
+    should outlast a Redis that starts after it.
+
+    Raises StoreUnavailable when there is no URL, when it cannot be understood, and, waiting, when
+    the server is there and refuses this client.
     """
     settings = settings or Settings.from_env()
-    url = url or settings.redis_url
+    client = _client(url or settings.redis_url, settings)
+    if wait:
+        _wait_for(client, url or settings.redis_url)
+    return client
+
+
+def _wait_for(client: Redis, url: str | None) -> None:
+    pause = 0.1
+    while True:
+        try:
+            client.ping()
+            return
+        except RedisError as error:
+            if is_refusal(error):
+                raise StoreUnavailable(diagnose(error, url)) from None
+            if pause == 0.1:
+                warn("store.waiting", reason=diagnose(error, url))
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+
+def _client(url: str | None, settings: Settings) -> Redis:
     if not url:
         raise StoreUnavailable(
             "expected REDIS_URL to name a Redis or Valkey, got nothing; on a laptop start one with "

@@ -26,11 +26,12 @@ from typing import IO, Self
 from urllib.parse import urlsplit
 
 from redis import Redis
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from rq_clock.connection import connect, redacted
 from rq_clock.errors import RqClockError
 from rq_clock.logs import say, set_up, warn
+from rq_clock.settings import Settings
 
 CLIENTS_SECONDS = 2.0
 """How long `serve`, told to stop, waits for its clients to go first."""
@@ -72,7 +73,7 @@ def serve(url: str, data_dir: Path) -> int:
         signal.signal(number, lambda *_: None)  # its number in the pipe is all it does
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    set_up(stamp=True)
+    set_up(stamp=Settings.from_env().stamped_logs)
     with Server(data_dir, url) as server:
         say("redis.ready", url=server.url, data=server.data_dir)
         while signal.SIGTERM not in os.read(wake, 64):
@@ -189,9 +190,12 @@ class Server:
         return 0
 
     def _answers(self) -> bool:
-        with suppress(ConnectionError, TimeoutError):
+        try:
             return bool(self._client.ping())
-        return False
+        except AuthenticationError:  # asks for a password: a directive of the caller's
+            return True
+        except (ConnectionError, TimeoutError):  # not there yet, or still loading
+            return False
 
     def _end(self, number: signal.Signals) -> int:
         self._client.close()

@@ -132,13 +132,14 @@ def _every(trigger: Every) -> str:
 
 
 def _cron(expression: Expression, zone: str) -> str:
-    time, days = _time(*expression.fields[:2]), _days(expression)
+    minute, hour, *_ = expression.fields
+    time, days = _time(minute, hour), _days(expression)
     if time.startswith("at ") and ":" in time:
         return f"{time} {days}, {zone}"
     if days != "every day":
         return f"{time}, {days}, {zone}"
-    # Every few minutes of all days is the same in every zone.
-    return time if time.startswith("every") and ":" not in time else f"{time}, {zone}"
+    # Every few minutes of the whole day is the same in every zone.
+    return time if time.startswith("every") and hour.is_all else f"{time}, {zone}"
 
 
 def _time(minute: Field, hour: Field) -> str:

@@ -32,7 +32,7 @@ class Settings:
     disabled: bool
     stage_bytes: int
     history: int
-    on_dyno: bool
+    stamped_logs: bool
     worker_queues: tuple[str, ...]
 
     @classmethod
@@ -59,7 +59,7 @@ class Settings:
             disabled=_switch(env, "RQ_CLOCK_DISABLED"),
             stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
             history=_count(env, "RQ_CLOCK_HISTORY", 100),
-            on_dyno="DYNO" in env,
+            stamped_logs=not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys(),  # those add the time
             worker_queues=_words(env.get("WORKER_QUEUES") or "default"),
         )
 

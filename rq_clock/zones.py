@@ -53,9 +53,8 @@ def _jumps(zone: Zone, block: int) -> tuple[int, ...]:
         before = zone.offset(low)
         if zone.offset(low + _STRIDE) != before:
             instants = range(low + 1, low + _STRIDE + 1)
-            found.append(
-                instants[bisect_left(instants, True, key=lambda t: zone.offset(t) != before)]
-            )
+            index = bisect_left(instants, True, key=lambda t: zone.offset(t) != before)
+            found.append(instants[index])
     return tuple(found)
 
 
@@ -72,13 +71,18 @@ def zone_faults(key: str) -> list[str]:
     names = sorted(zone_names())
     known = {name.lower().rpartition("/")[2]: name for name in names}
     known |= {name.lower(): name for name in names}
-    near = difflib.get_close_matches(key.lower(), known, n=1)
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.7)
     hint = f"did you mean {known[near[0]]!r}?" if near else "rq_clock.zones.zone_names() lists them"
     return [f"expected a time zone such as 'Europe/Berlin', got {key!r}: {hint}"]
 
 
 @cache
 def zone(key: str) -> Zone:
-    """Load a zone, once for all who ask. Only a name without `zone_faults` is safe to look up."""
+    """Return the zone of a name, one object for all who ask.
+
+    Raises ValueError for any other name, so that no text leads to any other file.
+    """
+    if faults := zone_faults(key):
+        raise ValueError(faults[0])
     with (resources.files("tzdata") / "zoneinfo" / key).open("rb") as file:
         return Zone(ZoneInfo.from_file(file, key=key))

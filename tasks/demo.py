@@ -1,4 +1,4 @@
-"""Work that can be watched: each task says what it did in a line of the worker's log."""
+"""Work that can be watched: each task says in one line of the worker's log what it did."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import shutil
 from rq_clock import current_run
 
 
-def heartbeat() -> str:
-    """Say that the clock ticks."""
+def heartbeat() -> None:
+    """Show that the clock ticks."""
     run = current_run()
-    return f"tick of {run.fire_time:%H:%M:%S}" if run else "tick"
+    print(f"heartbeat of {run.fire_time:%H:%M:%S}" if run else "heartbeat", flush=True)
 
 
-def disk_space(path: str = "/") -> str:
+def disk_space(path: str = "/") -> None:
     """Say how full a disk is."""
     usage = shutil.disk_usage(path)
-    return f"{path} is {usage.used / usage.total:.0%} full"
+    print(f"disk-space: {path} is {usage.used / usage.total:.0%} full", flush=True)
 
 
-def close_minute() -> str:
-    """Do the books of one minute; caught up one by one after an outage."""
+def close_minute() -> None:
+    """Do the books of one minute; after an outage, of each minute that was missed."""
     run = current_run()
-    assert run, "this task needs to know for which minute it runs"
-    return f"books of {run.fire_time:%H:%M} closed ({run.reason})"
+    if run is None:
+        raise RuntimeError("close_minute needs to know its minute; let its schedule run it")
+    print(f"close-minute: books of {run.fire_time:%H:%M} closed ({run.reason})", flush=True)
