@@ -25,7 +25,8 @@ from rq.job import Job
 from rq_clock.errors import LeaseLost
 from rq_clock.logs import iso
 from rq_clock.schedule import Decision, Schedule, is_on_time
-from rq_clock.store import Entry, Lease, Store, to_ms
+from rq_clock.state import Entry, Lease, to_ms
+from rq_clock.store import Store
 
 FULL = 100
 """Jobs, or schedules, in one message: about a millisecond of the server's time."""

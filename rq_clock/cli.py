@@ -23,7 +23,8 @@ from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.version import __version__
 
 if TYPE_CHECKING:
-    from rq_clock.store import Entry, Store
+    from rq_clock.state import Entry
+    from rq_clock.store import Store
     from rq_clock.triggers import Trigger
 
 NOT_FOUND, UNREACHABLE, CHECK_FAILED = 3, 4, 5
@@ -277,7 +278,7 @@ def _health(store: Store, now: datetime) -> dict[str, Any]:
 
 
 def _leader(facts: dict[str, str]) -> dict[str, Any]:
-    from rq_clock.store import from_ms
+    from rq_clock.state import from_ms
 
     tick = facts.get("tick")
     lag = {

@@ -31,22 +31,33 @@ from redis.exceptions import RedisError
 
 from rq_clock import logs
 from rq_clock.batch import Planned
-from rq_clock.connection import connect, diagnose, is_refusal, socket_of
+from rq_clock.connection import (
+    LONGEST_PAUSE,
+    PATIENCE,
+    SHORTEST_PAUSE,
+    connect,
+    diagnose,
+    is_refusal,
+    socket_of,
+)
 from rq_clock.errors import LeaseLost, RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.logs import say, warn
 from rq_clock.reconcile import differing, plan
 from rq_clock.schedule import Schedule, declare
 from rq_clock.settings import Settings
 from rq_clock.stage import Stage
-from rq_clock.store import Lease, Refused, Store
+from rq_clock.state import Lease, Refused
+from rq_clock.store import Store
 from rq_clock.triggers import Trigger
 from rq_clock.version import __version__
 
 RENEW_SECONDS = 3.0
 """How often the lease is renewed; it outlasts three silent renewals (store.LEASE_MS)."""
+NEWCOMER_SECONDS = 0.5
+"""How long a clock that has not led yet lets others go first when a lease has run out: the holder
+died, and if that was in a crash loop, the next of the loop must not win against one that works."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
-LONGEST_BACKOFF = 5.0
 
 _collected: ContextVar[list[str] | None] = ContextVar("faults", default=None)
 
@@ -195,26 +206,25 @@ class _Session:
         )
         self._mode = "take-over" if take_over else "starting"
         self._reconciled = False
-        self._warned = False
+        self._met = False
+        self._pause = SHORTEST_PAUSE
         self._unsure: list[Planned] = []
         self._condition = ""
 
     def run(self) -> None:
         """Serve until a signal, through any number of outages."""
-        backoff = 0.1
         while not self._signals.stopping:
             try:
                 self._serve()
             except (RedisError, OSError) as error:
                 reason = diagnose(error, self._settings.redis_url)
-                if isinstance(error, RedisError) and is_refusal(error) and not self._warned:
+                if isinstance(error, RedisError) and is_refusal(error) and not self._met:
                     raise StoreUnavailable(reason) from None
-                if self._enter("outage"):
+                if (self._met or self._pause >= PATIENCE) and self._enter("outage"):
                     warn("store.waiting", reason=reason)
-                    backoff = 0.1
                 self._store.redis.connection_pool.disconnect()
-                self._signals.wait(backoff)
-                backoff = min(backoff * 2, LONGEST_BACKOFF)
+                self._signals.wait(self._pause)
+                self._pause = min(self._pause * 2, LONGEST_PAUSE)
         say("clock.stopped")
 
     def _enter(self, condition: str) -> bool:
@@ -224,9 +234,9 @@ class _Session:
 
     def _serve(self) -> None:
         for warning in self._store.check_server():
-            if not self._warned:
+            if not self._met:
                 warn("store.warning", text=warning)
-        self._warned = True
+        self._met, self._pause = True, SHORTEST_PAUSE
         if self._condition == "outage":
             say("store.back")
         news = self._store.listen()
@@ -239,6 +249,8 @@ class _Session:
                     self._wall(),
                 )
                 self._mode = "waiting"
+                if self._condition == "outage":  # it reads and writes: both are needed
+                    say("store.back")
                 if isinstance(answer, Refused):
                     self._stand_by(answer, news)
                     continue
@@ -252,7 +264,7 @@ class _Session:
 
     def _stand_by(self, refused: Refused, news: PubSub) -> None:
         """Wait until the lease may be free."""
-        seconds = refused.wait + 0.005
+        seconds = refused.wait + (0.005 if self._reconciled else NEWCOMER_SECONDS)
         if refused.kind == "foreign":
             seconds = FOREIGN_SECONDS
             if self._enter("foreign"):

@@ -33,6 +33,11 @@ from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
 REPLY_SECONDS = 3.0
 """A server that is silent this long counts as gone; the clock must hear a signal meanwhile."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between two attempts to reach a server; they double from one to the other."""
+PATIENCE = 0.8
+"""The pause at which a server that never answered is called missing: where everything starts at
+once, it is only slower to start."""
 
 
 def connect(
@@ -55,7 +60,7 @@ def connect(
 
 
 def _wait_for(client: Redis, url: str | None) -> None:
-    pause = 0.1
+    pause = SHORTEST_PAUSE
     while True:
         try:
             client.ping()
@@ -63,10 +68,10 @@ def _wait_for(client: Redis, url: str | None) -> None:
         except RedisError as error:
             if is_refusal(error):
                 raise StoreUnavailable(diagnose(error, url)) from None
-            if pause == 0.1:
+            if pause == PATIENCE:
                 warn("store.waiting", reason=diagnose(error, url))
             time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def _client(url: str | None, settings: Settings) -> Redis:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Self
@@ -109,7 +110,6 @@ class Server:
         self._host, self._port = _address(url)
         self._binary = binary
         self._directives = DIRECTIVES | {k.replace("_", "-"): v for k, v in directives.items()}
-        self._client: Redis = connect(url)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
 
@@ -119,6 +119,10 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @cached_property
+    def _client(self) -> Redis:
+        return connect(self.url)
 
     @property
     def running(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rq_clock.schedule import Schedule
-from rq_clock.store import Change, Entry
+from rq_clock.state import Change, Entry
 from rq_clock.triggers import Once
 
 

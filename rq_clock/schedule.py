@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -26,7 +26,8 @@ from hashlib import blake2b
 from typing import Any
 
 from rq_clock.errors import ScheduleError
-from rq_clock.triggers import MANY, Cron, Every, Once, Trigger, from_spec
+from rq_clock.faults import faults
+from rq_clock.triggers import MANY, Trigger, from_spec
 
 ON_TIME = timedelta(seconds=10)
 """How late a fire time may be decided and still be on time rather than caught up. Long enough
@@ -36,8 +37,6 @@ MOST = 100
 """Fire times in one decision. More stay due and follow at once: a commit stays near a
 millisecond of Redis's time, whatever a schedule has to catch up."""
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
 _MS = timedelta(milliseconds=1)
 
 
@@ -69,9 +68,9 @@ class Schedule:
     renamed_from: str | None = None
 
     def __post_init__(self) -> None:
-        faults = list(_faults(self))
-        if faults:
-            raise ScheduleError("\n".join(f"{self.name}: {fault}" for fault in faults))
+        found = list(faults(self))
+        if found:
+            raise ScheduleError("\n".join(f"{self.name}: {fault}" for fault in found))
 
     @property
     def offset(self) -> timedelta:
@@ -130,8 +129,8 @@ def declare(
     try:
         schedule = Schedule(name=name, trigger=trigger, target=target, **known)
     except ScheduleError as error:
-        faults = [*(f"{name}: {fault}" for fault in unknown), str(error)]
-        raise ScheduleError("\n".join(faults)) from None
+        lines = [*(f"{name}: {fault}" for fault in unknown), str(error)]
+        raise ScheduleError("\n".join(lines)) from None
     if unknown:
         raise ScheduleError("\n".join(f"{name}: {fault}" for fault in unknown))
     return schedule
@@ -264,128 +263,8 @@ def _limit(schedule: Schedule) -> int:
     return (schedule.catch_up_limit or 100) if schedule.catch_up == "all" else 1
 
 
-# ---- validation: each check yields "expectation, what came, remedy" ---------------------------
-# What comes in is whatever a user wrote, so nothing is taken for its annotated type here.
-
-
-def _faults(s: Any) -> Iterator[str]:
-    if not isinstance(s.name, str) or not NAME.match(s.name):
-        yield f"expected a name of 1-100 letters, digits, '_' or '-', got {s.name!r}"
-    if isinstance(s.trigger, Cron | Every | Once):
-        yield from s.trigger.faults()
-    else:
-        yield f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
-    yield from _target_faults(s.target)
-    yield from _argument_faults(s)
-    yield from _number_faults(s)
-    yield from _policy_faults(s)
-    if s.group is not None:
-        yield "group needs a worker that keeps groups in order; this release has none yet"
-    if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
-        yield f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
-    if s.renamed_from == s.name:
-        yield "expected renamed_from to differ from the name; leave it out when nothing is renamed"
-
-
-def _target_faults(target: object) -> Iterator[str]:
-    if not isinstance(target, str):
-        yield f"expected a function or its dotted name, as 'tasks.feeds.refresh', got {target!r}"
-    elif "<" in target:
-        yield (
-            f"expected a function that a worker can import by name, got {target!r}; define it at "
-            "the top of a module"
-        )
-    elif target.startswith("__main__."):
-        yield (
-            f"{target!r} lives in the script that is run, which workers cannot import; move it to "
-            "a module, such as tasks/"
-        )
-    elif not _DOTTED.match(target):
-        yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {target!r}"
-
-
-def _argument_faults(s: Any) -> Iterator[str]:
-    if not isinstance(s.args, tuple):
-        yield f"expected args to be a list of JSON values, got {s.args!r}"
-    else:
-        yield from _json_faults(list(s.args), "args")
-    if not isinstance(s.kwargs, dict):
-        yield f"expected kwargs to be a dict with text keys, got {s.kwargs!r}"
-    else:
-        yield from _json_faults(s.kwargs, "kwargs")
-    if not isinstance(s.queue, str) or not s.queue:
-        yield f"expected queue to be the name of a queue, got {s.queue!r}"
-    if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
-        yield f"expected tags to be a list of words, got {s.tags!r}"
-
-
-def _json_faults(value: object, path: str) -> Iterator[str]:
-    """Arguments are stored as JSON, so that they survive every deploy and can be shown."""
-    if isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _json_faults(item, f"{path}[{i}]")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                yield f"expected text as a key in {path}, got {key!r}"
-            yield from _json_faults(item, f"{path}[{key!r}]")
-    elif isinstance(value, float) and not -1e308 <= value <= 1e308:
-        yield f"expected a JSON number in {path}, got {value!r}"
-    elif value is not None and not isinstance(value, str | int | float | bool):
-        yield (
-            f"expected a JSON value in {path}, got {value!r} ({type(value).__name__}); pass text "
-            "or a number and convert it in the task"
-        )
-
-
-def _number_faults(s: Any) -> Iterator[str]:
-    for option in ("timeout", "result_ttl", "failure_ttl"):
-        value = getattr(s, option)
-        least = 1 if option == "timeout" else 0
-        if value is None or value == -1:  # RQ's word for "without end"
-            continue
-        if not _is_whole(value) or value < least:
-            yield (
-                f"expected {option} in whole seconds, at least {least}, or -1 for no end, "
-                f"got {value!r}"
-            )
-    if isinstance(s.retries, list | tuple):
-        yield (
-            f"expected retries to be a count, got {s.retries!r}; delays need a worker that "
-            "promotes what waits, which this release has not yet"
-        )
-    elif not _is_whole(s.retries) or s.retries < 0:
-        yield f"expected retries to be a count, 0 or more, got {s.retries!r}"
-    for option in ("catch_up_window", "jitter"):
-        value = getattr(s, option)
-        if value is not None and (not isinstance(value, timedelta) or value < _MS):
-            yield f"expected {option} as timedelta or seconds, at least 0.001 s, got {value!r}"
-    if s.catch_up_limit is not None and (not _is_whole(s.catch_up_limit) or s.catch_up_limit < 1):
-        yield f"expected catch_up_limit to be a count, at least 1, got {s.catch_up_limit!r}"
-
-
-def _policy_faults(s: Any) -> Iterator[str]:
-    if s.catch_up not in ("latest", "all", "none"):
-        yield f"expected catch_up 'latest', 'all' or 'none', got {s.catch_up!r}"
-    if s.overlap not in ("skip", "allow"):
-        yield f"expected overlap 'skip' or 'allow', got {s.overlap!r}"
-    if s.catch_up == "all" and s.overlap == "skip":
-        yield (
-            "catch_up='all' says that every fire time matters, overlap='skip' drops those that "
-            "come while a job still runs; use overlap='allow' or catch_up='latest'"
-        )
-    if s.catch_up != "all" and s.catch_up_limit is not None:
-        yield f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
-    if s.catch_up == "none" and s.catch_up_window is not None:
-        yield "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"
-
-
 def _usual_overlap(catch_up: object) -> str:
     return "allow" if catch_up == "all" else "skip"
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _normal(option: str, value: Any) -> Any:

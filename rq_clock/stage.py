@@ -20,7 +20,8 @@ from datetime import datetime, timedelta
 from rq_clock.batch import Answer, Batch, JobBuilder, Planned, Refusal, Wire, stands
 from rq_clock.logs import say, warn
 from rq_clock.schedule import ON_TIME, due, is_on_time
-from rq_clock.store import Entry, Lease, Store, from_ms, to_ms
+from rq_clock.state import Entry, Lease, from_ms, to_ms
+from rq_clock.store import Store
 
 AHEAD = timedelta(seconds=15)
 """How long before its instant a fire time is looked for and packed."""

@@ -39,8 +39,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +47,18 @@ from redis import Redis
 from redis.client import PubSub
 
 from rq_clock.errors import LeaseLost, ScheduleError, StoreUnavailable
-from rq_clock.schedule import ON_TIME, Schedule, Skip, from_definition
+from rq_clock.schedule import ON_TIME, Skip, from_definition
+from rq_clock.state import (
+    Change,
+    Enqueued,
+    Entry,
+    Lease,
+    Lost,
+    Refused,
+    from_ms,
+    ledger_entry,
+    to_ms,
+)
 
 DATA_VERSION = 1
 LEASE_MS = 10_000
@@ -58,104 +68,10 @@ DEPOSE_PAUSE_MS = 30_000
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-MARKS = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
 _LUA = Path(__file__).parent / "lua"
 _CHUNK = 500
 _PORTION = 2000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
 T = TypeVar("T")
-
-
-def to_ms(t: datetime) -> int:
-    """Whole milliseconds since the epoch, rounded down: nothing may look due too early."""
-    return (t - _EPOCH) // _MS
-
-
-def from_ms(ms: int | str | bytes) -> datetime:
-    return _EPOCH + int(ms) * _MS
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to be the clock, as granted."""
-
-    token: str
-
-    @property
-    def number(self) -> int:
-        """The fencing token: grows with every change of holder."""
-        return int(self.token.partition(".")[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Why the lease was not granted: `held` by a clock of ours, or `foreign`: the namespace
-    belongs to another owner."""
-
-    kind: str
-    wait: float = 0.0
-    holder: str = ""
-    owner: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A schedule as stored, with what a decision about it is based on.
-
-    `schedule` is None when the definition cannot be read; `fault` says why.
-    """
-
-    name: str
-    schedule: Schedule | None
-    fault: str
-    marker: datetime | None
-    known_since: datetime
-    revision: str
-    paused: bool
-    last_job: str
-    declared: bool = True
-
-    @property
-    def decided(self) -> datetime:
-        """The instant up to which every fire time is decided."""
-        return max(self.marker, self.known_since) if self.marker else self.known_since
-
-    @property
-    def base(self) -> str:
-        """This state as the commit compares it."""
-        return f"{to_ms(self.marker) if self.marker else '-'} {to_ms(self.known_since)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """A ledger entry: a fire time that became a job."""
-
-    fire_time: datetime
-    reason: str
-    lag: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A ledger entry: a job that vanished without a word, found missing at `found`."""
-
-    found: datetime
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One step of a reconcile. `restart`: new, or with a changed rule of time. `past`: the
-    instant of a `once` that had passed before it was first seen."""
-
-    verb: str
-    name: str
-    definition: str = ""
-    next_fire: datetime | None = None
-    restart: bool = False
-    renamed_from: str = ""
-    past: datetime | None = None
 
 
 class Store:
@@ -336,7 +252,7 @@ class Store:
                 schedule = from_definition(name, definition)
             except ScheduleError as error:
                 fault = str(error)
-            found[name] = _entry(
+            found[name] = Entry.read(
                 name,
                 _text(state),
                 schedule=schedule,
@@ -398,7 +314,7 @@ class Store:
     def ledger(self, name: str) -> list[Enqueued | Skip | Lost]:
         """What became of a schedule's fire times, oldest first."""
         lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
-        return [_ledger_entry(_text(line)) for line in lines]
+        return [ledger_entry(_text(line)) for line in lines]
 
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
         """Record that a job which blocks `name` has vanished; it blocks no longer. False when
@@ -433,28 +349,6 @@ def newer_data(namespace: str, version: int) -> str:
         f"namespace {namespace!r} holds data of version {version}, this release understands "
         f"{DATA_VERSION}; deploy the newer rq-clock again, or choose another RQ_CLOCK_NAMESPACE"
     )
-
-
-def parse_state(state: str) -> tuple[datetime | None, datetime, list[str]]:
-    """Marker, known since and job ids of a value of `markers`."""
-    marker, since, *jobs = state.split(" ")
-    return (None if marker == "-" else from_ms(marker)), from_ms(since), jobs
-
-
-def _entry(name: str, state: str, **rest: Any) -> Entry:
-    marker, since, jobs = parse_state(state)
-    last = jobs[-1] if jobs else ""
-    return Entry(name=name, marker=marker, known_since=since, last_job=last, **rest)
-
-
-def _ledger_entry(line: str) -> Enqueued | Skip | Lost:
-    mark, *words = line.split(" ")
-    if mark == "-":
-        first, last, count, reason = words
-        return Skip(reason, from_ms(first), from_ms(last), int(count))
-    if mark == "x":
-        return Lost(from_ms(words[0]), words[1])
-    return Enqueued(from_ms(words[0]), MARKS[mark], timedelta(milliseconds=int(words[1])))
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -17,7 +17,8 @@ from redis import Redis
 from rq_clock import Clock, cron, every, once
 from rq_clock.cli import main
 from rq_clock.embedded import free_url
-from rq_clock.store import Change, Lease, Store, from_ms
+from rq_clock.state import Change, Lease, from_ms
+from rq_clock.store import Store
 
 Run = Callable[..., Result]
 

@@ -22,7 +22,9 @@ LEVELS = [
     {"version", "errors"},
     {"logs", "settings", "run", "zones", "crontab"},
     {"triggers", "connection"},
-    {"explain", "schedule", "embedded"},
+    {"explain", "faults", "embedded"},
+    {"schedule"},
+    {"state"},
     {"store"},
     {"batch", "reconcile"},
     {"stage"},
@@ -63,7 +65,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_time_and_decision_are_pure() -> None:
-    for name in ("triggers", "crontab", "zones", "schedule", "explain", "reconcile"):
+    for name in ("triggers", "crontab", "zones", "schedule", "faults", "state", "explain", "reconcile"):
         assert not third_party(PACKAGE / f"{name}.py") & {"redis", "rq", "os", "time", "click"}
 
 

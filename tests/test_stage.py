@@ -19,7 +19,8 @@ from rq_clock.errors import LeaseLost
 from rq_clock.reconcile import differing, plan
 from rq_clock.schedule import Schedule, Skip, declare
 from rq_clock.stage import Stage
-from rq_clock.store import Entry, Lease, Store, from_ms
+from rq_clock.state import Entry, Lease, from_ms
+from rq_clock.store import Store
 from rq_clock.triggers import Trigger, cron, every, once
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)

@@ -13,7 +13,8 @@ from rq.job import Job
 from rq_clock.batch import Answer, Batch, JobBuilder, Refusal, Wire, stands
 from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.schedule import Schedule, Skip, declare, due
-from rq_clock.store import LEASE_MS, Change, Enqueued, Entry, Lease, Lost, Refused, Store, to_ms
+from rq_clock.state import Change, Enqueued, Entry, Lease, Lost, Refused, to_ms
+from rq_clock.store import LEASE_MS, Store
 from rq_clock.triggers import cron, every
 
 OURS = ("production", "")

@@ -1,0 +1,135 @@
+"""What is wrong with a declaration, in words: expectation, what came, remedy.
+
+Checks yield one line a fault and never stop at the first. What comes in is whatever a user wrote,
+so nothing is taken for its annotated type here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from rq_clock.triggers import Cron, Every, Once
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
+_MS = timedelta(milliseconds=1)
+
+
+def faults(s: Any) -> Iterator[str]:
+    """Everything that is wrong with a Schedule, taken by itself."""
+    if not isinstance(s.name, str) or not NAME.match(s.name):
+        yield f"expected a name of 1-100 letters, digits, '_' or '-', got {s.name!r}"
+    if isinstance(s.trigger, Cron | Every | Once):
+        yield from s.trigger.faults()
+    else:
+        yield f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
+    yield from _target_faults(s.target)
+    yield from _argument_faults(s)
+    yield from _number_faults(s)
+    yield from _policy_faults(s)
+    if s.group is not None:
+        yield "group needs a worker that keeps groups in order; this release has none yet"
+    if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
+        yield f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
+    if s.renamed_from == s.name:
+        yield "expected renamed_from to differ from the name; leave it out when nothing is renamed"
+
+
+def _target_faults(target: object) -> Iterator[str]:
+    if not isinstance(target, str):
+        yield f"expected a function or its dotted name, as 'tasks.feeds.refresh', got {target!r}"
+    elif "<" in target:
+        yield (
+            f"expected a function that a worker can import by name, got {target!r}; define it at "
+            "the top of a module"
+        )
+    elif target.startswith("__main__."):
+        yield (
+            f"{target!r} lives in the script that is run, which workers cannot import; move it to "
+            "a module, such as tasks/"
+        )
+    elif not _DOTTED.match(target):
+        yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {target!r}"
+
+
+def _argument_faults(s: Any) -> Iterator[str]:
+    if not isinstance(s.args, tuple):
+        yield f"expected args to be a list of JSON values, got {s.args!r}"
+    else:
+        yield from _json_faults(list(s.args), "args")
+    if not isinstance(s.kwargs, dict):
+        yield f"expected kwargs to be a dict with text keys, got {s.kwargs!r}"
+    else:
+        yield from _json_faults(s.kwargs, "kwargs")
+    if not isinstance(s.queue, str) or not s.queue:
+        yield f"expected queue to be the name of a queue, got {s.queue!r}"
+    if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
+        yield f"expected tags to be a list of words, got {s.tags!r}"
+
+
+def _json_faults(value: object, path: str) -> Iterator[str]:
+    """Arguments are stored as JSON, so that they survive every deploy and can be shown."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _json_faults(item, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                yield f"expected text as a key in {path}, got {key!r}"
+            yield from _json_faults(item, f"{path}[{key!r}]")
+    elif isinstance(value, float) and not -1e308 <= value <= 1e308:
+        yield f"expected a JSON number in {path}, got {value!r}"
+    elif value is not None and not isinstance(value, str | int | float | bool):
+        yield (
+            f"expected a JSON value in {path}, got {value!r} ({type(value).__name__}); pass text "
+            "or a number and convert it in the task"
+        )
+
+
+def _number_faults(s: Any) -> Iterator[str]:
+    for option in ("timeout", "result_ttl", "failure_ttl"):
+        value = getattr(s, option)
+        least = 1 if option == "timeout" else 0
+        if value is None or value == -1:  # RQ's word for "without end"
+            continue
+        if not _is_whole(value) or value < least:
+            yield (
+                f"expected {option} in whole seconds, at least {least}, or -1 for no end, "
+                f"got {value!r}"
+            )
+    if isinstance(s.retries, list | tuple):
+        yield (
+            f"expected retries to be a count, got {s.retries!r}; delays need a worker that "
+            "promotes what waits, which this release has not yet"
+        )
+    elif not _is_whole(s.retries) or s.retries < 0:
+        yield f"expected retries to be a count, 0 or more, got {s.retries!r}"
+    for option in ("catch_up_window", "jitter"):
+        value = getattr(s, option)
+        if value is not None and (not isinstance(value, timedelta) or value < _MS):
+            yield f"expected {option} as timedelta or seconds, at least 0.001 s, got {value!r}"
+    if s.catch_up_limit is not None and (not _is_whole(s.catch_up_limit) or s.catch_up_limit < 1):
+        yield f"expected catch_up_limit to be a count, at least 1, got {s.catch_up_limit!r}"
+
+
+def _policy_faults(s: Any) -> Iterator[str]:
+    if s.catch_up not in ("latest", "all", "none"):
+        yield f"expected catch_up 'latest', 'all' or 'none', got {s.catch_up!r}"
+    if s.overlap not in ("skip", "allow"):
+        yield f"expected overlap 'skip' or 'allow', got {s.overlap!r}"
+    if s.catch_up == "all" and s.overlap == "skip":
+        yield (
+            "catch_up='all' says that every fire time matters, overlap='skip' drops those that "
+            "come while a job still runs; use overlap='allow' or catch_up='latest'"
+        )
+    if s.catch_up != "all" and s.catch_up_limit is not None:
+        yield f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
+    if s.catch_up == "none" and s.catch_up_window is not None:
+        yield "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
