@@ -33,7 +33,6 @@ class Settings:
     stage_bytes: int
     history: int
     stamped_logs: bool
-    worker_queues: tuple[str, ...]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -60,7 +59,6 @@ class Settings:
             stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
             history=_count(env, "RQ_CLOCK_HISTORY", 100),
             stamped_logs=not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys(),  # those add the time
-            worker_queues=_words(env.get("WORKER_QUEUES") or "default"),
         )
 
 
@@ -116,7 +114,3 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     if not value.isdigit() or int(value) < 1:
         raise RqClockError(f"{name}: expected a whole number, at least 1, got {value!r}")
     return int(value)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.replace(",", " ").split() if word)

@@ -189,7 +189,3 @@ class TestSettings:
     def test_heroku_numbers_its_releases(self) -> None:
         assert Settings.from_env({"HEROKU_RELEASE_VERSION": "v42"}).release == 42
         assert Settings.from_env({}).release == 0
-
-    def test_queues_are_words(self) -> None:
-        assert Settings.from_env({"WORKER_QUEUES": "high, low"}).worker_queues == ("high", "low")
-        assert Settings.from_env({}).worker_queues == ("default",)
