@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -25,9 +26,10 @@ settings.load_profile("rq-clock")
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees what the machine, a platform or a person's shell has set."""
-    foreign = ("REDIS_", "RQ_", "WORKER_", "DYNO", "HEROKU_", "RENDER", "FLY_", "PORT")
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees what the machine, a platform, a person's shell or a .env file here has set."""
+    monkeypatch.chdir(tmp_path)
+    foreign = ("REDIS_", "RQ_", "WORKER_", "DYNO", "HEROKU_", "RENDER", "FLY_", "HONCHO_")
     for name in os.environ:
         if name.startswith(foreign):
             monkeypatch.delenv(name)

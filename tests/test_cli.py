@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from rq_clock import Clock, cron, every, once
+from rq_clock import Clock, cron, every
 from rq_clock.cli import main
 from rq_clock.embedded import free_url
 from rq_clock.state import Change, Lease, from_ms
@@ -289,7 +289,6 @@ def test_the_module_is_the_command() -> None:
 
 def test_a_faulty_script_starts_nothing(tmp_path: Path) -> None:
     """`python clock.py` with a wrong entry ends before it looks for a Redis."""
-    assert once
     script = tmp_path / "clock.py"
     script.write_text(
         "from rq_clock import Clock, cron\nclock = Clock()\n"

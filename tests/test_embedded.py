@@ -107,8 +107,11 @@ def test_sigterm_waits_for_a_client_to_go(serving: Callable[[], Serving]) -> Non
     with Redis.from_url(one.url) as redis:
         redis.ping()
         one.process.terminate()
-        asked = lambda: "cmdstat_client|list" in redis.info("commandstats")  # noqa: E731
-        wait_until(asked, 1, "serve asks who is there")
+        wait_until(
+            lambda: "cmdstat_client|list" in redis.info("commandstats"),
+            timeout=1,
+            what="serve asks who is there",
+        )
         assert redis.ping()
         before = time.monotonic()
     assert one.ended() == (0, "", "")
