@@ -30,8 +30,9 @@ format: setup  ## write the code as `make check` wants it
 bench: setup  ## side by side with other schedulers
 	$(BIN)/python -m bench
 
-storm: setup  ## the long tests, with many more examples
-	RQ_CLOCK_EXAMPLES=8000 $(BIN)/pytest -m soak -o faulthandler_timeout=0
+storm: setup  ## the long tests: storms at full length, properties with many more examples
+	$(BIN)/pytest -m soak -s -o faulthandler_timeout=0
+	RQ_CLOCK_EXAMPLES=8000 $(BIN)/pytest -o faulthandler_timeout=0 tests/test_triggers_properties.py
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
