@@ -114,18 +114,29 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
 
 def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
-    from rq_clock.explain import fires, words
+    from rq_clock.explain import dst_remarks, fires, words
 
-    found = fires(trigger, after, count)
+    found, remarks = fires(trigger, after, count), dst_remarks(trigger, after)
     if as_json:
         rows = [_fire(f.fire_time, f.local, f.notes) for f in found]
-        _print_json({"words": words(trigger), "warnings": trigger.warnings(), "next": rows})
+        _print_json(
+            {
+                "words": words(trigger),
+                "warnings": trigger.warnings(),
+                "next": rows,
+                "clockChanges": remarks,
+            }
+        )
         return
     click.echo(words(trigger))
     for warning in trigger.warnings():
         click.echo(f"warning: {warning}", err=True)
     for fire in found:
         click.echo(_fire_line(fire.local, fire.fire_time, fire.notes))
+    if remarks:
+        click.echo("when clocks change within a year:")
+    for remark in remarks:
+        click.echo(f"    {remark}")
 
 
 @main.command("next")
