@@ -123,11 +123,11 @@ class Batch:
     def expired(self, now: datetime) -> bool:
         return self._good_until is not None and now >= self._good_until
 
-    def pack(self, store: Store, lease: Lease, connection: Any) -> None:
+    def pack(self, store: Store, lease: Lease, wire: Wire) -> None:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
         keys = store.keys("lease", "markers", "revisions", "due")
         head = [lease.token, store.key("ledger:"), store.history, self.everything]
-        self.message = connection.pack_command(
+        self.message = wire.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
             Job.redis_job_namespace_prefix, len(self.planned), *self._words,
         )  # fmt: skip
@@ -189,17 +189,19 @@ class JobBuilder:
 
 
 class Wire:
-    """A connection of its own for packed batches, past the pool: what is sent here may be sent
-    again after a lost reply, because the commit compares before it writes."""
+    """The way of packed batches to the server, past redis-py's commands: what goes here may be
+    sent again after a lost reply, because the commit compares before it writes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._pool: Any = store.redis.connection_pool
+        self._packer: Any = self._pool.make_connection()  # packs, and never connects
         store.redis.script_load(store.script("commit")[1])
-        self.connection: Any = store.redis.connection_pool.get_connection()
 
-    def close(self) -> None:
-        self.connection.disconnect()
-        self._store.redis.connection_pool.release(self.connection)
+    def pack(self, *words: Any) -> list[bytes]:
+        """The bytes of one command."""
+        packed: list[bytes] = self._packer.pack_command(*words)
+        return packed
 
     def commit(self, batches: Sequence[Batch]) -> list[list[Answer] | Refusal]:
         """Send batches in order; for each its answers, or why it was refused whole.
@@ -220,18 +222,21 @@ class Wire:
     def _exchange(self, batches: Sequence[Batch]) -> list[Any]:
         replies: list[Any] = []
         sent = 0
+        connection = self._pool.get_connection()  # one that the server closed is opened again
         try:
             while len(replies) < len(batches):
                 while sent < len(batches) and sent - len(replies) < WINDOW:
-                    self.connection.send_packed_command(batches[sent].message, check_health=False)
+                    connection.send_packed_command(batches[sent].message, check_health=False)
                     sent += 1
                 try:
-                    replies.append(self.connection.read_response())
+                    replies.append(connection.read_response())
                 except ResponseError as error:  # an answer like others, in its place
                     replies.append(error)
         except BaseException:
-            self.connection.disconnect()  # what still comes would answer something else
+            connection.disconnect()  # what still comes would answer something else
             raise
+        finally:
+            self._pool.release(connection)
         return replies
 
 

@@ -46,13 +46,15 @@ from rq_clock.reconcile import differing, plan
 from rq_clock.schedule import Schedule, declare
 from rq_clock.settings import Settings
 from rq_clock.stage import Stage
-from rq_clock.state import Lease, Refused
+from rq_clock.state import Lease, Refused, to_ms
 from rq_clock.store import Store
 from rq_clock.triggers import Trigger
 from rq_clock.version import __version__
 
-RENEW_SECONDS = 3.0
-"""How often the lease is renewed; it outlasts three silent renewals (store.LEASE_MS)."""
+RENEW_SECONDS = 4.0
+"""How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""
+TELL_EVERY = 3
+"""Renewals from one report of the leader's facts (lag, last tick) to the next."""
 NEWCOMER_SECONDS = 0.5
 """How long a clock that has not led yet lets others go first when a lease has run out: the holder
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
@@ -205,7 +207,7 @@ class _Session:
             connect(settings=settings), settings.namespace, history=settings.history
         )
         self._mode = "take-over" if take_over else "starting"
-        self._reconciled = False
+        self._led = 0
         self._met = False
         self._pause = SHORTEST_PAUSE
         self._unsure: list[Planned] = []
@@ -236,9 +238,7 @@ class _Session:
         for warning in self._store.check_server():
             if not self._met:
                 warn("store.warning", text=warning)
-        self._met, self._pause = True, SHORTEST_PAUSE
-        if self._condition == "outage":
-            say("store.back")
+        self._met = True
         news = self._store.listen()
         try:
             while not self._signals.stopping:
@@ -249,7 +249,8 @@ class _Session:
                     self._wall(),
                 )
                 self._mode = "waiting"
-                if self._condition == "outage":  # it reads and writes: both are needed
+                self._pause = SHORTEST_PAUSE  # it takes writes too: the outage is over
+                if self._condition == "outage":
                     say("store.back")
                 if isinstance(answer, Refused):
                     self._stand_by(answer, news)
@@ -264,7 +265,7 @@ class _Session:
 
     def _stand_by(self, refused: Refused, news: PubSub) -> None:
         """Wait until the lease may be free."""
-        seconds = refused.wait + (0.005 if self._reconciled else NEWCOMER_SECONDS)
+        seconds = refused.wait + (0.005 if self._led else NEWCOMER_SECONDS)
         if refused.kind == "foreign":
             seconds = FOREIGN_SECONDS
             if self._enter("foreign"):
@@ -299,10 +300,10 @@ class _Session:
             instance=self._settings.instance,
             version=__version__,
         )
-        if not self._reconciled:
-            self._reconcile(lease)
-            self._reconciled = True
+        if not self._led or lease.number <= self._led + 1:
+            self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
             gc.freeze()
+        self._led = lease.number
         stage = Stage(self._store, lease, memory=self._settings.stage_bytes)
         try:
             stage.recognise(self._unsure)
@@ -312,17 +313,17 @@ class _Session:
             self._store.release(lease)
         finally:
             self._unsure = stage.in_flight
-            stage.close()
 
     def _turn(self, stage: Stage, lease: Lease, news: PubSub) -> None:
-        renewed, proven = time.monotonic(), False
+        renewals, renewed = 0, time.monotonic()
         while not self._signals.stopping:
             seconds = stage.turn(self._wall())
-            due = time.monotonic() - renewed >= RENEW_SECONDS
-            if due or (seconds > 0 and not proven):
-                proven = proven or seconds > 0
-                self._renew(stage, lease, proven=proven)
-                renewed = time.monotonic()
+            first_pass_done = renewals == 0 and seconds > 0
+            if first_pass_done or time.monotonic() - renewed >= RENEW_SECONDS:
+                proven = renewals > 0 or first_pass_done
+                tell = first_pass_done or renewals % TELL_EVERY == 0
+                self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
+                renewals, renewed = renewals + proven, time.monotonic()
                 stage.look_again(_read(news))  # also lets redis-py notice a dead subscription
                 continue
             heard = self._wait(min(seconds, renewed + RENEW_SECONDS - time.monotonic()), news)
@@ -331,16 +332,16 @@ class _Session:
             stage.look_again(word for word in heard if word != "lease")
             stage.check_blocked(self._wall())
 
-    def _renew(self, stage: Stage, lease: Lease, *, proven: bool) -> None:
-        self._store.renew(
-            lease,
-            proven=int(proven),
-            tick=int(self._wall().timestamp() * 1000),
-            version=__version__,
-            release=self._settings.release,
-            enqueued=stage.enqueued,
+    def _facts(self, stage: Stage) -> dict[str, str | int]:
+        """What the leader says of itself, for `status` and whoever looks."""
+        return {
+            "proven": 1,
+            "tick": to_ms(self._wall()),
+            "version": __version__,
+            "release": self._settings.release,
+            "enqueued": stage.enqueued,
             **stage.lag_summary(),
-        )
+        }
 
     def _reconcile(self, lease: Lease) -> None:
         """Make Redis hold what the code declares. Interrupted, it is taken up by the next clock:
@@ -362,17 +363,15 @@ class _Session:
         difference = plan(self._declared, stored, entries, now)
         if difference.unsettled:
             closing = Stage(self._store, lease, memory=self._settings.stage_bytes)
-            try:
-                closing.settle(difference.unsettled, now)
-            finally:
-                closing.close()
+            closing.settle(difference.unsettled, now)
         steps = self._store.reconcile(lease, self._settings.release, now, difference.changes)
         for went_through in steps:
             if not went_through:
                 self._leave_alone()
                 return
-            self._store.renew(lease, proven=0)
-        _say_difference(difference, started, len(self._declared))
+            self._store.renew(lease)
+        if difference or not self._led:
+            _say_difference(difference, started, len(self._declared))
 
     def _leave_alone(self) -> None:
         say(
@@ -406,11 +405,13 @@ def _say_difference(difference: Any, started: float, total: int) -> None:
 def _read(news: PubSub) -> list[str]:
     """All messages that have come."""
     words: list[str] = []
+    connection: Any = news.connection
     while True:
         message = news.get_message(timeout=0)
-        if message is None:
-            return words
-        words.append(message["data"].decode())
+        if message is not None:
+            words.append(message["data"].decode())
+        elif not connection.can_read(timeout=0):  # None also stands for an acknowledgement, and
+            return words  # what came right behind it would make no socket readable
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -132,7 +132,8 @@ def diagnose(error: BaseException, url: str | None) -> str:
     if isinstance(error, BusyLoadingError):
         return f"{place} is still loading its data; it will answer when it is done"
     if isinstance(error, TimeoutError):
-        return f"{place} does not answer within {REPLY_SECONDS:g} s"
+        tls = "; if it does not speak TLS, use redis://" if place.startswith("rediss") else ""
+        return f"{place} does not answer within {REPLY_SECONDS:g} s{tls}"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return (
             f"{place} shows a certificate that cannot be verified; unset "

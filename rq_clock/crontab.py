@@ -358,7 +358,7 @@ class CronRule:
         if self.expression.wildcard:
             return wall, False
         due = self.zone.reached(start - 1) + 1
-        if due < wall <= due + CATCH_UP and self.first_match(due) <= wall:
+        if due < wall <= due + CATCH_UP and self.first_match(due) < wall:
             return wall + 1, True
         return max(due, wall), False
 

@@ -90,7 +90,7 @@ def _put(
     schedule: Schedule, definition: str, entry: Entry | None, old: str, now: datetime
 ) -> Change:
     was = entry.schedule if entry else None
-    restart = was is None or (was.trigger, was.jitter) != (schedule.trigger, schedule.jitter)
+    restart = was is None or (was.trigger, was.offset) != (schedule.trigger, schedule.offset)
     past = None
     if entry is None and isinstance(schedule.trigger, Once):
         missed = schedule.trigger.latest_at(now)

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 
 from rq_clock.errors import RqClockError
 
@@ -54,7 +55,7 @@ class Settings:
             owner=owner,
             former_owner=former,
             release=_release(env.get("HEROKU_RELEASE_VERSION", "")),
-            instance=f"{env.get('DYNO') or socket.gethostname()}.{os.getpid()}",
+            instance=_instance(env),
             disabled=_switch(env, "RQ_CLOCK_DISABLED"),
             stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
             history=_count(env, "RQ_CLOCK_HISTORY", 100),
@@ -82,6 +83,12 @@ def _owner(env: Mapping[str, str]) -> tuple[str, str]:
         if env.get(variable):
             return env[variable], "dyno" if anonymous == "dyno" else ""
     return anonymous, ""
+
+
+def _instance(env: Mapping[str, str]) -> str:
+    """A name for this process that no other has: at a deploy two dynos are called clock.1, and
+    in its container each has the same process id."""
+    return f"{env.get('DYNO') or socket.gethostname()}.{os.getpid()}.{token_hex(2)}"
 
 
 def _namespace(env: Mapping[str, str]) -> str:

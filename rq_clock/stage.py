@@ -25,7 +25,7 @@ from rq_clock.store import Store
 
 AHEAD = timedelta(seconds=15)
 """How long before its instant a fire time is looked for and packed."""
-SCAN_MS = 5_000
+SCAN_MS = 10_000
 """How often the due index is read on. What changes in between is announced as news."""
 RESCAN_MS = 60_000
 """How often it is read from the start, in case an announcement was lost."""
@@ -63,7 +63,7 @@ class Stage:
         self._sequence = 0
         self._bytes = 0
         self._scanned: int | None = None
-        self._scan_at = self._rescan_at = 0
+        self._latest = self._scan_at = self._rescan_at = 0
         self._failing: dict[str, tuple[int, int]] = {}
         self._refused = 0
         self._held_until = 0
@@ -76,9 +76,6 @@ class Stage:
         """Sent, but the answer has not come: after a lost connection nobody knows."""
         self.lags: deque[float] = deque(maxlen=1000)
         self.enqueued = 0
-
-    def close(self) -> None:
-        self._wire.close()
 
     def finish(self, now: datetime) -> None:
         """Take in the answers that have come; for the log, before the process ends."""
@@ -93,7 +90,12 @@ class Stage:
         Raises LeaseLost, and redis-py's errors when the server is gone.
         """
         now_ms = to_ms(now)
-        if now_ms >= self._scan_at or now_ms < self._scan_at - RESCAN_MS:  # or the clock went back
+        if now_ms < self._latest - 1000:  # the wall clock went back: its plans are void
+            self._held_until = 0
+            self._failing.clear()
+            self.look_again("*")
+        self._latest = now_ms
+        if now_ms >= self._scan_at:
             self._scan(now_ms)
         if now_ms < self._held_until:
             return (min(self._held_until, self._scan_at) - now_ms) / 1000
@@ -119,7 +121,7 @@ class Stage:
 
     def _scan(self, now_ms: int) -> None:
         """Read the due index on to the horizon; from its start now and then."""
-        whole = now_ms >= self._rescan_at or now_ms < self._rescan_at - RESCAN_MS
+        whole = now_ms >= self._rescan_at
         horizon = from_ms(now_ms) + AHEAD
         after = None if whole or self._scanned is None else from_ms(self._scanned)
         for name, when in self._store.due(after, horizon):
@@ -197,7 +199,7 @@ class Stage:
 
     def _pack(self, instant: int) -> None:
         batch = self._open.pop(instant)
-        batch.pack(self._store, self._lease, self._wire.connection)
+        batch.pack(self._store, self._lease, self._wire)
         self._bytes += batch.size
         self._sequence += 1
         heapq.heappush(self._ready, (instant, self._sequence, batch))

@@ -61,7 +61,7 @@ from rq_clock.state import (
 )
 
 DATA_VERSION = 1
-LEASE_MS = 10_000
+LEASE_MS = 12_000
 """A leader that says nothing for this long has lost the lease."""
 DEPOSE_PAUSE_MS = 30_000
 """After a clock died in its first pass, nobody deposes a working leader for this long."""
@@ -152,7 +152,7 @@ class Store:
         raise StoreUnavailable(newer_data(self.namespace, int(rest[0])))
 
     def renew(self, lease: Lease, **facts: str | int) -> None:
-        """Keep the lease and leave `facts` on it. Raises LeaseLost."""
+        """Keep the lease and leave `facts`, if any, on it. Raises LeaseLost."""
         pairs = [part for pair in facts.items() for part in pair]
         keys = self.keys("lease", "unproven")
         if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):

@@ -6,7 +6,7 @@ queue says what was enqueued.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,7 +52,6 @@ class Wall:
         difference = plan(declared, stored, entries, self.now)
         closing = Stage(self.store, self.lease, memory=self.memory)
         closing.settle(difference.unsettled, self.now)
-        closing.close()
         assert all(self.store.reconcile(self.lease, 0, self.now, difference.changes))
         self.stage.look_again(["*"])
 
@@ -79,10 +78,8 @@ class Wall:
 
 
 @pytest.fixture
-def wall(connection: Redis) -> Iterator[Wall]:
-    wall = Wall(connection)
-    yield wall
-    wall.stage.close()
+def wall(connection: Redis) -> Wall:
+    return Wall(connection)
 
 
 def schedule(trigger: Trigger, name: str = "s", **options: Any) -> Schedule:
@@ -130,7 +127,6 @@ class TestEachFireTimeOnce:
         wall.declare(schedule(every(seconds=1), catch_up="all"))
         for number in range(2, 12):
             wall.run(wall.now + timedelta(seconds=2, milliseconds=700))
-            wall.stage.close()
             wall.lead(f"clock.{number}")
         wall.run(MIDNIGHT + 30 * SECOND)
         assert wall.enqueued() == each(MIDNIGHT, SECOND, 30)
@@ -142,7 +138,6 @@ class TestEachFireTimeOnce:
         wall.lead("clock.2")
         with pytest.raises(LeaseLost):
             old.turn(MIDNIGHT + 10 * SECOND)
-        old.close()
         wall.run(MIDNIGHT + 10 * SECOND)
         assert wall.enqueued() == [MIDNIGHT + 10 * SECOND]
 
@@ -161,7 +156,6 @@ class TestEachFireTimeOnce:
         assert wall.redis.llen("rq:queue:default") == 0
         wall.run(at)
         assert wall.redis.llen("rq:queue:default") == 600
-        wall.stage.close()
 
     def test_more_messages_than_fit_on_the_way_all_arrive(self, wall: Wall) -> None:
         at = MIDNIGHT + SECOND
@@ -253,7 +247,6 @@ class TestOneBadScheduleStopsNothingElse:
             redis.config_set("maxmemory", "0")
             wall.run(MIDNIGHT + 20 * SECOND)
             assert wall.enqueued() == each(MIDNIGHT, SECOND, 20)
-            wall.stage.close()
         events = [getattr(r, "event", "") for r in caplog.records]
         assert events.count("commit.refused") == 3  # at 1, 2 and 4 s
         assert events.count("commit.accepted") == 1

@@ -61,18 +61,12 @@ def batch_of(store: Store, lease: Lease, entries: list[Entry], now: datetime) ->
     for e in entries:
         assert e.schedule
         batch.add(e, due(e.schedule, e.decided, now, paused=e.paused), builder)
-    with_wire = Wire(store)
-    batch.pack(store, lease, with_wire.connection)
-    with_wire.close()
+    batch.pack(store, lease, Wire(store))
     return batch
 
 
 def send(store: Store, batch: Batch) -> list[Answer] | Refusal:
-    wire = Wire(store)
-    try:
-        return wire.commit([batch])[0]
-    finally:
-        wire.close()
+    return Wire(store).commit([batch])[0]
 
 
 def commit(store: Store, lease: Lease, names: list[str], now: datetime) -> list[Answer]:
@@ -364,7 +358,6 @@ class TestCommit:
         wire = Wire(store)
         connection.script_flush()
         [answers] = wire.commit([batch])
-        wire.close()
         assert not isinstance(answers, Refusal)
         assert kinds(answers) == ["ok"]
 

@@ -31,6 +31,7 @@ end
 
 if token then
   if holder == instance then
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])  -- a write, so a server that takes none is no grant
     return {'granted', token}
   end
   local may_depose = mode == 'take-over'

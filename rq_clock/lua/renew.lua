@@ -1,16 +1,21 @@
 -- Keep the lease, and leave on it what the leader has to say of itself.
 --
 -- KEYS  1 lease   2 unproven
--- ARGV  1 token   2 ttl ms   3… field, value, field, value (at least one pair)
+-- ARGV  1 token   2 ttl ms   3… field, value, field, value; proven=1 among them says that the
+--       leader is through its first pass
 -- Returns 1, or 0 when the token is no longer the lease's: nothing was written.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-local proven, instance = unpack(redis.call('HMGET', KEYS[1], 'proven', 'instance'))
-if proven == '1' and redis.call('GET', KEYS[2]) == instance then
-  redis.call('DEL', KEYS[2])  -- the one that deposed is through its first pass
+for i = 3, #ARGV, 2 do
+  if ARGV[i] == 'proven' and ARGV[i + 1] == '1'
+    and redis.call('GET', KEYS[2]) == redis.call('HGET', KEYS[1], 'instance') then
+    redis.call('DEL', KEYS[2])  -- the deposition that brought it here worked
+  end
+end
+if #ARGV > 2 then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 end
 return 1
