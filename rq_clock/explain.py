@@ -45,9 +45,7 @@ def words(trigger: Trigger) -> str:
     if isinstance(trigger, Cron):
         zone = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
         return _cron(trigger.rule.expression, zone)
-    if isinstance(trigger, Every):
-        return _every(trigger)
-    return f"once at {_instant(trigger.at)}"
+    return _every(trigger) if isinstance(trigger, Every) else f"once at {_instant(trigger.at)}"
 
 
 def fires(trigger: Trigger, after: datetime, n: int) -> list[Fire]:
@@ -55,7 +53,7 @@ def fires(trigger: Trigger, after: datetime, n: int) -> list[Fire]:
     found: list[Fire] = []
     while len(found) < n and (t := trigger.next_after(after)):
         if isinstance(trigger, Cron):
-            notes = _notes(trigger.rule, int(after.timestamp()), int(t.timestamp()))
+            notes = _notes(trigger.rule, max(0, int(after.timestamp())), int(t.timestamp()))
             found.append(Fire(t, t.astimezone(trigger.rule.zone.info), tuple(notes)))
         else:
             found.append(Fire(t, t))
@@ -97,9 +95,8 @@ def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
     """What a jump does to the times of a rule, or to one of them; empty when it does nothing."""
     expected, shown = jump + rule.zone.offset(jump - 1), jump + rule.zone.offset(jump)
     low, high = sorted((expected, shown))
-    first, last = rule.first_match(low), rule.last_match(high - 1)
-    if only is not None:
-        first = last = only
+    first = rule.first_match(low) if only is None else only
+    last = rule.last_match(high - 1) if only is None else only
     if not low <= first < high:
         return ""
     stamp = _clock if high - low < DAY else _dated
