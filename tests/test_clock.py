@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rq_clock import Clock, RqClockError, ScheduleError, cron, current_run, every, once
-from rq_clock.clock import Signals, collect_faults
+from rq_clock.clock import collect_faults
 from rq_clock.run import Run
+from rq_clock.session import Signals
 from rq_clock.settings import Settings
 from rq_clock.testing import FakeClock
 

@@ -28,6 +28,7 @@ LEVELS = [
     {"store"},
     {"batch", "reconcile"},
     {"stage"},
+    {"session"},
     {"clock"},
     {"app", "testing"},
     {"cli"},
@@ -81,7 +82,7 @@ def test_time_and_decision_are_pure() -> None:
 def test_only_the_loop_and_the_command_line_read_the_wall_clock() -> None:
     reading = re.compile(r"datetime\.now\(|time\.time\(|utcnow\(|\.today\(")
     readers = {p.stem for p in PACKAGE.glob("*.py") if reading.search(p.read_text())}
-    assert readers == {"clock", "cli"}
+    assert readers == {"session", "cli"}
 
 
 def test_tasks_never_import_the_clock() -> None:

@@ -1,0 +1,324 @@
+"""One process's life as a clock: the lease, the loop, signals and outages.
+
+Take the lease, reconcile once, then turn after turn let `Stage` enqueue what is due and sleep
+until the next instant; step down when a newer clock comes, stand by, lead again when the lease is
+free, give it back on SIGTERM and SIGINT. Redis may be away at any time, for any time.
+
+All state is in Redis; what this process knows can be thrown away. This module holds the only
+reading of the wall clock. What happens if the process dies at any step, a reply is lost or
+another clock runs there is in ARCHITECTURE.md, as a table.
+"""
+
+from __future__ import annotations
+
+import gc
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.client import PubSub
+from redis.exceptions import RedisError
+
+from rq_clock.batch import Planned
+from rq_clock.connection import (
+    LONGEST_PAUSE,
+    PATIENCE,
+    SHORTEST_PAUSE,
+    connect,
+    diagnose,
+    is_refusal,
+    socket_of,
+)
+from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.logs import say, warn
+from rq_clock.reconcile import Plan, differing, plan
+from rq_clock.schedule import Schedule
+from rq_clock.settings import Settings
+from rq_clock.stage import Stage
+from rq_clock.state import Lease, Refused, to_ms
+from rq_clock.store import Store
+from rq_clock.version import __version__
+
+RENEW_SECONDS = 4.0
+"""How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""
+TELL_EVERY = 3
+"""Renewals from one report of the leader's facts (lag, last tick) to the next."""
+NEWCOMER_SECONDS = 0.5
+"""How long a clock that has not led yet lets others go first when a lease has run out: the holder
+died, and if that was in a crash loop, the next of the loop must not win against one that works."""
+FOREIGN_SECONDS = 10.0
+"""How often a clock of another owner looks whether the namespace has become its own."""
+
+
+class Signals:
+    """SIGTERM and SIGINT as something to wait for.
+
+    The handlers do nothing: Python's C-level handler writes the signal's number to a pipe, and
+    the loop reads it. A handler that raised, or set a threading.Event, could strike in the middle
+    of anything, also inside the very wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+    def __enter__(self) -> Signals:
+        self._pipe, self._end = socket.socketpair()
+        self._pipe.setblocking(False)
+        self._end.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._end.fileno(), warn_on_full_buffer=False)
+        self._before = {
+            s: signal.signal(s, lambda *_: None) for s in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._pipe.close()
+        self._end.close()
+
+    def wait(self, seconds: float | None, *others: socket.socket) -> bool:
+        """Sleep until a signal, until one of `others` can be read, or for `seconds`; precise to a
+        fraction of a millisecond. Whether one of `others` can be read."""
+        if seconds is not None:
+            seconds = max(seconds, 0.0)
+        readable, _, _ = select.select([self._pipe, *others], [], [], seconds)
+        if self._pipe in readable:
+            self._pipe.recv(4096)
+            self.stopping = True
+        return any(other in readable for other in others)
+
+
+class Session:
+    """One process's life as a clock."""
+
+    def __init__(
+        self,
+        declared: Mapping[str, Schedule],
+        settings: Settings,
+        signals: Signals,
+        *,
+        take_over: bool = False,
+        remove_all: bool = False,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._declared = declared
+        self._settings = settings
+        self._signals = signals
+        self._remove_all = remove_all
+        self._wall = wall
+        self._store = Store(
+            connect(settings=settings), settings.namespace, history=settings.history
+        )
+        self._mode = "take-over" if take_over else "starting"
+        self._led = 0
+        self._met = False
+        self._pause = SHORTEST_PAUSE
+        self._unsure: list[Planned] = []
+        self._condition = ""
+
+    def run(self) -> None:
+        """Serve until a signal, through any number of outages."""
+        while not self._signals.stopping:
+            try:
+                self._serve()
+            except (RedisError, OSError) as error:
+                reason = diagnose(error, self._settings.redis_url)
+                if isinstance(error, RedisError) and is_refusal(error) and not self._met:
+                    raise StoreUnavailable(reason) from None
+                if (self._met or self._pause >= PATIENCE) and self._enter("outage"):
+                    warn("store.waiting", reason=reason)
+                self._store.redis.connection_pool.disconnect()
+                self._signals.wait(self._pause)
+                self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        say("clock.stopped")
+
+    def _enter(self, condition: str) -> bool:
+        """Whether this is news: each condition is said once, when it begins."""
+        changed, self._condition = self._condition != condition, condition
+        return changed
+
+    def _serve(self) -> None:
+        for warning in self._store.check_server():
+            if not self._met:
+                warn("store.warning", text=warning)
+        self._met = True
+        news = self._store.listen()
+        try:
+            while not self._signals.stopping:
+                answer = self._store.acquire(
+                    self._settings.instance,
+                    (self._settings.owner, self._settings.former_owner),
+                    self._mode,
+                    self._wall(),
+                )
+                self._mode = "waiting"
+                if self._condition == "outage":
+                    say("store.back")
+                if isinstance(answer, Refused):
+                    self._stand_by(answer, news)
+                    continue
+                try:
+                    self._lead(answer, news)
+                except LeaseLost as error:
+                    self._enter("deposed")
+                    say("clock.deposed", reason=error)
+        finally:
+            news.close()
+
+    def _stand_by(self, refused: Refused, news: PubSub) -> None:
+        """Wait until the lease may be free."""
+        self._pause = SHORTEST_PAUSE
+        seconds = refused.wait + (0.005 if self._led else NEWCOMER_SECONDS)
+        if refused.kind == "foreign":
+            seconds = FOREIGN_SECONDS
+            if self._enter("foreign"):
+                warn(
+                    "clock.foreign",
+                    owner=refused.owner,
+                    this=self._settings.owner,
+                    leader=refused.holder or "none",
+                    namespace=self._settings.namespace,
+                    remedy="this clock schedules nothing here; if it should, set RQ_CLOCK_OWNER "
+                    "to the same value for both, or start it once with --take-over",
+                )
+        elif self._enter("standby"):
+            say("clock.standby", leader=refused.holder)
+        self._wait(seconds, news)
+
+    def _wait(self, seconds: float, news: PubSub) -> list[str]:
+        """Sleep; what the news said meanwhile."""
+        sock = socket_of(news.connection)
+        heard = self._signals.wait(seconds, *([sock] if sock else []))
+        return _read(news) if heard else []
+
+    # ---- leading ------------------------------------------------------------------------------
+
+    def _lead(self, lease: Lease, news: PubSub) -> None:
+        """Lead until a signal; raises LeaseLost when a newer clock leads."""
+        self._enter("leading")
+        say(
+            "clock.leading",
+            token=lease.number,
+            namespace=self._settings.namespace,
+            instance=self._settings.instance,
+            version=__version__,
+        )
+        if not self._led or lease.number <= self._led + 1:
+            self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
+            gc.freeze()
+        self._led = lease.number
+        self._pause = SHORTEST_PAUSE  # not before: what fails here would fail again at once
+        stage = Stage(self._store, lease, memory=self._settings.stage_bytes)
+        try:
+            stage.recognise(self._unsure)
+            self._unsure = []
+            self._turn(stage, lease, news)
+            stage.finish(self._wall())
+            self._store.release(lease)
+        finally:
+            self._unsure = stage.in_flight
+
+    def _turn(self, stage: Stage, lease: Lease, news: PubSub) -> None:
+        renewals, renewed = 0, time.monotonic()
+        while not self._signals.stopping:
+            seconds = stage.turn(self._wall())
+            first_pass_done = renewals == 0 and seconds > 0
+            if first_pass_done or time.monotonic() - renewed >= RENEW_SECONDS:
+                proven = renewals > 0 or first_pass_done
+                tell = first_pass_done or renewals % TELL_EVERY == 0
+                self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
+                renewals, renewed = renewals + proven, time.monotonic()
+                stage.look_again(_read(news))  # also lets redis-py notice a dead subscription
+                continue
+            heard = self._wait(min(seconds, renewed + RENEW_SECONDS - time.monotonic()), news)
+            if "lease" in heard:
+                renewed = 0.0  # someone else may lead now: ask before the next commit does
+            stage.look_again(word for word in heard if word != "lease")
+            stage.check_blocked(self._wall())
+
+    def _facts(self, stage: Stage) -> dict[str, str | int]:
+        """What the leader says of itself, for `status` and whoever looks."""
+        return {
+            "proven": 1,
+            "tick": to_ms(self._wall()),
+            "version": __version__,
+            "release": self._settings.release,
+            "enqueued": stage.enqueued,
+            **stage.lag_summary(),
+        }
+
+    def _reconcile(self, lease: Lease) -> None:
+        """Make Redis hold what the code declares. Interrupted, it is taken up by the next clock:
+        each step is whole, and what is done already compares equal."""
+        started, now = time.monotonic(), self._wall()
+        stored = self._store.declared()
+        if self._settings.release and self._store.released() > self._settings.release:
+            self._leave_alone()
+            return
+        if stored and not self._declared and not self._remove_all:
+            warn(
+                "reconcile.refused",
+                declared=0,
+                stored=len(stored),
+                remedy="start once with --remove-all to remove them all",
+            )
+            return
+        entries, _ = self._store.load(differing(self._declared, stored))
+        difference = plan(self._declared, stored, entries, now)
+        if difference.unsettled:
+            closing = Stage(self._store, lease, memory=self._settings.stage_bytes)
+            closing.settle(difference.unsettled, now)
+        steps = self._store.reconcile(lease, self._settings.release, now, difference.changes)
+        for went_through in steps:
+            if not went_through:
+                self._leave_alone()
+                return
+            self._store.renew(lease)
+        if difference or not self._led:
+            _say_difference(difference, started, len(self._declared))
+
+    def _leave_alone(self) -> None:
+        say(
+            "reconcile.older",
+            release=self._settings.release,
+            effect="keeps the schedules that a later release declared",
+        )
+
+
+def _say_difference(difference: Plan, started: float, total: int) -> None:
+    few = len(difference.changes) <= 20
+    for name in difference.added if few else ():
+        say("schedule.added", schedule=name)
+    for name in difference.changed if few else ():
+        say("schedule.changed", schedule=name)
+    for name in difference.removed if few else ():
+        say("schedule.removed", schedule=name)
+    for old, name in difference.renamed if few else ():
+        say("schedule.renamed", schedule=name, was=old)
+    for change in difference.changes:
+        if change.past:
+            say("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
+    say(
+        "reconcile.done",
+        schedules=total,
+        **difference.counts(),
+        ms=f"{(time.monotonic() - started) * 1000:.0f}",
+    )
+
+
+def _read(news: PubSub) -> list[str]:
+    """All messages that have come."""
+    words: list[str] = []
+    connection: Any = news.connection
+    while True:
+        message = news.get_message(timeout=0)
+        if message is not None:
+            words.append(message["data"].decode())
+        elif not connection.can_read(timeout=0):  # None also stands for an acknowledgement, and
+            return words  # what came right behind it would make no socket readable
