@@ -47,6 +47,8 @@ RENEW_SECONDS = 4.0
 """How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""
 TELL_EVERY = 3
 """Renewals from one report of the leader's facts (lag, last tick) to the next."""
+EARLY_SECONDS = 0.0005
+"""How much before an instant a sleep ends, because sleeps end 0.1-0.3 ms late; then turns spin."""
 NEWCOMER_SECONDS = 0.5
 """How long a clock that has not led yet lets others go first when a lease has run out: the holder
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
@@ -236,7 +238,8 @@ class Session:
                 renewals, renewed = renewals + proven, time.monotonic()
                 stage.look_again(_read(news))  # also lets redis-py notice a dead subscription
                 continue
-            heard = self._wait(min(seconds, renewed + RENEW_SECONDS - time.monotonic()), news)
+            until_renewal = renewed + RENEW_SECONDS - time.monotonic()
+            heard = self._wait(min(seconds - EARLY_SECONDS, until_renewal), news)
             if "lease" in heard:
                 renewed = 0.0  # someone else may lead now: ask before the next commit does
             stage.look_again(word for word in heard if word != "lease")

@@ -124,7 +124,8 @@ class ClockProcess:
         return self.process.poll() is not None or time.time() - self.started >= seconds
 
     def terminate(self, seconds: float = 10.0) -> int:
-        """SIGTERM, and the exit code."""
+        """SIGTERM, as soon as it is through its imports, and the exit code."""
+        wait_until(self.events, PATIENCE, "its first word")
         self.process.terminate()
         return self.ended(seconds)
 
@@ -282,11 +283,10 @@ def decided(redis: Client, names: Iterable[str], until: float, namespace: str = 
     return all(s and not s.startswith(b"-") and int(s.split()[0]) >= until * 1000 for s in states)
 
 
-def catch_up(redis: Client, names: Iterable[str], seconds: float = PATIENCE) -> None:
-    """Wait until everything that is due now is decided."""
-    now = time.time()
-    names = list(names)
-    wait_until(lambda: decided(redis, names, now), seconds, f"markers of {names} at {now:.3f}")
+def catch_up(redis: Client, names: Iterable[str], until: float | None = None) -> None:
+    """Wait until the markers of these schedules have come to `until`, by default to now."""
+    names, goal = list(names), until or time.time()
+    wait_until(lambda: decided(redis, names, goal), PATIENCE, f"markers at {goal:.3f}")
 
 
 def state(redis: Client, *without: str) -> dict[bytes, bytes | None]:

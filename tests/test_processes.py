@@ -302,6 +302,29 @@ def test_a_frozen_leader_that_wakes_after_its_lease_writes_nothing(path: Path) -
 
 
 @beside_others
+def test_a_frozen_leader_that_wakes_with_a_run_at_hand_is_refused(path: Path) -> str:
+    """Its message is packed, nobody has decided that fire time, only its token is old."""
+    rare = add(*TWENTY, when="every(seconds=5)")
+    with served(path) as (server, redis), ClockProcess(path, server.url, rare) as frozen:
+        frozen.said("run.enqueued")
+        frozen.live(5.1 - time.time() % 5)  # from here on the next fire time is staged
+        frozen.signal(signal.SIGSTOP)
+        with ClockProcess(path, server.url, rare) as other:
+            other.said("reconcile.done")
+            other.signal(signal.SIGSTOP)
+            before = state(redis)
+            frozen.live(5.2 - time.time() % 5)
+            frozen.signal(signal.SIGCONT)
+            frozen.said("clock.standby")
+            assert state(redis) == before
+            other.signal(signal.SIGCONT)
+            catch_up(redis, TWENTY, until=time.time() - 5)
+            assert other.terminate() == 0
+        assert frozen.terminate() == 0
+        return account(redis, TWENTY).check()
+
+
+@beside_others
 def test_a_clock_that_dies_in_its_first_pass_again_and_again_starves_nobody(path: Path) -> str:
     """It is started at once when it died, and killed and started when it only stands by."""
     crash = "import os, rq_clock.session\n"
