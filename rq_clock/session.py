@@ -47,8 +47,9 @@ RENEW_SECONDS = 4.0
 """How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""
 TELL_EVERY = 3
 """Renewals from one report of the leader's facts (lag, last tick) to the next."""
-EARLY_SECONDS = 0.0005
-"""How much before an instant a sleep ends, because sleeps end 0.1-0.3 ms late; then turns spin."""
+EARLY_SECONDS, EARLY_PART = 0.0003, 1 / 500
+"""How much before an instant a sleep ends: Linux lets a select sleep 0.1 % longer than it is told,
+so a long sleep is followed by a short one, and the last fraction of a millisecond is spun away."""
 NEWCOMER_SECONDS = 0.5
 """How long a clock that has not led yet lets others go first when a lease has run out: the holder
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
@@ -239,7 +240,8 @@ class Session:
                 stage.look_again(_read(news))  # also lets redis-py notice a dead subscription
                 continue
             until_renewal = renewed + RENEW_SECONDS - time.monotonic()
-            heard = self._wait(min(seconds - EARLY_SECONDS, until_renewal), news)
+            nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)
+            heard = self._wait(min(nap, until_renewal), news)
             if "lease" in heard:
                 renewed = 0.0  # someone else may lead now: ask before the next commit does
             stage.look_again(word for word in heard if word != "lease")

@@ -68,7 +68,7 @@ class Nursery:
     def _start(self, namespace: str, name: str, death: str | None) -> ForkServerProcess:
         path = self._path / f"{namespace}-{name}"
         env = {**self._env, "RQ_CLOCK_NAMESPACE": namespace}
-        process = CONTEXT.Process(target=deaths.run, args=(path, env, death))
+        process = CONTEXT.Process(target=deaths.run, args=(path, env, death), daemon=True)
         process.start()
         return process
 
