@@ -131,6 +131,15 @@ class TestEachFireTimeOnce:
         wall.run(MIDNIGHT + 30 * SECOND)
         assert wall.enqueued() == each(MIDNIGHT, SECOND, 30)
 
+    def test_leading_again_and_again_takes_no_more_connections(self, wall: Wall) -> None:
+        """Each outage ends in a new stage; redis-py's pool has an end, 100 connections."""
+        wall.declare(schedule(every(seconds=1), catch_up="all"))
+        for number in range(2, 130):
+            wall.lead(f"clock.{number}")
+            wall.run(wall.now + 2 * SECOND)
+        assert wall.enqueued() == each(MIDNIGHT, SECOND, 256)
+        assert len(wall.redis.client_list()) <= 3
+
     def test_what_a_deposed_leader_has_staged_is_refused(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10)))
         wall.run(MIDNIGHT + 5 * SECOND)
