@@ -38,7 +38,11 @@ EACH_SECOND = 20
 
 
 def lag(lab: Lab) -> Iterator[Row]:
-    """20 schedules each second: how late are their jobs on the queue?"""
+    """20 schedules each second: how late are their jobs on the queue?
+
+    The jobs of one second come together, so of 30 seconds p99 is the worst: one in which the
+    machine was busy with something else is enough. p90 says more of the clocks.
+    """
     rounds, seconds = (1, 5) if lab.quick else (3, 10)
     lags: dict[str, list[float]] = {clock: [] for clock in CLOCKS}
     for _ in range(rounds):  # in turns, so that noise meets both
@@ -46,7 +50,7 @@ def lag(lab: Lab) -> Iterator[Row]:
             lags[clock] += _lag_once(lab, clock, seconds)
     ours, theirs = sorted(lags[OURS]), sorted(lags[THEIRS])
     aims: dict[str, tuple[float, float | None, float | None]] = {
-        "p50": (0.5, 1, 5), "p99": (0.99, 3, 5), "max": (1, None, None),
+        "p50": (0.5, 1, 5), "p90": (0.9, None, None), "p99": (0.99, 3, 5), "max": (1, None, None),
     }  # fmt: skip
     for name, (part, aim, times) in aims.items():
         yield Row(
