@@ -191,6 +191,7 @@ class Chaos:
         self.luck = luck
         self.start = start
         self.clocks = [start(proxy.url) for _ in range(3)]
+        self.ending: list[ClockProcess] = []
         self.done: Counter[str] = Counter()
 
     def act(self) -> None:
@@ -204,9 +205,9 @@ class Chaos:
         self.clocks.append(self.start(self.proxy.url))
 
     def end(self) -> None:
-        clock = self.clocks.pop(0)
-        clock.signal(signal.SIGCONT)
-        clock.signal(signal.SIGTERM)
+        self.ending.append(self.clocks.pop(0))
+        self.ending[-1].signal(signal.SIGTERM)
+        self.ending[-1].signal(signal.SIGCONT)
         self.clocks.append(self.start(self.proxy.url))
 
     def freeze(self) -> None:
@@ -243,7 +244,7 @@ def everything_at_once(path: Path, *, seconds: float) -> str:
         while time.monotonic() - began < seconds:
             chaos.clocks[-1].live(luck.uniform(0.1, 2))
             chaos.act()
-        for clock in chaos.clocks:
+        for clock in chaos.clocks + chaos.ending:
             clock.kill()
         with start(server.url) as last:
             catch_up(redis, TWENTY)
