@@ -132,8 +132,9 @@ class Monitor:
     MONITOR's stamps are real time also inside a script: checked on Valkey 9.1 and Redis 7.0 with
     a script that keeps itself busy between two RPUSH. But nobody sees a push before its script or
     transaction ends, so each counts at the last stamp of its script, or at its EXEC. Watching
-    costs the server 2-3 µs a command, which is in the figures: a third of a millisecond for the
-    20 jobs of rq-clock's one script, and about as much for each eighth job of `rq cron`.
+    costs the server time, which is in the figures. By INFO commandstats with and without it, the
+    20 jobs of a second take 0.35 ms more in rq-clock's one script, and 0.1-0.3 ms more in all 20
+    transactions of `rq cron` together.
     """
 
     def __init__(self, redis: Redis) -> None:
