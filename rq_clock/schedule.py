@@ -94,21 +94,30 @@ class Schedule:
         stored definition; so is `renamed_from`, an instruction to one deploy.
         """
         document: dict[str, Any] = {**self.trigger.spec(), "func": self.target}
-        for option in _STORED:
-            value = getattr(self, option.name)
-            default = option.default if option.default is not MISSING else {}
+        for option, key, default in _STORED:
+            value = getattr(self, option)
             if value != default:
                 if isinstance(value, timedelta):
                     value = value / timedelta(seconds=1)
-                document[_camel(option.name)] = value
+                document[key] = value
         if self.overlap == _usual_overlap(self.catch_up):
             del document["overlap"]
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return _encode(document)
+
+
+def _camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
 
 
 _OPTIONS = [f for f in fields(Schedule) if f.name not in {"name", "trigger", "target"}]
 _OPTION_NAMES = frozenset(f.name for f in _OPTIONS)
-_STORED = [f for f in _OPTIONS if f.name != "renamed_from"]
+_STORED = [
+    (f.name, _camel(f.name), {} if f.default is MISSING else f.default)
+    for f in _OPTIONS
+    if f.name != "renamed_from"
+]
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 _SPEC_KEYS = frozenset({"cron", "tz", "every", "anchor", "once"})
 
 
@@ -284,11 +293,6 @@ def _unknown_option(option: str) -> str:
     near = get_close_matches(option, _OPTION_NAMES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_OPTION_NAMES))}"
     return f"unknown option {option!r}; {hint}"
-
-
-def _camel(name: str) -> str:
-    head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)
 
 
 def _snake(name: str) -> str:

@@ -50,6 +50,10 @@ TELL_EVERY = 3
 EARLY_SECONDS, EARLY_PART = 0.0003, 1 / 500
 """How much before an instant a sleep ends: Linux lets a select sleep 0.1 % longer than it is told,
 so a long sleep is followed by a short one, and the last fraction of a millisecond is spun away."""
+QUIET_SECONDS, COLLECT_EVERY = 1.0, 25
+"""A leader looks for garbage when nothing is due for this long, or at every so many reports: with
+100,000 jobs staged that takes 0.15 s, and its turns leave next to none that counting references
+does not free."""
 NEWCOMER_SECONDS = 0.5
 """How long a clock that has not led yet lets others go first when a lease has run out: the holder
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
@@ -218,6 +222,7 @@ class Session:
         self._led = lease.number
         self._pause = SHORTEST_PAUSE  # not before: what fails here would fail again at once
         stage = Stage(self._store, lease, memory=self._settings.stage_bytes)
+        gc.disable()  # see QUIET_SECONDS
         try:
             stage.recognise(self._unsure)
             self._unsure = []
@@ -225,6 +230,7 @@ class Session:
             stage.finish(self._wall())
             self._store.release(lease)
         finally:
+            gc.enable()
             self._unsure = stage.in_flight
 
     def _turn(self, stage: Stage, lease: Lease, news: PubSub) -> None:
@@ -238,6 +244,8 @@ class Session:
                 self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
                 renewals, renewed = renewals + proven, time.monotonic()
                 stage.look_again(_read(news))  # also lets redis-py notice a dead subscription
+                if tell and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
+                    gc.collect()
                 continue
             until_renewal = renewed + RENEW_SECONDS - time.monotonic()
             nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)

@@ -204,6 +204,9 @@ def every(  # noqa: PLR0913 - one keyword a unit, as timedelta has them
     amounts = (weeks, days, hours, minutes, seconds, milliseconds)
     period, problems = 0, []
     for (unit, size), amount in zip(_UNITS.items(), amounts, strict=True):
+        if type(amount) is int:  # nearly always, and thirty times as fast as a Fraction
+            period += amount * size
+            continue
         try:
             if isinstance(amount, bool) or not isinstance(amount, int | float):
                 raise ValueError

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq import Queue
 from rq.job import Job
 
@@ -56,6 +57,12 @@ def entry(store: Store, name: str = "hourly") -> Entry:
     return store.load([name])[0][name]
 
 
+def declared(store: Store, name: str) -> Schedule:
+    schedule = entry(store, name).schedule
+    assert schedule
+    return schedule
+
+
 def batch_of(store: Store, lease: Lease, entries: list[Entry], now: datetime) -> Batch:
     batch, builder = Batch(now, store.load([])[1]), JobBuilder(store)
     for e in entries:
@@ -100,6 +107,17 @@ class TestLease:
 
     def test_asking_again_after_a_lost_reply_gives_the_same_token(self, store: Store) -> None:
         assert acquire(store) == acquire(store)
+
+    def test_a_full_server_grants_nothing_not_even_to_the_holder(
+        self, store: Store, connection: Redis
+    ) -> None:
+        acquire(store)
+        connection.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(ResponseError, match="maxmemory"):
+                store.acquire("clock.1", OURS, "waiting", MIDNIGHT)
+        finally:
+            connection.config_set("maxmemory", 0)
 
     def test_a_released_lease_is_free_at_once_and_announced(self, store: Store) -> None:
         news = store.listen()
@@ -211,6 +229,31 @@ class TestCommit:
         assert kinds(again) == ["stale"]
         assert stands(again[0].planned, again[0].detail)
         assert Queue("default", connection=connection).count == 1
+
+    def test_jobs_that_differ_in_one_batch_are_each_as_rq_writes_them(
+        self, store: Store, connection: Redis
+    ) -> None:
+        lease = acquire(store)
+        put(
+            store, lease,
+            hourly("plain"), hourly("plain-too"),
+            hourly("args", args=[1, "two", None]), hourly("kwargs", kwargs={"full": False}),
+            hourly("retries", retries=3), hourly("queue", queue="reports", timeout=60),
+            hourly("ttl", result_ttl=0, failure_ttl=7),
+        )  # fmt: skip
+        names = ["plain", "args", "plain-too", "kwargs", "retries", "queue", "ttl"]
+        assert kinds(commit(store, lease, names, MIDNIGHT + HOUR)) == ["ok"] * len(names)
+        for name in names:
+            job = Job.fetch(f"default-{name}-{to_ms(MIDNIGHT + HOUR)}", connection=connection)
+            written = connection.hgetall(job.key)
+            connection.delete(job.key)
+            job.save()
+            assert written == connection.hgetall(job.key), name
+            options = declared(store, name)
+            assert (job.args, job.kwargs) == (options.args, dict(options.kwargs))
+            assert job.origin == options.queue
+            assert job.id in Queue(options.queue, connection=connection).job_ids
+        assert set(connection.smembers("rq:queues")) == {b"rq:queue:default", b"rq:queue:reports"}
 
     def test_a_stale_clock_cannot_enqueue(self, store: Store, connection: Redis) -> None:
         old = acquire(store, "clock.1")

@@ -31,7 +31,9 @@ end
 
 if token then
   if holder == instance then
-    redis.call('PEXPIRE', KEYS[1], ARGV[5])  -- a write, so a server that takes none is no grant
+    -- A server that takes no writes, also one that is full and would take PEXPIRE, grants nothing.
+    redis.call('HSET', KEYS[1], 'instance', instance)
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
     return {'granted', token}
   end
   local may_depose = mode == 'take-over'

@@ -5,15 +5,19 @@
 --
 -- KEYS  1 lease   2 markers   3 revisions   4 due
 -- ARGV  1 token   2 prefix of the ledger keys   3 entries a ledger may have   4 revision of "*"
---       5 prefix of RQ's job keys   6 number of schedules, then for each schedule:
+--       5 prefix of RQ's job keys
+--       6 number of shapes, then for each what is the same in the commands of many jobs:
+--         number of commands, then the number of words of each; the words of all
+--         number of places, then each: which of the words are a job's own
+--         number of schedules, then for each schedule:
 --         name
 --         base ("<marker> <known since>" that the decision is based on)   revision
 --         new marker (ms)   next fire time (ms, or "" for none)
 --         overlap ("skip" | "allow")
 --         number of skips, then for each: first ms, last ms, count, reason
 --         number of jobs, then for each:
---           job id   fire time (ms)   ledger mark (see store.py)   key of its queue
---           number of commands, then for each: number of words, words
+--           job id   fire time (ms)   ledger mark (see store.py)   key of its queue   its shape
+--         then for each job, in order: a word for each place of its shape
 -- Returns {"lost"}                    the token is no longer the lease's; nothing was written
 --         {"changed"}                 the revision of "*" moved on; nothing was written
 --         {"error", text}             the server takes no writes at all; nothing was written
@@ -33,28 +37,40 @@ end
 local ledger_prefix, ledger_cap, job_prefix = ARGV[2], tonumber(ARGV[3]), ARGV[5]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local position = 7
+local position = 6
 
 local function take()
   position = position + 1
   return ARGV[position - 1]
 end
 
+local shapes = {}
+for s = 1, tonumber(take()) do
+  local shape, length = {ends = {}, places = {}}, 0
+  for c = 1, tonumber(take()) do
+    length = length + take()
+    shape.ends[c] = length
+  end
+  shape.words = {unpack(ARGV, position, position + length - 1)}
+  position = position + length
+  for p = 1, tonumber(take()) do
+    shape.places[p] = tonumber(take())
+  end
+  shapes[s] = shape
+end
+
 -- What Redis stores of each schedule, and the batch's own words, side by side.
-local entries, names = {}, {}
-for i = 1, tonumber(ARGV[6]) do
+local entries, names, own = {}, {}, 0
+for i = 1, tonumber(take()) do
   local entry = {name = take(), base = take(), revision = take(), marker = take(),
     next_fire = take(), overlap = take(), skips = {}, jobs = {}}
   for s = 1, tonumber(take()) do
     entry.skips[s] = {take(), take(), take(), take()}
   end
   for j = 1, tonumber(take()) do
-    local job = {id = take(), fire = take(), mark = take(), queue = take(), commands = {}}
-    for c = 1, tonumber(take()) do
-      local words = tonumber(take())
-      job.commands[c] = {position, position + words - 1}
-      position = position + words
-    end
+    local job = {id = take(), fire = take(), mark = take(), queue = take(),
+      shape = shapes[tonumber(take())], own = own}
+    own = own + #job.shape.places
     entry.jobs[j] = job
   end
   entries[i], names[i] = entry, entry.name
@@ -133,8 +149,13 @@ end
 
 local function enqueue(jobs)
   for _, job in ipairs(jobs) do
-    for _, words in ipairs(job.commands) do
-      local err = attempt(unpack(ARGV, words[1], words[2]))
+    local words, first = job.shape.words, 1
+    for p, place in ipairs(job.shape.places) do
+      words[place] = ARGV[position + job.own + p - 1]
+    end
+    for _, last in ipairs(job.shape.ends) do
+      local err = attempt(unpack(words, first, last))
+      first = last + 1
       if err then
         for _, undo in ipairs(jobs) do
           redis.pcall('LREM', undo.queue, -1, undo.id)
