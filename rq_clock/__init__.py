@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rq_clock.errors import LeaseLost, RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.errors import Interrupted, LeaseLost, RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.run import Run, current_run
 from rq_clock.version import __version__
 
 if TYPE_CHECKING:
     from rq_clock.clock import Clock
     from rq_clock.connection import connect
+    from rq_clock.supervisor import run_worker
     from rq_clock.triggers import cron, every, once
 
 __all__ = [
     "Clock",
+    "Interrupted",
     "LeaseLost",
     "RqClockError",
     "Run",
@@ -26,6 +28,7 @@ __all__ = [
     "current_run",
     "every",
     "once",
+    "run_worker",
 ]
 
 _LAZY = {
@@ -34,6 +37,7 @@ _LAZY = {
     "cron": "rq_clock.triggers",
     "every": "rq_clock.triggers",
     "once": "rq_clock.triggers",
+    "run_worker": "rq_clock.supervisor",
 }
 
 

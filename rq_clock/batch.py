@@ -209,7 +209,7 @@ class JobBuilder:
             timeout=schedule.timeout,
             result_ttl=schedule.result_ttl,
             failure_ttl=schedule.failure_ttl,
-            retry=Retry(max=schedule.retries) if schedule.retries else None,
+            retry=_retry(schedule.retries),
             meta={"rq_clock": run},
         )
         job.created_at = queue.decided_at = now
@@ -217,6 +217,13 @@ class JobBuilder:
         commands = _needed([args for args, _options in self._pipeline.command_stack])
         self._pipeline.command_stack.clear()
         return job_id, "s" if on_time else "c", commands
+
+
+def _retry(retries: int | tuple[int, ...]) -> Retry | None:
+    """RQ's form of a count, or of a list of delays in seconds."""
+    if isinstance(retries, tuple):
+        return Retry(max=len(retries), interval=list(retries))
+    return Retry(max=retries) if retries else None
 
 
 def _needed(commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -17,8 +17,9 @@ from rq_clock import logs
 from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.logs import say
 from rq_clock.schedule import Schedule, declare
-from rq_clock.session import Session, Signals
+from rq_clock.session import Session
 from rq_clock.settings import Settings
+from rq_clock.signals import Signals
 from rq_clock.triggers import Trigger
 
 _collected: ContextVar[list[str] | None] = ContextVar("faults", default=None)
@@ -53,7 +54,8 @@ class Clock:
         """Declare a schedule: when `trigger` fires, `target` is enqueued.
 
         `target` is a function or its dotted name; the clock never imports it. Options: args,
-        kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a count),
+        kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a count or a
+        list of delays in seconds),
         catch_up ("latest", "all", "none"), catch_up_window (timedelta or seconds),
         catch_up_limit, overlap ("skip", "allow"), jitter (timedelta or seconds), tags,
         renamed_from.

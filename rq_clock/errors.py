@@ -3,12 +3,17 @@
     RqClockError
     ├── ScheduleError      a declaration is wrong; the text lists every fault of it
     ├── LeaseLost          another clock holds a newer fencing token; nothing was written
-    └── StoreUnavailable   Redis cannot be used: unreachable, wrong password, newer data, …
+    ├── Busy               someone else works under a lock, or has done the work already
+    ├── LockLost           a block no longer holds its lock
+    ├── StoreUnavailable   Redis cannot be used: unreachable, wrong password, newer data, …
+    └── Interrupted        raised by a task that leaves because its worker is to end
 
 Each text says what was expected, what came instead and what to do about it.
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 
 class RqClockError(Exception):
@@ -23,5 +28,43 @@ class LeaseLost(RqClockError):
     """This clock no longer holds the lease; the refused write changed nothing."""
 
 
+class Busy(RqClockError):
+    """The lock called `lock` is not free, and the block under it has not begun.
+
+    `holder` works under it for `seconds`; `free_in` is how many seconds it takes until the lock is
+    free should nothing be heard of the holder any more. When `done`, the holder has ended with
+    success `seconds` ago, and the lock is kept from everyone for another `free_in` seconds.
+    """
+
+    def __init__(
+        self, lock: str, holder: str, seconds: float, free_in: float, done: bool = False
+    ) -> None:
+        super().__init__(lock, holder, seconds, free_in, done)
+        self.lock = lock
+        self.holder = holder
+        self.seconds = seconds
+        self.free_in = free_in
+        self.done = done
+
+    def __str__(self) -> str:
+        since, left = (timedelta(seconds=round(s)) for s in (self.seconds, self.free_in))
+        if self.done:
+            return f"{self.lock}: done {since} ago by {self.holder}, nobody may again for {left}"
+        return (
+            f"{self.lock}: expected a free lock, got one held by {self.holder} for {since}; come "
+            "back later, or wait for it with wait=seconds"
+        )
+
+
+class LockLost(RqClockError):
+    """The block no longer holds its lock: it was silent for too long, or Redis was. Another one
+    may work already; a resource that compares fencing tokens refuses what this one still writes."""
+
+
 class StoreUnavailable(RqClockError):
     """Redis cannot be reached or cannot be used; the text says why and what to do."""
+
+
+class Interrupted(RqClockError):
+    """Raised by a task that leaves early because its worker is to end (`current_run().stopping`):
+    its job goes back to the front of the queue, and that is no failure."""

@@ -100,13 +100,12 @@ def _number_faults(s: Any) -> Iterator[str]:
                 f"expected {option} in whole seconds, at least {least}, or -1 for no end, "
                 f"got {value!r}"
             )
-    if isinstance(s.retries, list | tuple):
+    delays = s.retries if isinstance(s.retries, tuple) else (s.retries,)
+    if not all(_is_whole(n) and n >= 0 for n in delays) or not delays:
         yield (
-            f"expected retries to be a count, got {s.retries!r}; delays need a worker that "
-            "promotes what waits, which this release has not yet"
+            "expected retries to be a count, 0 or more, or a list of delays in whole seconds, "
+            f"got {s.retries!r}"
         )
-    elif not _is_whole(s.retries) or s.retries < 0:
-        yield f"expected retries to be a count, 0 or more, got {s.retries!r}"
     for option in ("catch_up_window", "jitter"):
         value = getattr(s, option)
         if value is not None and (not isinstance(value, timedelta) or value < _MS):

@@ -19,14 +19,29 @@ from datetime import datetime
 class Run:
     """One fire time's run. `fire_time` is the nominal instant (aware, UTC) that the trigger
     named; with the schedule's name it makes an idempotency key, since RQ runs a job at least
-    once. `reason` is schedule, catch_up, manual or backfill."""
+    once. `reason` is schedule, catch_up, manual or backfill.
+
+    From rq-clock's worker also: `attempt`, 1 for the first execution of the job and one more for
+    each after an interruption, a retry or a worker's death; `previous`, the newest fire time of
+    the schedule that had succeeded when this attempt began, None when none has: the data of
+    (previous, fire_time] is this run's to deal with.
+    """
 
     schedule: str
     fire_time: datetime
     reason: str
+    attempt: int = 1
+    previous: datetime | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker was told to end. A task that asks now and then can leave early by
+        raising `Interrupted`; one that does not is let finish for RQ_CLOCK_GRACE_SECONDS."""
+        return stopping()
 
 
 _running: ContextVar[Run | None] = ContextVar("rq_clock_run", default=None)
+_stopping = False
 
 
 def current_run() -> Run | None:
@@ -47,10 +62,21 @@ def from_meta(meta: Mapping[str, str]) -> Run:
 
 
 @contextmanager
-def running(run: Run) -> Iterator[None]:
-    """Within this block the code is part of `run`; for tests of tasks."""
+def running(run: Run | None) -> Iterator[None]:
+    """Within this block the code is part of `run`; for tests of tasks, and for the worker."""
     token = _running.set(run)
     try:
         yield
     finally:
         _running.reset(token)
+
+
+def stopping() -> bool:
+    """Whether this process was told to end; for code that is not sure to be part of a run."""
+    return _stopping
+
+
+def stop() -> None:
+    """Remember that the process was told to end: all that a work horse's signal handler does."""
+    global _stopping
+    _stopping = True

@@ -55,7 +55,7 @@ class Schedule:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     queue: str = "default"
     timeout: int | None = None
-    retries: int = 0
+    retries: int | tuple[int, ...] = 0
     result_ttl: int | None = None
     failure_ttl: int | None = None
     catch_up: str = "latest"
@@ -282,7 +282,7 @@ def _normal(option: str, value: Any) -> Any:
         return value if isinstance(value, bool) else timedelta(seconds=value)
     if option in ("timeout", "result_ttl", "failure_ttl") and isinstance(value, timedelta):
         return int(value.total_seconds())
-    if option in ("args", "tags") and isinstance(value, list):
+    if option in ("args", "tags", "retries") and isinstance(value, list):
         return tuple(value)
     if option == "kwargs" and isinstance(value, Mapping):
         return dict(value)

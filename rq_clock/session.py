@@ -12,9 +12,6 @@ another clock runs there is in ARCHITECTURE.md, as a table.
 from __future__ import annotations
 
 import gc
-import select
-import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -24,6 +21,7 @@ from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from rq_clock.batch import Planned
+from rq_clock.care import Caretaker
 from rq_clock.connection import (
     LONGEST_PAUSE,
     PATIENCE,
@@ -34,10 +32,12 @@ from rq_clock.connection import (
     socket_of,
 )
 from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.executions import CARE, Executions
 from rq_clock.logs import say, warn
 from rq_clock.reconcile import Plan, differing, plan
 from rq_clock.schedule import Schedule
 from rq_clock.settings import Settings
+from rq_clock.signals import Signals
 from rq_clock.stage import Stage
 from rq_clock.state import Lease, Refused, to_ms
 from rq_clock.store import Store
@@ -59,46 +59,6 @@ NEWCOMER_SECONDS = 0.5
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
-
-
-class Signals:
-    """SIGTERM and SIGINT as something to wait for.
-
-    The handlers do nothing: Python's C-level handler writes the signal's number to a pipe, and
-    the loop reads it. A handler that raised, or set a threading.Event, could strike in the middle
-    of anything, also inside the very wait for it.
-    """
-
-    def __init__(self) -> None:
-        self.stopping = False
-
-    def __enter__(self) -> Signals:
-        self._pipe, self._end = socket.socketpair()
-        self._pipe.setblocking(False)
-        self._end.setblocking(False)
-        self._wakeup = signal.set_wakeup_fd(self._end.fileno(), warn_on_full_buffer=False)
-        self._before = {
-            s: signal.signal(s, lambda *_: None) for s in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._pipe.close()
-        self._end.close()
-
-    def wait(self, seconds: float | None, *others: socket.socket) -> bool:
-        """Sleep until a signal, until one of `others` can be read, or for `seconds`; precise to a
-        fraction of a millisecond. Whether one of `others` can be read."""
-        if seconds is not None:
-            seconds = max(seconds, 0.0)
-        readable, _, _ = select.select([self._pipe, *others], [], [], seconds)
-        if self._pipe in readable:
-            self._pipe.recv(4096)
-            self.stopping = True
-        return any(other in readable for other in others)
 
 
 class Session:
@@ -123,6 +83,11 @@ class Session:
             connect(settings=settings), settings.namespace, history=settings.history
         )
         self._mode = "take-over" if take_over else "starting"
+        self._care = Caretaker(
+            Executions(self._store.redis, settings.namespace, runs=settings.runs),
+            settings.max_interruptions,
+        )
+        self._care_at = 0.0
         self._led = 0
         self._met = False
         self._pause = SHORTEST_PAUSE
@@ -141,6 +106,7 @@ class Session:
                 if (self._met or self._pause >= PATIENCE) and self._enter("outage"):
                     warn("store.waiting", reason=reason)
                 self._store.redis.connection_pool.disconnect()
+                self._care.forget()
                 self._signals.wait(self._pause)
                 self._pause = min(self._pause * 2, LONGEST_PAUSE)
         say("clock.stopped")
@@ -243,17 +209,34 @@ class Session:
                 tell = first_pass_done or renewals % TELL_EVERY == 0
                 self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
                 renewals, renewed = renewals + proven, time.monotonic()
-                stage.look_again(_read(news))  # also lets redis-py notice a dead subscription
+                stage.look_again(
+                    w for w in _read(news) if w != CARE
+                )  # also lets redis-py notice a dead subscription
                 if tell and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
                     gc.collect()
                 continue
-            until_renewal = renewed + RENEW_SECONDS - time.monotonic()
+            if seconds > 0 and time.monotonic() >= self._care_at:
+                self._take_care()
+                continue
+            until_renewal = min(renewed + RENEW_SECONDS, self._care_at) - time.monotonic()
             nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)
             heard = self._wait(min(nap, until_renewal), news)
             if "lease" in heard:
                 renewed = 0.0  # someone else may lead now: ask before the next commit does
-            stage.look_again(word for word in heard if word != "lease")
+            self._hear(stage, heard)
             stage.check_blocked(self._wall())
+
+    def _hear(self, stage: Stage, words: list[str]) -> None:
+        if CARE in words:
+            self._care_at = 0.0
+        stage.look_again(word for word in words if word not in ("lease", CARE))
+
+    def _take_care(self) -> None:
+        """Look after workers that died and retries that wait, when nothing is due this instant."""
+        now = self._wall()
+        due = self._care.look(time.monotonic(), now)
+        pause = (due - now).total_seconds() if due else RENEW_SECONDS
+        self._care_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
 
     def _facts(self, stage: Stage) -> dict[str, str | int]:
         """What the leader says of itself, for `status` and whoever looks."""

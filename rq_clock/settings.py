@@ -33,6 +33,13 @@ class Settings:
     disabled: bool
     stage_bytes: int
     history: int
+    runs: int
+    worker_queues: tuple[str, ...]
+    worker_concurrency: int
+    grace_seconds: int
+    max_interruptions: int
+    horse_jobs: int
+    horse_mb: int
     stamped_logs: bool
 
     @classmethod
@@ -59,6 +66,13 @@ class Settings:
             disabled=_switch(env, "RQ_CLOCK_DISABLED"),
             stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
             history=_count(env, "RQ_CLOCK_HISTORY", 100),
+            runs=_count(env, "RQ_CLOCK_RUNS", 1000),
+            worker_queues=_queues(env.get("WORKER_QUEUES", "")),
+            worker_concurrency=_count(env, "WORKER_CONCURRENCY", 1),
+            grace_seconds=_count(env, "RQ_CLOCK_GRACE_SECONDS", 25),
+            max_interruptions=_count(env, "RQ_CLOCK_MAX_INTERRUPTIONS", 10),
+            horse_jobs=_count(env, "RQ_CLOCK_HORSE_JOBS", 1000),
+            horse_mb=_count(env, "RQ_CLOCK_HORSE_MB", 200),
             stamped_logs=not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys(),  # those add the time
         )
 
@@ -99,6 +113,11 @@ def _namespace(env: Mapping[str, str]) -> str:
             f"RQ_CLOCK_NAMESPACE: expected 1-40 of a-z, 0-9 and '_', got {namespace!r}"
         )
     return namespace
+
+
+def _queues(text: str) -> tuple[str, ...]:
+    """Names separated by commas or spaces; a queue that is named twice keeps its first place."""
+    return tuple(dict.fromkeys(text.replace(",", " ").split())) or ("default",)
 
 
 def _release(text: str) -> int:

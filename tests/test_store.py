@@ -238,10 +238,11 @@ class TestCommit:
             store, lease,
             hourly("plain"), hourly("plain-too"),
             hourly("args", args=[1, "two", None]), hourly("kwargs", kwargs={"full": False}),
-            hourly("retries", retries=3), hourly("queue", queue="reports", timeout=60),
+            hourly("retries", retries=3), hourly("delays", retries=[5, 60]),
+            hourly("queue", queue="reports", timeout=60),
             hourly("ttl", result_ttl=0, failure_ttl=7),
         )  # fmt: skip
-        names = ["plain", "args", "plain-too", "kwargs", "retries", "queue", "ttl"]
+        names = ["plain", "args", "plain-too", "kwargs", "retries", "delays", "queue", "ttl"]
         assert kinds(commit(store, lease, names, MIDNIGHT + HOUR)) == ["ok"] * len(names)
         for name in names:
             job = Job.fetch(f"default-{name}-{to_ms(MIDNIGHT + HOUR)}", connection=connection)

@@ -1,0 +1,268 @@
+"""How an execution ends, in RQ's own terms: the commands that RQ would send. Pure.
+
+RQ rewrites a job's whole hash at its end, with the copy of `meta` that whoever ends it happens to
+have. Here only the fields that change are written, so what a task has saved stays as it is, and
+who ends a dead worker's job needs to understand neither its arguments nor its result.
+
+The commands are sent by lua/close.lua, together with the end of the execution itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_RESULT_TTL
+from rq.results import Result
+from rq.utils import utcformat
+
+from rq_clock.state import from_ms, to_ms
+
+Command = tuple[str | bytes | int | float, ...]
+OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed_out", "stopped"
+INTERRUPTED, LOST = "interrupted", "lost"
+INTERRUPTIONS = "rq_clock_interruptions"
+"""Field of RQ's job hash that counts how often the job was put back; RQ keeps what it does not
+know."""
+_OK, _FAILED, _RETRIED = Result.Type.SUCCESSFUL, Result.Type.FAILED, Result.Type.RETRIED
+_RUN_ID = re.compile(r"([a-z0-9_]{1,40})-([A-Za-z0-9_-]{1,100})-(\d+)(?:-([mb])\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One attempt at a job, as its worker took it. `fields` is the job's hash at that moment,
+    `previous` the newest fire time of its schedule that had succeeded by then."""
+
+    id: str
+    job_id: str
+    queue: str
+    worker: str
+    started: datetime
+    fields: Mapping[bytes, bytes]
+    previous: datetime | None = None
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution of the job, one more for each that began since."""
+        return self.number("rq_clock_attempt", 1)
+
+    @property
+    def interruptions(self) -> int:
+        return self.number(INTERRUPTIONS, 0)
+
+    @property
+    def timeout(self) -> int:
+        """Seconds the job may take; -1 for any."""
+        return self.number("timeout", -1)
+
+    def number(self, field: str, default: int) -> int:
+        value = self.fields.get(field.encode(), b"")
+        return int(value) if value else default
+
+    @property
+    def origin(self) -> Origin | None:
+        """The schedule and fire time that made the job; None for a job of no schedule."""
+        match = _RUN_ID.fullmatch(self.job_id)
+        if not match or b"rq_clock" not in self.fields.get(b"meta", b""):
+            return None
+        namespace, schedule, fire, manner = match.groups()
+        return Origin(namespace, schedule, from_ms(fire), manner or "[sc]")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from. `marks` matches the mark of its entry in the ledger."""
+
+    namespace: str
+    schedule: str
+    fire_time: datetime
+    marks: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an execution ended: a state, one line on what went wrong, RQ's commands."""
+
+    state: str
+    error: str
+    ended: datetime
+    commands: list[Command]
+    again: str = ""
+    """Where the job goes on: "front", "queue", "later", or "" when this was the end of it."""
+
+    def entry(self, execution: Execution) -> str:
+        """The ending as the ledger says it."""
+        times = f"{to_ms(execution.started)} {to_ms(self.ended)}"
+        words = f"{self.state} {execution.attempt} {times} {execution.worker} {self.error}"
+        return words.strip()
+
+
+def succeeded(execution: Execution, ended: datetime, value: Any, serializer: Any) -> Ending:
+    """The job's function returned `value`. What cannot be serialized is said to be so, as RQ
+    does; the job succeeded all the same."""
+    ttl = execution.number("result_ttl", DEFAULT_RESULT_TTL)
+    job = _job(execution)
+    commands: list[Command] = list(_counted(execution, ended, "successful_job_count"))
+    if ttl != 0:
+        finished = _expiry(ended, ttl)
+        commands += [
+            ("HSET", job, "status", "finished", "ended_at", utcformat(ended)),
+            *_result(
+                execution,
+                ended,
+                Result.Type.SUCCESSFUL,
+                ttl,
+                return_value=value,
+                serializer=serializer,
+            ),
+            ("ZADD", f"rq:finished:{execution.queue}", finished, execution.job_id),
+        ]
+    repeats = execution.number("repeats_left", 0)
+    if repeats > 0:
+        intervals = json.loads(execution.fields.get(b"repeat_intervals") or b"[0]")
+        pause = intervals[min(repeats - 1, len(intervals) - 1)]
+        commands.append(("HSET", job, "repeats_left", repeats - 1))
+        return _go_on(Ending(OK, "", ended, commands), execution, pause, front=False)
+    if ttl == 0:
+        commands.append(("DEL", job, *_dependencies(execution)))
+    elif ttl > 0:
+        commands += [("EXPIRE", key, ttl) for key in (job, *_dependencies(execution))]
+    return Ending(OK, "", ended, commands)
+
+
+def failed(
+    execution: Execution, ended: datetime, trace: str, *, state: str = FAILED, error: str = ""
+) -> Ending:
+    """The job raised, ran out of time, was stopped or lost its process. It is retried as RQ
+    would (not when it was stopped), and else put into RQ's registry of failed jobs."""
+    job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
+    commands: list[Command] = list(_counted(execution, ended, "failed_job_count"))
+    line = one_line(error or trace.strip().rpartition("\n")[2])
+    retries = execution.number("retries_left", 0)
+    if retries > 0 and state != STOPPED:
+        intervals = json.loads(execution.fields.get(b"retry_intervals") or b"[0]")
+        pause = intervals[max(len(intervals) - retries, 0)]
+        commands.append(("HSET", job, "retries_left", retries - 1))
+        front = execution.number("enqueue_at_front_on_retry", 0) == 1
+        return _go_on(Ending(state, line, ended, commands), execution, pause, front=front)
+    status = "stopped" if state == STOPPED else "failed"
+    commands += [
+        ("HSET", job, "status", status, "ended_at", utcformat(ended)),
+        *_result(execution, ended, _FAILED, ttl, exc_string=trace),
+        ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
+    ]
+    if ttl == 0:
+        commands.append(("DEL", job, *_dependencies(execution)))
+    elif ttl > 0:
+        commands += [("EXPIRE", key, ttl) for key in (job, *_dependencies(execution))]
+    return Ending(state, line, ended, commands)
+
+
+def asked_to_retry(execution: Execution, ended: datetime, retry: Any, serializer: Any) -> Ending:
+    """The job's function returned RQ's Retry."""
+    count = execution.number("number_of_retries", 0)
+    if count >= retry.max:
+        trace = f"the job asked for a retry after {count} of {retry.max}"
+        return failed(execution, ended, trace)
+    ttl = execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
+    commands: list[Command] = [
+        *_counted(execution, ended, "failed_job_count"),
+        *_result(
+            execution, ended, Result.Type.RETRIED, ttl, return_value=retry, serializer=serializer
+        ),
+        ("HSET", _job(execution), "number_of_retries", count + 1),
+    ]
+    pause = retry.get_interval(count, retry.intervals)
+    ending = Ending(FAILED, "asked for a retry", ended, commands)
+    return _go_on(ending, execution, pause, front=retry.enqueue_at_front)
+
+
+def interrupted(
+    execution: Execution, ended: datetime, most: int, *, state: str = INTERRUPTED, error: str = ""
+) -> Ending:
+    """The platform ended the process, not the job: it goes back to the front of its queue with
+    its retries, unless that has happened `most` times."""
+    if execution.interruptions >= most:
+        trace = f"{error or state}, {execution.interruptions} times before"
+        return failed(execution, ended, trace, state=state)
+    count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
+    ending = Ending(state, one_line(error), ended, [count])
+    return _go_on(ending, execution, 0, front=True)
+
+
+def _go_on(ending: Ending, execution: Execution, pause: float, *, front: bool) -> Ending:
+    """The job is not over: it is queued again, or will be after `pause` seconds."""
+    job, queue = _job(execution), f"rq:queue:{execution.queue}"
+    cleared = ("started_at", "", "worker_name", "")
+    known: Command = ("SADD", "rq:queues", queue)
+    commands: list[Command]
+    if pause:
+        due = (ending.ended + timedelta(seconds=pause)).timestamp()
+        again = "later"
+        commands = [
+            ("HSET", job, "status", "scheduled", *cleared),
+            known,
+            ("ZADD", f"rq:scheduled:{execution.queue}", due, execution.job_id),
+        ]
+    else:
+        again = "front" if front else "queue"
+        commands = [
+            ("HSET", job, "status", "queued", "enqueued_at", utcformat(ending.ended), *cleared),
+            known,
+            ("LREM", queue, 0, execution.job_id),
+            ("LPUSH" if front else "RPUSH", queue, execution.job_id),
+        ]
+    return Ending(ending.state, ending.error, ending.ended, ending.commands + commands, again)
+
+
+def _job(execution: Execution) -> str:
+    return f"rq:job:{execution.job_id}"
+
+
+def _dependencies(execution: Execution) -> tuple[str, str]:
+    return f"{_job(execution)}:dependents", f"{_job(execution)}:dependencies"
+
+
+def _expiry(ended: datetime, ttl: int) -> float:
+    """The score under which RQ's registries of ended jobs forget one."""
+    return ended.timestamp() + ttl if ttl >= 0 else -1
+
+
+def _counted(execution: Execution, ended: datetime, counter: str) -> tuple[Command, Command]:
+    worker = f"rq:worker:{execution.worker}"
+    seconds = (ended - execution.started) / timedelta(seconds=1)
+    return (
+        ("HINCRBY", worker, counter, 1),
+        ("HINCRBYFLOAT", worker, "total_working_time", f"{seconds:.6f}"),
+    )
+
+
+def _result(
+    execution: Execution, ended: datetime, kind: Result.Type, ttl: int, **what: Any
+) -> list[Command]:
+    """An entry of RQ's stream of results."""
+    nowhere: Any = None
+    result = Result(
+        execution.job_id,
+        kind,
+        nowhere,
+        worker_name=execution.worker,
+        execution_id=execution.id,
+        execution_started_at=execution.started,
+        execution_ended_at=ended,
+        **what,
+    )
+    key = f"rq:results:{execution.job_id}"
+    words = [word for pair in result.serialize().items() for word in pair]
+    keep: Command = ("PERSIST", key) if ttl == -1 else ("EXPIRE", key, ttl)
+    return [("XADD", key, "MAXLEN", "~", 10, "*", *words), keep]
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """A text for one line of a log or a ledger."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,283 @@
+"""Who runs which job: the state that workers share, and the scripts that keep it.
+
+    key (rq-clock:<namespace>:…)
+    workers        hash     worker → "<last sign of life> [<execution> <job id> <queue>]"
+    caretaker      string   the worker that takes care of the dead while no clock leads; expires
+    succeeded      hash     schedule → newest fire time whose run succeeded
+    runs           stream   every ended attempt of every run, newest last, capped: schedule, job,
+                            and its entry as the ledger has it
+
+RQ's own structures are kept as RQ's worker keeps them (started registry, execution, job and worker
+hashes, results), so its tools, dashboards and job API see nothing unusual. Two differences carry
+the promises. A job is taken from its queue and begun in one script, so there is no moment at which
+it is nowhere; RQ's intermediate list stays empty. And an execution ends in one script too, which
+first makes sure that it is still the worker's to end: whoever was counted as dead, and comes back,
+is refused.
+
+Workers that serve the same queues must have the same namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.utils import utcformat
+
+from rq_clock.endings import OK, STOPPED, Command, Ending, Execution
+from rq_clock.errors import RqClockError
+from rq_clock.logs import say, warn
+from rq_clock.state import from_ms, to_ms
+
+ABANDONED = 240
+"""Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
+takes us, and more than a failover of the server lasts."""
+CARE_MS = 3_000
+CARE = ":care"
+"""What the news say when a job was scheduled; no schedule can be called that."""
+_LUA = Path(__file__).parent / "lua"
+
+
+class Gone(RqClockError):
+    """This worker was counted as dead; what it ran was given away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A worker's place in `workers`, as read."""
+
+    worker: str
+    value: str
+
+    @property
+    def job(self) -> tuple[str, str, str] | None:
+        """Execution, job id and queue that it holds, if any."""
+        words = self.value.split(" ", 3)
+        return (words[1], words[2], words[3]) if len(words) == 4 else None
+
+
+class Executions:
+    """The workers of one namespace. Methods raise redis-py's RedisError when the server cannot be
+    used; each may be called again after one, also when the server had done it and only the reply
+    was lost."""
+
+    def __init__(self, redis: Redis, namespace: str, *, runs: int = 1000) -> None:
+        self.redis = redis
+        self.namespace = namespace
+        self._runs = runs
+        self._scripts = {
+            name: redis.register_script((_LUA / f"{name}.lua").read_text())
+            for name in ("take", "beat", "close", "care")
+        }
+
+    def _key(self, name: str, namespace: str = "") -> str:
+        return f"rq-clock:{namespace or self.namespace}:{name}"
+
+    # ---- a worker's own -----------------------------------------------------------------------
+
+    def register(self, worker: str, now: datetime) -> None:
+        """Take a place among the living."""
+        self.redis.hsetnx(self._key("workers"), worker, str(to_ms(now) * 1000))
+
+    def unregister(self, worker: str) -> None:
+        """Leave it; whatever the worker holds must have ended."""
+        self.redis.hdel(self._key("workers"), worker)
+
+    def take(self, worker: str, queues: Sequence[str], now: datetime) -> Execution | None:
+        """The next job of the first queue that has one. Raises Gone."""
+        return self._taken(worker, now, self._run(*self._take(worker, queues, now)))
+
+    def beat(self, worker: str, ttl: int, now: datetime) -> bool:
+        """Say that the worker lives. Whether it should take care of the dead. Raises Gone."""
+        keys = [self._key("workers"), self._key("lease"), self._key("caretaker")]
+        times = [now.timestamp(), utcformat(now), ABANDONED, ttl, CARE_MS]
+        answer = self._run("beat", keys, [worker, *times])
+        if answer == b"gone":
+            raise Gone(f"{worker} was counted as dead")
+        return bool(answer == b"care")
+
+    def close(self, execution: Execution, ending: Ending) -> None:
+        """End an execution. Raises Gone when the worker was counted as dead: nothing was written
+        then, and the result is to be dropped."""
+        self._close(["own", execution.id], execution, ending)
+
+    def close_and_take(
+        self, execution: Execution, ending: Ending, queues: Sequence[str], now: datetime
+    ) -> Execution | None:
+        """`close` and `take` in one round trip."""
+        own, worker = ["own", execution.id], execution.worker
+        closing = self._closing(own, execution, ending, _Dependents())
+        closed, taken = self._run_all([closing, self._take(worker, queues, now)])
+        if not _ended(execution, closed):
+            self._close(own, execution, ending)
+            return self.take(worker, queues, now)
+        return self._taken(worker, now, taken)
+
+    # ---- the dead -----------------------------------------------------------------------------
+
+    def survey(self, now: datetime, most: int = 100) -> tuple[list[Held], datetime | None, int]:
+        """Every worker's place; and queue the jobs that RQ has scheduled for now or before: the
+        next instant at which one is due, and how many were queued."""
+        keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), most]
+        flat, soonest, *moved = self._run("care", keys, args)
+        places = [
+            Held(name.decode(), value.decode())
+            for name, value in zip(flat[::2], flat[1::2], strict=True)
+        ]
+        for job_id in moved:
+            say("job.promoted", job=job_id.decode())
+        due = datetime.fromtimestamp(float(soonest), UTC) if soonest else None
+        return places, due, len(moved)
+
+    def held(self, place: Held) -> Execution | None:
+        """What a silent worker holds; None when that is nothing, or the job was deleted."""
+        if place.job is None:
+            return None
+        id, job_id, queue = place.job
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.hgetall(f"rq:job:{job_id}")
+        pipe.hget(f"rq:execution:{job_id}:{id}", "created_at")
+        fields, began = pipe.execute()
+        started = datetime.fromtimestamp(float(began or 0), UTC)
+        return Execution(id, job_id, queue, place.worker, started, fields) if fields else None
+
+    def bury(self, place: Held, execution: Execution | None, ending: Ending | None) -> bool:
+        """Forget a dead worker and end in its place what it holds. False when it has shown a
+        sign of life since `place` was read."""
+        try:
+            if execution is not None and ending is not None:
+                self._close(["dead", place.value], execution, ending)
+            else:
+                answer = self._run(
+                    "close", self._close_keys("", ""), [place.worker, "dead", place.value]
+                )
+                if answer[0] == b"gone":
+                    return False
+        except Gone:
+            return False
+        key = f"rq:worker:{place.worker}"
+        names: Any = self.redis.hget(key, "queues") or b""
+        queues = names.decode().split(",")
+        pipe = self.redis.pipeline(transaction=True)
+        for members in ("rq:workers", *(f"rq:workers:{queue}" for queue in queues)):
+            pipe.srem(members, key)
+        pipe.delete(key)
+        pipe.execute()
+        return True
+
+    # ---- scripts ------------------------------------------------------------------------------
+
+    def _take(
+        self, worker: str, queues: Sequence[str], now: datetime
+    ) -> tuple[str, list[str], list[Any]]:
+        keys = [self._key("workers"), self._key("succeeded"), "rq:suspended"]
+        keys += [f"rq:queue:{queue}" for queue in queues]
+        times = [now.timestamp(), utcformat(now), ABANDONED]
+        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-"]
+
+    def _taken(self, worker: str, now: datetime, answer: Any) -> Execution | None:
+        kind, *rest = answer
+        if kind == b"gone":
+            raise Gone(f"{worker} was counted as dead")
+        if kind == b"nothing":
+            return None
+        id, job_id, queue, previous, flat = rest
+        return Execution(
+            id.decode(),
+            job_id.decode(),
+            queue.decode(),
+            worker,
+            now,
+            dict(zip(flat[::2], flat[1::2], strict=True)),
+            from_ms(previous) if previous else None,
+        )
+
+    def _close(self, claim: list[str], execution: Execution, ending: Ending) -> None:
+        found = _Dependents()
+        while not _ended(execution, self._run(*self._closing(claim, execution, ending, found))):
+            found = self._dependents(execution, ending)
+
+    def _closing(
+        self, claim: list[str], execution: Execution, ending: Ending, dependents: _Dependents
+    ) -> tuple[str, list[str], list[Any]]:
+        origin = execution.origin
+        args: list[Any] = [execution.worker, *claim]
+        args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
+        args += [origin.schedule, to_ms(origin.fire_time), origin.marks] if origin else [""] * 3
+        args += [ending.entry(execution), int(ending.state == OK), self._runs]
+        commands = [*ending.commands, *dependents.commands]
+        if ending.again == "later":  # the clock is to look when that will be
+            commands.append(("PUBLISH", self._key("news"), CARE))
+        args.append(len(commands))
+        for command in commands:
+            args += [len(command), *command]
+        keys = self._close_keys(origin.namespace, origin.schedule) if origin else None
+        return "close", keys or self._close_keys("", ""), args
+
+    def _close_keys(self, namespace: str, schedule: str) -> list[str]:
+        return [
+            self._key("workers"),
+            self._key("succeeded", namespace),
+            self._key("runs", namespace),
+            self._key(f"ledger:{schedule}", namespace),
+        ]
+
+    def _dependents(self, execution: Execution, ending: Ending) -> _Dependents:
+        """The jobs that depend on one that ends, and the commands by which RQ would enqueue
+        those that now can run."""
+        job = Job(execution.job_id, connection=self.redis)
+        job._status = JobStatus.FINISHED if ending.state == OK else JobStatus.FAILED
+        if ending.state == STOPPED:
+            job._status = JobStatus.STOPPED
+        pipe: Any = self.redis.pipeline()
+        try:
+            pipe.watch(job.dependents_key)
+            ids = tuple(sorted(id.decode() for id in pipe.smembers(job.dependents_key)))
+            queue = Queue(execution.queue, connection=self.redis)
+            queue.enqueue_dependents(job, pipeline=pipe, refresh_job_status=False)
+            commands = tuple(tuple(words) for words, _options in pipe.command_stack)
+        finally:
+            pipe.reset()
+        return _Dependents(ids, commands)
+
+    def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
+        return self._scripts[script](keys, args)
+
+    def _run_all(self, calls: Iterable[tuple[str, list[str], list[Any]]]) -> list[Any]:
+        """Several scripts in one round trip; redis-py would ask for each whether it is known."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        calls = list(calls)
+        for script, keys, args in calls:
+            pipe.execute_command("EVALSHA", self._scripts[script].sha, len(keys), *keys, *args)
+        answers = pipe.execute(raise_on_error=False)
+        for i, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):  # those behind it count on its having been done
+                return [*answers[:i], *(self._run(*call) for call in calls[i:])]
+            if isinstance(answer, Exception):
+                raise answer
+        return list(answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dependents:
+    ids: tuple[str, ...] = ()
+    commands: tuple[Command, ...] = ()
+
+
+def _ended(execution: Execution, answer: Any) -> bool:
+    """Whether that ended it; False when it has dependents to be dealt with."""
+    if answer[0] == b"gone":
+        raise Gone(f"job {execution.job_id} was given to another worker")
+    if answer[0] == b"refused":
+        warn("run.discarded", job=execution.job_id, reason="canceled or deleted while it ran")
+    if answer[0] == b"error":
+        warn("run.incomplete", job=execution.job_id, error=answer[1].decode())
+    return bool(answer[0] != b"dependents")

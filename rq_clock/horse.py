@@ -1,0 +1,272 @@
+"""The work horse: the process in which a worker's jobs run, so that a job can harm only itself.
+
+RQ forks a process for each job, which takes nine times as long as a job that does nothing. This
+one is forked ahead and serves many jobs. It is replaced when a job killed it, after a number of
+jobs, and when its memory has grown; with RQ_CLOCK_HORSE_JOBS=1 each job gets a process of its own.
+
+Inside, RQ's own `perform_job` runs the job, with its callbacks, timeouts and exception handlers
+(what Sentry and others hook into goes on working). Only what RQ would then write to Redis comes
+back to the worker instead, as an `Ending`. The horse has no connection unless a task opens one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq import Worker as RQWorker
+from rq.executions import Execution as RQExecution
+from rq.job import UNEVALUATED, Job
+from rq.timeouts import JobTimeoutException
+from rq.utils import now
+
+from rq_clock import endings
+from rq_clock.endings import Ending, Execution
+from rq_clock.errors import Interrupted
+from rq_clock.run import Run, running, stop, stopping
+from rq_clock.state import MARKS
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkHorse:
+    """The process, as its worker sees it."""
+
+    def __init__(self, rider: Callable[[], Rider], inherited: Iterable[Callable[[], None]]) -> None:
+        """Fork it. In the child the calls of `inherited` close what is the worker's alone, then
+        `rider` makes what runs the jobs. Call it where no other thread runs."""
+        self.jobs = 0
+        self.doomed = ""
+        """Why the worker killed it, if it did."""
+        self.mute = False
+        """Nothing can come from it any more: it is gone, or a job has closed what it talks by."""
+        self._pipe, end = Pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        parent = os.getpid()
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                self._pipe.close()
+                _live(rider, end, inherited, parent, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        end.close()
+        self._size = self._resident()
+
+    def fileno(self) -> int:
+        return self._pipe.fileno()
+
+    def begin(self, execution: Execution) -> bool:
+        """Hand over a job. False when the process is gone."""
+        self.jobs += 1
+        try:
+            self._pipe.send(execution)
+        except OSError:
+            return False
+        return True
+
+    def ending(self) -> tuple[Ending, bool] | None:
+        """What it has sent, if anything: how the job ended, and whether the horse waits to hear
+        that this is stored before it calls the job's webhooks."""
+        try:
+            return self._pipe.recv() if self._pipe.poll() else None
+        except (OSError, EOFError):
+            self.mute = True
+            return None
+
+    def stored(self) -> None:
+        with suppress(OSError):
+            self._pipe.send(None)
+
+    def ask_to_stop(self) -> None:
+        """Tell the job that the worker is to end; on most platforms it was told already."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self, why: str = "") -> None:
+        """End it and every process that its job started in its group."""
+        self.doomed = self.doomed or why
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def dismiss(self) -> None:
+        """Let it end by itself, when it is through."""
+        self._pipe.close()
+
+    def exit_status(self, *, wait: bool = False) -> int | None:
+        """As waitpid gives it; None while it lives."""
+        pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+        return status if pid else None
+
+    def grown(self) -> int:
+        """Bytes of memory more than it had when it was forked."""
+        return self._resident() - self._size
+
+    def _resident(self) -> int:
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+            return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:  # not Linux, or gone: never too big
+            return 0
+
+
+def _live(
+    rider: Callable[[], Rider],
+    pipe: Connection[Any, Any],
+    inherited: Iterable[Callable[[], None]],
+    parent: int,
+    mask: set[signal.Signals | int],
+) -> None:
+    """The child, to its end. Never returns into the worker's stack."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        die_with(parent, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: stop())
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for close in inherited:
+            close()
+        random.seed()
+        rider().serve(pipe)
+        status = 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def die_with(parent: int, number: signal.Signals) -> None:
+    """Get a signal when the parent dies, whatever of. Linux only; elsewhere a horse goes on until
+    its job has ended, beside who runs it anew."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+class Rider(RQWorker):
+    """What runs the jobs inside the horse: RQ's worker from `perform_job` on."""
+
+    log_result_lifespan = False
+
+    def __init__(
+        self, name: str, redis: Redis, handlers: list[Any], *, max_interruptions: int
+    ) -> None:
+        super().__init__([], name, connection=redis, prepare_for_work=False)
+        self._is_horse = True
+        self._exc_handlers = handlers
+        self._most = max_interruptions
+
+    def serve(self, pipe: Connection[Any, Any]) -> None:
+        """Run what comes until the worker closes the pipe."""
+        self._pipe = pipe
+        with suppress(EOFError):
+            while True:
+                self._execution: Execution = pipe.recv()
+                self._perform()
+
+    def _perform(self) -> None:
+        execution = self._execution
+        job = Job(execution.job_id, connection=self.connection, serializer=self.serializer)
+        try:
+            job.restore(dict(execution.fields))
+        except Exception as error:
+            self._deliver(endings.failed(execution, now(), f"cannot be read: {error!r}"), job)
+            return
+        self.execution = RQExecution(execution.id, job.id, self.connection, self.name)
+        queue = Queue(execution.queue, connection=self.connection)
+        os.environ["RQ_WORKER_ID"], os.environ["RQ_JOB_ID"] = self.name, job.id
+        with running(_run_of(execution, job)):
+            self.perform_job(job, queue)
+
+    def _deliver(self, ending: Ending, job: Job) -> None:
+        self._pipe.send((ending, bool(job.webhooks)))
+        if job.webhooks:
+            self._pipe.recv()
+
+    # ---- what RQ calls --------------------------------------------------------------------------
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        return connection  # RQ would make every command of it wait for minutes
+
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
+        """It has begun already, when it was taken."""
+        job.worker_name = self.name
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        job.ended_at = now()
+        if self._is_interruption(sys.exc_info()[1]):
+            job._failure_callback_name = None  # a restart is not a failure
+            job._failure_callback = UNEVALUATED
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        if not self._is_interruption(exc_info[1]):
+            super().handle_exception(job, *exc_info)
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any) -> None:
+        assert job.ended_at
+        value, serializer = job._result, self.serializer
+        self._deliver(endings.succeeded(self._execution, job.ended_at, value, serializer), job)
+
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Any, started_job_registry: Any, execution: Any
+    ) -> None:
+        assert job.ended_at
+        ending = endings.asked_to_retry(self._execution, job.ended_at, retry, self.serializer)
+        self._deliver(ending, job)
+
+    def handle_job_failure(
+        self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
+    ) -> None:
+        error = sys.exc_info()[1]
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        at = job.ended_at or now()
+        if self._is_interruption(error):
+            ending = endings.interrupted(self._execution, at, self._most, error=what)
+        else:
+            late = isinstance(error, JobTimeoutException)
+            state = endings.TIMED_OUT if late else endings.FAILED
+            ending = endings.failed(self._execution, at, exc_string, state=state, error=what)
+        self._deliver(ending, job)
+        if job.webhooks and not ending.again:
+            job.send_webhooks("failed", exc_string=exc_string)
+
+    def _is_interruption(self, error: BaseException | None) -> bool:
+        """Whether the platform is to blame: the task said so, or it raised after the process was
+        told to end (a restart also hits the processes and connections that it works with)."""
+        if error is None or self._execution.interruptions >= self._most:
+            return False
+        late = isinstance(error, JobTimeoutException)
+        return isinstance(error, Interrupted) or (stopping() and not late)
+
+
+def _run_of(execution: Execution, job: Job) -> Run | None:
+    """What the task is told of its run; None for a job that no schedule made."""
+    origin = execution.origin
+    if origin is None:
+        return None
+    reason = (job.meta.get("rq_clock") or {}).get("reason") or MARKS.get(origin.marks, "schedule")
+    return Run(
+        origin.schedule,
+        origin.fire_time,
+        reason,
+        attempt=execution.attempt,
+        previous=execution.previous,
+    )

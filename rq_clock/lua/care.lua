@@ -1,0 +1,32 @@
+-- Look at the workers, and move the jobs of RQ's scheduled registries whose time has come to their
+-- queues.
+--
+-- KEYS  1 workers   2 rq:queues
+-- ARGV  1 now, epoch seconds   2 now, as RQ writes it   3 most to move at once
+-- Returns {workers, the next instant at which a job is due, epoch seconds, or "", job id…}
+-- A queue that a stock RQ scheduler has locked is left to it.
+
+local left, soonest, moved = tonumber(ARGV[3]), nil, {}
+for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  local name = string.sub(queue, #'rq:queue:' + 1)
+  local registry = 'rq:scheduled:' .. name
+  if redis.call('EXISTS', 'rq:scheduler-lock:' .. name) == 0 then
+    local due = redis.call('ZRANGEBYSCORE', registry, '-inf', ARGV[1], 'LIMIT', 0, left)
+    for _, id in ipairs(due) do
+      local key = 'rq:job:' .. id
+      redis.call('ZREM', registry, id)
+      left = left - 1
+      if redis.call('EXISTS', key) == 1 then
+        redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[2])
+        local front = redis.call('HGET', key, 'enqueue_at_front') == '1'
+        redis.call(front and 'LPUSH' or 'RPUSH', queue, id)
+        moved[#moved + 1] = id
+      end
+    end
+    local first = redis.call('ZRANGE', registry, 0, 0, 'WITHSCORES')[2]
+    if first and (not soonest or tonumber(first) < soonest) then
+      soonest = tonumber(first)
+    end
+  end
+end
+return {redis.call('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}

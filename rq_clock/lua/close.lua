@@ -1,0 +1,100 @@
+-- End an execution: RQ's commands for how it ended, and the run's record, in one step.
+--
+-- Its worker does it, or in its place who found the worker dead. Only one of them can: the
+-- execution ends here. What the other brings is refused.
+--
+-- KEYS  1 workers   2 succeeded   3 runs   4 the ledger of its schedule
+-- ARGV  1 worker
+--       2 "own": as the worker, which goes on   3 the execution
+--         "dead": in its place                  3 its value in workers, as it was silent
+--       4 number of its dependents that the commands deal with, then each; -1: it goes on
+--       … schedule, or "" for a job of none   fire time, ms   pattern of its mark in the ledger
+--         how it ended, as the ledger says it   "1" when it succeeded   runs to keep
+--       … number of commands, then for each the number of its words and the words
+-- Returns {"ended"}       also when it had ended before and the reply was lost
+--         {"gone"}        the worker was counted as dead, or has shown a sign of life: not ours
+--         {"refused"}     it was canceled, deleted or cleaned away: only the place is freed
+--         {"dependents"}  jobs came to depend on it in between; nothing was written
+--         {"error", text}       the server refused a command; what went before it stays written
+
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+local dead = ARGV[2] == 'dead'
+if not held or (dead and held ~= ARGV[3]) then
+  return {'gone'}
+end
+local execution, id, queue = string.match(held, '^%d+ (%S+) (%S+) (.+)$')
+if not dead and execution ~= ARGV[3] then
+  return {'ended'}  -- its own work: only the worker itself, or its death, frees its place
+end
+
+local function idle()
+  if dead then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+  else
+    redis.call('HDEL', 'rq:worker:' .. ARGV[1], 'current_job')
+    redis.call('HSET', 'rq:worker:' .. ARGV[1], 'state', 'idle')
+    redis.call('HSET', KEYS[1], ARGV[1], string.match(held, '^%d+'))
+  end
+end
+
+if not execution or not redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
+  idle()
+  return {'refused'}
+end
+
+local position = 4
+local function take()
+  position = position + 1
+  return ARGV[position - 1]
+end
+
+local count, expected = tonumber(take()), {}
+for _ = 1, count do
+  expected[take()] = true
+end
+for _, dependent in ipairs(redis.call('SMEMBERS', 'rq:job:' .. id .. ':dependents')) do
+  if count >= 0 and not expected[dependent] then
+    return {'dependents'}
+  end
+end
+
+-- From here on it is written. The first write is one that a full server takes too; then it takes
+-- the rest, and what ends makes room.
+redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
+redis.call('DEL', 'rq:execution:' .. id .. ':' .. execution)
+redis.call('ZREM', 'rq:executions:' .. id, execution)
+idle()
+
+local schedule, fire, marks, ending, success, keep = take(), take(), take(), take(), take(), take()
+if schedule ~= '' then
+  local length, line = redis.pcall('LLEN', KEYS[4]), '- ' .. fire .. ' - ' .. ending
+  for i = 1, type(length) == 'number' and length or 0 do
+    local entry = redis.call('LINDEX', KEYS[4], -i)
+    local head = string.match(entry, '^' .. marks .. ' ' .. fire .. ' %d+')
+    if head then
+      line = head .. ' ' .. ending
+      redis.call('LSET', KEYS[4], -i, line)
+      break
+    end
+  end
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', keep, '*', 'schedule', schedule, 'job', id,
+    'entry', line)
+  local newest = redis.call('HGET', KEYS[2], schedule)
+  if success == '1' and (not newest or tonumber(newest) < tonumber(fire)) then
+    redis.call('HSET', KEYS[2], schedule, fire)
+  end
+end
+
+local failure
+for _ = 1, tonumber(take()) do
+  local words = {}
+  for w = 1, tonumber(take()) do
+    words[w] = take()
+  end
+  local reply = redis.pcall(unpack(words))
+  failure = failure or type(reply) == 'table' and reply.err
+end
+if failure then
+  return {'error', failure}
+end
+return {'ended'}
