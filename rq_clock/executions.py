@@ -4,6 +4,9 @@
     workers        hash     worker → "<last sign of life> [<execution> <job id> <queue>]"
     caretaker      string   the worker that takes care of the dead while no clock leads; expires
     succeeded      hash     schedule → newest fire time whose run succeeded
+    turns:<group>  set      jobs of the group whose turn it is: one, unless it has a limit
+    waiting:<group>  list   its parked jobs, in the order in which they get their turn
+    groups         set      the groups that have parked jobs
     runs           stream   every ended attempt of every run, newest last, capped: schedule, job,
                             and its entry as the ledger has it
 
@@ -29,6 +32,7 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import NoScriptError
 from rq import Queue
+from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
@@ -73,9 +77,10 @@ class Executions:
         self.redis = redis
         self.namespace = namespace
         self._runs = runs
+        turns = (_LUA / "turns.lua").read_text()
         self._scripts = {
-            name: redis.register_script((_LUA / f"{name}.lua").read_text())
-            for name in ("take", "beat", "close", "care")
+            name: redis.register_script(prelude + (_LUA / f"{name}.lua").read_text())
+            for name, prelude in (("take", turns), ("beat", ""), ("close", turns), ("care", turns))
         }
 
     def _key(self, name: str, namespace: str = "") -> str:
@@ -93,7 +98,12 @@ class Executions:
 
     def take(self, worker: str, queues: Sequence[str], now: datetime) -> Execution | None:
         """The next job of the first queue that has one. Raises Gone."""
-        return self._taken(worker, now, self._run(*self._take(worker, queues, now)))
+        while True:
+            answer = self._run(*self._take(worker, queues, now))
+            if answer[0] == b"undeclared":
+                self._declare(answer[1].decode())
+            elif answer[0] != b"more":
+                return self._taken(worker, now, answer)
 
     def beat(self, worker: str, ttl: int, now: datetime) -> bool:
         """Say that the worker lives. Whether it should take care of the dead. Raises Gone."""
@@ -118,6 +128,8 @@ class Executions:
         closed, taken = self._run_all([closing, self._take(worker, queues, now)])
         if not _ended(execution, closed):
             self._close(own, execution, ending)
+            return self.take(worker, queues, now)
+        if taken[0] in (b"undeclared", b"more"):
             return self.take(worker, queues, now)
         return self._taken(worker, now, taken)
 
@@ -181,7 +193,19 @@ class Executions:
         keys = [self._key("workers"), self._key("succeeded"), "rq:suspended"]
         keys += [f"rq:queue:{queue}" for queue in queues]
         times = [now.timestamp(), utcformat(now), ABANDONED]
-        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-"]
+        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-", self._key("")]
+
+    def _declare(self, job_id: str) -> None:
+        """Copy the group that a job's meta names to where scripts can read it. For jobs that are
+        not made by a schedule; meta is pickled."""
+        try:
+            meta = Job.fetch(job_id, connection=self.redis).meta.get("rq_clock") or {}
+        except NoSuchJobError:
+            return
+        fields: dict[Any, Any] = {"rq_clock_group": str(meta.get("group") or "")}
+        if isinstance(limit := meta.get("group_limit"), int) and limit > 1:
+            fields["rq_clock_group_limit"] = str(limit)
+        self.redis.hset(f"rq:job:{job_id}", mapping=fields)
 
     def _taken(self, worker: str, now: datetime, answer: Any) -> Execution | None:
         kind, *rest = answer

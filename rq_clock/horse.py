@@ -62,6 +62,8 @@ class WorkHorse:
             if self.pid == 0:
                 self._pipe.close()
                 _live(rider, end, inherited, parent, before)
+            with suppress(PermissionError, ProcessLookupError):
+                os.setpgid(self.pid, self.pid)  # the child does so too: whoever comes first
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         end.close()

@@ -1,5 +1,5 @@
--- Look at the workers, and move the jobs of RQ's scheduled registries whose time has come to their
--- queues.
+-- Look at the workers, move the jobs of RQ's scheduled registries whose time has come to their
+-- queues, and let groups go on whose job was deleted or canceled when it had the turn.
 --
 -- KEYS  1 workers   2 rq:queues
 -- ARGV  1 now, epoch seconds   2 now, as RQ writes it   3 most to move at once
@@ -28,5 +28,10 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
       soonest = tonumber(first)
     end
   end
+end
+local prefix = string.sub(KEYS[1], 1, -#'workers' - 1)
+for _, group in ipairs(redis.call('SRANDMEMBER', prefix .. 'groups', ARGV[3])) do
+  free_turns(prefix, group)
+  pass_on(prefix, group)
 end
 return {redis.call('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}

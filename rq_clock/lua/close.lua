@@ -27,7 +27,14 @@ if not dead and execution ~= ARGV[3] then
   return {'ended'}  -- its own work: only the worker itself, or its death, frees its place
 end
 
-local function idle()
+-- The first write is one that a full server takes too; then it takes the rest, and what ends makes
+-- room.
+local function leave()
+  if execution then
+    redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
+    redis.call('DEL', 'rq:execution:' .. id .. ':' .. execution)
+    redis.call('ZREM', 'rq:executions:' .. id, execution)
+  end
   if dead then
     redis.call('HDEL', KEYS[1], ARGV[1])
   else
@@ -37,8 +44,15 @@ local function idle()
   end
 end
 
-if not execution or not redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
-  idle()
+local group = execution and redis.call('HGET', 'rq:job:' .. id, 'rq_clock_group') or ''
+local prefix = string.sub(KEYS[1], 1, -#'workers' - 1)
+if not execution or redis.call('EXISTS', 'rq:job:' .. id) == 0
+  or not redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
+  leave()
+  if group ~= '' then
+    free_turns(prefix, group)
+    pass_on(prefix, group)
+  end
   return {'refused'}
 end
 
@@ -58,13 +72,7 @@ for _, dependent in ipairs(redis.call('SMEMBERS', 'rq:job:' .. id .. ':dependent
   end
 end
 
--- From here on it is written. The first write is one that a full server takes too; then it takes
--- the rest, and what ends makes room.
-redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
-redis.call('DEL', 'rq:execution:' .. id .. ':' .. execution)
-redis.call('ZREM', 'rq:executions:' .. id, execution)
-idle()
-
+leave()
 local schedule, fire, marks, ending, success, keep = take(), take(), take(), take(), take(), take()
 if schedule ~= '' then
   local length, line = redis.pcall('LLEN', KEYS[4]), '- ' .. fire .. ' - ' .. ending
@@ -93,6 +101,9 @@ for _ = 1, tonumber(take()) do
   end
   local reply = redis.pcall(unpack(words))
   failure = failure or type(reply) == 'table' and reply.err
+end
+if group ~= '' and count >= 0 then
+  end_turn(prefix, group, id)
 end
 if failure then
   return {'error', failure}

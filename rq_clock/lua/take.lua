@@ -4,17 +4,20 @@
 -- KEYS  1 workers   2 succeeded   3 rq:suspended   4… the queues, in order
 -- ARGV  1 worker   2 id for the execution   3 now, epoch seconds   4 now, as RQ writes it
 --       5 seconds until RQ counts a silent execution as abandoned   6 prefix of this namespace's
---       job ids
--- Returns {"gone"}      this worker was counted as dead; it has to register anew
---         {"nothing"}   there is no job, or work is suspended
+--       job ids   7 prefix of its keys
+-- Returns {"gone"}             this worker was counted as dead; it has to register anew
+--         {"nothing"}          there is no job, or work is suspended
+--         {"more"}             many were parked, and there may be others
+--         {"undeclared", id}   the job's meta speaks of a group; the hash has to say of which
 --         {"job", execution, job id, name of its queue, newest successful fire time or "", hash}
 -- Sending it again is harmless: a worker that holds an execution is told that one again.
 
+local MOST_PARKED = 200  -- in one go: a few milliseconds
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if not held then
   return {'gone'}
 end
-local prefix = ARGV[6]
+local now, text, ttl, prefix = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local function told(execution, id, queue)
   local previous = ''
@@ -33,31 +36,50 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   return {'nothing'}
 end
 
+local function begin()
+  local key, all = 'rq:execution:' .. id .. ':' .. execution, 'rq:executions:' .. id
+  redis.call('HSET', key, 'id', execution, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', ARGV[1])
+  redis.call('EXPIRE', key, ttl)
+  redis.call('ZADD', all, now + ttl + 60, execution)
+  redis.call('EXPIRE', all, ttl + 60)
+  redis.call('ZADD', 'rq:wip:' .. queue, now + ttl, id .. ':' .. execution)
+  redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', text,
+    'last_heartbeat', text, 'worker_name', ARGV[1])
+  redis.call('HINCRBY', 'rq:job:' .. id, 'rq_clock_attempt', 1)
+  redis.call('PERSIST', 'rq:job:' .. id)
+  redis.call('HSET', 'rq:worker:' .. ARGV[1], 'state', 'busy', 'current_job', id,
+    'current_job_working_time', '0', 'last_heartbeat', text)
+  local time = redis.call('TIME')
+  redis.call('HSET', KEYS[1], ARGV[1],
+    time[1] .. string.format('%06d', time[2]) .. ' ' .. execution .. ' ' .. id .. ' ' .. queue)
+  return told(execution, id, queue)
+end
+
+local parked = 0
+execution = ARGV[2]
 for i = 4, #KEYS do
-  id = redis.call('LPOP', KEYS[i])
-  while id and redis.call('HEXISTS', 'rq:job:' .. id, 'data') == 0 do
-    id = redis.call('LPOP', KEYS[i])  -- deleted since it was enqueued
-  end
-  if id then
-    queue, execution = string.sub(KEYS[i], #'rq:queue:' + 1), ARGV[2]
-    local now, text, ttl = ARGV[3], ARGV[4], ARGV[5]
-    local key, all = 'rq:execution:' .. id .. ':' .. execution, 'rq:executions:' .. id
-    redis.call('HSET', key, 'id', execution, 'created_at', now, 'last_heartbeat', now,
-      'worker_name', ARGV[1])
-    redis.call('EXPIRE', key, ttl)
-    redis.call('ZADD', all, now + ttl + 60, execution)
-    redis.call('EXPIRE', all, ttl + 60)
-    redis.call('ZADD', 'rq:wip:' .. queue, now + ttl, id .. ':' .. execution)
-    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', text,
-      'last_heartbeat', text, 'worker_name', ARGV[1])
-    redis.call('HINCRBY', 'rq:job:' .. id, 'rq_clock_attempt', 1)
-    redis.call('PERSIST', 'rq:job:' .. id)
-    redis.call('HSET', 'rq:worker:' .. ARGV[1], 'state', 'busy', 'current_job', id,
-      'current_job_working_time', '0', 'last_heartbeat', text)
-    local time = redis.call('TIME')
-    redis.call('HSET', KEYS[1], ARGV[1],
-      time[1] .. string.format('%06d', time[2]) .. ' ' .. execution .. ' ' .. id .. ' ' .. queue)
-    return told(execution, id, queue)
+  queue = string.sub(KEYS[i], #'rq:queue:' + 1)
+  id = redis.call('LINDEX', KEYS[i], 0)
+  while id do
+    local group, limit, meta, data = unpack(redis.call('HMGET', 'rq:job:' .. id,
+      'rq_clock_group', 'rq_clock_group_limit', 'meta', 'created_at'))
+    if data and not group and meta and string.find(meta, 'rq_clock', 1, true)
+      and string.find(meta, 'group', 1, true) then
+      return {'undeclared', id}
+    end
+    redis.call('LPOP', KEYS[i])
+    if data then  -- else it was deleted since it was enqueued
+      if not group or group == ''
+        or my_turn(ARGV[7], group, tonumber(limit or 1), id, queue, now) then
+        return begin()
+      end
+      parked = parked + 1
+      if parked == MOST_PARKED then
+        return {'more'}
+      end
+    end
+    id = redis.call('LINDEX', KEYS[i], 0)
   end
 end
 return {'nothing'}
