@@ -39,7 +39,7 @@ from rq.utils import utcformat
 from rq_clock.endings import OK, STOPPED, Command, Ending, Execution
 from rq_clock.errors import RqClockError
 from rq_clock.logs import say, warn
-from rq_clock.state import from_ms, to_ms
+from rq_clock.state import LedgerEntry, from_ms, ledger_entry, to_ms
 
 ABANDONED = 240
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
@@ -52,6 +52,16 @@ _LUA = Path(__file__).parent / "lua"
 
 class Gone(RqClockError):
     """This worker was counted as dead; what it ran was given away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An ended attempt, as `runs` has it."""
+
+    id: str
+    schedule: str
+    job_id: str
+    entry: LedgerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,35 @@ class Executions:
         if taken[0] in (b"undeclared", b"more"):
             return self.take(worker, queues, now)
         return self._taken(worker, now, taken)
+
+    # ---- what became of them ------------------------------------------------------------------
+
+    def ended(self, most: int, before: str = "+") -> list[Ended]:
+        """The newest ended attempts, newest first; `before` is the id of one that was told, to
+        read on from there."""
+        last = before if before == "+" else f"({before}"
+        found: Any = self.redis.xrevrange(self._key("runs"), last, "-", count=most)
+        return [
+            Ended(
+                id.decode(),
+                fields[b"schedule"].decode(),
+                fields[b"job"].decode(),
+                ledger_entry(fields[b"entry"].decode()),
+            )
+            for id, fields in found
+        ]
+
+    def foreign(self, queues: Iterable[str]) -> dict[str, list[str]]:
+        """Workers of another make that serve any of these queues, and which of them."""
+        client: Any = self.redis
+        ours = {name.decode() for name in client.hkeys(self._key("workers"))}
+        found: dict[str, list[str]] = {}
+        for queue in queues:
+            for key in client.smembers(f"rq:workers:{queue}"):
+                name = key.decode().removeprefix("rq:worker:")
+                if name not in ours:
+                    found.setdefault(name, []).append(queue)
+        return found
 
     # ---- the dead -----------------------------------------------------------------------------
 

@@ -91,12 +91,27 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an execution of a run ended: `state` is ok, failed, timed_out, stopped, interrupted or
+    lost (its worker died); `number` is 1 for the first; `error` is one line."""
+
+    state: str
+    number: int
+    started: datetime
+    ended: datetime
+    worker: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A ledger entry: a fire time that became a job."""
+    """A ledger entry: a fire time that became a job, and how its latest attempt ended, if one has.
+    `lag` is None when the entry that held it is gone."""
 
     fire_time: datetime
     reason: str
-    lag: timedelta
+    lag: timedelta | None
+    attempt: Attempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +136,10 @@ class Change:
     past: datetime | None = None
 
 
-def ledger_entry(line: str) -> Enqueued | Skip | Lost:
+LedgerEntry = Enqueued | Skip | Lost
+
+
+def ledger_entry(line: str) -> LedgerEntry:
     """What one line of a ledger says; its forms are in store.py."""
     mark, *words = line.split(" ")
     if mark == "-":
@@ -129,4 +147,15 @@ def ledger_entry(line: str) -> Enqueued | Skip | Lost:
         return Skip(reason, from_ms(first), from_ms(last), int(count))
     if mark == "x":
         return Lost(from_ms(words[0]), words[1])
-    return Enqueued(from_ms(words[0]), MARKS[mark], timedelta(milliseconds=int(words[1])))
+    fire, lag, *attempt = words
+    return Enqueued(
+        from_ms(fire),
+        MARKS[mark],
+        None if lag == "-" else timedelta(milliseconds=int(lag)),
+        _attempt(attempt) if attempt else None,
+    )
+
+
+def _attempt(words: list[str]) -> Attempt:
+    state, number, started, ended, worker, *error = words
+    return Attempt(state, int(number), from_ms(started), from_ms(ended), worker, " ".join(error))

@@ -21,7 +21,9 @@ Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
     due                 zset     schedule by next fire time; derived from the rest
     ledger:<schedule>   list     what became of each fire time, oldest first, capped:
                                  "s|c|m|b <fire time> <lag ms>"      enqueued: on schedule, caught
-                                                                     up, manually, backfilled
+                                                                     up, manually, backfilled;
+                                                                     with how it ended, behind that:
+                                 " <state> <attempt> <started> <ended> <worker> <error…>"
                                  "- <first> <last> <count> <reason>" skipped
                                  "x <instant> <job id>"              a job found to be lost
     news                channel  "lease", "*" or a schedule: something changed, look

@@ -90,6 +90,7 @@ class Worker(RQWorker):
         self._beat_at = self._clean_at = 0.0
         self._kill_at = self._stop_at = float("inf")
         self._ended = 0
+        self._foreign: set[str] = set()
         self._idle_since = 0.0
 
     def _set_connection(self, connection: Redis) -> Redis:
@@ -219,6 +220,14 @@ class Worker(RQWorker):
         if self._current is None and time.monotonic() >= self._clean_at:
             self._clean_at = time.monotonic() + MAINTENANCE
             self.clean_registries()  # type: ignore[no-untyped-call]
+            self._look_for_others()
+
+    def _look_for_others(self) -> None:
+        for worker, queues in self._executions.foreign(self.queue_names()).items():
+            if worker not in self._foreign:
+                self._foreign.add(worker)
+                effect = "it keeps no groups, and its jobs are not safe from restarts"
+                warn("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
 
     def _watch_queues(self) -> bool:
         """Ask to be told when one of the queues changes; whether one has a job already."""

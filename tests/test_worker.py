@@ -31,6 +31,7 @@ from rq.registry import (
 
 from rq_clock import worker as worker_module
 from rq_clock.embedded import Server
+from rq_clock.executions import Executions
 from rq_clock.schedule import declare
 from rq_clock.settings import Settings
 from rq_clock.state import to_ms
@@ -523,6 +524,15 @@ class TestCommands:
         )
         assert worker.end() == 0
 
+    def test_a_stock_worker_on_the_same_queue_is_reported(
+        self, start: Callable[..., Process], connection: Any, queue: Any
+    ) -> None:
+        stock = StockWorker([queue], connection=connection, name="stock")
+        stock.register_birth()  # type: ignore[no-untyped-call]
+        worker = start()
+        assert "worker=stock queues=default" in worker.says("worker.foreign")
+        assert worker.end() == 0
+
     def test_a_canceled_job_stays_canceled_whatever_comes_of_it(
         self, start: Callable[..., Process], queue: Any, tmp_path: Path
     ) -> None:
@@ -619,6 +629,13 @@ class TestRuns:
         assert second.split(b" ")[3:5] == [b"failed", b"2"]
         assert second.endswith(b"ValueError: no reason")
         assert runs(connection) == ["ok 1", "failed 1", "failed 2"]
+        ended: Any = Executions(connection, "default").ended(2)
+        assert [(e.schedule, e.entry.attempt.number) for e in ended] == [
+            ("hourly", 2),
+            ("hourly", 1),
+        ]
+        earlier: Any = Executions(connection, "default").ended(2, before=ended[-1].id)[0]
+        assert earlier.entry.attempt.state == "ok"
         assert (
             connection.hget("rq-clock:default:succeeded", "hourly")
             == str(to_ms(datetime(2026, 3, 1, 1, tzinfo=UTC))).encode()

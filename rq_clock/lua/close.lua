@@ -75,7 +75,8 @@ end
 leave()
 local schedule, fire, marks, ending, success, keep = take(), take(), take(), take(), take(), take()
 if schedule ~= '' then
-  local length, line = redis.pcall('LLEN', KEYS[4]), '- ' .. fire .. ' - ' .. ending
+  local length = redis.pcall('LLEN', KEYS[4])
+  local line = (string.match(marks, '^%l$') or 's') .. ' ' .. fire .. ' - ' .. ending
   for i = 1, type(length) == 'number' and length or 0 do
     local entry = redis.call('LINDEX', KEYS[4], -i)
     local head = string.match(entry, '^' .. marks .. ' ' .. fire .. ' %d+')
