@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rq_clock.clock import Clock
     from rq_clock.connection import connect
     from rq_clock.supervisor import run_worker
+    from rq_clock.targets import command, webhook
     from rq_clock.triggers import cron, every, once
 
 __all__ = [
@@ -23,21 +24,25 @@ __all__ = [
     "ScheduleError",
     "StoreUnavailable",
     "__version__",
+    "command",
     "connect",
     "cron",
     "current_run",
     "every",
     "once",
     "run_worker",
+    "webhook",
 ]
 
 _LAZY = {
     "Clock": "rq_clock.clock",
+    "command": "rq_clock.targets",
     "connect": "rq_clock.connection",
     "cron": "rq_clock.triggers",
     "every": "rq_clock.triggers",
     "once": "rq_clock.triggers",
     "run_worker": "rq_clock.supervisor",
+    "webhook": "rq_clock.targets",
 }
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from rq_clock.addresses import literal, refusal
 from rq_clock.clock import Clock, collect_faults
 from rq_clock.errors import RqClockError
 from rq_clock.schedule import Schedule
+from rq_clock.settings import Settings
+from rq_clock.targets import Command, Webhook
 
 
 def load(name: str) -> tuple[Clock, list[str]]:
@@ -41,20 +45,45 @@ def load(name: str) -> tuple[Clock, list[str]]:
 
 
 def target_faults(schedule: Schedule) -> list[str]:
-    """Why a worker could not run the schedule's target; imports it to find out."""
-    module_name, _, function = schedule.target.rpartition(".")
+    """Why a worker could not run the schedule's target; imports a function to find out.
+
+    Of a command and a webhook it looks at what would be the same in a worker: the directory, and an
+    address in the URL. Programs and names may well be found only there.
+    """
+    target = schedule.target
+    if isinstance(target, Command):
+        found = _command_fault(target)
+    elif isinstance(target, Webhook):
+        found = _webhook_fault(target)
+    else:
+        found = _function_fault(target)
+    return [f"{schedule.name}: {found}"] if found else []
+
+
+def _command_fault(target: Command) -> str:
+    if target.cwd is None or Path(target.cwd).is_dir():
+        return ""
+    return f"expected cwd to be a directory, got {target.cwd!r}"
+
+
+def _webhook_fault(target: Webhook) -> str:
+    parts = urlsplit(target.url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    allowed = Settings.from_env().webhook_allow
+    return refusal(host, port, host, allowed) if literal(host) else ""
+
+
+def _function_fault(dotted: str) -> str:
+    module_name, _, function = dotted.rpartition(".")
     try:
         target = getattr(_import_longest(module_name), function, None)
     except Exception as error:  # whatever a module does when it is imported, the worker would meet
-        reason = f"{type(error).__name__}: {error}"
-        return [f"{schedule.name}: cannot import target {schedule.target!r}: {reason}"]
+        return f"cannot import target {dotted!r}: {type(error).__name__}: {error}"
     if target is None:
-        return [f"{schedule.name}: {module_name!r} has no function {function!r}, the target"]
-    if not callable(target):
-        return [
-            f"{schedule.name}: expected target {schedule.target!r} to be a function, got {target!r}"
-        ]
-    return []
+        return f"{module_name!r} has no function {function!r}, the target"
+    return (
+        "" if callable(target) else f"expected target {dotted!r} to be a function, got {target!r}"
+    )
 
 
 def _import_longest(dotted: str) -> object:

@@ -202,20 +202,19 @@ class JobBuilder:
         }
         queue = self.queue(schedule.queue)
         job = queue.create_job(
-            schedule.target,
-            args=schedule.args,
-            kwargs=dict(schedule.kwargs),
+            **schedule.call(),
             job_id=job_id,
-            timeout=schedule.timeout,
             result_ttl=schedule.result_ttl,
             failure_ttl=schedule.failure_ttl,
             retry=_retry(schedule.retries),
-            meta={"rq_clock": run},
+            meta={"rq_clock": run | ({"group": schedule.group} if schedule.group else {})},
         )
         job.created_at = queue.decided_at = now
         queue.enqueue_job(job, pipeline=self._pipeline)
         commands = _needed([args for args, _options in self._pipeline.command_stack])
         self._pipeline.command_stack.clear()
+        if schedule.group is not None:
+            commands.insert(0, _group(job.key, schedule.group, schedule.group_limit))
         return job_id, "s" if on_time else "c", commands
 
 
@@ -224,6 +223,11 @@ def _retry(retries: int | tuple[int, ...]) -> Retry | None:
     if isinstance(retries, tuple):
         return Retry(max=len(retries), interval=list(retries))
     return Retry(max=retries) if retries else None
+
+
+def _group(key: str, group: str, limit: int) -> tuple[Any, ...]:
+    """Says the job's group where workers' scripts read it (lua/turns.lua)."""
+    return ("HSET", key, "rq_clock_group", group, "rq_clock_group_limit", limit)
 
 
 def _needed(commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -182,10 +182,10 @@ def list_(as_json: bool) -> None:
         click.echo("no schedules; start the clock (`python clock.py`) to declare them", err=True)
         return
     cells: list[tuple[str, ...]] = [
-        (r["name"], r["words"], r["nextFireTime"] or "-", r["state"], r["queue"] or "-")
+        tuple(r[key] or "-" for key in ("name", "words", "runs", "nextFireTime", "state", "queue"))
         for r in rows
     ]
-    _print_table(("SCHEDULE", "WHEN", "NEXT (UTC)", "STATE", "QUEUE"), cells)
+    _print_table(("SCHEDULE", "WHEN", "RUNS", "NEXT (UTC)", "STATE", "QUEUE"), cells)
 
 
 @main.command()
@@ -312,6 +312,7 @@ def _leader(facts: dict[str, str]) -> dict[str, Any]:
 def _describe(entry: Entry, fire: datetime | None, now: datetime) -> dict[str, Any]:
     from rq_clock.explain import words
     from rq_clock.schedule import ON_TIME
+    from rq_clock.targets import shown_target
 
     schedule = entry.schedule
     if schedule is None:
@@ -328,7 +329,7 @@ def _describe(entry: Entry, fire: datetime | None, now: datetime) -> dict[str, A
         "origin": "declared" if entry.declared else "run-time",
         "words": words(schedule.trigger) if schedule else entry.fault,
         "trigger": schedule.trigger.spec() if schedule else None,
-        "func": schedule.target if schedule else None,
+        **(shown_target(schedule.target) if schedule else {"func": None, "runs": None}),
         "queue": schedule.queue if schedule else None,
         "catchUp": schedule.catch_up if schedule else None,
         "overlap": schedule.overlap if schedule else None,

@@ -20,6 +20,7 @@ from rq_clock.schedule import Schedule, declare
 from rq_clock.session import Session
 from rq_clock.settings import Settings
 from rq_clock.signals import Signals
+from rq_clock.targets import Target
 from rq_clock.triggers import Trigger
 
 _collected: ContextVar[list[str] | None] = ContextVar("faults", default=None)
@@ -49,16 +50,18 @@ class Clock:
         return MappingProxyType(self._schedules)
 
     def add(
-        self, name: str, trigger: Trigger, target: str | Callable[..., object], **options: Any
+        self, name: str, trigger: Trigger, target: Target | Callable[..., object], **options: Any
     ) -> None:
         """Declare a schedule: when `trigger` fires, `target` is enqueued.
 
-        `target` is a function or its dotted name; the clock never imports it. Options: args,
-        kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a count or a
-        list of delays in seconds),
-        catch_up ("latest", "all", "none"), catch_up_window (timedelta or seconds),
-        catch_up_limit, overlap ("skip", "allow"), jitter (timedelta or seconds), tags,
-        renamed_from.
+        `target` is a function or its dotted name; the clock never imports it. Or it is a
+        `command(…)` or a `webhook(…)`, with a timeout of its own; `timeout`, that of RQ's job, is
+        then made at least 10 s longer.
+
+        Options: args, kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a
+        count or a list of delays in seconds), catch_up ("latest", "all", "none"), catch_up_window
+        (timedelta or seconds), catch_up_limit, overlap ("skip", "allow"), group, group_limit,
+        jitter (timedelta or seconds), tags, renamed_from.
 
         Raises ScheduleError with every fault of this declaration; nothing is declared then.
         """

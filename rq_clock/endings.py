@@ -101,7 +101,7 @@ class Ending:
         return words.strip()
 
 
-def succeeded(execution: Execution, ended: datetime, value: Any, serializer: Any) -> Ending:
+def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
     """The job's function returned `value`. What cannot be serialized is said to be so, as RQ
     does; the job succeeded all the same."""
     ttl = execution.number("result_ttl", DEFAULT_RESULT_TTL)
@@ -117,7 +117,6 @@ def succeeded(execution: Execution, ended: datetime, value: Any, serializer: Any
                 Result.Type.SUCCESSFUL,
                 ttl,
                 return_value=value,
-                serializer=serializer,
             ),
             ("ZADD", f"rq:finished:{execution.queue}", finished, execution.job_id),
         ]
@@ -162,7 +161,7 @@ def failed(
     return Ending(state, line, ended, commands)
 
 
-def asked_to_retry(execution: Execution, ended: datetime, retry: Any, serializer: Any) -> Ending:
+def asked_to_retry(execution: Execution, ended: datetime, retry: Any) -> Ending:
     """The job's function returned RQ's Retry."""
     count = execution.number("number_of_retries", 0)
     if count >= retry.max:
@@ -171,9 +170,7 @@ def asked_to_retry(execution: Execution, ended: datetime, retry: Any, serializer
     ttl = execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
     commands: list[Command] = [
         *_counted(execution, ended, "failed_job_count"),
-        *_result(
-            execution, ended, Result.Type.RETRIED, ttl, return_value=retry, serializer=serializer
-        ),
+        *_result(execution, ended, Result.Type.RETRIED, ttl, return_value=retry),
         ("HSET", _job(execution), "number_of_retries", count + 1),
     ]
     pause = retry.get_interval(count, retry.intervals)

@@ -6,6 +6,8 @@
     ├── Busy               someone else works under a lock, or has done the work already
     ├── LockLost           a block no longer holds its lock
     ├── StoreUnavailable   Redis cannot be used: unreachable, wrong password, newer data, …
+    ├── CommandFailed      a shell command ended with anything but 0, or took too long
+    ├── WebhookFailed      a web call was refused, broke off or was not answered with 2xx
     └── Interrupted        raised by a task that leaves because its worker is to end
 
 Each text says what was expected, what came instead and what to do about it.
@@ -68,3 +70,12 @@ class StoreUnavailable(RqClockError):
 class Interrupted(RqClockError):
     """Raised by a task that leaves early because its worker is to end (`current_run().stopping`):
     its job goes back to the front of the queue, and that is no failure."""
+
+
+class CommandFailed(RqClockError):
+    """A shell command did not end with exit code 0; the text says how it ended, and its last words
+    on standard error."""
+
+
+class WebhookFailed(RqClockError):
+    """A web call came to nothing: refused, broken off, too slow, or not answered with 2xx."""

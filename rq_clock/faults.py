@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from rq_clock.masks import masked_text, masked_url
+from rq_clock.targets import Command, Webhook
 from rq_clock.triggers import Cron, Every, Once
 
+_GROUP = re.compile(r"\S{1,100}\Z")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
 _MS = timedelta(milliseconds=1)
@@ -26,21 +29,40 @@ def faults(s: Any) -> Iterator[str]:
         yield from s.trigger.faults()
     else:
         yield f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
-    yield from _target_faults(s.target)
+    if isinstance(s.target, Command | Webhook):
+        yield from s.target.faults()
+        yield from _foreign_options(s)
+        yield from _json_faults(getattr(s.target, "json", None), "json")
+    else:
+        yield from _target_faults(s.target)
     yield from _argument_faults(s)
     yield from _number_faults(s)
     yield from _policy_faults(s)
-    if s.group is not None:
-        yield "group needs a worker that keeps groups in order; this release has none yet"
     if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
         yield f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
     if s.renamed_from == s.name:
         yield "expected renamed_from to differ from the name; leave it out when nothing is renamed"
 
 
+def _foreign_options(s: Any) -> Iterator[str]:
+    """Options that only a function can take."""
+    kind, place = s.target.kind, "its env or its text" if s.target.kind == "command" else "its json"
+    for option in ("args", "kwargs"):
+        if getattr(s, option):
+            yield f"{option} go to a function, and a {kind} is none; put them into {place}"
+
+
 def _target_faults(target: object) -> Iterator[str]:
     if not isinstance(target, str):
-        yield f"expected a function or its dotted name, as 'tasks.feeds.refresh', got {target!r}"
+        yield (
+            "expected a function or its dotted name, as 'tasks.feeds.refresh', a command(…) or a "
+            f"webhook(…), got {target!r}"
+        )
+    elif target.startswith(("http://", "https://")):
+        yield f"expected a dotted name, got the URL {masked_url(target)}; wrap it in webhook(…)"
+    elif " " in target and "<" not in target:
+        shown = masked_text(target)
+        yield f"expected a dotted name, got {shown!r}; a command line is wrapped in command(…)"
     elif "<" in target:
         yield (
             f"expected a function that a worker can import by name, got {target!r}; define it at "
@@ -126,6 +148,12 @@ def _policy_faults(s: Any) -> Iterator[str]:
         )
     if s.catch_up != "all" and s.catch_up_limit is not None:
         yield f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
+    if s.group is not None and not (isinstance(s.group, str) and _GROUP.match(s.group)):
+        yield f"expected group as 1-100 characters without spaces, got {s.group!r}"
+    if not _is_whole(s.group_limit) or s.group_limit < 1:
+        yield f"expected group_limit to be a count, at least 1, got {s.group_limit!r}"
+    elif s.group_limit > 1 and s.group is None:
+        yield f"group_limit goes with group, got {s.group_limit} without one"
     if s.catch_up == "none" and s.catch_up_window is not None:
         yield "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"
 

@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from rq import Queue
 from rq import Worker as RQWorker
 from rq.executions import Execution as RQExecution
-from rq.job import UNEVALUATED, Job
+from rq.job import UNEVALUATED, Job, _job_stack
 from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
@@ -39,6 +38,7 @@ from rq_clock.state import MARKS
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _PR_SET_PDEATHSIG = 1
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class WorkHorse:
@@ -67,6 +67,7 @@ class WorkHorse:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         end.close()
+        self._statm = _statm(self.pid)
         self._size = self._resident()
 
     def fileno(self) -> int:
@@ -108,6 +109,9 @@ class WorkHorse:
     def dismiss(self) -> None:
         """Let it end by itself, when it is through."""
         self._pipe.close()
+        if self._statm is not None:
+            os.close(self._statm)
+            self._statm = None
 
     def exit_status(self, *, wait: bool = False) -> int | None:
         """As waitpid gives it; None while it lives."""
@@ -119,11 +123,20 @@ class WorkHorse:
         return self._resident() - self._size
 
     def _resident(self) -> int:
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-            return int(pages) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:  # not Linux, or gone: never too big
+        if self._statm is None:
             return 0
+        try:
+            return int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE
+        except OSError:  # gone
+            return 0
+
+
+def _statm(pid: int) -> int | None:
+    """Where Linux says how much memory a process has; None elsewhere."""
+    try:
+        return os.open(f"/proc/{pid}/statm", os.O_RDONLY)
+    except OSError:
+        return None
 
 
 def _live(
@@ -163,6 +176,22 @@ def die_with(parent: int, number: signal.Signals) -> None:
             os._exit(1)
 
 
+_OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
+"""Fields that RQ sets anew when it runs a job, and parses slowly."""
+
+
+class _Job(Job):
+    """RQ's job, which would ask Redis first to keep it while it runs; lua/take.lua has done so."""
+
+    def perform(self) -> Any:
+        _job_stack.push(self)  # type: ignore[no-untyped-call]
+        try:
+            self._result = self._execute()
+        finally:
+            _job_stack.pop()  # type: ignore[no-untyped-call]
+        return self._result
+
+
 class Rider(RQWorker):
     """What runs the jobs inside the horse: RQ's worker from `perform_job` on."""
 
@@ -175,6 +204,7 @@ class Rider(RQWorker):
         self._is_horse = True
         self._exc_handlers = handlers
         self._most = max_interruptions
+        self._queues: dict[str, Queue] = {}
 
     def serve(self, pipe: Connection[Any, Any]) -> None:
         """Run what comes until the worker closes the pipe."""
@@ -186,17 +216,22 @@ class Rider(RQWorker):
 
     def _perform(self) -> None:
         execution = self._execution
-        job = Job(execution.job_id, connection=self.connection, serializer=self.serializer)
+        job = _Job(execution.job_id, connection=self.connection)
         try:
-            job.restore(dict(execution.fields))
+            job.restore({k: v for k, v in execution.fields.items() if k not in _OVERWRITTEN})
         except Exception as error:
             self._deliver(endings.failed(execution, now(), f"cannot be read: {error!r}"), job)
             return
         self.execution = RQExecution(execution.id, job.id, self.connection, self.name)
-        queue = Queue(execution.queue, connection=self.connection)
+        queue = self._queue(execution.queue)
         os.environ["RQ_WORKER_ID"], os.environ["RQ_JOB_ID"] = self.name, job.id
         with running(_run_of(execution, job)):
             self.perform_job(job, queue)
+
+    def _queue(self, name: str) -> Queue:
+        if name not in self._queues:
+            self._queues[name] = Queue(name, connection=self.connection)
+        return self._queues[name]
 
     def _deliver(self, ending: Ending, job: Job) -> None:
         self._pipe.send((ending, bool(job.webhooks)))
@@ -224,15 +259,13 @@ class Rider(RQWorker):
 
     def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any) -> None:
         assert job.ended_at
-        value, serializer = job._result, self.serializer
-        self._deliver(endings.succeeded(self._execution, job.ended_at, value, serializer), job)
+        self._deliver(endings.succeeded(self._execution, job.ended_at, job._result), job)
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Any, started_job_registry: Any, execution: Any
     ) -> None:
         assert job.ended_at
-        ending = endings.asked_to_retry(self._execution, job.ended_at, retry, self.serializer)
-        self._deliver(ending, job)
+        self._deliver(endings.asked_to_retry(self._execution, job.ended_at, retry), job)
 
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""

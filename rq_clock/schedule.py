@@ -25,8 +25,10 @@ from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
 
+from rq_clock import targets
 from rq_clock.errors import ScheduleError
 from rq_clock.faults import faults
+from rq_clock.targets import Target
 from rq_clock.triggers import MANY, Trigger, from_spec
 
 ON_TIME = timedelta(seconds=10)
@@ -50,7 +52,7 @@ class Schedule:
 
     name: str
     trigger: Trigger
-    target: str
+    target: Target
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     queue: str = "default"
@@ -63,6 +65,7 @@ class Schedule:
     catch_up_limit: int | None = None
     overlap: str = ""
     group: str | None = None
+    group_limit: int = 1
     jitter: timedelta | None = None
     tags: tuple[str, ...] = ()
     renamed_from: str | None = None
@@ -93,7 +96,7 @@ class Schedule:
         Options at their default are left out, so a new option of a later release changes no
         stored definition; so is `renamed_from`, an instruction to one deploy.
         """
-        document: dict[str, Any] = {**self.trigger.spec(), "func": self.target}
+        document: dict[str, Any] = {**self.trigger.spec(), **targets.to_spec(self.target)}
         for option, key, default in _STORED:
             value = getattr(self, option)
             if value != default:
@@ -103,6 +106,14 @@ class Schedule:
         if self.overlap == _usual_overlap(self.catch_up):
             del document["overlap"]
         return _encode(document)
+
+    def call(self) -> dict[str, Any]:
+        """What RQ is to call, as arguments of its `create_job`: function, args, kwargs, timeout,
+        and for what is no function a description without secrets."""
+        if not isinstance(self.target, str):
+            return self.target.call(self.timeout)
+        kwargs = dict(self.kwargs)
+        return {"func": self.target, "args": self.args, "kwargs": kwargs, "timeout": self.timeout}
 
 
 def _camel(name: str) -> str:
@@ -119,10 +130,11 @@ _STORED = [
 ]
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 _SPEC_KEYS = frozenset({"cron", "tz", "every", "anchor", "once"})
+_TARGET_KEYS = frozenset({"func", "command", "webhook"})
 
 
 def declare(
-    name: str, trigger: Trigger, target: str | Callable[..., object], options: Mapping[str, Any]
+    name: str, trigger: Trigger, target: Target | Callable[..., object], options: Mapping[str, Any]
 ) -> Schedule:
     """A schedule as its author writes it: a callable is taken for its dotted name, durations
     and lists for what they mean, and an unknown option is named together with its neighbour.
@@ -151,10 +163,11 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
     try:
         document = json.loads(text)
         trigger = from_spec({key: document.pop(key) for key in _SPEC_KEYS & document.keys()})
-        target = document.pop("func")
+        [kind] = _TARGET_KEYS & document.keys()
+        target = targets.from_spec(kind, document.pop(kind))
         options = {_snake(key): value for key, value in document.items()}
     except (ScheduleError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fault = f"{name}: cannot read the stored definition {text!r}: {error}"
+        fault = f"{name}: cannot read the stored definition {_shown(text)}: {error}"
         raise ScheduleError(fault) from None
     return declare(name, trigger, target, options)
 
@@ -287,6 +300,13 @@ def _normal(option: str, value: Any) -> Any:
     if option == "kwargs" and isinstance(value, Mapping):
         return dict(value)
     return value
+
+
+def _shown(text: str | bytes) -> str:
+    """A definition that cannot be read, unless it may hold secrets: nothing masks them then."""
+    shown = repr(text)
+    secretive = any(f'"{word}"' in shown for word in ("env", "headers", "shell", "url"))
+    return "(not shown, it may hold secrets)" if secretive else shown
 
 
 def _unknown_option(option: str) -> str:

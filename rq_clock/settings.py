@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 
+from rq_clock.addresses import Allowed, parse_allowed
 from rq_clock.errors import RqClockError
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
@@ -33,6 +34,8 @@ class Settings:
     disabled: bool
     stage_bytes: int
     history: int
+    output_hours: int
+    webhook_allow: tuple[Allowed, ...]
     runs: int
     worker_queues: tuple[str, ...]
     worker_concurrency: int
@@ -45,7 +48,7 @@ class Settings:
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Read `env`, or the process's environment with `.env` beneath it."""
-        env = _process_env() if env is None else env
+        env = environment() if env is None else env
         redis_variable = env.get("RQ_CLOCK_REDIS_ENV", "")
         if redis_variable and redis_variable not in env:
             raise RqClockError(
@@ -66,6 +69,8 @@ class Settings:
             disabled=_switch(env, "RQ_CLOCK_DISABLED"),
             stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
             history=_count(env, "RQ_CLOCK_HISTORY", 100),
+            output_hours=_count(env, "RQ_CLOCK_OUTPUT_HOURS", 72),
+            webhook_allow=_allowed(env.get("RQ_CLOCK_WEBHOOK_ALLOW", "")),
             runs=_count(env, "RQ_CLOCK_RUNS", 1000),
             worker_queues=_queues(env.get("WORKER_QUEUES", "")),
             worker_concurrency=_count(env, "WORKER_CONCURRENCY", 1),
@@ -77,7 +82,8 @@ class Settings:
         )
 
 
-def _process_env() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """The app's environment: this process's, with `.env` beneath it in development."""
     from dotenv import dotenv_values
 
     if "DYNO" in os.environ:  # a platform sets variables itself; a stray file must not add any
@@ -133,6 +139,16 @@ def _switch(env: Mapping[str, str], name: str) -> bool:
     if value in ("", "0", "false", "no", "off"):
         return False
     raise RqClockError(f"{name}: expected 1 or 0, got {value!r}")
+
+
+def _allowed(text: str) -> tuple[Allowed, ...]:
+    try:
+        return parse_allowed(text)
+    except ValueError as error:
+        raise RqClockError(
+            "RQ_CLOCK_WEBHOOK_ALLOW: expected hosts (intranet.example, localhost:8000) or networks "
+            f"(10.1.0.0/16), got '{error}'"
+        ) from None
 
 
 def _count(env: Mapping[str, str], name: str, default: int) -> int:

@@ -26,6 +26,8 @@ Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
                                  " <state> <attempt> <started> <ended> <worker> <error…>"
                                  "- <first> <last> <count> <reason>" skipped
                                  "x <instant> <job id>"              a job found to be lost
+    output:<job id>     string   the last 64 kB that a command printed, or the status and the first
+                                 2 kB of a web call's answer; written while it runs, expires
     news                channel  "lease", "*" or a schedule: something changed, look
 
 The rules that keep each fire time to exactly one job live in lua/: every script says what it
@@ -317,6 +319,12 @@ class Store:
         """What became of a schedule's fire times, oldest first."""
         lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
         return [ledger_entry(_text(line)) for line in lines]
+
+    def output(self, job_id: str) -> bytes | None:
+        """What a command has printed until now, or what a web call was answered: the last 64 kB,
+        in whatever encoding it came. None when there is nothing, or nothing any more."""
+        found: Any = self.redis.get(self.key(f"output:{job_id}"))
+        return None if found is None else bytes(found)
 
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
         """Record that a job which blocks `name` has vanished; it blocks no longer. False when

@@ -47,8 +47,9 @@ class FakeClock:
         for run, schedule in runs:
             self.now = max(self.now, run.fire_time)
             if self._run_tasks:
+                call = schedule.call()
                 with running(run):
-                    _resolve(schedule.target)(*schedule.args, **schedule.kwargs)
+                    _resolve(call["func"])(*call.get("args", ()), **call["kwargs"])
         self.now = end
         return [run for run, _ in runs]
 

@@ -44,7 +44,7 @@ def nothing_for(executions: Executions, worker: str) -> bool:
 
 
 def end(executions: Executions, execution: Execution) -> None:
-    executions.close(execution, endings.succeeded(execution, NOON, None, None))
+    executions.close(execution, endings.succeeded(execution, NOON, None))
 
 
 def fail(executions: Executions, execution: Execution) -> None:
@@ -111,7 +111,7 @@ class TestEnding:
         queue.enqueue(jobs.add, 1, 2)
         queue.enqueue(jobs.add, 3, 4)
         first = take(executions, "a")
-        ending = endings.succeeded(first, NOON, None, None)
+        ending = endings.succeeded(first, NOON, None)
         told = [executions.close_and_take(first, ending, ["default"], NOON) for _ in range(2)]
         assert told[0]
         assert told[1]
@@ -124,7 +124,7 @@ class TestEnding:
             queue.enqueue(jobs.add, 1, 2)
         first = take(executions, "a")
         connection.script_flush()
-        ending = endings.succeeded(first, NOON, None, None)
+        ending = endings.succeeded(first, NOON, None)
         second = executions.close_and_take(first, ending, ["default"], NOON)
         assert second
         assert second.job_id != first.job_id

@@ -20,9 +20,10 @@ README = (ROOT / "README.md").read_text()
 
 LEVELS = [
     {"version", "errors"},
+    {"addresses", "masks"},
     {"logs", "settings", "run", "zones", "crontab", "signals"},
-    {"triggers", "connection"},
-    {"explain", "faults", "embedded"},
+    {"triggers", "connection", "targets", "hook", "output", "shell", "lock"},
+    {"explain", "faults", "embedded", "tasks"},
     {"schedule"},
     {"state"},
     {"endings"},
@@ -76,6 +77,9 @@ def test_time_and_decision_are_pure() -> None:
         "state",
         "explain",
         "reconcile",
+        "targets",
+        "masks",
+        "addresses",
     ):
         assert not third_party(PACKAGE / f"{name}.py") & {"redis", "rq", "os", "time", "click"}
 

@@ -249,7 +249,10 @@ class TestDeclaration:
             ({"queue": ""}, "expected queue to be the name of a queue"),
             ({"tags": "daily"}, "expected tags to be a list of words"),
             ({"renamed_from": "nightly"}, "expected renamed_from to differ"),
-            ({"group": "shop-42"}, "group needs a worker"),
+            ({"group": "shop 42"}, "expected group as 1-100 characters without spaces"),
+            ({"group": 42}, "expected group as 1-100 characters without spaces"),
+            ({"group_limit": 2}, "group_limit goes with group"),
+            ({"group": "shop-42", "group_limit": 0}, "at least 1, got 0"),
         ],
     )
     def test_an_option_that_cannot_be_kept_is_refused(

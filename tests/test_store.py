@@ -240,13 +240,27 @@ class TestCommit:
             hourly("args", args=[1, "two", None]), hourly("kwargs", kwargs={"full": False}),
             hourly("retries", retries=3), hourly("delays", retries=[5, 60]),
             hourly("queue", queue="reports", timeout=60),
+            hourly("group", group="shop-42", group_limit=2),
             hourly("ttl", result_ttl=0, failure_ttl=7),
         )  # fmt: skip
-        names = ["plain", "args", "plain-too", "kwargs", "retries", "delays", "queue", "ttl"]
+        names = [
+            "plain",
+            "args",
+            "plain-too",
+            "kwargs",
+            "retries",
+            "delays",
+            "queue",
+            "group",
+            "ttl",
+        ]
         assert kinds(commit(store, lease, names, MIDNIGHT + HOUR)) == ["ok"] * len(names)
         for name in names:
             job = Job.fetch(f"default-{name}-{to_ms(MIDNIGHT + HOUR)}", connection=connection)
-            written = connection.hgetall(job.key)
+            stored: Any = connection.hgetall(job.key)
+            written = {k: v for k, v in stored.items() if not k.startswith(b"rq_clock")}
+            group = {b"rq_clock_group": b"shop-42", b"rq_clock_group_limit": b"2"}
+            assert stored == written | (group if name == "group" else {})
             connection.delete(job.key)
             job.save()
             assert written == connection.hgetall(job.key), name

@@ -1,0 +1,106 @@
+"""What must not be shown, and how it is shown instead. Pure.
+
+A value is secret when its name says so (API_KEY, Authorization, …) or when it is a URL with a user
+or password in it. Secrets are masked in every text about a target, and their values in what a
+command prints or a web call answers.
+
+Not here: finding a secret that nothing gives away. `echo $((40 + 2))` may print one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+MASK = "****"
+SHORTEST = 6
+"""Characters of a value that is hidden in output; a shorter one would blot out innocent text."""
+
+_WORDS = r"key|token|secret|passw|passphrase|credential|cookie|authorization|signature"
+_NAME = re.compile(rf"{_WORDS}|_(?:pass|pwd)\Z|\Apass\Z", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^\s/?#@\"']+(?=@)")
+# name=value, "name": "value", name: Bearer value, --name value; not name=$VARIABLE. The bounds keep
+# it linear, whatever the text.
+_ASSIGNED = re.compile(
+    rf"(?:(?P<name>(?<![\w-])[\w-]{{0,60}}?(?:{_WORDS}|_pass|_pwd)[\w-]{{0,60}}[\"']?\s*[=:]\s*)"
+    rf"|(?P<switch>(?<!\S)--?[\w-]{{0,60}}?(?:{_WORDS})[\w-]{{0,60}}\s+))"
+    r"(?P<scheme>(?:bearer|basic|token|digest)\s+)?"
+    r"(?P<value>\"[^\"$][^\"]*\"|'[^']+'|[^\s\"'$;|&<>][^\s\"';|&<>]*)",
+    re.IGNORECASE,
+)
+_PART = re.compile(r"[^/]{20,}")  # of a path: what is that long is an identifier, often a secret
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable or header of this name holds a secret."""
+    return bool(_NAME.search(name))
+
+
+def masked(values: Mapping[str, str]) -> dict[str, str]:
+    """Variables or headers as they may be shown."""
+    return {n: MASK if is_secret(n) else masked_text(v) for n, v in values.items()}
+
+
+def masked_json(value: Any) -> Any:
+    """A JSON value as it may be shown."""
+    if isinstance(value, dict):
+        return {n: MASK if is_secret(str(n)) else masked_json(v) for n, v in value.items()}
+    if isinstance(value, list):
+        return [masked_json(item) for item in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def masked_text(text: str) -> str:
+    """A command line as it may be shown: without what is plainly a secret in it."""
+    text = _USERINFO.sub(MASK, text)
+    return _ASSIGNED.sub(lambda m: (m["name"] or m["switch"]) + (m["scheme"] or "") + MASK, text)
+
+
+def masked_url(url: str) -> str:
+    """A URL as it may be shown: no user, no query, and no long part of its path, since that is
+    where services put the secret of a webhook. Never raises."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        path = _PART.sub(MASK, parts.path)
+    except ValueError:
+        return "(not a URL)"
+    start = f"{parts.scheme}://{host}" if host else ""
+    return printable(start + path + ("?…" if parts.query else ""), 200)
+
+
+def printable(text: str, most: int) -> str:
+    """A text for one line, without anything that a terminal would obey."""
+    text = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _escaped(c: str) -> str:
+    return " " if c == "\t" else c.encode("unicode_escape").decode()
+
+
+class Secrets:
+    """The values of secret variables or headers, to be hidden wherever they turn up."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        words = {word for name, value in values.items() for word in _secrets_in(name, value)}
+        found = [word.encode(errors="surrogateescape") for word in words if len(word) >= SHORTEST]
+        found.sort(key=len, reverse=True)  # of two that begin alike, the longer
+        self.longest = len(found[0]) if found else 0
+        self._pattern = re.compile(b"|".join(map(re.escape, found))) if found else None
+
+    def hide(self, data: bytes) -> bytes:
+        """The data with a mask in place of each secret value."""
+        return self._pattern.sub(MASK.encode(), data) if self._pattern else data
+
+
+def _secrets_in(name: str, value: str) -> Iterator[str]:
+    if is_secret(name):
+        yield value
+        yield from value.splitlines()  # a private key is printed line by line
+        yield value.partition(" ")[2]  # what follows "Bearer"
+    for userinfo in _USERINFO.findall(value):
+        user, _, password = userinfo.partition(":")
+        yield from (password or user, unquote(password or user))
