@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
+from rq import Queue
 
 from rq_clock import Clock, cron, every
 from rq_clock.cli import main
@@ -233,6 +234,114 @@ class TestStatus:
         feeds, _ = json.loads(run("list", "--json").stdout)
         assert feeds["marker"] == feeds["knownSince"] == "2026-03-01T00:00:00Z"
         assert from_ms(1772323200000).year == 2026
+
+
+class TestRuns:
+    """Entries as lua/commit.lua and lua/close.lua leave them."""
+
+    NOON = 1_772_366_400_000  # 2026-03-01T12:00:00Z
+
+    def record(self, connection: Redis) -> None:
+        fill(connection)
+        hour = 3_600_000
+        end = f"1 {self.NOON + 5} {self.NOON + 1505} worker.1"
+        failed = f"2 {self.NOON + hour + 5} {self.NOON + hour + 6} worker.2 ValueError: no luck"
+        connection.rpush(
+            "rq-clock:default:ledger:feeds",
+            f"- {self.NOON - 2 * hour} {self.NOON - hour} 25 paused",
+            f"s {self.NOON} 3 ok {end}",
+            f"c {self.NOON + hour} 900000 failed {failed}",
+            f"s {self.NOON + 2 * hour} 1",
+        )
+        for line in (f"s {self.NOON} 3 ok {end}", f"c {self.NOON + hour} - failed {failed}"):
+            fields: dict[Any, Any] = {"schedule": "feeds", "job": "default-feeds-1", "entry": line}
+            connection.xadd("rq-clock:default:runs", fields)
+
+    def test_history_of_one_schedule_has_every_fire_time(self, run: Run, connection: Redis) -> None:
+        self.record(connection)
+        result = run("history", "feeds")
+        assert result.exit_code == 0
+        head, waiting, failed, ok, skipped = result.stdout.splitlines()
+        assert head.split()[:3] == ["SCHEDULE", "FIRE", "TIME"]
+        assert waiting.split()[1:] == ["2026-03-01T14:00:00Z", "waiting", "-", "-", "schedule"]
+        assert failed.endswith("failed   2    0.001 s   ValueError: no luck")
+        assert ok.split()[1:6] == ["2026-03-01T12:00:00Z", "ok", "1", "1.500", "s"]
+        assert skipped.split()[-3:] == ["25", "times", "paused"]
+
+    def test_history_of_all_has_what_ended_newest_first(self, run: Run, connection: Redis) -> None:
+        self.record(connection)
+        first, second = json.loads(run("history", "--json").stdout)
+        assert (first["state"], first["attempt"], first["lagMs"]) == ("failed", 2, None)
+        assert first["error"] == "ValueError: no luck"
+        assert (second["state"], second["reason"], second["lagMs"]) == ("ok", "schedule", 3)
+        assert (second["started"], second["tookMs"]) == ("2026-03-01T12:00:00.005Z", 1500)
+        assert second["job"] == "default-feeds-1"
+
+    def test_history_can_be_narrowed(self, run: Run, connection: Redis) -> None:
+        self.record(connection)
+        states = {
+            words: [row["state"] for row in json.loads(run("history", *words, "--json").stdout)]
+            for words in [
+                ("feeds", "--state", "skipped"),
+                ("feeds", "-n", "2"),
+                ("feeds", "--since", "2026-03-01T13:00Z"),
+                ("--state", "ok"),
+                ("--since", "1h"),
+            ]
+        }
+        assert list(states.values()) == [
+            ["skipped"], ["waiting", "failed"], ["waiting", "failed"], ["ok"], [],
+        ]  # fmt: skip
+
+    def test_a_wrong_instant_names_the_option(self, run: Run) -> None:
+        result = run("history", "--since", "yesterday")
+        assert result.exit_code == 2
+        assert "--since: expected an instant" in result.stderr
+
+    def test_history_of_an_unknown_schedule_is_told_with_its_neighbour(
+        self, run: Run, connection: Redis
+    ) -> None:
+        fill(connection)
+        result = run("history", "feed")
+        assert result.exit_code == 3
+        assert "did you mean 'feeds'?" in result.stderr
+
+    def test_a_removed_schedule_still_has_its_history(self, run: Run, connection: Redis) -> None:
+        connection.rpush("rq-clock:default:ledger:gone", f"s {self.NOON} 3")
+        assert "2026-03-01T12:00:00Z" in run("history", "gone").stdout
+
+    def test_logs_give_what_a_command_printed_byte_by_byte(
+        self, run: Run, connection: Redis
+    ) -> None:
+        connection.set("rq-clock:default:output:default-disk-1", b"100%\xff\n")
+        assert run("logs", "default-disk-1").stdout_bytes == b"100%\xff\n"
+
+    def test_logs_of_nothing_are_told_as_such(self, run: Run, connection: Redis) -> None:
+        result = run("logs", "default-disk-1")
+        assert result.exit_code == 3
+        assert "no output of run 'default-disk-1'" in result.stderr
+
+
+class TestWorker:
+    def test_a_burst_worker_empties_the_queues_named(
+        self, redis_url: str, connection: Redis
+    ) -> None:
+        jobs = [
+            Queue(name, connection=connection).enqueue("tests.worker_jobs.add", 1, 2)
+            for name in ("high", "low", "other")
+        ]
+        words = ["worker", "high", "low", "--burst", "--concurrency", "2"]
+        root = str(Path(__file__).parent.parent)
+        result = subprocess.run(
+            [sys.executable, "-m", "rq_clock", *words],
+            env={"REDIS_URL": redis_url, "PYTHONPATH": root, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert [job.get_status().value for job in jobs] == ["finished", "finished", "queued"]
+        assert "worker.pool processes=2 connections=4" in result.stdout
 
 
 class TestRedis:

@@ -46,7 +46,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rq_clock"):
             parts = (node.module or "").split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return found & {p.stem for p in PACKAGE.glob("*.py")}
+    return found & {p.stem for p in PACKAGE.iterdir()}
 
 
 def third_party(path: Path) -> set[str]:
@@ -61,10 +61,11 @@ def third_party(path: Path) -> set[str]:
 
 def test_imports_point_one_way() -> None:
     level = {name: i for i, names in enumerate(LEVELS) for name in names}
-    assert set(level) == {p.stem for p in PACKAGE.glob("*.py")}
-    for path in PACKAGE.glob("*.py"):
+    assert set(level) == {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py"} | {"cli"}
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for name in imports(path):
-            assert level[name] <= level[path.stem], f"{path.stem} imports {name}"
+            assert level[name] <= level[module], f"{path.stem} imports {name}"
 
 
 def test_time_and_decision_are_pure() -> None:
@@ -86,8 +87,8 @@ def test_time_and_decision_are_pure() -> None:
 
 def test_only_the_loop_and_the_command_line_read_the_wall_clock() -> None:
     reading = re.compile(r"datetime\.now\(|time\.time\(|utcnow\(|\.today\(")
-    readers = {p.stem for p in PACKAGE.glob("*.py") if reading.search(p.read_text())}
-    assert readers == {"session", "worker", "cli"}
+    readers = {p.stem for p in PACKAGE.rglob("*.py") if reading.search(p.read_text())}
+    assert readers == {"session", "worker", "base", "schedules"}  # the last two: cli
 
 
 def test_tasks_never_import_the_clock() -> None:
@@ -123,9 +124,9 @@ def test_every_setting_is_documented() -> None:
 
 def test_no_other_module_reads_the_environment() -> None:
     reading = re.compile(r"os\.environ|getenv")
-    readers = {p.stem for p in PACKAGE.glob("*.py") if reading.search(p.read_text())}
-    # cli: NO_COLOR and FORCE_COLOR, which are not ours; horse: sets what RQ sets for a job
-    assert readers == {"settings", "cli", "horse"}
+    readers = {p.stem for p in PACKAGE.rglob("*.py") if reading.search(p.read_text())}
+    # cli.base: NO_COLOR and FORCE_COLOR, which are not ours; horse: sets what RQ sets for a job
+    assert readers == {"settings", "base", "horse"}
 
 
 def test_every_key_stands_in_the_table() -> None:

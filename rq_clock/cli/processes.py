@@ -1,0 +1,120 @@
+"""Commands that are processes, and the one that asks whether the processes are well."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rq_clock.cli.base import CHECK_FAILED, iso, json_option, now, open_store, plural, print_json
+
+if TYPE_CHECKING:
+    from rq_clock.store import Store
+
+
+@click.command()
+@click.argument("queues", nargs=-1)
+@click.option("--burst", is_flag=True, help="End when the queues are empty.")
+@click.option("--concurrency", type=click.IntRange(1, 1000), help="Workers in this process.")
+@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs in each worker.")
+def worker(
+    queues: tuple[str, ...], burst: bool, concurrency: int | None, max_jobs: int | None
+) -> None:
+    """Run a worker for QUEUES, highest priority first (default: WORKER_QUEUES).
+
+    SIGTERM and SIGINT let the running job go on for RQ_CLOCK_GRACE_SECONDS; then it goes back to
+    the front of its queue.
+    """
+    from rq_clock.supervisor import run_worker
+
+    sys.path.insert(0, "")  # the app's modules lie here, not beside the command
+    run_worker(queues, burst=burst, concurrency=concurrency, max_jobs=max_jobs)
+
+
+@click.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Whether the clock works: who leads, how late it is. Exit 5 when something is wrong."""
+    store = open_store()
+    report = _health(store, now())
+    if as_json:
+        print_json(report)
+    else:
+        leader = report["leader"]
+        if leader:
+            lag = leader["lag"]
+            click.echo(
+                f"leader     {leader['instance']} since {leader['since']} (token {leader['token']})"
+            )
+            click.echo(f"last tick  {leader['lastTick'] or '-'}")
+            if lag:
+                click.echo(
+                    f"lag (ms)   p50 {lag['p50Ms']:g}, p99 {lag['p99Ms']:g}, max {lag['maxMs']:g}"
+                )
+        click.echo(f"schedules  {report['schedules']}")
+        for row in report["late"]:
+            click.echo(
+                f"late       {row['name']} by {row['lateSeconds']:.0f} s (due {row['fireTime']})"
+            )
+        for problem in report["problems"]:
+            click.echo(click.style("problem", fg="red") + f"    {problem}")
+        if report["healthy"]:
+            click.echo(click.style("healthy", fg="green"))
+    if not report["healthy"]:
+        sys.exit(CHECK_FAILED)
+
+
+@click.command()
+@click.option("--data", default=".data", show_default=True, help="Where the server keeps its data.")
+def redis(data: str) -> None:
+    """Run an embedded Valkey for development, at REDIS_URL or on port 6399."""
+    from pathlib import Path
+
+    from rq_clock.embedded import serve
+    from rq_clock.settings import DEVELOPMENT_REDIS, Settings
+
+    sys.exit(serve(Settings.from_env().redis_url or DEVELOPMENT_REDIS, Path(data)))
+
+
+def _health(store: Store, now: datetime) -> dict[str, Any]:
+    leader = store.leader()
+    late = store.late(now)
+    problems = []
+    if not leader:
+        problems.append("no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)")
+    if late:
+        problems.append(f"{plural(len(late), 'schedule')} late")
+    return {
+        "healthy": not problems,
+        "problems": problems,
+        "namespace": store.namespace,
+        "leader": _leader(leader) if leader else None,
+        "schedules": store.size(),
+        "late": [
+            {"name": n, "fireTime": iso(t), "lateSeconds": (now - t).total_seconds()}
+            for n, t in late
+        ],
+    }
+
+
+def _leader(facts: dict[str, str]) -> dict[str, Any]:
+    from rq_clock.state import from_ms
+
+    tick = facts.get("tick")
+    lag = {
+        f"{k}Ms": float(facts[f"lag_{k}_ms"])
+        for k in ("p50", "p99", "max")
+        if f"lag_{k}_ms" in facts
+    }
+    return {
+        "instance": facts["instance"],
+        "owner": facts["owner"],
+        "since": iso(from_ms(facts["since"])),
+        "token": int(facts["token"].partition(".")[0]),
+        "lastTick": iso(from_ms(tick)) if tick else None,
+        "version": facts.get("version"),
+        "enqueued": int(facts.get("enqueued", 0)),
+        "lag": lag or None,
+    }
