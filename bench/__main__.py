@@ -1,9 +1,10 @@
-"""`python -m bench`: rq-clock beside RQ's own `rq cron`, as one table.
+"""`python -m bench`: rq-clock beside RQ's own `rq cron`, and its worker beside RQ's and Celery's.
 
-Absolute figures depend on the machine and on what else runs there; the ratios, of two clocks in
-the same minutes, much less. `ratio` is how many times less rq-clock needs. An aim that was missed
+Absolute figures depend on the machine and on what else runs there; the ratios, of two that ran in
+the same minutes, much less. A ratio says how many times better rq-clock is. An aim that was missed
 says so. Every measurement has a private server (the embedded Valkey, or --server) without
-persistence, and each clock is a process of its own; see clocks.py and measures.py.
+persistence, and each clock and worker is a process of its own; see clocks.py and measures.py,
+workers.py and jobs.py.
 """
 
 from __future__ import annotations
@@ -15,65 +16,78 @@ import sys
 import time
 from importlib.metadata import version
 
+from bench import jobs, measures
+from bench.clocks import CLOCKS
 from bench.lab import Lab, Row
-from bench.measures import MEASURES
+from bench.workers import WORKERS
+
+TABLES = ((CLOCKS, measures.MEASURES), (WORKERS, jobs.MEASURES))
+MEASURES = [name for _, group in TABLES for name in group]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(MEASURES)}; all when none is named")
-    parser.add_argument("--quick", action="store_true", help="a minute; for a first look")
+    parser.add_argument("--quick", action="store_true", help="a few minutes; for a first look")
     parser.add_argument("--full", action="store_true", help="also what takes rq cron very long")
     parser.add_argument("--server", help="path of another redis-server or valkey-server")
     options = parser.parse_args()
     if unknown := set(options.what) - set(MEASURES):
         parser.error(f"expected {', '.join(MEASURES)}, got {', '.join(sorted(unknown))}")
     lab = Lab(binary=options.server, quick=options.quick, full=options.full)
-    rows: list[Row] = []
-    for name, measure in MEASURES.items():
-        if not options.what or name in options.what:
-            load, began = os.getloadavg()[0], time.monotonic()
-            rows += measure(lab)
-            took = time.monotonic() - began
-            print(f"{name}: {took:.0f} s, load before {load:.1f}", file=sys.stderr, flush=True)
-    print(table(rows))
-    print()
+    for columns, group in TABLES:
+        rows: list[Row] = []
+        for name, measure in group.items():
+            if not options.what or name in options.what:
+                load, began = os.getloadavg()[0], time.monotonic()
+                rows += measure(lab)
+                took = time.monotonic() - began
+                print(f"{name}: {took:.0f} s, load before {load:.1f}", file=sys.stderr, flush=True)
+        if rows:
+            print(table(columns, rows), end="\n\n", flush=True)
     print(machine(lab))
 
 
-def table(rows: list[Row]) -> str:
-    lines = [("what", "rq-clock", "rq cron", "ratio", "aim")]
+def table(columns: tuple[str, ...], rows: list[Row]) -> str:
+    """With the ratio to the other one, when there are only two; else aims say theirs."""
+    pair = len(columns) == 2
+    lines = [("what", *columns, *(["ratio"] if pair else []), "aim")]
     for row in rows:
-        figures = (_shown(row.ours, row.unit), _shown(row.theirs, row.unit), _ratio(row))
-        lines.append((row.what, *figures, _aim(row)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        figures = [_shown(row, column) for column in columns]
+        ratio = [_times(row.ratio(columns[1]))] if pair else []
+        lines.append((row.what, *figures, *ratio, _aim(row, pair)))
+    first, *others, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *map(str.rjust, line[1:4], widths[1:4]), line[4]]
-        ).rstrip()
+        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:-1], others), line[-1]]).rstrip()
         for line in lines
     )
 
 
-def _shown(value: float | None, unit: str) -> str:
+def _shown(row: Row, column: str) -> str:
+    if column not in row.figures:
+        return "missing"
+    value = row.figures[column]
     if value is None:
         return ""
-    digits = 0 if value >= 100 or not unit else 1 if value >= 10 else 2
-    return f"{value:,.{digits}f} {unit}".rstrip()
+    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {row.unit}".rstrip()
 
 
-def _ratio(row: Row) -> str:
-    if row.ratio is None:
-        return ""
-    return f"{row.ratio:.{1 if row.ratio < 10 else 0}f} x"
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.{1 if ratio < 10 else 0}f} x"
 
 
-def _aim(row: Row) -> str:
+def _aim(row: Row, pair: bool) -> str:
     aims = []
     if row.aim is not None:
         aims.append(f"<= {row.aim:g} {row.unit}".rstrip())
-    if row.aim_ratio is not None:
-        aims.append(f"{row.aim_ratio:g} x")
+    for other, times in row.beside.items():
+        if pair:
+            aims.append(f"{times:g} x")
+        else:
+            ratio = row.ratio(other)
+            found = "missing" if ratio is None else f"{ratio:.2f} x"
+            aims.append(f"{'>=' if row.more else '<='} {other} ({found})")
     return ", ".join(aims) + ("" if row.met else "  MISSED")
 
 
@@ -84,6 +98,7 @@ def machine(lab: Lab) -> str:
         f"Python {platform.python_version()}",
         lab.server,
         *(f"{package} {version(package)}" for package in ("rq", "redis", "hiredis")),
+        *([f"celery {lab.celery}"] if lab.celery else []),
         "load {:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
     ]
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The two clocks under measure: `python -m bench.clocks rq-clock|rq-cron …`, a process each.
+"""The two clocks under measure: `python -m bench.clocks "rq-clock"|"rq cron" …`, a process each.
 
 Both declare the same work, as far as each can say it, and then run until SIGTERM. What differs,
 always in favour of `rq cron`: it logs warnings only, where rq-clock writes its usual line for
@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import bench
 
+OURS, THEIRS = CLOCKS = ("rq-clock", "rq cron")
 QUEUE = "bench"
 CANARY = "canary"
 _EXPRESSIONS = (  # with minute and hour filled in: 250 different ones, all of kinds that people use
@@ -29,7 +30,7 @@ _EXPRESSIONS = (  # with minute and hour filled in: 250 different ones, all of k
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("clock", choices=("rq-clock", "rq-cron"))
+    parser.add_argument("clock", choices=CLOCKS)
     parser.add_argument("--each-second", type=int, default=0, help="schedules due each second")
     parser.add_argument("--idle", type=int, default=0, help="schedules not due for six hours")
     parser.add_argument("--base", type=float, default=0, help="now, the same for each start")
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--at", type=float, default=0)
     parser.add_argument("--canary", type=int, default=0, help="schedules due right away")
     work = parser.parse_args()
-    (rq_clock if work.clock == "rq-clock" else rq_cron)(work)
+    (rq_clock if work.clock == OURS else rq_cron)(work)
 
 
 def rq_clock(work: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What every measurement needs: a private server, a clock's process, and honest readings."""
+"""What every measurement needs: a private server, processes of their own, and honest readings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -19,34 +20,44 @@ from redis import Redis
 
 from rq_clock.embedded import Server, free_url
 
-OURS, THEIRS = "rq-clock", "rq-cron"
-CLOCKS = (OURS, THEIRS)
 ROOT = Path(__file__).parent.parent
-QUEUE_KEY = "rq:queue:bench"
-CANARY_KEY = "rq:queue:canary"
+CELERY_PYTHON = Path(sys.prefix, "celery", "bin", "python")
+"""Celery's environment; `make bench` installs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table. Less is better in all of them."""
+    """One line of a table."""
 
     what: str
     unit: str
-    ours: float
-    theirs: float | None = None
+    figures: Mapping[str, float | None]
+    """By the column's head, ours first; None where it was not measured."""
     aim: float | None = None
-    aim_ratio: float | None = None
+    """What ours is not to exceed."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """How many times better than another's ours is to be; of one that is missing, any is."""
+    more: bool = False
+    """More is better, not less."""
 
     @property
-    def ratio(self) -> float | None:
-        """How many times less rq-clock needs; None where there is nothing to compare."""
-        return self.theirs / self.ours if self.theirs and self.ours else None
+    def ours(self) -> float:
+        figure = next(iter(self.figures.values()))
+        assert figure is not None
+        return figure
+
+    def ratio(self, other: str) -> float | None:
+        """How many times better ours is; None where there is nothing to compare."""
+        theirs = self.figures.get(other)
+        if not theirs or not self.ours:
+            return None
+        return self.ours / theirs if self.more else theirs / self.ours
 
     @property
     def met(self) -> bool:
-        near = self.aim is None or self.ours <= self.aim
-        far = self.aim_ratio is None or self.ratio is None or self.ratio >= self.aim_ratio
-        return near and far
+        ratios = ((self.ratio(other), times) for other, times in self.beside.items())
+        far = all(ratio is None or ratio >= times for ratio, times in ratios)
+        return far and (self.aim is None or self.ours <= self.aim)
 
 
 class Lab:
@@ -58,6 +69,14 @@ class Lab:
         self.full = full
         self.server = ""
         """What the servers say that they are."""
+
+    @cached_property
+    def celery(self) -> str:
+        """Celery's version; "" when it is not installed."""
+        if not CELERY_PYTHON.exists():
+            return ""
+        command = [str(CELERY_PYTHON), "-c", "import celery; print(celery.__version__)"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     @contextmanager
     def redis(self) -> Iterator[Redis]:
@@ -74,23 +93,23 @@ class Lab:
 
 
 class Process:
-    """One clock's process."""
+    """`python -m …`, and whatever it forks."""
 
-    def __init__(self, clock: str, redis: Redis, **work: float) -> None:
-        """`work` are options of clocks.py."""
+    def __init__(
+        self, redis: Redis, *command: str, python: str | Path = sys.executable, **settings: str
+    ) -> None:
+        """`command` is a module and its arguments; `settings` go into the environment."""
         at = redis.connection_pool.connection_kwargs
-        own = ("RQ_CLOCK_", "REDIS_", "DYNO", "HEROKU_")
+        own = ("RQ_CLOCK_", "REDIS_", "DYNO", "HEROKU_", "WORKER_", "CELERY_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
         environment["REDIS_URL"] = f"redis://{at['host']}:{at['port']}/0"
         environment["PYTHONPATH"] = str(ROOT)
-        command = [sys.executable, "-m", "bench.clocks", clock]
-        command += [f"--{name.replace('_', '-')}={value}" for name, value in work.items()]
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.started = time.monotonic()
         self._process = subprocess.Popen(
-            command,
+            [python, "-m", *command],
             cwd=tempfile.gettempdir(),  # where no .env lies
-            env=environment,
+            env=environment | settings,
             stdout=self._output,
             stderr=subprocess.STDOUT,
         )
@@ -110,8 +129,16 @@ class Process:
     def check(self) -> None:
         """Raise RuntimeError, with what it said last, when the process has ended."""
         if self._process.poll() is not None:
-            self._output.seek(0)
-            raise RuntimeError(f"the clock ended: {self._output.read()[-2000:].decode()}")
+            raise RuntimeError(f"it ended: {self._said()}")
+
+    def finish(self, seconds: float) -> None:
+        """Wait until it is through; RuntimeError when it failed."""
+        if self._process.wait(seconds):
+            raise RuntimeError(f"it failed: {self._said()}")
+
+    def _said(self) -> str:
+        self._output.seek(0)
+        return self._output.read()[-2000:].decode()
 
     def cpu(self) -> float:
         """CPU seconds of all its threads, from the scheduler's own count of nanoseconds."""
@@ -125,9 +152,36 @@ class Process:
                 return int(line.split()[1]) / 1024
         raise RuntimeError(f"no {kind} in /proc")
 
+    def family_cpu(self) -> float:
+        """CPU seconds of it and all that it forked, also of those that have ended, in ticks of
+        10 ms."""
+        ticks = 0
+        for stat in self._family("stat"):
+            ticks += sum(map(int, stat.rpartition(") ")[2].split()[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def family_megabytes(self, kind: str) -> float:
+        """Memory of it and all that it forked. Rss counts what they share in each of them, Pss
+        once in all (and shares it with other processes that map the same files)."""
+        kilobytes = 0
+        for rollup in self._family("smaps_rollup"):
+            for line in rollup.splitlines():
+                if line.startswith(f"{kind}:"):
+                    kilobytes += int(line.split()[1])
+        return kilobytes / 1024
+
+    def _family(self, name: str) -> Iterator[str]:
+        """That file of /proc, of it and of all that it forked."""
+        pids = [self._process.pid]
+        for pid in pids:  # grows on the way
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    pids += map(int, (task / "children").read_text().split())
+                yield Path(f"/proc/{pid}/{name}").read_text()
+
 
 class Monitor:
-    """What a server is asked, and when jobs became visible on the queue, by the server's clock.
+    """What a server is asked, and when jobs came to the queue and left it, by the server's clock.
 
     MONITOR's stamps are real time also inside a script: checked on Valkey 9.1 and Redis 7.0 with
     a script that keeps itself busy between two RPUSH. But nobody sees a push before its script or
@@ -137,13 +191,17 @@ class Monitor:
     transactions of `rq cron` together.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, queue_key: str) -> None:
         at = redis.connection_pool.connection_kwargs
+        self._queue = f'"{queue_key}"'
         self._socket = socket.create_connection((at["host"], at["port"]))
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._open: dict[str, int] = {}
         self.visible: list[float] = []
         """For each job on the queue the instant, epoch seconds."""
+        self.taken: list[float] = []
+        """The same for those that a script took away: its last pop before it went on."""
+        self._popped = 0.0
         self.requests = self.commands = 0
         """Commands that clients sent, and these together with those inside scripts."""
 
@@ -170,15 +228,32 @@ class Monitor:
             if not in_script:
                 self.requests += 1
                 self._close("[0 lua", last)
-            if words[:2] == ['"RPUSH"', f'"{QUEUE_KEY}"']:
-                self._open[source] = self._open.get(source, 0) + len(words) - 2
+                self._popped = 0.0
             last = float(stamp[1:])
+            if words[:2] == ['"RPUSH"', self._queue]:
+                self._open[source] = self._open.get(source, 0) + len(words) - 2
+            elif words[:2] == ['"LPUSH"', self._queue]:  # Celery's, outside of any transaction
+                self.visible.append(last)
+            elif in_script:
+                self._look_for_pop(last, words)
             if words[0] == '"EXEC"':
                 self._close(source, last)
         self._close("[0 lua", last)
 
+    def _look_for_pop(self, stamp: float, words: list[str]) -> None:
+        if words[:2] == ['"LPOP"', self._queue]:
+            self._popped = stamp
+        elif self._popped and words[0] == '"HSET"':  # it writes only when it found a job
+            self.taken.append(self._popped)
+            self._popped = 0.0
+
     def _close(self, source: str, stamp: float) -> None:
         self.visible += [stamp] * self._open.pop(source, 0)
+
+
+def quantile(values: list[float], part: float) -> float:
+    """Of sorted values: 0.5 gives the median, 1 the greatest."""
+    return values[min(len(values) - 1, int(len(values) * part))]
 
 
 def whole_second(ahead: float) -> float:
@@ -189,6 +264,16 @@ def whole_second(ahead: float) -> float:
 def sleep_until(instant: float) -> None:
     """Wait until the wall clock shows `instant`, epoch seconds."""
     time.sleep(max(0.0, instant - time.time()))
+
+
+def await_file(path: Path, process: Process) -> None:
+    """Return when there is something in a file; looks every 5 ms."""
+    deadline = time.monotonic() + 120
+    while not path.exists() or not path.stat().st_size:
+        process.check()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"there is no {path.name} after two minutes")
+        time.sleep(0.005)
 
 
 def await_length(redis: Redis, key: str, length: int, process: Process) -> None:

@@ -1,4 +1,4 @@
-"""The measurements. Each runs both clocks in the same minutes and returns rows of the table."""
+"""The clocks' measurements. Each runs both in the same minutes and returns rows of the table."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from redis import Redis
 from rq import Queue
 
 import bench
+from bench.clocks import CANARY, CLOCKS, OURS, QUEUE, THEIRS
 from bench.lab import (
-    CANARY_KEY,
-    CLOCKS,
-    OURS,
-    QUEUE_KEY,
-    THEIRS,
     Lab,
     Monitor,
     Process,
     Row,
     await_length,
+    quantile,
     sleep_until,
     whole_second,
 )
@@ -35,6 +32,7 @@ from rq_clock.triggers import once
 
 IDLE = 10_000
 EACH_SECOND = 20
+QUEUE_KEY, CANARY_KEY = f"rq:queue:{QUEUE}", f"rq:queue:{CANARY}"
 
 
 def lag(lab: Lab) -> Iterator[Row]:
@@ -53,31 +51,27 @@ def lag(lab: Lab) -> Iterator[Row]:
         "p50": (0.5, 1, 5), "p90": (0.9, None, None), "p99": (0.99, 3, 5), "max": (1, None, None),
     }  # fmt: skip
     for name, (part, aim, times) in aims.items():
-        yield Row(
+        yield _row(
             what=f"lag {name}, 20 a second",
             unit="ms",
-            ours=_at(ours, part) * 1000,
-            theirs=_at(theirs, part) * 1000,
+            ours=quantile(ours, part) * 1000,
+            theirs=quantile(theirs, part) * 1000,
             aim=aim,
-            aim_ratio=times,
+            times=times,
         )
 
 
 def _lag_once(lab: Lab, clock: str, seconds: int) -> list[float]:
-    with lab.redis() as redis, Process(clock, redis, each_second=EACH_SECOND) as process:
+    with lab.redis() as redis, _process(clock, redis, each_second=EACH_SECOND) as process:
         await_length(redis, QUEUE_KEY, EACH_SECOND, process)
         begin = whole_second(1.5)  # past its start
         sleep_until(begin - 0.3)
-        with Monitor(redis) as monitor:
+        with Monitor(redis, QUEUE_KEY) as monitor:
             sleep_until(begin - 0.3 + seconds)
         expected = EACH_SECOND * seconds
         if len(monitor.visible) != expected:
             raise RuntimeError(f"{clock}: {len(monitor.visible)} jobs of {expected}")
     return [stamp % 1 for stamp in monitor.visible]
-
-
-def _at(values: list[float], part: float) -> float:
-    return values[min(len(values) - 1, int(len(values) * part))]
 
 
 def herd(lab: Lab) -> Iterator[Row]:
@@ -91,15 +85,15 @@ def herd(lab: Lab) -> Iterator[Row]:
         # Whole lines of one run, the middle one, so that the columns belong together.
         seconds, megabytes, wait = sorted(ours)[len(ours) // 2]
         what = f"herd of {size:,}"
-        yield Row(what=f"{what}: last", unit="s", ours=seconds, theirs=theirs[0], aim=aim)
-        yield Row(what=f"{what}: longest wait of others", unit="ms", ours=wait, theirs=theirs[2])
-        yield Row(what=f"{what}: clock's peak memory", unit="MB", ours=megabytes, theirs=theirs[1])
+        yield _row(what=f"{what}: last", unit="s", ours=seconds, theirs=theirs[0], aim=aim)
+        yield _row(what=f"{what}: longest wait of others", unit="ms", ours=wait, theirs=theirs[2])
+        yield _row(what=f"{what}: clock's peak memory", unit="MB", ours=megabytes, theirs=theirs[1])
 
 
 def _herd_once(lab: Lab, clock: str, size: int) -> tuple[float, float, float]:
     """Seconds until the last is on the queue; the clock's MB; the longest wait of others in ms."""
     at = whole_second(6 + size / 2_500)  # time to declare all, and for rq-clock to stage
-    with lab.redis() as redis, Process(clock, redis, herd=size, at=at) as process:
+    with lab.redis() as redis, _process(clock, redis, herd=size, at=at) as process:
         sleep_until(at - 0.2)
         found, longest = 0, 0.0
         while found < size:
@@ -123,14 +117,14 @@ def idle(lab: Lab) -> Iterator[Row]:
              ("with commands in scripts", "", None), ("memory", "MB", 60))  # fmt: skip
     for i, (what, unit, aim) in enumerate(whats):
         ours, theirs = (cost[clock][i] for clock in CLOCKS)
-        yield Row(what=f"idle, 10,000: {what}", unit=unit, ours=ours, theirs=theirs, aim=aim)
+        yield _row(what=f"idle, 10,000: {what}", unit=unit, ours=ours, theirs=theirs, aim=aim)
 
 
 def mixed(lab: Lab) -> Iterator[Row]:
     """20 a second among 10,000 that are not due."""
     ours, theirs = (cost[0] for cost in _cost(lab, each_second=EACH_SECOND).values())
     what = "20 a second among 10,000: CPU a minute"
-    yield Row(what=what, unit="s", ours=ours, theirs=theirs, aim=0.6)
+    yield _row(what=what, unit="s", ours=ours, theirs=theirs, aim=0.6)
 
 
 def _cost(lab: Lab, *, each_second: int) -> dict[str, tuple[float, float, float, float]]:
@@ -139,10 +133,10 @@ def _cost(lab: Lab, *, each_second: int) -> dict[str, tuple[float, float, float,
     work = {"idle": IDLE, "base": time.time(), "each_second": each_second}
     with ExitStack() as stack:
         clients = {clock: stack.enter_context(lab.redis()) for clock in CLOCKS}
-        clocks = {c: stack.enter_context(Process(c, clients[c], **work)) for c in CLOCKS}
+        clocks = {c: stack.enter_context(_process(c, clients[c], **work)) for c in CLOCKS}
         time.sleep(8)  # past the start, and its first looks around
         with ExitStack() as watch:
-            monitors = {c: watch.enter_context(Monitor(clients[c])) for c in CLOCKS}
+            monitors = {c: watch.enter_context(Monitor(clients[c], QUEUE_KEY)) for c in CLOCKS}
             before = {c: clocks[c].cpu() for c in CLOCKS}
             time.sleep(seconds)
             used = {c: clocks[c].cpu() - before[c] for c in CLOCKS}
@@ -165,21 +159,21 @@ def start(lab: Lab) -> Iterator[Row]:
                 base = time.time()
                 for kind in ("empty Redis", "nothing changed"):
                     redis.delete(CANARY_KEY)
-                    with Process(clock, redis, idle=IDLE, base=base, canary=1) as process:
+                    with _process(clock, redis, idle=IDLE, base=base, canary=1) as process:
                         await_length(redis, CANARY_KEY, 1, process)
                         took = time.monotonic() - process.started
                         seconds.setdefault((clock, kind), []).append(took)
                         memory[clock] = process.megabytes("VmHWM")
     for kind in ("empty Redis", "nothing changed"):
         ours, theirs = (sorted(seconds[c, kind]) for c in CLOCKS)
-        yield Row(
+        yield _row(
             what=f"start, 10,000 declared, {kind}",
             unit="s",
-            ours=_at(ours, 0.5),
-            theirs=_at(theirs, 0.5),
+            ours=quantile(ours, 0.5),
+            theirs=quantile(theirs, 0.5),
             aim=1,
         )
-    yield Row(
+    yield _row(
         what="start, 10,000 declared: memory after",
         unit="MB",
         ours=memory[OURS],
@@ -194,7 +188,7 @@ def build(lab: Lab) -> Iterator[Row]:
     with lab.redis() as redis:
         floor = min(_rq_enqueue(redis, size) for _ in range(3))
         ours = min(_staging(redis, size, f"round{i}") for i in range(3))
-    yield Row(what="to make a job, beside RQ's own enqueue", unit="µs", ours=ours, theirs=floor)
+    yield _row(what="to make a job, beside RQ's own enqueue", unit="µs", ours=ours, theirs=floor)
 
 
 def _rq_enqueue(redis: Redis, size: int) -> float:
@@ -229,6 +223,22 @@ def _staging(redis: Redis, size: int, namespace: str) -> float:
         pass
     took = time.perf_counter() - began
     return took / size * 1e6
+
+
+def _process(clock: str, redis: Redis, **work: float) -> Process:
+    """`work` are options of clocks.py."""
+    options = (f"--{name.replace('_', '-')}={value}" for name, value in work.items())
+    return Process(redis, "bench.clocks", clock, *options)
+
+
+def _row(
+    *, what: str, unit: str, ours: float, theirs: float | None, aim: float | None = None,
+    times: float | None = None,
+) -> Row:  # fmt: skip
+    figures = {OURS: ours, THEIRS: theirs}
+    return Row(
+        what=what, unit=unit, figures=figures, aim=aim, beside={THEIRS: times} if times else {}
+    )
 
 
 MEASURES: dict[str, Callable[[Lab], Iterator[Row]]] = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -28,7 +29,7 @@ from rq import Worker as RQWorker
 from rq.executions import Execution as RQExecution
 from rq.job import UNEVALUATED, Job, _job_stack
 from rq.timeouts import JobTimeoutException
-from rq.utils import now
+from rq.utils import now, utcformat, utcparse
 
 from rq_clock import endings
 from rq_clock.endings import Ending, Execution
@@ -44,9 +45,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class WorkHorse:
     """The process, as its worker sees it."""
 
-    def __init__(self, rider: Callable[[], Rider], inherited: Iterable[Callable[[], None]]) -> None:
+    def __init__(self, rider: Rider, inherited: Iterable[Callable[[], None]]) -> None:
         """Fork it. In the child the calls of `inherited` close what is the worker's alone, then
-        `rider` makes what runs the jobs. Call it where no other thread runs."""
+        `rider` runs the jobs. Call it where no other thread runs."""
         self.jobs = 0
         self.doomed = ""
         """Why the worker killed it, if it did."""
@@ -86,7 +87,8 @@ class WorkHorse:
         """What it has sent, if anything: how the job ended, and whether the horse waits to hear
         that this is stored before it calls the job's webhooks."""
         try:
-            return self._pipe.recv() if self._pipe.poll() else None
+            readable, _, _ = select.select([self._pipe], [], [], 0)  # quicker than its poll()
+            return self._pipe.recv() if readable else None
         except (OSError, EOFError):
             self.mute = True
             return None
@@ -140,7 +142,7 @@ def _statm(pid: int) -> int | None:
 
 
 def _live(
-    rider: Callable[[], Rider],
+    rider: Rider,
     pipe: Connection[Any, Any],
     inherited: Iterable[Callable[[], None]],
     parent: int,
@@ -159,7 +161,7 @@ def _live(
         for close in inherited:
             close()
         random.seed()
-        rider().serve(pipe)
+        rider.serve(pipe)
         status = 0
     finally:
         sys.stdout.flush()
@@ -205,6 +207,7 @@ class Rider(RQWorker):
         self._exc_handlers = handlers
         self._most = max_interruptions
         self._queues: dict[str, Queue] = {}
+        utcparse(utcformat(now()))  # compiles what each process would compile for its first job
 
     def serve(self, pipe: Connection[Any, Any]) -> None:
         """Run what comes until the worker closes the pipe."""

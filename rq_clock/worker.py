@@ -82,6 +82,7 @@ class Worker(RQWorker):
         self._tracking = True
         self._condition = ""
         self._pause = SHORTEST_PAUSE
+        self._rider: Rider | None = None
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
         self._current: Execution | None = None
@@ -90,6 +91,8 @@ class Worker(RQWorker):
         self._beat_at = self._clean_at = 0.0
         self._kill_at = self._stop_at = float("inf")
         self._ended = 0
+        self._look = True
+        """Whether there may be a job that was not looked for."""
         self._foreign: set[str] = set()
         self._idle_since = 0.0
 
@@ -162,15 +165,19 @@ class Worker(RQWorker):
             self._close()
         elif self._current is not None:
             self._wait(self._beat_at - time.monotonic())
-        elif (execution := self._executions.take(self.name, self._queues(), _utc())) is not None:
+        elif self._look and (execution := self._take()) is not None:
             self._begin(execution)
         elif not self._idle():
             self._signals.stopping = True
+
+    def _take(self) -> Execution | None:
+        return self._executions.take(self.name, self._queues(), _utc())
 
     def _idle(self) -> bool:
         """Wait until there may be a job. False when this worker was not to wait so long."""
         if self._burst:
             return False
+        self._look = True
         for_good = self._idle_since + self._max_idle if self._max_idle else float("inf")
         if not self._watch_queues():
             until = min(self._beat_at, for_good)
@@ -298,11 +305,12 @@ class Worker(RQWorker):
             following = self._executions.close_and_take(execution, ending, self._queues(), _utc())
         else:
             self._executions.close(execution, ending)
-        self._report(execution, ending)
         self._ended += 1
         self._forget(keep_horse=True)
         if following is not None:
             self._begin(following)
+        self._look = following is not None or not self._goes_on_after(execution)
+        self._report(execution, ending)
 
     def _goes_on_after(self, execution: Execution) -> bool:
         """Whether the next job may be taken in the same breath."""
@@ -342,16 +350,12 @@ class Worker(RQWorker):
 
     def _saddle(self) -> None:
         """Have a process ready for the next job."""
-        pool, name, settings = self.connection.connection_pool, self.name, self._settings
-        handlers, most = self._exc_handlers, self._settings.max_interruptions
+        if self._rider is None:  # makes no connection; what it takes to make it, it takes once
+            redis, most = connect(settings=self._settings), self._settings.max_interruptions
+            self._rider = Rider(self.name, redis, self._exc_handlers, max_interruptions=most)
         news = socket_of(self._news.connection) if self._news else None
-
-        def rider() -> Rider:
-            redis = connect(settings=settings)
-            return Rider(name, redis, handlers, max_interruptions=most)
-
-        closed = [self._signals.close, pool.reset, *([news.close] if news else [])]
-        self._horse = WorkHorse(rider, closed)
+        closed = [self._signals.close, self.connection.connection_pool.reset]
+        self._horse = WorkHorse(self._rider, [*closed, *([news.close] if news else [])])
         self._horse_pid = self._horse.pid
 
     def _unsaddle(self) -> None:

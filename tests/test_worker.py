@@ -32,6 +32,7 @@ from rq.registry import (
 from rq_clock import worker as worker_module
 from rq_clock.embedded import Server
 from rq_clock.executions import Executions
+from rq_clock.horse import Rider, WorkHorse
 from rq_clock.schedule import declare
 from rq_clock.settings import Settings
 from rq_clock.state import to_ms
@@ -566,6 +567,24 @@ class TestOutages:
             wait_until(lambda: stored.get_status() == "finished", 10, "it is stored")
             assert lines(path) == ["began", "ended"]
             assert worker.end() == 0
+
+    def test_a_job_needs_no_redis_to_run(self, connection: Any, queue: Any) -> None:
+        executions = Executions(connection, "default")
+        executions.register("w", datetime.now(UTC))
+        queue.enqueue(jobs.add, 1, 2)
+        execution = executions.take("w", ["default"], datetime.now(UTC))
+        assert execution
+        nowhere = Redis(host="127.0.0.1", port=1)
+        horse = WorkHorse(Rider("w", nowhere, [], max_interruptions=1), [])
+        try:
+            assert horse.begin(execution)
+            sent = wait_until(horse.ending, 10, "its end")
+            assert sent
+            assert (sent[0].state, sent[0].error) == ("ok", "")
+        finally:
+            horse.kill()
+            horse.exit_status(wait=True)
+            horse.dismiss()
 
     def test_a_full_server_takes_the_end_of_a_job(
         self, fresh_server: Callable[..., Server], start: Callable[..., Process], tmp_path: Path
