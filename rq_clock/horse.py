@@ -38,6 +38,9 @@ from rq_clock.run import Run, running, stop, stopping
 from rq_clock.state import MARKS
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
+LEAVE = signal.SIGVTALRM
+"""Raises Interrupted in the job. A signal that nothing else uses: SIGALRM is the job's timeout,
+SIGTERM may come from the platform at any time and only says that there is an end."""
 _PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -102,6 +105,11 @@ class WorkHorse:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """Raise Interrupted in the job, so that it can put down what it holds."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, LEAVE)
+
     def kill(self, why: str = "") -> None:
         """End it and every process that its job started in its group."""
         self.doomed = self.doomed or why
@@ -157,6 +165,7 @@ def _live(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in SIGNALS:
             signal.signal(number, lambda *_: stop())
+        signal.signal(LEAVE, _leave)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for close in inherited:
             close()
@@ -182,14 +191,25 @@ _OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
 """Fields that RQ sets anew when it runs a job, and parses slowly."""
 
 
+_in_job = False
+
+
+def _leave(*_: object) -> None:
+    if _in_job:
+        raise Interrupted("the worker has to end")
+
+
 class _Job(Job):
     """RQ's job, which would ask Redis first to keep it while it runs; lua/take.lua has done so."""
 
     def perform(self) -> Any:
+        global _in_job
         _job_stack.push(self)  # type: ignore[no-untyped-call]
         try:
+            _in_job = True
             self._result = self._execute()
         finally:
+            _in_job = False
             _job_stack.pop()  # type: ignore[no-untyped-call]
         return self._result
 

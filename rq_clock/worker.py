@@ -53,6 +53,9 @@ BEAT = 2.0
 OVERTIME = 5.0
 """Seconds that a job gets beyond its timeout before its process is killed: RQ's own alarm raises
 in the job first, unless the job is deep in a C library or catches everything."""
+LEAVE_SECONDS = 1.0
+"""What a job gets, when the grace is over, to put down what it holds: `Interrupted` is raised in
+it, so that locks are released and files closed; then its process is killed."""
 LAST_TRY = 4.0
 """Seconds beyond the grace for which a worker without Redis keeps trying to store an end."""
 POLL = 0.1
@@ -88,6 +91,7 @@ class Worker(RQWorker):
         self._current: Execution | None = None
         self._ending: Ending | None = None
         self._webhooks = False
+        self._told_to_leave = False
         self._beat_at = self._clean_at = 0.0
         self._kill_at = self._stop_at = float("inf")
         self._ended = 0
@@ -403,7 +407,10 @@ class Worker(RQWorker):
             self._hear()
         now = time.monotonic()
         if self._current is not None and self._ending is None and self._horse is not None:
-            if now >= self._stop_at:
+            if now >= self._stop_at and not self._told_to_leave:
+                self._told_to_leave, self._stop_at = True, now + LEAVE_SECONDS
+                self._horse.interrupt()
+            elif now >= self._stop_at:
                 self._horse.kill(endings.INTERRUPTED)
             elif now >= self._kill_at:
                 self._horse.kill(endings.TIMED_OUT)

@@ -456,6 +456,26 @@ class TestEnding:
         assert connection.exists("called") == 0
         assert "Traceback" not in worker.text()
 
+    def test_a_job_can_put_down_what_it_holds_when_the_grace_is_over(
+        self, start: Callable[..., Process], queue: Any, tmp_path: Path
+    ) -> None:
+        worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
+        job = queue.enqueue(jobs.tidy, str(path))
+        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        assert worker.end() == 0
+        assert lines(path) == ["began", "tidied"]
+        assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
+
+    def test_a_job_that_clings_to_its_process_is_killed_after_all(
+        self, start: Callable[..., Process], queue: Any, tmp_path: Path
+    ) -> None:
+        worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
+        job = queue.enqueue(jobs.stubborn, str(path))
+        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        assert worker.end() == 0
+        assert lines(path) == ["began", "Interrupted"]
+        assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
+
     def test_a_job_that_is_interrupted_for_ever_fails_in_the_end(
         self, connection: Any, queue: Any, run: Callable[..., bool], tmp_path: Path
     ) -> None:

@@ -78,6 +78,15 @@ def polite(path: str) -> None:
     raise Interrupted
 
 
+def tidy(path: str) -> None:
+    """Put down what it holds, however it ends."""
+    tell(path, "began")
+    try:
+        threading.Event().wait(60)
+    finally:
+        tell(path, "tidied")
+
+
 def broken_by_the_restart(path: str) -> None:
     """Raise because a process that it works with was told to end too."""
     tell(path, "began")
