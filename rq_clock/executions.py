@@ -86,6 +86,8 @@ class Executions:
     def __init__(self, redis: Redis, namespace: str, *, runs: int = 1000) -> None:
         self.redis = redis
         self.namespace = namespace
+        self.suspended = False
+        """Whether the last `take` found that RQ's tools have suspended all work."""
         self._runs = runs
         turns = (_LUA / "turns.lua").read_text()
         self._scripts = {
@@ -250,7 +252,8 @@ class Executions:
         kind, *rest = answer
         if kind == b"gone":
             raise Gone(f"{worker} was counted as dead")
-        if kind == b"nothing":
+        self.suspended = kind == b"suspended"
+        if kind != b"job":
             return None
         id, job_id, queue, previous, flat = rest
         return Execution(

@@ -97,6 +97,7 @@ class Worker(RQWorker):
         self._ended = 0
         self._look = True
         """Whether there may be a job that was not looked for."""
+        self._futile = 0
         self._foreign: set[str] = set()
         self._idle_since = 0.0
 
@@ -183,9 +184,16 @@ class Worker(RQWorker):
             return False
         self._look = True
         for_good = self._idle_since + self._max_idle if self._max_idle else float("inf")
-        if not self._watch_queues():
+        if self._executions.suspended:
+            self._enter("suspended")
+            self._wait(min(BEAT, for_good - time.monotonic()))
+        elif not self._watch_queues():
+            self._futile = 0
             until = min(self._beat_at, for_good)
             self._wait(until - time.monotonic() if self._tracking else POLL)
+        else:  # it came in this moment; or what is there can't be taken, since it is no queue
+            self._futile += 1
+            self._wait(POLL if self._futile > 1 else 0)
         return time.monotonic() < for_good
 
     # ---- Redis comes and goes -------------------------------------------------------------------
@@ -217,8 +225,12 @@ class Worker(RQWorker):
             return
         if condition == "outage":
             warn("store.waiting", **fields)
+        elif condition == "suspended":
+            say("worker.suspended", remedy="`rq resume`")
         elif before == "outage":
             say("store.back")
+        elif before == "suspended":
+            say("worker.resumed")
         else:
             say("worker.serving", name=self.name, connections=2, **fields)
 
@@ -288,6 +300,7 @@ class Worker(RQWorker):
 
     def _begin(self, execution: Execution) -> None:
         self._current = execution
+        self._enter("serving")
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
         timeout = execution.timeout

@@ -123,6 +123,16 @@ def runs(connection: Any) -> list[str]:
     return [" ".join(fields[b"entry"].decode().split(" ")[3:5]) for _id, fields in entries]
 
 
+def beats(connection: Any) -> int:
+    """How many signs of life were seen by those who asked here, one after the other."""
+    seen = {connection.hvals("rq-clock:default:workers")[0]}
+    wait_until(
+        lambda: connection.hvals("rq-clock:default:workers")[0] not in seen, 10, "a sign of life"
+    )
+    seen.add(connection.hvals("rq-clock:default:workers")[0])
+    return len(seen)
+
+
 class TestBooks:
     """What RQ's tools find afterwards."""
 
@@ -552,6 +562,33 @@ class TestCommands:
         stock.register_birth()  # type: ignore[no-untyped-call]
         worker = start()
         assert "worker=stock queues=default" in worker.says("worker.foreign")
+        assert worker.end() == 0
+
+    def test_a_suspended_worker_waits_and_goes_on(
+        self, start: Callable[..., Process], connection: Any, queue: Any
+    ) -> None:
+        worker = start()
+        connection.set("rq:suspended", 1)
+        job = queue.enqueue(jobs.add, 1, 2)
+        worker.says("worker.suspended")
+        asked = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+        wait_until(lambda: beats(connection) >= 2, 10, "it lives")
+        assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] - asked < 20
+        assert job.get_status() == "queued"
+        connection.delete("rq:suspended")
+        wait_until(lambda: job.get_status() == "finished", 10, "it goes on")
+        assert worker.end() == 0
+
+    def test_a_queue_that_is_no_list_stops_no_other(
+        self, start: Callable[..., Process], connection: Any, queue: Any
+    ) -> None:
+        connection.set("rq:queue:broken", "x")
+        worker = start(WORKER_QUEUES="broken,default")
+        asked = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+        wait_until(lambda: beats(connection) >= 2, 10, "it lives")
+        assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] - asked < 60
+        job = queue.enqueue(jobs.add, 1, 2)
+        wait_until(lambda: job.get_status() == "finished", 10, "the other queue's job")
         assert worker.end() == 0
 
     def test_a_canceled_job_stays_canceled_whatever_comes_of_it(

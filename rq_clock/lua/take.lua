@@ -6,7 +6,8 @@
 --       5 seconds until RQ counts a silent execution as abandoned   6 prefix of this namespace's
 --       job ids   7 prefix of its keys
 -- Returns {"gone"}             this worker was counted as dead; it has to register anew
---         {"nothing"}          there is no job, or work is suspended
+--         {"nothing"}          there is no job
+--         {"suspended"}        RQ's tools have said that nobody is to take any
 --         {"more"}             many were parked, and there may be others
 --         {"undeclared", id}   the job's meta speaks of a group; the hash has to say of which
 --         {"job", execution, job id, name of its queue, newest successful fire time or "", hash}
@@ -33,7 +34,7 @@ if execution then
   return told(execution, id, queue)
 end
 if redis.call('EXISTS', KEYS[3]) == 1 then
-  return {'nothing'}
+  return {'suspended'}
 end
 
 local function begin()
@@ -56,11 +57,17 @@ local function begin()
   return told(execution, id, queue)
 end
 
+-- The first id in a queue; a key that is no list has none and stops no other queue.
+local function head(key)
+  local id = redis.pcall('LINDEX', key, 0)
+  return type(id) == 'string' and id
+end
+
 local parked = 0
 execution = ARGV[2]
 for i = 4, #KEYS do
   queue = string.sub(KEYS[i], #'rq:queue:' + 1)
-  id = redis.call('LINDEX', KEYS[i], 0)
+  id = head(KEYS[i])
   while id do
     local group, limit, meta, data = unpack(redis.call('HMGET', 'rq:job:' .. id,
       'rq_clock_group', 'rq_clock_group_limit', 'meta', 'created_at'))
@@ -79,7 +86,7 @@ for i = 4, #KEYS do
         return {'more'}
       end
     end
-    id = redis.call('LINDEX', KEYS[i], 0)
+    id = head(KEYS[i])
   end
 end
 return {'nothing'}
