@@ -404,14 +404,15 @@ class Worker(RQWorker):
 
     def _wait(self, seconds: float) -> None:
         """Sleep for so long or until something happens, and take it in."""
-        now = time.monotonic()
-        until = min(now + seconds, self._kill_at, self._stop_at)
+        running = self._current is not None and self._ending is None
+        limit = min(self._kill_at, self._stop_at) if running else float("inf")
+        seconds = min(seconds, limit - time.monotonic())
         news = socket_of(self._news.connection) if self._news else None
         others: list[Any] = [news] if news else []
-        if self._horse is not None and self._ending is None:
+        if self._horse is not None and (running or self._current is None):
             others.append(self._horse)
         was_stopping = self._signals.stopping
-        ready = self._signals.wait(until - now, *others)
+        ready = self._signals.wait(seconds, *others)
         if self._signals.stopping and not was_stopping:
             self._prepare_to_stop()
         if self._horse in ready or self._signals.ended_child:
@@ -452,7 +453,7 @@ class Worker(RQWorker):
         if horse is None:
             return
         sent = horse.ending()
-        if sent is not None and self._current is not None:
+        if sent is not None and self._current is not None and self._ending is None:
             self._ending, self._webhooks = sent
             return
         if horse.mute:
@@ -460,7 +461,7 @@ class Worker(RQWorker):
         status = horse.exit_status()
         if status is None:
             return
-        if self._current is not None:
+        if self._current is not None and self._ending is None:
             self._ending = self._death(self._current, status)
         horse.kill()  # what its job has left behind
         horse.dismiss()
