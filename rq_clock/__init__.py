@@ -11,6 +11,7 @@ from rq_clock.version import __version__
 if TYPE_CHECKING:
     from rq_clock.clock import Clock
     from rq_clock.connection import connect
+    from rq_clock.lock import exclusive
     from rq_clock.supervisor import run_worker
     from rq_clock.targets import command, webhook
     from rq_clock.triggers import cron, every, once
@@ -29,6 +30,7 @@ __all__ = [
     "cron",
     "current_run",
     "every",
+    "exclusive",
     "once",
     "run_worker",
     "webhook",
@@ -40,6 +42,7 @@ _LAZY = {
     "connect": "rq_clock.connection",
     "cron": "rq_clock.triggers",
     "every": "rq_clock.triggers",
+    "exclusive": "rq_clock.lock",
     "once": "rq_clock.triggers",
     "run_worker": "rq_clock.supervisor",
     "webhook": "rq_clock.targets",
