@@ -216,14 +216,6 @@ class Executions:
                     return False
         except Gone:
             return False
-        key = f"rq:worker:{place.worker}"
-        names: Any = self.redis.hget(key, "queues") or b""
-        queues = names.decode().split(",")
-        pipe = self.redis.pipeline(transaction=True)
-        for members in ("rq:workers", *(f"rq:workers:{queue}" for queue in queues)):
-            pipe.srem(members, key)
-        pipe.delete(key)
-        pipe.execute()
         return True
 
     # ---- scripts ------------------------------------------------------------------------------

@@ -58,6 +58,8 @@ LEAVE_SECONDS = 1.0
 it, so that locks are released and files closed; then its process is killed."""
 LAST_TRY = 4.0
 """Seconds beyond the grace for which a worker without Redis keeps trying to store an end."""
+LAST_PAUSE = 0.5
+"""Seconds between two of these attempts."""
 POLL = 0.1
 """Seconds between two looks at the queues of a server that cannot tell when they change."""
 MAINTENANCE = 600.0
@@ -158,11 +160,12 @@ class Worker(RQWorker):
             if self._news is not None or self._pause >= PATIENCE:
                 self._enter("outage", reason=diagnose(error, self._settings.redis_url))
             self._disconnect()
-            self._wait(self._pause)
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            most = LAST_PAUSE if self._signals.stopping else LONGEST_PAUSE
+            self._wait(min(self._pause, most))
+            self._pause = min(self._pause * 2, most)
 
     def _step(self) -> None:
-        if self._horse is None:
+        if self._horse is None and self._ending is None:
             self._saddle()
         if time.monotonic() >= self._beat_at:
             self._beat()
@@ -204,10 +207,10 @@ class Worker(RQWorker):
         news.execute_command("CLIENT", "ID")
         self._news_id = int(news.connection.read_response())
         news.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
+        self._executions.register(self.name, _utc())
         if not self.connection.exists(self.key):
             self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]
-        self._executions.register(self.name, _utc())
         self._news, self._beat_at = news, 0.0
         self._enter("serving", queues=",".join(self.queue_names()))
 
@@ -270,16 +273,31 @@ class Worker(RQWorker):
         return bool(self._tracking and waiting)
 
     def _leave(self) -> None:
+        until = time.monotonic() + LAST_TRY / 2  # for the webhooks of the last job
+        while self._dismissed and time.monotonic() < until:
+            self._signals.wait(until - time.monotonic())
+            self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
         for horse in [*self._dismissed, *([self._horse] if self._horse else [])]:
             horse.kill()
             horse.exit_status(wait=True)
         try:
             if self._news is not None and self._current is None:
-                self._executions.unregister(self.name)
+                self._give_back()
                 self.register_death()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as error:
+                self._executions.unregister(self.name)
+        except (RedisError, OSError, Gone) as error:
             warn("worker.unregistered", reason=error)
         say("worker.stopped", jobs=self._ended)
+
+    def _give_back(self) -> None:
+        """Put back a job that was given to this worker in a reply that was lost: it was told to
+        end before it could ask again."""
+        execution = self._executions.take(self.name, [], _utc())
+        if execution is not None:
+            error, most = "the worker had to end", self._settings.max_interruptions
+            ending = endings.interrupted(execution, _utc(), most, error=error)
+            self._executions.close(execution, ending)
+            self._report(execution, ending)
 
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
@@ -299,7 +317,6 @@ class Worker(RQWorker):
         return [queue.name for queue in self._ordered_queues]
 
     def _begin(self, execution: Execution) -> None:
-        self._current = execution
         self._enter("serving")
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
@@ -312,6 +329,7 @@ class Worker(RQWorker):
             self._unsaddle()
             self._saddle()
             self._horse.begin(execution)
+        self._current = execution  # not before: who cannot fork now is told of it again
 
     def _close(self) -> None:
         """Store how the job ended and, with that, take the next one."""

@@ -36,6 +36,12 @@ local function leave()
     redis.call('ZREM', 'rq:executions:' .. id, execution)
   end
   if dead then
+    local worker = 'rq:worker:' .. ARGV[1]
+    for name in string.gmatch(redis.call('HGET', worker, 'queues') or '', '[^,]+') do
+      redis.call('SREM', 'rq:workers:' .. name, worker)
+    end
+    redis.call('SREM', 'rq:workers', worker)
+    redis.call('DEL', worker)
     redis.call('HDEL', KEYS[1], ARGV[1])
   else
     redis.call('HDEL', 'rq:worker:' .. ARGV[1], 'current_job')
@@ -105,6 +111,9 @@ for _ = 1, tonumber(take()) do
 end
 if group ~= '' and count >= 0 then
   end_turn(prefix, group, id)
+end
+if dead then
+  redis.call('DEL', 'rq:worker:' .. ARGV[1])  -- the commands count what it did
 end
 if failure then
   return {'error', failure}
