@@ -73,6 +73,7 @@ KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
 _LUA = Path(__file__).parent / "lua"
+_SCRIPTS = ("acquire", "commit", "lost", "pause", "reconcile", "release", "renew")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
@@ -87,7 +88,9 @@ class Store:
         self.redis = redis
         self.namespace = namespace
         self.history = history
-        self._scripts = {p.stem: redis.register_script(p.read_text()) for p in _LUA.glob("*.lua")}
+        self._scripts = {
+            name: redis.register_script((_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
+        }
 
     def key(self, name: str) -> str:
         return f"rq-clock:{self.namespace}:{name}"

@@ -121,8 +121,8 @@ def test_a_clock_that_dies_at_any_step_loses_and_doubles_nothing(
     fresh_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     nursery = Nursery(fresh_server(appendonly="no").url, tmp_path)
-    for path in deaths.LUA:
-        nursery.redis.script_load(path.read_text())
+    for text in deaths.TEXTS.values():
+        nursery.redis.script_load(text)
     nursery.prepare("rehearsal")
     assert nursery.run({"rehearsal": None}, "whole") == {"rehearsal": 0}
     points = nursery.points("rehearsal", "whole")
