@@ -55,8 +55,8 @@ def run_worker(
 
 
 def _work(names: Sequence[str], settings: Settings, burst: bool, max_jobs: int | None) -> None:
-    redis = connect(settings=settings, wait=True)
-    Worker(names, connection=redis, settings=settings).work(burst=burst, max_jobs=max_jobs)
+    worker = Worker(names, connection=connect(settings=settings), settings=settings)
+    worker.work(burst=burst, max_jobs=max_jobs)
 
 
 def _supervise(names: Sequence[str], count: int, burst: bool, max_jobs: int | None) -> None:

@@ -39,9 +39,11 @@ from rq_clock.connection import (
     SHORTEST_PAUSE,
     connect,
     diagnose,
+    is_refusal,
     socket_of,
 )
 from rq_clock.endings import Ending, Execution
+from rq_clock.errors import StoreUnavailable
 from rq_clock.executions import Executions, Gone
 from rq_clock.horse import Rider, WorkHorse
 from rq_clock.logs import say, warn
@@ -86,6 +88,7 @@ class Worker(RQWorker):
         self._news: PubSub | None = None
         self._tracking = True
         self._condition = ""
+        self._met = False
         self._pause = SHORTEST_PAUSE
         self._rider: Rider | None = None
         self._horse: WorkHorse | None = None
@@ -157,8 +160,11 @@ class Worker(RQWorker):
             self._forget()
             self._disconnect()
         except (RedisError, OSError) as error:
+            reason = diagnose(error, self._settings.redis_url)
+            if isinstance(error, RedisError) and is_refusal(error) and not self._met:
+                raise StoreUnavailable(reason) from None
             if self._news is not None or self._pause >= PATIENCE:
-                self._enter("outage", reason=diagnose(error, self._settings.redis_url))
+                self._enter("outage", reason=reason)
             self._disconnect()
             most = LAST_PAUSE if self._signals.stopping else LONGEST_PAUSE
             self._wait(min(self._pause, most))
@@ -234,7 +240,8 @@ class Worker(RQWorker):
             say("store.back")
         elif before == "suspended":
             say("worker.resumed")
-        else:
+        if condition == "serving" and not self._met:
+            self._met = True
             say("worker.serving", name=self.name, connections=2, **fields)
 
     def _beat(self) -> None:

@@ -619,6 +619,38 @@ class TestCommands:
 
 
 class TestOutages:
+    def test_a_worker_that_starts_before_its_redis_waits_for_it(
+        self, fresh_server: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = fresh_server()
+        server.kill()
+        worker = Process(server.url, tmp_path / "worker.log")
+        try:
+            worker.says("store.waiting")
+            server.start()
+            worker.says("worker.serving")
+            assert worker.end() == 0
+        finally:
+            worker.process.kill()
+            worker.process.wait()
+
+    def test_a_worker_that_waits_for_its_redis_ends_when_told_to(self, tmp_path: Path) -> None:
+        worker = Process("redis://127.0.0.1:1", tmp_path / "worker.log")
+        worker.says("store.waiting")
+        assert worker.end() == 0
+
+    def test_a_worker_that_is_refused_ends_and_says_why(
+        self, fresh_server: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = fresh_server()
+        with Redis.from_url(server.url) as connection:
+            connection.config_set("requirepass", "right")
+        url = server.url.replace("redis://", "redis://:wrong@")
+        worker = Process(url, tmp_path / "worker.log")
+        assert worker.process.wait(20) == 1
+        assert "refuses the user or password" in worker.text()
+        assert "wrong@" not in worker.text()
+
     def test_an_end_that_comes_while_redis_is_away_is_stored_when_it_is_back(
         self, start: Callable[..., Process], fresh_server: Callable[..., Server], tmp_path: Path
     ) -> None:
