@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rq_clock.errors import Interrupted, LeaseLost, RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.errors import (
+    Busy,
+    Interrupted,
+    LeaseLost,
+    LockLost,
+    RqClockError,
+    ScheduleError,
+    StoreUnavailable,
+)
 from rq_clock.run import Run, current_run
 from rq_clock.version import __version__
 
@@ -17,9 +25,11 @@ if TYPE_CHECKING:
     from rq_clock.triggers import cron, every, once
 
 __all__ = [
+    "Busy",
     "Clock",
     "Interrupted",
     "LeaseLost",
+    "LockLost",
     "RqClockError",
     "Run",
     "ScheduleError",
