@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -34,8 +35,7 @@ from rq.utils import now, utcformat, utcparse
 from rq_clock import endings
 from rq_clock.endings import Ending, Execution
 from rq_clock.errors import Interrupted
-from rq_clock.run import Run, running, stop, stopping
-from rq_clock.state import MARKS
+from rq_clock.run import from_meta, running, stop, stopping
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 LEAVE = signal.SIGVTALRM
@@ -248,7 +248,10 @@ class Rider(RQWorker):
         self.execution = RQExecution(execution.id, job.id, self.connection, self.name)
         queue = self._queue(execution.queue)
         os.environ["RQ_WORKER_ID"], os.environ["RQ_JOB_ID"] = self.name, job.id
-        with running(_run_of(execution, job)):
+        run = from_meta(job.meta)
+        if run is not None:
+            run = replace(run, attempt=execution.attempt, previous=execution.previous)
+        with running(run):
             self.perform_job(job, queue)
 
     def _queue(self, name: str) -> Queue:
@@ -313,18 +316,3 @@ class Rider(RQWorker):
             return False
         late = isinstance(error, JobTimeoutException)
         return isinstance(error, Interrupted) or (stopping() and not late)
-
-
-def _run_of(execution: Execution, job: Job) -> Run | None:
-    """What the task is told of its run; None for a job that no schedule made."""
-    origin = execution.origin
-    if origin is None:
-        return None
-    reason = (job.meta.get("rq_clock") or {}).get("reason") or MARKS.get(origin.marks, "schedule")
-    return Run(
-        origin.schedule,
-        origin.fire_time,
-        reason,
-        attempt=execution.attempt,
-        previous=execution.previous,
-    )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,16 @@ def current_run() -> Run | None:
     from rq import get_current_job
 
     job = get_current_job()
-    meta = job.meta.get("rq_clock") if job else None
-    return from_meta(meta) if meta else None
+    return from_meta(job.meta) if job else None
 
 
-def from_meta(meta: Mapping[str, str]) -> Run:
-    """The run that a job's meta describes."""
-    return Run(meta["schedule"], datetime.fromisoformat(meta["fire_time"]), meta["reason"])
+def from_meta(meta: Mapping[str, Any]) -> Run | None:
+    """The run that a job's meta describes; None for a job that no schedule made, which may still
+    name a group there."""
+    facts = meta.get("rq_clock") or {}
+    if "schedule" not in facts:
+        return None
+    return Run(facts["schedule"], datetime.fromisoformat(facts["fire_time"]), facts["reason"])
 
 
 @contextmanager

@@ -778,6 +778,13 @@ class TestRuns:
         run()
         assert connection.keys("rq-clock:default:runs") == []
 
+    def test_a_job_that_only_names_a_group_is_no_run(
+        self, connection: Any, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        job = queue.enqueue(jobs.what_run, meta={"rq_clock": {"group": "shop"}})
+        run()
+        assert (job.get_status(), job.return_value()) == ("finished", {})
+
     def test_what_runs_are_kept_is_bounded(
         self, connection: Any, enqueue: Callable[..., str], run: Callable[..., bool]
     ) -> None:
