@@ -28,7 +28,6 @@ INTERRUPTED, LOST = "interrupted", "lost"
 INTERRUPTIONS = "rq_clock_interruptions"
 """Field of RQ's job hash that counts how often the job was put back; RQ keeps what it does not
 know."""
-_OK, _FAILED, _RETRIED = Result.Type.SUCCESSFUL, Result.Type.FAILED, Result.Type.RETRIED
 _RUN_ID = re.compile(r"([a-z0-9_]{1,40})-([A-Za-z0-9_-]{1,100})-(\d+)(?:-([mb])\d+)?")
 
 
@@ -111,13 +110,7 @@ def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
         finished = _expiry(ended, ttl)
         commands += [
             ("HSET", job, "status", "finished", "ended_at", utcformat(ended)),
-            *_result(
-                execution,
-                ended,
-                Result.Type.SUCCESSFUL,
-                ttl,
-                return_value=value,
-            ),
+            *_result(execution, ended, Result.Type.SUCCESSFUL, ttl, return_value=value),
             ("ZADD", f"rq:finished:{execution.queue}", finished, execution.job_id),
         ]
     repeats = execution.number("repeats_left", 0)
@@ -126,11 +119,7 @@ def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
         pause = intervals[min(repeats - 1, len(intervals) - 1)]
         commands.append(("HSET", job, "repeats_left", repeats - 1))
         return _go_on(Ending(OK, "", ended, commands), execution, pause, front=False)
-    if ttl == 0:
-        commands.append(("DEL", job, *_dependencies(execution)))
-    elif ttl > 0:
-        commands += [("EXPIRE", key, ttl) for key in (job, *_dependencies(execution))]
-    return Ending(OK, "", ended, commands)
+    return Ending(OK, "", ended, [*commands, *_kept_for(execution, ttl)])
 
 
 def failed(
@@ -151,14 +140,10 @@ def failed(
     status = "stopped" if state == STOPPED else "failed"
     commands += [
         ("HSET", job, "status", status, "ended_at", utcformat(ended)),
-        *_result(execution, ended, _FAILED, ttl, exc_string=trace),
+        *_result(execution, ended, Result.Type.FAILED, ttl, exc_string=trace),
         ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
     ]
-    if ttl == 0:
-        commands.append(("DEL", job, *_dependencies(execution)))
-    elif ttl > 0:
-        commands += [("EXPIRE", key, ttl) for key in (job, *_dependencies(execution))]
-    return Ending(state, line, ended, commands)
+    return Ending(state, line, ended, [*commands, *_kept_for(execution, ttl)])
 
 
 def asked_to_retry(execution: Execution, ended: datetime, retry: Any) -> Ending:
@@ -220,8 +205,13 @@ def _job(execution: Execution) -> str:
     return f"rq:job:{execution.job_id}"
 
 
-def _dependencies(execution: Execution) -> tuple[str, str]:
-    return f"{_job(execution)}:dependents", f"{_job(execution)}:dependencies"
+def _kept_for(execution: Execution, ttl: int) -> list[Command]:
+    """How long an ended job stays: `ttl` seconds, not at all for 0, for ever when negative."""
+    job = _job(execution)
+    keys = job, f"{job}:dependents", f"{job}:dependencies"
+    if ttl == 0:
+        return [("DEL", *keys)]
+    return [("EXPIRE", key, ttl) for key in keys] if ttl > 0 else []
 
 
 def _expiry(ended: datetime, ttl: int) -> float:

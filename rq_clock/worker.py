@@ -215,7 +215,6 @@ class Worker(RQWorker):
         news.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
         self._executions.register(self.name, _utc())
         if not self.connection.exists(self.key):
-            self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]
         self._news, self._beat_at = news, 0.0
         self._enter("serving", queues=",".join(self.queue_names()))
