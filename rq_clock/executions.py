@@ -226,7 +226,7 @@ class Executions:
         keys = [self._key("workers"), self._key("succeeded"), "rq:suspended"]
         keys += [f"rq:queue:{queue}" for queue in queues]
         times = [now.timestamp(), utcformat(now), ABANDONED]
-        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-", self._key("")]
+        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-"]
 
     def _declare(self, job_id: str) -> None:
         """Copy the group that a job's meta names to where scripts can read it. For jobs that are

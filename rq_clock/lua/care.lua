@@ -29,9 +29,8 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     end
   end
 end
-local prefix = string.sub(KEYS[1], 1, -#'workers' - 1)
 for _, group in ipairs(redis.call('SRANDMEMBER', prefix .. 'groups', ARGV[3])) do
-  free_turns(prefix, group)
-  pass_on(prefix, group)
+  free_turns(group)
+  pass_on(group)
 end
 return {redis.call('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}

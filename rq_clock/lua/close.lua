@@ -51,13 +51,12 @@ local function leave()
 end
 
 local group = execution and redis.call('HGET', 'rq:job:' .. id, 'rq_clock_group') or ''
-local prefix = string.sub(KEYS[1], 1, -#'workers' - 1)
 if not execution or redis.call('EXISTS', 'rq:job:' .. id) == 0
   or not redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
   leave()
   if group ~= '' then
-    free_turns(prefix, group)
-    pass_on(prefix, group)
+    free_turns(group)
+    pass_on(group)
   end
   return {'refused'}
 end
@@ -110,7 +109,7 @@ for _ = 1, tonumber(take()) do
   failure = failure or type(reply) == 'table' and reply.err
 end
 if group ~= '' and count >= 0 then
-  end_turn(prefix, group, id)
+  end_turn(group, id)
 end
 if dead then
   redis.call('DEL', 'rq:worker:' .. ARGV[1])  -- the commands count what it did

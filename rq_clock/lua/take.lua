@@ -4,7 +4,7 @@
 -- KEYS  1 workers   2 succeeded   3 rq:suspended   4… the queues, in order
 -- ARGV  1 worker   2 id for the execution   3 now, epoch seconds   4 now, as RQ writes it
 --       5 seconds until RQ counts a silent execution as abandoned   6 prefix of this namespace's
---       job ids   7 prefix of its keys
+--       job ids
 -- Returns {"gone"}             this worker was counted as dead; it has to register anew
 --         {"nothing"}          there is no job
 --         {"suspended"}        RQ's tools have said that nobody is to take any
@@ -18,12 +18,12 @@ local held = redis.call('HGET', KEYS[1], ARGV[1])
 if not held then
   return {'gone'}
 end
-local now, text, ttl, prefix = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local now, text, ttl, ours = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local function told(execution, id, queue)
   local previous = ''
-  if string.sub(id, 1, #prefix) == prefix then
-    local schedule = string.match(string.sub(id, #prefix + 1), '^(.+)%-%d+$')
+  if string.sub(id, 1, #ours) == ours then
+    local schedule = string.match(string.sub(id, #ours + 1), '^(.+)%-%d+$')
     previous = schedule and redis.call('HGET', KEYS[2], schedule) or ''
   end
   return {'job', execution, id, queue, previous, redis.call('HGETALL', 'rq:job:' .. id)}
@@ -78,7 +78,7 @@ for i = 4, #KEYS do
     redis.call('LPOP', KEYS[i])
     if data then  -- else it was deleted since it was enqueued
       if not group or group == ''
-        or my_turn(ARGV[7], group, tonumber(limit or 1), id, queue, now) then
+        or my_turn(group, tonumber(limit or 1), id, queue, now) then
         return begin()
       end
       parked = parked + 1

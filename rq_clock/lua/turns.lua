@@ -3,17 +3,18 @@
 -- A job has the turn from then until its end for good, also while it waits for a retry. The others
 -- are parked, in RQ's registry of deferred jobs and in the group's list.
 --
--- KEYS  none: each function takes the prefix of this namespace's keys, and uses
+-- KEYS  1 workers, which tells the prefix of this namespace's keys. Beside it are used
 --       <prefix>turns:<group>     set of the jobs whose turn it is
 --       <prefix>waiting:<group>   list of the parked jobs
 --       <prefix>groups            set of the groups that have any
 -- ARGV  none
 -- Returns nothing by itself
 
+local prefix = string.sub(KEYS[1], 1, -#'workers' - 1)
 local ALIVE = {queued = true, started = true, scheduled = true, deferred = true}
 
 -- Turns of jobs that are not alive any more (deleted, canceled) are free.
-local function free_turns(prefix, group)
+local function free_turns(group)
   for _, id in ipairs(redis.call('SMEMBERS', prefix .. 'turns:' .. group)) do
     local status = redis.call('HGET', 'rq:job:' .. id, 'status')
     if not (status and ALIVE[status]) then
@@ -23,7 +24,7 @@ local function free_turns(prefix, group)
 end
 
 -- Let those go on whose turn it is now: to the front of their queues.
-local function pass_on(prefix, group)
+local function pass_on(group)
   local turns, waiting = prefix .. 'turns:' .. group, prefix .. 'waiting:' .. group
   while true do
     local id = redis.call('LINDEX', waiting, 0)
@@ -48,20 +49,20 @@ local function pass_on(prefix, group)
 end
 
 -- A job has ended for good.
-local function end_turn(prefix, group, id)
+local function end_turn(group, id)
   redis.call('SREM', prefix .. 'turns:' .. group, id)
-  pass_on(prefix, group)
+  pass_on(group)
 end
 
 -- Whether it is a job's turn; if not, it is parked.
-local function my_turn(prefix, group, limit, id, queue, now)
+local function my_turn(group, limit, id, queue, now)
   local turns, waiting = prefix .. 'turns:' .. group, prefix .. 'waiting:' .. group
   if redis.call('SISMEMBER', turns, id) == 1 then
     return true
   end
   if redis.call('SCARD', turns) >= limit then
-    free_turns(prefix, group)
-    pass_on(prefix, group)
+    free_turns(group)
+    pass_on(group)
   end
   if redis.call('SCARD', turns) < limit and redis.call('EXISTS', waiting) == 0 then
     redis.call('SADD', turns, id)
