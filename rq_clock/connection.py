@@ -1,4 +1,5 @@
-"""The one way to a Redis or Valkey: every client of rq-clock is made here.
+"""The one way to a Redis or Valkey: every client of rq-clock is made here, every script is
+loaded here, and every key begins here.
 
 - `rediss://` does not verify certificates unless RQ_CLOCK_REDIS_TLS_VERIFY says so: Heroku's
   are signed by themselves, and its network is the boundary.
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 import socket
-import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,14 +22,13 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     NoPermissionError,
-    RedisError,
     TimeoutError,
 )
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from rq_clock.errors import StoreUnavailable
-from rq_clock.logs import warn
+from rq_clock.logs import say, warn
 from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
 REPLY_SECONDS = 3.0
@@ -38,43 +38,32 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 PATIENCE = 0.8
 """The pause at which a server that never answered is called missing: where everything starts at
 once, it is only slower to start."""
+_LUA = Path(__file__).parent / "lua"
 
 
-def connect(
-    url: str | None = None, *, settings: Settings | None = None, wait: bool = False
-) -> Redis:
+def key_of(namespace: str, name: str) -> str:
+    """A key of a namespace; store.py, executions.py and lock.py say which there are."""
+    return f"rq-clock:{namespace}:{name}"
+
+
+def load_script(redis: Redis, *names: str) -> Any:
+    """The script that the last name tells, behind those that it uses, from lua/."""
+    return redis.register_script("".join((_LUA / f"{name}.lua").read_text() for name in names))
+
+
+def text(value: Any) -> str:
+    """A word of Redis's answer, which comes as bytes or, from tests and scripts, as a number."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def connect(url: str | None = None, *, settings: Settings | None = None) -> Redis:
     """A client for `url`, or for the environment's REDIS_URL.
 
     Understands redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
-    Makes no connection, unless it is to `wait` until the server answers: for a process that
-    should outlast a Redis that starts after it.
-
-    Raises StoreUnavailable when there is no URL, when it cannot be understood, and, waiting, when
-    the server is there and refuses this client.
+    Makes no connection. Raises StoreUnavailable when there is no URL, or none to understand.
     """
     settings = settings or Settings.from_env()
-    client = _client(url or settings.redis_url, settings)
-    if wait:
-        _wait_for(client, url or settings.redis_url)
-    return client
-
-
-def _wait_for(client: Redis, url: str | None) -> None:
-    pause = SHORTEST_PAUSE
-    while True:
-        try:
-            client.ping()
-            return
-        except RedisError as error:
-            if is_refusal(error):
-                raise StoreUnavailable(diagnose(error, url)) from None
-            if pause == PATIENCE:
-                warn("store.waiting", reason=diagnose(error, url))
-            time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-
-def _client(url: str | None, settings: Settings) -> Redis:
+    url = url or settings.redis_url
     if not url:
         raise StoreUnavailable(
             "expected REDIS_URL to name a Redis or Valkey, got nothing; on a laptop start one with "
@@ -148,9 +137,42 @@ def diagnose(error: BaseException, url: str | None) -> str:
     return f"{place}: {error}"
 
 
-def is_refusal(error: RedisError) -> bool:
-    """Whether waiting will not help: the server is there and refuses this client."""
-    return isinstance(error, AuthenticationError | NoPermissionError)
+class Patience:
+    """How a process that serves for long bears a server that does not answer: it says so once,
+    and asks again after pauses that grow."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._met = False
+        self._said = False
+        self._pause = SHORTEST_PAUSE
+
+    def try_again(self, error: BaseException) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises StoreUnavailable when waiting will not help: a server that never let this process in
+        is there and refuses it.
+        """
+        reason = diagnose(error, self._url)
+        if not self._met and isinstance(error, AuthenticationError | NoPermissionError):
+            raise StoreUnavailable(reason) from None
+        if not self._said and (self._met or self._pause >= PATIENCE):
+            self._said = True
+            warn("store.waiting", reason=reason)
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
+        return pause
+
+    def answered(self) -> None:
+        """The server is there."""
+        self._met = True
+        if self._said:
+            self._said = False
+            say("store.back")
+
+    def succeeded(self) -> None:
+        """What was tried is done; the next attempt at something else may come at once. Apart from
+        `answered`, since what fails behind it would fail again at once."""
+        self._pause = SHORTEST_PAUSE
 
 
 def socket_of(connection: Any) -> socket.socket | None:

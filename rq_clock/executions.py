@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +35,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
+from rq_clock.connection import key_of, load_script
 from rq_clock.endings import OK, STOPPED, Command, Ending, Execution
 from rq_clock.errors import RqClockError
 from rq_clock.logs import say, warn
@@ -47,7 +47,6 @@ takes us, and more than a failover of the server lasts."""
 CARE_MS = 3_000
 CARE = ":care"
 """What the news say when a job was scheduled; no schedule can be called that."""
-_LUA = Path(__file__).parent / "lua"
 
 
 class Gone(RqClockError):
@@ -89,14 +88,11 @@ class Executions:
         self.suspended = False
         """Whether the last `take` found that RQ's tools have suspended all work."""
         self._runs = runs
-        turns = (_LUA / "turns.lua").read_text()
-        self._scripts = {
-            name: redis.register_script(prelude + (_LUA / f"{name}.lua").read_text())
-            for name, prelude in (("take", turns), ("beat", ""), ("close", turns), ("care", turns))
-        }
+        self._scripts = {"beat": load_script(redis, "beat")}
+        self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "close", "care")}
 
     def _key(self, name: str, namespace: str = "") -> str:
-        return f"rq-clock:{namespace or self.namespace}:{name}"
+        return key_of(namespace or self.namespace, name)
 
     # ---- a worker's own -----------------------------------------------------------------------
 

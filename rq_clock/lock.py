@@ -50,7 +50,6 @@ import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from secrets import token_hex
 from time import monotonic
@@ -60,7 +59,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from redis import Redis
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from rq_clock.connection import connect, diagnose
+from rq_clock.connection import connect, diagnose, key_of, load_script, text
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.logs import warn
 from rq_clock.settings import Settings
@@ -72,8 +71,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 other."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 _MS = timedelta(milliseconds=1)
-_LUA = Path(__file__).parent / "lua"
-_SCRIPTS = [(_LUA / f"lock_{verb}.lua").read_text() for verb in ("acquire", "renew", "release")]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -299,10 +296,11 @@ class _Keeper:
         self._owner = f"{settings.instance}/{token_hex(8)}"
         self._url = None if redis else settings.redis_url
         self._redis = client = redis or _client(settings)
-        scripts = (client.register_script(text) for text in _SCRIPTS)
-        self._acquire_script, self._renew_script, self._release_script = scripts
-        prefix = f"rq-clock:{settings.namespace}:"
-        self._lock, self._tokens = f"{prefix}locks:{name}", f"{prefix}lock-tokens"
+        self._acquire_script = load_script(client, "lock_acquire")
+        self._renew_script = load_script(client, "lock_renew")
+        self._release_script = load_script(client, "lock_release")
+        self._lock = key_of(settings.namespace, f"locks:{name}")
+        self._tokens = key_of(settings.namespace, "lock-tokens")
 
     def check(self) -> None:
         """Raise LockLost unless Redis says that the lock is held."""
@@ -351,11 +349,11 @@ class _Keeper:
     def _ask(self) -> RqClockError | None:
         args: list[str | int] = [self.name, self._owner, self._ttl]
         kind, *rest = self._acquire_script([self._lock, self._tokens], args)
-        if _text(kind) == "granted":
+        if text(kind) == "granted":
             self.token = int(rest[0])
             return None
         seconds, free_in = (max(int(ms), 0) / 1000 for ms in rest[1:])
-        return Busy(self.name, _holder(_text(rest[0])), seconds, free_in, _text(kind) == "done")
+        return Busy(self.name, _holder(text(rest[0])), seconds, free_in, text(kind) == "done")
 
     def _keep(self) -> int:
         """Refresh until the block ends, or the lock is lost and the block ends. The order."""
@@ -403,7 +401,7 @@ class _Keeper:
 
     def _compare(self, answer: Any) -> None:
         """Lose the lock if it is not ours by Redis's `answer`, who has it."""
-        owner = _text(answer or "")
+        owner = text(answer or "")
         if not owner:
             self._lose(
                 f"it is free: nothing was heard from here for {self._timeout:g} s, or Redis lost it"
@@ -500,7 +498,3 @@ def _client(settings: Settings) -> Redis:
 
 def _holder(owner: str) -> str:
     return owner.rpartition("/")[0]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

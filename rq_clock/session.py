@@ -22,16 +22,8 @@ from redis.exceptions import RedisError
 
 from rq_clock.batch import Planned
 from rq_clock.care import Caretaker
-from rq_clock.connection import (
-    LONGEST_PAUSE,
-    PATIENCE,
-    SHORTEST_PAUSE,
-    connect,
-    diagnose,
-    is_refusal,
-    socket_of,
-)
-from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
+from rq_clock.errors import LeaseLost
 from rq_clock.executions import CARE, Executions
 from rq_clock.logs import say, warn
 from rq_clock.reconcile import Plan, differing, plan
@@ -89,8 +81,8 @@ class Session:
         )
         self._care_at = 0.0
         self._led = 0
-        self._met = False
-        self._pause = SHORTEST_PAUSE
+        self._patience = Patience(settings.redis_url)
+        self._warned = False
         self._unsure: list[Planned] = []
         self._condition = ""
 
@@ -100,15 +92,11 @@ class Session:
             try:
                 self._serve()
             except (RedisError, OSError) as error:
-                reason = diagnose(error, self._settings.redis_url)
-                if isinstance(error, RedisError) and is_refusal(error) and not self._met:
-                    raise StoreUnavailable(reason) from None
-                if (self._met or self._pause >= PATIENCE) and self._enter("outage"):
-                    warn("store.waiting", reason=reason)
+                pause = self._patience.try_again(error)
+                self._enter("outage")
                 self._store.redis.connection_pool.disconnect()
                 self._care.forget()
-                self._signals.wait(self._pause)
-                self._pause = min(self._pause * 2, LONGEST_PAUSE)
+                self._signals.wait(pause)
         say("clock.stopped")
 
     def _enter(self, condition: str) -> bool:
@@ -118,9 +106,9 @@ class Session:
 
     def _serve(self) -> None:
         for warning in self._store.check_server():
-            if not self._met:
+            if not self._warned:
                 warn("store.warning", text=warning)
-        self._met = True
+        self._warned = True
         news = self._store.listen()
         try:
             while not self._signals.stopping:
@@ -131,8 +119,7 @@ class Session:
                     self._wall(),
                 )
                 self._mode = "waiting"
-                if self._condition == "outage":
-                    say("store.back")
+                self._patience.answered()
                 if isinstance(answer, Refused):
                     self._stand_by(answer, news)
                     continue
@@ -146,7 +133,7 @@ class Session:
 
     def _stand_by(self, refused: Refused, news: PubSub) -> None:
         """Wait until the lease may be free."""
-        self._pause = SHORTEST_PAUSE
+        self._patience.succeeded()
         seconds = refused.wait + (0.005 if self._led else NEWCOMER_SECONDS)
         if refused.kind == "foreign":
             seconds = FOREIGN_SECONDS
@@ -186,7 +173,7 @@ class Session:
             self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
             gc.freeze()
         self._led = lease.number
-        self._pause = SHORTEST_PAUSE  # not before: what fails here would fail again at once
+        self._patience.succeeded()
         stage = Stage(self._store, lease, memory=self._settings.stage_bytes)
         gc.disable()  # see QUIET_SECONDS
         try:

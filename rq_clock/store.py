@@ -44,12 +44,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from redis import Redis
 from redis.client import PubSub
 
+from rq_clock.connection import key_of, load_script, text
 from rq_clock.errors import LeaseLost, ScheduleError, StoreUnavailable
 from rq_clock.schedule import ON_TIME, Skip, from_definition
 from rq_clock.state import (
@@ -72,7 +72,6 @@ DEPOSE_PAUSE_MS = 30_000
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_LUA = Path(__file__).parent / "lua"
 _SCRIPTS = ("acquire", "commit", "lost", "pause", "reconcile", "release", "renew")
 _CHUNK = 500
 _PORTION = 2000
@@ -88,12 +87,10 @@ class Store:
         self.redis = redis
         self.namespace = namespace
         self.history = history
-        self._scripts = {
-            name: redis.register_script((_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
-        }
+        self._scripts = {name: load_script(redis, name) for name in _SCRIPTS}
 
     def key(self, name: str) -> str:
-        return f"rq-clock:{self.namespace}:{name}"
+        return key_of(self.namespace, name)
 
     def keys(self, *names: str) -> list[str]:
         return [self.key(name) for name in names]
@@ -149,7 +146,7 @@ class Store:
             keys,
             [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS],
         )
-        kind, *rest = (_text(part) for part in answer)
+        kind, *rest = (text(part) for part in answer)
         if kind == "granted":
             return Lease(rest[0])
         if kind == "held":
@@ -171,13 +168,13 @@ class Store:
 
     def leader(self) -> dict[str, str]:
         """What the leading clock says of itself; empty when none leads."""
-        return {_text(k): _text(v) for k, v in self.redis.hgetall(self.key("lease")).items()}
+        return {text(k): text(v) for k, v in self.redis.hgetall(self.key("lease")).items()}
 
     # ---- definitions --------------------------------------------------------------------------
 
     def declared(self) -> dict[str, str]:
         """The stored definitions of all schedules that came from code."""
-        names = sorted(_text(name) for name in self.redis.smembers(self.key("declared")))
+        names = sorted(text(name) for name in self.redis.smembers(self.key("declared")))
         return {n: d for n, d in zip(names, self.definitions(names), strict=True) if d is not None}
 
     def definitions(self, names: Sequence[str]) -> list[str | None]:
@@ -185,7 +182,7 @@ class Store:
         found: list[str | None] = []
         for chunk in _chunks(names, _CHUNK):
             values = self.redis.hmget(self.key("definitions"), chunk)
-            found += [None if value is None else _text(value) for value in values]
+            found += [None if value is None else text(value) for value in values]
         return found
 
     def released(self) -> int:
@@ -234,7 +231,7 @@ class Store:
                 self.key("due"), low, to_ms(until), start=start, num=_PORTION, withscores=True
             )
             for name, score in found:
-                yield _text(name), int(score)
+                yield text(name), int(score)
             if len(found) < _PORTION:
                 return
             start += len(found)
@@ -247,7 +244,7 @@ class Store:
             pipe.hmget(self.key(key), [*names, "*"])
         pipe.smismember(self.key("declared"), [*names, "*"])
         definitions, markers, revisions, pauses, declared = pipe.execute()
-        everything = _text(revisions[-1] or "0")
+        everything = text(revisions[-1] or "0")
         all_paused = pauses[-1] is not None
         found: dict[str, Entry] = {}
         rows = zip(names, definitions, markers, revisions, pauses, declared, strict=False)
@@ -261,10 +258,10 @@ class Store:
                 fault = str(error)
             found[name] = Entry.read(
                 name,
-                _text(state),
+                text(state),
                 schedule=schedule,
                 fault=fault,
-                revision=_text(revision or "0"),
+                revision=text(revision or "0"),
                 paused=all_paused or pause is not None,
                 declared=bool(from_code),
             )
@@ -273,7 +270,7 @@ class Store:
     def all_names(self) -> list[str]:
         """Every schedule there is, in alphabetical order."""
         pairs = self.redis.hscan_iter(self.key("definitions"), count=1000)
-        return sorted({_text(name) for name, _ in pairs})
+        return sorted({text(name) for name, _ in pairs})
 
     def size(self) -> int:
         """How many schedules there are."""
@@ -282,7 +279,7 @@ class Store:
     def soonest(self, most: int) -> list[tuple[str, datetime]]:
         """The schedules whose next fire time comes first."""
         found: Any = self.redis.zrange(self.key("due"), 0, most - 1, withscores=True)
-        return [(_text(name), from_ms(int(score))) for name, score in found]
+        return [(text(name), from_ms(int(score))) for name, score in found]
 
     def everything(self) -> Iterator[tuple[Entry, datetime | None]]:
         """Every schedule with its next fire time, by name; read in portions."""
@@ -298,7 +295,7 @@ class Store:
         found: Any = self.redis.zrangebyscore(
             self.key("due"), "-inf", to_ms(now - ON_TIME), start=0, num=most, withscores=True
         )
-        return [(_text(name), from_ms(int(score))) for name, score in found]
+        return [(text(name), from_ms(int(score))) for name, score in found]
 
     # ---- operator state -----------------------------------------------------------------------
 
@@ -321,7 +318,7 @@ class Store:
     def ledger(self, name: str) -> list[Enqueued | Skip | Lost]:
         """What became of a schedule's fire times, oldest first."""
         lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
-        return [ledger_entry(_text(line)) for line in lines]
+        return [ledger_entry(text(line)) for line in lines]
 
     def output(self, job_id: str) -> bytes | None:
         """What a command has printed until now, or what a web call was answered: the last 64 kB,
@@ -343,7 +340,7 @@ class Store:
             status, origin = self.redis.hmget(f"rq:job:{job_id}", "status", "origin")
             if status not in (b"queued", b"started", b"scheduled", b"deferred"):
                 continue
-            queue = _text(origin or b"")
+            queue = text(origin or b"")
             pipe = self.redis.pipeline(transaction=False)
             pipe.lpos(f"rq:queue:{queue}", job_id)
             pipe.lpos(f"rq:queue:{queue}:intermediate", job_id)
@@ -351,7 +348,7 @@ class Store:
             pipe.zscore(f"rq:deferred:{queue}", job_id)
             pipe.zrange(f"rq:wip:{queue}", 0, -1)
             *places, running = pipe.execute()
-            executed = any(_text(member).partition(":")[0] == job_id for member in running)
+            executed = any(text(member).partition(":")[0] == job_id for member in running)
             if not executed and all(place is None for place in places):
                 gone.append(job_id)
         return gone
@@ -367,7 +364,3 @@ def newer_data(namespace: str, version: int) -> str:
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -26,6 +26,7 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from rq_clock import hook, logs
+from rq_clock.connection import key_of
 from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
 from rq_clock.logs import iso, say, warn
 from rq_clock.masks import Secrets, masked_text, masked_url, printable
@@ -137,8 +138,7 @@ def keep_output(
     redis: Redis, namespace: str, job_id: str, output: bytes, *, hours: int = 72
 ) -> None:
     """Store the last 64 kB of what a run printed, in place of what was stored of it."""
-    key = f"rq-clock:{namespace}:output:{job_id}"
-    redis.set(key, output[-KEPT:], ex=hours * 3600)
+    redis.set(key_of(namespace, f"output:{job_id}"), output[-KEPT:], ex=hours * 3600)
 
 
 def _prepare() -> tuple[Settings, Job | None, Run | None]:

@@ -33,17 +33,8 @@ from rq.worker import DequeueStrategy
 
 from rq_clock import endings
 from rq_clock.care import Caretaker
-from rq_clock.connection import (
-    LONGEST_PAUSE,
-    PATIENCE,
-    SHORTEST_PAUSE,
-    connect,
-    diagnose,
-    is_refusal,
-    socket_of,
-)
+from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
 from rq_clock.endings import Ending, Execution
-from rq_clock.errors import StoreUnavailable
 from rq_clock.executions import Executions, Gone
 from rq_clock.horse import Rider, WorkHorse
 from rq_clock.logs import say, warn
@@ -88,8 +79,8 @@ class Worker(RQWorker):
         self._news: PubSub | None = None
         self._tracking = True
         self._condition = ""
-        self._met = False
-        self._pause = SHORTEST_PAUSE
+        self._patience = Patience(self._settings.redis_url)
+        self._served = False
         self._rider: Rider | None = None
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
@@ -100,6 +91,8 @@ class Worker(RQWorker):
         self._beat_at = self._clean_at = 0.0
         self._kill_at = self._stop_at = float("inf")
         self._ended = 0
+        self._finished = False
+        """Whether it has waited for a job as long as it was to."""
         self._look = True
         """Whether there may be a job that was not looked for."""
         self._futile = 0
@@ -146,7 +139,7 @@ class Worker(RQWorker):
             return not (self._news is None and time.monotonic() >= self._stop_at + LAST_TRY)
         if self._max_jobs is not None and self._ended >= self._max_jobs:
             return False
-        return not self._signals.stopping
+        return not (self._signals.stopping or self._finished)
 
     def _attempt(self) -> None:
         """One step; a server that is away, or counted this worker as dead, is dealt with here."""
@@ -154,21 +147,16 @@ class Worker(RQWorker):
             if self._news is None:
                 self._arrive()
             self._step()
-            self._pause = SHORTEST_PAUSE
+            self._patience.succeeded()
         except Gone as error:
             warn("worker.gone", reason=error, job=self._current.job_id if self._current else "none")
             self._forget()
             self._disconnect()
         except (RedisError, OSError) as error:
-            reason = diagnose(error, self._settings.redis_url)
-            if isinstance(error, RedisError) and is_refusal(error) and not self._met:
-                raise StoreUnavailable(reason) from None
-            if self._news is not None or self._pause >= PATIENCE:
-                self._enter("outage", reason=reason)
+            pause = self._patience.try_again(error)
+            self._enter("outage")
             self._disconnect()
-            most = LAST_PAUSE if self._signals.stopping else LONGEST_PAUSE
-            self._wait(min(self._pause, most))
-            self._pause = min(self._pause * 2, most)
+            self._wait(min(pause, LAST_PAUSE) if self._signals.stopping else pause)
 
     def _step(self) -> None:
         if self._horse is None and self._ending is None:
@@ -182,7 +170,7 @@ class Worker(RQWorker):
         elif self._look and (execution := self._take()) is not None:
             self._begin(execution)
         elif not self._idle():
-            self._signals.stopping = True
+            self._finished = True
 
     def _take(self) -> Execution | None:
         return self._executions.take(self.name, self._queues(), _utc())
@@ -217,6 +205,7 @@ class Worker(RQWorker):
         if not self.connection.exists(self.key):
             self.register_birth()  # type: ignore[no-untyped-call]
         self._news, self._beat_at = news, 0.0
+        self._patience.answered()
         self._enter("serving", queues=",".join(self.queue_names()))
 
     def _disconnect(self) -> None:
@@ -231,16 +220,12 @@ class Worker(RQWorker):
         before, self._condition = self._condition, condition
         if condition == before:
             return
-        if condition == "outage":
-            warn("store.waiting", **fields)
-        elif condition == "suspended":
+        if condition == "suspended":
             say("worker.suspended", remedy="`rq resume`")
-        elif before == "outage":
-            say("store.back")
         elif before == "suspended":
             say("worker.resumed")
-        if condition == "serving" and not self._met:
-            self._met = True
+        if condition == "serving" and not self._served:
+            self._served = True
             say("worker.serving", name=self.name, connections=2, **fields)
 
     def _beat(self) -> None:
