@@ -84,12 +84,10 @@ class Worker(RQWorker):
         self._rider: Rider | None = None
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
-        self._current: Execution | None = None
-        self._ending: Ending | None = None
-        self._webhooks = False
+        self._task: _Task | None = None
         self._told_to_leave = False
         self._beat_at = self._clean_at = 0.0
-        self._kill_at = self._stop_at = float("inf")
+        self._stop_at = float("inf")
         self._ended = 0
         self._finished = False
         """Whether it has waited for a job as long as it was to."""
@@ -135,7 +133,7 @@ class Worker(RQWorker):
         return self._ended > 0
 
     def _go_on(self) -> bool:
-        if self._current is not None:
+        if self._task is not None:
             return not (self._news is None and time.monotonic() >= self._stop_at + LAST_TRY)
         if self._max_jobs is not None and self._ended >= self._max_jobs:
             return False
@@ -149,7 +147,7 @@ class Worker(RQWorker):
             self._step()
             self._patience.succeeded()
         except Gone as error:
-            warn("worker.gone", reason=error, job=self._current.job_id if self._current else "none")
+            warn("worker.gone", reason=error, job=self._task.job_id if self._task else "none")
             self._forget()
             self._disconnect()
         except (RedisError, OSError) as error:
@@ -159,13 +157,13 @@ class Worker(RQWorker):
             self._wait(min(pause, LAST_PAUSE) if self._signals.stopping else pause)
 
     def _step(self) -> None:
-        if self._horse is None and self._ending is None:
+        if self._horse is None and not (self._task and self._task.ending):
             self._saddle()
         if time.monotonic() >= self._beat_at:
             self._beat()
-        if self._ending is not None:
-            self._close()
-        elif self._current is not None:
+        if self._task is not None and self._task.ending is not None:
+            self._close(self._task.execution, self._task.ending)
+        elif self._task is not None:
             self._wait(self._beat_at - time.monotonic())
         elif self._look and (execution := self._take()) is not None:
             self._begin(execution)
@@ -234,7 +232,7 @@ class Worker(RQWorker):
             due = self._care.look(time.monotonic(), _utc())
             pause = (due - _utc()).total_seconds() if due else BEAT
             self._beat_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
-        if self._current is None and time.monotonic() >= self._clean_at:
+        if self._task is None and time.monotonic() >= self._clean_at:
             self._clean_at = time.monotonic() + MAINTENANCE
             self.clean_registries()  # type: ignore[no-untyped-call]
             self._look_for_others()
@@ -272,7 +270,7 @@ class Worker(RQWorker):
             horse.kill()
             horse.exit_status(wait=True)
         try:
-            if self._news is not None and self._current is None:
+            if self._news is not None and self._task is None:
                 self._give_back()
                 self.register_death()  # type: ignore[no-untyped-call]
                 self._executions.unregister(self.name)
@@ -311,8 +309,7 @@ class Worker(RQWorker):
         self._enter("serving")
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
-        timeout = execution.timeout
-        self._kill_at = time.monotonic() + timeout + OVERTIME if timeout > 0 else float("inf")
+        task = _Task(execution, time.monotonic())
         if self._horse is None:
             self._saddle()
         assert self._horse
@@ -320,13 +317,11 @@ class Worker(RQWorker):
             self._unsaddle()
             self._saddle()
             self._horse.begin(execution)
-        self._current = execution  # not before: who cannot fork now is told of it again
+        self._task = task  # not before: who cannot fork now is told of it again
 
-    def _close(self) -> None:
+    def _close(self, execution: Execution, ending: Ending) -> None:
         """Store how the job ended and, with that, take the next one."""
-        assert self._current
-        assert self._ending
-        execution, ending, following = self._current, self._ending, None
+        following = None
         if self._goes_on_after(execution):
             following = self._executions.close_and_take(execution, ending, self._queues(), _utc())
         else:
@@ -345,19 +340,18 @@ class Worker(RQWorker):
 
     def _forget(self, *, keep_horse: bool = False) -> None:
         """The job is not this worker's any more."""
-        horse = self._horse
-        self._current = self._ending = self._stopped_job_id = None
-        self._kill_at, self._idle_since = float("inf"), time.monotonic()
+        horse, task = self._horse, self._task
+        self._task = self._stopped_job_id = None
+        self._idle_since = time.monotonic()
         if horse is None:
             return
         if not keep_horse:
             self._unsaddle()
-        elif self._webhooks:
+        elif task is not None and task.webhooks:
             horse.stored()
             self._dismiss()
         elif self._worn_out(horse):
             self._dismiss()
-        self._webhooks = False
 
     def _report(self, execution: Execution, ending: Ending) -> None:
         origin = execution.origin
@@ -406,19 +400,24 @@ class Worker(RQWorker):
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """What RQ's commands `stop-job` and `kill-horse` do."""
-        if self._horse is not None and self._current is not None:
+        if self._horse is not None and self._task is not None:
             self._horse.kill("by command")
+
+    @property
+    def _running(self) -> _Task | None:
+        """The job that is being run, unless it has ended."""
+        return self._task if self._task and self._task.ending is None else None
 
     # ---- waiting --------------------------------------------------------------------------------
 
     def _wait(self, seconds: float) -> None:
         """Sleep for so long or until something happens, and take it in."""
-        running = self._current is not None and self._ending is None
-        limit = min(self._kill_at, self._stop_at) if running else float("inf")
+        running = self._running
+        limit = min(running.kill_at, self._stop_at) if running else float("inf")
         seconds = min(seconds, limit - time.monotonic())
         news = socket_of(self._news.connection) if self._news else None
         others: list[Any] = [news] if news else []
-        if self._horse is not None and (running or self._current is None):
+        if self._horse is not None and (running or self._task is None):
             others.append(self._horse)
         was_stopping = self._signals.stopping
         ready = self._signals.wait(seconds, *others)
@@ -429,19 +428,20 @@ class Worker(RQWorker):
         if news in ready:
             self._hear()
         now = time.monotonic()
-        if self._current is not None and self._ending is None and self._horse is not None:
+        running = self._running
+        if running is not None and self._horse is not None:
             if now >= self._stop_at and not self._told_to_leave:
                 self._told_to_leave, self._stop_at = True, now + LEAVE_SECONDS
                 self._horse.interrupt()
             elif now >= self._stop_at:
                 self._horse.kill(endings.INTERRUPTED)
-            elif now >= self._kill_at:
+            elif now >= running.kill_at:
                 self._horse.kill(endings.TIMED_OUT)
 
     def _prepare_to_stop(self) -> None:
         self._stop_at = time.monotonic() + self._settings.grace_seconds
-        say("worker.stopping", running=self._current.job_id if self._current else "none")
-        if self._horse is not None and self._current is not None:
+        say("worker.stopping", running=self._task.job_id if self._task else "none")
+        if self._horse is not None and self._task is not None:
             self._horse.ask_to_stop()
 
     def _hear(self) -> None:
@@ -462,16 +462,17 @@ class Worker(RQWorker):
         if horse is None:
             return
         sent = horse.ending()
-        if sent is not None and self._current is not None and self._ending is None:
-            self._ending, self._webhooks = sent
+        running = self._running
+        if sent is not None and running is not None:
+            running.ending, running.webhooks = sent
             return
         if horse.mute:
             horse.kill()
         status = horse.exit_status()
         if status is None:
             return
-        if self._current is not None and self._ending is None:
-            self._ending = self._death(self._current, status)
+        if running is not None:
+            running.ending = self._death(running.execution, status)
         horse.kill()  # what its job has left behind
         horse.dismiss()
         self._horse, self._horse_pid = None, 0
@@ -494,6 +495,22 @@ class Worker(RQWorker):
             return endings.failed(execution, now, trace, state=endings.TIMED_OUT)
         trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by})"
         return endings.failed(execution, now, trace)
+
+
+class _Task:
+    """The job that a worker has: taken, then handed to the horse, then ended but not stored."""
+
+    def __init__(self, execution: Execution, began: float) -> None:
+        self.execution = execution
+        timeout = execution.timeout
+        self.kill_at = began + timeout + OVERTIME if timeout > 0 else float("inf")
+        self.ending: Ending | None = None
+        self.webhooks = False
+        """Whether the horse still calls RQ's webhooks, once the end is stored."""
+
+    @property
+    def job_id(self) -> str:
+        return self.execution.job_id
 
 
 def _utc() -> datetime:

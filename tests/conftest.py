@@ -1,6 +1,6 @@
 """The suite's fixtures: real servers, and an environment in which nothing is set.
 
-RQ_CLOCK_EXAMPLES sets the number of examples of a property (1,000); RQ_CLOCK_TEST_SERVER runs the
+RQ_CLOCK_EXAMPLES sets the number of examples of a property (300); RQ_CLOCK_TEST_SERVER runs the
 suite on another Redis or Valkey than the embedded one, named by its binary.
 """
 
@@ -20,7 +20,7 @@ from rq_clock.embedded import Server, free_url
 BINARY = os.environ.get("RQ_CLOCK_TEST_SERVER")
 
 settings.register_profile(
-    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "1000")), deadline=None
+    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "300")), deadline=None
 )
 settings.load_profile("rq-clock")
 

@@ -559,13 +559,13 @@ class TestCommands:
         self, start: Callable[..., Process], redis_url: str, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
-        job = queue.enqueue(jobs.wait_and_tell, str(path), 1)
+        job = queue.enqueue(jobs.wait_and_tell, str(path), 8)
         wait_until(lambda: lines(path) == ["began"], 10, "the job began")
         command = [sys.executable, "-m", "rq.cli", "info", "--url", redis_url, "--raw"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "queue default 0" in shown
         assert "busy default" in shown
-        wait_until(lambda: job.get_status() == "finished", 10, "the job ended")
+        wait_until(lambda: job.get_status() == "finished", 20, "the job ended")
         assert worker.end() == 0
 
     def test_a_stock_worker_on_the_same_queue_is_reported(

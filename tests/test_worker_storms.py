@@ -517,7 +517,7 @@ def three_restarts(path: Path, *, seconds: float, pause: float) -> str:
     """Two jobs that take `seconds`, one of a schedule and one of nobody's, under three restarts
     that come `pause` after each start and leave them a second."""
     with place(path) as here:
-        at = datetime.now(UTC) + timedelta(seconds=10)
+        at = datetime.now(UTC) + timedelta(seconds=30)  # the clock must have started by then
         clock = here.clock(
             "from datetime import datetime\nfrom rq_clock import once\n"
             f"clock.add('long', once(datetime.fromisoformat({at.isoformat()!r})), "
