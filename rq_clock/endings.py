@@ -66,7 +66,7 @@ class Execution:
     def origin(self) -> Origin | None:
         """The schedule and fire time that made the job; None for a job of no schedule."""
         match = _RUN_ID.fullmatch(self.job_id)
-        if not match or b"rq_clock" not in self.fields.get(b"meta", b""):
+        if not match or b"fire_time" not in self.fields.get(b"meta", b""):
             return None
         namespace, schedule, fire, manner = match.groups()
         return Origin(namespace, schedule, from_ms(fire), manner or "[sc]")

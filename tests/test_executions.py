@@ -87,6 +87,16 @@ class TestTaking:
         again = take(executions, "a")
         assert (again.id, again.job_id, again.attempt) == (first.id, first.job_id, 1)
 
+    def test_a_job_with_the_id_of_a_run_that_no_schedule_made_is_no_run(
+        self, executions: Executions, connection: Any, queue: Any
+    ) -> None:
+        grouped(queue, "shop", job_id="default-nightly-1772352000000")
+        execution = take(executions, "a")
+        assert execution.origin is None
+        end(executions, execution)
+        assert executions.ended(1) == []
+        assert not connection.exists("rq-clock:default:ledger:nightly")
+
     def test_who_is_not_registered_takes_nothing(self, executions: Executions, queue: Any) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
         with pytest.raises(Gone):
