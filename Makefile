@@ -5,7 +5,7 @@ READY := .venv/ready
 CELERY := .venv/celery/ready
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## .venv with everything for development
 
@@ -16,13 +16,13 @@ run: setup  ## Redis, clock and worker in the foreground; Ctrl-C ends all
 	$(BIN)/honcho -f Procfile.dev start
 
 test: setup  ## the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 check: setup  ## what CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 format: setup  ## write the code as `make check` wants it
 	$(BIN)/ruff check --fix .
@@ -30,6 +30,9 @@ format: setup  ## write the code as `make check` wants it
 
 bench: setup $(CELERY)  ## side by side with RQ's own clock and workers, and Celery's
 	$(BIN)/python -m bench
+
+bench-scale: setup  ## a million run-time schedules beside a thousand; five minutes
+	$(BIN)/python -m bench.scale
 
 storm: setup  ## the long tests: storms at full length, properties with many more examples
 	$(BIN)/pytest -m soak -s -o faulthandler_timeout=0
@@ -61,4 +64,4 @@ $(CELERY): requirements-bench.txt | $(READY)
 	-$(BIN)/python -m venv --clear .venv/celery && .venv/celery/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes -r requirements-bench.txt && touch $@
 
-.PHONY: help setup run test check format bench storm lock clean
+.PHONY: help setup run test check format bench bench-scale storm lock clean

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rq_clock.clock import Clock
     from rq_clock.connection import connect
     from rq_clock.lock import exclusive
+    from rq_clock.schedules import Schedules
     from rq_clock.supervisor import run_worker
     from rq_clock.targets import command, webhook
     from rq_clock.triggers import cron, every, once
@@ -33,6 +34,7 @@ __all__ = [
     "RqClockError",
     "Run",
     "ScheduleError",
+    "Schedules",
     "StoreUnavailable",
     "__version__",
     "command",
@@ -48,6 +50,7 @@ __all__ = [
 
 _LAZY = {
     "Clock": "rq_clock.clock",
+    "Schedules": "rq_clock.schedules",
     "command": "rq_clock.targets",
     "connect": "rq_clock.connection",
     "cron": "rq_clock.triggers",

@@ -26,8 +26,9 @@ from rq.job import Job
 from rq_clock.errors import LeaseLost
 from rq_clock.logs import iso
 from rq_clock.schedule import Decision, Schedule, is_on_time
-from rq_clock.state import Entry, Lease, to_ms
+from rq_clock.state import MARKS, Entry, Lease, to_ms
 from rq_clock.store import Store
+from rq_clock.triggers import Once
 
 FULL = 100
 """Jobs, or schedules, in one message: about a millisecond of the server's time."""
@@ -113,7 +114,7 @@ class Batch:
         decided_any = decision.fire_times or decision.skips
         marker = to_ms(decision.marker) if decided_any else entry.base.partition(" ")[0]
         words: list[Any] = [entry.name, entry.base, entry.revision, marker]
-        words += [to_ms(decision.next) if decision.next else "", schedule.overlap]
+        words += [_next(entry, decision), schedule.overlap]
         words.append(len(decision.skips))
         for skip in decision.skips:
             words += [to_ms(skip.first), to_ms(skip.last), skip.count, skip.reason]
@@ -152,7 +153,7 @@ class Batch:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
         words = [word for shape in self._shapes.values() for word in shape.common()]
         own = [row[place] for shape, row in self._rows for place in shape.places]
-        keys = store.keys("lease", "markers", "revisions", "due")
+        keys = store.keys("lease", "markers", "revisions", "due", "definitions", "pauses", "skips")
         head = [lease.token, store.key("ledger:"), store.history, self.everything]
         self.message = wire.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
@@ -160,6 +161,14 @@ class Batch:
             len(self.planned), *self._words, *own,
         )  # fmt: skip
         self._words, self._shapes, self._rows = [], {}, []
+
+
+def _next(entry: Entry, decision: Decision) -> int | str:
+    """When the schedule is due again; a run-time `once` that has fired is over."""
+    if decision.next is not None:
+        return to_ms(decision.next)
+    one_off = not entry.declared and isinstance(entry.schedule and entry.schedule.trigger, Once)
+    return "end" if one_off else ""
 
 
 class _Queue(Queue):
@@ -190,16 +199,14 @@ class JobBuilder:
         return self._queues[name]
 
     def build(
-        self, schedule: Schedule, fire_time: datetime, now: datetime
+        self, schedule: Schedule, fire_time: datetime, now: datetime, manner: str = ""
     ) -> tuple[str, str, list[tuple[Any, ...]]]:
-        """Id, ledger mark and recorded commands of the job for one fire time."""
-        on_time = is_on_time(fire_time, now)
+        """Id, ledger mark and recorded commands of the job for one fire time. `manner` is that of
+        what no rule of time asks for: m or b (by hand, backfill) and a number of its own."""
+        mark = manner[:1] or ("s" if is_on_time(fire_time, now) else "c")
         job_id = f"{self._store.namespace}-{schedule.name}-{to_ms(fire_time)}"
-        run = {
-            "schedule": schedule.name,
-            "fire_time": iso(fire_time),
-            "reason": "schedule" if on_time else "catch_up",
-        }
+        job_id += f"-{manner}" if manner else ""
+        run = {"schedule": schedule.name, "fire_time": iso(fire_time), "reason": MARKS[mark]}
         queue = self.queue(schedule.queue)
         job = queue.create_job(
             **schedule.call(),
@@ -215,7 +222,7 @@ class JobBuilder:
         self._pipeline.command_stack.clear()
         if schedule.group is not None:
             commands.insert(0, _group(job.key, schedule.group, schedule.group_limit))
-        return job_id, "s" if on_time else "c", commands
+        return job_id, mark, commands
 
 
 def _retry(retries: int | tuple[int, ...]) -> Retry | None:

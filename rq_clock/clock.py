@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from rq_clock import logs
 from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.logs import say
 from rq_clock.schedule import Schedule, declare
-from rq_clock.session import Session
+from rq_clock.schedules import Schedules
 from rq_clock.settings import Settings
 from rq_clock.signals import Signals
 from rq_clock.targets import Target
@@ -43,11 +44,25 @@ class Clock:
 
     def __init__(self) -> None:
         self._schedules: dict[str, Schedule] = {}
+        self._client: Schedules | None = None
 
     @property
-    def schedules(self) -> Mapping[str, Schedule]:
+    def declared(self) -> Mapping[str, Schedule]:
         """The declared schedules by name, in the order of their declaration."""
         return MappingProxyType(self._schedules)
+
+    @property
+    def schedules(self) -> Schedules:
+        """All schedules that run, to see and change: those declared here and those added at run
+        time, by the environment's REDIS_URL."""
+        if self._client is None:
+            self._client = Schedules()
+        return self._client
+
+    def once(self, at: datetime, target: Target | Callable[..., object], **options: Any) -> str:
+        """Enqueue `target` once, at or after an instant, from anywhere in the app; see
+        `Schedules.once`."""
+        return self.schedules.once(at, target, **options)
 
     def add(
         self, name: str, trigger: Trigger, target: Target | Callable[..., object], **options: Any
@@ -61,7 +76,7 @@ class Clock:
         Options: args, kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a
         count or a list of delays in seconds), catch_up ("latest", "all", "none"), catch_up_window
         (timedelta or seconds), catch_up_limit, overlap ("skip", "allow"), group, group_limit,
-        jitter (timedelta or seconds), tags, renamed_from.
+        jitter (timedelta or seconds), tags, ping (a URL that is told of its runs), renamed_from.
 
         Raises ScheduleError with every fault of this declaration; nothing is declared then.
         """
@@ -91,6 +106,8 @@ class Clock:
         that is not there is waited for. Whatever kills this process, no fire time is lost or
         doubled: what was not committed is due for the next clock.
         """
+        from rq_clock.session import Session  # an app that only declares pays for none of it
+
         options = _arguments()
         try:
             settings = Settings.from_env()

@@ -2,6 +2,7 @@
 
     RqClockError
     ├── ScheduleError      a declaration is wrong; the text lists every fault of it
+    │   └── Conflict       a change at run time does not fit what there is
     ├── LeaseLost          another clock holds a newer fencing token; nothing was written
     ├── Busy               someone else works under a lock, or has done the work already
     ├── LockLost           a block no longer holds its lock
@@ -15,6 +16,7 @@ Each text says what was expected, what came instead and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 
@@ -24,6 +26,25 @@ class RqClockError(Exception):
 
 class ScheduleError(RqClockError):
     """A schedule, trigger or target is declared wrongly. Raised before anything starts."""
+
+
+class Conflict(ScheduleError):
+    """A change that does not fit what there is; nothing was changed. `faults` are pairs of a
+    schedule and why: exists, missing, declared, or stale and the revision that it has now."""
+
+    def __init__(self, faults: Sequence[tuple[str, str]], near: str = "") -> None:
+        lines = [f"{name}: {_CONFLICTS[why.split()[0]]}" for name, why in faults]
+        super().__init__("\n".join(lines) + (f"; did you mean {near!r}?" if near else ""))
+        self.faults = tuple(faults)
+
+
+_CONFLICTS = {
+    "exists": "exists already with another definition; update it, or add it with replace=True",
+    "missing": "there is no such schedule",
+    "declared": "is declared in code; change it there and deploy (it can be paused, resumed, "
+    "skipped, triggered and backfilled here)",
+    "stale": "was changed by someone else meanwhile; read it again and repeat the change",
+}
 
 
 class LeaseLost(RqClockError):

@@ -8,7 +8,7 @@
     waiting:<group>  list   its parked jobs, in the order in which they get their turn
     groups         set      the groups that have parked jobs
     runs           stream   every ended attempt of every run, newest last, capped: schedule, job,
-                            and its entry as the ledger has it
+                            its entry as the ledger has it, and where the job goes on (again)
 
 RQ's own structures are kept as RQ's worker keeps them (started registry, execution, job and worker
 hashes, results), so its tools, dashboards and job API see nothing unusual. Two differences carry
@@ -22,7 +22,7 @@ Workers that serve the same queues must have the same namespace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -55,12 +55,42 @@ class Gone(RqClockError):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An ended attempt, as `runs` has it."""
+    """An ended attempt, as `runs` has it. `again` says where the job goes on: "front", "queue",
+    "later", or "" when that was the end of it."""
 
     id: str
     schedule: str
     job_id: str
     entry: LedgerEntry
+    again: str = ""
+
+    @classmethod
+    def read(cls, id: bytes, fields: Mapping[bytes, bytes]) -> Ended:
+        """An entry of the stream."""
+        return cls(
+            id.decode(),
+            fields[b"schedule"].decode(),
+            fields[b"job"].decode(),
+            ledger_entry(fields[b"entry"].decode()),
+            fields.get(b"again", b"").decode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the leading clock sees in one look beside its tick."""
+
+    overdue: dict[str, datetime]
+    """Schedule → its next fire time, which has passed without a decision."""
+    attempt: str
+    """Where to go on in `runs` next time."""
+    ended: list[tuple[Ended, str]]
+    """Attempts of schedules that still exist, oldest first; with the definition if it has a
+    ping, else ""."""
+    live: set[str]
+    """Those of the jobs asked for that wait or run."""
+    unserved: set[str]
+    """Queues with waiting jobs and no living worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +118,7 @@ class Executions:
         self.suspended = False
         """Whether the last `take` found that RQ's tools have suspended all work."""
         self._runs = runs
-        self._scripts = {"beat": load_script(redis, "beat")}
+        self._scripts = {name: load_script(redis, name) for name in ("beat", "watch")}
         self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "close", "care")}
 
     def _key(self, name: str, namespace: str = "") -> str:
@@ -148,15 +178,29 @@ class Executions:
         read on from there."""
         last = before if before == "+" else f"({before}"
         found: Any = self.redis.xrevrange(self._key("runs"), last, "-", count=most)
-        return [
-            Ended(
-                id.decode(),
-                fields[b"schedule"].decode(),
-                fields[b"job"].decode(),
-                ledger_entry(fields[b"entry"].decode()),
-            )
-            for id, fields in found
-        ]
+        return [Ended.read(id, fields) for id, fields in found]
+
+    def sight(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Sight:
+        """What a clock watches beside its tick: fire times before `before` that are undecided,
+        what ended since `attempt` ("": nothing yet, only where that is), which of `jobs` still
+        wait or run, and the queues that nobody serves. At most so many of each; one command."""
+        keys = [self._key("due"), self._key("runs"), self._key("definitions"), "rq:queues"]
+        answer = self._run("watch", keys, [to_ms(before), attempt, most, *jobs])
+        overdue, last, ended, live, unserved = answer
+        pairs = zip(overdue[::2], overdue[1::2], strict=True)
+        return Sight(
+            overdue={name.decode(): from_ms(int(float(score))) for name, score in pairs},
+            attempt=last.decode(),
+            ended=[
+                (
+                    Ended.read(id, dict(zip(flat[::2], flat[1::2], strict=True))),
+                    definition.decode(),
+                )
+                for id, flat, definition in ended
+            ],
+            live={job_id.decode() for job_id in live},
+            unserved={name.decode() for name in unserved},
+        )
 
     def foreign(self, queues: Iterable[str]) -> dict[str, list[str]]:
         """Workers of another make that serve any of these queues, and which of them."""
@@ -266,7 +310,7 @@ class Executions:
         args: list[Any] = [execution.worker, *claim]
         args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
         args += [origin.schedule, to_ms(origin.fire_time), origin.marks] if origin else [""] * 3
-        args += [ending.entry(execution), int(ending.state == OK), self._runs]
+        args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
         commands = [*ending.commands, *dependents.commands]
         if ending.again == "later":  # the clock is to look when that will be
             commands.append(("PUBLISH", self._key("news"), CARE))
@@ -282,6 +326,7 @@ class Executions:
             self._key("succeeded", namespace),
             self._key("runs", namespace),
             self._key(f"ledger:{schedule}", namespace),
+            self._key("markers", namespace),
         ]
 
     def _dependents(self, execution: Execution, ending: Ending) -> _Dependents:

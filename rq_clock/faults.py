@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from rq_clock.masks import masked_text, masked_url
-from rq_clock.targets import Command, Webhook
+from rq_clock.targets import Command, Webhook, webhook
 from rq_clock.triggers import Cron, Every, Once
 
 _GROUP = re.compile(r"\S{1,100}\Z")
@@ -38,6 +38,8 @@ def faults(s: Any) -> Iterator[str]:
     yield from _argument_faults(s)
     yield from _number_faults(s)
     yield from _policy_faults(s)
+    if s.ping is not None:
+        yield from (f"ping: {fault}" for fault in webhook(s.ping, method="GET").faults())
     if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
         yield f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
     if s.renamed_from == s.name:

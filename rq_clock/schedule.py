@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
@@ -29,7 +29,7 @@ from rq_clock import targets
 from rq_clock.errors import ScheduleError
 from rq_clock.faults import faults
 from rq_clock.targets import Target
-from rq_clock.triggers import MANY, Trigger, from_spec
+from rq_clock.triggers import MANY, Once, Trigger, from_spec
 
 ON_TIME = timedelta(seconds=10)
 """How late a fire time may be decided and still be on time rather than caught up. Long enough
@@ -38,6 +38,10 @@ for a restart; short enough that nobody calls a run of that age stale."""
 MOST = 100
 """Fire times in one decision. More stay due and follow at once: a commit stays near a
 millisecond of Redis's time, whatever a schedule has to catch up."""
+
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
+LOOK_AGAIN = timedelta(minutes=1)
+"""How soon a one-off job that came due during a pause of unknown length is looked at again."""
 
 _MS = timedelta(milliseconds=1)
 
@@ -68,6 +72,7 @@ class Schedule:
     group_limit: int = 1
     jitter: timedelta | None = None
     tags: tuple[str, ...] = ()
+    ping: str | None = None
     renamed_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -186,6 +191,15 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator's word that fire times up to `until` are not to be enqueued: `reason` is paused
+    or requested (to skip the next ones)."""
+
+    reason: str
+    until: datetime = FOR_EVER
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What `due` found. `marker` is the newest fire time decided, or the one that came in when
     nothing was due; `next` is the first fire time after it."""
@@ -196,8 +210,11 @@ class Decision:
     next: datetime | None
 
 
-def due(schedule: Schedule, marker: datetime, now: datetime, *, paused: bool = False) -> Decision:
-    """Decide the fire times in (marker, now].
+def due(
+    schedule: Schedule, marker: datetime, now: datetime, holds: Iterable[Hold] = ()
+) -> Decision:
+    """Decide the fire times in (marker, now]. Those that `holds` name are skipped for the first
+    hold that names them; a one-off job waits for the end of a pause instead.
 
     `marker` is the instant up to which all is decided: the newest decided fire time, or known
     since for a schedule that never fired. At most MOST fire times come back, oldest first;
@@ -207,11 +224,16 @@ def due(schedule: Schedule, marker: datetime, now: datetime, *, paused: bool = F
     first = schedule.next_after(marker)
     if first is None or first > now:
         return Decision((), (), marker, first)
+    for hold in holds:
+        if isinstance(schedule.trigger, Once) and hold.reason == "paused" and now < hold.until:
+            return Decision((), (), marker, min(hold.until, now + LOOK_AGAIN))
+        held = _Span(schedule).skip(hold.reason, marker, min(now, hold.until))
+        if held is not None:
+            rest = due(schedule, held.last, now, holds)
+            return replace(rest, skips=(held, *rest.skips))
     upcoming = schedule.next_after(first)
     if upcoming is not None and upcoming <= now:
-        return _after_outage(schedule, marker, now, paused=paused)
-    if paused:
-        return Decision((), (Skip("paused", first, first, 1),), first, upcoming)
+        return _after_outage(schedule, marker, now)
     cutoff = _cutoff(schedule, now)
     if cutoff is not None and first < cutoff:
         return Decision((), (Skip("window", first, first, 1),), first, upcoming)
@@ -223,14 +245,10 @@ def is_on_time(fire_time: datetime, now: datetime) -> bool:
     return now - fire_time <= ON_TIME
 
 
-def _after_outage(schedule: Schedule, marker: datetime, now: datetime, *, paused: bool) -> Decision:
+def _after_outage(schedule: Schedule, marker: datetime, now: datetime) -> Decision:
     """Several fire times have passed. Costs follow the limit and the days passed, never the
     number of fire times: the newest are found by looking back, the rest only counted."""
     span = _Span(schedule)
-    if paused:
-        skip = span.skip("paused", marker, now)
-        assert skip is not None, "the caller found a fire time in this span"
-        return Decision((), (skip,), skip.last, schedule.next_after(now))
     cutoff = _cutoff(schedule, now)
     start = marker if cutoff is None else max(marker, cutoff - _MS)
     kept = span.newest(start, now, _limit(schedule))
@@ -305,7 +323,7 @@ def _normal(option: str, value: Any) -> Any:
 def _shown(text: str | bytes) -> str:
     """A definition that cannot be read, unless it may hold secrets: nothing masks them then."""
     shown = repr(text)
-    secretive = any(f'"{word}"' in shown for word in ("env", "headers", "shell", "url"))
+    secretive = any(f'"{word}"' in shown for word in ("env", "headers", "ping", "shell", "url"))
     return "(not shown, it may hold secrets)" if secretive else shown
 
 

@@ -22,8 +22,11 @@ from redis.exceptions import RedisError
 
 from rq_clock.batch import Planned
 from rq_clock.care import Caretaker
+from rq_clock.chores import NEWS as CHORES
+from rq_clock.chores import Chores
 from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
 from rq_clock.errors import LeaseLost
+from rq_clock.examination import releases
 from rq_clock.executions import CARE, Executions
 from rq_clock.logs import say, warn
 from rq_clock.reconcile import Plan, differing, plan
@@ -34,6 +37,7 @@ from rq_clock.stage import Stage
 from rq_clock.state import Lease, Refused, to_ms
 from rq_clock.store import Store
 from rq_clock.version import __version__
+from rq_clock.watch import Watch
 
 RENEW_SECONDS = 4.0
 """How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""
@@ -49,6 +53,8 @@ does not free."""
 NEWCOMER_SECONDS = 0.5
 """How long a clock that has not led yet lets others go first when a lease has run out: the holder
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
+CHORES_SECONDS = 60.0
+"""How often the leader looks for chores, in case an announcement was lost."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 
@@ -79,7 +85,9 @@ class Session:
             Executions(self._store.redis, settings.namespace, runs=settings.runs),
             settings.max_interruptions,
         )
-        self._care_at = 0.0
+        self._chores = Chores(self._store)
+        self._watch = Watch(self._store, settings)
+        self._care_at = self._chores_at = self._watch_at = 0.0
         self._led = 0
         self._patience = Patience(settings.redis_url)
         self._warned = False
@@ -97,6 +105,7 @@ class Session:
                 self._store.redis.connection_pool.disconnect()
                 self._care.forget()
                 self._signals.wait(pause)
+        self._watch.close()
         say("clock.stopped")
 
     def _enter(self, condition: str) -> bool:
@@ -174,7 +183,9 @@ class Session:
             gc.freeze()
         self._led = lease.number
         self._patience.succeeded()
-        stage = Stage(self._store, lease, memory=self._settings.stage_bytes)
+        self._watch.forget()
+        witness = self._watch.witness
+        stage = Stage(self._store, lease, memory=self._settings.stage_bytes, witness=witness)
         gc.disable()  # see QUIET_SECONDS
         try:
             stage.recognise(self._unsure)
@@ -196,16 +207,22 @@ class Session:
                 tell = first_pass_done or renewals % TELL_EVERY == 0
                 self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
                 renewals, renewed = renewals + proven, time.monotonic()
-                stage.look_again(
-                    w for w in _read(news) if w != CARE
-                )  # also lets redis-py notice a dead subscription
+                self._hear(stage, _read(news))  # also lets redis-py notice a dead subscription
                 if tell and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
                     gc.collect()
                 continue
             if seconds > 0 and time.monotonic() >= self._care_at:
                 self._take_care()
                 continue
-            until_renewal = min(renewed + RENEW_SECONDS, self._care_at) - time.monotonic()
+            if seconds > 0 and time.monotonic() >= self._chores_at:
+                self._do_chores(lease)
+                continue
+            if seconds > 0 and time.monotonic() >= self._watch_at:
+                self._keep_watch(stage, lease)
+                continue
+            duties = (self._care_at, self._chores_at, self._watch_at)
+            soonest = min(renewed + RENEW_SECONDS, *duties)
+            until_renewal = soonest - time.monotonic()
             nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)
             heard = self._wait(min(nap, until_renewal), news)
             if "lease" in heard:
@@ -216,7 +233,9 @@ class Session:
     def _hear(self, stage: Stage, words: list[str]) -> None:
         if CARE in words:
             self._care_at = 0.0
-        stage.look_again(word for word in words if word not in ("lease", CARE))
+        if CHORES in words:
+            self._chores_at = 0.0
+        stage.look_again(word for word in words if word not in ("lease", CARE, CHORES))
 
     def _take_care(self) -> None:
         """Look after workers that died and retries that wait, when nothing is due this instant."""
@@ -225,12 +244,24 @@ class Session:
         pause = (due - now).total_seconds() if due else RENEW_SECONDS
         self._care_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
 
+    def _do_chores(self, lease: Lease) -> None:
+        """What operators have asked for, when nothing is due this instant."""
+        now = self._wall()
+        due = self._chores.look(lease, now)
+        pause = (due - now).total_seconds() if due else CHORES_SECONDS
+        self._chores_at = time.monotonic() + min(max(pause, 0.0), CHORES_SECONDS)
+
+    def _keep_watch(self, stage: Stage, lease: Lease) -> None:
+        """What goes wrong is found out and told, when nothing is due this instant."""
+        pause = self._watch.look(time.monotonic(), self._wall(), stage, lease)
+        self._watch_at = time.monotonic() + pause
+
     def _facts(self, stage: Stage) -> dict[str, str | int]:
         """What the leader says of itself, for `status` and whoever looks."""
         return {
             "proven": 1,
             "tick": to_ms(self._wall()),
-            "version": __version__,
+            **releases(),
             "release": self._settings.release,
             "enqueued": stage.enqueued,
             **stage.lag_summary(),

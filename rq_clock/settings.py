@@ -7,16 +7,34 @@ file beside the app is read too; what the environment says wins.
 from __future__ import annotations
 
 import os
+import re
 import socket
+from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_hex
+from urllib.parse import unquote, urlsplit
 
 from rq_clock.addresses import Allowed, parse_allowed
 from rq_clock.errors import RqClockError
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
 """Where `rq-clock redis` listens when nothing else is said."""
+_ADDRESS = re.compile(r"[!-~]+@[!-~]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailbox:
+    """Where mail is handed in, and from whom to whom it goes. `tls` from the first byte, as smtps
+    has it; else as soon as the server offers it."""
+
+    host: str
+    port: int
+    tls: bool
+    user: str
+    password: str = field(repr=False)
+    sender: str
+    to: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +55,13 @@ class Settings:
     output_hours: int
     webhook_allow: tuple[Allowed, ...]
     runs: int
+    alert_grace: int
+    alert_failures: int
+    alert_stuck: int
+    alert_url: str = field(repr=False)
+    alert_secret: bytes = field(repr=False)
+    alert_mail: Mailbox | None
+    ping_url: str = field(repr=False)
     worker_queues: tuple[str, ...]
     worker_concurrency: int
     grace_seconds: int
@@ -44,6 +69,7 @@ class Settings:
     horse_jobs: int
     horse_mb: int
     stamped_logs: bool
+    operator: str
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -72,6 +98,13 @@ class Settings:
             output_hours=_count(env, "RQ_CLOCK_OUTPUT_HOURS", 72),
             webhook_allow=_allowed(env.get("RQ_CLOCK_WEBHOOK_ALLOW", "")),
             runs=_count(env, "RQ_CLOCK_RUNS", 1000),
+            alert_grace=_count(env, "RQ_CLOCK_ALERT_GRACE_SECONDS", 60),
+            alert_failures=_count(env, "RQ_CLOCK_ALERT_FAILURES", 1),
+            alert_stuck=_count(env, "RQ_CLOCK_ALERT_STUCK_SECONDS", 3600),
+            alert_url=_url(env, "RQ_CLOCK_ALERT_URL"),
+            alert_secret=_secret(env.get("RQ_CLOCK_ALERT_SECRET", "")),
+            alert_mail=_mailbox(env.get("RQ_CLOCK_ALERT_MAIL", "")),
+            ping_url=_url(env, "RQ_CLOCK_PING_URL"),
             worker_queues=_queues(env.get("WORKER_QUEUES", "")),
             worker_concurrency=_count(env, "WORKER_CONCURRENCY", 1),
             grace_seconds=_count(env, "RQ_CLOCK_GRACE_SECONDS", 25),
@@ -79,6 +112,7 @@ class Settings:
             horse_jobs=_count(env, "RQ_CLOCK_HORSE_JOBS", 1000),
             horse_mb=_count(env, "RQ_CLOCK_HORSE_MB", 200),
             stamped_logs=not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys(),  # those add the time
+            operator=env.get("RQ_CLOCK_USER") or _operator(env),
         )
 
 
@@ -109,6 +143,17 @@ def _instance(env: Mapping[str, str]) -> str:
     """A name for this process that no other has: at a deploy two dynos are called clock.1, and
     in its container each has the same process id."""
     return f"{env.get('DYNO') or socket.gethostname()}.{os.getpid()}.{token_hex(2)}"
+
+
+def _operator(env: Mapping[str, str]) -> str:
+    """Who gives orders from this machine, for the audit. In a container a user may have no name."""
+    from getpass import getuser
+
+    try:
+        user = getuser()
+    except (KeyError, OSError):
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{env.get('DYNO') or socket.gethostname()}"
 
 
 def _namespace(env: Mapping[str, str]) -> str:
@@ -156,3 +201,64 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     if not value.isdigit() or int(value) < 1:
         raise RqClockError(f"{name}: expected a whole number, at least 1, got {value!r}")
     return int(value)
+
+
+def _url(env: Mapping[str, str], name: str) -> str:
+    """The address of a web service; empty when there is none. It may be a secret."""
+    url = env.get(name, "")
+    scheme, host, _port = _parts(url)
+    if url and (not host or scheme not in ("http", "https") or "@" in urlsplit(url).netloc):
+        raise RqClockError(
+            f"{name}: expected a URL of http or https without user and password, got another text "
+            "(not shown, it may hold secrets)"
+        )
+    return url
+
+
+def _parts(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of a URL; of what is none, nothing."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port
+    except ValueError:
+        return "", "", None
+
+
+def _secret(text: str) -> bytes:
+    """The key that alerts are signed with: what stands behind "whsec_" is base64."""
+    if not text.startswith("whsec_"):
+        return text.encode()
+    try:
+        return b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise RqClockError(
+            "RQ_CLOCK_ALERT_SECRET: expected base64 behind 'whsec_', got something else; copy it "
+            "again, or leave the prefix out"
+        ) from None
+
+
+def _mailbox(url: str) -> Mailbox | None:
+    """smtp://user:password@host:587/?from=…&to=…, with %XX for what else would divide it."""
+    scheme, host, port = _parts(url)
+    pairs = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
+    said = {name: unquote(value) for name, _, value in pairs}
+    sender, *to = [said.get("from", ""), *said.get("to", "").split(",")]
+    valid = scheme in ("smtp", "smtps") and all(map(_ADDRESS.fullmatch, (sender, *to)))
+    if url and not (host and valid):
+        raise RqClockError(
+            "RQ_CLOCK_ALERT_MAIL: expected smtp://user:password@host:587/?from=a@b.example&"
+            "to=c@d.example, or smtps, with %XX for other characters than letters and digits, got "
+            "another text (not shown, it may hold secrets)"
+        )
+    if not url:
+        return None
+    parts, tls = urlsplit(url), scheme == "smtps"
+    return Mailbox(
+        host=host,
+        port=port or (465 if tls else 587),
+        tls=tls,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        sender=sender,
+        to=tuple(to),
+    )

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rq_clock.batch import Answer, Batch, JobBuilder, Planned, Refusal, Wire, stands
 from rq_clock.logs import say, warn
-from rq_clock.schedule import ON_TIME, due, is_on_time
+from rq_clock.schedule import ON_TIME, Decision, due, is_on_time
 from rq_clock.state import Entry, Lease, from_ms, to_ms
 from rq_clock.store import Store
+from rq_clock.triggers import Once
 
 AHEAD = timedelta(seconds=15)
 """How long before its instant a fire time is looked for and packed."""
@@ -47,10 +48,19 @@ BURST = 64
 class Stage:
     """The coming fire times of one namespace, under one lease."""
 
-    def __init__(self, store: Store, lease: Lease, *, memory: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        *,
+        memory: int,
+        witness: Callable[[Answer], None] | None = None,
+    ) -> None:
         self._store = store
         self._lease = lease
         self._memory = memory
+        self._witness = witness
+        """Is shown what was committed, between two sends: it must be quick and never raise."""
         self._builder = JobBuilder(store)
         self._wire = Wire(store)
         self._everything = "0"
@@ -71,10 +81,14 @@ class Stage:
         self._blocked: dict[str, tuple[int, list[str]]] = {}
         """Schedule → when to look (ms) for the jobs that made its last fire time an overlap."""
         self._missing: set[str] = set()
+        self._told: set[str] = set()
+        """Schedules that the news named since the last turn."""
         self._answered: deque[tuple[Batch, list[Answer] | Refusal]] = deque()
         self.in_flight: list[Planned] = []
         """Sent, but the answer has not come: after a lost connection nobody knows."""
         self.lags: deque[float] = deque(maxlen=1000)
+        self.lost: deque[tuple[str, str]] = deque(maxlen=1000)
+        """Schedules and jobs of theirs that were found nowhere."""
         self.enqueued = 0
 
     def finish(self, now: datetime) -> None:
@@ -95,11 +109,16 @@ class Stage:
             self._failing.clear()
             self.look_again("*")
         self._latest = now_ms
-        if now_ms >= self._scan_at:
-            self._scan(now_ms)
-        if now_ms < self._held_until:
-            return (min(self._held_until, self._scan_at) - now_ms) / 1000
-        if self._send(now_ms) or self._settle_one(now_ms) or self._stage(now_ms):
+        held = now_ms < self._held_until
+        if not self._answered:  # they say what comes next, but know of no edit since
+            if self._told:
+                self._look_up(now_ms)
+            if now_ms >= self._scan_at:
+                self._scan(now_ms)
+            if held:
+                return (min(self._held_until, self._scan_at) - now_ms) / 1000
+        sent = not held and self._send(now_ms)
+        if sent or self._settle_one(now_ms) or self._stage(now_ms):
             return 0
         for instant in list(self._open):
             self._pack(instant)
@@ -135,12 +154,24 @@ class Stage:
     def look_again(self, names: Iterable[str]) -> None:
         """Something changed these schedules ("*": all of them)."""
         for name in names:
-            self._scan_at = self._rescan_at = 0
-            self._hot.pop(name, None)
-            self._invalid.pop(name, None)
             if name == "*":
+                self._scan_at = self._rescan_at = 0
                 self._hot.clear()
                 self._invalid.clear()
+            else:
+                self._told.add(name)
+                self._hot.pop(name, None)
+                self._invalid.pop(name, None)
+
+    def _look_up(self, now_ms: int) -> None:
+        """When are those due that the news named? Costs follow their number, so that thousands of
+        one-off jobs a second can be added while the due index is long."""
+        horizon = now_ms + AHEAD // timedelta(milliseconds=1)
+        for name, when in self._store.fire_times(sorted(self._told)).items():
+            self._hot.pop(name, None)
+            if when <= horizon:
+                self._expect(name, when)
+        self._told.clear()
 
     def _expect(self, name: str, when: int) -> None:
         if name in self._failing:
@@ -185,9 +216,8 @@ class Stage:
         return True
 
     def _decide(self, entry: Entry, instant: int, *, staged: bool) -> None:
-        assert entry.schedule is not None
         now = from_ms(instant)
-        decision = due(entry.schedule, entry.decided, now, paused=entry.paused)
+        decision = decide(entry, now)
         batch = self._open.get(instant)
         if batch is None:
             batch = self._open[instant] = Batch(now, self._everything)
@@ -219,7 +249,7 @@ class Stage:
             else:
                 batches.append(batch)
         if not batches:
-            return self._scan_at == 0
+            return self._scan_at == 0 and not self._answered
         self.in_flight = [planned for batch in batches for planned in batch.planned]
         results = self._wire.commit(batches)
         self.in_flight = []
@@ -275,6 +305,8 @@ class Stage:
             self._decide_anew([answer.planned])
             return
         self._report(answer)
+        if self._witness:
+            self._witness(answer)
         if answer.kind == "overlap":
             look = self._blocked.get(name, (now_ms + LOOK_MS, []))[0]
             self._blocked[name] = (look, answer.detail.split())
@@ -307,6 +339,17 @@ class Stage:
 
     # ---- beside the tick ----------------------------------------------------------------------
 
+    @property
+    def refused(self) -> bool:
+        """Whether the server takes no commits at present."""
+        return self._refused > 0
+
+    @property
+    def faulty(self) -> dict[str, str]:
+        """Schedules that stay undecided for a reason of their own, and the reason."""
+        failing = dict.fromkeys(self._failing, "it cannot be written, see run.undecided")
+        return failing | self._invalid
+
     def settle(self, entries: Iterable[Entry], now: datetime) -> None:
         """Decide what these entries, as they are given, left undecided until `now`."""
         now_ms = to_ms(now)
@@ -332,6 +375,7 @@ class Stage:
             for job_id in self._missing.intersection(gone):
                 if self._store.job_lost(self._lease, name, job_id, now):
                     warn("run.lost", schedule=name, job=job_id)
+                    self.lost.append((name, job_id))
             self._missing.difference_update(jobs)
             self._missing.update(gone)
             self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
@@ -397,6 +441,16 @@ class Stage:
             "lag_p99_ms": f"{p99:.0f}",
             "lag_max_ms": f"{lags[-1]:.0f}",
         }
+
+
+def decide(entry: Entry, now: datetime) -> Decision:
+    """What is due of a schedule by now, as its holds have it. A one-off job has waited for the end
+    of a pause, so it is not skipped for one that is over."""
+    assert entry.schedule is not None
+    holds = entry.holds
+    if isinstance(entry.schedule.trigger, Once):
+        holds = tuple(h for h in holds if h.reason != "paused" or now < h.until)
+    return due(entry.schedule, entry.decided, now, holds)
 
 
 def _backoff(attempt: int) -> float:

@@ -5,11 +5,13 @@ Instants are aware UTC datetimes here and whole epoch milliseconds there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rq_clock.schedule import Schedule, Skip
+from rq_clock.schedule import Hold, Schedule, Skip
 
 MARKS = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
 """The first letter of an enqueued fire time in the ledger, and why it was enqueued."""
@@ -39,6 +41,30 @@ class Lease:
         return int(self.token.partition(".")[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """A grant of the lease: `how` is free (nobody led), deposed (a living leader of the same owner)
+    or taken-over (by order of an operator); `before` is who led until then, or empty."""
+
+    at: datetime
+    instance: str
+    owner: str
+    token: int
+    how: str
+    before: str
+
+    @classmethod
+    def read(cls, id: str, fields: Mapping[bytes, bytes]) -> Handover:
+        """An entry of the stream; the server's instant is in its id."""
+        said = {key.decode(): value.decode() for key, value in fields.items()}
+        return cls(
+            at=from_ms(id.partition("-")[0]),
+            token=int(said.pop("token")),
+            before=said.pop("from"),
+            **said,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """Why the lease was not granted: `held` by a clock of ours, or `foreign`: the namespace
@@ -48,6 +74,61 @@ class Refused:
     wait: float = 0.0
     holder: str = ""
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """An operator's pause of a schedule, or of all. It has ended when `until` has come; what came
+    due before that stays skipped also when it is decided later. `missed` says what becomes of
+    its fire times at its end: skip, latest or all of them run."""
+
+    reason: str
+    by: str
+    since: datetime
+    until: datetime | None = None
+    missed: str = "skip"
+
+    def at(self, now: datetime) -> bool:
+        """Whether it holds now."""
+        return self.until is None or now < self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipping:
+    """An operator's word to skip the next `count` fire times: those up to `until`."""
+
+    count: int
+    until: datetime
+    reason: str
+    by: str
+    since: datetime
+
+
+def to_json(said: Pause | Skipping) -> str:
+    """A pause or a skip as Redis stores it."""
+    values = {f.name: getattr(said, f.name) for f in fields(said)}
+    return json.dumps(
+        {
+            name: to_ms(value) if isinstance(value, datetime) else value
+            for name, value in values.items()
+            if value is not None
+        }
+    )
+
+
+def pause_from(text: str | bytes) -> Pause:
+    """What `to_json` made of a pause."""
+    return Pause(**_instants(text))
+
+
+def skipping_from(text: str | bytes) -> Skipping:
+    """What `to_json` made of a skip."""
+    return Skipping(**_instants(text))
+
+
+def _instants(text: str | bytes) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(text)
+    return {n: from_ms(v) if n in ("since", "until") else v for n, v in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +144,14 @@ class Entry:
     marker: datetime | None
     known_since: datetime
     revision: str
-    paused: bool
     last_job: str
     declared: bool = True
+    pauses: tuple[Pause, ...] = ()
+    """Its own and the one of all schedules, also ended ones."""
+    skipping: Skipping | None = None
+    next_fire: datetime | None = None
+    """As the due index has it; None when it is never due again, or being decided for the last
+    time."""
 
     @classmethod
     def read(cls, name: str, state: str, **rest: Any) -> Entry:
@@ -83,6 +169,18 @@ class Entry:
     def decided(self) -> datetime:
         """The instant up to which every fire time is decided."""
         return max(self.marker, self.known_since) if self.marker else self.known_since
+
+    def pause(self, now: datetime) -> Pause | None:
+        """The pause that holds now, if any."""
+        return next((pause for pause in self.pauses if pause.at(now)), None)
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """What the decision about its fire times has to respect."""
+        if not self.pauses and self.skipping is None:
+            return ()
+        paused = [Hold("paused", p.until) if p.until else Hold("paused") for p in self.pauses]
+        return (*paused, *([Hold("requested", self.skipping.until)] if self.skipping else []))
 
     @property
     def base(self) -> str:

@@ -8,6 +8,9 @@ Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
     fence               number   grows with every change of holder
     unproven            string   instance that deposed a leader and is not through its first
                                  pass yet; expires
+    handovers           stream   every new grant of the lease, capped: instance, owner, token
+                                 (its number), how (free, deposed, taken-over), from (the holder
+                                 before, or ""); the entry's id has the instant
     meta                hash     version (of this data), owner, release (last one reconciled)
     definitions         hash     schedule → definition, JSON of Schedule.definition()
     declared            set      schedules that come from code; the others were added at run time
@@ -17,7 +20,15 @@ Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
     revision            number   source of revisions
     revisions           hash     schedule → number raised by every change of definition or pause;
                                  "*" for what holds for all
-    pauses              hash     schedule or "*" → JSON: reason, by, since, until
+    pauses              hash     schedule or "*" → JSON of state.Pause; also one that has ended
+    skips               hash     schedule → JSON of state.Skipping
+    chores              zset     what the leader has to do beside the tick, by when: "pause:<name>"
+                                 ends a timed pause, "backfill:<id>" goes on with a backfill
+    backfills           zset     ids of backfills, by when they were asked for
+    backfill:<id>       hash     one: see changes.py; expires when it has ended
+    alerts              hash     "<kind>:<schedule or queue>" → JSON of alerts.Alert; "@runs" → the
+                                 entry of `runs` up to which they are known
+    audit               stream   who changed what, when and why; capped
     due                 zset     schedule by next fire time; derived from the rest
     ledger:<schedule>   list     what became of each fire time, oldest first, capped:
                                  "s|c|m|b <fire time> <lag ms>"      enqueued: on schedule, caught
@@ -41,8 +52,7 @@ Not here: jobs and their queues, which are RQ's (see batch.py for the one place 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -56,11 +66,15 @@ from rq_clock.state import (
     Change,
     Enqueued,
     Entry,
+    Handover,
     Lease,
     Lost,
+    Pause,
     Refused,
     from_ms,
     ledger_entry,
+    pause_from,
+    skipping_from,
     to_ms,
 )
 
@@ -72,7 +86,7 @@ DEPOSE_PAUSE_MS = 30_000
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_SCRIPTS = ("acquire", "commit", "lost", "pause", "reconcile", "release", "renew")
+_SCRIPTS = ("acquire", "alerts", "commit", "lost", "reconcile", "release", "renew")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
@@ -141,7 +155,7 @@ class Store:
 
         Raises StoreUnavailable when a newer release wrote the data.
         """
-        keys = self.keys("lease", "fence", "meta", "unproven", "news")
+        keys = self.keys("lease", "fence", "meta", "unproven", "news", "handovers")
         answer = self._scripts["acquire"](
             keys,
             [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS],
@@ -169,6 +183,11 @@ class Store:
     def leader(self) -> dict[str, str]:
         """What the leading clock says of itself; empty when none leads."""
         return {text(k): text(v) for k, v in self.redis.hgetall(self.key("lease")).items()}
+
+    def handovers(self, most: int) -> list[Handover]:
+        """The newest grants of the lease, newest first; about the last hundred are kept."""
+        found: Any = self.redis.xrevrange(self.key("handovers"), count=most)
+        return [Handover.read(text(id), fields) for id, fields in found]
 
     # ---- definitions --------------------------------------------------------------------------
 
@@ -198,7 +217,7 @@ class Store:
         """
         keys = self.keys(
             "lease", "meta", "definitions", "declared", "markers", "revisions", "pauses", "due",
-            "revision", "news",
+            "revision", "news", "skips", "chores", "succeeded",
         )  # fmt: skip
         head: list[str | int] = [
             lease.token,
@@ -240,15 +259,17 @@ class Store:
         """The stored state of `names`, without those that do not exist, and the revision that
         holds for all schedules. One round trip."""
         pipe = self.redis.pipeline(transaction=False)
-        for key in ("definitions", "markers", "revisions", "pauses"):
+        for key in ("definitions", "markers", "revisions", "pauses", "skips"):
             pipe.hmget(self.key(key), [*names, "*"])
         pipe.smismember(self.key("declared"), [*names, "*"])
-        definitions, markers, revisions, pauses, declared = pipe.execute()
+        pipe.zmscore(self.key("due"), [*names, "*"])
+        definitions, markers, revisions, pauses, skips, declared, due = pipe.execute()
         everything = text(revisions[-1] or "0")
-        all_paused = pauses[-1] is not None
         found: dict[str, Entry] = {}
-        rows = zip(names, definitions, markers, revisions, pauses, declared, strict=False)
-        for name, definition, state, revision, pause, from_code in rows:
+        rows = zip(
+            names, definitions, markers, revisions, pauses, skips, declared, due, strict=False
+        )
+        for name, definition, state, revision, pause, skip, from_code, score in rows:
             if definition is None or state is None:
                 continue
             schedule, fault = None, ""
@@ -262,10 +283,17 @@ class Store:
                 schedule=schedule,
                 fault=fault,
                 revision=text(revision or "0"),
-                paused=all_paused or pause is not None,
                 declared=bool(from_code),
+                pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
+                skipping=skipping_from(skip) if skip is not None else None,
+                next_fire=None if score is None else from_ms(int(score)),
             )
         return found, everything
+
+    def pauses(self, names: Sequence[str]) -> dict[str, Pause]:
+        """The pauses of those of `names` that have one, also ended ones."""
+        found = self.redis.hmget(self.key("pauses"), list(names))
+        return {n: pause_from(p) for n, p in zip(names, found, strict=True) if p is not None}
 
     def all_names(self) -> list[str]:
         """Every schedule there is, in alphabetical order."""
@@ -281,14 +309,22 @@ class Store:
         found: Any = self.redis.zrange(self.key("due"), 0, most - 1, withscores=True)
         return [(text(name), from_ms(int(score))) for name, score in found]
 
-    def everything(self) -> Iterator[tuple[Entry, datetime | None]]:
-        """Every schedule with its next fire time, by name; read in portions."""
+    def everything(self) -> Iterator[Entry]:
+        """Every schedule, by name; read in portions."""
         for names in _chunks(self.all_names(), _CHUNK):
-            scores = self.redis.zmscore(self.key("due"), list(names))
-            fires = dict(zip(names, scores, strict=True))
-            for name, entry in self.load(names)[0].items():
-                score = fires[name]
-                yield entry, None if score is None else from_ms(int(score))
+            yield from self.load(names)[0].values()
+
+    def page(self, cursor: int, about: int) -> tuple[int, dict[str, str]]:
+        """About so many schedules' names and definitions, in no order, and the cursor from where
+        to read on; 0 begins and ends. One that is there all the time is told at least once."""
+        found: Any = self.redis.hscan(self.key("definitions"), cursor, count=about)
+        following, raw = found
+        return int(following), {text(name): text(value) for name, value in raw.items()}
+
+    def fire_times(self, names: Sequence[str]) -> dict[str, int]:
+        """The next fire times (ms) of those of `names` that have one."""
+        scores = self.redis.zmscore(self.key("due"), list(names))
+        return {n: int(s) for n, s in zip(names, scores, strict=True) if s is not None}
 
     def late(self, now: datetime, most: int = 100) -> list[tuple[str, datetime]]:
         """Schedules whose fire time has passed by more than ON_TIME without a decision."""
@@ -297,21 +333,20 @@ class Store:
         )
         return [(text(name), from_ms(int(score))) for name, score in found]
 
-    # ---- operator state -----------------------------------------------------------------------
+    # ---- alerts -------------------------------------------------------------------------------
 
-    def pause(self, name: str, *, reason: str, by: str, now: datetime) -> bool:
-        """Pause a schedule, or all with "*": its fire times are accounted for as skipped. False
-        when there is no such schedule."""
-        pause = json.dumps({"reason": reason, "by": by, "since": to_ms(now)})
-        return bool(self._set_pause(name, pause))
+    def alerts(self) -> dict[str, str]:
+        """The open alerts as they are kept, by field."""
+        return {text(k): text(v) for k, v in self.redis.hgetall(self.key("alerts")).items()}
 
-    def resume(self, name: str) -> bool:
-        """Let a paused schedule, or all with "*", go on from now."""
-        return bool(self._set_pause(name, ""))
-
-    def _set_pause(self, name: str, pause: str) -> object:
-        keys = self.keys("definitions", "pauses", "revisions", "revision", "news")
-        return self._scripts["pause"](keys, [name, pause])
+    def keep_alerts(self, lease: Lease, changes: Mapping[str, str]) -> None:
+        """Write these fields; an empty value removes one. Raises LeaseLost. More than a few hundred
+        are not written at once, but in their order."""
+        keys = self.keys("lease", "alerts")
+        for chunk in _chunks(list(changes.items()), _CHUNK):
+            words = [word for pair in chunk for word in pair]
+            if not self._scripts["alerts"](keys, [lease.token, *words]):
+                raise LeaseLost("another clock leads, or the lease ran out")
 
     # ---- the ledger ---------------------------------------------------------------------------
 

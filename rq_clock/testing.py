@@ -30,7 +30,7 @@ class FakeClock:
     def __init__(self, clock: Clock, start: datetime | str, *, run_tasks: bool = True) -> None:
         self.now = _instant(start)
         self._run_tasks = run_tasks
-        self._schedules = list(clock.schedules.values())
+        self._schedules = list(clock.declared.values())
         self._markers = {s.name: self.now for s in self._schedules}
 
     def advance(self, until: datetime | str | timedelta, *, outage: bool = False) -> list[Run]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TypeVar
+
+from rq_clock.changes import Changes
+from rq_clock.edits import Edit
+from rq_clock.state import Pause
+from rq_clock.store import Store
 
 T = TypeVar("T")
 
@@ -19,3 +25,9 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.01)
     return value
+
+
+def pause(store: Store, name: str, now: datetime, until: datetime | None = None) -> None:
+    """Pause a schedule, or all with "*", at an instant of the test's own."""
+    pause = Pause(reason="maintenance", by="ops", since=now, until=until)
+    Changes(store).edit([Edit(name=name, pause=pause)], now)

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from redis import Redis
 from rq import Queue
 
-from rq_clock import Clock, cron, every
-from rq_clock.cli import main
+from rq_clock import Schedules, every
+from rq_clock.cli import SECTIONS
 from rq_clock.embedded import free_url
-from rq_clock.state import Change, Lease, from_ms
-from rq_clock.store import Store
-
-Run = Callable[..., Result]
+from rq_clock.state import Lease
+from tests.terminal import PATIENCE, Run, command, environment, fill, runner
 
 
 @pytest.fixture
@@ -29,33 +26,13 @@ def run(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run `rq-clock` in an empty directory against the shared server."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*words: str, **env: str) -> Result:
-        return CliRunner().invoke(main, words, env={"REDIS_URL": redis_url, **env})
-
-    return run
+    return runner(redis_url)
 
 
 def write_app(name: str, text: str) -> str:
     head = "from rq_clock import Clock, cron, every, once\nclock = Clock()\n"
     Path(f"{name}.py").write_text(head + text)
     return f"{name}:clock"
-
-
-def fill(connection: Redis, *, now: datetime | None = None) -> Store:
-    """Two schedules, known since `now`, and a clock that leads."""
-    store, now = Store(connection, "default"), now or datetime.now(UTC)
-    lease = store.acquire("clock.1", ("test", ""), "starting", now)
-    assert isinstance(lease, Lease)
-    clock = Clock()
-    clock.add("feeds", every(minutes=5), "tasks.demo.heartbeat", queue="reports")
-    clock.add("report", cron("0 3 * * *", tz="Europe/Berlin"), "tasks.demo.heartbeat")
-    changes = [
-        Change("put", s.name, s.definition(), s.next_after(now), restart=True)
-        for s in clock.schedules.values()
-    ]
-    assert all(store.reconcile(lease, 0, now, changes))
-    return store
 
 
 class TestCheck:
@@ -131,7 +108,13 @@ class TestExplain:
         result = run("explain", "*/5 * * * *", "-n", "1", "--from", "2026-03-01T00:00", "--json")
         document = json.loads(result.stdout)
         assert document["next"] == [
-            {"fireTime": "2026-03-01T00:05:00Z", "local": "2026-03-01T00:05:00+00:00", "notes": []}
+            {
+                "fireTime": "2026-03-01T00:05:00Z",
+                "local": "2026-03-01T00:05:00+00:00",
+                "zone": "UTC",
+                "notes": [],
+                "skipped": None,
+            }
         ]
         assert document["words"] == "every 5 minutes"
 
@@ -142,57 +125,9 @@ class TestExplain:
         assert "expected minute 0-59, got '61' in '61 * 0 * *'" in result.stderr
 
     def test_a_wrong_instant_is_a_matter_of_usage(self, run: Run) -> None:
-        result = run("explain", "* * * * *", "--from", "tomorrow")
+        result = run("explain", "* * * * *", "--from", "someday")
         assert result.exit_code == 2
         assert "expected an instant such as" in result.stderr
-
-
-class TestReading:
-    def test_list_shows_each_schedule(self, run: Run, connection: Redis) -> None:
-        fill(connection)
-        result = run("list")
-        assert result.exit_code == 0
-        head, feeds, report = result.stdout.splitlines()
-        assert head.split()[:2] == ["SCHEDULE", "WHEN"]
-        assert feeds.startswith("feeds ")
-        assert "every 5 minutes" in feeds
-        assert feeds.endswith("reports")
-        assert "Europe/Berlin" in report
-
-    def test_list_as_json_gives_whole_objects(self, run: Run, connection: Redis) -> None:
-        fill(connection).pause("report", reason="x", by="y", now=datetime.now(UTC))
-        connection.hset("rq-clock:default:definitions", "feeds", "{}")
-        feeds, report = json.loads(run("list", "--json").stdout)
-        assert (feeds["state"], report["state"]) == ("invalid", "paused")
-        assert report["trigger"] == {"cron": "0 3 * * *", "tz": "Europe/Berlin"}
-        assert report["origin"] == "declared"
-        assert report["func"] == "tasks.demo.heartbeat"
-
-    def test_an_empty_list_is_said_on_standard_error(self, run: Run) -> None:
-        result = run("list")
-        assert (result.exit_code, result.stdout) == (0, "")
-        assert "no schedules" in result.stderr
-
-    def test_next_merges_all_schedules_soonest_first(self, run: Run, connection: Redis) -> None:
-        fill(connection)
-        rows = json.loads(run("next", "-n", "4", "--json").stdout)
-        assert [row["name"] for row in rows].count("feeds") >= 3
-        assert [row["fireTime"] for row in rows] == sorted(row["fireTime"] for row in rows)
-
-    def test_next_of_one_schedule(self, run: Run, connection: Redis) -> None:
-        fill(connection)
-        result = run("next", "report", "-n", "2")
-        assert result.exit_code == 0
-        assert all("03:00:00 Europe/Berlin" in line for line in result.stdout.splitlines()[:2])
-
-    def test_an_unknown_schedule_is_told_with_its_neighbour(
-        self, run: Run, connection: Redis
-    ) -> None:
-        fill(connection)
-        result = run("next", "reprot")
-        assert result.exit_code == 3
-        assert "no schedule 'reprot'" in result.stderr
-        assert "did you mean 'report'?" in result.stderr
 
 
 class TestStatus:
@@ -228,99 +163,6 @@ class TestStatus:
         assert 3000 < late["feeds"] < 3600
         assert "late       feeds" in run("status").stdout
 
-    def test_markers_are_told_in_the_list(self, run: Run, connection: Redis) -> None:
-        store = fill(connection)
-        connection.hset(store.key("markers"), "feeds", "1772323200000 1772323200000 job")
-        feeds, _ = json.loads(run("list", "--json").stdout)
-        assert feeds["marker"] == feeds["knownSince"] == "2026-03-01T00:00:00Z"
-        assert from_ms(1772323200000).year == 2026
-
-
-class TestRuns:
-    """Entries as lua/commit.lua and lua/close.lua leave them."""
-
-    NOON = 1_772_366_400_000  # 2026-03-01T12:00:00Z
-
-    def record(self, connection: Redis) -> None:
-        fill(connection)
-        hour = 3_600_000
-        end = f"1 {self.NOON + 5} {self.NOON + 1505} worker.1"
-        failed = f"2 {self.NOON + hour + 5} {self.NOON + hour + 6} worker.2 ValueError: no luck"
-        connection.rpush(
-            "rq-clock:default:ledger:feeds",
-            f"- {self.NOON - 2 * hour} {self.NOON - hour} 25 paused",
-            f"s {self.NOON} 3 ok {end}",
-            f"c {self.NOON + hour} 900000 failed {failed}",
-            f"s {self.NOON + 2 * hour} 1",
-        )
-        for line in (f"s {self.NOON} 3 ok {end}", f"c {self.NOON + hour} - failed {failed}"):
-            fields: dict[Any, Any] = {"schedule": "feeds", "job": "default-feeds-1", "entry": line}
-            connection.xadd("rq-clock:default:runs", fields)
-
-    def test_history_of_one_schedule_has_every_fire_time(self, run: Run, connection: Redis) -> None:
-        self.record(connection)
-        result = run("history", "feeds")
-        assert result.exit_code == 0
-        head, waiting, failed, ok, skipped = result.stdout.splitlines()
-        assert head.split()[:3] == ["SCHEDULE", "FIRE", "TIME"]
-        assert waiting.split()[1:] == ["2026-03-01T14:00:00Z", "waiting", "-", "-", "schedule"]
-        assert failed.endswith("failed   2    0.001 s   ValueError: no luck")
-        assert ok.split()[1:6] == ["2026-03-01T12:00:00Z", "ok", "1", "1.500", "s"]
-        assert skipped.split()[-3:] == ["25", "times", "paused"]
-
-    def test_history_of_all_has_what_ended_newest_first(self, run: Run, connection: Redis) -> None:
-        self.record(connection)
-        first, second = json.loads(run("history", "--json").stdout)
-        assert (first["state"], first["attempt"], first["lagMs"]) == ("failed", 2, None)
-        assert first["error"] == "ValueError: no luck"
-        assert (second["state"], second["reason"], second["lagMs"]) == ("ok", "schedule", 3)
-        assert (second["started"], second["tookMs"]) == ("2026-03-01T12:00:00.005Z", 1500)
-        assert second["job"] == "default-feeds-1"
-
-    def test_history_can_be_narrowed(self, run: Run, connection: Redis) -> None:
-        self.record(connection)
-        states = {
-            words: [row["state"] for row in json.loads(run("history", *words, "--json").stdout)]
-            for words in [
-                ("feeds", "--state", "skipped"),
-                ("feeds", "-n", "2"),
-                ("feeds", "--since", "2026-03-01T13:00Z"),
-                ("--state", "ok"),
-                ("--since", "1h"),
-            ]
-        }
-        assert list(states.values()) == [
-            ["skipped"], ["waiting", "failed"], ["waiting", "failed"], ["ok"], [],
-        ]  # fmt: skip
-
-    def test_a_wrong_instant_names_the_option(self, run: Run) -> None:
-        result = run("history", "--since", "yesterday")
-        assert result.exit_code == 2
-        assert "--since: expected an instant" in result.stderr
-
-    def test_history_of_an_unknown_schedule_is_told_with_its_neighbour(
-        self, run: Run, connection: Redis
-    ) -> None:
-        fill(connection)
-        result = run("history", "feed")
-        assert result.exit_code == 3
-        assert "did you mean 'feeds'?" in result.stderr
-
-    def test_a_removed_schedule_still_has_its_history(self, run: Run, connection: Redis) -> None:
-        connection.rpush("rq-clock:default:ledger:gone", f"s {self.NOON} 3")
-        assert "2026-03-01T12:00:00Z" in run("history", "gone").stdout
-
-    def test_logs_give_what_a_command_printed_byte_by_byte(
-        self, run: Run, connection: Redis
-    ) -> None:
-        connection.set("rq-clock:default:output:default-disk-1", b"100%\xff\n")
-        assert run("logs", "default-disk-1").stdout_bytes == b"100%\xff\n"
-
-    def test_logs_of_nothing_are_told_as_such(self, run: Run, connection: Redis) -> None:
-        result = run("logs", "default-disk-1")
-        assert result.exit_code == 3
-        assert "no output of run 'default-disk-1'" in result.stderr
-
 
 class TestWorker:
     def test_a_burst_worker_empties_the_queues_named(
@@ -331,17 +173,9 @@ class TestWorker:
             for name in ("high", "low", "other")
         ]
         words = ["worker", "high", "low", "--burst", "--concurrency", "2"]
-        root = str(Path(__file__).parent.parent)
-        result = subprocess.run(
-            [sys.executable, "-m", "rq_clock", *words],
-            env={"REDIS_URL": redis_url, "PYTHONPATH": root, "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
+        out, _ = command(redis_url, *words).communicate(timeout=PATIENCE)
         assert [job.get_status().value for job in jobs] == ["finished", "finished", "queued"]
-        assert "worker.pool processes=2 connections=4" in result.stdout
+        assert "worker.pool processes=2 connections=4" in out
 
 
 class TestRedis:
@@ -351,6 +185,33 @@ class TestRedis:
         [line] = result.stderr.splitlines()
         assert "no Redis at redis://127.0.0.1" in line
         assert "start one with `rq-clock redis`" in line
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "list", "list --density", "show x", "next", "history", "logs x", "logs -f x", "run x",
+            "run x --wait", "pause x", "resume --all", "skip x", "backfill x --from 2h --to 1h",
+            "backfills", "backfill-cancel x", "add x --every 1h --func a.b", "update x --queue q",
+            "remove x", "audit", "status",
+        ],
+    )  # fmt: skip
+    def test_without_redis_every_command_is_one_line(self, run: Run, words: str) -> None:
+        result = run(*words.split(), REDIS_URL=free_url())
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_what_redis_refuses_in_the_middle_is_one_line(
+        self, run: Run, fresh_server: Callable[..., Any]
+    ) -> None:
+        url = fresh_server().url
+        with Redis.from_url(url) as redis:
+            redis.execute_command(
+                "ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-hscan"
+            )
+        result = run("list", REDIS_URL=url.replace("redis://", "redis://half:pw@"))
+        assert result.exit_code == 4
+        [line] = result.stderr.splitlines()
+        assert "refuses the user or password" in line
 
     def test_no_url_is_one_line_with_a_remedy(self, run: Run) -> None:
         result = run("status", REDIS_URL="")
@@ -388,12 +249,109 @@ class TestRedis:
         assert "holds data of version 99" in result.stderr
 
 
+class TestColours:
+    """The third channel, behind words and signs."""
+
+    @pytest.mark.parametrize(
+        ("words", "env", "colored"),
+        [
+            ("list", {}, False),
+            ("list", {"FORCE_COLOR": "1"}, True),
+            ("list", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+            ("list", {"FORCE_COLOR": "1", "TERM": "dumb"}, False),
+            ("list --color always", {"NO_COLOR": "1"}, True),
+            ("--color always list", {}, True),
+            ("list --color never", {"FORCE_COLOR": "1"}, False),
+            ("list --json", {"FORCE_COLOR": "1"}, False),
+        ],
+    )
+    def test_who_asks_last_decides(
+        self, run: Run, connection: Redis, words: str, env: dict[str, str], colored: bool
+    ) -> None:
+        fill(connection)
+        result = run(*words.split(), **{"TERM": "xterm", **env})
+        assert result.exit_code == 0
+        assert ("\x1b[" in result.stdout) == colored
+        assert "scheduled" in result.stdout
+
+    def test_a_sign_that_the_terminal_lacks_stops_nothing(
+        self, redis_url: str, connection: Redis
+    ) -> None:
+        fill(connection)
+        done = subprocess.run(
+            [sys.executable, "-m", "rq_clock", "list"],
+            env=environment(redis_url, PYTHONIOENCODING="latin-1"),
+            capture_output=True,
+            check=True,
+        )
+        assert b"? scheduled" in done.stdout
+
+
+class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_each_shell_has_its_script(self, run: Run, shell: str) -> None:
+        result = run("completion", shell)
+        assert result.exit_code == 0
+        assert f"_RQ_CLOCK_COMPLETE={shell}_complete" in result.stdout
+
+    def completed(self, url: str, line: str) -> list[str]:
+        words = line.split()
+        env = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - (not line.endswith(" ")))}
+        out, err = command(url, _RQ_CLOCK_COMPLETE="bash_complete", **env).communicate(
+            timeout=PATIENCE
+        )
+        assert err == ""
+        return [text.removeprefix("plain,") for text in out.split()]
+
+    def test_commands_schedules_and_queues_are_completed(
+        self, redis_url: str, connection: Redis
+    ) -> None:
+        schedules = Schedules(connection)
+        for name in ("feeds", "fees", "report"):
+            schedules.add(name, every(hours=1), "a.b", queue="low")
+        schedules.trigger("feeds")
+        assert self.completed(redis_url, "rq-clock sho") == ["show"]
+        assert self.completed(redis_url, "rq-clock show fe") == ["feeds", "fees"]
+        assert self.completed(redis_url, "rq-clock pause feeds fe") == ["fees"]
+        assert self.completed(redis_url, "rq-clock list --queue ") == ["low"]
+        assert self.completed(redis_url, "rq-clock list --tz europe/berl") == []
+        assert self.completed(redis_url, "rq-clock next --tz europe/berl") == ["Europe/Berlin"]
+
+    def test_without_redis_nothing_is_offered_and_nothing_said(self) -> None:
+        assert self.completed(free_url(), "rq-clock show ") == []
+        assert self.completed("nonsense", "rq-clock show ") == []
+
+
 def test_the_module_is_the_command() -> None:
     words = [sys.executable, "-m", "rq_clock", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: rq-clock [OPTIONS] COMMAND")
-    for command in ("check", "explain", "list", "next", "redis", "status"):
-        assert f"\n  {command} " in done.stdout
+    for title, commands in SECTIONS.items():
+        assert f"\n{title}:\n" in done.stdout
+        assert all(f"\n  {one.name} " in done.stdout for one in commands)
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    code = (
+        "import sys\nfrom rq_clock.cli import main\nmain(['--help'], standalone_mode=False)\n"
+        "print(sorted({'redis', 'rq', 'croniter', 'dotenv', 'zoneinfo'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_early_is_no_error(redis_url: str, connection: Redis) -> None:
+    Schedules(connection).add("x", every(seconds=1), "a.b")
+    done = subprocess.run(
+        f"{sys.executable} -m rq_clock next -n 1000 | head -1",
+        shell=True,
+        env=environment(redis_url),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
 
 
 def test_a_faulty_script_starts_nothing(tmp_path: Path) -> None:

@@ -37,14 +37,14 @@ class TestAdd:
         clock = Clock()
         with pytest.raises(ScheduleError, match="nightly: expected minute 0-59, got '61'"):
             clock.add("nightly", cron("61 3 * * *"), note)
-        assert dict(clock.schedules) == {}
+        assert dict(clock.declared) == {}
 
     def test_a_name_is_declared_once(self) -> None:
         clock = Clock()
         clock.add("nightly", every(hours=1), note)
         with pytest.raises(ScheduleError, match="nightly: declared twice"):
             clock.add("nightly", every(hours=2), note)
-        assert clock.schedules["nightly"].trigger == every(hours=1)
+        assert clock.declared["nightly"].trigger == every(hours=1)
 
     def test_a_check_collects_the_faults_of_all_schedules(self) -> None:
         clock = Clock()
@@ -53,7 +53,7 @@ class TestAdd:
             clock.add("two", every(seconds=-1), note)
             clock.add("three", every(seconds=1), note)
         assert [fault.partition(":")[0] for fault in faults] == ["one", "one", "two"]
-        assert list(clock.schedules) == ["three"]
+        assert list(clock.declared) == ["three"]
 
     def test_a_rename_from_a_name_that_is_still_declared_is_a_fault(self) -> None:
         clock = Clock()
@@ -64,7 +64,7 @@ class TestAdd:
 
     def test_declared_schedules_cannot_be_changed_from_outside(self) -> None:
         with pytest.raises(TypeError):
-            Clock().schedules["x"] = None  # type: ignore[index]
+            Clock().declared["x"] = None  # type: ignore[index]
 
 
 class TestSignals:

@@ -47,7 +47,7 @@ class Nursery:
         store = Store(self.redis, namespace)
         lease = store.acquire("old", ("local", ""), "starting", now)
         assert isinstance(lease, Lease)
-        changes = plan(deaths.old_release().schedules, {}, {}, now).changes
+        changes = plan(deaths.old_release().declared, {}, {}, now).changes
         assert list(store.reconcile(lease, 0, now, changes)) == [True]
         store.release(lease)
         self._since[namespace] = marker_of(self.redis, "steady", namespace)[1]
@@ -78,7 +78,7 @@ class Nursery:
                 return True
             since = self.redis.hget(f"rq-clock:{namespace}:lease", "since")
             led_for = time.time() - int(since) / 1000 if since else 0
-            names = deaths.new_release().schedules
+            names = deaths.new_release().declared
             return led_for > RENEW_SECONDS + 1 and decided(self.redis, names, began, namespace)
 
         wait_until(done, PATIENCE, f"the clock of {namespace}")
@@ -95,13 +95,13 @@ class Nursery:
             changed_at = marker_of(self.redis, name, namespace)[1]
             also[name] = fire_times(EACH_SECOND, self._since[namespace], changed_at)
             assert len(also[name]) >= BEHIND.seconds, "the old rule had something pending"
-        names = deaths.new_release().schedules
+        names = deaths.new_release().declared
         formerly = {"after": "before", "is": "was"}
         return account(self.redis, names, namespace, formerly=formerly, also=also, jobs=jobs)
 
     def check_declared(self, namespace: str) -> None:
         """Fails unless Redis holds what the new release declares, no more and no less."""
-        wanted = {n.encode(): s.definition() for n, s in deaths.new_release().schedules.items()}
+        wanted = {n.encode(): s.definition() for n, s in deaths.new_release().declared.items()}
         prefix = f"rq-clock:{namespace}:"
         stored = self.redis.hgetall(f"{prefix}definitions")
         assert {name: text.decode() for name, text in stored.items()} == wanted

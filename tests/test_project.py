@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 import rq_clock
 from rq_clock.cli import main
+from rq_clock.manifest import parse
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rq_clock"
@@ -21,18 +23,24 @@ README = (ROOT / "README.md").read_text()
 LEVELS = [
     {"version", "errors"},
     {"addresses", "masks"},
-    {"logs", "settings", "run", "zones", "crontab", "signals"},
+    {"logs", "settings", "run", "zones", "crontab", "signals", "plain"},
     {"triggers", "connection", "targets", "hook", "output", "shell", "lock"},
     {"explain", "faults", "embedded", "tasks"},
     {"schedule"},
+    {"importing", "foreign"},
     {"state"},
-    {"endings"},
+    {"manifest", "moves", "edits", "finding"},
+    {"endings", "alerts"},
+    {"channels"},
     {"store", "executions"},
-    {"batch", "reconcile", "care", "horse"},
-    {"stage"},
+    {"batch", "reconcile", "care", "horse", "examination", "surroundings", "doctor"},
+    {"stage", "changes"},
+    {"backfills"},
+    {"chores", "schedules"},
+    {"watch"},
     {"session", "worker"},
     {"clock", "supervisor"},
-    {"app", "testing"},
+    {"app", "testing", "views"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -78,9 +86,20 @@ def test_time_and_decision_are_pure() -> None:
         "state",
         "explain",
         "reconcile",
+        "plain",
+        "manifest",
+        "moves",
         "targets",
         "masks",
         "addresses",
+        "views",
+        "edits",
+        "finding",
+        "alerts",
+        "importing",
+        "foreign",
+        "surroundings",
+        "doctor",
     ):
         assert not third_party(PACKAGE / f"{name}.py") & {"redis", "rq", "os", "time", "click"}
 
@@ -88,7 +107,7 @@ def test_time_and_decision_are_pure() -> None:
 def test_only_the_loop_and_the_command_line_read_the_wall_clock() -> None:
     reading = re.compile(r"datetime\.now\(|time\.time\(|utcnow\(|\.today\(")
     readers = {p.stem for p in PACKAGE.rglob("*.py") if reading.search(p.read_text())}
-    assert readers == {"session", "worker", "base", "schedules"}  # the last two: cli
+    assert readers == {"session", "worker", "base"}  # the last: cli
 
 
 def test_tasks_never_import_the_clock() -> None:
@@ -130,7 +149,7 @@ def test_no_other_module_reads_the_environment() -> None:
 
 
 def test_every_key_stands_in_the_table() -> None:
-    modules = [PACKAGE / "store.py", PACKAGE / "executions.py"]
+    modules = [PACKAGE / "store.py", PACKAGE / "executions.py", PACKAGE / "changes.py"]
     documented: set[str] = set()
     turns = (PACKAGE / "lua" / "turns.lua").read_text()
     used = set(re.findall(r"prefix \.\. '([a-z]+)", turns))
@@ -171,11 +190,15 @@ def test_the_readme_is_short_and_shows_code_first() -> None:
     assert lines.index("clock = Clock()") < 20
 
 
-def test_the_readmes_code_runs() -> None:
-    namespace: dict[str, Any] = {"__name__": "readme"}
+def test_the_readmes_code_runs(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    later = datetime.now(UTC) + timedelta(days=1)
+    namespace: dict[str, Any] = {"__name__": "readme", "datetime": datetime}
+    namespace |= {"monday": later, "tomorrow": later}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
-    assert list(namespace["clock"].schedules) == ["refresh-feeds", "nightly-report", "month-end"]
+    assert list(namespace["clock"].declared) == ["refresh-feeds", "nightly-report", "month-end"]
+    assert [entry.name for entry in namespace["schedules"]] == ["once-welcome-7", "report-42"]
 
 
 def test_the_readmes_commands_print_what_it_says() -> None:
@@ -200,6 +223,16 @@ def test_every_option_of_a_schedule_is_in_the_readme() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for path in ROOT.glob("*.md"):
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
-            assert (ROOT / target).exists(), f"{path.name} links to {target}"
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_operators_page_names_commands_and_settings_that_exist() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text()
+    named = set(re.findall(r"rq-clock ([a-z-]+)", page))
+    assert named <= set(main.commands), named
+    settings = (PACKAGE / "settings.py").read_text()
+    assert all(name in settings for name in re.findall(r"RQ_CLOCK_[A-Z_]+", page))
+    [manifest] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert [item.schedule.name for item in parse(manifest)] == ["sync-the-shop"]

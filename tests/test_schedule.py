@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.schedule import MOST, Decision, Schedule, Skip, declare, due, from_definition
+from rq_clock.schedule import MOST, Decision, Hold, Schedule, Skip, declare, due, from_definition
 from rq_clock.triggers import MANY, Trigger, cron, every, once
 
 
@@ -118,7 +118,7 @@ class TestDue:
         assert decision == Decision((), (), marker, at("2026-03-01T06:00"))
 
     def test_a_pause_accounts_for_each_fire_time(self) -> None:
-        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T03:30"), paused=True)
+        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T03:30"), [Hold("paused")])
         assert decision.fire_times == ()
         assert decision.skips == (
             Skip("paused", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),

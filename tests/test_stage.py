@@ -22,6 +22,7 @@ from rq_clock.stage import Stage
 from rq_clock.state import Entry, Lease, from_ms
 from rq_clock.store import Store
 from rq_clock.triggers import Trigger, cron, every, once
+from tests.helpers import pause
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -265,7 +266,7 @@ class TestNews:
     def test_a_pause_reaches_a_schedule_that_is_staged(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10)))
         wall.run(MIDNIGHT + 5 * SECOND)
-        wall.store.pause("s", reason="x", by="y", now=wall.now)
+        pause(wall.store, "s", wall.now)
         wall.stage.look_again(["s"])
         wall.run(MIDNIGHT + 30 * SECOND)
         assert wall.enqueued() == []
@@ -274,9 +275,9 @@ class TestNews:
     def test_a_pause_whose_news_was_lost_holds_all_the_same(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10)))
         wall.run(MIDNIGHT + 5 * SECOND)
-        wall.store.pause("*", reason="x", by="y", now=wall.now)
+        pause(wall.store, "*", wall.now)
         wall.run(MIDNIGHT + 20 * SECOND)
-        wall.store.resume("*")
+        pause(wall.store, "*", wall.now, until=wall.now)
         wall.run(MIDNIGHT + 30 * SECOND)
         assert wall.enqueued() == [MIDNIGHT + 30 * SECOND]
         assert wall.skipped() == [("paused", 2)]

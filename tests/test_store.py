@@ -12,11 +12,12 @@ from rq import Queue
 from rq.job import Job
 
 from rq_clock.batch import Answer, Batch, JobBuilder, Refusal, Wire, stands
-from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.errors import Conflict, LeaseLost, StoreUnavailable
 from rq_clock.schedule import Schedule, Skip, declare, due
 from rq_clock.state import Change, Enqueued, Entry, Lease, Lost, Refused, to_ms
 from rq_clock.store import LEASE_MS, Store
 from rq_clock.triggers import cron, every
+from tests.helpers import pause
 
 OURS = ("production", "")
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -67,7 +68,7 @@ def batch_of(store: Store, lease: Lease, entries: list[Entry], now: datetime) ->
     batch, builder = Batch(now, store.load([])[1]), JobBuilder(store)
     for e in entries:
         assert e.schedule
-        batch.add(e, due(e.schedule, e.decided, now, paused=e.paused), builder)
+        batch.add(e, due(e.schedule, e.decided, now, e.holds), builder)
     batch.pack(store, lease, Wire(store))
     return batch
 
@@ -325,7 +326,7 @@ class TestCommit:
         lease = acquire(store)
         put(store, lease, hourly())
         staged = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
-        assert store.pause("hourly", reason="maintenance", by="ops", now=MIDNIGHT)
+        pause(store, "hourly", MIDNIGHT)
         answers = send(store, staged)
         assert not isinstance(answers, Refusal)
         assert kinds(answers) == ["stale"]
@@ -337,16 +338,17 @@ class TestCommit:
         lease = acquire(store)
         put(store, lease, hourly())
         staged = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
-        assert store.pause("*", reason="maintenance", by="ops", now=MIDNIGHT)
+        pause(store, "*", MIDNIGHT)
         answer = send(store, staged)
         assert isinstance(answer, Refusal)
         assert answer.changed
-        assert entry(store).paused
-        assert store.resume("*")
-        assert not entry(store).paused
+        assert entry(store).pause(MIDNIGHT + HOUR)
+        pause(store, "*", MIDNIGHT, until=MIDNIGHT + HOUR)
+        assert not entry(store).pause(MIDNIGHT + HOUR)
 
     def test_pausing_what_does_not_exist_says_so(self, store: Store) -> None:
-        assert not store.pause("nobody", reason="x", by="y", now=MIDNIGHT)
+        with pytest.raises(Conflict, match="no such schedule"):
+            pause(store, "nobody", MIDNIGHT)
 
     def test_one_schedule_that_cannot_be_written_leaves_the_others_whole(
         self, store: Store, connection: Redis
@@ -496,9 +498,9 @@ class TestOverlap:
         lease = acquire(store)
         put(store, lease, hourly())
         self.run(store, lease, 1)
-        store.pause("hourly", reason="x", by="y", now=MIDNIGHT)
+        pause(store, "hourly", MIDNIGHT)
         self.run(store, lease, 2)
-        store.resume("hourly")
+        pause(store, "hourly", MIDNIGHT, until=MIDNIGHT + 2 * HOUR)
         assert self.run(store, lease, 3).kind == "overlap"
 
     def test_a_job_that_is_nowhere_has_vanished(self, store: Store, connection: Redis) -> None:
@@ -553,13 +555,13 @@ class TestReconcile:
         lease = acquire(store)
         put(store, lease, hourly("old"))
         commit(store, lease, ["old"], MIDNIGHT + HOUR)
-        store.pause("old", reason="x", by="y", now=MIDNIGHT)
+        pause(store, "old", MIDNIGHT)
         before = entry(store, "old")
         change = Change("put", "new", hourly("new").definition(), renamed_from="old")
         assert all(store.reconcile(lease, 0, MIDNIGHT, [change]))
         after = entry(store, "new")
         assert (after.marker, after.known_since) == (before.marker, before.known_since)
-        assert after.paused
+        assert after.pause(MIDNIGHT)
         assert len(store.ledger("new")) == 1
         assert store.all_names() == ["new"]
 

@@ -22,7 +22,7 @@ from rq_clock.schedule import Schedule, declare, from_definition
 from rq_clock.settings import Settings
 from rq_clock.targets import Command, Webhook, command, webhook
 from rq_clock.triggers import every
-from tests.test_cli import fill
+from tests.terminal import fill
 
 HOURLY = every(hours=1)
 FULL_COMMAND = command("df -h /", timeout=60, cwd="data", env={"LANG": "C", "API_KEY": "hunter22"})

@@ -137,7 +137,7 @@ def deploys(
     with place(path) as here:
         feed = Feed(here.redis, luck, longest)
         fleet = Fleet(lambda: here.dyno(**GRACE, **env), 4 // processes, workers=4)
-        fleet.kill_after = 3 if outages else 10
+        fleet.kill_after = 3 if outages else 25
         steps = int(seconds * 2)
         strikes = {steps * (2 * n + 1) // (2 * outages) for n in range(outages)}
         for step in range(steps):

@@ -1,22 +1,30 @@
 """The `rq-clock` command.
 
 Data goes to standard output, talk to standard error. Every command that reads has `--json`: one
-document, camelCase, the objects that an API would give. Exit codes:
+document, camelCase, the objects that an API gives (views.py). Exit codes:
 
     0 done   1 failed   2 usage   3 no such schedule   4 Redis cannot be used   5 a check says no
-    130 interrupted
+    6 not ended within the time to wait   130 interrupted
 
-What a command needs is imported inside it, so that `--help` and completion answer at once.
+Somebody is asked only on a terminal, and nothing ever needs it. What a command needs is imported
+inside it, so that `--help` and completion answer at once.
 """
 
 from __future__ import annotations
 
 import click
 
+from rq_clock.cli.backfills import backfill, backfill_cancel, backfills
 from rq_clock.cli.base import Commands
+from rq_clock.cli.completion import completion
+from rq_clock.cli.definitions import add, remove, update
+from rq_clock.cli.doctor import doctor
+from rq_clock.cli.listing import list_
+from rq_clock.cli.moving import apply, diff, export, import_
+from rq_clock.cli.operations import audit, pause, resume, run, skip
 from rq_clock.cli.processes import redis, status, worker
 from rq_clock.cli.runs import history, logs
-from rq_clock.cli.schedules import check, explain, list_, next_
+from rq_clock.cli.schedules import check, explain, next_, show
 from rq_clock.version import __version__
 
 
@@ -26,9 +34,18 @@ def main() -> None:
     """Schedules for RQ that survive restarts.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 no such schedule, 4 Redis cannot be used,
-    5 a check says no.
+    5 a check says no, 6 not ended within the time to wait, 130 interrupted.
     """
 
 
-for command in (check, explain, history, list_, logs, next_, redis, status, worker):
-    main.add_command(command)
+SECTIONS = {
+    "Schedules": (list_, show, next_, explain, check),
+    "Operations": (run, pause, resume, skip, backfill, backfills, backfill_cancel, audit),
+    "Run-time schedules": (add, update, remove),
+    "Moving": (diff, export, apply, import_),
+    "Runs": (history, logs),
+    "Processes": (status, doctor, worker, redis),
+    "Shell": (completion,),
+}
+for title, commands in SECTIONS.items():
+    main.add_section(title, commands)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,27 +11,26 @@ from rq_clock.cli.base import (
     NOT_FOUND,
     complain,
     count_option,
-    instant,
-    iso,
     json_option,
     not_found,
     now,
     open_store,
     print_json,
     print_table,
+    schedules_of,
 )
+from rq_clock.cli.completion import schedule_names
+from rq_clock.cli.times import instant
 
 if TYPE_CHECKING:
-    from rq_clock.state import LedgerEntry
     from rq_clock.store import Store
 
 STATES = ["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"]
-_AGO = re.compile(r"(\d+)([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+HEAD = ("SCHEDULE", "FIRE TIME (UTC)", "STATE", "TRY", "TOOK", "")
 
 
-@click.command()
-@click.argument("name", required=False)
+@click.command(short_help="What became of fire times.")
+@click.argument("name", required=False, shell_complete=schedule_names)
 @click.option("--state", type=click.Choice(STATES), help="Only these.")
 @click.option("--since", metavar="INSTANT|AGE", help="ISO 8601, or an age such as 90m, 12h, 7d.")
 @count_option
@@ -46,101 +43,119 @@ def history(
     One schedule's history has every fire time: enqueued, skipped with the reason, and how its
     latest attempt ended. That of all has every attempt that has ended.
     """
-    oldest = _since(since) if since else None
+    oldest = instant(since, "--since", now(), ages=True) if since else None
     found = open_store()
-    rows = _of_schedule(found, name) if name else _of_all(found, count if not state else 1000)
-    rows = [
-        row
-        for row in rows
-        if (state in (None, row["state"])) and (oldest is None or row["at"] >= oldest)
-    ][:count]
-    for row in rows:
-        row.pop("at")
+    rows = rows_of(found, name) if name else _rows_of_all(found, count if not state else 1000)
+    rows = [row for row in rows if state in (None, row["state"])]
+    if oldest is not None:
+        rows = [row for row in rows if instant(row["fireTime"], "", now()) >= oldest]
+    rows = rows[:count]
     if as_json:
         print_json(rows)
-        return
-    if not rows:
+    elif rows:
+        print_table(HEAD, [cells(row) for row in rows])
+    else:
         click.echo("nothing has ended yet" if not name else f"nothing yet of {name}", err=True)
-        return
-    cells: list[tuple[str, ...]] = [
-        (row["schedule"], row["fireTime"], row["state"], str(row["attempt"] or "-"), _took(row),
-         row["error"] or row["reason"] or "")
-        for row in rows
-    ]  # fmt: skip
-    print_table(("SCHEDULE", "FIRE TIME (UTC)", "STATE", "TRY", "TOOK", ""), cells)
 
 
-@click.command()
-@click.argument("run")
-def logs(run: str) -> None:
-    """What the RUN (a job's id, see `history --json`) has printed: the last 64 kB of a shell
-    command's output, also while it runs, or a web call's answer. It is kept for
-    RQ_CLOCK_OUTPUT_HOURS."""
+@click.command(short_help="What a run has printed.")
+@click.argument("run", metavar="RUN|NAME", shell_complete=schedule_names)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+def logs(run: str, follow: bool) -> None:
+    """What a RUN (a job's id, see `history --json`) has printed: the last 64 kB of a shell
+    command's output, also while it runs, or a web call's answer. Of a schedule's NAME: its latest
+    run. It is kept for RQ_CLOCK_OUTPUT_HOURS."""
+    from rq_clock.cli.waiting import Follower, wait_for_job
+
     found = open_store()
-    output = found.output(run)
-    if output is None:
-        complain(f"no output of run {run!r} in namespace {found.namespace!r}; only commands and "
-                 "web calls leave some, and not for ever")  # fmt: skip
+    job_id = _job(found, run)
+    follower = Follower(lambda: found.output(job_id))
+    printed = follower.look()
+    if follow and wait_for_job(found, job_id, None, follower.look, spinner=False):
+        printed = follower.look()
+    if not printed:
+        complain(
+            f"no output of run {job_id!r} in namespace {found.namespace!r}; only commands and web "
+            "calls leave some, and not for ever"
+        )
         sys.exit(NOT_FOUND)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(output)
-    sys.stdout.flush()
 
 
-def _of_schedule(found: Store, name: str) -> list[dict[str, Any]]:
+# ---- the latest run of a schedule -------------------------------------------------------------
+
+
+def _job(store: Store, run: str) -> str:
+    """The job that is meant: by its own id, or as the latest of a schedule. What looks like an id
+    and is nothing else is taken for one that was forgotten."""
+    from rq.job import Job
+
+    if store.output(run) is not None or Job.exists(run, connection=store.redis):
+        return run
+    entries = store.ledger(run)
+    if not entries and run not in store.load([run])[0]:
+        if run.startswith(f"{store.namespace}-"):
+            return run
+        not_found(store, run)
+    job_id = _latest(store, run)
+    if job_id is None:
+        complain(f"{run}: it has no run yet, or none whose job is known")
+        sys.exit(NOT_FOUND)
+    return job_id
+
+
+def _latest(store: Store, name: str) -> str | None:
+    """The job of a schedule's latest run. The number in the id of one by hand stands in the audit,
+    and of any that has ended in the stream of runs."""
+    from rq_clock.state import Enqueued, to_ms
+    from rq_clock.views import run_view
+
+    entry = next((e for e in reversed(store.ledger(name)) if isinstance(e, Enqueued)), None)
+    if entry is None:
+        return None
+    job: str | None = run_view(name, entry, store.namespace)["job"]
+    if job is None:
+        start = f"{store.namespace}-{name}-{to_ms(entry.fire_time)}-"
+        known = [row["job"] for row in _rows_of_all(store, 1000)]
+        known += [str(said.detail.get("job")) for said in schedules_of(store).audit(1000)]
+        known += [id for one in schedules_of(store).backfills() for id in one.jobs]
+        job = next((id for id in known if id.startswith(start)), None)
+    return job
+
+
+# ---- rows -------------------------------------------------------------------------------------
+
+
+def rows_of(found: Store, name: str) -> list[dict[str, Any]]:
+    """What became of a schedule's fire times, newest first; also of one that was removed."""
+    from rq_clock.views import run_view
+
     entries = found.ledger(name)
     if not entries and name not in found.load([name])[0]:
         not_found(found, name)
-    return [_row(name, entry, found.namespace) for entry in reversed(entries)]
+    return [run_view(name, entry, found.namespace) for entry in reversed(entries)]
 
 
-def _of_all(found: Store, most: int) -> list[dict[str, Any]]:
+def _rows_of_all(found: Store, most: int) -> list[dict[str, Any]]:
     from rq_clock.executions import Executions
+    from rq_clock.views import run_view
 
-    executions = Executions(found.redis, found.namespace)
-    ended = executions.ended(most)
-    return [_row(e.schedule, e.entry, found.namespace) | {"job": e.job_id} for e in ended]
+    ended = Executions(found.redis, found.namespace).ended(most)
+    return [run_view(e.schedule, e.entry, found.namespace, e.job_id) for e in ended]
 
 
-def _row(name: str, entry: LedgerEntry, namespace: str) -> dict[str, Any]:
-    """An entry as the API has it; `at` is for the filter."""
-    from rq_clock.schedule import Skip
-    from rq_clock.state import Lost, to_ms
-
-    row: dict[str, Any] = dict.fromkeys(
-        ("schedule", "fireTime", "state", "reason", "count", "lagMs", "attempt", "started",
-         "ended", "worker", "error", "job")
-    )  # fmt: skip
-    row["schedule"] = name
-    if isinstance(entry, Skip):
-        row |= {"state": "skipped", "reason": entry.reason, "count": entry.count}
-        row |= {"fireTime": iso(entry.last), "at": entry.last}
-        return row
-    if isinstance(entry, Lost):
-        row |= {"state": "lost", "error": "the job vanished", "job": entry.job_id}
-        row |= {"fireTime": iso(entry.found), "at": entry.found}
-        return row
-    row |= {"fireTime": iso(entry.fire_time), "at": entry.fire_time, "reason": entry.reason}
-    row |= {"state": "waiting", "job": f"{namespace}-{name}-{to_ms(entry.fire_time)}"}
-    if entry.lag is not None:
-        row["lagMs"] = entry.lag / timedelta(milliseconds=1)
-    if entry.attempt:
-        attempt = entry.attempt
-        row |= {"state": attempt.state, "attempt": attempt.number, "worker": attempt.worker}
-        row |= {"started": iso(attempt.started), "ended": iso(attempt.ended)}
-        row |= {"error": attempt.error or None}
-        row["tookMs"] = (attempt.ended - attempt.started) / timedelta(milliseconds=1)
-    return row
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A run as a row of a table."""
+    return (
+        row["schedule"],
+        row["fireTime"],
+        row["state"],
+        str(row["attempt"] or "-"),
+        _took(row),
+        row["error"] or row["reason"] or "",
+    )
 
 
 def _took(row: dict[str, Any]) -> str:
     if row["state"] == "skipped":
         return f"{row['count']} times" if row["count"] > 1 else "-"
-    return f"{row['tookMs'] / 1000:.3f} s" if "tookMs" in row else "-"
-
-
-def _since(text: str) -> datetime:
-    match = _AGO.fullmatch(text)
-    if match:
-        return now() - timedelta(**{_UNITS[match[2]]: int(match[1])})
-    return instant(text, "--since")
+    return f"{row['tookMs'] / 1000:.3f} s" if row["tookMs"] is not None else "-"

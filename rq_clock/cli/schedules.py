@@ -1,44 +1,54 @@
-"""Commands about schedules: what is declared, when it fires, what is stored."""
+"""Commands about schedules: what is declared, when it fires, all that is known of one."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rq_clock.cli.base import (
+    colored_sign,
+    complain,
     count_option,
-    instant,
-    iso,
     json_option,
     not_found,
     now,
     open_store,
     plural,
     print_json,
-    print_table,
+    schedules_of,
 )
+from rq_clock.cli.completion import schedule_names
+from rq_clock.cli.times import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.errors import ScheduleError
 
 if TYPE_CHECKING:
+    from rq_clock.changes import Backfill
     from rq_clock.state import Entry
+    from rq_clock.store import Store
     from rq_clock.triggers import Trigger
+    from rq_clock.views import Upcoming
+
+MOST = 1000
+"""Fire times that --until shows at most."""
 
 
 @click.command()
 def check() -> None:
     """Check the declared schedules: for the release phase and CI.
 
-    Every fault is listed; exit 1 when there is one. Targets are imported, as a worker would.
+    Every fault is listed; exit 1 when there is one. Targets are imported, as a worker would. What
+    a deploy would change is told when Redis answers within 3 s; nothing fails for it.
     """
     from rq_clock import app
+    from rq_clock.cli.differences import tell_deploy
     from rq_clock.settings import Settings
 
     settings = Settings.from_env()
     clock, faults = app.load(settings.app)
-    for schedule in clock.schedules.values():
+    for schedule in clock.declared.values():
         faults += app.target_faults(schedule)
         for warning in schedule.trigger.warnings():
             click.echo(f"warning: {schedule.name}: {warning}", err=True)
@@ -47,13 +57,19 @@ def check() -> None:
     if faults:
         click.echo(f"{plural(len(faults), 'fault')} in {settings.app}", err=True)
         sys.exit(1)
-    click.echo(f"{plural(len(clock.schedules), 'schedule')} in {settings.app}, all good")
+    click.echo(f"{plural(len(clock.declared), 'schedule')} in {settings.app}, all good")
+    tell_deploy(settings, clock.declared)
+
+
+# ---- when -------------------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("expression")
-@click.option("--tz", default="UTC", show_default=True, help="Zone of the clock on the wall.")
-@click.option("--from", "start", metavar="INSTANT", help="Start here (ISO 8601) instead of now.")
+@click.option(
+    "--tz", type=Zone(), default="UTC", show_default=True, help="Zone of the clock on the wall."
+)
+@click.option("--from", "start", metavar="INSTANT", help="Start here instead of now.")
 @count_option
 @json_option
 def explain(expression: str, tz: str, start: str | None, count: int, as_json: bool) -> None:
@@ -67,21 +83,22 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
     faults = trigger.faults()
     if faults:
         raise ScheduleError("\n".join(faults))
-    after = instant(start) if start else datetime.now(UTC)
+    after = instant(start, "--from", now(), tz=tz) if start else now()
     _explain(trigger, after, count, as_json=as_json)
 
 
 def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
     from rq_clock.explain import dst_remarks, fires, words
+    from rq_clock.views import Upcoming, fire_view
 
-    found, remarks = fires(trigger, after, count), dst_remarks(trigger, after)
+    found = [Upcoming(f.fire_time, f.local, f.notes) for f in fires(trigger, after, count)]
+    remarks = dst_remarks(trigger, after)
     if as_json:
-        rows = [_fire(f.fire_time, f.local, f.notes) for f in found]
         print_json(
             {
                 "words": words(trigger),
                 "warnings": trigger.warnings(),
-                "next": rows,
+                "next": [fire_view(fire) for fire in found],
                 "clockChanges": remarks,
             }
         )
@@ -90,99 +107,201 @@ def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) ->
     for warning in trigger.warnings():
         click.echo(f"warning: {warning}", err=True)
     for fire in found:
-        click.echo(_fire_line(fire.local, fire.fire_time, fire.notes))
+        click.echo(_fire_line(fire))
     if remarks:
         click.echo("when clocks change within a year:")
     for remark in remarks:
         click.echo(f"    {remark}")
 
 
-@click.command("next")
-@click.argument("name", required=False)
-@count_option
+@click.command("next", short_help="The next fire times, of one schedule or of all.")
+@click.argument("name", required=False, shell_complete=schedule_names)
+@click.option("--from", "start", metavar="INSTANT", help="Start here instead of now.")
+@click.option("--until", metavar="INSTANT", help="The last one; shows up to 1,000.")
+@click.option("--tz", type=Zone(), help="Zone of times without one (the schedule's, else UTC).")
+@click.option("-n", "--count", type=click.IntRange(1, MOST), help="How many; 10 if not said.")
 @json_option
-def next_(name: str | None, count: int, as_json: bool) -> None:
-    """The next fire times: of one schedule, or of all, soonest first."""
-    from rq_clock.explain import fires
+def next_(name: str | None, start: str | None, until: str | None, **said: Any) -> None:
+    """The next fire times: of one schedule, or of all, soonest first.
 
-    store = open_store()
-    names = [name] if name else [n for n, _ in store.soonest(count)]
-    entries, _ = store.load(names)
-    if name and name not in entries:
-        not_found(store, name)
-    found = []
-    for entry in entries.values():
-        if entry.schedule and not entry.paused:
-            offset = entry.schedule.offset
-            upcoming = fires(entry.schedule.trigger, now() - offset, count)
-            found += [
-                (f.fire_time + offset, f.local + offset, entry.name, f.notes) for f in upcoming
-            ]
-    found = sorted(found, key=lambda row: (row[0], row[2]))[:count]
-    if as_json:
-        print_json([{"name": n, **_fire(t, local, notes)} for t, local, n, notes in found])
+    Those of paused schedules are told only when the schedule is named.
+    """
+    from rq_clock.views import fire_view, zone_of
+
+    store, tz = open_store(), said["tz"]
+    entry = (store.load([name])[0].get(name) or not_found(store, name)) if name else None
+    if tz is None:
+        tz = zone_of(entry.schedule) if entry and entry.schedule else "UTC"
+    after = instant(start, "--from", now(), tz=tz) if start else now()
+    last = instant(until, "--until", now(), tz=tz, whole_day=True) if until else None
+    if last is not None and last <= after:
+        raise click.BadParameter(
+            f"expected an instant after {shown(after, tz)}, got {shown(last, tz)}",
+            param_hint="--until",
+        )
+    most = said["count"] or (MOST if until else 10)
+    entries = [entry] if entry else _soonest(store, most, everything=start is not None)
+    found = _merged(entries, after, most, last)
+    if said["as_json"]:
+        print_json([{"name": n, **fire_view(fire)} for n, fire in found])
         return
-    width = max((len(row[2]) for row in found), default=0)
-    for fire_time, local, schedule, notes in found:
-        click.echo(f"{schedule:<{width}}  {_fire_line(local, fire_time, notes)}")
+    if entry and entry.fault:
+        complain(f"{name}: {entry.fault}")
+    width = max((len(n) for n, _ in found), default=0)
+    for n, fire in found:
+        click.echo(f"{n:<{width}}  {_fire_line(fire)}")
+    if not found:
+        click.echo("nothing is to come", err=True)
 
 
-@click.command("list")
-@json_option
-def list_(as_json: bool) -> None:
-    """All schedules that run, declared and run-time, with their next fire time."""
-    store = open_store()
-    rows = [_describe(entry, fire, now()) for entry, fire in store.everything()]
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("no schedules; start the clock (`python clock.py`) to declare them", err=True)
-        return
-    cells: list[tuple[str, ...]] = [
-        tuple(r[key] or "-" for key in ("name", "words", "runs", "nextFireTime", "state", "queue"))
-        for r in rows
-    ]
-    print_table(("SCHEDULE", "WHEN", "RUNS", "NEXT (UTC)", "STATE", "QUEUE"), cells)
+def _soonest(store: Store, most: int, *, everything: bool) -> list[Entry]:
+    """Schedules that are not held, whose next fire times come before those of all others."""
+    total = store.size()
+    asked = total if everything else most
+    while True:
+        names = [name for name, _ in store.soonest(max(asked, 1))]
+        free = [e for e in store.load(names)[0].values() if e.schedule and not e.pause(now())]
+        if len(free) >= most or len(names) < asked or asked >= total:
+            return free
+        asked *= 4
 
 
-def _describe(entry: Entry, fire: datetime | None, now: datetime) -> dict[str, Any]:
-    from rq_clock.explain import words
-    from rq_clock.schedule import ON_TIME
-    from rq_clock.targets import shown_target
+def _merged(
+    entries: list[Entry], after: datetime, most: int, last: datetime | None
+) -> list[tuple[str, Upcoming]]:
+    from rq_clock.views import upcoming
 
-    schedule = entry.schedule
-    if schedule is None:
-        state = "invalid"
-    elif entry.paused:
-        state = "paused"
-    elif fire is None:
-        state = "ended"
-    else:
-        state = "late" if now - fire > ON_TIME else "scheduled"
-    return {
-        "name": entry.name,
-        "state": state,
-        "origin": "declared" if entry.declared else "run-time",
-        "words": words(schedule.trigger) if schedule else entry.fault,
-        "trigger": schedule.trigger.spec() if schedule else None,
-        **(shown_target(schedule.target) if schedule else {"func": None, "runs": None}),
-        "queue": schedule.queue if schedule else None,
-        "catchUp": schedule.catch_up if schedule else None,
-        "overlap": schedule.overlap if schedule else None,
-        "nextFireTime": iso(fire) if fire else None,
-        "marker": iso(entry.marker) if entry.marker else None,
-        "knownSince": iso(entry.known_since),
-    }
+    found = [(e.name, fire) for e in entries for fire in upcoming(e, after, most, last)]
+    return sorted(found, key=lambda pair: (pair[1].fire_time, pair[0]))[:most]
 
 
-def _fire(fire_time: datetime, local: datetime, notes: tuple[str, ...]) -> dict[str, Any]:
-    return {"fireTime": iso(fire_time), "local": local.isoformat(), "notes": list(notes)}
-
-
-def _fire_line(local: datetime, fire_time: datetime, notes: tuple[str, ...]) -> str:
-    zone = getattr(local.tzinfo, "key", None) or "UTC"
-    line = f"{local:%a %Y-%m-%d %H:%M:%S} {zone}"
-    if local.utcoffset():
-        line += f"  ({iso(fire_time)})"
+def _fire_line(fire: Upcoming) -> str:
+    line = shown_local(fire.local)
+    if fire.offset:
+        line += f"  {shown_jitter(fire.offset)}"
+    held = {"paused": "paused: it will be skipped", "requested": "it will be skipped, as asked for"}
+    notes = [*fire.notes, *([held[fire.held]] if fire.held else [])]
     return line + "".join(f"\n    {note}" for note in notes)
+
+
+# ---- all of one -------------------------------------------------------------------------------
+
+
+@click.command(short_help="All that is known of one schedule.")
+@click.argument("name", shell_complete=schedule_names)
+@click.option(
+    "-n", "--count", default=5, show_default=True, type=click.IntRange(1, 100),
+    help="Fire times to come, and runs.",
+)  # fmt: skip
+@json_option
+def show(name: str, count: int, as_json: bool) -> None:
+    """All that is known of the schedule NAME: its rule in words, what is to come and what was, who
+    has paused it and why, its backfills and its definition."""
+    from rq_clock.cli.runs import rows_of
+    from rq_clock.views import backfill_view, fire_view, schedule_view, upcoming
+
+    store = open_store()
+    entry = store.load([name])[0].get(name) or not_found(store, name)
+    runs = rows_of(store, name)
+    ran = [run for run in runs if run["state"] != "skipped"]
+    view = schedule_view(entry, now(), last=ran[0] if ran else None)
+    fires = upcoming(entry, now(), count)
+    backfills = [b for b in schedules_of(store).backfills(100) if b.schedule == name]
+    if as_json:
+        parts = {"next": [fire_view(fire) for fire in fires], "runs": runs[:count]}
+        print_json(view | parts | {"backfills": [backfill_view(b) for b in backfills]})
+        return
+    _show_head(view)
+    _section("next", [_fire_line(fire) for fire in fires])
+    _show_runs(runs[:count])
+    _show_backfills(backfills[:count])
+
+
+def _show_head(view: dict[str, Any]) -> None:
+    """The schedule itself: what has a value, in the words of its options."""
+    from rq_clock.masks import printable
+
+    click.echo(f"{view['name']}  {colored_sign(view['state'])}")
+    click.echo(view["words"] or printable(view["fault"], 400))
+    for name, what in (("pause", "paused"), ("skipping", "skips the next")):
+        if said := view[name]:
+            click.echo(_told(what, said))
+    click.echo()
+    zoned = view["zone"] or "UTC"
+    at = {
+        key: shown(datetime.fromisoformat(view[key]), zoned)
+        for key in ("nextFireTime", "marker", "knownSince")
+        if view[key]
+    }
+    facts = {
+        "runs": view["runs"],
+        "cron": (view["trigger"] or {}).get("cron"),
+        **{key: view[key] for key in ("origin", "revision")},
+        **{
+            _dashed(key): view[key] for key in _DEFINITION if view.get(key) not in (None, [], {}, 0)
+        },
+        "next": at.get("nextFireTime"),
+        "decided up to": at.get("marker"),
+        "known since": at.get("knownSince"),
+    }
+    if offset := view.get("jitterOffsetMs"):
+        facts["jitter"] = f"{view['jitter']:g} s, of which +{offset / 1000:.1f} s are its own"
+    if view["group"] is None:
+        facts.pop("group-limit", None)
+    width = max(len(key) for key, value in facts.items() if value is not None)
+    for key, value in facts.items():
+        if value is not None:
+            click.echo(f"{key:<{width}}  {printable(_plain(value), 400)}")
+
+
+_DEFINITION = (
+    "command", "webhook", "args", "kwargs", "queue", "timeout", "retries", "resultTtl",
+    "failureTtl", "catchUp", "catchUpWindow", "catchUpLimit", "overlap", "group", "groupLimit",
+    "jitter", "tags", "ping",
+)  # fmt: skip
+
+
+def _dashed(key: str) -> str:
+    """A key as the option is called: catch-up-window."""
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in key)
+
+
+def _plain(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _told(what: str, said: dict[str, Any]) -> str:
+    from rq_clock.masks import printable
+
+    text = f"{what} {said['count']}" if "count" in said else what
+    text += f" until {said['until']}" if said["until"] else " until it is resumed"
+    text += f", by {said['by']} since {said['since']}"
+    text += f": {said['reason']}" if said["reason"] else ""
+    if said.get("missed", "skip") != "skip":
+        text += f" (then of the missed ones: {said['missed']})"
+    return printable(text, 400)
+
+
+def _section(title: str, lines: list[str]) -> None:
+    if lines:
+        click.echo(f"\n{title}")
+        for line in "\n".join(lines).splitlines():
+            click.echo(f"  {line}")
+
+
+def _show_runs(runs: list[dict[str, Any]]) -> None:
+    from rq_clock.cli.base import table
+    from rq_clock.cli.runs import HEAD, cells
+
+    if runs:
+        _section("runs", table(HEAD[1:], [cells(run)[1:] for run in runs]))
+
+
+def _show_backfills(backfills: list[Backfill]) -> None:
+    from rq_clock.cli.backfills import BACKFILLS, backfill_cells
+    from rq_clock.cli.base import table
+
+    if backfills:
+        _section("backfills", table(BACKFILLS, [backfill_cells(b) for b in backfills]))

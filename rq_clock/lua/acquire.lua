@@ -6,7 +6,7 @@
 -- a failure nobody is deposed for ARGV[8] ms.
 --
 -- KEYS  1 lease (hash, expires)   2 fence (counter)   3 meta (hash)   4 unproven (expires)
---       5 news (channel)
+--       5 news (channel)   6 handovers (stream)
 -- ARGV  1 owner   2 its former name, or ""   3 instance   4 mode: starting | waiting | take-over
 --       5 ttl ms   6 data version   7 now ms (shown only)   8 pause between depositions, ms
 -- Returns {"granted", token}
@@ -14,6 +14,7 @@
 --         {"foreign", owner of the namespace, instance or ""}
 --         {"newer", data version}
 -- Sending it again is harmless: an instance that holds the lease is granted the token it has.
+-- Each new grant is an entry of the handovers, of which about a hundred are kept.
 
 local owner, former, instance, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
@@ -45,11 +46,19 @@ if token then
 end
 
 -- The instance in the token keeps it unique even after Redis lost the counter.
-token = redis.call('INCR', KEYS[2]) .. '.' .. instance
+local number = redis.call('INCR', KEYS[2])
+token = number .. '.' .. instance
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'token', token, 'instance', instance, 'owner', owner,
   'since', ARGV[7], 'proven', '0')
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('HSET', KEYS[3], 'version', ARGV[6], 'owner', owner)
+local how = holder and 'deposed' or 'free'
+if not ours or (holder and mode == 'take-over') then
+  how = 'taken-over'
+end
+-- A server that cannot keep the history still grants the lease.
+redis.pcall('XADD', KEYS[6], 'MAXLEN', '~', '100', '*', 'instance', instance, 'owner', owner,
+  'token', number, 'how', how, 'from', holder or '')
 redis.call('PUBLISH', KEYS[5], 'lease')
 return {'granted', token}

@@ -3,13 +3,14 @@
 -- Its worker does it, or in its place who found the worker dead. Only one of them can: the
 -- execution ends here. What the other brings is refused.
 --
--- KEYS  1 workers   2 succeeded   3 runs   4 the ledger of its schedule
+-- KEYS  1 workers   2 succeeded   3 runs   4 the ledger of its schedule   5 markers
 -- ARGV  1 worker
 --       2 "own": as the worker, which goes on   3 the execution
 --         "dead": in its place                  3 its value in workers, as it was silent
 --       4 number of its dependents that the commands deal with, then each; -1: it goes on
 --       … schedule, or "" for a job of none   fire time, ms   pattern of its mark in the ledger
 --         how it ended, as the ledger says it   "1" when it succeeded   runs to keep
+--         where the job goes on: "front", "queue", "later", or "" when that was the end of it
 --       … number of commands, then for each the number of its words and the words
 -- Returns {"ended"}       also when it had ended before and the reply was lost
 --         {"gone"}        the worker was counted as dead, or has shown a sign of life: not ours
@@ -79,6 +80,7 @@ end
 
 leave()
 local schedule, fire, marks, ending, success, keep = take(), take(), take(), take(), take(), take()
+local again = take()
 if schedule ~= '' then
   local length = redis.pcall('LLEN', KEYS[4])
   local line = (string.match(marks, '^%l$') or 's') .. ' ' .. fire .. ' - ' .. ending
@@ -92,9 +94,10 @@ if schedule ~= '' then
     end
   end
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', keep, '*', 'schedule', schedule, 'job', id,
-    'entry', line)
+    'entry', line, 'again', again)
   local newest = redis.call('HGET', KEYS[2], schedule)
-  if success == '1' and (not newest or tonumber(newest) < tonumber(fire)) then
+  if success == '1' and (not newest or tonumber(newest) < tonumber(fire))
+    and redis.call('HEXISTS', KEYS[5], schedule) == 1 then
     redis.call('HSET', KEYS[2], schedule, fire)
   end
 end

@@ -3,8 +3,9 @@
 -- Each schedule of the batch stands alone: it is committed whole or left as it was. What can be
 -- known beforehand is checked before its first write; what fails in the middle is undone.
 --
--- KEYS  1 lease   2 markers   3 revisions   4 due
--- ARGV  1 token   2 prefix of the ledger keys   3 entries a ledger may have   4 revision of "*"
+-- KEYS  1 lease   2 markers   3 revisions   4 due   5 definitions   6 pauses   7 skips
+-- ARGV  1 token, or "" for who decides beside the clock what a change would else take away
+--       2 prefix of the ledger keys   3 entries a ledger may have   4 revision of "*"
 --       5 prefix of RQ's job keys
 --       6 number of shapes, then for each what is the same in the commands of many jobs:
 --         number of commands, then the number of words of each; the words of all
@@ -12,7 +13,8 @@
 --         number of schedules, then for each schedule:
 --         name
 --         base ("<marker> <known since>" that the decision is based on)   revision
---         new marker (ms)   next fire time (ms, or "" for none)
+--         new marker (ms)   next fire time (ms; "" for none; "end" for a one-off job that is
+--         over now: only its ledger and its run stay, the ledger for a day)
 --         overlap ("skip" | "allow")
 --         number of skips, then for each: first ms, last ms, count, reason
 --         number of jobs, then for each:
@@ -30,7 +32,7 @@
 --           "error <text>"                could not be written; untouched
 -- Sending it again is harmless: what was done once is stale.
 
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return {'lost'}
 end
 
@@ -197,7 +199,7 @@ end
 
 local SERVER_WIDE = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true}
 local answers = {'done', now}
-local markers, due, gone = {}, {}, {}
+local markers, due, gone, over = {}, {}, {}, {}
 
 for i, entry in ipairs(entries) do
   local state, revision = states[i], revisions[i] or '0'
@@ -229,7 +231,11 @@ for i, entry in ipairs(entries) do
       local since = string.match(base, ' (%S+)$')
       markers[#markers + 1] = entry.name
       markers[#markers + 1] = entry.marker .. ' ' .. since .. (jobs ~= '' and ' ' .. jobs or '')
-      if entry.next_fire == '' then
+      if entry.next_fire == 'end' then
+        over[#over + 1] = entry.name
+        gone[#gone + 1] = entry.name
+        redis.call('PEXPIRE', ledger_prefix .. entry.name, 86400000)
+      elseif entry.next_fire == '' then
         gone[#gone + 1] = entry.name
       else
         due[#due + 1] = entry.next_fire
@@ -243,4 +249,9 @@ end
 if #markers > 0 then redis.call('HSET', KEYS[2], unpack(markers)) end
 if #due > 0 then redis.call('ZADD', KEYS[4], unpack(due)) end
 if #gone > 0 then redis.call('ZREM', KEYS[4], unpack(gone)) end
+if #over > 0 then
+  for _, key in ipairs({KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7]}) do
+    redis.call('HDEL', key, unpack(over))
+  end
+end
 return answers

@@ -1,7 +1,7 @@
 -- Make stored schedules what the code declares: put some, remove some. Each is whole or untouched.
 --
 -- KEYS  1 lease   2 meta   3 definitions   4 declared   5 markers   6 revisions   7 pauses
---       8 due   9 revision (counter)   10 news (channel)
+--       8 due   9 revision (counter)   10 news (channel)   11 skips   12 chores   13 succeeded
 -- ARGV  1 token   2 release   3 now ms   4 prefix of the ledger keys   5 ms to keep a removed
 --       schedule's ledger   then, for each schedule, 7 values:
 --       verb ("put" | "remove")   name
@@ -32,15 +32,22 @@ local function drop(name)
   redis.call('HDEL', KEYS[5], name)
   redis.call('HDEL', KEYS[6], name)
   redis.call('HDEL', KEYS[7], name)
+  redis.call('HDEL', KEYS[11], name)
+  redis.call('HDEL', KEYS[13], name)
   redis.call('ZREM', KEYS[8], name)
+  redis.call('ZREM', KEYS[12], 'pause:' .. name)
 end
 
 local function carry_over(old, name)
-  for _, key in ipairs({KEYS[5], KEYS[7]}) do
+  for _, key in ipairs({KEYS[5], KEYS[7], KEYS[11], KEYS[13]}) do
     local value = redis.call('HGET', key, old)
     if value then
       redis.call('HSET', key, name, value)
     end
+  end
+  local ends = redis.call('ZSCORE', KEYS[12], 'pause:' .. old)
+  if ends then
+    redis.call('ZADD', KEYS[12], ends, 'pause:' .. name)
   end
   if redis.call('EXISTS', ledger .. old) == 1 then
     redis.call('RENAME', ledger .. old, ledger .. name)

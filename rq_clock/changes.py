@@ -1,0 +1,380 @@
+"""What people and apps change while the clock runs, as Redis does it: edits of schedules, runs by
+hand, backfills, and the audit of all this.
+
+Nothing here talks to the clock, and all of it works while no clock runs. Each change is one script
+that says what it is based on; the revision that it raises makes void whatever the clock has
+prepared, so a change and a fire time at the same instant happen one after the other.
+
+The keys stand in the table of store.py; of these, two are written only from here:
+
+    backfill:<id>  hash    schedule, start, end (ms), at_once, total, by, reason, since; rule, that
+                           of time by which it was asked for (JSON); left_out, fire times (ms) that
+                           ran already; then what the leader keeps: cursor,
+                           the newest fire time (ms) decided; enqueued, skipped; jobs, those that
+                           may live; state: running, done, canceled
+    audit          stream  by, verb, schedules (the first few), count, reason, detail
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rq_clock.batch import Batch, JobBuilder, Refusal, Wire
+from rq_clock.connection import load_script, text
+from rq_clock.edits import Edit
+from rq_clock.errors import Conflict, LeaseLost, ScheduleError
+from rq_clock.schedule import Schedule
+from rq_clock.stage import decide
+from rq_clock.state import Entry, Lease, from_ms, to_ms
+from rq_clock.store import KEEP_REMOVED_MS, Store
+
+AUDIT = 1000
+"""Entries that the audit keeps, about."""
+MOST = 5000
+"""Schedules in one edit that is whole or nothing: about 50 ms of Redis's time."""
+FEW = 10
+"""Names that an entry of the audit spells out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Who:
+    """Who changes something and why; goes into the audit."""
+
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An entry of the audit: `schedules` are the first few of `count`."""
+
+    id: str
+    at: datetime
+    by: str
+    verb: str
+    schedules: tuple[str, ...]
+    count: int
+    reason: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backfill:
+    """Fire times of the past that are enqueued again, or at last, oldest first."""
+
+    id: str
+    schedule: str
+    start: datetime
+    end: datetime
+    at_once: int
+    total: int
+    by: str
+    reason: str
+    since: datetime
+    rule: str
+    left_out: frozenset[int] = field(default_factory=frozenset)
+    cursor: datetime | None = None
+    enqueued: int = 0
+    skipped: int = 0
+    jobs: tuple[str, ...] = ()
+    state: str = "running"
+
+    @property
+    def number(self) -> str:
+        """What its jobs' ids end with."""
+        return self.id.rpartition("-")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a backfill does next: `fire_times` to enqueue beside those of its jobs that are still
+    `living`; `skipped`, how many ran already; `cursor`, how far it has come then."""
+
+    schedule: Schedule
+    fire_times: tuple[datetime, ...]
+    living: tuple[str, ...]
+    cursor: datetime | None
+    skipped: int
+    over: bool
+    look: datetime
+
+
+class Changes:
+    """One namespace's changes. Methods raise redis-py's RedisError when the server cannot be
+    used; nothing is half-written then."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.redis = store.redis
+        self._scripts = {name: load_script(store.redis, name) for name in ("edit", "chore")}
+        self._scripts |= {n: load_script(store.redis, "jobs", n) for n in ("trigger", "backfill")}
+
+    def now(self) -> datetime:
+        """The server's time: a laptop that is a minute ahead must not decide what is not due."""
+        seconds, micros = self.redis.time()
+        return from_ms(int(seconds) * 1000 + int(micros) // 1000)
+
+    # ---- schedules ----------------------------------------------------------------------------
+
+    def edit(
+        self, edits: Sequence[Edit], now: datetime, verb: str = "", who: Who | None = None,
+        **detail: Any,
+    ) -> list[str]:  # fmt: skip
+        """Apply all of these or none; the new revisions. With `who` it is entered in the audit.
+
+        Raises Conflict with every one that did not fit.
+        """
+        audited = _flat(_audited(verb, [e.name for e in edits], who, detail)) if who else []
+        keys = self.store.keys(
+            "definitions", "declared", "markers", "revisions", "pauses", "skips", "due",
+            "chores", "revision", "audit", "news", "succeeded",
+        )  # fmt: skip
+        args = [to_ms(now), self.store.key("ledger:"), KEEP_REMOVED_MS, AUDIT, len(audited)]
+        words = [word for edit in edits for word in edit.words()]
+        kind, *rest = self._scripts["edit"](keys, [*args, *audited, *words])
+        if kind == b"refused":
+            pairs = zip(rest[::2], rest[1::2], strict=True)
+            raise Conflict([(edits[int(n) - 1].name, text(why)) for n, why in pairs])
+        return [text(revision) for revision in rest]
+
+    def settle(self, name: str, now: datetime) -> Entry | None:
+        """Decide, as the clock would, what is due of a schedule until `now`: before a change that
+        would take it away. The entry then, None when there is no such schedule."""
+        wire, builder = Wire(self.store), JobBuilder(self.store)
+        while True:
+            entries, everything = self.store.load([name])
+            entry = entries.get(name)
+            if entry is None or entry.schedule is None:
+                return entry
+            decision = decide(entry, now)
+            if not decision.fire_times and not decision.skips:
+                return entry
+            batch = Batch(now, everything)
+            batch.add(entry, decision, builder)
+            batch.pack(self.store, Lease(""), wire)
+            [result] = wire.commit([batch])
+            if isinstance(result, Refusal):
+                if result.changed:
+                    continue
+                raise ScheduleError(f"{name}: its due fire times cannot be decided: {result}")
+            if result[0].kind == "error":
+                raise ScheduleError(
+                    f"{name}: its due fire times cannot be decided: {result[0].detail}"
+                )
+
+    # ---- runs by hand -------------------------------------------------------------------------
+
+    def trigger(
+        self, entry: Entry, now: datetime, number: str, who: Who, *, force: bool
+    ) -> tuple[str, list[str]]:
+        """Enqueue a run now. Its job's id, and the jobs that stand in the way: then nothing was
+        enqueued. `number` is the caller's own: with the same one it is the same run."""
+        assert entry.schedule is not None
+        builder = JobBuilder(self.store)
+        job_id, _, commands = builder.build(entry.schedule, now, now, manner=f"m{number}")
+        queue = builder.queue(entry.schedule.queue).key
+        keys = self.store.keys("definitions", "markers", "audit", f"ledger:{entry.name}")
+        audited = _flat(_audited("trigger", [entry.name], who, {"job": job_id, "force": force}))
+        overlap = "allow" if force else entry.schedule.overlap
+        answer = self._scripts["trigger"](
+            [*keys, queue],
+            [entry.name, job_id, to_ms(now), overlap, self.store.history, AUDIT,
+             len(audited), *audited, *_commands(commands)],
+        )  # fmt: skip
+        kind, *rest = (text(word) for word in answer)
+        if kind == "missing":
+            raise Conflict([(entry.name, "missing")])
+        if kind == "error":
+            raise ScheduleError(f"{entry.name}: it cannot be enqueued: {rest[0]}")
+        return job_id, rest
+
+    # ---- backfills ----------------------------------------------------------------------------
+
+    def ask_backfill(self, backfill: Backfill, who: Who) -> bool:
+        """Leave a backfill for the leader; False when there is one with this id already."""
+        detail = {"id": backfill.id, "fireTimes": backfill.total, "atOnce": backfill.at_once}
+        audited = _flat(_audited("backfill", [backfill.schedule], who, detail))
+        fields = {
+            "schedule": backfill.schedule,
+            "start": to_ms(backfill.start),
+            "end": to_ms(backfill.end),
+            "at_once": backfill.at_once,
+            "total": backfill.total,
+            "by": backfill.by,
+            "reason": backfill.reason,
+            "since": to_ms(backfill.since),
+            "rule": backfill.rule,
+            "left_out": " ".join(map(str, sorted(backfill.left_out))),
+            "state": "running",
+        }
+        keys = self.store.keys(f"backfill:{backfill.id}", "backfills", "chores", "audit", "news")
+        head = ["ask", backfill.id, to_ms(backfill.since), AUDIT, len(audited)]
+        return bool(self._scripts["chore"](keys, [*head, *audited, *_flat(fields)]))
+
+    def cancel_backfill(self, id: str, now: datetime, who: Who) -> bool:
+        """Let a backfill enqueue no more; what it has enqueued runs. False when it has ended."""
+        audited = _flat(_audited("cancel-backfill", [id.rpartition("-")[0]], who, {"id": id}))
+        keys = self.store.keys(f"backfill:{id}", "backfills", "chores", "audit", "news")
+        args = ["cancel", id, to_ms(now), AUDIT, len(audited), *audited]
+        return bool(self._scripts["chore"](keys, args))
+
+    def backfill(self, id: str) -> Backfill | None:
+        """One backfill; None when there is none, or none any more."""
+        raw: Any = self.redis.hgetall(self.store.key(f"backfill:{id}"))
+        return _backfill(id, {text(k): text(v) for k, v in raw.items()}) if raw else None
+
+    def backfills(self, most: int = 100) -> list[Backfill]:
+        """The newest ones, newest first."""
+        ids: Any = self.redis.zrevrange(self.store.key("backfills"), 0, most - 1)
+        found = (self.backfill(text(id)) for id in ids)
+        return [backfill for backfill in found if backfill is not None]
+
+    def advance(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
+        """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
+
+        Raises LeaseLost, and ScheduleError when its jobs cannot be enqueued.
+        """
+        schedule = step.schedule
+        builder = JobBuilder(self.store)
+        queue = builder.queue(schedule.queue).key
+        keys = self.store.keys(
+            "lease", f"backfill:{backfill.id}", "chores", f"ledger:{backfill.schedule}", "backfills"
+        )
+        words: list[Any] = [lease.token, backfill.id, _ms(backfill.cursor), _ms(step.cursor)]
+        words += [step.skipped, "done" if step.over else "running", to_ms(step.look)]
+        words += [self.store.history, to_ms(now), " ".join(step.living), KEEP_REMOVED_MS]
+        words.append(len(step.fire_times))
+        for fire_time in step.fire_times:
+            manner = f"b{backfill.number}"
+            job_id, _, commands = builder.build(schedule, fire_time, now, manner=manner)
+            words += [job_id, to_ms(fire_time), *_commands(commands)]
+        answer = self._scripts["backfill"]([*keys, queue], words)
+        if answer == b"lost":
+            raise LeaseLost("another clock leads, or the lease ran out")
+        if answer not in (b"ok", b"stale"):
+            raise ScheduleError(f"{backfill.id}: it cannot go on: {text(answer)}")
+        return bool(answer == b"ok")
+
+    def chores(self, now: datetime, most: int = 100) -> tuple[dict[str, int], datetime | None]:
+        """What the leader has to do by now, with the instant (ms) from which on, and when the next
+        comes."""
+        key = self.store.key("chores")
+        found: Any = self.redis.zrange(key, 0, most, withscores=True)
+        ready = {text(chore): int(score) for chore, score in found if score <= to_ms(now)}
+        later = [score for _, score in found if score > to_ms(now)]
+        return ready, from_ms(int(later[0])) if later else None
+
+    def later(self, chore: str, when: datetime) -> None:
+        """Look at this one then."""
+        self.redis.zadd(self.store.key("chores"), {chore: to_ms(when)}, xx=True)
+
+    def living(self, jobs: Sequence[str]) -> list[str]:
+        """Those of these jobs that are queued, running or waiting."""
+        pipe = self.redis.pipeline(transaction=False)
+        for job_id in jobs:
+            pipe.hget(f"rq:job:{job_id}", "status")
+        alive = (b"queued", b"started", b"scheduled", b"deferred")
+        return [id for id, status in zip(jobs, pipe.execute(), strict=True) if status in alive]
+
+    def done(self, chore: str, when: int) -> None:
+        """This one needs nothing any more, unless it was asked for anew: it is to be looked at
+        at another instant (ms) then."""
+        keys = self.store.keys("", "backfills", "chores", "audit", "news")
+        self._scripts["chore"](keys, ["done", chore, when])
+
+    def unfinished(self, names: Sequence[str], now: datetime) -> list[str]:
+        """Those of these schedules that have a pause behind them which the leader has not made up
+        for yet."""
+        scores = self.redis.zmscore(self.store.key("chores"), [f"pause:{name}" for name in names])
+        ended = zip(names, scores, strict=True)
+        return [name for name, score in ended if score is not None and score <= to_ms(now)]
+
+    def running(self, name: str) -> list[Backfill]:
+        """The backfills of a schedule that go on."""
+        chores: Any = self.redis.zrange(self.store.key("chores"), 0, -1)
+        head = f"backfill:{name}-"
+        ids = [
+            chore.removeprefix("backfill:") for chore in map(text, chores) if chore.startswith(head)
+        ]
+        found = [self.backfill(id) for id in ids]
+        return [b for b in found if b and b.schedule == name and b.state == "running"]
+
+    # ---- the audit ----------------------------------------------------------------------------
+
+    def note(self, verb: str, names: Sequence[str], count: int, who: Who) -> None:
+        """Enter what took many steps."""
+        words = _audited(verb, names, who, {}) | {"count": str(count)}
+        self.redis.xadd(self.store.key("audit"), words, maxlen=AUDIT)  # type: ignore[arg-type]
+
+    def audit(self, most: int, before: str = "+") -> list[Audited]:
+        """The newest entries, newest first; `before` is the id of one that was told."""
+        last = before if before == "+" else f"({before}"
+        found: Any = self.redis.xrevrange(self.store.key("audit"), last, "-", count=most)
+        return [_entry(text(id), {text(k): text(v) for k, v in f.items()}) for id, f in found]
+
+
+def _ms(t: datetime | None) -> int | str:
+    return "" if t is None else to_ms(t)
+
+
+def _audited(
+    verb: str, names: Sequence[str], who: Who, detail: Mapping[str, Any]
+) -> dict[str, str]:
+    """An entry of the audit."""
+    shown = {key: value for key, value in detail.items() if value not in (None, "")}
+    return {
+        "by": who.by,
+        "verb": verb,
+        "schedules": " ".join(names[:FEW]),
+        "count": str(len(names)),
+        "reason": who.reason,
+        "detail": json.dumps(shown, default=str),
+    }
+
+
+def _flat(said: Mapping[str, Any]) -> list[Any]:
+    return [word for pair in said.items() for word in pair]
+
+
+def _entry(id: str, said: Mapping[str, str]) -> Audited:
+    return Audited(
+        id,
+        from_ms(id.partition("-")[0]),
+        said["by"],
+        said["verb"],
+        tuple(said["schedules"].split()),
+        int(said["count"]),
+        said["reason"],
+        json.loads(said["detail"]),
+    )
+
+
+def _commands(commands: Iterable[Sequence[Any]]) -> list[Any]:
+    """RQ's commands as a script takes them: how many, then each with the number of its words."""
+    listed = list(commands)
+    return [len(listed), *(word for command in listed for word in (len(command), *command))]
+
+
+def _backfill(id: str, said: Mapping[str, str]) -> Backfill:
+    return Backfill(
+        id=id,
+        schedule=said["schedule"],
+        start=from_ms(said["start"]),
+        end=from_ms(said["end"]),
+        at_once=int(said["at_once"]),
+        total=int(said["total"]),
+        by=said["by"],
+        reason=said["reason"],
+        since=from_ms(said["since"]),
+        rule=said["rule"],
+        left_out=frozenset(map(int, said["left_out"].split())),
+        cursor=from_ms(said["cursor"]) if said.get("cursor") else None,
+        enqueued=int(said.get("enqueued", 0)),
+        skipped=int(said.get("skipped", 0)),
+        jobs=tuple(said.get("jobs", "").split()),
+        state=said["state"],
+    )

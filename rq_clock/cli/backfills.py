@@ -1,0 +1,200 @@
+"""Commands that run fire times of the past: backfills.
+
+To cancel one is a command of its own and not `backfill --cancel`: that would make the schedule and
+the span, which `backfill` requires, mean nothing, and an id is completed as an id.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rq_clock.cli.base import (
+    NOT_FOUND,
+    complain,
+    confirm,
+    count_option,
+    interactive,
+    iso,
+    json_option,
+    not_found,
+    now,
+    open_store,
+    plural,
+    print_json,
+    print_table,
+    reason_option,
+    schedules_of,
+    sign,
+    tell_if_nobody_leads,
+    yes_option,
+)
+from rq_clock.cli.completion import backfill_ids, schedule_names
+from rq_clock.cli.times import Zone, instant, shown
+from rq_clock.errors import ScheduleError
+
+if TYPE_CHECKING:
+    from rq_clock.backfills import Preview
+    from rq_clock.changes import Backfill
+    from rq_clock.store import Store
+
+UNASKED, MOST = 1000, 10_000
+"""Fire times that a backfill takes without --yes where nobody can be asked, and at all."""
+TOLD = 10
+"""Failed runs that are told one by one."""
+
+
+@click.command(short_help="Run fire times of the past.")
+@click.argument("name", shell_complete=schedule_names)
+@click.option("--from", "start", metavar="INSTANT|AGE", required=True, help="The first one.")
+@click.option("--to", "end", metavar="INSTANT|AGE", required=True, help="The last one.")
+@click.option("--tz", type=Zone(), help="Zone of times without one (the schedule's).")
+@click.option("--dry-run", is_flag=True, help="Say what it would enqueue, and nothing else.")
+@click.option(
+    "--at-once", type=click.IntRange(1), default=1, show_default=True, help="So many side by side."
+)
+@click.option("--again", is_flag=True, help="Also those that ran already.")
+@click.option("--wait", is_flag=True, help="Until all of them have ended.")
+@reason_option
+@yes_option
+@json_option
+def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> None:
+    """Run fire times of the past of the schedule NAME, from … to …, both inclusive, oldest first.
+
+    A date alone is the whole day. What it would enqueue is shown first, and asked for on a
+    terminal; elsewhere more than 1,000 take --yes. More than 10,000 take several backfills. The
+    leading clock does it.
+    """
+    from rq_clock.views import zone_of
+
+    store = open_store()
+    schedules = schedules_of(store)
+    entry = store.load([name])[0].get(name) or not_found(store, name)
+    zone = tz or (zone_of(entry.schedule) if entry.schedule else "UTC")
+    first = instant(start, "--from", now(), tz=zone, ages=True)
+    last = instant(end, "--to", now(), tz=zone, ages=True, whole_day=True)
+    found = schedules.preview_backfill(name, first, last, again=said["again"])
+    if said["dry_run"] and said["as_json"]:
+        return print_json(_preview_view(name, found))
+    if not said["as_json"]:
+        _tell_preview(name, found, zone, err=not said["dry_run"])
+    if said["dry_run"] or not found.count:
+        return print_json(None) if said["as_json"] else None
+    _allow(name, found, yes=said["yes"])
+    made = schedules.backfill(
+        name, found.start, found.end, at_once=said["at_once"], again=said["again"],
+        most=found.count, reason=said["reason"],
+    )  # fmt: skip
+    tell_if_nobody_leads(store, "it begins")
+    if said["wait"]:
+        _wait_for(store, made, as_json=said["as_json"])
+    else:
+        _print_backfill(made, as_json=said["as_json"])
+
+
+def _allow(name: str, found: Preview, *, yes: bool) -> None:
+    """Ask, or refuse what is too much to be meant."""
+    if found.count >= MOST:
+        raise ScheduleError(
+            f"{name}: expected fewer than {MOST:,} fire times, got {found.told}; take a shorter "
+            "span, and the rest after it"
+        )
+    if yes:
+        return
+    if interactive():
+        confirm(f"Enqueue {plural(found.count, 'run')} of {name}?")
+    elif found.count > UNASKED:
+        raise ScheduleError(
+            f"{name}: expected --yes for more than {UNASKED:,} fire times where nobody can be "
+            f"asked, got {found.told}; give it, or take a shorter span"
+        )
+
+
+def _tell_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
+    left_out = len(found.left_out)
+    ran = f"; {left_out:,} ran already (--again takes them, too)" if left_out else ""
+    if not found.count or found.first is None or found.last is None:
+        span = f"{shown(found.start, tz)} to {shown(found.end, tz)}"
+        click.echo(f"{name}: nothing to run from {span}{ran}", err=err)
+        return
+    runs = "run" if found.count == 1 else "runs"
+    click.echo(f"{name}: {found.told} {runs}{ran}", err=err)
+    click.echo(f"  from {shown(found.first, tz)}\n  to   {shown(found.last, tz)}", err=err)
+
+
+def _preview_view(name: str, found: Preview) -> dict[str, Any]:
+    ends = {"from": found.start, "to": found.end, "first": found.first, "last": found.last}
+    told = {key: t and iso(t) for key, t in ends.items()}
+    counts = {"count": found.count, "atLeast": found.count >= MOST}
+    return {"schedule": name, **told, **counts, "leftOut": len(found.left_out)}
+
+
+def _print_backfill(made: Backfill, *, as_json: bool) -> None:
+    from rq_clock.views import backfill_view
+
+    if as_json:
+        print_json(backfill_view(made))
+    else:
+        click.echo(made.id)
+
+
+def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
+    from rq_clock.cli.waiting import wait_for_backfill
+
+    if not as_json:
+        click.echo(made.id)
+    found, failed = wait_for_backfill(store, made)
+    if as_json and found:
+        _print_backfill(found, as_json=True)
+    for job_id, error in list(failed.items())[:TOLD]:
+        complain(f"{job_id} failed: {error}")
+    if len(failed) > TOLD:
+        complain(f"and {len(failed) - TOLD:,} more failed; `rq-clock history {made.schedule}`")
+    if found is None or found.state != "done":
+        complain(f"{made.id} was {found.state if found else 'forgotten'} before it was through")
+    elif not failed:
+        click.echo(f"{plural(found.enqueued, 'run')} ended", err=True)
+    if failed or found is None or found.state != "done":
+        sys.exit(1)
+
+
+@click.command(short_help="The newest backfills.")
+@count_option
+@json_option
+def backfills(count: int, as_json: bool) -> None:
+    """The newest backfills, newest first; those that ended are kept for 30 days."""
+    from rq_clock.views import backfill_view
+
+    found = schedules_of(open_store()).backfills(count)
+    if as_json:
+        print_json([backfill_view(one) for one in found])
+    elif not found:
+        click.echo("no backfills", err=True)
+    else:
+        print_table(BACKFILLS, [backfill_cells(one) for one in found])
+
+
+BACKFILLS = ("BACKFILL", "FROM (UTC)", "TO (UTC)", "ENQUEUED", "AT ONCE", "STATE", "BY", "")
+
+
+def backfill_cells(b: Backfill) -> tuple[str, ...]:
+    """A backfill as a row of a table."""
+    span, came = (iso(b.start), iso(b.end)), f"{b.enqueued:,} of {b.total:,}"
+    return (b.id, *span, came, str(b.at_once), sign(b.state), b.by, b.reason)
+
+
+@click.command("backfill-cancel", short_help="Let a backfill enqueue no more.")
+@click.argument("id", shell_complete=backfill_ids)
+@reason_option
+def backfill_cancel(id: str, reason: str) -> None:
+    """Let the backfill ID enqueue no more; what it has enqueued runs."""
+    from rq_clock.changes import Changes
+
+    store = open_store()
+    if Changes(store).backfill(id) is None:
+        complain(f"no backfill {id!r}; `rq-clock backfills` shows them")
+        sys.exit(NOT_FOUND)
+    schedules_of(store).cancel_backfill(id, reason=reason)
+    click.echo(f"{id}: {sign('canceled')}")

@@ -1,0 +1,99 @@
+"""The command that looks into everything, and says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from rq_clock.cli.base import CHECK_FAILED, json_option, now, print_json
+
+if TYPE_CHECKING:
+    from rq_clock.examination import Code
+    from rq_clock.store import Store
+    from rq_clock.surroundings import Finding
+
+COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
+
+
+@click.command()
+@click.option(
+    "--rebuild-index", is_flag=True, help="First put the due index right; safe beside a clock."
+)
+@json_option
+def doctor(rebuild_index: bool, as_json: bool) -> None:
+    """Examine Redis, the namespace and the declared schedules: what is wrong, and the remedy.
+
+    Exit 5 when there is an error or a warning.
+    """
+    from rq_clock.connection import connect
+    from rq_clock.doctor import findings, healthy
+    from rq_clock.examination import gather
+    from rq_clock.executions import Executions
+    from rq_clock.settings import Settings
+    from rq_clock.store import Store
+
+    settings = Settings.from_env()
+    code, owner = _code(settings.app), (settings.owner, settings.former_owner)
+    with connect(settings=settings) as redis:
+        redis.ping()  # the time that connecting takes would look like skew
+        store, executions = Store(redis, settings.namespace), Executions(redis, settings.namespace)
+        rebuilt = _rebuild(store) if rebuild_index else None
+        started = now()
+        facts = gather(store, executions, owner, code)
+    found = findings(facts, started)
+    if as_json:
+        document = {"healthy": healthy(found), "namespace": settings.namespace}
+        print_json(
+            document
+            | ({"rebuilt": rebuilt} if rebuilt else {})
+            | {"findings": [asdict(finding) for finding in found]}
+        )
+    else:
+        _show(found)
+    if not healthy(found):
+        sys.exit(CHECK_FAILED)
+
+
+def _show(found: list[Finding]) -> None:
+    from rq_clock.doctor import healthy
+
+    for finding in found:
+        level = click.style(finding.level, fg=COLORS[finding.level])
+        space = " " * (len("warning") - len(finding.level))
+        click.echo(f"{level}{space}  {finding.code}  {finding.text}")
+        if finding.remedy:
+            click.echo(f"         {finding.remedy}")
+    if healthy(found):
+        click.echo("all good")
+
+
+def _rebuild(store: Store) -> dict[str, int]:
+    """Rebuild the due index; how many schedules were looked at, and how many were put right."""
+    from rq_clock.examination import rebuild
+
+    total, looked, corrected = store.size(), 0, 0
+    for schedules, changed in rebuild(store):
+        looked, corrected = looked + schedules, corrected + changed
+        if sys.stderr.isatty():
+            click.echo(f"\rdue index: {looked} of {total}", err=True, nl=False)
+    start = "\r" if sys.stderr.isatty() else ""
+    click.echo(f"{start}due index: {looked} schedules looked at, {corrected} corrected", err=True)
+    return {"schedules": looked, "corrected": corrected}
+
+
+def _code(name: str) -> Code:
+    """What the app declares. It may do anything when it is loaded, here as in the clock."""
+    from rq_clock import app
+    from rq_clock.errors import RqClockError
+    from rq_clock.examination import Code
+
+    try:
+        clock, faults = app.load(name)
+    except RqClockError as error:
+        return Code(problem=str(error))
+    except Exception as error:
+        return Code(faults=[f"{name!r} breaks on import: {type(error).__name__}: {error}"])
+    return Code(schedules=clock.declared, faults=faults)
