@@ -102,7 +102,8 @@ def make_up(changes: Changes, name: str, now: datetime) -> None:
         if not found.count:
             continue
         backfill = Backfill(
-            id=f"{name}-0{to_ms(pause.until)}",  # the same for whoever asks again, and none of theirs
+            # the same for whoever asks again, and none of theirs
+            id=f"{name}-0{to_ms(pause.until)}",
             schedule=name,
             start=found.start,
             end=found.end,

@@ -44,8 +44,8 @@ from rq_clock.targets import Target
 from rq_clock.triggers import Trigger, once
 
 if TYPE_CHECKING:
-    from rq_clock.manifest import Item
-    from rq_clock.moves import Plan, Step
+    from rq_clock.moving.manifest import Item
+    from rq_clock.moving.moves import Plan, Step
 
 ALL = "*"
 """Stands for all schedules, in `pause` and `resume`."""
@@ -169,7 +169,9 @@ class Schedules:
     def plan(self, items: Sequence[Item], *, prune: bool = False) -> Plan:
         """What `apply` would change so that all of these are there and, with `prune`, no other
         run-time schedules but those of `once`. Raises Conflict for what is declared in code."""
-        from rq_clock.moves import compare  # with PyYAML behind it, which the rest does without
+        from rq_clock.moving.moves import (
+            compare,  # with PyYAML behind it, which the rest does without
+        )
 
         names = [item.schedule.name for item in items]
         with self._redis() as changes:
@@ -305,8 +307,10 @@ class Schedules:
             with self._redis() as changes:
                 now = changes.now()
                 entry = changes.settle(self._existing(name).name, now)  # what is due is not next
-            if entry is None or entry.schedule is None:
-                raise ScheduleError(f"{name}: it has no fire times: {entry and entry.fault}")
+            if entry is None:
+                raise Conflict([(name, "missing")])
+            if entry.schedule is None:
+                raise ScheduleError(f"{name}: it has no fire times: {entry.fault}")
             last = max(now, entry.decided)
             for _ in range(count):
                 following = entry.schedule.next_after(last)

@@ -20,13 +20,14 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
+from rq_clock.alerts.watch import Watch
 from rq_clock.batch import Planned
 from rq_clock.care import Caretaker
 from rq_clock.chores import NEWS as CHORES
 from rq_clock.chores import Chores
 from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
+from rq_clock.doctor.examination import releases
 from rq_clock.errors import LeaseLost
-from rq_clock.examination import releases
 from rq_clock.executions import CARE, Executions
 from rq_clock.logs import say, warn
 from rq_clock.reconcile import Plan, differing, plan
@@ -37,7 +38,6 @@ from rq_clock.stage import Stage
 from rq_clock.state import Lease, Refused, to_ms
 from rq_clock.store import Store
 from rq_clock.version import __version__
-from rq_clock.watch import Watch
 
 RENEW_SECONDS = 4.0
 """How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
-from rq_clock.alerts import (
+from rq_clock.alerts.board import (
     BEGAN,
     FAILING,
     GOES_ON,

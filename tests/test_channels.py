@@ -28,9 +28,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from rq_clock import channels
-from rq_clock.alerts import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, Report, report
-from rq_clock.channels import A_MINUTE, QUEUE, Channel, Channels, Ping, Pings
+from rq_clock.alerts import channels
+from rq_clock.alerts.board import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, Report, report
+from rq_clock.alerts.channels import A_MINUTE, QUEUE, Channel, Channels, Ping, Pings
 from rq_clock.errors import RqClockError
 from rq_clock.logs import logger
 from rq_clock.settings import Settings

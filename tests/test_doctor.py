@@ -18,17 +18,17 @@ from rq import Queue, Worker
 
 from rq_clock.cli import main
 from rq_clock.connection import load_script
-from rq_clock.doctor import findings, healthy
+from rq_clock.doctor.examination import Code, Facts, gather, rebuild, releases
+from rq_clock.doctor.findings import findings, healthy
+from rq_clock.doctor.surroundings import Finding
 from rq_clock.embedded import Server, free_url
 from rq_clock.errors import RqClockError
-from rq_clock.examination import Code, Facts, gather, rebuild, releases
 from rq_clock.executions import Executions
 from rq_clock.reconcile import plan
 from rq_clock.schedule import Schedule, declare
 from rq_clock.stage import Stage
 from rq_clock.state import Change, Lease, Pause, Refused, to_json, to_ms
 from rq_clock.store import Store
-from rq_clock.surroundings import Finding
 from rq_clock.triggers import Trigger, cron, every, once
 from tests.helpers import wait_until
 

@@ -19,8 +19,8 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rq_clock import foreign, importing
-from rq_clock.importing import Imported, from_cron_to_go, from_crontab, from_heroku_scheduler
+from rq_clock.moving import foreign, importing
+from rq_clock.moving.importing import Imported, from_cron_to_go, from_crontab, from_heroku_scheduler
 from rq_clock.schedule import Schedule, from_definition
 from rq_clock.targets import Command
 from rq_clock.triggers import Cron, Every

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest import Item, Paused, dump, parse, read
+from rq_clock.moving.manifest import Item, Paused, dump, parse, read
 from rq_clock.schedule import Schedule, declare
 from rq_clock.targets import Target, command, webhook
 from rq_clock.triggers import Trigger, cron, every, once

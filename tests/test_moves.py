@@ -11,8 +11,8 @@ from redis import Redis
 
 from rq_clock.changes import MOST
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
-from rq_clock.manifest import Item, Paused
-from rq_clock.moves import Difference, differences, hidden
+from rq_clock.moving.manifest import Item, Paused
+from rq_clock.moving.moves import Difference, differences, hidden
 from rq_clock.schedule import declare
 from rq_clock.schedules import Schedules
 from rq_clock.settings import Settings

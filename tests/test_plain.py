@@ -7,9 +7,9 @@ import json
 import pytest
 import yaml
 
-from rq_clock import plain
 from rq_clock.errors import ScheduleError
-from rq_clock.plain import DEEPEST, LONGEST, read
+from rq_clock.moving import plain
+from rq_clock.moving.plain import DEEPEST, LONGEST, read
 
 
 @pytest.fixture(params=["libyaml", "python"])

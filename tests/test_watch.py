@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from rq_clock import endings
-from rq_clock.alerts import DIGEST
+from rq_clock.alerts.board import DIGEST
+from rq_clock.alerts.watch import LOOK_SECONDS, REPORTS, RUNS, Watch
 from rq_clock.embedded import Server
 from rq_clock.endings import Ending, Execution
 from rq_clock.errors import LeaseLost, ScheduleError
@@ -31,7 +32,6 @@ from rq_clock.stage import Stage
 from rq_clock.state import Lease
 from rq_clock.store import Store
 from rq_clock.triggers import Trigger, every, once
-from rq_clock.watch import LOOK_SECONDS, REPORTS, RUNS, Watch
 from tests.helpers import pause, wait_until
 from tests.storm import ClockProcess, account, add, catch_up, ledger
 from tests.test_channels import Heard, Hub, arrived, heard, hub

@@ -15,7 +15,7 @@ from rq_clock.cli.base import complain, iso, now, open_store, plural
 
 if TYPE_CHECKING:
     from rq_clock import reconcile
-    from rq_clock.moves import Difference, Plan, Step
+    from rq_clock.moving.moves import Difference, Plan, Step
     from rq_clock.schedule import Schedule
     from rq_clock.settings import Settings
     from rq_clock.state import Entry
@@ -102,7 +102,7 @@ def tell_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
 
 
 def _changed(entry: Entry, schedule: Schedule) -> dict[str, Any]:
-    from rq_clock.moves import Difference, differences
+    from rq_clock.moving.moves import Difference, differences
 
     found = differences(entry.schedule, schedule)
     if not entry.declared:

@@ -11,9 +11,9 @@ import click
 from rq_clock.cli.base import CHECK_FAILED, json_option, now, print_json
 
 if TYPE_CHECKING:
-    from rq_clock.examination import Code
+    from rq_clock.doctor.examination import Code
+    from rq_clock.doctor.surroundings import Finding
     from rq_clock.store import Store
-    from rq_clock.surroundings import Finding
 
 COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
 
@@ -29,8 +29,8 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
     Exit 5 when there is an error or a warning.
     """
     from rq_clock.connection import connect
-    from rq_clock.doctor import findings, healthy
-    from rq_clock.examination import gather
+    from rq_clock.doctor.examination import gather
+    from rq_clock.doctor.findings import findings, healthy
     from rq_clock.executions import Executions
     from rq_clock.settings import Settings
     from rq_clock.store import Store
@@ -58,7 +58,7 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
 
 
 def _show(found: list[Finding]) -> None:
-    from rq_clock.doctor import healthy
+    from rq_clock.doctor.findings import healthy
 
     for finding in found:
         level = click.style(finding.level, fg=COLORS[finding.level])
@@ -72,7 +72,7 @@ def _show(found: list[Finding]) -> None:
 
 def _rebuild(store: Store) -> dict[str, int]:
     """Rebuild the due index; how many schedules were looked at, and how many were put right."""
-    from rq_clock.examination import rebuild
+    from rq_clock.doctor.examination import rebuild
 
     total, looked, corrected = store.size(), 0, 0
     for schedules, changed in rebuild(store):
@@ -87,8 +87,8 @@ def _rebuild(store: Store) -> dict[str, int]:
 def _code(name: str) -> Code:
     """What the app declares. It may do anything when it is loaded, here as in the clock."""
     from rq_clock import app
+    from rq_clock.doctor.examination import Code
     from rq_clock.errors import RqClockError
-    from rq_clock.examination import Code
 
     try:
         clock, faults = app.load(name)

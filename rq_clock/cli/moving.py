@@ -35,9 +35,9 @@ from rq_clock.cli.times import Zone
 from rq_clock.errors import Conflict, ScheduleError
 
 if TYPE_CHECKING:
-    from rq_clock.importing import Imported
-    from rq_clock.manifest import Item
-    from rq_clock.moves import Plan
+    from rq_clock.moving.importing import Imported
+    from rq_clock.moving.manifest import Item
+    from rq_clock.moving.moves import Plan
     from rq_clock.schedule import Schedule
     from rq_clock.state import Entry, Pause
     from rq_clock.store import Store
@@ -66,7 +66,7 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
     Declared schedules are left out, since they belong to the code, and so are the one-off jobs of
     `Schedules.once`. Where `apply` finds a secret masked, it keeps the one that is stored.
     """
-    from rq_clock.manifest import dump
+    from rq_clock.moving.manifest import dump
 
     path = None if output in (None, "-") else Path(str(output))
     form = form or ("json" if path and path.suffix == ".json" else "yaml")
@@ -88,8 +88,8 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
 
 def _exported(store: Store, tags: set[str]) -> tuple[list[Item], int, list[str]]:
     """The schedules to write, how many one-off jobs are not, and what cannot be."""
-    from rq_clock.manifest import Item, Paused
-    from rq_clock.moves import is_job
+    from rq_clock.moving.manifest import Item, Paused
+    from rq_clock.moving.moves import is_job
 
     found, jobs, faults = [], 0, []
     for entry in store.everything():
@@ -121,7 +121,7 @@ def _write(path: Path, text: str, *, private: bool) -> None:
 
 
 def _tell_hidden(schedules: Sequence[Schedule]) -> None:
-    from rq_clock.moves import hidden
+    from rq_clock.moving.moves import hidden
 
     masked = [f"{s.name}: {', '.join(paths)}" for s in schedules if (paths := hidden(s))]
     if masked:
@@ -189,7 +189,7 @@ def _deploy() -> dict[str, Any]:
 
 def _items(store: Store, file: IO[bytes]) -> list[Item]:
     """What a manifest says, with the stored values where it has masks. Raises ScheduleError."""
-    from rq_clock.manifest import read
+    from rq_clock.moving.manifest import read
 
     manifest = read(_text(file))
     names = list(manifest.entries)
@@ -204,7 +204,7 @@ def _name(file: IO[bytes]) -> str:
 
 
 def _text(file: IO[bytes]) -> str:
-    from rq_clock.plain import LONGEST
+    from rq_clock.moving.plain import LONGEST
 
     read = file.read(LONGEST + 1)
     if len(read) > LONGEST:
@@ -307,7 +307,7 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: An
 
 
 def _imported(source: str, text: str, said: Mapping[str, Any]) -> Imported:
-    from rq_clock.importing import from_cron_to_go, from_crontab, from_heroku_scheduler
+    from rq_clock.moving.importing import from_cron_to_go, from_crontab, from_heroku_scheduler
 
     queue = said["queue"]
     if source == "crontab":
@@ -318,7 +318,7 @@ def _imported(source: str, text: str, said: Mapping[str, Any]) -> Imported:
 
 
 def _imported_items(imported: Imported, prefix: str) -> list[Item]:
-    from rq_clock.manifest import Item, Paused
+    from rq_clock.moving.manifest import Item, Paused
 
     paused = Paused(reason="was paused where it came from")
     return [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from rq_clock.examination import Facts, server_version
+from rq_clock.doctor.examination import Facts, server_version
 from rq_clock.logs import iso
 from rq_clock.state import from_ms
 from rq_clock.store import DATA_VERSION, OLDEST_REDIS, newer_data

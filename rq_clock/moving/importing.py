@@ -25,7 +25,8 @@ from shlex import quote
 from typing import Any
 
 from rq_clock.errors import ScheduleError
-from rq_clock.foreign import (
+from rq_clock.masks import MASK, is_secret, masked_json, masked_text, printable
+from rq_clock.moving.foreign import (
     Entry,
     Job,
     Refused,
@@ -38,7 +39,6 @@ from rq_clock.foreign import (
     slug,
     unlike_cron,
 )
-from rq_clock.masks import MASK, is_secret, masked_json, masked_text, printable
 from rq_clock.schedule import Schedule, declare
 from rq_clock.targets import Command, command
 from rq_clock.triggers import Trigger, cron, every

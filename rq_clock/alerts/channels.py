@@ -33,7 +33,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from rq_clock import hook
 from rq_clock.addresses import Allowed, literal, parse_allowed
-from rq_clock.alerts import RECOVERED, Edge, Report, summary
+from rq_clock.alerts.board import RECOVERED, Edge, Report, summary
 from rq_clock.errors import RqClockError, WebhookFailed
 from rq_clock.logs import say, warn
 from rq_clock.masks import Secrets, masked_text, masked_url, printable

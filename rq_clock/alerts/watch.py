@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from rq_clock import channels
-from rq_clock.alerts import DIGEST, LATE, STUCK, Board, Edge, Rules, report
+from rq_clock.alerts import channels
+from rq_clock.alerts.board import DIGEST, LATE, STUCK, Board, Edge, Rules, report
+from rq_clock.alerts.channels import Channels
 from rq_clock.batch import Answer, Planned
-from rq_clock.channels import Channels
 from rq_clock.endings import OK, STOPPED
 from rq_clock.errors import ScheduleError
 from rq_clock.executions import Ended, Executions, Sight

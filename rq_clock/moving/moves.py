@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import Any
 
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.manifest import Item, Paused, document
+from rq_clock.moving.manifest import Item, Paused, document
 from rq_clock.schedule import Schedule
 from rq_clock.state import Entry, Pause
 from rq_clock.triggers import Once

@@ -35,12 +35,13 @@ from typing import Any
 
 import yaml
 
-from rq_clock import plain, targets
+from rq_clock import targets
 from rq_clock.errors import ScheduleError
 from rq_clock.faults import NAME
 from rq_clock.logs import iso
 from rq_clock.masks import MASK, masked_json, masked_url, printable
-from rq_clock.plain import key_shown, kind_of
+from rq_clock.moving import plain
+from rq_clock.moving.plain import key_shown, kind_of
 from rq_clock.schedule import Schedule, declare
 from rq_clock.state import Pause, from_ms, to_ms
 from rq_clock.targets import Command, Target, Webhook

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rq_clock import plain
 from rq_clock.crontab import MONTHS, WEEKDAYS
 from rq_clock.errors import ScheduleError
+from rq_clock.moving import plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

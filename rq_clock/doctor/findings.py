@@ -14,12 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
-from rq_clock import surroundings
-from rq_clock.examination import Facts, Seen
+from rq_clock.doctor import surroundings
+from rq_clock.doctor.examination import Facts, Seen
+from rq_clock.doctor.surroundings import ERROR, INFO, WARNING, Finding, count_of, few, span_of
 from rq_clock.explain import dst_remarks
 from rq_clock.logs import iso
 from rq_clock.schedule import ON_TIME
-from rq_clock.surroundings import ERROR, INFO, WARNING, Finding, count_of, few, span_of
 from rq_clock.triggers import Once, Trigger
 
 AHEAD = timedelta(minutes=1)
