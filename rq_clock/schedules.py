@@ -422,8 +422,10 @@ class Schedules:
 
     def _make_up(self, changes: Changes, names: Sequence[str]) -> None:
         """See to it that no pause is written over which has ended and was not made up for."""
-        now = changes.now() if names else None
-        for name in changes.unfinished(names, now) if now else ():
+        if not names:
+            return
+        now = changes.now()
+        for name in changes.unfinished(names, now):
             with suppress(ScheduleError):  # what cannot run must not keep from pausing it
                 make_up(changes, name, now)
 

@@ -228,7 +228,8 @@ class TestRuns:
     def test_a_backfill_and_an_entry_of_the_audit(self) -> None:
         backfill = Backfill(
             id="x-1", schedule="x", start=NOON, end=NOON + HOUR, at_once=2, total=9, by="ana",
-            reason="lost", since=NOON, enqueued=3, jobs=("default-x-1-b1",),
+            reason="lost", since=NOON, rule='{"every": 1}', enqueued=3,
+            jobs=("default-x-1-b1",),
         )  # fmt: skip
         view = backfill_view(backfill)
         assert (view["from"], view["to"]) == ("2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z")
