@@ -89,7 +89,7 @@ class TestJson:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ('{"a": 1,\n}', "line 2: expected JSON"),
+            ('{"a":\n1 2}', "line 2: expected JSON"),
             ('{"a": NaN}', "expected JSON, got NaN"),
             ('{"a": -Infinity}', "expected JSON, got -Infinity"),
             ('{"a": ' + "9" * 5000 + "}", "expected JSON"),
