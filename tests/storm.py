@@ -209,7 +209,8 @@ def _instants(ids: Iterable[bytes]) -> defaultdict[str, Counter[int]]:
     found: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for job in ids:
         own, _, instant = job.decode().rpartition("-")
-        found[own][int(instant)] += 1
+        if instant.isdigit():  # else it is by hand or a backfill's
+            found[own][int(instant)] += 1
     return found
 
 
