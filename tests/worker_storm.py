@@ -248,7 +248,7 @@ class Fleet:
             self.tend()
             return dyno.up
 
-        wait_until(up, PATIENCE, "a dyno to start")
+        wait_until(up, 3 * PATIENCE, "a dyno to start")
 
     def tend(self) -> bool:
         """SIGKILL those whose time is over. Whether none is left to wait for."""
