@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from secrets import randbits, token_hex
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -54,7 +54,8 @@ BACKFILL_MOST = 1000
 """Fire times that a backfill takes without being told how many it may be."""
 SCAN = 1000
 TRIES = 20
-"""How often something is tried that the clock may get ahead of."""
+"""How often a change is made anew that something got ahead of."""
+T = TypeVar("T")
 _CLOCK_SECONDS = 60.0
 _MS = timedelta(milliseconds=1)
 
@@ -290,20 +291,28 @@ class Schedules:
         those that are not paused nothing changes."""
         names = _listed(names)
         self._refuse_missed(names, missed or "skip")
-        with self._redis() as changes:
-            now = changes.now()
-            paused = self._pauses(changes, names, now)
-        edits = [
-            Edit(name=name, pause=replace(ended(pause, now), missed=missed or pause.missed))
-            for name, pause in paused.items()
-        ]  # the leader makes up for what they missed
-        if edits:
-            self._edit(edits, "resume", list(paused), missed=missed)
+
+        def resume() -> None:
+            with self._redis() as changes:
+                now = changes.now()
+                edits = [
+                    Edit(
+                        name=name,
+                        expected=revision,
+                        pause=replace(ended(pause, now), missed=missed or pause.missed),
+                    )
+                    for name, pause, revision in self._pauses(changes, names, now)
+                ]  # the leader makes up for what was missed
+            if edits:
+                self._edit(edits, "resume", [edit.name for edit in edits], missed=missed)
+
+        self._insist(resume)
 
     def skip(self, name: str, count: int = 1, *, reason: str = "") -> datetime:
         """Skip the next `count` fire times, from now on and instead of an earlier word; the last
         one of them. With a count of 0 none is skipped any more."""
-        for attempt in range(1, TRIES + 1):
+
+        def skip() -> datetime:
             with self._redis() as changes:
                 now = changes.now()
                 entry = changes.settle(self._existing(name).name, now)  # what is due is not next
@@ -317,17 +326,14 @@ class Schedules:
                 if following is None:
                     raise ScheduleError(f"{name}: expected {count} fire times to come, got fewer")
                 last = following
-            skipping = Skipping(count=count, until=last, reason=reason, by=self._by, since=now)
             edit = Edit(name=name, unskip=True)
-            if count:  # none of them may have run when it is written
-                edit = Edit(name=name, expected=f"there {entry.base}", skipping=skipping)
-            try:
-                self._edit([edit], "skip", [name], reason, count=count)
-                break
-            except Conflict as conflict:
-                if attempt == TRIES or not conflict.faults[0][1].startswith("stale"):
-                    raise
-        return last
+            if count:  # none of them may have run by now
+                word = Skipping(count=count, until=last, reason=reason, by=self._by, since=now)
+                edit = Edit(name=name, expected=f"{entry.revision} {entry.base}", skipping=word)
+            self._edit([edit], "skip", [name], reason, count=count)
+            return last
+
+        return self._insist(skip)
 
     # ---- backfills ----------------------------------------------------------------------------
 
@@ -420,6 +426,16 @@ class Schedules:
             except Conflict as conflict:
                 raise self._told_better(changes, conflict) from None
 
+    def _insist(self, change: Callable[[], T]) -> T:
+        """Make a change anew as often as someone else, or the clock, gets ahead of it."""
+        for _ in range(TRIES - 1):
+            try:
+                return change()
+            except Conflict as conflict:
+                if not any(why.startswith("stale") for _, why in conflict.faults):
+                    raise
+        return change()
+
     def _make_up(self, changes: Changes, names: Sequence[str]) -> None:
         """See to it that no pause is written over which has ended and was not made up for."""
         if not names:
@@ -500,14 +516,16 @@ class Schedules:
             edit = self._replaced(step.was, step.item.schedule, now)
         return replace(edit, pause=step.new_pause(self._by, now))
 
-    def _pauses(self, changes: Changes, names: Sequence[str], now: datetime) -> dict[str, Pause]:
-        """The pauses that hold now, of those names' own."""
-        found = {n: p for n, p in changes.store.pauses(names).items() if p.at(now)}
-        missing = [n for n in names if n != ALL and n not in found]
-        known = changes.store.load(missing)[0] if missing else {}
-        if unknown := [n for n in missing if n not in known]:
+    def _pauses(
+        self, changes: Changes, names: Sequence[str], now: datetime
+    ) -> list[tuple[str, Pause, str]]:
+        """Names, the pauses of their own that hold now, and the revisions they were found in."""
+        known, everything = changes.store.load([n for n in names if n != ALL])
+        if unknown := [n for n in names if n != ALL and n not in known]:
             raise self._told_better(changes, Conflict([(n, "missing") for n in unknown]))
-        return found
+        revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
+        found = changes.store.pauses(names)  # last: one from now on makes its revision stale
+        return [(n, pause, revisions[n]) for n, pause in found.items() if pause.at(now)]
 
     def _refuse_missed(self, names: Sequence[str], missed: str) -> None:
         if missed not in MISSED:

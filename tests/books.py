@@ -97,6 +97,8 @@ class Book:
     pause: Hold | None = None
     skip: Hold | None = None
     owed: list[Owed] = field(default_factory=list)
+    edges: list[range] = field(default_factory=list)
+    """When pauses began: what was decided meanwhile may be counted among what they missed."""
     fates: dict[int, str] = field(default_factory=dict)
     """Fire time → run, or why it was skipped."""
     by_hand: int = 0
@@ -213,25 +215,24 @@ class Books:
         book.marker = book.pause = book.skip = None
         book.owed.clear()
 
-    def paused(self, name: str, until: float, missed: str, now: int) -> None:
-        """`now` is when the call ended."""
+    def paused(self, name: str, until: float, missed: str, call: range) -> None:
         if name == "*":
             lives = {n: self.decided(n) for n, b in self.books.items() if b.reign}
             self.everything = Hold("paused", until, lives)
             return
         book, before = self.books[name], self.books[name].pause
-        if now > until:  # it was over when it was written
-            until = max(until, self.decided(name))
+        book.edges.append(call)
+        if until < call[-1]:  # it was over when it was written
+            until = self._stored_end(name)
         book.pause = Hold("paused", until, {name: self.decided(name)}, missed)
-        if before and before.until > now:  # the same pause, with another end
+        if before and before.until > call[-1]:  # the same pause, with another end
             book.pause.written = before.written
         elif before:
             self._owe(name, before, before.until, before.missed)
 
     def resumed(self, name: str, missed: str | None, call: range) -> None:
         hold = self.everything if name == "*" else self.books[name].pause
-        stored = json.loads(self.redis.hget(PREFIX + "pauses", name) or "{}")
-        until = stored.get("until", math.inf)
+        until = self._stored_end(name)
         if hold is None or hold.until == until:
             return  # there was nothing to resume
         hold.until = until
@@ -242,6 +243,10 @@ class Books:
         assert until in call or until == decided
         self._owe(name, hold, max(until, decided), missed or hold.missed)
         hold.missed = "skip"
+
+    def _stored_end(self, name: str) -> float:
+        stored = json.loads(self.redis.hget(PREFIX + "pauses", name) or b"{}")
+        return float(stored.get("until", math.inf))
 
     def _owe(self, name: str, hold: Hold, until: float, missed: str) -> None:
         if missed != "skip":
@@ -405,7 +410,8 @@ class Books:
         for fire, count in ledger.backfilled.items():
             again = sum(b.again and fire in b.fire_times for b in mine)
             plain = any(fire in b.fire_times for b in mine if not b.again)
-            once = fire not in ledger.runs and (plain or book.fates.get(fire) == "paused")
+            missed = book.fates.get(fire) == "paused" or any(fire in e for e in book.edges)
+            once = fire not in ledger.runs and (plain or missed)
             assert count <= again + once, f"{name}: {fire} was backfilled {count} times"
 
     def _check_backfills(self) -> None:

@@ -237,11 +237,11 @@ class Races(RuleBasedStateMachine):
     def pause(self, name: str, until: int | None, missed: str, trouble: Any) -> None:
         end = None if until is None else self.wall.at(until + 1)
         before = self.books.revision(name)
-        told, _ = self.call(trouble, "pause", name, until=end, missed=missed)
+        told, call = self.call(trouble, "pause", name, until=end, missed=missed)
         done = not self.refused(told, name, "in the future")
         if done and (told is not None or self.books.revision(name) != before):
             ends = math.inf if end is None else to_ms(end)
-            self.books.paused(name, ends, missed, self.wall.ms)
+            self.books.paused(name, ends, missed, call)
 
     def resume(self, name: str, missed: str | None, trouble: Any) -> None:
         told, call = self.call(trouble, "resume", name, missed=missed)

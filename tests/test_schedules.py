@@ -436,7 +436,8 @@ class TestPause:
         schedules.resume("often", missed=missed)
         until = get(schedules, "often").pauses[0].until
         assert until
-        expected = list(fire_times(since, until, timedelta(milliseconds=10)))
+        known = get(schedules, "often").known_since + timedelta(milliseconds=1)
+        expected = list(fire_times(max(since, known), until, timedelta(milliseconds=10)))
         assert len(expected) >= 9
         if missed == "latest":
             expected = expected[-1:]
