@@ -199,12 +199,9 @@ class Stage:
             names[name] = when
         if not names:
             return False
-        missing = [name for name in names if name not in self._hot]
-        found: dict[str, Entry] = {}
-        if missing:
-            found, self._everything = self._store.load(missing)
+        found = self._read(list(names))
         for name, when in names.items():
-            entry = self._hot.pop(name, None) or found.get(name)
+            entry = found.get(name)
             if entry is None:
                 del self._coming[name]  # removed since
             elif entry.schedule is None:
@@ -214,6 +211,19 @@ class Stage:
             else:
                 self._decide(entry, max(when, now_ms), staged=when > now_ms)
         return True
+
+    def _read(self, names: list[str]) -> dict[str, Entry]:
+        """These schedules as they are remembered, and else as Redis has them."""
+        missing = [name for name in names if name not in self._hot]
+        if missing:
+            found, everything = self._store.load(missing)
+            if everything != self._everything:  # of this, what is remembered knows nothing
+                self._hot.clear()
+                found, everything = self._store.load(names)
+            self._everything = everything
+        else:
+            found = {}
+        return found | {name: self._hot.pop(name) for name in names if name in self._hot}
 
     def _decide(self, entry: Entry, instant: int, *, staged: bool) -> None:
         now = from_ms(instant)

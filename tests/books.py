@@ -286,8 +286,13 @@ class Books:
         ledger = Ledger.read(self.redis.lrange(f"{PREFIX}ledger:{name}", 0, -1))
         ran = {*ledger.runs, *ledger.backfilled}
         for id in self.running():
+            raw = self.redis.hgetall(f"{PREFIX}backfill:{id}")
             if id in self.backfills and self.backfills[id].name == name:
                 ran |= self.backfills[id].fire_times
+            elif raw[b"schedule"] == name.encode() and raw[b"reason"] == MADE_UP.encode():
+                spec = json.loads(raw[b"rule"])
+                made_up = Rule(spec["every"], spec.get("anchor", 0))
+                ran |= {*made_up.times(int(raw[b"start"]) - 1, int(raw[b"end"]))}
         return ran
 
     def running(self) -> list[str]:

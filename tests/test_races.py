@@ -552,6 +552,20 @@ class TestEdits:
 
 
 class TestPauses:
+    def test_a_pause_of_all_holds_before_the_clock_has_heard_of_it(self, race: Race) -> None:
+        race.add()
+        race.edit.add("b", every(seconds=7), TASK, catch_up="all", catch_up_limit=1_000_000)
+        race.at(2700)
+        for _ in range(3):
+            race.clock.turn()
+        assert race.runs() == [1000, 2000]
+        race.at(27_700)
+        race.edit.pause(ALL)
+        for _ in range(10):
+            race.clock.turn()
+        assert race.runs() == [1000, 2000]
+        assert race.runs("b") == []
+
     def test_a_one_off_job_outlasts_a_pause(self, race: Race) -> None:
         race.edit.pause(ALL)
         name = race.edit.once(race.wall.at(1000), TASK, key="k")
