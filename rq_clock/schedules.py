@@ -372,7 +372,8 @@ class Schedules:
             return self._ask(changes, name, found, at_once, reason)
 
     def cancel_backfill(self, id: str, *, reason: str = "") -> None:
-        """Let a backfill enqueue no more. Raises ScheduleError when it has ended or never was."""
+        """Let a backfill enqueue no more, also what later ones have left to it. Raises
+        ScheduleError when it has ended or never was."""
         with self._redis() as changes:
             if not changes.cancel_backfill(id, changes.now(), self._who(reason)):
                 raise ScheduleError(f"{id}: expected a backfill that is running, got none")

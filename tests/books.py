@@ -456,7 +456,16 @@ class Books:
             fire_times = [t for t in book.fates if after < t <= debt.until]
             if debt.missed == "latest":
                 fire_times = sorted(fire_times)[-1:]
-            missing = [
-                t for t in fire_times if book.fates[t] == "paused" and not ledger.backfilled[t]
-            ]
+            missing = {t for t in fire_times if book.fates[t] == "paused"} - {*ledger.backfilled}
+            missing -= self._canceled(name)
             assert not missing, f"{name}: {debt} was not made up for: {missing}"
+
+    def _canceled(self, name: str) -> set[int]:
+        """Fire times that a backfill was to enqueue, and maybe others left to it, until somebody
+        canceled it."""
+        found: set[int] = set()
+        for id, backfill in self.backfills.items():
+            state = self.redis.hget(f"{PREFIX}backfill:{id}", "state")
+            if backfill.name == name and state == b"canceled":
+                found |= backfill.fire_times
+        return found
