@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from rq_clock.changes import Backfill, Step
 from rq_clock.errors import ScheduleError
 from rq_clock.schedule import MOST, Schedule
-from rq_clock.state import Enqueued, Entry, LedgerEntry, to_ms
+from rq_clock.state import Enqueued, Entry, LedgerEntry, from_ms, to_ms
 from rq_clock.triggers import MANY, Cron, from_spec
 from rq_clock.zones import zone
 
@@ -24,6 +24,7 @@ SHORTEST_LOOK, LONGEST_LOOK = timedelta(milliseconds=200), timedelta(seconds=2)
 """How soon a running backfill is looked after again: soon after its last step, less and less often
 while its jobs run."""
 _MS = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ def missed_in(
     """The same for a span that is none of the caller's choice; with `newest` only the last one."""
     schedule, end = entry.schedule, min(end, entry.decided)
     assert schedule is not None
+    start, end = from_ms(to_ms(start + _MS - _MICROSECOND)), from_ms(to_ms(end))  # as it is kept
     trigger, offset = schedule.trigger, schedule.offset
     last = trigger.latest_at(end - offset)
     if newest and last is not None and last + offset >= start:

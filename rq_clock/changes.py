@@ -194,8 +194,13 @@ class Changes:
 
     # ---- backfills ----------------------------------------------------------------------------
 
-    def ask_backfill(self, backfill: Backfill, who: Who) -> bool:
-        """Leave a backfill for the leader; False when there is one with this id already."""
+    def asked(self) -> int:
+        """How many backfills there are."""
+        return int(self.redis.zcard(self.store.key("backfills")))
+
+    def ask_backfill(self, backfill: Backfill, who: Who, asked: int | None = None) -> bool:
+        """Leave a backfill for the leader; False when there is one with this id already. Raises
+        Conflict unless there are as many as when it was thought out (`asked`)."""
         detail = {"id": backfill.id, "fireTimes": backfill.total, "atOnce": backfill.at_once}
         audited = _flat(_audited("backfill", [backfill.schedule], who, detail))
         fields = {
@@ -212,14 +217,18 @@ class Changes:
             "state": "running",
         }
         keys = self.store.keys(f"backfill:{backfill.id}", "backfills", "chores", "audit", "news")
-        head = ["ask", backfill.id, to_ms(backfill.since), AUDIT, len(audited)]
-        return bool(self._scripts["chore"](keys, [*head, *audited, *_flat(fields)]))
+        before = "" if asked is None else asked
+        head = ["ask", backfill.id, to_ms(backfill.since), AUDIT, before, len(audited)]
+        answer = self._scripts["chore"](keys, [*head, *audited, *_flat(fields)])
+        if answer < 0:
+            raise Conflict([(backfill.schedule, "stale")])
+        return bool(answer)
 
     def cancel_backfill(self, id: str, now: datetime, who: Who) -> bool:
         """Let a backfill enqueue no more; what it has enqueued runs. False when it has ended."""
         audited = _flat(_audited("cancel-backfill", [id.rpartition("-")[0]], who, {"id": id}))
         keys = self.store.keys(f"backfill:{id}", "backfills", "chores", "audit", "news")
-        args = ["cancel", id, to_ms(now), AUDIT, len(audited), *audited]
+        args = ["cancel", id, to_ms(now), AUDIT, "", len(audited), *audited]
         return bool(self._scripts["chore"](keys, args))
 
     def backfill(self, id: str) -> Backfill | None:

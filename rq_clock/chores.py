@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from rq_clock.backfills import LONGEST_LOOK, SHORTEST_LOOK, missed_in, step
 from rq_clock.changes import Backfill, Changes, Who
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.logs import say, warn
 from rq_clock.state import Lease, to_ms
 from rq_clock.store import Store
@@ -88,15 +88,17 @@ def make_up(changes: Changes, name: str, now: datetime) -> None:
         if pause.until > now:  # another one by now
             changes.later(f"pause:{name}", pause.until)
             continue
+        asked = changes.asked()
         entry = changes.settle(name, pause.until)
         if entry is None or entry.schedule is None:
             return
+        running = changes.running(name)
         found = missed_in(
             entry,
             max(pause.since, entry.known_since + _MS),
             pause.until,
             changes.store.ledger(name),
-            changes.running(name),
+            running,
             newest=pause.missed == "latest",
         )
         if not found.count:
@@ -115,4 +117,7 @@ def make_up(changes: Changes, name: str, now: datetime) -> None:
             rule=found.rule,
             left_out=found.left_out,
         )
-        changes.ask_backfill(backfill, CLOCK)
+        try:
+            changes.ask_backfill(backfill, CLOCK, asked)
+        except Conflict:  # another one was asked for meanwhile
+            make_up(changes, name, now)

@@ -362,14 +362,24 @@ class Schedules:
         where a clock that died has left off. Raises ScheduleError for more than `most`."""
         if at_once < 1:
             raise ScheduleError(f"{name}: expected at_once to be at least 1, got {at_once}")
-        with self._redis() as changes:
-            found = self._preview(changes, name, start, end, again=again)
-            if found.count > most:
-                raise ScheduleError(
-                    f"{name}: expected at most {most:,} fire times, got {found.told}; "
-                    f"narrow the span, or allow them with most={found.count}"
-                )
-            return self._ask(changes, name, found, at_once, reason)
+
+        def ask() -> Backfill:
+            with self._redis() as changes:
+                asked = None if again else changes.asked()  # first: others may be faster
+                found = self._preview(changes, name, start, end, again=again)
+                if found.count > most:
+                    raise ScheduleError(
+                        f"{name}: expected at most {most:,} fire times, got {found.told}; "
+                        f"narrow the span, or allow them with most={found.count}"
+                    )
+                backfill = self._backfill(name, found, changes.now(), at_once, reason)
+                if not changes.ask_backfill(backfill, self._who(reason), asked):
+                    raise ScheduleError(
+                        f"{name}: a backfill was asked for in this millisecond; ask again"
+                    )
+                return backfill
+
+        return self._insist(ask)
 
     def cancel_backfill(self, id: str, *, reason: str = "") -> None:
         """Let a backfill enqueue no more, also what later ones have left to it. Raises
@@ -546,13 +556,13 @@ class Schedules:
             raise ScheduleError(f"{name}: it has no fire times: {entry.fault if entry else 'gone'}")
         if again:
             return preview(entry, start, end, ())
-        return preview(entry, start, end, changes.store.ledger(name), changes.running(name))
+        running = changes.running(name)
+        return preview(entry, start, end, changes.store.ledger(name), running)
 
-    def _ask(
-        self, changes: Changes, name: str, found: Preview, at_once: int, reason: str
+    def _backfill(
+        self, name: str, found: Preview, now: datetime, at_once: int, reason: str
     ) -> Backfill:
-        now = changes.now()
-        backfill = Backfill(
+        return Backfill(
             id=f"{name}-{to_ms(now)}",
             schedule=name,
             start=found.start,
@@ -565,9 +575,6 @@ class Schedules:
             rule=found.rule,
             left_out=found.left_out,
         )
-        if not changes.ask_backfill(backfill, self._who(reason)):
-            raise ScheduleError(f"{name}: a backfill was asked for in this millisecond; ask again")
-        return backfill
 
     @contextmanager
     def _audited_as(self, verb: str) -> Iterator[Callable[[int], None]]:

@@ -143,6 +143,25 @@ class Ledger:
                 kind[int(words[0])] += 1
         return found
 
+    @property
+    def jobs(self) -> dict[str, Counter[int]]:
+        """As `jobs_of` tells them."""
+        return {"": self.runs, "m": self.by_hand, "b": self.backfilled}
+
+    def fates(self, expected: list[int], name: str) -> dict[int, str]:
+        """What became of each fire time: run, or why it was skipped. Fails unless all that were
+        expected are here, and each once."""
+        fates = dict.fromkeys(self.runs, "run")
+        assert max(self.runs.values(), default=1) == 1, name
+        for first, last, count, reason in self.skips:
+            skipped = [t for t in expected if first <= t <= last]
+            assert len(skipped) == count, (name, first, last, count, reason)
+            assert {first, last} <= set(skipped), (name, first, last, count, reason)
+            assert not fates.keys() & set(skipped), (name, first, last, count, reason)
+            fates |= dict.fromkeys(skipped, reason)
+        assert sorted(fates) == expected, (name, sorted(fates.keys() ^ set(expected)))
+        return fates
+
 
 def everything(redis: Any) -> dict[bytes, bytes]:
     """Every key, as DUMP shows it."""
@@ -151,6 +170,18 @@ def everything(redis: Any) -> dict[bytes, bytes]:
     for key in keys:
         pipe.dump(key)
     return dict(zip(keys, pipe.execute(), strict=True))
+
+
+def jobs_of(name: str, ids: Iterable[str]) -> dict[str, Counter[int]]:
+    """Jobs of a schedule, by their ids: how many there are for which fire time, by the letter of
+    what no rule of time asked for."""
+    found: dict[str, Counter[int]] = {"": Counter(), "m": Counter(), "b": Counter()}
+    head = f"default-{name}-"
+    for id in ids:
+        if id.startswith(head):
+            fire, _, manner = id.removeprefix(head).partition("-")
+            found[manner[:1]][int(fire)] += 1
+    return found
 
 
 class Books:
@@ -359,29 +390,13 @@ class Books:
 
     def _check_jobs(self, name: str, ledger: Ledger) -> None:
         """Each job of the ledger was in the queue, and none else."""
-        found: dict[str, Counter[int]] = {"": Counter(), "m": Counter(), "b": Counter()}
-        for job in self.seen:
-            own, _, rest = job.removeprefix("default-").partition("-")
-            if own == name:
-                fire, _, manner = rest.partition("-")
-                found[manner[:1]][int(fire)] += 1
-        assert found == {"": ledger.runs, "m": ledger.by_hand, "b": ledger.backfilled}, name
+        assert jobs_of(name, self.seen) == ledger.jobs, name
         assert ledger.by_hand.total() == self.books[name].by_hand
 
     def _check_fates(
         self, name: str, book: Book, ledger: Ledger, alive: set[str], now: int
     ) -> None:
-        fates: dict[int, str] = {}
-        expected = book.expected()
-        assert max(ledger.runs.values(), default=1) == 1
-        for fire in ledger.runs:
-            fates[fire] = "run"
-        for first, last, count, reason in ledger.skips:
-            skipped = [t for t in expected if first <= t <= last]
-            assert (len(skipped), skipped[0], skipped[-1]) == (count, first, last), (name, reason)
-            assert not fates.keys() & set(skipped), (name, reason)
-            fates |= dict.fromkeys(skipped, reason)
-        assert sorted(fates) == expected, (name, sorted(fates.keys() ^ set(expected)))
+        fates = ledger.fates(book.expected(), name)
         assert fates.items() >= book.fates.items()
         for fire in sorted(fates.keys() - book.fates.keys()):
             self._judge(name, book, fire, fates[fire], alive, now)

@@ -1,242 +1,221 @@
-"""Editors and clocks as processes, each killed at random: what an answered call promised is there,
-once; what broke off is there or not.
+"""Editors and clocks in processes of their own, killed at any instant: the books are right.
 
-Nobody runs the jobs, so each one that was ever enqueued is on the queue at the end.
+A leader, a standby, and editors (editors.py) that change what they can. No worker runs the jobs, so
+the queue keeps every one there ever was. The seed is printed; STORM_SEED=… repeats it.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
-from rq_clock.embedded import Server, free_url
+from rq_clock.changes import Changes
+from rq_clock.embedded import Server
 from rq_clock.schedules import ALL, Schedules
 from rq_clock.settings import Settings
-from rq_clock.state import Enqueued, to_ms
 from rq_clock.store import Store
 from rq_clock.triggers import every
+from tests import editors
+from tests.books import PREFIX, Ledger, Rule, jobs_of
+from tests.editors import ASKED, LOOSE, STEADY, TASK, TOLD
 from tests.helpers import wait_until
-from tests.storm import LEASHED, PATIENCE, ROOT, ClockProcess, account, catch_up, chance
+from tests.storm import PATIENCE, Client, ClockProcess, catch_up, chance, client, marker_of
 
-STEADY = [f"steady-{i}" for i in range(10)]
-EDITED = [f"edited-{i}" for i in range(30)]
-EDITOR = """
-import json, os, random, sys, time
-from datetime import datetime, timedelta, UTC
-from rq_clock.errors import RqClockError
-from rq_clock.schedules import Schedules
-from rq_clock.targets import command
-from rq_clock.triggers import every
-
-edited, own, seed = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-told = open(sys.argv[4], "a")
-luck, schedules = random.Random(seed), Schedules(by=own)
-everything = {"catch_up": "all", "catch_up_limit": 1_000_000}
-
-def tell(*said):
-    print(json.dumps(said), file=told, flush=True)
-
-for n in range(10**9):
-    name, deed = luck.choice(edited), luck.randrange(10)
-    period = every(milliseconds=luck.choice([100, 200, 500, 1000]))
-    now = datetime.now(UTC)
-    try:
-        if deed == 0:
-            schedules.update(name, trigger=period)
-        elif deed == 1:
-            schedules.update(name, tags=[str(n)])
-        elif deed == 2:
-            until = luck.choice([None, now + timedelta(seconds=luck.uniform(0.1, 2))])
-            schedules.pause(name, until=until, missed=luck.choice(["skip", "latest", "all"]))
-        elif deed == 3:
-            schedules.resume(name)
-        elif deed == 4:
-            schedules.skip(name, luck.randrange(3))
-        elif deed == 5:
-            tell("triggered", schedules.trigger(name, force=True))
-        elif deed == 6 and n % 4 == 0:
-            start = now - timedelta(seconds=luck.uniform(1, 3))
-            found = schedules.backfill(name, start, now, at_once=1000)
-            tell("backfill", found.id, found.total)
-        elif deed == 7 and n % 3 == 0:
-            schedules.remove(name)
-        elif deed == 8:
-            schedules.add(name, period, "tasks.nothing", **everything)
-        else:
-            key, at = f"{own}-{seed}-{n}", now + timedelta(seconds=luck.uniform(-1, 2))
-            tell("asked", f"once-{key}")
-            tell("promised", schedules.once(at, "tasks.nothing", key=key))
-    except RqClockError:
-        pass
-"""
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["__main__", "tests.editors"])
+EDITORS = 3
 
 
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("server"), free_url(), appendonly="no") as server:
-        yield server
+class Storm:
+    """Two clocks and three editors, until they are let alone."""
 
+    def __init__(self, url: str, path: Path, redis: Client, stack: ExitStack) -> None:
+        self.seed, self.luck = chance()
+        self.redis = redis
+        self.env = {"REDIS_URL": url, "RQ_CLOCK_HISTORY": "1000000"}
+        self.path = path
+        self.stack = stack
+        self.killed: Counter[str] = Counter()
+        self.schedules = Schedules(redis, settings=Settings.from_env(self.env))
+        editors.set_up(self.schedules)
+        self.clocks = [self.clock() for _ in range(2)]
+        self.editors = [self.editor(number) for number in range(EDITORS)]
+        self.seen = 0
+        """Jobs in the queue that a worker has looked at."""
 
-class Editor:
-    """A process that changes one thing after the other."""
+    def clock(self) -> ClockProcess:
+        url = self.env["REDIS_URL"]
+        return self.stack.enter_context(ClockProcess(self.path, url, ""))
 
-    def __init__(self, path: Path, url: str, own: str, seed: int) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        self.told = path / f"{own}-{seed}.told"
-        words = [json.dumps(EDITED), own, str(seed), str(self.told)]
-        command = [sys.executable, "-c", EDITOR, *words]
-        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "REDIS_URL": url}
-        with (path / f"{own}-{seed}.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                LEASHED + command if sys.platform == "linux" else command,
-                env=env | {"RQ_CLOCK_HISTORY": "1000000"}, cwd=path, stdout=log, stderr=log,
-            )  # fmt: skip
+    def editor(self, number: int) -> ForkServerProcess:
+        args = (self.log(number), self.env, number, self.luck.randrange(1 << 32))
+        editor = CONTEXT.Process(target=editors.run, args=args, daemon=True)
+        editor.start()
+        self.stack.callback(editor.kill)
+        return editor
 
-    def kill(self) -> None:
-        assert self.process.poll() is None, "the editor ended by itself"
-        self.end()
+    def log(self, number: int) -> Path:
+        return self.path / f"editor{number}.out"
 
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def race(path: Path, server: Server, seconds: float) -> str:
-    """Two clocks and three editors, of which one is killed and begun again every half second."""
-    seed, luck = chance()
-    redis: Any = Redis.from_url(server.url)
-    settings = Settings.from_env({"REDIS_URL": server.url})
-    schedules = Schedules(redis, settings=settings)
-    options = {"catch_up": "all", "catch_up_limit": 1_000_000}
-    schedules.add_many(
-        (name, every(milliseconds=500), "tasks.nothing", options) for name in STEADY + EDITED
-    )
-    kills, began = Counter[str](), time.monotonic()
-    with ExitStack() as stack:
-        clocks = [stack.enter_context(ClockProcess(path, server.url, "")) for _ in range(2)]
-        editors = [Editor(path, server.url, f"e{i}", seed + i) for i in range(3)]
-        stack.callback(lambda: list(map(Editor.end, editors)))
+    def rage(self, seconds: float) -> None:
+        """Kill an editor again and again, and a clock now and then."""
+        began = time.monotonic()
+        strikes = 0
         while time.monotonic() - began < seconds:
-            due = time.monotonic() + luck.uniform(0.2, 0.8)
-            wait_until(lambda due=due: time.monotonic() > due, PATIENCE, "time")  # type: ignore[misc]
-            if luck.random() < 0.5:
-                i = luck.randrange(2)
-                clocks[i].kill()
-                clocks[i] = stack.enter_context(ClockProcess(path, server.url, ""))
-                kills["clocks"] += 1
-            else:
-                i = luck.randrange(3)
-                editors[i].kill()
-                editors[i] = Editor(path, server.url, f"e{i}", luck.randrange(1_000_000))
-                kills["editors"] += 1
-        for editor in editors:
-            editor.kill()
-        schedules.resume(ALL)
-        schedules.resume([entry.name for entry in schedules])
-        catch_up(redis, STEADY)
-        wait_until(lambda: settled(redis), PATIENCE, "all that was asked for")
-        for clock in clocks:
-            clock.signal(signal.SIGKILL)
-    steady = account(redis, STEADY)
-    told = [json.loads(line) for file in path.glob("*.told") for line in whole_lines(file)]
-    found = books(redis, schedules, told)
-    return steady.check(f"seed={seed} kills={dict(kills)} {found}; never edited:")
+            self.clocks[-1].live(self.luck.uniform(0.05, 0.5))
+            self.work()
+            number = self.luck.randrange(EDITORS)
+            self.kill(number)
+            self.editors[number] = self.editor(number)
+            strikes += 1
+            if strikes % 8 == 0:
+                victim = self.clocks.pop(self.luck.randrange(2))
+                victim.kill()
+                self.killed["clocks"] += 1
+                self.clocks.append(self.clock())
+
+    def kill(self, number: int) -> None:
+        editor = self.editors[number]
+        said = self.log(number).read_text() if self.log(number).exists() else ""
+        assert editor.is_alive(), f"editor {number} ended by itself:\n{said}"
+        editor.kill()
+        editor.join()
+        self.killed["editors"] += 1
+
+    def work(self) -> None:
+        """What was backfilled is done, as workers would say."""
+        jobs = self.redis.lrange("rq:queue:default", self.seen, -1)
+        self.seen += len(jobs)
+        for job in jobs:
+            if b"-b" in job:
+                self.redis.hset(b"rq:job:" + job, "status", "finished")
+
+    def settle(self) -> None:
+        """No editor any more: the clock does what is left to do."""
+        for number in range(EDITORS):
+            self.kill(number)
+        for number in range(EDITORS):  # what one was not told, its successor asks for again
+            successor = editors.Editor(self.redis, self.env, number, self.luck)
+            successor.ask_again()
+        self.schedules.resume(ALL)
+        there = [entry.name for entry in self.schedules]  # but a one-off job may go meanwhile
+        self.schedules.resume([name for name in there if name in STEADY + LOOSE])
+
+        def done() -> bool:
+            self.work()
+            waiting = [n for n in self.redis.hkeys(PREFIX + "definitions") if n[:5] == b"once-"]
+            return not (waiting or self.redis.zcard(PREFIX + "chores"))
+
+        wait_until(done, PATIENCE, "the end of all chores and one-off jobs")
+        catch_up(self.redis, STEADY)
+        for clock in self.clocks:
+            assert clock.terminate() == 0, clock.text()[-4000:]
+
+    # ---- the account --------------------------------------------------------------------------
+
+    def check(self) -> str:
+        """Fails when anything was lost or doubled; else the figures."""
+        queued = [job.decode() for job in self.redis.lrange("rq:queue:default", 0, -1)]
+        assert max(Counter(queued).values()) == 1
+        fates: Counter[str] = Counter()
+        for name in STEADY + LOOSE:
+            ledger = Ledger.read(self.redis.lrange(f"{PREFIX}ledger:{name}", 0, -1))
+            assert jobs_of(name, queued) == ledger.jobs, name
+            assert max((ledger.runs + ledger.backfilled).values(), default=1) == 1, name
+            if name in STEADY:
+                marker, since = marker_of(self.redis, name)
+                rule = Rule(editors.period(STEADY.index(name)))
+                fates.update(ledger.fates(list(rule.times(since, marker)), name).values())
+            fates["by hand"] += ledger.by_hand.total()
+            fates["backfilled"] += ledger.backfilled.total()
+        assert fates.keys() <= {"run", "paused", "requested", "by hand", "backfilled"}
+        fates["one-off"] = self.check_one_offs(queued)
+        fates["backfills"] = self.check_backfills(queued)
+        figures = " ".join(f"{word}={n}" for word, n in sorted((self.killed + fates).items()))
+        return f"seed={self.seed} {figures}"
+
+    def check_one_offs(self, queued: list[str]) -> int:
+        asked = self.redis.hgetall(ASKED)
+        assert self.redis.smembers(TOLD) == asked.keys()
+        for key, at in asked.items():
+            name = f"once-{key.decode()}"
+            runs = Ledger.read(self.redis.lrange(f"{PREFIX}ledger:{name}", 0, -1)).runs
+            assert runs == {int(at): 1}, (name, runs)
+            assert jobs_of(name, queued)[""] == runs
+        return len(asked)
+
+    def check_backfills(self, queued: list[str]) -> int:
+        found = Changes(Store(self.redis, "default")).backfills(1_000_000)
+        for backfill in found:
+            assert backfill.state in ("done", "canceled"), backfill
+            mine = [job for job in queued if job.endswith(f"-b{backfill.number}")]
+            mine = [job for job in mine if job.startswith(f"default-{backfill.schedule}-")]
+            assert len(mine) == backfill.enqueued, backfill
+            assert backfill.enqueued <= backfill.total
+            if backfill.state == "done":
+                assert backfill.enqueued == backfill.total, backfill
+                assert backfill.skipped == len(backfill.left_out), backfill
+        return len(found)
 
 
-def settled(redis: Any) -> bool:
-    """Whether no backfill and no one-off job waits. Ends the jobs of backfills, but leaves them on
-    their queue: the next ones wait for that."""
-    waiting = False
-    for id in redis.zrange("rq-clock:default:backfills", 0, -1):
-        said = redis.hgetall(b"rq-clock:default:backfill:" + id)
-        waiting = waiting or said[b"state"] == b"running"
-        for job in said.get(b"jobs", b"").split():
-            redis.hset(b"rq:job:" + job, "status", "finished")
-    names = redis.hkeys("rq-clock:default:definitions")
-    return not waiting and not any(name.startswith(b"once-") for name in names)
-
-
-def whole_lines(file: Path) -> list[str]:
-    """Those that were written to their end."""
-    return file.read_text().split("\n")[:-1]
-
-
-def books(redis: Any, schedules: Schedules, told: list[Any]) -> str:
-    """Compare queue, hashes and ledgers with each other and with what editors were told."""
-    queued = Counter(id.decode() for id in redis.lrange("rq:queue:default", 0, -1))
-    assert not [id for id, count in queued.items() if count > 1]
-    assert {
-        key.decode().removeprefix("rq:job:") for key in redis.scan_iter("rq:job:*", 10_000)
-    } == (set(queued))
-    store = Store(redis, "default")
-    entered: Counter[str] = Counter()
-    for key in redis.scan_iter("rq-clock:default:ledger:*", 10_000):
-        name = key.decode().removeprefix("rq-clock:default:ledger:")
-        for line in store.ledger(name):
-            if isinstance(line, Enqueued):
-                manner = {"manual": "m", "backfill": "b"}.get(line.reason, "")
-                entered[f"default-{name}-{to_ms(line.fire_time)}{manner and '-' + manner}"] += 1
-    jobs = Counter(
-        id.rstrip("0123456789") if id.rpartition("-")[2][0] in "mb" else id for id in queued
-    )
-    assert entered == jobs
-    promised = [name for kind, name, *_ in told if kind == "promised"]
-    ran = Counter(id.removeprefix("default-").rpartition("-")[0] for id in queued)
-    assert not [name for name in promised if ran[name] != 1]
-    assert not [name for kind, name, *_ in told if kind == "asked" and ran[name] > 1]
-    triggered = [id for kind, id, *_ in told if kind == "triggered"]
-    assert not [id for id in triggered if not queued[id]]
-    backfills = {b.id: b for b in schedules.backfills(100_000)}
-    asked = [(id, total) for kind, id, *rest in told if kind == "backfill" for total in rest]
-    whole = [backfills[id] for id, _ in asked if backfills[id].state != "canceled"]
-    assert not [b for b in whole if b.enqueued != b.total]
-    return (
-        f"jobs={len(queued)} promised={len(promised)} triggered={len(triggered)} "
-        f"backfills={len(asked)} of which whole={len(whole)}"
-    )
+def storm(server: Server, path: Path, seconds: float) -> str:
+    with client(server.url) as redis, ExitStack() as stack:
+        storm = Storm(server.url, path, redis, stack)
+        storm.clocks[0].said("clock.leading")
+        storm.rage(seconds)
+        storm.settle()
+        return storm.check()
 
 
 def test_editors_and_clocks_that_are_killed_lose_and_double_nothing(
-    tmp_path: Path, server: Server
+    fresh_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    print(race(tmp_path / "race", server, 15))
+    print(storm(fresh_server(), tmp_path, seconds=15))
 
 
 @pytest.mark.soak
-def test_editors_and_clocks_that_are_killed_for_two_minutes(tmp_path: Path, server: Server) -> None:
-    print(race(tmp_path / "race", server, 120))
+def test_editors_and_clocks_that_are_killed_for_long_lose_and_double_nothing(
+    fresh_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    print(storm(fresh_server(), tmp_path, seconds=120))
 
 
-def test_what_is_added_for_50_ms_ahead_runs_then(tmp_path: Path, server: Server) -> None:
-    """By another process than the clock's, twenty times."""
-    redis: Any = Redis.from_url(server.url)
-    schedules = Schedules(redis, settings=Settings.from_env({"REDIS_URL": server.url}))
-    with ClockProcess(tmp_path / "clock", server.url, "") as clock:
-        clock.said("reconcile.done")
-        lags = []
-        for n in range(20):
-            at = datetime.now(UTC) + timedelta(milliseconds=50)
-            name = schedules.once(at, "tasks.nothing", key=str(n))
-            [line] = wait_until(
-                lambda name=name: Store(redis, "default").ledger(name),  # type: ignore[misc]
-                PATIENCE,
-                "its run",
-            )
-            assert isinstance(line, Enqueued)
-            assert line.lag is not None
-            lags.append(line.lag / timedelta(milliseconds=1))
-    print(f"lag in ms: {sorted(lags)}")
-    assert min(lags) >= 0
-    assert sorted(lags)[10] < 500  # the index alone is read every 10 s
+@pytest.fixture
+def clock(redis_url: str, tmp_path: Path) -> Iterator[ClockProcess]:
+    with ClockProcess(tmp_path, redis_url, "") as clock:
+        clock.said("clock.leading")
+        yield clock
+
+
+def test_what_is_added_for_a_moment_ahead_fires_on_time(
+    clock: ClockProcess, redis_url: str
+) -> None:
+    """Each time the clock has nothing to do for longer, and is asleep."""
+    lags: list[int] = []
+    with client(redis_url) as redis:
+        schedules = Schedules(redis, settings=Settings.from_env({"REDIS_URL": redis_url}))
+        for number in range(20):
+            at = Changes(Store(redis, "default")).now() + timedelta(milliseconds=50)
+            if number % 2:
+                name = schedules.once(at, TASK, key=str(number))
+            else:
+                name = f"yearly{number}"
+                schedules.add(name, every(weeks=52, anchor=at), TASK)
+            entries = partial(redis.lrange, f"{PREFIX}ledger:{name}", 0, -1)
+            ledger: Any = wait_until(entries, PATIENCE, name)
+            mark, _, lag = ledger[0].decode().split(" ")
+            assert mark == "s"
+            lags.append(int(lag))
+    print(f"lag of 20 added 50 ms ahead: {sorted(lags)[10]} ms, at most {max(lags)} ms")
+    assert 0 <= min(lags) <= max(lags) < 500
+    assert clock.terminate() == 0

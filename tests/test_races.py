@@ -721,6 +721,21 @@ class TestBackfills:
         race.edit.backfill("a", *span)
         assert race.backfilled() == each(10_000, 20_000)
 
+    @pytest.mark.parametrize("n", range(1, 13))
+    def test_two_who_ask_for_the_same_at_once_get_it_once(self, race: Race, n: int) -> None:
+        race.add(catch_up="none", catch_up_limit=None, overlap="skip")
+        race.tick(60_000)
+        span = from_ms(MIDNIGHT + 10_000), from_ms(MIDNIGHT + 20_000)
+
+        def another() -> None:
+            race.at(60_001)
+            race.edit.backfill("a", *span)
+            race.tick(60_002)
+
+        race.before(n, another)
+        race.edit.backfill("a", *span)
+        assert race.backfilled() == each(10_000, 20_000)
+
     def test_a_backfill_keeps_to_the_rule_that_it_was_asked_for_by(self, race: Race) -> None:
         race.add(catch_up="none", catch_up_limit=None, overlap="skip")
         race.tick(60_000)

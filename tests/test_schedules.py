@@ -599,6 +599,12 @@ class TestBackfill:
         assert [t for t, _ in runs(store, "hourly")] == [*self.HOURS[1:4], *self.HOURS[::4][:1],
                                                          *self.HOURS[4:]]  # fmt: skip
 
+    def test_a_span_may_begin_and_end_within_a_millisecond(self, schedules: Schedules) -> None:
+        """What lies less than one before it is not in it, and is not taken for undone."""
+        little = timedelta(microseconds=400)
+        found = schedules.preview_backfill("hourly", self.HOURS[1] + little, self.HOURS[3] + little)
+        assert (found.first, found.last, found.count) == (self.HOURS[2], self.HOURS[3], 2)
+
     def test_a_span_without_a_zone_is_on_the_schedules_clock(self, schedules: Schedules) -> None:
         schedules.add("berlin", cron("30 2 * * *", tz="Europe/Berlin"), TASK)
         found = schedules.preview_backfill(
