@@ -153,7 +153,10 @@ class Batch:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
         words = [word for shape in self._shapes.values() for word in shape.common()]
         own = [row[place] for shape, row in self._rows for place in shape.places]
-        keys = store.keys("lease", "markers", "revisions", "due", "definitions", "pauses", "skips")
+        keys = store.keys(
+            "lease", "markers", "revisions", "due", "definitions", "pauses", "skips",
+            "succeeded", "outcomes", "failing", "counters",
+        )  # fmt: skip
         head = [lease.token, store.key("ledger:"), store.history, self.everything]
         self.message = wire.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,

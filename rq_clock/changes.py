@@ -25,8 +25,10 @@ from typing import Any
 
 from rq_clock.batch import Batch, JobBuilder, Refusal, Wire
 from rq_clock.connection import load_script, text
+from rq_clock.counters import Tally
 from rq_clock.edits import Edit
 from rq_clock.errors import Conflict, LeaseLost, ScheduleError
+from rq_clock.logs import iso
 from rq_clock.schedule import Schedule
 from rq_clock.stage import decide
 from rq_clock.state import Entry, Lease, from_ms, to_ms
@@ -111,7 +113,8 @@ class Changes:
         self.store = store
         self.redis = store.redis
         self._scripts = {name: load_script(store.redis, name) for name in ("edit", "chore")}
-        self._scripts |= {n: load_script(store.redis, "jobs", n) for n in ("trigger", "backfill")}
+        for name in ("trigger", "backfill"):
+            self._scripts[name] = load_script(store.redis, "jobs", "outcomes", name)
 
     def now(self) -> datetime:
         """The server's time: a laptop that is a minute ahead must not decide what is not due."""
@@ -131,7 +134,7 @@ class Changes:
         audited = _flat(_audited(verb, [e.name for e in edits], who, detail)) if who else []
         keys = self.store.keys(
             "definitions", "declared", "markers", "revisions", "pauses", "skips", "due",
-            "chores", "revision", "audit", "news", "succeeded",
+            "chores", "revision", "audit", "news", "succeeded", "outcomes", "failing", "counters",
         )  # fmt: skip
         args = [to_ms(now), self.store.key("ledger:"), KEEP_REMOVED_MS, AUDIT, len(audited)]
         words = [word for edit in edits for word in edit.words()]
@@ -165,24 +168,35 @@ class Changes:
                 raise ScheduleError(
                     f"{name}: its due fire times cannot be decided: {result[0].detail}"
                 )
+            if result[0].kind in ("ok", "overlap"):
+                tally = Tally()
+                overlap, at = result[0].kind == "overlap", result[0].at
+                tally.decided(name, decision, now, None if overlap else at, overlap=overlap)
+                self.store.count(Lease(""), "", tally.portion())
 
     # ---- runs by hand -------------------------------------------------------------------------
 
     def trigger(
-        self, entry: Entry, now: datetime, number: str, who: Who, *, force: bool
-    ) -> tuple[str, list[str]]:
-        """Enqueue a run now. Its job's id, and the jobs that stand in the way: then nothing was
-        enqueued. `number` is the caller's own: with the same one it is the same run."""
+        self, entry: Entry, now: datetime, number: str, who: Who, *, force: bool,
+        fire_time: datetime | None = None,
+    ) -> tuple[str, list[str]]:  # fmt: skip
+        """Enqueue a run now, of this instant or again of a fire time of the past. Its job's id, and
+        the jobs that stand in the way: then nothing was enqueued. `number` is the caller's own:
+        with the same one it is the same run. A run of the same past fire time that is not over
+        stands in the way even with `force`."""
         assert entry.schedule is not None
-        builder = JobBuilder(self.store)
-        job_id, _, commands = builder.build(entry.schedule, now, now, manner=f"m{number}")
+        fire, builder = fire_time or now, JobBuilder(self.store)
+        job_id, _, commands = builder.build(entry.schedule, fire, now, manner=f"m{number}")
         queue = builder.queue(entry.schedule.queue).key
         keys = self.store.keys("definitions", "markers", "audit", f"ledger:{entry.name}")
-        audited = _flat(_audited("trigger", [entry.name], who, {"job": job_id, "force": force}))
+        verb, detail = "trigger", {"job": job_id, "force": force}
+        if fire_time:
+            verb, detail = "again", detail | {"fireTime": iso(fire_time)}
+        audited = _flat(_audited(verb, [entry.name], who, detail))
         overlap = "allow" if force else entry.schedule.overlap
         answer = self._scripts["trigger"](
-            [*keys, queue],
-            [entry.name, job_id, to_ms(now), overlap, self.store.history, AUDIT,
+            [*keys, queue, self.store.key("counters")],
+            [entry.name, job_id, to_ms(now), overlap, self.store.history, AUDIT, to_ms(fire),
              len(audited), *audited, *_commands(commands)],
         )  # fmt: skip
         kind, *rest = (text(word) for word in answer)
@@ -234,13 +248,19 @@ class Changes:
     def backfill(self, id: str) -> Backfill | None:
         """One backfill; None when there is none, or none any more."""
         raw: Any = self.redis.hgetall(self.store.key(f"backfill:{id}"))
-        return _backfill(id, {text(k): text(v) for k, v in raw.items()}) if raw else None
+        return backfill_from(id, {text(k): text(v) for k, v in raw.items()}) if raw else None
 
     def backfills(self, most: int = 100) -> list[Backfill]:
         """The newest ones, newest first."""
         ids: Any = self.redis.zrevrange(self.store.key("backfills"), 0, most - 1)
-        found = (self.backfill(text(id)) for id in ids)
-        return [backfill for backfill in found if backfill is not None]
+        pipe = self.redis.pipeline(transaction=False)
+        for id in ids:
+            pipe.hgetall(self.store.key(f"backfill:{text(id)}"))
+        return [
+            backfill_from(text(id), {text(k): text(v) for k, v in raw.items()})
+            for id, raw in zip(ids, pipe.execute(), strict=True)
+            if raw
+        ]
 
     def advance(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
         """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
@@ -261,7 +281,8 @@ class Changes:
             manner = f"b{backfill.number}"
             job_id, _, commands = builder.build(schedule, fire_time, now, manner=manner)
             words += [job_id, to_ms(fire_time), *_commands(commands)]
-        answer = self._scripts["backfill"]([*keys, queue], words)
+        keys += [queue, *self.store.keys("counters", "markers")]
+        answer = self._scripts["backfill"](keys, words)
         if answer == b"lost":
             raise LeaseLost("another clock leads, or the lease ran out")
         if answer not in (b"ok", b"stale"):
@@ -323,7 +344,7 @@ class Changes:
         """The newest entries, newest first; `before` is the id of one that was told."""
         last = before if before == "+" else f"({before}"
         found: Any = self.redis.xrevrange(self.store.key("audit"), last, "-", count=most)
-        return [_entry(text(id), {text(k): text(v) for k, v in f.items()}) for id, f in found]
+        return [audited_from(text(id), {text(k): text(v) for k, v in f.items()}) for id, f in found]
 
 
 def _ms(t: datetime | None) -> int | str:
@@ -349,7 +370,8 @@ def _flat(said: Mapping[str, Any]) -> list[Any]:
     return [word for pair in said.items() for word in pair]
 
 
-def _entry(id: str, said: Mapping[str, str]) -> Audited:
+def audited_from(id: str, said: Mapping[str, str]) -> Audited:
+    """An entry of the stream, as it was read."""
     return Audited(
         id,
         from_ms(id.partition("-")[0]),
@@ -368,7 +390,8 @@ def _commands(commands: Iterable[Sequence[Any]]) -> list[Any]:
     return [len(listed), *(word for command in listed for word in (len(command), *command))]
 
 
-def _backfill(id: str, said: Mapping[str, str]) -> Backfill:
+def backfill_from(id: str, said: Mapping[str, str]) -> Backfill:
+    """A backfill from its hash, as it was read."""
     return Backfill(
         id=id,
         schedule=said["schedule"],

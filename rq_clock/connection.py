@@ -38,7 +38,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 PATIENCE = 0.8
 """The pause at which a server that never answered is called missing: where everything starts at
 once, it is only slower to start."""
-_LUA = Path(__file__).parent / "lua"
+_LUA = {path.stem: path.read_text() for path in (Path(__file__).parent / "lua").glob("*.lua")}
 
 
 def key_of(namespace: str, name: str) -> str:
@@ -48,16 +48,20 @@ def key_of(namespace: str, name: str) -> str:
 
 def load_script(redis: Redis, *names: str) -> Any:
     """The script that the last name tells, behind those that it uses, from lua/."""
-    return redis.register_script("".join((_LUA / f"{name}.lua").read_text() for name in names))
+    return redis.register_script("".join(_LUA[name] for name in names))
 
 
 def text(value: Any) -> str:
-    """A word of Redis's answer, which comes as bytes or, from tests and scripts, as a number."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """A word of Redis's answer, which comes as bytes or, from tests and scripts, as a number.
+    What is not UTF-8, which others may have written, is shown with a mark for each such byte."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def connect(url: str | None = None, *, settings: Settings | None = None) -> Redis:
-    """A client for `url`, or for the environment's REDIS_URL.
+def connect(
+    url: str | None = None, *, settings: Settings | None = None, seconds: float = REPLY_SECONDS
+) -> Redis:
+    """A client for `url`, or for the environment's REDIS_URL; a server that is silent for so many
+    seconds counts as gone.
 
     Understands redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
     Makes no connection. Raises StoreUnavailable when there is no URL, or none to understand.
@@ -74,8 +78,8 @@ def connect(url: str | None = None, *, settings: Settings | None = None) -> Redi
         "health_check_interval": 30,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
-        "socket_connect_timeout": REPLY_SECONDS,
-        "socket_timeout": REPLY_SECONDS,
+        "socket_connect_timeout": seconds,
+        "socket_timeout": seconds,
     }
     if url.startswith("rediss://"):
         options["ssl_cert_reqs"] = "required" if settings.tls_verify else "none"
@@ -122,7 +126,7 @@ def diagnose(error: BaseException, url: str | None) -> str:
         return f"{place} is still loading its data; it will answer when it is done"
     if isinstance(error, TimeoutError):
         tls = "; if it does not speak TLS, use redis://" if place.startswith("rediss") else ""
-        return f"{place} does not answer within {REPLY_SECONDS:g} s{tls}"
+        return f"{place} does not answer in time{tls}"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return (
             f"{place} shows a certificate that cannot be verified; unset "

@@ -20,6 +20,7 @@ from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_RESULT_TTL
 from rq.results import Result
 from rq.utils import utcformat
 
+from rq_clock.masks import masked_text
 from rq_clock.state import from_ms, to_ms
 
 Command = tuple[str | bytes | int | float, ...]
@@ -65,11 +66,7 @@ class Execution:
     @property
     def origin(self) -> Origin | None:
         """The schedule and fire time that made the job; None for a job of no schedule."""
-        match = _RUN_ID.fullmatch(self.job_id)
-        if not match or b"fire_time" not in self.fields.get(b"meta", b""):
-            return None
-        namespace, schedule, fire, manner = match.groups()
-        return Origin(namespace, schedule, from_ms(fire), manner or "[sc]")
+        return origin_of(self.job_id) if b"fire_time" in self.fields.get(b"meta", b"") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +79,23 @@ class Origin:
     marks: str
 
 
+def origin_of(job_id: str) -> Origin | None:
+    """What the id of a run tells; None for another one. Ids are for people to choose, too: only
+    the job's meta says for sure that it is a run."""
+    match = _RUN_ID.fullmatch(job_id)
+    if not match:
+        return None
+    namespace, schedule, fire, manner = match.groups()
+    try:
+        return Origin(namespace, schedule, from_ms(fire), manner or "[sc]")
+    except OverflowError:  # no instant that a schedule could have
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an execution ended: a state, one line on what went wrong, RQ's commands."""
+    """How an execution ended: a state, one line on what went wrong (for logs, ledgers and alerts,
+    so what is plainly a secret in it is masked), RQ's commands."""
 
     state: str
     error: str
@@ -129,7 +140,7 @@ def failed(
     would (not when it was stopped), and else put into RQ's registry of failed jobs."""
     job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
     commands: list[Command] = list(_counted(execution, ended, "failed_job_count"))
-    line = one_line(error or trace.strip().rpartition("\n")[2])
+    line = masked_text(one_line(error or trace.strip().rpartition("\n")[2]))
     retries = execution.number("retries_left", 0)
     if retries > 0 and state != STOPPED:
         intervals = json.loads(execution.fields.get(b"retry_intervals") or b"[0]")
@@ -172,7 +183,7 @@ def interrupted(
         trace = f"{error or state}, {execution.interruptions} times before"
         return failed(execution, ended, trace, state=state)
     count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
-    ending = Ending(state, one_line(error), ended, [count])
+    ending = Ending(state, masked_text(one_line(error)), ended, [count])
     return _go_on(ending, execution, 0, front=True)
 
 

@@ -30,10 +30,12 @@ class ScheduleError(RqClockError):
 
 class Conflict(ScheduleError):
     """A change that does not fit what there is; nothing was changed. `faults` are pairs of a
-    schedule and why: exists, missing, declared, or stale and the revision that it has now."""
+    schedule and why: exists, missing, declared, stale and the revision that it has now, or running
+    and the job in its way."""
 
     def __init__(self, faults: Sequence[tuple[str, str]], near: str = "") -> None:
-        lines = [f"{name}: {_CONFLICTS[why.split()[0]]}" for name, why in faults]
+        told = [(name, *why.partition(" ")) for name, why in faults]
+        lines = [f"{name}: {_CONFLICTS[why].format(more)}" for name, why, _, more in told]
         super().__init__("\n".join(lines) + (f"; did you mean {near!r}?" if near else ""))
         self.faults = tuple(faults)
 
@@ -44,6 +46,7 @@ _CONFLICTS = {
     "declared": "is declared in code; change it there and deploy (it can be paused, resumed, "
     "skipped, triggered and backfilled here)",
     "stale": "was changed by someone else meanwhile; read it again and repeat the change",
+    "running": "expected no run in progress, got {}; wait for it, or force it",
 }
 
 

@@ -4,6 +4,11 @@
     workers        hash     worker → "<last sign of life> [<execution> <job id> <queue>]"
     caretaker      string   the worker that takes care of the dead while no clock leads; expires
     succeeded      hash     schedule → newest fire time whose run succeeded
+    outcomes       hash     schedule → "<state> <fire time> <started> <ended> <newest success's end
+                            or -> <newest failure's end or ->" of its latest run that ended for
+                            good; a vanished job's start and end are when it was found missing
+    failing        zset     schedule by its newest failure's end, from then until its next success;
+                            a run that an operator stops is neither
     turns:<group>  set      jobs of the group whose turn it is: one, unless it has a limit
     waiting:<group>  list   its parked jobs, in the order in which they get their turn
     groups         set      the groups that have parked jobs
@@ -23,6 +28,7 @@ Workers that serve the same queues must have the same namespace.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +41,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
+from rq_clock import counters
 from rq_clock.connection import key_of, load_script
 from rq_clock.endings import OK, STOPPED, Command, Ending, Execution
 from rq_clock.errors import RqClockError
@@ -119,7 +126,8 @@ class Executions:
         """Whether the last `take` found that RQ's tools have suspended all work."""
         self._runs = runs
         self._scripts = {name: load_script(redis, name) for name in ("beat", "watch")}
-        self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "close", "care")}
+        self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "care")}
+        self._scripts["close"] = load_script(redis, "turns", "outcomes", "close")
 
     def _key(self, name: str, namespace: str = "") -> str:
         return key_of(namespace or self.namespace, name)
@@ -171,13 +179,23 @@ class Executions:
             return self.take(worker, queues, now)
         return self._taken(worker, now, taken)
 
+    def living(self, silence: float) -> int:
+        """How many workers have given a sign of life in the last `silence` seconds."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hvals(self._key("workers"))
+        (seconds, micros), places = pipe.execute()
+        oldest = seconds * 1_000_000 + micros - silence * 1_000_000
+        return sum(int(place.partition(b" ")[0]) >= oldest for place in places)
+
     # ---- what became of them ------------------------------------------------------------------
 
-    def ended(self, most: int, before: str = "+") -> list[Ended]:
-        """The newest ended attempts, newest first; `before` is the id of one that was told, to
-        read on from there."""
+    def ended(self, most: int, before: str = "+", since: datetime | None = None) -> list[Ended]:
+        """The newest ended attempts, newest first, back to `since`; `before` is the id of one that
+        was told, to read on from there."""
         last = before if before == "+" else f"({before}"
-        found: Any = self.redis.xrevrange(self._key("runs"), last, "-", count=most)
+        first = str(max(to_ms(since), 0)) if since else "-"
+        found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=most)
         return [Ended.read(id, fields) for id, fields in found]
 
     def sight(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Sight:
@@ -311,6 +329,8 @@ class Executions:
         args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
         args += [origin.schedule, to_ms(origin.fire_time), origin.marks] if origin else [""] * 3
         args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
+        counts = _counts(execution, ending) if origin else []
+        args += [len(counts), *(word for count in counts for word in count)]
         commands = [*ending.commands, *dependents.commands]
         if ending.again == "later":  # the clock is to look when that will be
             commands.append(("PUBLISH", self._key("news"), CARE))
@@ -327,6 +347,9 @@ class Executions:
             self._key("runs", namespace),
             self._key(f"ledger:{schedule}", namespace),
             self._key("markers", namespace),
+            self._key("outcomes", namespace),
+            self._key("failing", namespace),
+            self._key("counters", namespace),
         ]
 
     def _dependents(self, execution: Execution, ending: Ending) -> _Dependents:
@@ -369,6 +392,17 @@ class Executions:
 class _Dependents:
     ids: tuple[str, ...] = ()
     commands: tuple[Command, ...] = ()
+
+
+def _counts(execution: Execution, ending: Ending) -> list[counters.Count]:
+    """What the end of a run adds to the counters."""
+    waited = None
+    with suppress(ValueError):  # whoever wrote it: no count is worth the end of a job
+        queued = datetime.fromisoformat(execution.fields.get(b"enqueued_at", b"").decode())
+        since = execution.started - queued.replace(tzinfo=UTC)  # RQ's times are
+        waited = max(since.total_seconds(), 0.0)
+    took = max((ending.ended - execution.started).total_seconds(), 0.0)
+    return counters.ended(ending.state, ending.again, took, waited)
 
 
 def _ended(execution: Execution, answer: Any) -> bool:

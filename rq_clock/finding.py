@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from rq_clock.schedule import ON_TIME
+from rq_clock.schedule import ON_TIME, Schedule
 from rq_clock.state import Entry
 
 STATES = ("scheduled", "late", "paused", "ended", "invalid")
@@ -42,26 +42,39 @@ class Filter:
     text: str | None = None
     origin: str | None = None
 
+    @property
+    def reads(self) -> bool:
+        """Whether it takes a look at definitions."""
+        return bool(self.queue or self.tag or self.text) or self.state in ("ended", "invalid")
+
     def may_fit(self, name: str, definition: str) -> bool:
         """A look at the stored text before it is read: most of very many do not fit."""
-        stored = f"{name} {definition}".lower()
-        if self.text and '"func"' in definition and self.text.lower() not in stored:
-            return False  # what is no function is shown otherwise than it is stored
+        named = self.text and '"func"' in definition  # what is no function is not shown as stored
+        if named and str(self.text).lower() not in f"{name} {definition}".lower():
+            return False
         if self.tag and self.tag not in definition:
             return False
         return self.queue in (None, "default") or str(self.queue) in definition
 
-    def fits(self, entry: Entry, now: datetime) -> bool:
-        """Whether a schedule is asked for."""
-        schedule = entry.schedule
-        if self.state and state_of(entry, now) != self.state:
-            return False
-        if self.origin and self.origin != ("declared" if entry.declared else "run-time"):
-            return False
+    def describes(self, schedule: Schedule | None, words: str) -> bool:
+        """Whether queue, tag and text fit; `words` are `searched(…)` of it."""
         if self.queue and (schedule is None or schedule.queue != self.queue):
             return False
         if self.tag and (schedule is None or self.tag not in schedule.tags):
             return False
-        target = schedule and schedule.target
-        shown = target if isinstance(target, str) else target.describe() if target else ""
-        return not self.text or self.text.lower() in f"{entry.name} {shown}".lower()
+        return not self.text or self.text.lower() in words
+
+    def fits(self, entry: Entry, now: datetime) -> bool:
+        """Whether a schedule is asked for."""
+        if self.state and state_of(entry, now) != self.state:
+            return False
+        if self.origin and self.origin != ("declared" if entry.declared else "run-time"):
+            return False
+        return self.describes(entry.schedule, searched(entry.name, entry.schedule))
+
+
+def searched(name: str, schedule: Schedule | None) -> str:
+    """What a text is looked for in, in lower case."""
+    target = schedule and schedule.target
+    shown = target if isinstance(target, str) else target.describe() if target else ""
+    return f"{name} {shown}".lower()

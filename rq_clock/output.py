@@ -28,7 +28,25 @@ LAST_WRITE_SECONDS = 3.0
 
 _LINE_BYTES = 16 * 1024  # more than 2,000 characters of any kind
 _NOTE = 64  # more than the line that says what came before
+_CAME_BEFORE = re.compile(rb"\[(\d+) bytes came before\]\n")
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+
+
+def shown(kept: bytes) -> tuple[int, str]:
+    """What is kept of a run's output, as text to be read: how many bytes came before it, and the
+    rest without colours, without what a progress bar has written over, and without anything else
+    that a terminal would obey."""
+    cut = _CAME_BEFORE.match(kept)
+    text = kept[cut.end() if cut else 0 :].decode(errors="backslashreplace")
+    lines = (
+        line.removesuffix("\r").rpartition("\r")[2] for line in _COLOURS.sub("", text).split("\n")
+    )
+    clean = "\n".join(line if line.isprintable() else _plain(line) for line in lines)
+    return int(cut[1]) if cut else 0, clean
+
+
+def _plain(line: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else printable(c, 10) for c in line)
 
 
 class Tail:

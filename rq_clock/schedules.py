@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from secrets import randbits, token_hex
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -38,7 +38,7 @@ from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
 from rq_clock.finding import Filter, Page
 from rq_clock.schedule import Schedule, declare
 from rq_clock.settings import Settings
-from rq_clock.state import Entry, Pause, Skipping, to_ms
+from rq_clock.state import Enqueued, Entry, LedgerEntry, Pause, Skipping, to_ms
 from rq_clock.store import Store
 from rq_clock.targets import Target
 from rq_clock.triggers import Trigger, once
@@ -56,6 +56,8 @@ SCAN = 1000
 TRIES = 20
 """How often a change is made anew that something got ahead of."""
 T = TypeVar("T")
+Asked: TypeAlias = tuple[datetime, int]
+"""When a caller has first asked for something, and a number by which it knows it."""
 _CLOCK_SECONDS = 60.0
 _MS = timedelta(milliseconds=1)
 
@@ -241,23 +243,35 @@ class Schedules:
 
     # ---- operations ---------------------------------------------------------------------------
 
-    def trigger(self, name: str, *, force: bool = False, reason: str = "") -> str:
+    def trigger(
+        self, name: str, *, force: bool = False, reason: str = "",
+        fire_time: datetime | None = None, asked: Asked | None = None,
+    ) -> str:  # fmt: skip
         """Run a schedule now, also a paused one; the id of the job. The schedule is not moved.
+        With a `fire_time` it runs again for that instant of the past, by today's definition.
+        What is asked for twice under one `asked` is one run.
 
         Raises ScheduleError when its previous run is still queued or running and it skips
-        overlaps, unless with `force`.
+        overlaps, unless with `force`; and when one of that very fire time is.
         """
+        if fire_time is not None:
+            fire_time = _aware(fire_time, "fire_time")
         with self._redis() as changes:
             entry = self._existing(name)
             if entry.schedule is None:
                 raise ScheduleError(f"{name}: it cannot run: {entry.fault}")
-            number = str(randbits(32))
-            who = self._who(reason)
-            job_id, running = changes.trigger(entry, changes.now(), number, who, force=force)
-        if running:
-            raise ScheduleError(
-                f"{name}: expected no run in progress, got {running[0]}; wait for it, or force it"
+            now, number = asked or (changes.now(), randbits(32))
+            if asked and not fire_time and _has_run(changes.store.ledger(name), now):
+                return f"{changes.store.namespace}-{name}-{to_ms(now)}-m{number}"
+            if fire_time is not None and fire_time >= now:
+                raise ScheduleError(
+                    f"{name}: expected fire_time in the past, got {fire_time.isoformat()}"
+                )
+            job_id, running = changes.trigger(
+                entry, now, str(number), self._who(reason), force=force, fire_time=fire_time
             )
+        if running:
+            raise Conflict([(name, f"running {running[0]}")])
         return job_id
 
     def pause(
@@ -356,24 +370,29 @@ class Schedules:
         again: bool = False,
         most: int = BACKFILL_MOST,
         reason: str = "",
+        asked: Asked | None = None,
     ) -> Backfill:
         """Enqueue the fire times of the past from `start` to `end`, oldest first, at most
         `at_once` running at a time. The leading clock does it, each exactly once, and goes on
-        where a clock that died has left off. Raises ScheduleError for more than `most`."""
+        where a clock that died has left off. What is asked for twice under one `asked` is one
+        backfill. Raises ScheduleError for more than `most`."""
         if at_once < 1:
             raise ScheduleError(f"{name}: expected at_once to be at least 1, got {at_once}")
 
         def ask() -> Backfill:
             with self._redis() as changes:
-                asked = None if again else changes.asked()  # first: others may be faster
+                if asked and (made := changes.backfill(f"{name}-{to_ms(asked[0])}")):
+                    return made
+                others = None if again else changes.asked()  # first: others may be faster
                 found = self._preview(changes, name, start, end, again=again)
                 if found.count > most:
                     raise ScheduleError(
                         f"{name}: expected at most {most:,} fire times, got {found.told}; "
                         f"narrow the span, or allow them with most={found.count}"
                     )
-                backfill = self._backfill(name, found, changes.now(), at_once, reason)
-                if not changes.ask_backfill(backfill, self._who(reason), asked):
+                now = asked[0] if asked else changes.now()
+                backfill = self._backfill(name, found, now, at_once, reason)
+                if not changes.ask_backfill(backfill, self._who(reason), others):
                     raise ScheduleError(
                         f"{name}: a backfill was asked for in this millisecond; ask again"
                     )
@@ -595,6 +614,11 @@ class Schedules:
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(dict.fromkeys(names))
+
+
+def _has_run(ledger: Iterable[LedgerEntry], t: datetime) -> bool:
+    """Whether a run by hand was asked for at this instant; its job may be forgotten already."""
+    return any(isinstance(e, Enqueued) and (e.reason, e.fire_time) == ("manual", t) for e in ledger)
 
 
 def _aware(t: datetime, option: str) -> datetime:

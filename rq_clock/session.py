@@ -26,6 +26,7 @@ from rq_clock.care import Caretaker
 from rq_clock.chores import NEWS as CHORES
 from rq_clock.chores import Chores
 from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
+from rq_clock.counters import Tally
 from rq_clock.doctor.examination import releases
 from rq_clock.errors import LeaseLost
 from rq_clock.executions import CARE, Executions
@@ -55,6 +56,9 @@ NEWCOMER_SECONDS = 0.5
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
 CHORES_SECONDS = 60.0
 """How often the leader looks for chores, in case an announcement was lost."""
+COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
+"""How often what was counted is written, when nothing is due for so long; and how much later when
+that never is, or when there is nothing but ticks to tell."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 
@@ -87,7 +91,8 @@ class Session:
         )
         self._chores = Chores(self._store)
         self._watch = Watch(self._store, settings)
-        self._care_at = self._chores_at = self._watch_at = 0.0
+        self._tally = Tally()
+        self._care_at = self._chores_at = self._watch_at = self._count_at = 0.0
         self._led = 0
         self._patience = Patience(settings.redis_url)
         self._warned = False
@@ -185,22 +190,30 @@ class Session:
         self._patience.succeeded()
         self._watch.forget()
         witness = self._watch.witness
-        stage = Stage(self._store, lease, memory=self._settings.stage_bytes, witness=witness)
+        memory = self._settings.stage_bytes
+        stage = Stage(self._store, lease, memory=memory, witness=witness, tally=self._tally)
         gc.disable()  # see QUIET_SECONDS
         try:
             stage.recognise(self._unsure)
             self._unsure = []
             self._turn(stage, lease, news)
             stage.finish(self._wall())
+            while self._tally.waiting:
+                self._write_counts(lease)
             self._store.release(lease)
         finally:
             gc.enable()
             self._unsure = stage.in_flight
 
     def _turn(self, stage: Stage, lease: Lease, news: PubSub) -> None:
-        renewals, renewed = 0, time.monotonic()
+        renewals, renewed, busy = 0, time.monotonic(), 0.0
         while not self._signals.stopping:
+            began = time.monotonic()
             seconds = stage.turn(self._wall())
+            busy += time.monotonic() - began
+            if seconds > 0:
+                self._tally.tick(busy)
+                busy = 0.0
             first_pass_done = renewals == 0 and seconds > 0
             if first_pass_done or time.monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
@@ -211,14 +224,7 @@ class Session:
                 if tell and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
                     gc.collect()
                 continue
-            if seconds > 0 and time.monotonic() >= self._care_at:
-                self._take_care()
-                continue
-            if seconds > 0 and time.monotonic() >= self._chores_at:
-                self._do_chores(lease)
-                continue
-            if seconds > 0 and time.monotonic() >= self._watch_at:
-                self._keep_watch(stage, lease)
+            if seconds > 0 and self._do_duty(seconds, stage, lease):
                 continue
             duties = (self._care_at, self._chores_at, self._watch_at)
             soonest = min(renewed + RENEW_SECONDS, *duties)
@@ -229,6 +235,21 @@ class Session:
                 renewed = 0.0  # someone else may lead now: ask before the next commit does
             self._hear(stage, heard)
             stage.check_blocked(self._wall())
+
+    def _do_duty(self, seconds: float, stage: Stage, lease: Lease) -> bool:
+        """One thing beside the tick, if it is time for one; nothing is due for so long."""
+        moment, room = time.monotonic(), seconds >= COUNT_ROOM
+        if moment >= self._care_at:
+            self._take_care()
+        elif moment >= self._chores_at:
+            self._do_chores(lease)
+        elif moment >= self._watch_at:
+            self._keep_watch(stage, lease)
+        elif moment >= self._count_at + (0 if self._tally.news and room else COUNT_LATEST):
+            self._write_counts(lease)
+        else:
+            return False
+        return True
 
     def _hear(self, stage: Stage, words: list[str]) -> None:
         if CARE in words:
@@ -255,6 +276,15 @@ class Session:
         """What goes wrong is found out and told, when nothing is due this instant."""
         pause = self._watch.look(time.monotonic(), self._wall(), stage, lease)
         self._watch_at = time.monotonic() + pause
+
+    def _write_counts(self, lease: Lease) -> None:
+        """Write a portion of what was counted."""
+        if portion := self._tally.portion():
+            number = f"{self._settings.instance} {self._tally.number}"
+            self._store.count(lease, number, portion)
+            self._tally.written()
+        pause = 0.0 if self._tally.waiting else COUNT_SECONDS
+        self._count_at = time.monotonic() + pause
 
     def _facts(self, stage: Stage) -> dict[str, str | int]:
         """What the leader says of itself, for `status` and whoever looks."""
@@ -286,7 +316,8 @@ class Session:
         entries, _ = self._store.load(differing(self._declared, stored))
         difference = plan(self._declared, stored, entries, now)
         if difference.unsettled:
-            closing = Stage(self._store, lease, memory=self._settings.stage_bytes)
+            memory = self._settings.stage_bytes
+            closing = Stage(self._store, lease, memory=memory, tally=self._tally)
             closing.settle(difference.unsettled, now)
         steps = self._store.reconcile(lease, self._settings.release, now, difference.changes)
         for went_through in steps:
@@ -294,6 +325,9 @@ class Session:
                 self._leave_alone()
                 return
             self._store.renew(lease)
+        for change in difference.changes:
+            if change.past:
+                self._tally.add("fire skipped past", schedule=change.name)
         if difference or not self._led:
             _say_difference(difference, started, len(self._declared))
 

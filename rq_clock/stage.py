@@ -18,6 +18,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rq_clock.batch import Answer, Batch, JobBuilder, Planned, Refusal, Wire, stands
+from rq_clock.counters import UNDECIDED, Tally
 from rq_clock.logs import say, warn
 from rq_clock.schedule import ON_TIME, Decision, due, is_on_time
 from rq_clock.state import Entry, Lease, from_ms, to_ms
@@ -55,12 +56,14 @@ class Stage:
         *,
         memory: int,
         witness: Callable[[Answer], None] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._store = store
         self._lease = lease
         self._memory = memory
         self._witness = witness
         """Is shown what was committed, between two sends: it must be quick and never raise."""
+        self._tally = Tally() if tally is None else tally
         self._builder = JobBuilder(store)
         self._wire = Wire(store)
         self._everything = "0"
@@ -315,6 +318,7 @@ class Stage:
             self._decide_anew([answer.planned])
             return
         self._report(answer)
+        self._count(answer.planned, answer.kind, answer.at)
         if self._witness:
             self._witness(answer)
         if answer.kind == "overlap":
@@ -343,6 +347,7 @@ class Stage:
         count = self._failing.get(name, (0, 0))[0] + 1
         pause = _backoff(count)
         self._failing[name] = (count, now_ms + int(pause * 1000))
+        self._tally.add(UNDECIDED, schedule=name)
         warn("run.undecided", schedule=name, error=error, retry_in=f"{pause:g}s")
         self._hot.pop(name, None)
         self._expect(name, self._coming.pop(name, now_ms))
@@ -430,12 +435,18 @@ class Stage:
                 job=job_id,
             )
 
+    def _count(self, plan: Planned, kind: str, at: datetime | None = None) -> None:
+        over = plan.decision.next is None and not plan.entry.declared
+        name, at = "" if over else plan.entry.name, at if kind == "ok" else None
+        self._tally.decided(name, plan.decision, plan.decided_at, at, overlap=kind == "overlap")
+
     def recognise(self, planned: list[Planned]) -> None:
         """After a lost connection: which of these were committed although no answer came?"""
         states, _ = self._store.load([plan.entry.name for plan in planned])
         for plan in planned:
             entry = states.get(plan.entry.name)
             if entry and entry.marker == plan.decision.marker and entry.last_job in plan.job_ids:
+                self._count(plan, "stale")
                 say(
                     "run.confirmed", schedule=entry.name, fire_time=entry.marker, job=entry.last_job
                 )

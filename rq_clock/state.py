@@ -191,7 +191,8 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """How an execution of a run ended: `state` is ok, failed, timed_out, stopped, interrupted or
-    lost (its worker died); `number` is 1 for the first; `error` is one line."""
+    lost (its worker died); `number` is 1 for the first, 0 for a run that was taken away before it
+    began; `error` is one line."""
 
     state: str
     number: int
@@ -239,21 +240,21 @@ LedgerEntry = Enqueued | Skip | Lost
 
 def ledger_entry(line: str) -> LedgerEntry:
     """What one line of a ledger says; its forms are in store.py."""
-    mark, *words = line.split(" ")
+    mark, first, rest = line.split(" ", 2)
     if mark == "-":
-        first, last, count, reason = words
+        last, count, reason = rest.split(" ")
         return Skip(reason, from_ms(first), from_ms(last), int(count))
     if mark == "x":
-        return Lost(from_ms(words[0]), words[1])
-    fire, lag, *attempt = words
+        return Lost(from_ms(first), rest)
+    lag, _, ending = rest.partition(" ")
     return Enqueued(
-        from_ms(fire),
+        from_ms(first),
         MARKS[mark],
-        None if lag == "-" else timedelta(milliseconds=int(lag)),
-        _attempt(attempt) if attempt else None,
+        None if lag == "-" else int(lag) * _MS,
+        _attempt(ending) if ending else None,
     )
 
 
-def _attempt(words: list[str]) -> Attempt:
-    state, number, started, ended, worker, *error = words
-    return Attempt(state, int(number), from_ms(started), from_ms(ended), worker, " ".join(error))
+def _attempt(ending: str) -> Attempt:
+    state, number, started, ended, worker, *error = ending.split(" ", 5)
+    return Attempt(state, int(number), from_ms(started), from_ms(ended), worker, "".join(error))

@@ -11,7 +11,9 @@ Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
     handovers           stream   every new grant of the lease, capped: instance, owner, token
                                  (its number), how (free, deposed, taken-over), from (the holder
                                  before, or ""); the entry's id has the instant
-    meta                hash     version (of this data), owner, release (last one reconciled)
+    meta                hash     version (of this data), owner, release (last one reconciled), led
+                                 (when a clock renewed the lease last), counted (its newest
+                                 portion of counters)
     definitions         hash     schedule → definition, JSON of Schedule.definition()
     declared            set      schedules that come from code; the others were added at run time
     markers             hash     schedule → "<marker or -> <known since> [job id…]": the newest
@@ -37,6 +39,8 @@ Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
                                  " <state> <attempt> <started> <ended> <worker> <error…>"
                                  "- <first> <last> <count> <reason>" skipped
                                  "x <instant> <job id>"              a job found to be lost
+    counters            hash     field → number: see counters.py; of all schedules
+    counters:<schedule>  hash    the same of one
     output:<job id>     string   the last 64 kB that a command printed, or the status and the first
                                  2 kB of a web call's answer; written while it runs, expires
     news                channel  "lease", "*" or a schedule: something changed, look
@@ -52,7 +56,7 @@ Not here: jobs and their queues, which are RQ's (see batch.py for the one place 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -60,6 +64,7 @@ from redis import Redis
 from redis.client import PubSub
 
 from rq_clock.connection import key_of, load_script, text
+from rq_clock.counters import VANISHED
 from rq_clock.errors import LeaseLost, ScheduleError, StoreUnavailable
 from rq_clock.schedule import ON_TIME, Skip, from_definition
 from rq_clock.state import (
@@ -86,7 +91,7 @@ DEPOSE_PAUSE_MS = 30_000
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_SCRIPTS = ("acquire", "alerts", "commit", "lost", "reconcile", "release", "renew")
+_SCRIPTS = ("acquire", "alerts", "commit", "count", "reconcile", "release", "renew")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
@@ -102,6 +107,7 @@ class Store:
         self.namespace = namespace
         self.history = history
         self._scripts = {name: load_script(redis, name) for name in _SCRIPTS}
+        self._scripts["lost"] = load_script(redis, "outcomes", "lost")
 
     def key(self, name: str) -> str:
         return key_of(self.namespace, name)
@@ -155,7 +161,7 @@ class Store:
 
         Raises StoreUnavailable when a newer release wrote the data.
         """
-        keys = self.keys("lease", "fence", "meta", "unproven", "news", "handovers")
+        keys = self.keys("lease", "fence", "meta", "unproven", "news", "handovers", "counters")
         answer = self._scripts["acquire"](
             keys,
             [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS],
@@ -172,7 +178,7 @@ class Store:
     def renew(self, lease: Lease, **facts: str | int) -> None:
         """Keep the lease and leave `facts`, if any, on it. Raises LeaseLost."""
         pairs = [part for pair in facts.items() for part in pair]
-        keys = self.keys("lease", "unproven")
+        keys = self.keys("lease", "unproven", "meta")
         if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
             raise LeaseLost("another clock leads, or the lease ran out")
 
@@ -217,7 +223,7 @@ class Store:
         """
         keys = self.keys(
             "lease", "meta", "definitions", "declared", "markers", "revisions", "pauses", "due",
-            "revision", "news", "skips", "chores", "succeeded",
+            "revision", "news", "skips", "chores", "succeeded", "outcomes", "failing", "counters",
         )  # fmt: skip
         head: list[str | int] = [
             lease.token,
@@ -259,36 +265,20 @@ class Store:
         """The stored state of `names`, without those that do not exist, and the revision that
         holds for all schedules. One round trip."""
         pipe = self.redis.pipeline(transaction=False)
+        read = self.ask(pipe, names)
+        return read(pipe.execute())
+
+    def ask(
+        self, pipe: Any, names: Sequence[str]
+    ) -> Callable[[Sequence[Any]], tuple[dict[str, Entry], str]]:
+        """`load` as a part of somebody's pipeline: asks, and returns what reads its answers."""
+        start = len(pipe)
         for key in ("definitions", "markers", "revisions", "pauses", "skips"):
             pipe.hmget(self.key(key), [*names, "*"])
         pipe.smismember(self.key("declared"), [*names, "*"])
         pipe.zmscore(self.key("due"), [*names, "*"])
-        definitions, markers, revisions, pauses, skips, declared, due = pipe.execute()
-        everything = text(revisions[-1] or "0")
-        found: dict[str, Entry] = {}
-        rows = zip(
-            names, definitions, markers, revisions, pauses, skips, declared, due, strict=False
-        )
-        for name, definition, state, revision, pause, skip, from_code, score in rows:
-            if definition is None or state is None:
-                continue
-            schedule, fault = None, ""
-            try:
-                schedule = from_definition(name, definition)
-            except ScheduleError as error:
-                fault = str(error)
-            found[name] = Entry.read(
-                name,
-                text(state),
-                schedule=schedule,
-                fault=fault,
-                revision=text(revision or "0"),
-                declared=bool(from_code),
-                pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
-                skipping=skipping_from(skip) if skip is not None else None,
-                next_fire=None if score is None else from_ms(int(score)),
-            )
-        return found, everything
+        end = len(pipe)
+        return lambda answers: _entries(names, answers[start:end])
 
     def pauses(self, names: Sequence[str]) -> dict[str, Pause]:
         """The pauses of those of `names` that have one, also ended ones."""
@@ -333,6 +323,16 @@ class Store:
         )
         return [(text(name), from_ms(int(score))) for name, score in found]
 
+    # ---- counters -----------------------------------------------------------------------------
+
+    def count(self, lease: Lease, number: str, counts: Iterable[tuple[str, str, int]]) -> None:
+        """Add these counts: schedule ("" for all), field, by how much. Those of one `number` that
+        grows, "<instance> <n>", are added once, however often they are sent. Raises LeaseLost."""
+        keys = self.keys("lease", "meta", "markers", "counters")
+        words = [word for count in counts for word in count]
+        if not self._scripts["count"](keys, [lease.token, number, *words]):
+            raise LeaseLost("another clock leads, or the lease ran out")
+
     # ---- alerts -------------------------------------------------------------------------------
 
     def alerts(self) -> dict[str, str]:
@@ -364,8 +364,9 @@ class Store:
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
         """Record that a job which blocks `name` has vanished; it blocks no longer. False when
         it had stopped blocking already, or the lease is gone."""
-        keys = self.keys("lease", "markers", f"ledger:{name}")
-        return bool(self._scripts["lost"](keys, [lease.token, name, job_id, to_ms(now)]))
+        keys = self.keys("lease", "markers", f"ledger:{name}", "outcomes", "failing", "counters")
+        args = [lease.token, name, job_id, to_ms(now), VANISHED]
+        return bool(self._scripts["lost"](keys, args))
 
     def vanished(self, job_ids: Sequence[str]) -> list[str]:
         """Those of RQ's jobs that claim to be waiting or running, but are in none of the places
@@ -394,6 +395,32 @@ def newer_data(namespace: str, version: int) -> str:
         f"namespace {namespace!r} holds data of version {version}, this release understands "
         f"{DATA_VERSION}; deploy the newer rq-clock again, or choose another RQ_CLOCK_NAMESPACE"
     )
+
+
+def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, Entry], str]:
+    definitions, markers, revisions, pauses, skips, declared, due = answers
+    found: dict[str, Entry] = {}
+    rows = zip(names, definitions, markers, revisions, pauses, skips, declared, due, strict=False)
+    for name, definition, state, revision, pause, skip, from_code, score in rows:
+        if definition is None or state is None:
+            continue
+        schedule, fault = None, ""
+        try:
+            schedule = from_definition(name, definition)
+        except ScheduleError as error:
+            fault = str(error)
+        found[name] = Entry.read(
+            name,
+            text(state),
+            schedule=schedule,
+            fault=fault,
+            revision=text(revision or "0"),
+            declared=bool(from_code),
+            pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
+            skipping=skipping_from(skip) if skip is not None else None,
+            next_fire=None if score is None else from_ms(int(score)),
+        )
+    return found, text(revisions[-1] or "0")
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -132,8 +132,11 @@ def server_version(info: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", str(info.get("redis_version", "0")))[:2])
 
 
-def gather(store: Store, executions: Executions, owner: tuple[str, str], code: Code) -> Facts:
-    """Read it all; `owner` is what the settings say, with its former name. Raises RedisError."""
+def gather(
+    store: Store, executions: Executions, owner: tuple[str, str], code: Code, *, whole: bool = True
+) -> Facts:
+    """Read it all; `owner` is what the settings say, with its former name. Unless `whole` only the
+    server and the leader are looked at, in a few round trips. Raises RedisError."""
     redis: Any = store.redis
     seconds, microseconds = redis.time()
     time = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
@@ -152,7 +155,7 @@ def gather(store: Store, executions: Executions, owner: tuple[str, str], code: C
         pause=None if pause is None else pause_from(pause),
         code=code,
     )
-    return _look_into(store, executions, facts) if facts.readable else facts
+    return _look_into(store, executions, facts) if whole and facts.readable else facts
 
 
 def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:

@@ -6,7 +6,7 @@
 -- a failure nobody is deposed for ARGV[8] ms.
 --
 -- KEYS  1 lease (hash, expires)   2 fence (counter)   3 meta (hash)   4 unproven (expires)
---       5 news (channel)   6 handovers (stream)
+--       5 news (channel)   6 handovers (stream)   7 counters
 -- ARGV  1 owner   2 its former name, or ""   3 instance   4 mode: starting | waiting | take-over
 --       5 ttl ms   6 data version   7 now ms (shown only)   8 pause between depositions, ms
 -- Returns {"granted", token}
@@ -60,5 +60,6 @@ end
 -- A server that cannot keep the history still grants the lease.
 redis.pcall('XADD', KEYS[6], 'MAXLEN', '~', '100', '*', 'instance', instance, 'owner', owner,
   'token', number, 'how', how, 'from', holder or '')
+redis.pcall('HINCRBY', KEYS[7], 'leader ' .. how, 1)
 redis.call('PUBLISH', KEYS[5], 'lease')
 return {'granted', token}

@@ -1,7 +1,7 @@
 -- Go on with a backfill: enqueue its next fire times.
 --
 -- KEYS  1 lease   2 the backfill (hash)   3 chores   4 the schedule's ledger   5 backfills
---       6 its queue
+--       6 its queue   7 counters   8 markers
 -- ARGV  1 token   2 id   3 cursor that this is based on (ms or "")   4 new cursor
 --       5 fire times left out with this step   6 state after it: running | done
 --       7 when to look again, ms   8 entries a ledger may have   9 now ms
@@ -26,6 +26,8 @@ if (cursor or '') ~= ARGV[3] then
   return 'stale'
 end
 
+local schedule = redis.call('HGET', KEYS[2], 'schedule')
+schedule = redis.call('HEXISTS', KEYS[8], schedule) == 1 and schedule
 local jobs, enqueued = {}, 0
 for id in string.gmatch(ARGV[10], '%S+') do
   jobs[#jobs + 1] = id
@@ -40,6 +42,7 @@ for _ = 1, tonumber(ARGV[12]) do
   end
   if not before then
     record(KEYS[4], 'b', fire, ARGV[9], ARGV[8])
+    tally(KEYS[7], schedule, 'fire enqueued backfill', 1)
     enqueued = enqueued + 1
   end
   jobs[#jobs + 1] = id

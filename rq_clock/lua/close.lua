@@ -3,7 +3,8 @@
 -- Its worker does it, or in its place who found the worker dead. Only one of them can: the
 -- execution ends here. What the other brings is refused.
 --
--- KEYS  1 workers   2 succeeded   3 runs   4 the ledger of its schedule   5 markers
+-- KEYS  1 workers   2 succeeded   3 runs   4 the ledger of its schedule   5 markers   6 outcomes
+--       7 failing   8 counters
 -- ARGV  1 worker
 --       2 "own": as the worker, which goes on   3 the execution
 --         "dead": in its place                  3 its value in workers, as it was silent
@@ -11,6 +12,7 @@
 --       … schedule, or "" for a job of none   fire time, ms   pattern of its mark in the ledger
 --         how it ended, as the ledger says it   "1" when it succeeded   runs to keep
 --         where the job goes on: "front", "queue", "later", or "" when that was the end of it
+--       … number of counts, then for each its field and how much is added to it
 --       … number of commands, then for each the number of its words and the words
 -- Returns {"ended"}       also when it had ended before and the reply was lost
 --         {"gone"}        the worker was counted as dead, or has shown a sign of life: not ours
@@ -80,26 +82,23 @@ end
 
 leave()
 local schedule, fire, marks, ending, success, keep = take(), take(), take(), take(), take(), take()
-local again = take()
+local again, known = take(), false
 if schedule ~= '' then
-  local length = redis.pcall('LLEN', KEYS[4])
-  local line = (string.match(marks, '^%l$') or 's') .. ' ' .. fire .. ' - ' .. ending
-  for i = 1, type(length) == 'number' and length or 0 do
-    local entry = redis.call('LINDEX', KEYS[4], -i)
-    local head = string.match(entry, '^' .. marks .. ' ' .. fire .. ' %d+')
-    if head then
-      line = head .. ' ' .. ending
-      redis.call('LSET', KEYS[4], -i, line)
-      break
-    end
-  end
+  known = redis.call('HEXISTS', KEYS[5], schedule) == 1
+  local line = finish(KEYS[4], marks, fire, ending)
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', keep, '*', 'schedule', schedule, 'job', id,
     'entry', line, 'again', again)
   local newest = redis.call('HGET', KEYS[2], schedule)
-  if success == '1' and (not newest or tonumber(newest) < tonumber(fire))
-    and redis.call('HEXISTS', KEYS[5], schedule) == 1 then
+  if known and success == '1' and (not newest or tonumber(newest) < tonumber(fire)) then
     redis.call('HSET', KEYS[2], schedule, fire)
   end
+  if known and (again == '' or success == '1') then
+    local state, started, ended = string.match(ending, '^(%S+) %d+ (%d+) (%d+)')
+    remember(KEYS[6], KEYS[7], schedule, state, fire, started, ended)
+  end
+end
+for _ = 1, tonumber(take()) do
+  tally(KEYS[8], known and schedule, take(), take())
 end
 
 local failure

@@ -4,6 +4,7 @@
 -- known beforehand is checked before its first write; what fails in the middle is undone.
 --
 -- KEYS  1 lease   2 markers   3 revisions   4 due   5 definitions   6 pauses   7 skips
+--       8 succeeded   9 outcomes   10 failing   11 counters
 -- ARGV  1 token, or "" for who decides beside the clock what a change would else take away
 --       2 prefix of the ledger keys   3 entries a ledger may have   4 revision of "*"
 --       5 prefix of RQ's job keys
@@ -250,8 +251,13 @@ if #markers > 0 then redis.call('HSET', KEYS[2], unpack(markers)) end
 if #due > 0 then redis.call('ZADD', KEYS[4], unpack(due)) end
 if #gone > 0 then redis.call('ZREM', KEYS[4], unpack(gone)) end
 if #over > 0 then
-  for _, key in ipairs({KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7]}) do
+  for _, key in ipairs({KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]}) do
     redis.call('HDEL', key, unpack(over))
   end
+  redis.call('ZREM', KEYS[10], unpack(over))
+  for i, name in ipairs(over) do
+    over[i] = KEYS[11] .. ':' .. name
+  end
+  redis.call('DEL', unpack(over))
 end
 return answers

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 definitions   2 declared   3 markers   4 revisions   5 pauses   6 skips   7 due
 --       8 chores   9 revision (counter)   10 audit   11 news (channel)   12 succeeded
+--       13 outcomes   14 failing   15 counters
 -- ARGV  1 now ms   2 prefix of the ledger keys   3 ms to keep a removed schedule's ledger
 --       4 entries the audit may have   5 number of words of an entry for the audit, then these
 --       … number of words of an entry, from here
@@ -125,10 +126,12 @@ for n = 1, count do
   if same[n] then
     answers[n + 1] = revisions[n] or '0'
   elseif definition == '' then
-    for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[12]}) do
+    for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[12], KEYS[13]}) do
       redis.call('HDEL', key, name)
     end
     redis.call('ZREM', KEYS[7], name)
+    redis.call('ZREM', KEYS[14], name)
+    redis.call('DEL', KEYS[15] .. ':' .. name)
     redis.call('ZREM', KEYS[8], 'pause:' .. name)
     redis.call('PEXPIRE', ledger .. name, keep)
     answers[n + 1] = ''

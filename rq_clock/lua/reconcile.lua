@@ -2,6 +2,7 @@
 --
 -- KEYS  1 lease   2 meta   3 definitions   4 declared   5 markers   6 revisions   7 pauses
 --       8 due   9 revision (counter)   10 news (channel)   11 skips   12 chores   13 succeeded
+--       14 outcomes   15 failing   16 counters
 -- ARGV  1 token   2 release   3 now ms   4 prefix of the ledger keys   5 ms to keep a removed
 --       schedule's ledger   then, for each schedule, 7 values:
 --       verb ("put" | "remove")   name
@@ -34,12 +35,15 @@ local function drop(name)
   redis.call('HDEL', KEYS[7], name)
   redis.call('HDEL', KEYS[11], name)
   redis.call('HDEL', KEYS[13], name)
+  redis.call('HDEL', KEYS[14], name)
+  redis.call('ZREM', KEYS[15], name)
+  redis.call('DEL', KEYS[16] .. ':' .. name)
   redis.call('ZREM', KEYS[8], name)
   redis.call('ZREM', KEYS[12], 'pause:' .. name)
 end
 
 local function carry_over(old, name)
-  for _, key in ipairs({KEYS[5], KEYS[7], KEYS[11], KEYS[13]}) do
+  for _, key in ipairs({KEYS[5], KEYS[7], KEYS[11], KEYS[13], KEYS[14]}) do
     local value = redis.call('HGET', key, old)
     if value then
       redis.call('HSET', key, name, value)
@@ -49,8 +53,14 @@ local function carry_over(old, name)
   if ends then
     redis.call('ZADD', KEYS[12], ends, 'pause:' .. name)
   end
-  if redis.call('EXISTS', ledger .. old) == 1 then
-    redis.call('RENAME', ledger .. old, ledger .. name)
+  local failure = redis.call('ZSCORE', KEYS[15], old)
+  if failure then
+    redis.call('ZADD', KEYS[15], failure, name)
+  end
+  for _, prefix in ipairs({ledger, KEYS[16] .. ':'}) do
+    if redis.call('EXISTS', prefix .. old) == 1 then
+      redis.call('RENAME', prefix .. old, prefix .. name)
+    end
   end
   drop(old)
 end

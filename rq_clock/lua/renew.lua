@@ -1,6 +1,6 @@
 -- Keep the lease, and leave on it what the leader has to say of itself.
 --
--- KEYS  1 lease   2 unproven
+-- KEYS  1 lease   2 unproven   3 meta, where it stays known until when somebody led
 -- ARGV  1 token   2 ttl ms   3… field, value, field, value; proven=1 among them says that the
 --       leader is through its first pass
 -- Returns 1, or 0 when the token is no longer the lease's: nothing was written.
@@ -9,6 +9,8 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local clock = redis.call('TIME')
+redis.call('HSET', KEYS[3], 'led', clock[1] * 1000 + math.floor(clock[2] / 1000))
 for i = 3, #ARGV, 2 do
   if ARGV[i] == 'proven' and ARGV[i + 1] == '1'
     and redis.call('GET', KEYS[2]) == redis.call('HGET', KEYS[1], 'instance') then

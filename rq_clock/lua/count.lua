@@ -1,0 +1,26 @@
+-- Add to the counters what was collected in memory.
+--
+-- KEYS  1 lease   2 meta   3 markers   4 counters
+-- ARGV  1 token, or "" for who decides beside the clock   2 who counts, and a number that grows, or
+--       ""   then for each: schedule, or "" for all of them; field; how much is added
+-- Returns 1, also when it was done before; 0 when the token is no longer the lease's, and nothing
+-- was written. What the server refuses is left out: no count may hold up a clock.
+
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
+  return 0
+end
+if ARGV[2] ~= '' then
+  if redis.call('HGET', KEYS[2], 'counted') == ARGV[2] then
+    return 1
+  end
+  redis.pcall('HSET', KEYS[2], 'counted', ARGV[2])
+end
+for i = 3, #ARGV, 3 do
+  local name = ARGV[i]
+  if name == '' then
+    redis.pcall('HINCRBY', KEYS[4], ARGV[i + 1], ARGV[i + 2])
+  elseif redis.call('HEXISTS', KEYS[3], name) == 1 then
+    redis.pcall('HINCRBY', KEYS[4] .. ':' .. name, ARGV[i + 1], ARGV[i + 2])
+  end
+end
+return 1
