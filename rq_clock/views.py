@@ -28,6 +28,7 @@ from rq_clock.zones import zone
 
 if TYPE_CHECKING:
     from rq_clock.changes import Audited, Backfill
+    from rq_clock.moving.moves import Difference, Plan, Step
     from rq_clock.state import Pause, Skipping
 
 HERDS = 5
@@ -73,7 +74,7 @@ def schedule_view(
         "nextLocal": _local(fire, schedule).isoformat() if fire and schedule else None,
         "marker": iso(entry.marker) if entry.marker else None,
         "knownSince": iso(entry.known_since),
-        "pause": _pause(pause) if pause else None,
+        "pause": pause_view(pause) if pause else None,
         "skipping": _skipping(skipping) if skipping else None,
         "fault": entry.fault or None,
         "last": last,
@@ -113,7 +114,8 @@ def _local(t: datetime, schedule: Schedule) -> datetime:
     return t.astimezone(zone(zone_of(schedule)).info)
 
 
-def _pause(pause: Pause) -> dict[str, Any]:
+def pause_view(pause: Pause) -> dict[str, Any]:
+    """An operator's pause."""
     return {
         "reason": pause.reason,
         "by": pause.by,
@@ -241,6 +243,50 @@ def audit_view(audited: Audited) -> dict[str, Any]:
         "reason": audited.reason,
         "detail": dict(audited.detail),
     }
+
+
+# ---- differences ------------------------------------------------------------------------------
+
+CHANGES = ("added", "changed", "removed", "renamed")
+
+
+def plan_view(plan: Plan, namespace: str) -> dict[str, Any]:
+    """What a plan would change. `past` are those that are not added since they are over."""
+    return changes_view(
+        namespace,
+        added=[_added(step) for step in plan.added],
+        changed=[{"name": s.name, "fields": fields_view(s.differences())} for s in plan.changed],
+        removed=[{"name": step.name, **what_view(step.was.schedule if step.was else None)}
+                 for step in plan.removed],
+        past=[item.schedule.name for item in plan.past],
+        unchanged=plan.unchanged,
+    )  # fmt: skip
+
+
+def changes_view(namespace: str, **said: Any) -> dict[str, Any]:
+    """Changes of a namespace: what is not said is empty, `equal` whether there are none."""
+    lists = (*CHANGES, "past", "caughtUp", "notes")
+    view = {"namespace": namespace, "equal": True} | {name: [] for name in lists} | said
+    return view | {"equal": not any(view[kind] for kind in CHANGES)}
+
+
+def what_view(schedule: Schedule | None) -> dict[str, Any]:
+    """What a schedule is, in short; nothing of one that cannot be read."""
+    if schedule is None:
+        return {"words": None, "runs": None, "queue": None}
+    runs = shown_target(schedule.target)["runs"]
+    return {"words": words(schedule.trigger), "runs": runs, "queue": schedule.queue}
+
+
+def fields_view(found: Iterable[Difference]) -> list[dict[str, Any]]:
+    """What changes of a schedule; null is an option at its default."""
+    return [{"field": d.path, "from": d.old, "to": d.new} for d in found]
+
+
+def _added(step: Step) -> dict[str, Any]:
+    assert step.item
+    paused = step.item.paused is not None
+    return {"name": step.name, **what_view(step.item.schedule), "paused": paused}
 
 
 # ---- density ----------------------------------------------------------------------------------

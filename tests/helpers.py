@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pytest
+from redis.connection import AbstractConnection
 
 from rq_clock.changes import Changes
 from rq_clock.edits import Edit
@@ -25,6 +29,21 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.01)
     return value
+
+
+@contextmanager
+def round_trips() -> Iterator[list[Any]]:
+    """What this process sends to any Redis in the block, one entry a round trip."""
+    sent: list[Any] = []
+    send: Any = AbstractConnection.send_packed_command
+
+    def spy(self: AbstractConnection, command: Any, check_health: bool = True) -> None:
+        sent.append(command)
+        send(self, command, check_health)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AbstractConnection, "send_packed_command", spy)
+        yield sent
 
 
 def pause(store: Store, name: str, now: datetime, until: datetime | None = None) -> None:

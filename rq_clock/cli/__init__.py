@@ -22,7 +22,7 @@ from rq_clock.cli.doctor import doctor
 from rq_clock.cli.listing import list_
 from rq_clock.cli.moving import apply, diff, export, import_
 from rq_clock.cli.operations import audit, pause, resume, run, skip
-from rq_clock.cli.processes import redis, status, worker
+from rq_clock.cli.processes import healthcheck, redis, status, web, worker
 from rq_clock.cli.runs import history, logs
 from rq_clock.cli.schedules import check, explain, next_, show
 from rq_clock.version import __version__
@@ -44,7 +44,7 @@ SECTIONS = {
     "Run-time schedules": (add, update, remove),
     "Moving": (diff, export, apply, import_),
     "Runs": (history, logs),
-    "Processes": (status, doctor, worker, redis),
+    "Processes": (status, doctor, healthcheck, web, worker, redis),
     "Shell": (completion,),
 }
 for title, commands in SECTIONS.items():

@@ -15,7 +15,6 @@ from rq_clock.cli.base import complain, iso, now, open_store, plural
 
 if TYPE_CHECKING:
     from rq_clock import reconcile
-    from rq_clock.moving.moves import Difference, Plan, Step
     from rq_clock.schedule import Schedule
     from rq_clock.settings import Settings
     from rq_clock.state import Entry
@@ -24,28 +23,6 @@ if TYPE_CHECKING:
 LISTED = 100
 """Schedules of a kind that are listed for people; JSON has them all."""
 _CHUNK = 500
-_CHANGES = ("added", "changed", "removed", "renamed")
-
-
-# ---- a manifest -------------------------------------------------------------------------------
-
-
-def plan_view(plan: Plan, namespace: str) -> dict[str, Any]:
-    """What a plan would change. `past` are those that are not added since they are over."""
-    return _view(
-        namespace,
-        added=[_added(step) for step in plan.added],
-        changed=[{"name": s.name, "fields": _fields(s.differences())} for s in plan.changed],
-        removed=[{"name": step.name, **_told(step.was)} for step in plan.removed],
-        past=[item.schedule.name for item in plan.past],
-        unchanged=plan.unchanged,
-    )
-
-
-def _added(step: Step) -> dict[str, Any]:
-    assert step.item
-    paused = step.item.paused is not None
-    return {"name": step.name, **_schedule(step.item.schedule), "paused": paused}
 
 
 # ---- a deploy ---------------------------------------------------------------------------------
@@ -57,6 +34,7 @@ def deploy_view(
     """What a clock with these schedules would change when it leads, and what of the past it would
     enqueue at once. `notes` say why it would leave all as it is."""
     from rq_clock.reconcile import differing, plan
+    from rq_clock.views import changes_view, what_view
 
     stored = store.declared()
     note = ""
@@ -65,15 +43,15 @@ def deploy_view(
     elif stored and not declared:
         note = "no schedules are declared: the clock removes none unless started with --remove-all"
     if note:
-        return _view(store.namespace, unchanged=len(stored), notes=[note])
+        return changes_view(store.namespace, unchanged=len(stored), notes=[note])
     entries, _ = store.load(differing(declared, stored))
     found = plan(declared, stored, entries, now)
     past = {change.name for change in found.changes if change.past}
-    return _view(
+    return changes_view(
         store.namespace,
-        added=[{"name": n, **_schedule(declared[n]), "paused": False} for n in found.added],
+        added=[{"name": n, **what_view(declared[n]), "paused": False} for n in found.added],
         changed=[_changed(entries[name], declared[name]) for name in found.changed],
-        removed=[{"name": name, **_told(None)} for name in found.removed],
+        removed=[{"name": name, **what_view(None)} for name in found.removed],
         renamed=[_changed(entries[old], declared[new]) for old, new in found.renamed],
         past=sorted(past),
         caughtUp=list(_caught_up(store, declared, found, now)),
@@ -103,11 +81,12 @@ def tell_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
 
 def _changed(entry: Entry, schedule: Schedule) -> dict[str, Any]:
     from rq_clock.moving.moves import Difference, differences
+    from rq_clock.views import fields_view
 
     found = differences(entry.schedule, schedule)
     if not entry.declared:
         found.append(Difference("origin", "run-time", "declared"))
-    return {"name": schedule.name, "was": entry.name, "fields": _fields(found)}
+    return {"name": schedule.name, "was": entry.name, "fields": fields_view(found)}
 
 
 def _caught_up(
@@ -144,32 +123,10 @@ def _caught_up(
 # ---- both -------------------------------------------------------------------------------------
 
 
-def _view(namespace: str, **said: Any) -> dict[str, Any]:
-    lists = (*_CHANGES, "past", "caughtUp", "notes")
-    view = {"namespace": namespace, "equal": True} | {name: [] for name in lists} | said
-    return view | {"equal": not any(view[kind] for kind in _CHANGES)}
-
-
-def _schedule(schedule: Schedule) -> dict[str, Any]:
-    from rq_clock.explain import words
-    from rq_clock.targets import shown_target
-
-    runs = shown_target(schedule.target)["runs"]
-    return {"words": words(schedule.trigger), "runs": runs, "queue": schedule.queue}
-
-
-def _told(entry: Entry | None) -> dict[str, Any]:
-    if entry and entry.schedule:
-        return _schedule(entry.schedule)
-    return {"words": None, "runs": None, "queue": None}
-
-
-def _fields(found: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [{"field": d.path, "from": d.old, "to": d.new} for d in found]
-
-
 def tell(view: Mapping[str, Any], *, err: bool = False) -> None:
     """The view for people: a line for each schedule, with a sign; what changes below it."""
+    from rq_clock.views import CHANGES
+
     for note in view["notes"]:
         click.echo(f"note: {note}", err=err)
     kinds = (("added", "+", "green"), ("renamed", ">", "yellow"), ("changed", "~", "yellow"),
@@ -186,7 +143,7 @@ def tell(view: Mapping[str, Any], *, err: bool = False) -> None:
     if view["past"]:
         listed = ", ".join(view["past"][:LISTED])
         click.echo(f"past: {listed}: its only instant has passed, so it never runs", err=err)
-    counts = [f"{len(view[kind]):,} {kind}" for kind in _CHANGES if view[kind]]
+    counts = [f"{len(view[kind]):,} {kind}" for kind in CHANGES if view[kind]]
     click.echo(", ".join([*counts, f"{view['unchanged']:,} unchanged"]), err=err)
 
 

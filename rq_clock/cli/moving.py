@@ -30,11 +30,12 @@ from rq_clock.cli.base import (
     yes_option,
 )
 from rq_clock.cli.completion import queue_names
-from rq_clock.cli.differences import deploy_view, plan_view, tell
+from rq_clock.cli.differences import deploy_view, tell
 from rq_clock.cli.times import Zone
 from rq_clock.errors import Conflict, ScheduleError
 
 if TYPE_CHECKING:
+    from rq_clock.moving.exporting import Chosen
     from rq_clock.moving.importing import Imported
     from rq_clock.moving.manifest import Item
     from rq_clock.moving.moves import Plan
@@ -70,7 +71,7 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
 
     path = None if output in (None, "-") else Path(str(output))
     form = form or ("json" if path and path.suffix == ".json" else "yaml")
-    items, jobs, faults = _exported(open_store(), set(tags))
+    items, chosen = _exported(open_store(), set(tags))
     text = dump(items, form=form, secrets=with_secrets)
     if path is None:
         click.echo(text, nl=False)
@@ -79,33 +80,23 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
         complain(f"{plural(len(items), 'schedule')} in {path}")
     if not with_secrets:
         _tell_hidden([item.schedule for item in items])
-    if jobs:
-        complain(f"{plural(jobs, 'waiting one-off job')} left out")
-    if faults:
-        _complain_of(f"left out: {fault}" for fault in faults)
+    if chosen.jobs:
+        complain(f"{plural(chosen.jobs, 'waiting one-off job')} left out")
+    if chosen.faults:
+        _complain_of(f"left out: {fault}" for fault in chosen.faults)
         sys.exit(1)
 
 
-def _exported(store: Store, tags: set[str]) -> tuple[list[Item], int, list[str]]:
-    """The schedules to write, how many one-off jobs are not, and what cannot be."""
-    from rq_clock.moving.manifest import Item, Paused
-    from rq_clock.moving.moves import is_job
+def _exported(store: Store, tags: set[str]) -> tuple[list[Item], Chosen]:
+    """The schedules to write, and what is not."""
+    from rq_clock.moving.exporting import choose
 
-    found, jobs, faults = [], 0, []
-    for entry in store.everything():
-        if entry.declared:
-            continue
-        if entry.schedule is None:
-            faults.append(entry.fault)
-        elif is_job(entry):
-            jobs += 1
-        elif not tags or tags & set(entry.schedule.tags):
-            found.append(entry.schedule)
+    chosen = choose(store.everything(), tags)
     pauses: dict[str, Pause] = {}
-    for start in range(0, len(found), _CHUNK):
-        pauses |= store.pauses([s.name for s in found[start : start + _CHUNK]])
-    held = {name: Paused.of(pause) for name, pause in pauses.items() if pause.at(now())}
-    return [Item(schedule=s, paused=held.get(s.name)) for s in found], jobs, faults
+    for start in range(0, len(chosen.schedules), _CHUNK):
+        portion = chosen.schedules[start : start + _CHUNK]
+        pauses |= store.pauses([schedule.name for schedule in portion])
+    return chosen.items(pauses, now()), chosen
 
 
 def _write(path: Path, text: str, *, private: bool) -> None:
@@ -144,6 +135,8 @@ def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
     these schedules meanwhile, nothing. Schedules that are not in FILE stay, but with --prune. Who
     is not asked, as in a script, gives --yes.
     """
+    from rq_clock.views import plan_view
+
     store = open_store()
     plan = schedules_of(store).plan(_items(store, file), prune=prune)
     tell(plan_view(plan, store.namespace))
@@ -160,6 +153,8 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
 
     Exit 0 when nothing would change, 5 when something would.
     """
+    from rq_clock.views import plan_view
+
     if prune and not file:
         raise click.UsageError("--prune goes with a FILE")
     if file:
@@ -289,6 +284,8 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: An
     It shows what would be added, what means something else here and what is left out, and asks.
     Schedules that exist stay as they are. What was paused there is paused here.
     """
+    from rq_clock.views import plan_view
+
     if source != "crontab" and (said["tz"] or said["system"] is not None):
         raise click.UsageError("--tz, --system and --user go with a crontab")
     imported = _imported(source, _text(file), said)

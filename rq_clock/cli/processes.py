@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rq_clock.cli.base import CHECK_FAILED, iso, json_option, now, open_store, plural, print_json
+from rq_clock.errors import RqClockError
 
 if TYPE_CHECKING:
     from rq_clock.store import Store
+
+NO_CLOCK = "no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)"
 
 
 @click.command()
@@ -31,6 +34,40 @@ def worker(
 
     sys.path.insert(0, "")  # the app's modules lie here, not beside the command
     run_worker(queues, burst=burst, concurrency=concurrency, max_jobs=max_jobs)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 on a platform.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: PORT, or 8000.")
+@click.option("--read-only", is_flag=True, help="Change nothing, whoever asks.")
+@click.option(
+    "--dev-token",
+    metavar="FILE",
+    help="On a laptop: let in and print the token in FILE, which is made when there is none.",
+)
+def web(host: str, port: int | None, read_only: bool, dev_token: str | None) -> None:
+    """Run the web process: pages, API, metrics. Needs `pip install "rq-clock[web]"`.
+
+    Only holders of a token of RQ_CLOCK_TOKENS get in.
+    """
+    try:
+        from rq_clock.web.server import serve
+    except ModuleNotFoundError as error:
+        raise RqClockError(
+            f'the web process needs {error.name}: pip install "rq-clock[web]"'
+        ) from None
+    from pathlib import Path
+
+    from rq_clock.settings import Settings
+
+    settings = Settings.from_env()
+    serve(
+        settings,
+        host=host,
+        port=settings.port if port is None else port,
+        read_only=read_only,
+        token_file=Path(dev_token) if dev_token else None,
+    )
 
 
 @click.command()
@@ -67,6 +104,51 @@ def status(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("process", type=click.Choice(["clock", "web", "worker"]))
+def healthcheck(process: str) -> None:
+    """Whether PROCESS is well, where HTTP is no way to ask: exit 0, or 5 and a line why not.
+
+    clock: one leads. worker: one has given a sign of life in the last seconds. web: the one of this
+    machine answers on PORT.
+    """
+    check = {"clock": _no_clock, "web": _no_web, "worker": _no_worker}[process]
+    if why := check():
+        click.echo(why, err=True)
+        sys.exit(CHECK_FAILED)
+
+
+def _no_clock() -> str:
+    return "" if open_store().leader() else NO_CLOCK
+
+
+def _no_worker() -> str:
+    from rq_clock.care import SILENCE
+    from rq_clock.executions import Executions
+
+    store = open_store()
+    if Executions(store.redis, store.namespace).living(SILENCE):
+        return ""
+    return f"no worker has given a sign of life for {SILENCE:.0f} s; start one (`rq-clock worker`)"
+
+
+def _no_web() -> str:
+    from http.client import HTTPConnection, HTTPException
+
+    from rq_clock.settings import Settings
+
+    port = Settings.from_env().port
+    connection = HTTPConnection("127.0.0.1", port, timeout=3)
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return f"nothing answers on 127.0.0.1:{port} ({error}); start it (`rq-clock web`)"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"127.0.0.1:{port}/healthz answers with status {status}"
+
+
+@click.command()
 @click.option("--data", default=".data", show_default=True, help="Where the server keeps its data.")
 def redis(data: str) -> None:
     """Run an embedded Valkey for development, at REDIS_URL or on port 6399."""
@@ -83,7 +165,7 @@ def _health(store: Store, now: datetime) -> dict[str, Any]:
     late = store.late(now)
     problems = []
     if not leader:
-        problems.append("no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)")
+        problems.append(NO_CLOCK)
     if late:
         problems.append(f"{plural(len(late), 'schedule')} late")
     return {

@@ -108,7 +108,7 @@ class Manifest:
         for name, entry in self.entries.items():
             was = stored.get(name)
             try:
-                found.append(_item(name, entry, was, masks=self.masks))
+                found.append(item(name, entry, was, masks=self.masks))
             except ScheduleError as error:
                 at = f"line {self.lines[name]}: " if name in self.lines else ""
                 faults += [at + line for line in str(error).splitlines()]
@@ -154,8 +154,11 @@ def read(text: str) -> Manifest:
 # ---- what an entry says -----------------------------------------------------------------------
 
 
-def _item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
-    """Raises ScheduleError with every fault of the entry."""
+def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
+    """What an entry says; with `masks`, a masked value stands for that of the schedule as it `was`.
+
+    Raises ScheduleError with every fault of the entry.
+    """
     if not NAME.match(name):
         shown = key_shown(name)
         raise ScheduleError(f"{shown}: expected a name of 1-100 letters, digits, '_' or '-'")
@@ -172,7 +175,7 @@ def _item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
             for key in _SECRETIVE
             if key in entry
         }
-    trigger = _trigger(entry, faults)
+    when = trigger(entry, faults)
     target = _target(entry, faults)
     paused = _paused(entry.get("paused"), faults)
     options = {
@@ -182,7 +185,7 @@ def _item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
     }
     told = [f"{name}: {fault}" for fault in faults]
     try:
-        schedule = declare(name, trigger, target, options)
+        schedule = declare(name, when, target, options)
     except ScheduleError as error:
         raise ScheduleError("\n".join([*told, str(error)])) from None
     if told:
@@ -190,8 +193,9 @@ def _item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
     return Item(schedule=schedule, paused=paused)
 
 
-def _trigger(entry: Mapping[str, Any], faults: list[str]) -> Trigger:
-    """The rule of time; any rule when there is a fault, so that others are found as well."""
+def trigger(entry: Mapping[str, Any], faults: list[str]) -> Trigger:
+    """The rule of time of an entry; its faults are added to `faults`, and then it is any rule, so
+    that others are found as well."""
     kinds = [kind for kind in _TRIGGERS if kind in entry]
     if len(kinds) != 1:
         faults.append(f"expected one of cron, every and once, got {' and '.join(kinds) or 'none'}")
@@ -369,12 +373,21 @@ def document(
 
 def dump(items: Iterable[Item], *, form: str = "yaml", secrets: bool = False) -> str:
     """A manifest of the schedules, by name: the same text for the same schedules. Without
-    `secrets` these are masked. `form` is yaml or json."""
+    `secrets` these are masked. `form` is yaml or json. Raises ScheduleError for a text that is no
+    Unicode."""
     by_name = {item.schedule.name: item for item in items}
     entries = {
         name: document(item.schedule, item.paused, secrets=secrets)
         for name, item in sorted(by_name.items())
     }
+    for name, entry in entries.items():
+        try:
+            json.dumps(entry, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ScheduleError(
+                f"{name}: expected Unicode, got half of a surrogate pair in a text, which no "
+                "manifest can hold; change it"
+            ) from None
     whole: dict[str, Any] = {"version": VERSION}
     whole |= {"secrets": "included"} if secrets else {}
     whole["schedules"] = entries
