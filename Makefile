@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-CELERY := .venv/celery/ready
+PEERS := .venv/peers/ready
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
@@ -28,11 +28,17 @@ format: setup  ## write the code as `make check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup $(CELERY)  ## side by side with RQ's own clock and workers, and Celery's
+bench: setup $(PEERS)  ## side by side with RQ's own clock and workers, and Celery's
 	$(BIN)/python -m bench
 
 bench-scale: setup  ## a million run-time schedules beside a thousand; five minutes
 	$(BIN)/python -m bench.scale
+
+bench-web: setup $(PEERS)  ## the pages and the API of 10,000 schedules, beside rq-dashboard
+	$(BIN)/python -m bench.web
+
+screenshots: setup  ## docs/img: each page, light and dark, 1280 and 390 wide; needs Chromium
+	$(BIN)/python -m tests.screenshots
 
 storm: setup  ## the long tests: storms at full length, properties with many more examples
 	$(BIN)/pytest -m soak -s -o faulthandler_timeout=0
@@ -42,8 +48,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 	--generate-hashes --custom-compile-command "make lock"
 lock: setup  ## renew the pins in requirements*.txt
 	$(BIN)/pip install --quiet uv
-	$(COMPILE) pyproject.toml --output-file requirements.txt
-	$(COMPILE) pyproject.toml --extra dev --constraints requirements.txt \
+	$(COMPILE) pyproject.toml --extra web --output-file requirements.txt
+	$(COMPILE) pyproject.toml --extra web --extra dev --constraints requirements.txt \
 		--output-file requirements-dev.txt
 	$(COMPILE) --group bench --output-file requirements-bench.txt
 
@@ -59,9 +65,9 @@ $(READY): pyproject.toml requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-# Only for the bench, which does without it when this fails; it doesn't go with our own pins.
-$(CELERY): requirements-bench.txt | $(READY)
-	-$(BIN)/python -m venv --clear .venv/celery && .venv/celery/bin/pip install --quiet \
+# Only for the benches, which do without it when this fails; it doesn't go with our own pins.
+$(PEERS): requirements-bench.txt | $(READY)
+	-$(BIN)/python -m venv --clear .venv/peers && .venv/peers/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes -r requirements-bench.txt && touch $@
 
-.PHONY: help setup run test check format bench bench-scale storm lock clean
+.PHONY: help setup run test check format bench bench-scale bench-web screenshots storm lock clean

@@ -38,6 +38,15 @@ class Mailbox:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """Lets a caller of the web process do what its scopes say."""
+
+    name: str
+    scopes: frozenset[str]
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The environment, read once and checked. Raises RqClockError naming the bad variable."""
 
@@ -70,6 +79,12 @@ class Settings:
     horse_mb: int
     stamped_logs: bool
     operator: str
+    tokens: tuple[Token, ...]
+    cookie_secret: str = field(repr=False)
+    behind_proxy: bool
+    metrics_public: bool
+    metrics_schedules: int
+    port: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -113,6 +128,12 @@ class Settings:
             horse_mb=_count(env, "RQ_CLOCK_HORSE_MB", 200),
             stamped_logs=not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys(),  # those add the time
             operator=env.get("RQ_CLOCK_USER") or _operator(env),
+            tokens=tokens_from(env.get("RQ_CLOCK_TOKENS", "")),
+            cookie_secret=env.get("RQ_CLOCK_COOKIE_SECRET", ""),
+            behind_proxy=_switch(env, "RQ_CLOCK_PROXY"),
+            metrics_public=_switch(env, "RQ_CLOCK_METRICS_PUBLIC"),
+            metrics_schedules=_count(env, "RQ_CLOCK_METRICS_SCHEDULES", 500),
+            port=_count(env, "PORT", 8000),
         )
 
 
@@ -124,6 +145,43 @@ def environment() -> dict[str, str]:
         return dict(os.environ)
     beneath = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     return {**beneath, **os.environ}
+
+
+_SCOPES = {
+    "read": {"read"},
+    "operate": {"read", "operate"},
+    "admin": {"read", "operate", "admin", "tasks"},
+    "tasks": {"tasks"},
+}
+"""Scope → what it allows."""
+_TOKEN = re.compile(r"[!-+\--9;-~]+")
+SHORTEST_TOKEN = 16
+
+
+def tokens_from(text: str) -> tuple[Token, ...]:
+    """`name:scope+scope:value`, comma-separated; a value alone is an admin's, named default."""
+    found: dict[str, Token] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, scopes, value = (
+            part.split(":") if part.count(":") == 2 else ("default", "admin", part)
+        )
+        named = scopes.split("+")
+        if not _TOKEN.fullmatch(value) or not set(named) <= _SCOPES.keys():
+            raise RqClockError(
+                f"RQ_CLOCK_TOKENS: expected name:scope:value with scopes of "
+                f"{', '.join(_SCOPES)} joined by +, or a value alone, got an entry for {name!r} "
+                "that is neither"
+            )
+        if len(value) < SHORTEST_TOKEN:
+            raise RqClockError(
+                f"RQ_CLOCK_TOKENS: expected a value of at least {SHORTEST_TOKEN} characters, got "
+                f"one of {len(value)} for {name!r}; `openssl rand -hex 32` makes a good one"
+            )
+        if name in found:
+            raise RqClockError(f"RQ_CLOCK_TOKENS: expected each name once, got two of {name!r}")
+        allowed = frozenset().union(*(_SCOPES[scope] for scope in named))
+        found[name] = Token(name=name, scopes=allowed, value=value)
+    return tuple(found.values())
 
 
 def _owner(env: Mapping[str, str]) -> tuple[str, str]:

@@ -71,11 +71,15 @@ def test_each_process_type_has_a_quantity_and_a_known_size(app: Any) -> None:
         assert process["size"] in SIZES
 
 
-def test_one_clock_and_one_worker_run_at_first(app: Any) -> None:
-    assert {name: p["quantity"] for name, p in app["formation"].items()} == {
-        "clock": 1,
-        "worker": 1,
-    }
+def test_one_of_each_process_runs_at_first(app: Any) -> None:
+    formation = {name: p["quantity"] for name, p in app["formation"].items()}
+    assert formation == {"web": 1, "clock": 1, "worker": 1}
+
+
+def test_nobody_gets_in_by_a_token_that_everybody_knows(app: Any) -> None:
+    for name in ("RQ_CLOCK_TOKENS", "RQ_CLOCK_COOKIE_SECRET"):
+        assert app["env"][name]["generator"] == "secret"
+        assert "value" not in app["env"][name]
 
 
 def test_each_process_type_is_in_the_procfile(app: Any) -> None:

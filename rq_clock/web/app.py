@@ -1,0 +1,120 @@
+"""Puts the parts of the web process together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from redis import Redis
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+
+from rq_clock.errors import RqClockError
+from rq_clock.settings import Settings
+from rq_clock.version import __version__
+from rq_clock.web import api, health, live, metrics, pages
+from rq_clock.web.access import SAFE
+from rq_clock.web.guard import Guard
+from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, problem_of
+from rq_clock.web.site import Needs, Site, path_of, site_of
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    redis: Redis | None = None,
+    read_only: bool = False,
+    closing: asyncio.Event | None = None,
+) -> FastAPI:
+    """The whole web process as an ASGI app; mounted under a path, its links stay there. Makes no
+    connection. Who runs the server may set `closing` when it is to end: streams end at once then;
+    without it they are short. Raises RqClockError for a setting that cannot be."""
+    settings = settings or Settings.from_env()
+    app = FastAPI(
+        title="rq-clock",
+        version=__version__,
+        summary="Schedules for RQ that survive restarts",
+        openapi_url=None,  # nobody reads it without a token, see api/description.py
+    )
+    site = Site.of(settings, redis, read_only=read_only, closing=closing)
+    app.state.web, app.state.live = site, live.Live(site.store, closing)
+    app.add_middleware(Guard, late=_late, behind_proxy=settings.behind_proxy)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.include_router(pages.router)
+    app.include_router(live.router)
+    app.include_router(api.router)
+    app.include_router(api.docs)
+    app.include_router(health.router)
+    closed = () if settings.metrics_public else (Depends(Needs("read")),)
+    app.include_router(metrics.router, dependencies=closed)
+    app.openapi = partial(api.described, app)  # type: ignore[method-assign]  # as FastAPI has it
+    for kind in (RqClockError, RedisError, Problem):
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(ClientDisconnect, _unheard)
+    return app
+
+
+def _answer(request: Request, error: Exception) -> Response:
+    problem = problem_of(error, site_of(request).settings.redis_url)
+    if not _is_api(request):
+        return pages.failed(request, problem)
+    return problem.answer(request.state.request_id)
+
+
+def _late(scope: Scope) -> Response:
+    request = Request(scope)
+    unknown = "" if request.method in SAFE else "; look whether it was done before doing it again"
+    detail = f"no answer in time: Redis, or this process, is too slow{unknown}"
+    return _answer(request, Problem("store-unavailable", detail, headers={"Retry-After": "2"}))
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()[:FAULTS]
+    faults = [
+        (_place(fault["loc"]), str(fault["msg"]).removeprefix("Value error, ")) for fault in found
+    ]
+    detail = "; ".join(f"{at.strip('/') or 'body'}: {text}" for at, text in faults)
+    return _answer(request, Problem("validation", detail, errors=faults))
+
+
+def _place(path: Sequence[object]) -> str:
+    """Where a fault is: a parameter's name, or a JSON pointer into the body."""
+    kind, *parts = map(str, path)
+    if kind != "body":
+        return "/".join(parts)
+    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
+def _plain(request: Request, error: Exception) -> Response:
+    """What the framework refuses itself: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _answer(request, Problem("not-found", f"nothing at {path_of(request)}"))
+    if not _is_api(request):
+        return Response(error.detail, error.status_code, error.headers)
+    document = {"type": "about:blank", "title": error.detail, "status": error.status_code}
+    return JSONResponse(document, error.status_code, error.headers, media_type=MEDIA_TYPE)
+
+
+def _unheard(request: Request, error: Exception) -> Response:
+    """The caller left in the middle of its request: nothing to tell, to it or to the log."""
+    return Response(status_code=400)
+
+
+def _is_api(request: Request) -> bool:
+    """Whether a machine asks, which would take a page for an answer."""
+    path = path_of(request)
+    return path.startswith("/api/") or path in ("/metrics", "/events")

@@ -1,0 +1,77 @@
+"""Whether this process is well, for platforms and balancers: open to everybody, so it tells nothing
+that is worth knowing. A missing clock is left out of /readyz unless it is asked for: a dashboard
+must not be taken away just when it says that no clock leads.
+
+    /healthz, /livez   this process answers; touches nothing
+    /readyz            it can serve: Redis answers in time, with data that this release understands
+    /readyz?clock=1    and a clock leads
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+
+from rq_clock.store import DATA_VERSION, Store
+
+REDIS_SECONDS = 0.5
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that has to be so; `text` says how it is."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+@router.get("/healthz")
+@router.get("/livez")
+async def healthz() -> JSONResponse:
+    """This process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz")
+def readyz(request: Request) -> JSONResponse:
+    """503 unless all is so that it has to be; the body names what was looked at then, and always
+    with ?verbose."""
+    clock, verbose = (
+        request.query_params.get(name, "0") not in ("0", "false") for name in ("clock", "verbose")
+    )
+    checks = examined(request.app.state.web.store, clock=clock)
+    ready = all(check.ok for check in checks)
+    body: dict[str, Any] = {"status": "ok" if ready else "unavailable"}
+    if verbose or not ready:
+        body["checks"] = [asdict(check) for check in checks]
+    return JSONResponse(body, 200 if ready else 503)
+
+
+def examined(store: Store, *, clock: bool) -> list[Check]:
+    """What a web process needs to serve; with `clock` also that one leads. One round trip; raises
+    nothing that Redis is the reason of."""
+    began = monotonic()
+    pipe: Any = store.redis.pipeline(transaction=False)
+    pipe.hget(store.key("meta"), "version")
+    pipe.exists(store.key("lease"))
+    try:
+        version, leads = pipe.execute()
+    except RedisError:
+        return [Check("redis", False, "it cannot be used")]
+    seconds = monotonic() - began
+    known = int(version or 0) <= DATA_VERSION
+    checks = [
+        Check("redis", seconds <= REDIS_SECONDS, f"answered in {seconds * 1000:.0f} ms"),
+        Check("data", known, f"version {int(version or 0)}, understood up to {DATA_VERSION}"),
+    ]
+    if clock:
+        checks.append(Check("clock", bool(leads), "one leads" if leads else "none leads"))
+    return checks

@@ -1,0 +1,131 @@
+"""The clock: who leads and since when, how far behind it is, what is wrong, and what the doctor
+finds when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from redis.exceptions import ResponseError
+
+from rq_clock.alerts.board import Alert
+from rq_clock.connection import text
+from rq_clock.doctor.examination import Code, gather, releases
+from rq_clock.doctor.findings import findings, healthy
+from rq_clock.doctor.surroundings import Finding
+from rq_clock.overview import Pulse
+from rq_clock.schedule import ON_TIME
+from rq_clock.state import Handover, from_ms, to_ms
+from rq_clock.web.pages.base import page
+from rq_clock.web.pages.filters import span
+from rq_clock.web.site import Read, Site, Web
+
+router = APIRouter()
+HANDOVERS, LATE, ALERTS = 20, 20, 50
+WHOLE = 2000
+"""Schedules up to which the doctor looks at each: he takes several round trips for that, and the
+page is to be there within two seconds."""
+_MEGABYTE = 1024 * 1024
+_NOT_READ = Code(problem="a web process does not load the app; `rq-clock doctor` does")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clockwork:
+    """What the page shows of the clock, as read in one round trip beside the pulse."""
+
+    handovers: Sequence[Handover]
+    alerts: Sequence[Alert]
+    alert_count: int
+    late: Sequence[tuple[str, datetime]]
+    server: Sequence[tuple[str, str]]
+
+
+@router.get("/clock")
+def clock_page(request: Request, site: Web, token: Read, checks: str = "") -> Response:
+    """How the clock is; with the doctor's findings if so wanted."""
+    pulse = site.overview.pulse()
+    found = _examined(site, pulse) if checks else None
+    clockwork = _read(site, pulse)
+    return page(
+        request, "clock.html", token, pulse, leader=_leader(pulse, clockwork), work=clockwork,
+        findings=found, healthy=healthy(found) if found is not None else None,
+        whole=pulse.size <= WHOLE, most=WHOLE, here=releases(),
+    )  # fmt: skip
+
+
+def _read(site: Site, pulse: Pulse) -> Clockwork:
+    store = site.store
+    pipe: Any = store.redis.pipeline(transaction=False)
+    pipe.xrevrange(store.key("handovers"), count=HANDOVERS)
+    pipe.hgetall(store.key("alerts"))
+    before = to_ms(pulse.now - ON_TIME)
+    pipe.zrangebyscore(store.key("due"), "-inf", before, start=0, num=LATE, withscores=True)
+    pipe.info()
+    handovers, alerts, late, info = pipe.execute(raise_on_error=False)
+    for answer in (handovers, alerts, late):
+        if isinstance(answer, Exception):
+            raise answer
+    read = (Alert.read(text(field), text(kept)) for field, kept in alerts.items())
+    open_ = sorted((a for a in read if a), key=lambda a: (a.kind, a.since, a.subject))
+    return Clockwork(
+        handovers=[Handover.read(text(id), fields) for id, fields in handovers],
+        alerts=open_[:ALERTS],
+        alert_count=len(open_),
+        late=[(text(name), from_ms(int(score))) for name, score in late],
+        server=_server({} if isinstance(info, ResponseError) else info),
+    )
+
+
+def _leader(pulse: Pulse, clockwork: Clockwork) -> dict[str, Any] | None:
+    """What the leading clock says of itself."""
+    said = pulse.leader
+    if not said:
+        return None
+    newest = clockwork.handovers[0] if clockwork.handovers else None
+    token = said.get("token", "").partition(".")[0]
+    return {
+        "instance": said.get("instance", ""),
+        "owner": said.get("owner", ""),
+        "token": token,
+        "since": newest.at if newest and str(newest.token) == token else None,
+        "tick": from_ms(said["tick"]) if said.get("tick", "").isdecimal() else None,
+        "lag": [_lag(said, f"lag_p{percent}_ms") for percent in (50, 99)],
+        "enqueued": said.get("enqueued", ""),
+        "release": said.get("release", "").strip("0"),
+        "versions": [(key, said[key]) for key in releases() if said.get(key)],
+    }
+
+
+def _lag(said: Mapping[str, str], name: str) -> str:
+    value = said.get(name, "")
+    return span(timedelta(milliseconds=int(value))) if value.isdecimal() else "—"
+
+
+def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Facts about the Redis, those that it tells."""
+    if not info:
+        return []
+    kind = "Valkey" if info.get("server_name") == "valkey" else "Redis"
+    version = info.get("valkey_version") or info.get("redis_version", "unknown")
+    most = int(info.get("maxmemory", 0))
+    used = f"{int(info.get('used_memory', 0)) / _MEGABYTE:,.0f} MB"
+    return [
+        ("Server", f"{kind} {version}"),
+        ("Up for", span(timedelta(seconds=int(info.get("uptime_in_seconds", 0))))),
+        ("Memory", f"{used} of {most / _MEGABYTE:,.0f} MB" if most else f"{used}, without a limit"),
+        ("When it is full", str(info.get("maxmemory_policy", "unknown"))),
+        ("Append-only file", "yes" if info.get("aof_enabled") else "no"),
+        ("Connections", f"{info.get('connected_clients', '?')} of {info.get('maxclients', '?')}"),
+        ("Replicas", str(info.get("connected_slaves", 0))),
+    ]
+
+
+def _examined(site: Site, pulse: Pulse) -> list[Finding]:
+    """What the doctor finds; of very many schedules he looks at none."""
+    owner = site.settings.owner, site.settings.former_owner
+    facts = gather(site.store, site.executions, owner, _NOT_READ, whole=pulse.size <= WHOLE)
+    return findings(facts, facts.time)

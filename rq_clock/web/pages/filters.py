@@ -1,0 +1,148 @@
+"""How values look on a page: instants with their zone, spans, states with sign and word, links.
+Pure.
+
+In a template:
+
+    {{ t|when("Europe/Berlin") }}    <time>Sun 29 Mar 03:00 CEST</time>; and another year
+    {{ t|when(seconds=True) }}       to the second, UTC
+    {{ t|ago }}                      3 min ago, in 2 h; beside an instant, never instead of it
+    {{ length|span }}                a timedelta: 4.7 s, 2 h 5 min
+    {{ pill("failing") }}            ✕ failing; with a second value, that word in its place
+    {{ link("/", state="late") }}    a path of ours with a query; what is empty is left out
+    {{ 12345|count }}                12,345
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
+
+from rq_clock.logs import iso
+from rq_clock.zones import zone
+
+SIGNS = {
+    "ok": "✓", "scheduled": "✓", "done": "✓", "late": "!", "interrupted": "!", "paused": "‖",
+    "skipped": "‖", "canceled": "‖", "ended": "■", "waiting": "○", "new": "○", "running": "▶",
+    "invalid": "⊘", "failing": "✕", "failed": "✕", "timed_out": "✕", "stopped": "✕", "lost": "✕",
+}  # fmt: skip
+"""State → its sign; the word always stands beside it."""
+_TONES = {
+    "ok": "✓", "warn": "!", "info": "▶", "bad": "✕⊘",
+}  # fmt: skip
+"""Tone → the signs that have it; others are muted."""
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = (
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+)  # fmt: skip
+"""As strftime has them in English; it takes much longer, and a page has thousands of instants."""
+
+
+def install(env: Environment) -> None:
+    """Make these known to templates."""
+    env.filters |= {"urlencode": segment, "span": span, "ago": _ago, "when": _when, "count": count}
+    env.globals |= {"SIGNS": SIGNS, "pill": pill, "link": _link}
+
+
+def span(length: timedelta) -> str:
+    """A length of time in words: two units at most."""
+    seconds = abs(length) / timedelta(seconds=1)
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.5:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min" + (f" {rest} s" if rest and minutes < 10 else "")
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h" + (f" {minutes} min" if minutes and hours < 10 else "")
+    days, hours = divmod(hours, 24)
+    return f"{days} d" + (f" {hours} h" if hours and days < 10 else "")
+
+
+def ago(t: datetime, now: datetime) -> str:
+    """An instant beside another: "3 min ago", "in 2 h"; nearer than a second it is "now"."""
+    seconds = round(abs(t - now) / timedelta(seconds=1))
+    rounded = timedelta(seconds=seconds if seconds < 120 else seconds // 60 * 60)
+    if not rounded:
+        return "now"
+    return f"in {span(rounded)}" if t > now else f"{span(rounded)} ago"
+
+
+def local_text(local: datetime, year: int | None, *, seconds: bool = False) -> str:
+    """An instant on the clock of its zone: "Sun 29 Mar 03:00 CEST"."""
+    shown_year = "" if local.year == year else f" {local.year}"
+    clock = f"{local.hour:02}:{local.minute:02}"
+    if seconds or local.second:
+        clock += f":{local.second:02}"
+    name = local.tzname() or ""
+    zoned = name if name[:1].isalpha() else f"UTC{name}"
+    day, month = _DAYS[local.weekday()], _MONTHS[local.month - 1]
+    return f"{day} {local.day} {month}{shown_year} {clock} {zoned}"
+
+
+def when(
+    t: datetime, tz: str, now: datetime | None, *, seconds: bool = False, word: str = ""
+) -> Markup:
+    """An instant on the clock of a zone, for people and machines; with a `word` ("3 min ago") that
+    is what is read, and the instant a hint."""
+    at, local = iso(t), t.astimezone(zone(tz).info)
+    shown = local_text(local, now.year if now else None, seconds=seconds)
+    hint = shown if word else f"{at}, {tz}"
+    return Markup(f'<time datetime="{at}" title="{hint}">{word or shown}</time>')
+
+
+def pill(state: str, word: str = "") -> Markup:
+    """A state with its sign and word; the colour comes third."""
+    return _pill(state) if not word else _marked(state, str(escape(word)))
+
+
+@lru_cache(maxsize=64)
+def _pill(state: str) -> Markup:
+    return _marked(state, str(escape(state.replace("_", " "))))
+
+
+def _marked(state: str, word: str) -> Markup:
+    sign = SIGNS.get(state, "○")
+    tone = next((tone for tone, signs in _TONES.items() if sign in signs), "mute")
+    return Markup(f'<span class="pill {tone}"><span aria-hidden="true">{sign}</span> {word}</span>')
+
+
+def count(number: int) -> str:
+    """A number that may be large."""
+    return f"{number:,}"
+
+
+def segment(word: str) -> str:
+    """A word as one segment of a path: it leads nowhere else, whatever it is."""
+    return quote(word, safe="", errors="replace")
+
+
+def path_with(path: str, **query: Any) -> str:
+    """A path with a query; what is empty is left out."""
+    said = {name: value for name, value in query.items() if value not in (None, "", False)}
+    return f"{path}?{urlencode(said, errors='replace')}" if said else path
+
+
+@pass_context
+def _when(context: Context, t: datetime, tz: str = "UTC", *, seconds: bool = False) -> Markup:
+    return when(t, tz, context.get("now"), seconds=seconds)
+
+
+@pass_context
+def _ago(context: Context, t: datetime, now: datetime | None = None) -> str:
+    beside = now or context.get("now")
+    return ago(t, beside) if beside else ""
+
+
+@pass_context
+def _link(context: Context, path: str, **query: Any) -> str:
+    return path_with(context.get("root", "") + path, **query)

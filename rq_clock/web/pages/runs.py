@@ -1,0 +1,225 @@
+"""Runs: what runs now and what has ended; and one run, or any other job, in full."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from rq_clock.detail import Detail, detail
+from rq_clock.jobs import JobSeen
+from rq_clock.overview import Pulse
+from rq_clock.schedule import Skip
+from rq_clock.settings import Token
+from rq_clock.state import Enqueued, LedgerEntry, to_ms
+from rq_clock.views import run_view
+from rq_clock.web.pages.base import page
+from rq_clock.web.pages.joblook import look
+from rq_clock.web.pages.onerun import read_run
+from rq_clock.web.pages.times import instant
+from rq_clock.web.problems import Problem
+from rq_clock.web.site import Read, Site, Web
+
+router = APIRouter()
+ROWS, RUNNING = 50, 50
+SEARCHED = 2000
+"""Ended attempts that one page looks through."""
+STATES = ("ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting")
+REASONS = {
+    "schedule": "schedule",
+    "catch_up": "catch-up",
+    "manual": "manual",
+    "backfill": "backfill",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What runs are asked for by; empty for what does not matter. `since` and `until` are of when
+    an attempt ended, of a schedule's history of fire times."""
+
+    state: str = ""
+    schedule: str = ""
+    queue: str = ""
+    reason: str = ""
+    text: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether attempts have to be looked through."""
+        return bool(self.state or self.queue or self.reason or self.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLine:
+    """An attempt, or what became of a fire time, as a row."""
+
+    schedule: str
+    at: datetime
+    state: str
+    reason: str
+    job: str
+    attempt: int = 0
+    late: timedelta | None = None
+    waited: timedelta | None = None
+    took: timedelta | None = None
+    ended: datetime | None = None
+    said: str = ""
+    first: datetime | None = None
+
+    @property
+    def tone(self) -> str:
+        """That of its row."""
+        return "bad" if self.state in ("failed", "timed_out", "lost") else ""
+
+
+@router.get("/runs")
+def runs_page(  # noqa: PLR0913 - one a filter
+    request: Request, site: Web, token: Read, state: str = "", schedule: str = "",
+    queue: str = "", reason: str = "", q: str = "", since: str = "", until: str = "",
+    cursor: str = "", at: int = 0,
+) -> Response:  # fmt: skip
+    """Attempts that have ended, newest first, behind those that run; or all fire times of one
+    schedule, also the skipped ones."""
+    said = {"state": state, "schedule": schedule, "queue": queue, "reason": reason, "q": q,
+            "since": since, "until": until}  # fmt: skip
+    said = {name: value.strip() for name, value in said.items()}
+    wanted = Wanted(
+        state=said["state"], schedule=said["schedule"], queue=said["queue"],
+        reason=said["reason"], text=said["q"].lower(),
+        since=_instant(said["since"], "from"), until=_instant(said["until"], "to"),
+    )  # fmt: skip
+    pulse = site.overview.pulse()
+    running: Sequence[JobSeen] = ()
+    if wanted.schedule and (found := detail(site.store, wanted.schedule, pulse)):
+        lines, following, searched = _of_schedule(found, wanted), "", None
+    else:
+        lines, following, searched = _ended(site, pulse, wanted, cursor)
+        if not cursor and not any(said.values()):
+            running = site.queues.jobs("started", most=RUNNING).jobs
+    return page(
+        request, "runs.html", token, pulse, lines=lines, running=running, said=said, look=look,
+        filtered=any(said.values()), following=following, at=at, states=STATES, reasons=REASONS,
+        searched=searched, of_one=bool(wanted.schedule), known=pulse.running,
+    )  # fmt: skip
+
+
+@router.get("/runs/{id}")
+def run_page(request: Request, site: Web, token: Read, id: str) -> Response:
+    """One run."""
+    return _job_page(request, site, token, id)
+
+
+@router.get("/jobs/{id}")
+def job_page(request: Request, site: Web, token: Read, id: str) -> Response:
+    """One job of RQ, whoever made it."""
+    return _job_page(request, site, token, id)
+
+
+def _job_page(request: Request, site: Site, token: Token, id: str) -> Response:
+    pulse = site.overview.pulse()
+    run = read_run(site, id, pulse.now)
+    may = "operate" in token.scopes and not site.read_only
+    return page(
+        request, "run.html", token, pulse, run=run, told=run.told, job=run.told.job, look=look,
+        verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
+        section="/runs" if run.told.job.run else "/queues",
+    )  # fmt: skip
+
+
+# ---- rows -------------------------------------------------------------------------------------
+
+
+def _ended(
+    site: Site, pulse: Pulse, wanted: Wanted, cursor: str
+) -> tuple[list[RunLine], str, int | None]:
+    """The attempts that fit, where to read on, and how many were looked through if that matters."""
+    if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
+        raise Problem("validation", f"cursor: expected the one of a page of runs, got {cursor!r}")
+    queues = site.overview.queues(pulse) if wanted.queue else None
+    if wanted.queue and queues is None:
+        raise Problem(
+            "validation", "queue: there are too many schedules to tell their runs apart by queue"
+        )
+    searches = wanted.searches or wanted.schedule
+    most = SEARCHED if searches else ROWS + 1
+    start = cursor or (str(max(to_ms(wanted.until), 0)) if wanted.until else "+")
+    before = start if cursor or start == "+" else f"{start}-18446744073709551615"
+    found = site.executions.ended(most, before, wanted.since)
+    lines: list[RunLine] = []
+    last = ""
+    for ended in found:
+        if len(lines) == ROWS:
+            return lines, last, None
+        last = ended.id
+        line = line_of(ended.schedule, ended.entry, site.settings.namespace, ended.job_id)
+        if _fits(line, wanted, (queues or {}).get(ended.schedule, "")):
+            lines.append(line)
+    more = len(found) == most
+    return lines, last if more else "", len(found) if more else None
+
+
+def _of_schedule(found: Detail, wanted: Wanted) -> list[RunLine]:
+    """The fire times of one schedule that fit, newest first."""
+    name = found.row.entry.name
+    queue = found.row.entry.schedule.queue if found.row.entry.schedule else ""
+    lines = (
+        line_of(name, entry, found.namespace, _job(found, entry))
+        for entry in reversed(found.ledger)
+    )
+    return [
+        line for line in lines
+        if _fits(line, wanted, queue) and _within(line.at, wanted.since, wanted.until)
+    ]  # fmt: skip
+
+
+def _job(found: Detail, entry: LedgerEntry) -> str | None:
+    return found.job_of(entry) if isinstance(entry, Enqueued) else None
+
+
+def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None = None) -> RunLine:
+    """A ledger's entry as a row."""
+    row: dict[str, Any] = run_view(schedule, entry, namespace, job)
+    line: dict[str, Any] = {
+        "schedule": schedule, "state": row["state"], "job": row["job"] or "",
+        "reason": row["reason"] or "", "said": row["error"] or "",
+    }  # fmt: skip
+    if isinstance(entry, Skip):
+        times = f"{entry.count:,} times" if entry.count > 1 else ""
+        return RunLine(**line | {"at": entry.last, "first": entry.first, "said": times})
+    if not isinstance(entry, Enqueued):
+        return RunLine(**line | {"at": entry.found})
+    line |= {"at": entry.fire_time, "late": entry.lag}
+    if attempt := entry.attempt:
+        line |= {"attempt": attempt.number, "took": attempt.ended - attempt.started}
+        line["ended"] = attempt.ended
+        if attempt.number == 1 and entry.lag is not None:
+            line["waited"] = max(attempt.started - entry.fire_time - entry.lag, timedelta(0))
+    return RunLine(**line)
+
+
+def _fits(line: RunLine, wanted: Wanted, queue: str) -> bool:
+    if wanted.state and line.state != wanted.state:
+        return False
+    if wanted.schedule and line.schedule != wanted.schedule:
+        return False
+    if wanted.queue and queue != wanted.queue:
+        return False
+    if wanted.reason and line.reason != wanted.reason:
+        return False
+    return wanted.text in f"{line.schedule} {line.job} {line.said}".lower()
+
+
+def _within(at: datetime, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or at >= since) and (until is None or at <= until)
+
+
+def _instant(said: str, field: str) -> datetime | None:
+    return instant(said, "UTC", field) if said else None

@@ -1,0 +1,237 @@
+"""The timeline: what ran and what will, of many schedules side by side, and how dense that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from markupsafe import Markup, escape
+
+from rq_clock.finding import Filter
+from rq_clock.overview import Listing, Row
+from rq_clock.schedule import Skip
+from rq_clock.state import Lost
+from rq_clock.views import density_view, instant_of, upcoming, zone_of
+from rq_clock.web.pages.bars import fate
+from rq_clock.web.pages.base import page
+from rq_clock.web.pages.filters import local_text
+from rq_clock.web.problems import Problem
+from rq_clock.web.site import Read, Web
+from rq_clock.zones import zone
+
+router = APIRouter()
+LANES = 50
+"""Schedules on one page."""
+SPAN, HALF = timedelta(hours=48), timedelta(hours=24)
+PAN = 24
+"""Hours by which the links move the window."""
+FURTHEST = 24 * 14
+BAND = 48
+"""Fire times to come of one schedule beyond which they are drawn as a band."""
+ROWS = 1000
+"""Rows of the table that stands for the drawing."""
+THIN = 36
+"""Marks of one lane beyond which those that are ok are drawn thin."""
+BUCKET, CELL = timedelta(minutes=30), timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
+_SHAPES = {
+    "ok": "ok", "failed": "bad", "timed_out": "bad", "stopped": "bad", "interrupted": "again",
+    "lost": "lost", "missed": "missed", "skipped": "skip", "waiting": "waits", "planned": "planned",
+    "held": "held",
+}  # fmt: skip
+"""What became of a fire time, or will → the shape that stands for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A fire time on a lane: `x` in percent of the window, `what` in words."""
+
+    at: datetime
+    x: float
+    shape: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A schedule. `band` is where so many fire times to come lie that they are one: from, width
+    and how many; `told` sums it up. `drawn`: the marks, made here as there are thousands."""
+
+    name: str
+    look: str
+    marks: tuple[Mark, ...]
+    drawn: Markup
+    band: tuple[float, float, int] | None
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is looked at. Instants become percents of it."""
+
+    start: datetime
+    now: datetime
+    tz: str
+
+    @property
+    def end(self) -> datetime:
+        """Its last instant."""
+        return self.start + SPAN
+
+    def x(self, t: datetime) -> float:
+        """Where an instant lies."""
+        return round(100 * ((t - self.start) / SPAN), 2)
+
+    def has(self, t: datetime) -> bool:
+        """Whether an instant lies in it."""
+        return self.start <= t < self.end
+
+    def ticks(self) -> Iterator[tuple[float, str]]:
+        """Each sixth hour of the zone's day, every second one with its text."""
+        t = self.start.replace(minute=0, second=0, microsecond=0)
+        while t < self.end:
+            local = t.astimezone(zone(self.tz).info)
+            if self.has(t) and local.hour % 6 == 0 and local.minute == 0:
+                yield self.x(t), f"{local:%a %H:%M}" if local.hour % 12 == 0 else ""
+            t += _HOUR / 2
+
+
+@router.get("/timeline")
+def timeline_page(  # noqa: PLR0913 - one a filter
+    request: Request, site: Web, token: Read, state: str = "", queue: str = "", tag: str = "",
+    q: str = "", tz: str = "UTC", shift: int = 0, view: str = "", cursor: str = "", at: int = 0,
+) -> Response:  # fmt: skip
+    """Two days of the schedules that fit, those in trouble and due soonest first."""
+    said = {"state": state, "queue": queue, "tag": tag, "q": q, "tz": tz if tz != "UTC" else "",
+            "shift": shift or "", "view": view}  # fmt: skip
+    if not -FURTHEST <= shift <= FURTHEST:
+        raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
+    wanted = Filter(state=state or None, queue=queue or None, tag=tag or None, text=q or None)
+    listing = site.overview.page(wanted, most=LANES, cursor=cursor)
+    now = listing.pulse.now
+    start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
+    window = Window(start - HALF + shift * _HOUR, now, _known_zone(tz))
+    lanes = [lane_of(row, window) for row in listing.rows]
+    return page(
+        request, "timeline.html", token, listing.pulse, listing=listing, lanes=lanes, said=said,
+        window=window, ticks=list(window.ticks()), density=_density(listing, window), at=at,
+        zones=_zones(listing.rows, tz), tz=window.tz, shift=shift, pan=PAN, view=view,
+        rows=_table(lanes) if view == "table" else [], most=ROWS,
+        filtered=bool(state or queue or tag or q), now_x=window.x(now) if window.has(now) else None,
+    )  # fmt: skip
+
+
+def lane_of(row: Row, window: Window) -> Lane:
+    """A schedule in the window."""
+    marks = _past(row, window)
+    entry, band, planned = row.entry, None, 0
+    after = max(window.now, entry.decided, window.start)
+    coming = upcoming(entry, after, BAND + 1, window.end)
+    if len(coming) > BAND and entry.schedule:
+        trigger, offset = entry.schedule.trigger, entry.schedule.offset
+        planned = trigger.count(after - offset, window.end - offset)
+        band = (window.x(after), round(100 - window.x(after), 2), planned)
+    else:
+        planned = len(coming)
+        for fire in coming:
+            held = {"paused": "paused", "requested": "to be skipped"}.get(fire.held, "")
+            what = f"planned, but {held}" if held else "planned"
+            shape = _SHAPES["held" if held else "planned"]
+            marks.append(Mark(fire.fire_time, window.x(fire.fire_time), shape, what))
+    return Lane(
+        name=entry.name,
+        look="bad" if row.failing or entry.schedule is None else "",
+        marks=tuple(marks),
+        drawn=_drawn(marks, window),
+        band=band,
+        told=_summed(marks, band),
+    )
+
+
+def _past(row: Row, window: Window) -> list[Mark]:
+    """What became of fire times; what went wrong last, so that it is drawn over the rest."""
+    marks = []
+    seen = [entry for entry in row.tail if window.has(instant_of(entry))]
+    for entry in seen:
+        at, state = instant_of(entry), fate(entry)
+        what, shape = state.replace("_", " "), _SHAPES.get(state, "waits")
+        if isinstance(entry, Skip):
+            what += f": {entry.reason}" + (f", {entry.count:,} times" if entry.count > 1 else "")
+        elif isinstance(entry, Lost):
+            what = "lost: its job vanished"
+        if shape == "ok" and len(seen) > THIN:
+            shape = "ok-thin"
+        marks.append(Mark(at, window.x(at), shape, what))
+    return sorted(marks, key=lambda mark: not mark.shape.startswith("ok"))
+
+
+def _drawn(marks: Sequence[Mark], window: Window) -> Markup:
+    info, year = zone(window.tz).info, window.now.year
+    drawn = (
+        f'<use href="#m-{mark.shape}" x="{mark.x}%"><title>'
+        f"{local_text(mark.at.astimezone(info), year)}: {escape(mark.what)}</title></use>"
+        for mark in marks
+    )
+    return Markup("".join(drawn))
+
+
+def _summed(marks: Sequence[Mark], band: tuple[float, float, int] | None) -> str:
+    """What a lane shows, in words."""
+    counts: dict[str, int] = {}
+    for mark in marks:
+        word = mark.what.partition(":")[0].partition(",")[0]
+        counts[word] = counts.get(word, 0) + 1
+    if band:
+        counts["planned"] = counts.get("planned", 0) + band[2]
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items()) or "nothing"
+
+
+def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
+    """How many fire times to come lie in each half hour, of the schedules of this page; None when
+    the window is all past."""
+    begin = max(window.now, window.start)
+    if begin >= window.end:
+        return None
+    found = density_view(
+        (row.entry for row in listing.rows), begin, window.end - begin, BUCKET, CELL
+    )
+    highest = max((bucket["fires"] for bucket in found["buckets"]), default=0)
+    bars = []
+    for bucket in found["buckets"]:
+        start = datetime.fromisoformat(bucket["from"])
+        if bucket["fires"] and window.has(start):
+            height = round(4 + 32 * bucket["fires"] / highest, 1)
+            text = local_text(start.astimezone(zone(window.tz).info), window.now.year)
+            bars.append((window.x(start), height, f"{bucket['fires']:,} from {text} on"))
+    herds = [
+        (datetime.fromisoformat(herd["from"]), herd["fires"])
+        for herd in found["herds"] if herd["fires"] >= 3
+    ]  # fmt: skip
+    width = round(100 * (BUCKET / SPAN), 2)
+    return {"bars": bars, "width": width, "herds": herds, "total": sum(
+        bucket["fires"] for bucket in found["buckets"]
+    )}  # fmt: skip
+
+
+def _table(lanes: Sequence[Lane]) -> list[tuple[datetime, str, str]]:
+    """What the drawing shows, by time."""
+    rows = [(mark.at, lane.name, mark.what) for lane in lanes for mark in lane.marks]
+    return sorted(rows)[: ROWS + 1]
+
+
+def _zones(rows: Sequence[Row], chosen: str) -> list[str]:
+    """Those to choose from: of the schedules that are shown."""
+    found = {zone_of(row.entry.schedule) for row in rows if row.entry.schedule}
+    return ["UTC", *sorted((found | {chosen}) - {"UTC"})]
+
+
+def _known_zone(tz: str) -> str:
+    try:
+        zone(tz)
+    except ValueError as error:
+        raise Problem("validation", f"tz: {error}") from None
+    return tz

@@ -1,0 +1,82 @@
+"""Instants and lengths of time as forms give them: an instant is on the clock of a zone, as a
+browser's date field writes it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
+
+from rq_clock.errors import ScheduleError
+from rq_clock.zones import zone
+
+UNTIL = ("never", "hour", "tomorrow", "date")
+"""When a pause ends: when it is resumed, in an hour, tomorrow at 9:00, or at an instant."""
+_NINE = time(9)
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
+
+
+def instant(text: str, tz: str, field: str) -> datetime:
+    """The instant (UTC) that a field has. Raises ScheduleError naming the field."""
+    try:
+        local = datetime.fromisoformat(text.strip())
+        if local.tzinfo is None:
+            local = local.replace(tzinfo=zone(tz).info)
+        return local.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ScheduleError(
+            f"{field}: expected a date and a time such as 2026-03-29T02:30, got {text!r}"
+        ) from None
+
+
+def on_the_clock(t: datetime, tz: str) -> str:
+    """An instant as such a field has it; to the second only if need be."""
+    local = t.astimezone(zone(tz).info).replace(tzinfo=None)
+    return local.isoformat(timespec="seconds" if local.second else "minutes")
+
+
+def tomorrow_at_nine(now: datetime, tz: str) -> datetime:
+    """On the clock of a zone."""
+    local = now.astimezone(zone(tz).info)
+    day = local.date() + timedelta(days=1)
+    return datetime.combine(day, _NINE, local.tzinfo).astimezone(UTC)
+
+
+def until_of(form: Mapping[str, str], tz: str, now: datetime) -> datetime | None:
+    """When a pause is to end; None for never. Raises ScheduleError."""
+    match form.get("until", "never"):
+        case "never":
+            return None
+        case "hour":
+            return now + timedelta(hours=1)
+        case "tomorrow":
+            return tomorrow_at_nine(now, tz)
+        case _:
+            return instant(form.get("date", ""), tz, "until")
+
+
+def span_of(text: str) -> timedelta:
+    """The length of time that a field has: 90s, 15m, 1h30m, 2d, or just seconds. Raises
+    ScheduleError."""
+    text = text.replace(" ", "")
+    try:
+        if _SPAN.fullmatch(text):
+            parts = _PART.findall(text)
+            return timedelta(seconds=sum(float(n) * _UNITS[unit] for n, unit in parts))
+        return timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        raise ScheduleError(
+            f"expected a length of time such as 90s, 15m, 1h30m or 2d, got {text!r}"
+        ) from None
+
+
+def span_text(length: timedelta) -> str:
+    """A length of time as such a field has it, in the largest unit that makes it whole."""
+    ms = length // timedelta(milliseconds=1)
+    if ms % 1000:
+        return f"{ms}ms"
+    units = [unit for unit in ("d", "h", "m") if ms % round(1000 * _UNITS[unit]) == 0]
+    unit = units[0] if ms and units else "s"
+    return f"{ms // round(1000 * _UNITS[unit])}{unit}"

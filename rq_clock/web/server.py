@@ -1,0 +1,125 @@
+"""Runs the app in a process of its own, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+from secrets import token_hex
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rq_clock.errors import RqClockError
+from rq_clock.logs import say, set_up
+from rq_clock.settings import Settings, tokens_from
+from rq_clock.web.app import create_app
+
+GRACE_SECONDS = 5
+"""How long requests may go on after a signal; streams are told and end at once."""
+CLIENT_SECONDS = 0.3
+"""How long a client may then take to send the rest of a request, or to read that of an answer."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    settings: Settings, *, host: str, port: int, read_only: bool, token_file: Path | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT. With a `token_file` whoever reads the log gets in: the token
+    in it, made when there is none, is let in and printed; only on this machine. Raises
+    RqClockError for a setting that cannot be, and for an address that is not to be had."""
+    set_up(stamp=settings.stamped_logs)
+    if token_file:
+        if host not in LOOPBACK:
+            raise RqClockError(
+                f"--dev-token is for a laptop: expected --host 127.0.0.1, got {host}"
+            )
+        token = _kept(token_file)
+        settings = replace(settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin:{token}")))
+    elif not settings.tokens:
+        say("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
+    closing = asyncio.Event()
+    app = create_app(settings, read_only=read_only, closing=closing)
+    with _listening(host, port) as listener:
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        if token_file:
+            say("web.listening", address=address, token=token)
+        else:
+            say("web.listening", address=address)
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # guard.py does, more strictly
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        _Server(config, closing).run([listener])
+
+
+def _kept(path: Path) -> str:
+    """The token in this file, which nobody else may read; a new one when there is no file."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(token := token_hex(16))
+        return token
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=512)
+        # Connections inherit it. asyncio, which sets it elsewhere, does not know these as TCP, and
+        # a body that comes behind its head would wait 40 ms for the client's acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    except OSError as error:
+        raise RqClockError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port or PORT"
+        ) from None
+
+
+class _Server(uvicorn.Server):
+    """A server that tells streams to end and hangs up on clients that stand still, where uvicorn
+    waits for them, for ever if need be; and whose process then ends well, where uvicorn's dies of
+    the signal."""
+
+    def __init__(self, config: uvicorn.Config, closing: asyncio.Event) -> None:
+        super().__init__(config)
+        self._closing = closing
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(CLIENT_SECONDS, self._hang_up)
+        await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        """Cut the connections that wait for nothing but their client."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, H11Protocol):
+                half_sent = connection.cycle is not None and connection.cycle.more_body
+                unread = connection.flow.write_paused or connection.transport.is_closing()
+                if half_sent or unread:
+                    connection.transport.abort()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._closing.set)
