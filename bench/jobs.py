@@ -17,7 +17,7 @@ from time import sleep
 
 from redis import Redis
 
-from bench.lab import CELERY_PYTHON, Lab, Monitor, Process, Row, await_file, quantile
+from bench.lab import PEERS_PYTHON, Lab, Monitor, Process, Row, await_file, quantile
 from bench.workers import CELERY, FORKING, OURS, QUEUE, SIMPLE, STOCK, WORKERS
 
 Figures = dict[str, float | None]
@@ -204,7 +204,7 @@ def _produce(redis: Redis, worker: str, what: str, directory: Path, jobs: int) -
 
 
 def _python(worker: str) -> Path:
-    return CELERY_PYTHON if worker == CELERY else Path(sys.executable)
+    return PEERS_PYTHON if worker == CELERY else Path(sys.executable)
 
 
 def _queue_key(worker: str) -> str:

@@ -21,8 +21,8 @@ from redis import Redis
 from rq_clock.embedded import Server, free_url
 
 ROOT = Path(__file__).parent.parent
-CELERY_PYTHON = Path(sys.prefix, "celery", "bin", "python")
-"""Celery's environment; `make bench` installs it."""
+PEERS_PYTHON = Path(sys.prefix, "peers", "bin", "python")
+"""The environment of Celery and rq-dashboard; `make bench` and `make bench-web` install it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,14 @@ class Lab:
     @cached_property
     def celery(self) -> str:
         """Celery's version; "" when it is not installed."""
-        if not CELERY_PYTHON.exists():
+        return self.peer("celery")
+
+    def peer(self, package: str) -> str:
+        """The version of a package in the peers' environment; "" when it is not installed."""
+        if not PEERS_PYTHON.exists():
             return ""
-        command = [str(CELERY_PYTHON), "-c", "import celery; print(celery.__version__)"]
+        said = f"from importlib.metadata import version; print(version({package!r}))"
+        command = [str(PEERS_PYTHON), "-c", said]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     @contextmanager
