@@ -324,7 +324,7 @@ def _shown(text: str | bytes) -> str:
     """A definition that cannot be read, unless it may hold secrets: nothing masks them then."""
     shown = repr(text)
     secretive = any(f'"{word}"' in shown for word in ("env", "headers", "ping", "shell", "url"))
-    return "(not shown, it may hold secrets)" if secretive else shown
+    return "(not shown, it may hold secrets)" if secretive else masked_text(shown)
 
 
 def _unknown_option(option: str) -> str:

@@ -32,7 +32,7 @@ from rq_clock.schedules import Schedules
 from rq_clock.settings import Settings
 from rq_clock.triggers import every
 from rq_clock.web import create_app
-from rq_clock.web.server import GRACE_SECONDS
+from rq_clock.web.server import GRACE_SECONDS, listening
 from tests.helpers import wait_until
 from tests.storm import LEASHED, ROOT
 
@@ -86,7 +86,6 @@ class WebProcess:
         body = answer.read().decode()
         connection.close()
         return answer.status, body, time.monotonic() - began
-
 
     def all_pages(self) -> list[tuple[str, tuple[int, str, float]]]:
         """What is answered to each that can be asked for by its path alone, a few at a time."""
@@ -207,6 +206,14 @@ class TestLife:
                 assert web.process.wait(PATIENCE) == 1
                 assert f"cannot listen on 127.0.0.1:{port}" in web.text()
                 assert "Traceback" not in web.text()
+
+
+def test_no_answer_waits_for_the_clients_acknowledgement() -> None:
+    """As a body would that is sent behind its head, 40 ms on a connection that is kept."""
+    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 class TestRedis:

@@ -338,8 +338,18 @@ class TestADailyTime:
         for before, day in pairwise(nominal):
             missing |= {before + k * DAY for k in range(1, (day - before).days)}
             assert day > before
-        dates = {shown(key, t + k * HOUR).date() for k in range(-48, 11 * 24)}
+        walls = [shown(key, t + k * HOUR) for k in range(-48, 11 * 24)]
+        dates = {wall.date() for wall in walls}
+        for before_it, after_it in pairwise(walls):
+            if after_it - before_it > 4 * HOUR:  # a jump over more than three hours leaves out
+                dates -= {before_it.date(), after_it.date()}
         assert not missing & dates
+
+    def test_p2_a_date_whose_time_a_change_of_the_date_line_left_out_has_no_run(self) -> None:
+        """Vostok went from 00:00 to 07:00 on 1994-11-01."""
+        case = ("Antarctica/Vostok", 0, 0, datetime(1994, 10, 31, 23, 0, tzinfo=UTC))
+        nominal = [self.nominal(*case[:3], fire) for fire in self.fires(case)]
+        assert nominal[:2] == [date(1994, 10, 31), date(1994, 11, 2)]
 
     @given(daily())
     def test_p3_an_existing_time_is_taken_when_it_is_first_shown(

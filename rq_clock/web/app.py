@@ -76,7 +76,7 @@ def _answer(request: Request, error: Exception) -> Response:
 def _late(scope: Scope) -> Response:
     request = Request(scope)
     unknown = "" if request.method in SAFE else "; look whether it was done before doing it again"
-    detail = f"no answer in time: Redis, or this process, is too slow{unknown}"
+    detail = f"no answer in time: Redis, this process or the caller is too slow{unknown}"
     return _answer(request, Problem("store-unavailable", detail, headers={"Retry-After": "2"}))
 
 

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from rq_clock.connection import text
 from rq_clock.counters import Counts
 from rq_clock.errors import ScheduleError
@@ -111,6 +113,7 @@ class _Asked:
         self._store = store
         self._pipe: Any = store.redis.pipeline(transaction=False)
         self._names: list[str] = []
+        self._ours: set[str] = set()
 
     def add(self, name: str, command: str, *args: Any, **options: Any) -> None:
         """Ask for one thing more."""
@@ -119,11 +122,18 @@ class _Asked:
 
     def of_ours(self, name: str, command: str, key: str, *args: Any, **options: Any) -> None:
         """The same, of a key of the namespace."""
+        self._ours.add(name)
         self.add(name, command, self._store.key(key), *args, **options)
 
     def answers(self) -> dict[str, Any]:
-        """Ask."""
-        return dict(zip(self._names, self._pipe.execute(), strict=True))
+        """Ask. None stands for a key of others that is not what RQ makes of it."""
+        answers = dict(zip(self._names, self._pipe.execute(raise_on_error=False), strict=True))
+        for name, answer in answers.items():
+            if isinstance(answer, Exception):
+                if name in self._ours or not isinstance(answer, ResponseError):
+                    raise answer
+                answers[name] = None
+        return answers
 
 
 class _Reading:
@@ -137,7 +147,7 @@ class _Reading:
         self._now = from_ms(seconds * 1000 + micros // 1000)
         self._late = to_ms(self._now - ON_TIME)
         self._many = self._first["size"] > limit
-        self._queues = sorted(map(text, self._first["queues"]))[:QUEUES]
+        self._queues = sorted(map(text, self._first["queues"] or ()))[:QUEUES]
         self._second = self._ask_second()
         self._names = self._in_trouble() if self._many else sorted(map(text, self._second["names"]))
         self._paused = self._pausing()
@@ -175,7 +185,7 @@ class _Reading:
             for status, place in STATUSES.items():
                 command = "llen" if status == "queued" else "zcard"
                 asked.add(f"{status} {queue}", command, f"rq:{place}:{_name(queue)}")
-        for worker in self._first["workers"]:
+        for worker in self._first["workers"] or ():
             asked.add(f"worker {text(worker)}", "hmget", text(worker), "state", "queues")
         return asked.answers()
 
@@ -228,7 +238,7 @@ class _Reading:
             failing=first["failures"],
             singles=singles,
             jobs={
-                (_name(queue), status): self._second[f"{status} {queue}"]
+                (_name(queue), status): self._second[f"{status} {queue}"] or 0
                 for queue in self._queues
                 for status in STATUSES
             },
@@ -283,8 +293,8 @@ class _Reading:
     def _workers(self) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
         served: Counter[str] = Counter({_name(queue): 0 for queue in self._queues})
         workers: Counter[tuple[str, str]] = Counter()
-        for key in self._first["workers"]:
-            state, queues = self._second[f"worker {text(key)}"]
+        for key in self._first["workers"] or ():
+            state, queues = self._second[f"worker {text(key)}"] or (None, None)
             if queues:  # else it has died, and nobody has tidied up yet
                 workers[text(state or b"unknown"), text(queues)] += 1
                 served.update(text(queues).split(","))

@@ -24,7 +24,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from rq_clock.connection import text
 from rq_clock.executions import Held
@@ -64,11 +64,13 @@ class _Witnesses:
         pipe: Any = self._store.redis.pipeline(transaction=False)
         for _, _, command in asked:
             pipe.execute_command(*command)
-        answers = pipe.execute(raise_on_error=True)
-        seen = {
-            name: (regions, answer)
-            for (name, regions, _), answer in zip(asked, answers, strict=True)
-        }
+        answers = pipe.execute(raise_on_error=False)
+        seen: Seen = {}
+        for (name, regions, command), answer in zip(asked, answers, strict=True):
+            fault = isinstance(answer, Exception)
+            if fault and not (isinstance(answer, ResponseError) and command[1].startswith("rq:")):
+                raise answer
+            seen[name] = regions, None if fault else answer  # a key of others, of another type
         return self._prepare(seen)
 
     def _asked(self) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
@@ -106,7 +108,7 @@ class _Witnesses:
         places = [Held(text(n), text(v)) for n, v in seen.pop("workers")[1].items()]
         held = {place.worker: place.job for place in places}  # without the signs of life
         seen["held"] = ("runs schedules queues clock", held)
-        queues = {text(name).removeprefix("rq:queue:") for name in seen["queues"][1]}
+        queues = {text(name).removeprefix("rq:queue:") for name in seen["queues"][1] or ()}
         seen["queues"] = ("queues", queues)
         self._queues = sorted(queues)[:WATCHED]
         self._jobs = sorted(job[1] for job in held.values() if job)[:WATCHED]

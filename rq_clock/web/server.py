@@ -45,7 +45,7 @@ def serve(
         say("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
     closing = asyncio.Event()
     app = create_app(settings, read_only=read_only, closing=closing)
-    with _listening(host, port) as listener:
+    with listening(host, port) as listener:
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         if token_file:
             say("web.listening", address=address, token=token)
@@ -76,7 +76,8 @@ def _kept(path: Path) -> str:
         return token
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that takes in connections. Raises RqClockError when the address is not to be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=512)

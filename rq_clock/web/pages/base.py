@@ -138,9 +138,12 @@ def here(path: str) -> str:
 
 
 def _address(request: Request) -> str:
-    """Path and query within the app; of what was no GET, where its form stands."""
+    """Path and query within the app, as they were asked for; of what was no GET, where its form
+    stands."""
+    raw = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    path = raw.partition(b"?")[0].decode("ascii", "replace").removeprefix(root_of(request))
     query = f"?{request.url.query}" if request.url.query else ""
-    return path_of(request) + query if request.method == "GET" else path_of(request)
+    return path + query if request.method == "GET" else path
 
 
 def _clock(pulse: Pulse) -> Mapping[str, str]:

@@ -42,7 +42,7 @@ def queues_page(request: Request, site: Web, token: Read) -> Response:
     )  # fmt: skip
 
 
-@router.get("/queues/{name}")
+@router.get("/queues/{name:path}")
 def queue_page(  # noqa: PLR0913 - what its jobs are asked for by
     request: Request, site: Web, token: Read, name: str,
     kind: str = "", cursor: str = "", at: int = 0,
