@@ -28,6 +28,7 @@ from typing import Any
 from rq_clock import targets
 from rq_clock.errors import ScheduleError
 from rq_clock.faults import faults
+from rq_clock.masks import masked_text
 from rq_clock.targets import Target
 from rq_clock.triggers import MANY, Once, Trigger, from_spec
 
