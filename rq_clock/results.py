@@ -1,19 +1,19 @@
 """What RQ keeps of a job's end, read without running anything of it. Pure.
 
 RQ pickles what a job returns, and unpickling runs whatever the pickle says. Workers do that to each
-other's jobs anyway; a process that holds everybody's tokens does not have to. So a value is looked
-at only if its pickle consists of plain data: None, booleans, numbers, text, bytes, and lists,
-tuples, sets and dicts of these. Of anything else its size is told. Arguments are not looked at at
-all: RQ's `description` of the call is there for people.
+other's jobs anyway; a process that holds everybody's tokens does not. Nothing is unpickled here:
+plain data in a pickle are read (None, booleans, numbers, text, bytes, and lists, tuples, sets and
+dicts of these), and of one that has anything else in it only the size is told. Arguments are not
+looked at at all: RQ's `description` of the call is there for people.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import pickletools
 import zlib
 from base64 import b64decode
+from collections.abc import Callable
 from typing import Any
 
 from rq_clock.masks import MASK, is_secret, masked_text
@@ -27,15 +27,15 @@ MOST_VALUES = 500
 LONGEST = 2000
 """Characters of a text in a result."""
 _DEEPEST = 6
-_PLAIN = {
-    "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "BINGET", "LONG_BINGET",
-    "NONE", "NEWTRUE", "NEWFALSE",
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE",
-    "SHORT_BINBYTES", "BINBYTES", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE",
-    "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS",
+    "SHORT_BINBYTES", "BINBYTES",
 }  # fmt: skip
-"""Operations that make plain data: none of them names a class, calls anything or asks for memory
-that the pickle has not."""
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "EMPTY_LIST": list, "EMPTY_TUPLE": list, "EMPTY_SET": list, "EMPTY_DICT": dict,
+}  # fmt: skip
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def trace_of(packed: bytes) -> str:
@@ -65,12 +65,70 @@ def _unpacked(packed: bytes) -> str:
 def value_of(packed: bytes) -> str | None:
     """A returned value as JSON for people, with secrets masked; None for what is not plain."""
     try:
-        data = b64decode(packed)
-        if any(op.name not in _PLAIN for op, _, _ in pickletools.genops(data)):
-            return None
-        return json.dumps(_Shown().of(pickle.loads(data)), indent=1, ensure_ascii=False)
+        value = _Plain().read(b64decode(packed))
+        return json.dumps(_Shown().of(value), indent=1, ensure_ascii=False)
     except Exception:  # whatever a pickle that nobody of ours wrote makes of it
         return None
+
+
+class _Plain:
+    """The part of a pickle's machine that plain data take. It makes lists of tuples and sets, so
+    that nothing is hashed but the plain keys of dicts."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def read(self, data: bytes) -> Any:
+        """The value. Raises ValueError, or whatever a broken pickle leads to, for any other."""
+        for op, arg, _ in pickletools.genops(data):
+            if op.name in _VALUES:
+                self._stack.append(arg)
+            elif op.name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[op.name])
+            elif op.name in _EMPTY:
+                self._stack.append(_EMPTY[op.name]())
+            elif op.name in _TUPLES:
+                self._stack.append(self._cut(len(self._stack) - _TUPLES[op.name]))
+            else:
+                self._do(op.name, arg)
+        [value] = self._stack
+        return value
+
+    def _do(self, name: str, arg: Any) -> None:
+        match name:
+            case "MARK":
+                self._marks.append(len(self._stack))
+            case "TUPLE":
+                self._stack.append(self._cut(self._marks.pop()))
+            case "APPENDS" | "ADDITEMS":
+                self._put(self._cut(self._marks.pop()))
+            case "APPEND":
+                self._put([self._stack.pop()])
+            case "SETITEMS":
+                self._put_pairs(self._cut(self._marks.pop()))
+            case "SETITEM":
+                self._put_pairs(self._cut(len(self._stack) - 2))
+            case "MEMOIZE" | "BINPUT" | "LONG_BINPUT":
+                self._memo[len(self._memo) if arg is None else arg] = self._stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self._stack.append(self._memo[arg])
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case _:
+                raise ValueError(f"{name} is not plain data")
+
+    def _cut(self, start: int) -> list[Any]:
+        cut = self._stack[start:]
+        del self._stack[start:]
+        return cut
+
+    def _put(self, items: list[Any]) -> None:
+        self._stack[-1].extend(items)
+
+    def _put_pairs(self, flat: list[Any]) -> None:
+        self._stack[-1].update(zip(flat[::2], flat[1::2], strict=True))
 
 
 class _Shown:
@@ -85,7 +143,7 @@ class _Shown:
             return "…"
         if isinstance(value, dict):
             return {str(k)[:LONGEST]: self._under(k, v, depth) for k, v in self._few(value.items())}
-        if isinstance(value, list | tuple | set):
+        if isinstance(value, list):
             return [self.of(item, depth + 1) for item in self._few(value)]
         if isinstance(value, bytes):
             return masked_text(repr(value[:LONGEST]))
