@@ -210,8 +210,9 @@ def test_a_torn_last_write_costs_only_that_write(fresh_server: Callable[..., Ser
     with Redis.from_url(server.url) as redis:
         redis.set("marker", "42")
         redis.set("torn", "43")
-        server.kill()
         (log,) = server.data_dir.glob("appendonlydir/*.incr.aof")
+        wait_until(lambda: b"torn" in log.read_bytes(), 10, "the write, which a sync may hold up")
+        server.kill()
         os.truncate(log, log.stat().st_size - 1)
         server.start()
         assert redis.mget("marker", "torn") == [b"42", None]
