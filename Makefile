@@ -10,10 +10,10 @@ help:  ## this list
 setup: $(READY)  ## .venv with everything for development
 
 # The environment's defaults are those of a laptop; what .env says wins.
-run: setup  ## Redis, clock and worker in the foreground; Ctrl-C ends all
+run: setup  ## Redis, clock, worker and web process in the foreground; Ctrl-C ends all
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1 \
 	REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6399/0} \
-	$(BIN)/honcho -f Procfile.dev start
+	$(BIN)/honcho -f Procfile.dev start -p $${PORT:-8000}
 
 test: setup  ## the tests
 	$(BIN)/pytest -n 3 --dist loadfile
