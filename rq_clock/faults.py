@@ -81,14 +81,14 @@ def _target_faults(target: object) -> Iterator[str]:
 
 def _argument_faults(s: Any) -> Iterator[str]:
     if not isinstance(s.args, tuple):
-        yield f"expected args to be a list of JSON values, got {s.args!r}"
+        yield f"expected args to be a list of JSON values, got {masked_text(repr(s.args))}"
     else:
         yield from _json_faults(list(s.args), "args")
     if not isinstance(s.kwargs, dict):
-        yield f"expected kwargs to be a dict with text keys, got {s.kwargs!r}"
+        yield f"expected kwargs to be a dict with text keys, got {masked_text(repr(s.kwargs))}"
     else:
         yield from _json_faults(s.kwargs, "kwargs")
-    if not isinstance(s.queue, str) or not s.queue:
+    if not isinstance(s.queue, str) or not s.queue or not s.queue.isprintable():
         yield f"expected queue to be the name of a queue, got {s.queue!r}"
     if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
         yield f"expected tags to be a list of words, got {s.tags!r}"

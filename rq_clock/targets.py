@@ -61,7 +61,8 @@ class Command:
         """Everything that is wrong, one line each; nothing when the target can be used."""
         shell: Any = self.shell
         if not isinstance(shell, str) or not shell.strip():
-            yield f"expected a command line, as 'df -h /', got {shell!r}"
+            got = repr(shell) if isinstance(shell, str) else type(shell).__name__
+            yield f"expected a command line, as 'df -h /', got {got}"
         elif "\0" in shell or len(shell) > LONGEST_COMMAND:
             yield (
                 f"expected a command line of at most {LONGEST_COMMAND:,} characters, none of them "

@@ -241,7 +241,7 @@ def audit_view(audited: Audited) -> dict[str, Any]:
         "schedules": list(audited.schedules),
         "count": audited.count,
         "reason": audited.reason,
-        "detail": dict(audited.detail),
+        "detail": masked_json(dict(audited.detail)),
     }
 
 

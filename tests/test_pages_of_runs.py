@@ -155,7 +155,7 @@ class TestEveryPage:
 
     @pytest.mark.parametrize(
         "path",
-        ["/runs/nothing", "/jobs/nothing", "/jobs/x/requeue", "/sweep/eat", "/queues/nothing/more"],
+        ["/runs/nothing", "/jobs/nothing", "/jobs/x/requeue", "/sweep/eat", "/sweep/delete/more"],
     )
     def test_what_is_not_there_is_said(self, browser: TestClient, path: str) -> None:
         assert browser.get(path).status_code == 404

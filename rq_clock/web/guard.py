@@ -54,9 +54,13 @@ class Guard:
             scope = _forwarded(scope)
         scope.setdefault("state", {})["request_id"] = token_hex(8)
         answer = _Answer(scope, send)
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 15 or int(length) > MOST_BYTES:
-            await _refuse(answer.send, answer.instance)
+            await _refuse(answer, _TOO_LARGE)
+            return
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            await _refuse(answer, _AMBIGUOUS)
             return
         seconds = LOOK_SECONDS if scope["method"] in SAFE else CHANGE_SECONDS
         task = asyncio.ensure_future(self._app(scope, _measured(receive), answer.send))
@@ -109,7 +113,7 @@ def _measured(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MOST_BYTES:
-            raise Problem("too-large", f"expected a body of at most {MOST_BYTES:,} bytes")
+            raise Problem(*_TOO_LARGE)
         return message
 
     return take
@@ -121,12 +125,18 @@ def _drop(task: asyncio.Future[None]) -> None:
         task.exception()
 
 
-async def _refuse(send: Send, instance: str) -> None:
-    problem = Problem("too-large", f"expected a body of at most {MOST_BYTES:,} bytes")
-    body = json.dumps(problem.document(f"urn:rq-clock:request:{instance}")).encode()
+_TOO_LARGE = "too-large", f"expected a body of at most {MOST_BYTES:,} bytes"
+_AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
+"""Where it ends, a router may see otherwise: what follows could be another one's request."""
+
+
+async def _refuse(answer: _Answer, why: tuple[str, str]) -> None:
+    """Say so, and hang up."""
+    problem = Problem(*why)
+    body = json.dumps(problem.document(f"urn:rq-clock:request:{answer.instance}")).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await answer.send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await answer.send({"type": "http.response.body", "body": body})
 
 
 def _forwarded(scope: Scope) -> Scope:

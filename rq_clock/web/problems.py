@@ -79,8 +79,8 @@ class Problem(Exception):
         super().__init__(detail)
         self.kind = kind
         self.status, self.title = KINDS[kind]
-        self.detail = detail if len(detail) <= LONGEST else f"{detail[:LONGEST]}…"
-        self.errors = tuple(errors)[:FAULTS]
+        self.detail = _short(detail)
+        self.errors = tuple((at, _short(text)) for at, text in tuple(errors)[:FAULTS])
         self.headers = dict(headers or {})
 
     def document(self, instance: str | None = None) -> dict[str, Any]:
@@ -123,6 +123,10 @@ def problem_of(error: Exception, redis_url: str | None) -> Problem:
 
 
 _LATER = {"Retry-After": "2"}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _error(at: str, message: str) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class Route(APIRoute):
             token = await run_in_threadpool(needs, request, None)
             await _read(request, content)
             key = request.headers.get("idempotency-key")
-            if key is None or request.method != "POST":
-                return await act(request)
+            if key is None or request.method != "POST" or needs.scope == "read":
+                return await act(request)  # who only looks leaves nothing behind
             return await _once(request, token, key, act)
 
         return handle

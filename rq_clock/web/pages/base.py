@@ -47,7 +47,7 @@ def page(
     """A page. `pulse` is how the clock is, for the strip under the head; None when that is not
     known (Redis is away) or not to be told (nobody is logged in)."""
     site, path = site_of(request), path_of(request)
-    first = "/" + path.split("/")[1]
+    first = "/" + path[1:].partition("/")[0]
     theme = request.cookies.get(THEME, "")
     opened = request.headers.get("sec-fetch-dest") != "empty"  # not fetched by a page's script
     context = {
