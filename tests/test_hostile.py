@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from redis import Redis
 from rq import Queue
@@ -260,8 +260,8 @@ class TestSecrets:
         paths = sorted({re.sub(r"/(plain|missing)\b", f"/{n}", p) for p in paths for n in names})
         paths = [path for path in paths if not re.search(r"/(half|broken|large|wrong)\b", path)]
         bearer = {"Authorization": f"Bearer {token}"}
-        with httpx.Client(base_url="http://{}:{}".format(*web.place), headers=bearer) as client:
-            client.timeout = httpx.Timeout(30)
+        with httpx2.Client(base_url="http://{}:{}".format(*web.place), headers=bearer) as client:
+            client.timeout = httpx2.Timeout(30)
 
             def get(path: str) -> tuple[str, str]:
                 answer = client.get(path)
