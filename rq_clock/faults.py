@@ -18,6 +18,8 @@ from rq_clock.triggers import Cron, Every, Once
 _GROUP = re.compile(r"\S{1,100}\Z")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: no text of Redis can hold it."""
 _MS = timedelta(milliseconds=1)
 
 
@@ -88,7 +90,7 @@ def _argument_faults(s: Any) -> Iterator[str]:
         yield f"expected kwargs to be a dict with text keys, got {masked_text(repr(s.kwargs))}"
     else:
         yield from _json_faults(s.kwargs, "kwargs")
-    if not isinstance(s.queue, str) or not s.queue or not s.queue.isprintable():
+    if not isinstance(s.queue, str) or not s.queue or _HALF.search(s.queue):
         yield f"expected queue to be the name of a queue, got {s.queue!r}"
     if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
         yield f"expected tags to be a list of words, got {s.tags!r}"

@@ -248,7 +248,6 @@ class TestDeclaration:
             ({"overlap": "queue"}, "expected overlap 'skip' or 'allow', got 'queue'"),
             ({"queue": ""}, "expected queue to be the name of a queue"),
             ({"queue": "a\ud800"}, "expected queue to be the name of a queue"),
-            ({"queue": "a\nb"}, "expected queue to be the name of a queue"),
             ({"tags": "daily"}, "expected tags to be a list of words"),
             ({"renamed_from": "nightly"}, "expected renamed_from to differ"),
             ({"group": "shop 42"}, "expected group as 1-100 characters without spaces"),
