@@ -129,11 +129,12 @@ class TestList:
         assert json.loads(run("next", "--json").stdout)[0]["jitterOffsetMs"] > 0
 
     def test_density_shows_where_the_herds_stand(self, run: Run, schedules: Schedules) -> None:
-        schedules.add_many((f"n{i}", cron("0 * * * *"), TASK) for i in range(40))
+        minute = (datetime.now(UTC).minute + 30) % 60  # far from both ends of the hour to come
+        schedules.add_many((f"n{i}", cron(f"{minute} * * * *"), TASK) for i in range(40))
         lines = run("list", "--density").stdout.splitlines()
         assert lines[0] == "fire times in each minute (UTC)"
         [crowded] = [line for line in lines[1:61] if "█" in line]
-        assert crowded.split()[0].endswith(":00:00Z")
+        assert crowded.split()[0].endswith(f":{minute:02}:00Z")
         assert crowded.split()[1] == "40"
         assert lines[61:] == [
             "most in one second (`jitter` spreads them)",
