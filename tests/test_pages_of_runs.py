@@ -540,7 +540,8 @@ class TestClockPage:
         now = datetime.now(UTC)
         lease = store.acquire("clock.1", ("app", ""), "starting", now - HOUR)
         lease = store.acquire("clock.2", ("app", ""), "take-over", now)
-        store.renew(lease, proven=1, tick=to_ms(now), enqueued=7, lag_p50_ms=12, lag_p99_ms=3400)  # type: ignore[arg-type]
+        facts = {"enqueued": 7, "release": 120, "lag_p50_ms": 12, "lag_p99_ms": 3400}
+        store.renew(lease, proven=1, tick=to_ms(now), **facts)  # type: ignore[arg-type]
         schedules.add("nightly", every(hours=1), "tests.worker_jobs.add")
         connection.zadd(store.key("due"), {"nightly": to_ms(now - HOUR)})
         alert = Alert(kind="no-worker", subject="mail", since=now - HOUR, last=now, detail="3 wait")
@@ -548,8 +549,8 @@ class TestClockPage:
         connection.hset(store.key("alerts"), "later-release:x", "not json")
         seen = text(browser.get("/clock"))
         for words in (
-            "Instance clock.2", "p50 12 ms · p99 3.4 s", "Fencing token 2", "clock.1",
-            "no-worker mail", "3 wait", "nightly", "1 h", "Valkey",
+            "Instance clock.2", "p50 12 ms · p99 3.4 s", "Fencing token 2", "Release 120",
+            "clock.1", "no-worker mail", "3 wait", "nightly", "1 h", "Valkey",
         ):  # fmt: skip
             assert words in seen, words
 

@@ -95,7 +95,7 @@ def _leader(pulse: Pulse, clockwork: Clockwork) -> dict[str, Any] | None:
         "tick": from_ms(said["tick"]) if said.get("tick", "").isdecimal() else None,
         "lag": [_lag(said, f"lag_p{percent}_ms") for percent in (50, 99)],
         "enqueued": said.get("enqueued", ""),
-        "release": said.get("release", "").strip("0"),
+        "release": "" if said.get("release") == "0" else said.get("release", ""),
         "versions": [(key, said[key]) for key in releases() if said.get(key)],
     }
 
