@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from rq_clock.cli.times import instant, read_span, shown, shown_jitter, shown_span
+from rq_clock.cli.times import instant, shown, shown_jitter, shown_span
+from rq_clock.spans import read_span
 
 NOW = datetime(2026, 3, 28, 22, 30, 15, tzinfo=UTC)  # in Berlin 23:30:15, clocks go on that night
 

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "rq_clock"
 README = (ROOT / "README.md").read_text()
 
 LEVELS = [
-    {"version", "errors"},
+    {"version", "errors", "spans"},
     {"addresses", "masks", "results"},
     {"logs", "settings", "run", "zones", "crontab", "signals"},
     {"triggers", "connection", "targets", "hook", "output", "shell", "lock"},
@@ -91,6 +91,7 @@ def test_time_and_decision_are_pure() -> None:
         "moving/manifest",
         "moving/moves",
         "moving/exporting",
+        "spans",
         "targets",
         "masks",
         "results",

@@ -15,17 +15,8 @@ from typing import Any
 import click
 
 from rq_clock.cli.base import iso
+from rq_clock.spans import has_unit, read_span
 
-_UNITS = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
-_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _NOW = re.compile(r"now(?:\s*([+-])\s*(\S+))?")
 _DAY = re.compile(r"(?:(yesterday|today|tomorrow)\b\s*)?(\d\d?:\d\d(?::\d\d)?)?")
 _END_OF_DAY = time(23, 59, 59, 999_000)
@@ -72,16 +63,6 @@ class Zone(click.ParamType):  # type: ignore[type-arg]  # not generic in older o
         return [CompletionItem(name) for name in near]
 
 
-def read_span(text: str) -> timedelta | None:
-    """The duration that a text means; None when it means none."""
-    with suppress(ValueError, OverflowError):
-        if _SPAN.fullmatch(text):
-            return sum((float(n) * _UNITS[unit] for n, unit in _PART.findall(text)), timedelta(0))
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return timedelta(seconds=float(text))
-    return None
-
-
 def instant(
     text: str,
     option: str,
@@ -119,7 +100,7 @@ def _relative(text: str, now: datetime, *, ages: bool) -> datetime | None:
         if by is None:
             raise ValueError
         return now - by if sign == "-" else now + by
-    age = read_span(text) if ages and _SPAN.fullmatch(text) else None
+    age = read_span(text) if ages and has_unit(text) else None
     return None if age is None else now - age
 
 

@@ -43,6 +43,7 @@ from rq_clock.masks import MASK, masked_json, masked_url, printable
 from rq_clock.moving import plain
 from rq_clock.moving.plain import key_shown, kind_of
 from rq_clock.schedule import Schedule, declare
+from rq_clock.spans import UNITS
 from rq_clock.state import Pause, from_ms, to_ms
 from rq_clock.targets import Command, Target, Webhook
 from rq_clock.triggers import Every, Trigger, cron, once
@@ -50,7 +51,7 @@ from rq_clock.triggers import Every, Trigger, cron, once
 VERSION = 1
 MISSED = ("skip", "latest", "all")
 
-_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_MS = {unit: span // UNITS["ms"] for unit, span in reversed(UNITS.items())}
 _DURATION = re.compile(r"([0-9]{1,15})(ms|[smhdw])")
 
 _TRIGGERS = {"cron": ("tz",), "every": ("anchor",), "once": ()}

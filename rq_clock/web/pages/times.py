@@ -3,19 +3,16 @@ browser's date field writes it. Pure."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 
 from rq_clock.errors import ScheduleError
+from rq_clock.spans import UNITS, read_span
 from rq_clock.zones import zone
 
 UNTIL = ("never", "hour", "tomorrow", "date")
 """When a pause ends: when it is resumed, in an hour, tomorrow at 9:00, or at an instant."""
 _NINE = time(9)
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
-_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
 
 
 def instant(text: str, tz: str, field: str) -> datetime:
@@ -62,10 +59,8 @@ def span_of(text: str) -> timedelta:
     ScheduleError."""
     text = text.replace(" ", "")
     try:
-        if _SPAN.fullmatch(text):
-            parts = _PART.findall(text)
-            return timedelta(seconds=sum(float(n) * _UNITS[unit] for n, unit in parts))
-        return timedelta(seconds=float(text))
+        span = read_span(text)
+        return timedelta(seconds=float(text)) if span is None else span
     except (ValueError, OverflowError):
         raise ScheduleError(
             f"expected a length of time such as 90s, 15m, 1h30m or 2d, got {text!r}"
@@ -74,9 +69,8 @@ def span_of(text: str) -> timedelta:
 
 def span_text(length: timedelta) -> str:
     """A length of time as such a field has it, in the largest unit that makes it whole."""
-    ms = length // timedelta(milliseconds=1)
-    if ms % 1000:
-        return f"{ms}ms"
-    units = [unit for unit in ("d", "h", "m") if ms % round(1000 * _UNITS[unit]) == 0]
-    unit = units[0] if ms and units else "s"
-    return f"{ms // round(1000 * _UNITS[unit])}{unit}"
+    length -= length % UNITS["ms"]
+    if length % UNITS["s"]:
+        return f"{length // UNITS['ms']}ms"
+    unit = next((unit for unit in ("d", "h", "m") if length and not length % UNITS[unit]), "s")
+    return f"{length // UNITS[unit]}{unit}"
