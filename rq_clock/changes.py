@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Any
 
 from rq_clock.batch import Batch, JobBuilder, Refusal, Wire
-from rq_clock.connection import load_script, text
+from rq_clock.connection import load_script, text, texts
 from rq_clock.counters import Tally
 from rq_clock.edits import Edit
 from rq_clock.errors import Conflict, LeaseLost, ScheduleError
@@ -248,19 +248,12 @@ class Changes:
     def backfill(self, id: str) -> Backfill | None:
         """One backfill; None when there is none, or none any more."""
         raw: Any = self.redis.hgetall(self.store.key(f"backfill:{id}"))
-        return backfill_from(id, {text(k): text(v) for k, v in raw.items()}) if raw else None
+        return _backfill(id, texts(raw)) if raw else None
 
     def backfills(self, most: int = 100) -> list[Backfill]:
         """The newest ones, newest first."""
         ids: Any = self.redis.zrevrange(self.store.key("backfills"), 0, most - 1)
-        pipe = self.redis.pipeline(transaction=False)
-        for id in ids:
-            pipe.hgetall(self.store.key(f"backfill:{text(id)}"))
-        return [
-            backfill_from(text(id), {text(k): text(v) for k, v in raw.items()})
-            for id, raw in zip(ids, pipe.execute(), strict=True)
-            if raw
-        ]
+        return backfills_of(self.store, list(map(text, ids)))
 
     def advance(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
         """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
@@ -344,7 +337,7 @@ class Changes:
         """The newest entries, newest first; `before` is the id of one that was told."""
         last = before if before == "+" else f"({before}"
         found: Any = self.redis.xrevrange(self.store.key("audit"), last, "-", count=most)
-        return [audited_from(text(id), {text(k): text(v) for k, v in f.items()}) for id, f in found]
+        return [audited_from(text(id), texts(fields)) for id, fields in found]
 
 
 def _ms(t: datetime | None) -> int | str:
@@ -390,8 +383,18 @@ def _commands(commands: Iterable[Sequence[Any]]) -> list[Any]:
     return [len(listed), *(word for command in listed for word in (len(command), *command))]
 
 
-def backfill_from(id: str, said: Mapping[str, str]) -> Backfill:
-    """A backfill from its hash, as it was read."""
+def backfills_of(store: Store, ids: Sequence[str]) -> list[Backfill]:
+    """Those of these that are still kept. One round trip, or none."""
+    if not ids:
+        return []
+    pipe: Any = store.redis.pipeline(transaction=False)
+    for id in ids:
+        pipe.hgetall(store.key(f"backfill:{id}"))
+    read = zip(ids, pipe.execute(), strict=True)
+    return [_backfill(id, texts(raw)) for id, raw in read if raw]
+
+
+def _backfill(id: str, said: Mapping[str, str]) -> Backfill:
     return Backfill(
         id=id,
         schedule=said["schedule"],

@@ -11,6 +11,8 @@ loaded here, and every key begins here.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -38,7 +40,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 PATIENCE = 0.8
 """The pause at which a server that never answered is called missing: where everything starts at
 once, it is only slower to start."""
-_LUA = {path.stem: path.read_text() for path in (Path(__file__).parent / "lua").glob("*.lua")}
+_LUA = Path(__file__).parent / "lua"
 
 
 def key_of(namespace: str, name: str) -> str:
@@ -48,13 +50,23 @@ def key_of(namespace: str, name: str) -> str:
 
 def load_script(redis: Redis, *names: str) -> Any:
     """The script that the last name tells, behind those that it uses, from lua/."""
-    return redis.register_script("".join(_LUA[name] for name in names))
+    return redis.register_script("".join(map(_lua, names)))
+
+
+@cache
+def _lua(name: str) -> str:
+    return (_LUA / f"{name}.lua").read_text()
 
 
 def text(value: Any) -> str:
     """A word of Redis's answer, which comes as bytes or, from tests and scripts, as a number.
     What is not UTF-8, which others may have written, is shown with a mark for each such byte."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def texts(raw: Mapping[Any, Any]) -> dict[str, str]:
+    """The fields of a hash, or of a stream's entry, likewise."""
+    return {text(name): text(value) for name, value in raw.items()}
 
 
 def connect(

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rq_clock.changes import AUDIT, Audited, Backfill, audited_from, backfill_from
-from rq_clock.connection import text
+from rq_clock.changes import AUDIT, Audited, Backfill, audited_from, backfills_of
+from rq_clock.connection import text, texts
 from rq_clock.overview import BARS, Pulse, Row, schedules_of
 from rq_clock.state import Enqueued, LedgerEntry, from_ms, ledger_entry, to_ms
 from rq_clock.store import Store
@@ -67,35 +67,21 @@ def detail(store: Store, name: str, pulse: Pulse) -> Detail | None:
         return None
     failing, lines, ids, entries = answers[-4:]
     ledger = tuple(ledger_entry(text(line)) for line in lines)
+    mine = [id for id in map(text, ids) if id.rpartition("-")[0] == name]
     running = schedules_of(store.namespace, pulse.running).get(name, "")
     since = None if failing is None else from_ms(int(failing))
     return Detail(
         row=Row(entry, ledger[-BARS:], since, running),
         ledger=ledger,
-        backfills=_backfills(store, [i for i in map(text, ids) if i.rpartition("-")[0] == name]),
+        backfills=tuple(backfills_of(store, mine)),
         audited=_audited(name, entries),
         namespace=store.namespace,
     )
 
 
-def _backfills(store: Store, ids: Sequence[str]) -> tuple[Backfill, ...]:
-    """Those of these that are still kept."""
-    if not ids:
-        return ()
-    pipe: Any = store.redis.pipeline(transaction=False)
-    for id in ids:
-        pipe.hgetall(store.key(f"backfill:{id}"))
-    read = zip(ids, pipe.execute(), strict=True)
-    return tuple(backfill_from(id, _texts(raw)) for id, raw in read if raw)
-
-
 def _audited(name: str, entries: Sequence[tuple[Any, Mapping[Any, Any]]]) -> tuple[Audited, ...]:
     """Those entries that speak of this schedule."""
-    found = ((id, _texts(raw)) for id, raw in entries)
+    found = ((id, texts(raw)) for id, raw in entries)
     return tuple(
         audited_from(text(id), said) for id, said in found if name in said["schedules"].split()
     )
-
-
-def _texts(raw: Mapping[Any, Any]) -> dict[str, str]:
-    return {text(name): text(value) for name, value in raw.items()}

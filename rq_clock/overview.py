@@ -22,7 +22,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any, TypeAlias
 
-from rq_clock.connection import text
+from rq_clock.connection import text, texts
 from rq_clock.errors import ScheduleError
 from rq_clock.executions import Held
 from rq_clock.finding import STATES, Filter, searched
@@ -279,7 +279,7 @@ class Overview:
         asked.add("portion", "hscan", "definitions", position, count=PORTION)
         pulse, said = asked.answers()
         following, raw = said["portion"]
-        portion = {text(name): text(stored) for name, stored in raw.items()}
+        portion = texts(raw)
         fitting = (
             name for name in sorted(portion)
             if name > last and wanted.may_fit(name, portion[name])
@@ -346,7 +346,7 @@ class _Asked:
         places = [Held(text(name), text(value)) for name, value in said["workers"].items()]
         pulse = Pulse(
             now=now,
-            leader={text(k): text(v) for k, v in said["lease"].items()},
+            leader=texts(said["lease"]),
             led=from_ms(said["led"]) if said["led"] else None,
             size=said["size"],
             late=sum(score < overdue for _, score in said["soonest"]),
@@ -369,7 +369,7 @@ class _Index:
         self._failing = {text(name) for name in said.get("failing", ())}
         self._pauses = {text(n): pause_from(p) for n, p in said.get("pauses", {}).items()}
         self._declared = {text(name) for name in said.get("declared", ())}
-        self._outcomes = {text(n): text(o) for n, o in said.get("outcomes", {}).items()}
+        self._outcomes = texts(said.get("outcomes", {}))
         self._running = schedules_of(namespace, pulse.running)
 
     def fits(self, name: str, wanted: Filter) -> bool:

@@ -63,7 +63,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.client import PubSub
 
-from rq_clock.connection import key_of, load_script, text
+from rq_clock.connection import key_of, load_script, text, texts
 from rq_clock.counters import VANISHED
 from rq_clock.errors import LeaseLost, ScheduleError, StoreUnavailable
 from rq_clock.schedule import ON_TIME, Skip, from_definition
@@ -188,7 +188,7 @@ class Store:
 
     def leader(self) -> dict[str, str]:
         """What the leading clock says of itself; empty when none leads."""
-        return {text(k): text(v) for k, v in self.redis.hgetall(self.key("lease")).items()}
+        return texts(self.redis.hgetall(self.key("lease")))
 
     def handovers(self, most: int) -> list[Handover]:
         """The newest grants of the lease, newest first; about the last hundred are kept."""
@@ -309,7 +309,7 @@ class Store:
         to read on; 0 begins and ends. One that is there all the time is told at least once."""
         found: Any = self.redis.hscan(self.key("definitions"), cursor, count=about)
         following, raw = found
-        return int(following), {text(name): text(value) for name, value in raw.items()}
+        return int(following), texts(raw)
 
     def fire_times(self, names: Sequence[str]) -> dict[str, int]:
         """The next fire times (ms) of those of `names` that have one."""
@@ -337,7 +337,7 @@ class Store:
 
     def alerts(self) -> dict[str, str]:
         """The open alerts as they are kept, by field."""
-        return {text(k): text(v) for k, v in self.redis.hgetall(self.key("alerts")).items()}
+        return texts(self.redis.hgetall(self.key("alerts")))
 
     def keep_alerts(self, lease: Lease, changes: Mapping[str, str]) -> None:
         """Write these fields; an empty value removes one. Raises LeaseLost. More than a few hundred

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -312,9 +313,8 @@ class Past:
 
 def at_now(url: str) -> Redis:
     """A client to whom the server's clock stands still, also in scripts, and its figures too."""
-    for name, script in connection._LUA.items():
-        still = f"({{'{int(NOW.timestamp())}', '0'}})"
-        connection._LUA[name] = script.replace("redis.call('TIME')", still)
+    script, still = connection._lua, f"({{'{int(NOW.timestamp())}', '0'}})"
+    connection._lua = cache(lambda name: script(name).replace("redis.call('TIME')", still))
     redis = Redis.from_url(url)
     redis.set_response_callback("TIME", lambda *_, **__: (int(NOW.timestamp()), 0))
     info = {

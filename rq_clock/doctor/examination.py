@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
 
-from rq_clock.connection import load_script, text
+from rq_clock.connection import load_script, text, texts
 from rq_clock.errors import RqClockError
 from rq_clock.executions import Executions
 from rq_clock.schedule import Schedule, Skip
@@ -149,7 +149,7 @@ def gather(
         config=_config(redis, info),
         namespace=store.namespace,
         owner=owner,
-        meta={text(k): text(v) for k, v in redis.hgetall(store.key("meta")).items()},
+        meta=texts(redis.hgetall(store.key("meta"))),
         leader=leader,
         handovers=store.handovers(100),
         pause=None if pause is None else pause_from(pause),
@@ -204,7 +204,7 @@ def _config(redis: Any, info: Mapping[str, Any]) -> dict[str, str]:
         found |= _allowed(lambda: redis.config_get("maxclients")) or {}
     if not info.get("aof_enabled"):
         found |= _allowed(lambda: redis.config_get("save")) or {}
-    return {text(name): text(value) for name, value in found.items()}
+    return texts(found)
 
 
 # ---- schedules --------------------------------------------------------------------------------
