@@ -420,7 +420,8 @@ class Stage:
                     running=answer.detail,
                 )
                 continue
-            lag = (answer.at - fire_time) / timedelta(milliseconds=1) if answer.kind == "ok" else 0
+            late = answer.at - fire_time if answer.kind == "ok" else timedelta(0)
+            lag = max(late / timedelta(milliseconds=1), 0.0)
             self.enqueued += 1
             on_time = is_on_time(fire_time, plan.decided_at)
             if on_time:

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from rq_clock import endings
 from rq_clock.batch import WINDOW
+from rq_clock.changes import Changes
 from rq_clock.embedded import Server
 from rq_clock.errors import LeaseLost
+from rq_clock.executions import Executions
 from rq_clock.reconcile import differing, plan
 from rq_clock.schedule import Schedule, Skip, declare
 from rq_clock.stage import Stage
-from rq_clock.state import Entry, Lease, from_ms
+from rq_clock.state import Enqueued, Entry, Lease, from_ms, to_ms
 from rq_clock.store import Store
 from rq_clock.triggers import Trigger, cron, every, once
 from tests.helpers import pause
@@ -89,6 +92,15 @@ def schedule(trigger: Trigger, name: str = "s", **options: Any) -> Schedule:
 
 def each(start: datetime, step: timedelta, count: int) -> list[datetime]:
     return [start + i * step for i in range(1, count + 1)]
+
+
+def run_next(wall: Wall) -> None:
+    """Take the next job as a worker does, and end it with success."""
+    executions = Executions(wall.redis, "default")
+    executions.register("a", wall.now)
+    execution = executions.take("a", ["default"], wall.now)
+    assert execution is not None
+    executions.close(execution, endings.succeeded(execution, wall.now, None))
 
 
 class TestEachFireTimeOnce:
@@ -210,6 +222,29 @@ class TestTheWallClock:
         assert newest is not None
         assert wall.enqueued() == each(MIDNIGHT, SECOND, (newest - MIDNIGHT) // SECOND)
         assert wall.skipped() == []
+
+    def test_the_end_of_a_run_is_recorded_by_a_host_ahead_of_the_server(self, wall: Wall) -> None:
+        wall.now = Changes(wall.store).now() + timedelta(hours=1)
+        wall.declare(schedule(once(wall.now + SECOND)))
+        wall.run(wall.now + 2 * SECOND)
+        assert [e.lag for e in wall.store.ledger("s") if isinstance(e, Enqueued)] == [timedelta(0)]
+        run_next(wall)
+        [entry] = wall.store.ledger("s")
+        assert isinstance(entry, Enqueued)
+        assert entry.attempt is not None
+        assert entry.attempt.state == "ok"
+
+    def test_a_lag_below_zero_that_is_stored_hides_no_end(self, wall: Wall) -> None:
+        wall.declare(schedule(once(MIDNIGHT + SECOND)))
+        wall.run(MIDNIGHT + 2 * SECOND)
+        [entry] = wall.store.ledger("s")
+        assert isinstance(entry, Enqueued)
+        wall.redis.lset(wall.store.key("ledger:s"), 0, f"s {to_ms(entry.fire_time)} -5")
+        run_next(wall)
+        [entry] = wall.store.ledger("s")
+        assert isinstance(entry, Enqueued)
+        assert entry.lag == timedelta(milliseconds=-5)
+        assert entry.attempt is not None
 
 
 class TestOneBadScheduleStopsNothingElse:

@@ -191,7 +191,8 @@ local function record(entry)
     if err then return err end
   end
   for _, job in ipairs(entry.jobs) do
-    length = redis.call('RPUSH', key, job.mark .. ' ' .. job.fire .. ' ' .. (now - job.fire))
+    local lag = math.max(now - job.fire, 0)  -- the clock's host may be ahead of this server
+    length = redis.call('RPUSH', key, job.mark .. ' ' .. job.fire .. ' ' .. lag)
   end
   if length > ledger_cap then
     redis.call('LTRIM', key, -ledger_cap, -1)

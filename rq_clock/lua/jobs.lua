@@ -50,7 +50,8 @@ end
 
 -- Enter an enqueued fire time in a ledger.
 local function record(ledger, mark, fire, now, cap)
-  local length = redis.call('RPUSH', ledger, mark .. ' ' .. fire .. ' ' .. (now - fire))
+  local lag = math.max(now - fire, 0)
+  local length = redis.call('RPUSH', ledger, mark .. ' ' .. fire .. ' ' .. lag)
   if length > tonumber(cap) then
     redis.call('LTRIM', ledger, -cap, -1)
   end

@@ -34,7 +34,8 @@ end
 local function finish(ledger, marks, fire, ending)
   local length = redis.pcall('LLEN', ledger)
   for i = 1, type(length) == 'number' and length or 0 do
-    local head = string.match(redis.call('LINDEX', ledger, -i), '^' .. marks .. ' ' .. fire .. ' %d+')
+    local head = string.match(redis.call('LINDEX', ledger, -i),
+      '^' .. marks .. ' ' .. fire .. ' %-?%d+')
     if head then
       redis.call('LSET', ledger, -i, head .. ' ' .. ending)
       return head .. ' ' .. ending
