@@ -1,8 +1,8 @@
 """The one way to a Redis or Valkey: every client of rq-clock is made here, every script is
 loaded here, and every key begins here.
 
-- `rediss://` does not verify certificates unless RQ_CLOCK_REDIS_TLS_VERIFY says so: Heroku's
-  are signed by themselves, and its network is the boundary.
+- `rediss://` verifies certificate and host name. On a Heroku dyno it does not, because Heroku's
+  certificates are self-signed; `?ssl_cert_reqs=none` in the URL switches it off elsewhere.
 - Nothing is sent twice behind the caller's back. redis-py retries whole transactions when a
   reply is lost, which enqueues twice; who can repeat safely does so knowingly (see clock.py).
 - A client carries the process's name, so that `CLIENT LIST` tells dynos apart.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -94,8 +94,9 @@ def connect(
         "socket_timeout": seconds,
     }
     if url.startswith("rediss://"):
-        options["ssl_cert_reqs"] = "required" if settings.tls_verify else "none"
-        options["ssl_check_hostname"] = settings.tls_verify
+        verify = _verifies(url, settings)
+        options["ssl_cert_reqs"] = "required" if verify else "none"
+        options["ssl_check_hostname"] = verify
     if not url.startswith("unix://"):
         options["socket_keepalive"] = True
     try:
@@ -105,6 +106,12 @@ def connect(
     except ValueError as error:
         reason = f"cannot understand the Redis URL {redacted(url)}: {error}"
         raise StoreUnavailable(reason) from None
+
+
+def _verifies(url: str, settings: Settings) -> bool:
+    """Return whether the server's certificate is verified. The URL decides before the settings."""
+    chosen = parse_qs(urlsplit(url).query).get("ssl_cert_reqs")
+    return chosen[-1] != "none" if chosen else settings.tls_verify
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> Redis:
@@ -141,8 +148,8 @@ def diagnose(error: BaseException, url: str | None) -> str:
         return f"{place} does not answer in time{tls}"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return (
-            f"{place} shows a certificate that cannot be verified; unset "
-            "RQ_CLOCK_REDIS_TLS_VERIFY to accept it"
+            f"{place} shows a certificate that cannot be verified ({error}); name its authority's "
+            "file in SSL_CERT_FILE, or add ?ssl_cert_reqs=none to the URL to accept any certificate"
         )
     if "WRONG_VERSION_NUMBER" in str(error) or "record layer" in str(error):
         return f"{place} does not speak TLS; use redis:// instead of rediss://"

@@ -100,7 +100,7 @@ class Settings:
         owner, former = _owner(env)
         return cls(
             redis_url=url or None,
-            tls_verify=_switch(env, "RQ_CLOCK_REDIS_TLS_VERIFY"),
+            tls_verify=_switch(env, "RQ_CLOCK_REDIS_TLS_VERIFY", default="DYNO" not in env),
             namespace=_namespace(env),
             app=env.get("RQ_CLOCK_APP") or "clock:clock",
             owner=owner,
@@ -235,11 +235,13 @@ def _release(text: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _switch(env: Mapping[str, str], name: str) -> bool:
+def _switch(env: Mapping[str, str], name: str, *, default: bool = False) -> bool:
     value = env.get(name, "").lower()
+    if not value:
+        return default
     if value in ("1", "true", "yes", "on"):
         return True
-    if value in ("", "0", "false", "no", "off"):
+    if value in ("0", "false", "no", "off"):
         return False
     raise RqClockError(f"{name}: expected 1 or 0, got {value!r}")
 

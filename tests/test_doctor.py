@@ -187,6 +187,11 @@ class TestServer:
         finally:
             connection.config_set("maxmemory-policy", "noeviction")
 
+    def test_tls_without_verification_is_worth_knowing(self, store: Store, now: datetime) -> None:
+        facts = replace(facts_of(store), time=now, unverified=True)
+        told = [(f.level, f.code) for f in findings(facts, now)]
+        assert ("info", "tls-unverified") in told
+
     def test_a_server_that_keeps_nothing_on_disk_is_told(
         self, fresh_server: Callable[..., Server], now: datetime
     ) -> None:

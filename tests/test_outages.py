@@ -6,16 +6,22 @@ Servers are the embedded Valkey, for TLS Debian's redis-server. Accounts as in t
 from __future__ import annotations
 
 import shutil
+import socketserver
+import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from redis.exceptions import ConnectionError
 
+from rq_clock.connection import connect
 from rq_clock.embedded import Server, free_url
+from rq_clock.settings import Settings
 from tests.conftest import BINARY
 from tests.helpers import wait_until
 from tests.storm import (
@@ -298,8 +304,8 @@ def test_a_clock_waits_for_its_redis_and_says_how_to_start_one(
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for localhost, signed by itself; its key is in key.pem beside it."""
-    if not (TLS_SERVER and shutil.which("openssl")):
-        pytest.skip("NOTHING HERE SPEAKS TLS: `apt install redis-server openssl`")
+    if not shutil.which("openssl"):
+        pytest.skip("NOTHING HERE MAKES CERTIFICATES: `apt install openssl`")
     request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     request += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
     subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)
@@ -309,6 +315,8 @@ def certificate(tmp_path: Path) -> Path:
 @pytest.fixture
 def tls_url(tmp_path: Path, certificate: Path) -> Iterator[str]:
     """The URL of a server that shows this certificate."""
+    if not TLS_SERVER:
+        pytest.skip("NO SERVER HERE SPEAKS TLS: `apt install redis-server`")
     port = str(urlsplit(free_url()).port)
     directives = {
         "tls_port": port,
@@ -320,18 +328,78 @@ def tls_url(tmp_path: Path, certificate: Path) -> Iterator[str]:
         yield f"rediss://localhost:{port}/0"
 
 
-def test_a_certificate_signed_by_itself_is_accepted(tls_url: str, start: Start) -> None:
-    start(tls_url, OFTEN).said("run.enqueued")
+@contextmanager
+def impostor(certificate: Path) -> Iterator[tuple[str, list[bytes]]]:
+    """Show this certificate to whoever connects; the URL, and the first bytes of each client."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    heard: list[bytes] = []
+
+    class Listener(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as sock:
+                heard.append(sock.recv(1000))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield f"rediss://app:secret@localhost:{server.server_address[1]}/0", heard
+        finally:
+            server.shutdown()
 
 
-def test_a_certificate_is_verified_when_told_so(
+@pytest.mark.parametrize(
+    ("query", "variables", "heeds"),
+    [
+        ("", {}, True),
+        ("?ssl_cert_reqs=required", {"DYNO": "clock.1"}, True),
+        ("", {"DYNO": "clock.1", "RQ_CLOCK_REDIS_TLS_VERIFY": "1"}, True),
+        ("", {"DYNO": "clock.1"}, False),
+        ("", {"RQ_CLOCK_REDIS_TLS_VERIFY": "0"}, False),
+        ("?ssl_cert_reqs=none", {}, False),
+    ],
+)
+def test_an_impostor_gets_the_password_only_where_verification_is_off(
+    certificate: Path, query: str, variables: dict[str, str], heeds: bool
+) -> None:
+    with impostor(certificate) as (url, heard):
+        redis = connect(url + query, settings=Settings.from_env(variables))
+        with pytest.raises(ConnectionError) as caught:
+            redis.ping()
+    assert ("CERTIFICATE_VERIFY_FAILED" in str(caught.value)) == heeds
+    assert any(b"secret" in words for words in heard) != heeds
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
     tls_url: str, certificate: Path, start: Start
 ) -> None:
-    clock = start(tls_url, OFTEN, RQ_CLOCK_REDIS_TLS_VERIFY="1")
-    assert "RQ_CLOCK_REDIS_TLS_VERIFY" in clock.said("store.waiting").fields["reason"]
-    trusting = {"RQ_CLOCK_REDIS_TLS_VERIFY": "1", "SSL_CERT_FILE": str(certificate)}
-    start(tls_url, OFTEN, **trusting).said("run.enqueued")
+    clock = start(tls_url, OFTEN)
+    assert "SSL_CERT_FILE" in clock.said("store.waiting").fields["reason"]
+    start(tls_url, OFTEN, SSL_CERT_FILE=str(certificate)).said("run.enqueued")
     assert not clock.events("clock.leading")
+
+
+def test_a_certificate_of_another_host_is_refused(
+    tls_url: str, certificate: Path, start: Start
+) -> None:
+    elsewhere = tls_url.replace("localhost", "127.0.0.1")
+    clock = start(elsewhere, OFTEN, SSL_CERT_FILE=str(certificate))
+    assert "SSL_CERT_FILE" in clock.said("store.waiting").fields["reason"]
+    assert not clock.events("clock.leading")
+
+
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [
+        ("?ssl_cert_reqs=none", {}),
+        ("", {"DYNO": "clock.1"}),
+        ("", {"RQ_CLOCK_REDIS_TLS_VERIFY": "0"}),
+    ],
+)
+def test_any_certificate_is_accepted_on_heroku_or_when_verification_is_off(
+    tls_url: str, start: Start, query: str, variables: dict[str, str]
+) -> None:
+    start(tls_url + query, OFTEN, **variables).said("run.enqueued")
 
 
 def test_tls_to_a_server_that_has_none_is_named(

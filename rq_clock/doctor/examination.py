@@ -119,6 +119,8 @@ class Facts:
     queues: Mapping[str, Served] = field(default_factory=dict)
     foreign: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Workers of another make, and the queues that they serve."""
+    unverified: bool = False
+    """Whether TLS is used without verifying the server's certificate."""
 
     @property
     def readable(self) -> bool:
@@ -154,6 +156,7 @@ def gather(
         handovers=store.handovers(100),
         pause=None if pause is None else pause_from(pause),
         code=code,
+        unverified=redis.connection_pool.connection_kwargs.get("ssl_cert_reqs") == "none",
     )
     return _look_into(store, executions, facts) if whole and facts.readable else facts
 

@@ -45,6 +45,15 @@ class Finding:
 
 
 def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
+    if facts.unverified:
+        yield Finding(
+            level=INFO,
+            code="tls-unverified",
+            text="the certificate of Redis is not verified: whoever can redirect the connection "
+            "learns the password",
+            remedy="set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
+            "Heroku's certificates are self-signed and cannot be verified",
+        )
     if not facts.info:
         yield Finding(
             level=INFO,
