@@ -139,6 +139,7 @@ def failed(
     """The job raised, ran out of time, was stopped or lost its process. It is retried as RQ
     would (not when it was stopped), and else put into RQ's registry of failed jobs."""
     job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
+    trace = encodable(trace)
     commands: list[Command] = list(_counted(execution, ended, "failed_job_count"))
     line = masked_text(one_line(error or trace.strip().rpartition("\n")[2]))
     retries = execution.number("retries_left", 0)
@@ -260,7 +261,13 @@ def _result(
     return [("XADD", key, "MAXLEN", "~", 10, "*", *words), keep]
 
 
+def encodable(text: str) -> str:
+    """Return the text with an escape for each character that UTF-8 cannot encode: a file name
+    that is not UTF-8 comes into an error's text as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def one_line(text: str, most: int = 200) -> str:
     """A text for one line of a log or a ledger."""
-    line = " ".join(text.split())
+    line = " ".join(encodable(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"

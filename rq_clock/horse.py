@@ -17,6 +17,7 @@ import random
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -33,8 +34,9 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now, utcformat, utcparse
 
 from rq_clock import endings
-from rq_clock.endings import Ending, Execution
+from rq_clock.endings import Ending, Execution, encodable
 from rq_clock.errors import Interrupted
+from rq_clock.logs import warn
 from rq_clock.run import from_meta, running, stop, stopping
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -191,6 +193,15 @@ _OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
 """Fields that RQ sets anew when it runs a job, and parses slowly."""
 
 
+def _text(error: BaseException | None) -> str:
+    """Return an error's type and text, also when the error has no text to give."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}".removesuffix(": ")
+    except BaseException:
+        return f"{name}: <exception str() failed>"  # as in Python's own tracebacks
+
+
 _in_job = False
 
 
@@ -238,12 +249,13 @@ class Rider(RQWorker):
                 self._perform()
 
     def _perform(self) -> None:
+        self._delivered = False
         execution = self._execution
         job = _Job(execution.job_id, connection=self.connection)
         try:
             job.restore({k: v for k, v in execution.fields.items() if k not in _OVERWRITTEN})
         except Exception as error:
-            self._deliver(endings.failed(execution, now(), f"cannot be read: {error!r}"), job)
+            self._deliver(endings.failed(execution, now(), f"cannot be read: {_text(error)}"), job)
             return
         self.execution = RQExecution(execution.id, job.id, self.connection, self.name)
         queue = self._queue(execution.queue)
@@ -252,7 +264,14 @@ class Rider(RQWorker):
         if run is not None:
             run = replace(run, attempt=execution.attempt, previous=execution.previous)
         with running(run):
-            self.perform_job(job, queue)
+            try:
+                self.perform_job(job, queue)
+            except BaseException as error:  # an exception handler's, or that of a text RQ logs
+                if self._delivered:
+                    warn("job.late_error", job=job.id, error=encodable(_text(error)))
+                    return
+                trace = "".join(traceback.format_tb(error.__traceback__)) + _text(error)
+                self.handle_job_failure(job, queue, exc_string=trace)
 
     def _queue(self, name: str) -> Queue:
         if name not in self._queues:
@@ -260,6 +279,9 @@ class Rider(RQWorker):
         return self._queues[name]
 
     def _deliver(self, ending: Ending, job: Job) -> None:
+        if self._delivered:  # a job ends once, whatever fails after its end
+            return
+        self._delivered = True
         self._pipe.send((ending, bool(job.webhooks)))
         if job.webhooks:
             self._pipe.recv()
@@ -297,7 +319,7 @@ class Rider(RQWorker):
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
     ) -> None:
         error = sys.exc_info()[1]
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        what = _text(error)
         at = job.ended_at or now()
         if self._is_interruption(error):
             ending = endings.interrupted(self._execution, at, self._most, error=what)

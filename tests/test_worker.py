@@ -283,6 +283,57 @@ class TestBooks:
         run()
         assert (connection.hget(bad.key, "status"), good.return_value()) == (b"failed", 7)
 
+    @pytest.mark.parametrize("text", ["\udcff.txt", "a\x00b", "\ud83d", "é"])
+    def test_an_error_is_recorded_whatever_its_text(
+        self, queue: Any, run: Callable[..., bool], text: str
+    ) -> None:
+        bad, good = queue.enqueue(jobs.fail, text), queue.enqueue(jobs.add, 1, 2)
+        run()
+        shown = text.encode(errors="backslashreplace").decode()
+        assert (bad.get_status(), good.return_value()) == ("failed", 3)
+        trace = bad.latest_result().exc_string
+        assert trace.startswith("Traceback")
+        assert trace.endswith(f"ValueError: {shown}\n")
+
+    def test_an_error_that_has_no_text_is_recorded_with_its_trace(
+        self, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        bad, good = queue.enqueue(jobs.fail_silently), queue.enqueue(jobs.add, 1, 2)
+        run()
+        assert (bad.get_status(), good.return_value()) == ("failed", 3)
+        assert "SilentError: <exception str() failed>" in bad.latest_result().exc_string
+
+    def test_an_interruption_is_recorded_whatever_its_reason(
+        self, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        job = queue.enqueue(jobs.give_up, "\udcff")
+        run(RQ_CLOCK_MAX_INTERRUPTIONS="1")
+        assert job.get_status() == "failed"
+        assert "Interrupted: \\udcff" in job.latest_result().exc_string
+
+    def test_a_result_that_has_no_text_ends_one_job_and_no_other(
+        self, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        done = [queue.enqueue(f) for f in (jobs.pid, jobs.answer_silently, jobs.pid)]
+        run()
+        assert [job.get_status() for job in done] == ["finished"] * 3
+        assert done[0].return_value() == done[2].return_value()
+
+    def test_an_exception_handler_that_raises_fails_the_job_with_its_trace(
+        self, connection: Any, queue: Any, redis_url: str
+    ) -> None:
+        def handler(*_: object) -> bool:
+            raise KeyError("\udcff")
+
+        settings = Settings.from_env({"REDIS_URL": redis_url})
+        worker = Worker(
+            ["default"], connection=connection, settings=settings, exception_handlers=[handler]
+        )
+        bad, good = queue.enqueue(jobs.fail), queue.enqueue(jobs.add, 1, 2)
+        worker.work(burst=True, logging_level="CRITICAL")
+        assert (bad.get_status(), good.return_value()) == ("failed", 3)
+        assert "KeyError: '\\udcff'" in bad.latest_result().exc_string
+
     def test_an_id_whose_job_was_deleted_is_passed_over(
         self, queue: Any, run: Callable[..., bool]
     ) -> None:

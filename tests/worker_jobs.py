@@ -34,6 +34,32 @@ def fail(text: str = "no") -> None:
     raise ValueError(text)
 
 
+class SilentError(Exception):
+    """An error with no text to give."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class SilentResult:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def fail_silently() -> None:
+    raise SilentError
+
+
+def give_up(text: str) -> None:
+    raise Interrupted(text)
+
+
+def answer_silently() -> SilentResult:
+    return SilentResult()
+
+
 def die(how: str) -> None:
     if how == "exit":
         os._exit(3)
