@@ -17,6 +17,7 @@ import random
 import select
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,7 +31,7 @@ from rq import Queue
 from rq import Worker as RQWorker
 from rq.executions import Execution as RQExecution
 from rq.job import UNEVALUATED, Job, _job_stack
-from rq.timeouts import JobTimeoutException
+from rq.timeouts import BaseDeathPenalty, JobTimeoutException
 from rq.utils import now, utcformat, utcparse
 
 from rq_clock import endings
@@ -168,6 +169,7 @@ def _live(
         for number in SIGNALS:
             signal.signal(number, lambda *_: stop())
         signal.signal(LEAVE, _leave)
+        _reset_signals_in_forks()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for close in inherited:
             close()
@@ -178,6 +180,52 @@ def _live(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _reset_signals_in_forks() -> None:
+    """Let every process that a job forks start with Python's own signal handlers. With those of
+    the work horse, `Process.terminate()` and the end of a `Pool` would have no effect.
+
+    SIGTERM and SIGINT are blocked during the fork. Else one that comes early would be lost.
+    A handler that the job has set itself stays.
+    """
+    ours = {number: signal.getsignal(number) for number in (*SIGNALS, LEAVE)}
+    thread = threading.local()
+
+    def before() -> None:
+        thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def after_in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, thread.mask)
+
+    def after_in_child() -> None:
+        reset = [number for number, handler in ours.items() if signal.getsignal(number) is handler]
+        if isinstance(getattr(signal.getsignal(signal.SIGALRM), "__self__", 0), BaseDeathPenalty):
+            reset.append(signal.SIGALRM)
+        for number in reset:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, thread.mask)
+        if signal.SIGINT in reset:  # not before: it raises, which is ignored in here
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    os.register_at_fork(
+        before=before, after_in_parent=after_in_parent, after_in_child=after_in_child
+    )
+
+
+def _end_fork() -> None:
+    """End a process that a job has forked and that comes out of the job: the process that forked
+    it is the work horse, and reports how the job ended."""
+    error = sys.exc_info()[1]
+    status = int(error is not None)
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exc()
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def die_with(parent: int, number: signal.Signals) -> None:
@@ -215,6 +263,7 @@ class _Job(Job):
 
     def perform(self) -> Any:
         global _in_job
+        horse = os.getpid()
         _job_stack.push(self)  # type: ignore[no-untyped-call]
         try:
             _in_job = True
@@ -222,6 +271,8 @@ class _Job(Job):
         finally:
             _in_job = False
             _job_stack.pop()  # type: ignore[no-untyped-call]
+            if os.getpid() != horse:
+                _end_fork()
         return self._result
 
 
@@ -242,7 +293,7 @@ class Rider(RQWorker):
 
     def serve(self, pipe: Connection[Any, Any]) -> None:
         """Run what comes until the worker closes the pipe."""
-        self._pipe = pipe
+        self._pipe, self._process = pipe, os.getpid()
         with suppress(EOFError):
             while True:
                 self._execution: Execution = pipe.recv()
@@ -279,6 +330,8 @@ class Rider(RQWorker):
         return self._queues[name]
 
     def _deliver(self, ending: Ending, job: Job) -> None:
+        if os.getpid() != self._process:  # a callback has forked it
+            _end_fork()
         if self._delivered:  # a job ends once, whatever fails after its end
             return
         self._delivered = True

@@ -438,6 +438,52 @@ class TestIsolation:
         run()
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
 
+    def test_pools_of_processes_end(self, queue: Any, run: Callable[..., bool]) -> None:
+        job = queue.enqueue(jobs.use_pools, 25, job_timeout=60)
+        run()
+        assert job.return_value() == 25 * 28
+
+    def test_processes_that_a_job_started_can_be_terminated(
+        self, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        job = queue.enqueue(jobs.terminate_children, 10, job_timeout=60)
+        run()
+        assert job.return_value() == [-signal.SIGTERM] * 10
+
+    @pytest.mark.parametrize("way", ["fork", "thread", "preexec_fn"])
+    def test_a_forked_process_has_pythons_own_signal_handlers(
+        self, queue: Any, run: Callable[..., bool], way: str
+    ) -> None:
+        job = queue.enqueue(jobs.handlers_of_a_fork, way)
+        run()
+        assert job.return_value() == [True] * 6
+
+    def test_a_forked_process_keeps_a_handler_that_the_job_has_set(
+        self, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        job = queue.enqueue(jobs.own_handler_of_a_fork)
+        run()
+        assert job.return_value() == 7
+
+    @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 5)])
+    def test_a_forked_process_that_comes_out_of_the_job_ends(
+        self, queue: Any, run: Callable[..., bool], how: str, code: int
+    ) -> None:
+        job = queue.enqueue(jobs.fork_and, how, job_timeout=3)
+        other = queue.enqueue(jobs.add, 1, 2)
+        run()
+        assert (job.return_value(), other.return_value()) == (code, 3)
+        assert len(job.results()) == 1
+
+    def test_a_process_that_a_callback_forked_ends(
+        self, queue: Any, run: Callable[..., bool]
+    ) -> None:
+        callback = Callback(jobs.fork_on_success, timeout=3)
+        job, other = queue.enqueue(jobs.pid, on_success=callback), queue.enqueue(jobs.pid)
+        run()
+        assert job.return_value() == other.return_value()
+        assert len(job.results()) == 1
+
     def test_a_timeout_raises_in_the_job(self, queue: Any, run: Callable[..., bool]) -> None:
         job = queue.enqueue(jobs.wait, 60, job_timeout=1)
         run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import resource
 import signal
@@ -179,6 +180,87 @@ def leave_a_child(path: str) -> int:
 def close_everything() -> None:
     os.closerange(3, 256)
     threading.Event().wait(60)
+
+
+def use_pools(count: int) -> int:
+    """Use as many pools of processes, one after the other; the sum of all that they return."""
+    total = 0
+    for _ in range(count):
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            total += sum(pool.map(abs, range(8)))
+    return total
+
+
+def terminate_children(count: int) -> list[int | None]:
+    """Terminate as many processes just after their start; their exit codes."""
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=wait, args=(600,)) for _ in range(count)]
+    for child in children:
+        child.start()
+        child.terminate()
+    for child in children:
+        child.join(5)
+    return [child.exitcode for child in children]
+
+
+def handlers_of_a_fork(way: str) -> list[bool]:
+    """Whether a forked process has Python's own handlers of SIGTERM, SIGINT, SIGALRM, SIGVTALRM,
+    blocks no signal, and lets no wakeup fd be written to."""
+    end, start = os.pipe()
+
+    def report() -> None:
+        default = signal.SIG_DFL
+        found = [
+            signal.getsignal(signal.SIGTERM) == default,
+            signal.getsignal(signal.SIGINT) == signal.default_int_handler,
+            signal.getsignal(signal.SIGALRM) == default,
+            signal.getsignal(signal.SIGVTALRM) == default,
+            signal.pthread_sigmask(signal.SIG_BLOCK, set()) == set(),
+            signal.set_wakeup_fd(-1) == -1,
+        ]
+        os.write(start, bytes(found))
+
+    def fork() -> None:
+        if (child := os.fork()) == 0:
+            report()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    if way == "preexec_fn":
+        subprocess.run(["true"], preexec_fn=report, check=True)
+    elif way == "thread":
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+    else:
+        fork()
+    return [bool(byte) for byte in os.read(end, 100)]
+
+
+def own_handler_of_a_fork() -> int:
+    """The exit code of a forked process that gets SIGTERM, for which the job has set a handler."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+    if (child := os.fork()) == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    signal.signal(signal.SIGTERM, before)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_and(how: str) -> int:
+    """The exit code of a forked process that comes out of the job."""
+    if (child := os.fork()) == 0:
+        if how == "raise":
+            raise ValueError("in the fork")
+        if how == "exit":
+            sys.exit(5)
+        return 9
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_on_success(job: Job, connection: Redis, result: Any) -> None:
+    if (child := os.fork()) != 0:
+        os.waitpid(child, 0)
 
 
 def on_success(job: Job, connection: Redis, result: Any) -> None:
