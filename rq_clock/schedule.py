@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
@@ -172,7 +173,14 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
         [kind] = _TARGET_KEYS & document.keys()
         target = targets.from_spec(kind, document.pop(kind))
         options = {_snake(key): value for key, value in document.items()}
-    except (ScheduleError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ScheduleError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         fault = f"{name}: cannot read the stored definition {_shown(text)}: {error}"
         raise ScheduleError(fault) from None
     return declare(name, trigger, target, options)
@@ -311,7 +319,8 @@ def _usual_overlap(catch_up: object) -> str:
 def _normal(option: str, value: Any) -> Any:
     """A value in the one form that `Schedule` keeps; what has none is left to the checks."""
     if option in ("catch_up_window", "jitter") and isinstance(value, int | float):
-        return value if isinstance(value, bool) else timedelta(seconds=value)
+        with suppress(ValueError, OverflowError):  # of nan, and of more than timedelta holds
+            return value if isinstance(value, bool) else timedelta(seconds=value)
     if option in ("timeout", "result_ttl", "failure_ttl") and isinstance(value, timedelta):
         return int(value.total_seconds())
     if option in ("args", "tags", "retries") and isinstance(value, list):

@@ -38,7 +38,8 @@ OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connect
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_NO_NUL, _ASCII = r"[^\0]*\Z", r"[\t -~]*\Z"
+_NO_NUL, _ASCII = "[^\0\ud800-\udfff]*\\Z", r"[\t -~]*\Z"
+_TEXT = re.compile(_NO_NUL)
 _URL = re.compile(r"[!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]+\Z")
 
 
@@ -63,15 +64,15 @@ class Command:
         if not isinstance(shell, str) or not shell.strip():
             got = repr(shell) if isinstance(shell, str) else type(shell).__name__
             yield f"expected a command line, as 'df -h /', got {got}"
-        elif "\0" in shell or len(shell) > LONGEST_COMMAND:
+        elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
             yield (
                 f"expected a command line of at most {LONGEST_COMMAND:,} characters, none of them "
-                "NUL; put the rest into a script"
+                "NUL or half of a surrogate pair; put the rest into a script"
             )
         if self.timeout is not None and not _is_time(self.timeout):
             yield f"expected a command's timeout in seconds, above 0, got {self.timeout!r}"
         cwd: Any = self.cwd
-        if cwd is not None and (not isinstance(cwd, str) or not cwd or "\0" in cwd):
+        if cwd is not None and (not isinstance(cwd, str) or not cwd or not _TEXT.match(cwd)):
             yield f"expected cwd to be a directory, got {cwd!r}"
         yield from _named_texts("env", self.env, _VARIABLE, _NO_NUL)
 

@@ -43,6 +43,8 @@ _UNITS = {
     "seconds": 1_000,
     "milliseconds": 1,
 }
+_LAST_YEAR = 9899
+"""No fire time is later, so that a duration can be added to each."""
 _LONGEST_PERIOD = 50 * 366 * _UNITS["days"]
 
 
@@ -102,7 +104,8 @@ class Every:
         if self.problems or 0 < self.period <= _LONGEST_PERIOD:
             return list(self.problems)
         hint = f"give at least one of {', '.join(_UNITS)}" if self.period == 0 else ""
-        return [fault("a period of 1 ms to 50 years", f"{self.period} ms", hint=hint)]
+        got = f"{self.period} ms" if abs(self.period) < 10**20 else "one far beyond"
+        return [fault("a period of 1 ms to 50 years", got, hint=hint)]
 
     def warnings(self) -> list[str]:
         """Nothing: an interval means what it says."""
@@ -137,7 +140,10 @@ class Once:
 
     def faults(self) -> list[str]:
         """Everything that is wrong, one line each; empty when the trigger can be used."""
-        return _datetime_faults(self.at, "")
+        faults = _datetime_faults(self.at, "")
+        if not faults and self.at.year > _LAST_YEAR:
+            faults.append(fault(f"an instant up to the year {_LAST_YEAR}", self.at.isoformat()))
+        return faults
 
     def warnings(self) -> list[str]:
         """Nothing: an instant means what it says."""

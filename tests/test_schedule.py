@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
 from rq_clock.schedule import MOST, Decision, Hold, Schedule, Skip, declare, due, from_definition
+from rq_clock.targets import command
 from rq_clock.triggers import MANY, Trigger, cron, every, once
 
 
@@ -31,6 +32,21 @@ def faults(trigger: Any = None, target: Any = "tasks.demo.heartbeat", **options:
 HOURLY = schedule(cron("0 * * * *"))
 ALL = schedule(cron("0 * * * *"), catch_up="all")
 NONE = schedule(cron("0 * * * *"), catch_up="none")
+
+
+def nested(depth: int) -> Any:
+    """Lists in lists."""
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def endless() -> Any:
+    """A list that holds itself, twice."""
+    value: list[Any] = []
+    value += [value, value]
+    return value
 
 
 class TestDue:
@@ -254,12 +270,58 @@ class TestDeclaration:
             ({"group": 42}, "expected group as 1-100 characters without spaces"),
             ({"group_limit": 2}, "group_limit goes with group"),
             ({"group": "shop-42", "group_limit": 0}, "at least 1, got 0"),
+            ({"catch_up_window": timedelta.max}, "at most 50 years"),
+            ({"catch_up_window": 1e11}, "at most 50 years"),
+            ({"catch_up_window": float("inf")}, "at most 50 years, got inf"),
+            ({"catch_up_window": float("nan")}, "at most 50 years, got nan"),
+            ({"jitter": timedelta.max}, "at most 50 years"),
+            ({"jitter": float("nan")}, "at most 50 years, got nan"),
+            ({"timeout": 10**5000}, "at most 50 years, or -1"),
+            ({"failure_ttl": 10**10}, "at most 50 years, or -1"),
+            ({"retries": 10**5000}, "expected retries to be a count"),
+            ({"catch_up": "all", "catch_up_limit": 10**5000}, "expected catch_up_limit"),
+            ({"args": [nested(989)]}, "nested at most 64 deep"),
+            ({"args": [nested(64)]}, "nested at most 64 deep"),
+            ({"args": [endless()]}, "nested at most 64 deep"),
+            ({"args": ["a\udc80"]}, "text that UTF-8 can hold in args[0], got 'a\\udc80'"),
+            ({"kwargs": {"a": ["\ud800"]}}, "text that UTF-8 can hold in kwargs['a'][0]"),
+            ({"kwargs": {"\ud800": 1}}, "text that UTF-8 can hold as a key in kwargs"),
+            ({"tags": ["\ud800"]}, "tags of text that UTF-8 can hold"),
+            ({"group": "\ud800"}, "expected group as 1-100 characters"),
+            ({"kwargs": {"n": 10**5000}}, "at most 4,200 digits in kwargs['n']"),
+            ({"args": ["x" * 300_000, "y" * 300_000]}, "at most 512 kB as JSON, got 585 kB"),
+            ({"args": [[0] * 600_000]}, "at most 512 kB as JSON"),
         ],
     )
     def test_an_option_that_cannot_be_kept_is_refused(
         self, options: dict[str, Any], reason: str
     ) -> None:
         assert reason in faults(**options)[0]
+
+    def test_an_instant_at_the_end_of_the_calendar_is_refused(self) -> None:
+        for last in (datetime.max.replace(tzinfo=UTC), at("9999-12-31T00:00")):
+            assert "up to the year 9899" in faults(once(last), jitter=60)[0]
+
+    def test_what_fits_just_so_is_kept(self) -> None:
+        half, years = "x" * 250_000, timedelta(days=50 * 366)
+        kept = schedule(
+            once(at("9899-12-31T23:59")),
+            args=[nested(63), 10**4200, "\U0001f600"],
+            kwargs={"a": half, "b": half},
+            catch_up_window=years,
+            jitter=years,
+        )
+        assert from_definition("nightly", kept.definition()) == kept
+        assert kept.next_after(at("2026-01-01T00:00")) == at("9899-12-31T23:59") + kept.offset
+
+    def test_a_command_of_text_that_utf8_cannot_hold_is_refused(self) -> None:
+        for target in (
+            command("a\ud800"),
+            command("a", cwd="\ud800"),
+            command("a", env={"A": "\ud800"}),
+        ):
+            with pytest.raises(ScheduleError, match="expected"):
+                declare("x", every(minutes=1), target, {})
 
     def test_no_trigger_is_refused(self) -> None:
         assert "expected a trigger, cron(…), every(…) or once(…)" in faults("0 3 * * *")[0]
@@ -298,7 +360,19 @@ class TestDefinition:
         )
 
     @pytest.mark.parametrize(
-        "text", ["", "[]", "{", '{"func":"a.b"}', '{"every":1}', '{"every":1,"func":"a.b","new":1}']
+        "text",
+        [
+            "",
+            "[]",
+            "{",
+            '{"func":"a.b"}',
+            '{"every":1}',
+            '{"every":1,"func":"a.b","new":1}',
+            "[" * 100_000,
+            '{"every":1,"func":"a.b","jitter":NaN}',
+            "\ud800",
+            b"\xff",
+        ],
     )
     def test_a_definition_that_cannot_be_read_is_a_schedule_error(self, text: str) -> None:
         with pytest.raises(ScheduleError, match="nightly"):
