@@ -10,6 +10,7 @@ loaded here, and every key begins here.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
 from functools import cache
@@ -23,13 +24,16 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ConnectionError,
+    DataError,
     NoPermissionError,
+    RedisError,
+    ResponseError,
     TimeoutError,
 )
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from rq_clock.errors import StoreUnavailable
+from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.logs import say, warn
 from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
@@ -40,6 +44,8 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 PATIENCE = 0.8
 """The pause at which a server that never answered is called missing: where everything starts at
 once, it is only slower to start."""
+_OF_AN_ITEM = re.compile(r"WRONGTYPE|user_script:\d+: (attempt to|bad argument)")
+"""What a server answers when a value has another type than a command or script needs."""
 _LUA = Path(__file__).parent / "lua"
 
 
@@ -67,6 +73,18 @@ def text(value: Any) -> str:
 def texts(raw: Mapping[Any, Any]) -> dict[str, str]:
     """The fields of a hash, or of a stream's entry, likewise."""
     return {text(name): text(value) for name, value in raw.items()}
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether an error comes from the server, the network or a lost lease. Any other comes
+    from one item: what is stored of it cannot be read, or it cannot be written."""
+    if isinstance(error, DataError):
+        return False
+    if isinstance(error, ResponseError) and _OF_AN_ITEM.search(str(error)):
+        return False
+    if isinstance(error, RqClockError):
+        return not isinstance(error, ScheduleError)
+    return isinstance(error, RedisError | OSError)
 
 
 def connect(

@@ -11,24 +11,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_RESULT_TTL
+from rq.job import JobStatus
+from rq.queue import Queue
 from rq.results import Result
 from rq.utils import utcformat
 
 from rq_clock.masks import masked_text
 from rq_clock.state import from_ms, to_ms
 
+DEFAULT_TIMEOUT = Queue.DEFAULT_TIMEOUT
 Command = tuple[str | bytes | int | float, ...]
 OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed_out", "stopped"
 INTERRUPTED, LOST = "interrupted", "lost"
 INTERRUPTIONS = "rq_clock_interruptions"
 """Field of RQ's job hash that counts how often the job was put back; RQ keeps what it does not
 know."""
+DEPENDENT_FIELDS = (
+    "created_at", "status", "origin", "allow_dependency_failures", "enqueue_at_front", "timeout",
+    "ttl",
+)  # fmt: skip
+"""Fields of RQ's job hash from which a Dependent is read."""
 _RUN_ID = re.compile(r"([a-z0-9_]{1,40})-([A-Za-z0-9_-]{1,100})-(\d+)(?:-([mb])\d+)?")
 
 
@@ -60,8 +69,16 @@ class Execution:
         return self.number("timeout", -1)
 
     def number(self, field: str, default: int) -> int:
-        value = self.fields.get(field.encode(), b"")
-        return int(value) if value else default
+        """Return a number of the job's hash; the default where it is missing or unreadable."""
+        with suppress(ValueError):
+            return int(self.fields.get(field.encode()) or default)
+        return default
+
+    def intervals(self, field: str) -> list[float]:
+        """Return the seconds between attempts that the job's hash lists; 0 where it lists none."""
+        with suppress(ValueError, TypeError):
+            return [float(n) for n in json.loads(self.fields.get(field.encode()) or b"[0]")] or [0]
+        return [0]
 
     @property
     def origin(self) -> Origin | None:
@@ -90,6 +107,59 @@ def origin_of(job_id: str) -> Origin | None:
         return Origin(namespace, schedule, from_ms(fire), manner or "[sc]")
     except OverflowError:  # no instant that a schedule could have
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependent:
+    """A job that depends on one that ends."""
+
+    id: bytes
+    queue: str
+    status: JobStatus
+    allow_failure: bool
+    at_front: bool
+    timeout: str
+    ttl: int
+
+    @classmethod
+    def read(cls, id: bytes, fields: Sequence[bytes | None]) -> Dependent:
+        """Return the job as DEPENDENT_FIELDS of its hash tell. Raises ValueError or TypeError when
+        they are not those of a job that this RQ can run."""
+        created, status, origin, allow, front, timeout, ttl = (f and f.decode() for f in fields)
+        if not created or not origin:
+            raise ValueError("expected a job, got parts of one")
+        return cls(
+            id=id,
+            queue=origin,
+            status=JobStatus(status or "created"),
+            allow_failure=bool(int(allow or 0)),
+            at_front=bool(int(front or 0)),
+            timeout=timeout or str(DEFAULT_TIMEOUT),
+            ttl=int(ttl or 0),
+        )
+
+    def can_run(self, state: str, others: Iterable[str]) -> bool:
+        """Return whether it can run when one job it depends on has ended in this state, and the
+        others have these statuses."""
+        allowed = ("finished", "failed") if self.allow_failure else ("finished",)
+        if state == STOPPED or self.status == JobStatus.CANCELED:
+            return False
+        return (state == OK or self.allow_failure) and all(other in allowed for other in others)
+
+    def commands(self, now: datetime) -> list[Command]:
+        """Return the commands that queue it."""
+        job, queue = b"rq:job:" + self.id, f"rq:queue:{self.queue}"
+        changed = ("status", "queued", "enqueued_at", utcformat(now), "timeout", self.timeout)
+        commands: list[Command] = [
+            ("ZREM", f"rq:deferred:{self.queue}", self.id),
+            ("HSET", job, *changed),
+            ("SADD", "rq:queues", queue),
+            ("LPUSH" if self.at_front else "RPUSH", queue, self.id),
+        ]
+        if self.ttl > 0:
+            keys = (job, job + b":dependents", job + b":dependencies")
+            commands += [("EXPIRE", key, self.ttl) for key in keys]
+        return commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +196,7 @@ def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
         ]
     repeats = execution.number("repeats_left", 0)
     if repeats > 0:
-        intervals = json.loads(execution.fields.get(b"repeat_intervals") or b"[0]")
+        intervals = execution.intervals("repeat_intervals")
         pause = intervals[min(repeats - 1, len(intervals) - 1)]
         commands.append(("HSET", job, "repeats_left", repeats - 1))
         return _go_on(Ending(OK, "", ended, commands), execution, pause, front=False)
@@ -144,7 +214,7 @@ def failed(
     line = masked_text(one_line(error or trace.strip().rpartition("\n")[2]))
     retries = execution.number("retries_left", 0)
     if retries > 0 and state != STOPPED:
-        intervals = json.loads(execution.fields.get(b"retry_intervals") or b"[0]")
+        intervals = execution.intervals("retry_intervals")
         pause = intervals[max(len(intervals) - retries, 0)]
         commands.append(("HSET", job, "retries_left", retries - 1))
         front = execution.number("enqueue_at_front_on_retry", 0) == 1

@@ -27,23 +27,23 @@ Workers that serve the same queues must have the same namespace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import pickle
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from io import BytesIO
+from typing import Any, cast
 from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import NoScriptError
-from rq import Queue
-from rq.exceptions import NoSuchJobError
-from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
 from rq_clock import counters
-from rq_clock.connection import key_of, load_script
-from rq_clock.endings import OK, STOPPED, Command, Ending, Execution
+from rq_clock.connection import is_outage, key_of, load_script, text
+from rq_clock.endings import DEPENDENT_FIELDS, OK, Command, Dependent, Ending, Execution
 from rq_clock.errors import RqClockError
 from rq_clock.logs import say, warn
 from rq_clock.state import LedgerEntry, from_ms, ledger_entry, to_ms
@@ -147,7 +147,7 @@ class Executions:
         while True:
             answer = self._run(*self._take(worker, queues, now))
             if answer[0] == b"undeclared":
-                self._declare(answer[1].decode())
+                self._declare(answer[1])
             elif answer[0] != b"more":
                 return self._taken(worker, now, answer)
 
@@ -286,17 +286,18 @@ class Executions:
         times = [now.timestamp(), utcformat(now), ABANDONED]
         return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-"]
 
-    def _declare(self, job_id: str) -> None:
+    def _declare(self, job_id: bytes) -> None:
         """Copy the group that a job's meta names to where scripts can read it. For jobs that are
-        not made by a schedule; meta is pickled."""
-        try:
-            meta = Job.fetch(job_id, connection=self.redis).meta.get("rq_clock") or {}
-        except NoSuchJobError:
+        not made by a schedule."""
+        key: Any = b"rq:job:" + job_id
+        stored: Any = self.redis.hget(key, "meta")
+        if stored is None:  # deleted since
             return
+        meta = _group_facts(stored)
         fields: dict[Any, Any] = {"rq_clock_group": str(meta.get("group") or "")}
         if isinstance(limit := meta.get("group_limit"), int) and limit > 1:
             fields["rq_clock_group_limit"] = str(limit)
-        self.redis.hset(f"rq:job:{job_id}", mapping=fields)
+        self.redis.hset(key, mapping=fields)
 
     def _taken(self, worker: str, now: datetime, answer: Any) -> Execution | None:
         kind, *rest = answer
@@ -307,9 +308,9 @@ class Executions:
             return None
         id, job_id, queue, previous, flat = rest
         return Execution(
-            id.decode(),
-            job_id.decode(),
-            queue.decode(),
+            text(id),
+            text(job_id),
+            text(queue),
             worker,
             now,
             dict(zip(flat[::2], flat[1::2], strict=True)),
@@ -320,6 +321,9 @@ class Executions:
         found = _Dependents()
         while not _ended(execution, self._run(*self._closing(claim, execution, ending, found))):
             found = self._dependents(execution, ending)
+        if found.unreadable:
+            unreadable = " ".join(found.unreadable)
+            warn("dependents.unreadable", job=execution.job_id, dependents=unreadable)
 
     def _closing(
         self, claim: list[str], execution: Execution, ending: Ending, dependents: _Dependents
@@ -353,22 +357,43 @@ class Executions:
         ]
 
     def _dependents(self, execution: Execution, ending: Ending) -> _Dependents:
-        """The jobs that depend on one that ends, and the commands by which RQ would enqueue
-        those that now can run."""
-        job = Job(execution.job_id, connection=self.redis)
-        job._status = JobStatus.FINISHED if ending.state == OK else JobStatus.FAILED
-        if ending.state == STOPPED:
-            job._status = JobStatus.STOPPED
-        pipe: Any = self.redis.pipeline()
-        try:
-            pipe.watch(job.dependents_key)
-            ids = tuple(sorted(id.decode() for id in pipe.smembers(job.dependents_key)))
-            queue = Queue(execution.queue, connection=self.redis)
-            queue.enqueue_dependents(job, pipeline=pipe, refresh_job_status=False)
-            commands = tuple(tuple(words) for words, _options in pipe.command_stack)
-        finally:
-            pipe.reset()
-        return _Dependents(ids, commands)
+        """Return the jobs that depend on one that ends, and the commands that queue those that can
+        run now. Only fields of their hashes are read; what cannot be read stays deferred."""
+        parent = f"rq:job:{execution.job_id}".encode()
+        ids: list[bytes] = sorted(cast(Any, self.redis.smembers(parent + b":dependents")))
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for id in ids:
+            pipe.hmget(b"rq:job:" + id, DEPENDENT_FIELDS)
+            pipe.exists(b"rq:job:" + id)
+            pipe.smembers(b"rq:job:" + id + b":dependencies")
+        answers = _answers(pipe)
+        queued: list[bytes] = []
+        unreadable: list[str] = []
+        commands: list[Command] = []
+        for id, fields, exists, needed in zip(ids, *(answers[i::3] for i in range(3)), strict=True):
+            if not exists:
+                continue
+            try:
+                dependent = Dependent.read(id, fields)
+                others = self._statuses(set(needed) - {execution.job_id.encode()})
+            except (ValueError, TypeError):
+                unreadable.append(text(id))
+                continue
+            if dependent.can_run(ending.state, others):
+                queued.append(id)
+                commands += dependent.commands(ending.ended)
+        if queued:
+            commands.append(("SREM", parent + b":dependents", *queued))
+        return _Dependents(tuple(ids), tuple(commands), tuple(unreadable))
+
+    def _statuses(self, job_ids: Collection[bytes]) -> list[str]:
+        """Return the statuses of those of these jobs that exist."""
+        if not job_ids:
+            return []
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for id in job_ids:
+            pipe.hget(b"rq:job:" + id, "status")
+        return [text(status) for status in _answers(pipe) if status]
 
     def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
         return self._scripts[script](keys, args)
@@ -390,8 +415,50 @@ class Executions:
 
 @dataclass(frozen=True, slots=True)
 class _Dependents:
-    ids: tuple[str, ...] = ()
+    ids: tuple[bytes, ...] = ()
     commands: tuple[Command, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads data only: whatever a pickle calls or makes is an _Opaque, so reading it runs no code
+    of anybody's."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Opaque
+
+
+class _Opaque:
+    def __new__(cls, *_args: Any, **_options: Any) -> _Opaque:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_options: Any) -> None:
+        pass
+
+    def __call__(self, *_args: Any, **_options: Any) -> _Opaque:
+        return self
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
+def _group_facts(meta: bytes) -> Mapping[str, Any]:
+    """Return what a job's meta holds under rq_clock; nothing when it cannot be read."""
+    try:
+        loaded = json.loads(meta) if meta[:1] == b"{" else _Unpickler(BytesIO(meta)).load()
+        facts = loaded.get("rq_clock")
+    except Exception:  # whatever a broken pickle leads to
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _answers(pipe: Any) -> list[Any]:
+    """Return a pipeline's answers, with the errors that come from one key in their places."""
+    answers: list[Any] = pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and is_outage(answer):
+            raise answer
+    return answers
 
 
 def _counts(execution: Execution, ending: Ending) -> list[counters.Count]:
@@ -412,5 +479,5 @@ def _ended(execution: Execution, answer: Any) -> bool:
     if answer[0] == b"refused":
         warn("run.discarded", job=execution.job_id, reason="canceled or deleted while it ran")
     if answer[0] == b"error":
-        warn("run.incomplete", job=execution.job_id, error=answer[1].decode())
+        warn("run.incomplete", job=execution.job_id, error=text(answer[1]))
     return bool(answer[0] != b"dependents")

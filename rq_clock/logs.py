@@ -13,7 +13,11 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from rq_clock.errors import RqClockError
+
 logger = logging.getLogger("rq_clock")
+MANY_FAULTS = 10_000
+"""Faults remembered at most; beyond, they are logged again."""
 
 
 def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
@@ -26,6 +30,38 @@ def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
 def warn(event: str, **fields: Any) -> None:
     """Log an event that someone should look at."""
     say(event, level=logging.WARNING, **fields)
+
+
+class FaultLog:
+    """Logs the fault of an item once: again only when it is another fault, or was cleared."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[Any, ...], str] = {}
+
+    def warn(self, event: str, error: Exception | str, **item: Any) -> None:
+        """Log what is wrong with an item, unless that is in the log."""
+        text = _explained(error) if isinstance(error, Exception) else error
+        if self._faults.get((event, *item.values())) == text:
+            return
+        if len(self._faults) >= MANY_FAULTS:
+            self._faults.clear()
+        self._faults[(event, *item.values())] = text
+        warn(event, **item, error=text)
+
+    def clear(self, event: str, **item: Any) -> None:
+        """The item is well: its next fault is news."""
+        self._faults.pop((event, *item.values()), None)
+
+
+def _explained(error: Exception) -> str:
+    """Return an error as one line of text that every log can hold."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(it has no text)"
+    if not isinstance(error, RqClockError):
+        text = f"{type(error).__name__}: {text}"
+    return text[:500].encode(errors="backslashreplace").decode()
 
 
 def set_up(*, stamp: bool) -> None:

@@ -3,7 +3,9 @@ are names here, so every order of events can be written down."""
 
 from __future__ import annotations
 
+import pickle
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +150,106 @@ class TestEnding:
         end(executions, execution)
         assert connection.keys(f"rq:job:{job.id}*") == []
         assert nothing_for(executions, "a")
+
+
+class Grenade:
+    """Unpickled, it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+class TestDependents:
+    @pytest.fixture
+    def children(self, queue: Any) -> list[Any]:
+        parent = queue.enqueue(jobs.add, 1, 2)
+        return [queue.enqueue(jobs.add, 3, 4, depends_on=parent) for _ in range(2)]
+
+    def breaks(self, connection: Any, job: Any, how: str) -> None:
+        if how == "deleted, then a stale save_meta":
+            job.delete()
+            job.save_meta()
+        elif how == "a status of a later RQ":
+            connection.hset(job.key, "status", "paused")
+        elif how == "no hash":
+            connection.delete(job.key)
+            connection.set(job.key, "x")
+        else:
+            connection.hset(job.key, "enqueue_at_front", "perhaps")
+
+    @pytest.mark.parametrize(
+        "how",
+        ["deleted, then a stale save_meta", "a status of a later RQ", "no hash", "no number"],
+    )
+    def test_one_that_cannot_be_read_stays_deferred_and_the_others_run(
+        self, executions: Executions, connection: Any, queue: Any, children: list[Any],
+        caplog: pytest.LogCaptureFixture, how: str,
+    ) -> None:  # fmt: skip
+        good, bad = children
+        self.breaks(connection, bad, how)
+        connection.sadd(f"rq:job:{queue.job_ids[0]}:dependents", bad.id)
+        end(executions, take(executions, "a"))
+        assert queue.job_ids == [good.id]
+        warnings = [r for r in caplog.records if getattr(r, "event", "") == "dependents.unreadable"]
+        assert [r.fields["dependents"] for r in warnings] == [bad.id]  # type: ignore[attr-defined]
+
+    def test_a_deleted_one_is_nothing(
+        self, executions: Executions, connection: Any, queue: Any, children: list[Any]
+    ) -> None:
+        connection.delete(children[0].key)
+        end(executions, take(executions, "a"))
+        assert queue.job_ids == [children[1].id]
+
+    def test_no_meta_of_another_job_is_unpickled(
+        self, executions: Executions, connection: Any, queue: Any, children: list[Any],
+        tmp_path: Path,
+    ) -> None:  # fmt: skip
+        trap = pickle.dumps({"x": Grenade(tmp_path / "boom")})
+        for child in children:
+            connection.hset(child.key, "meta", trap)
+        end(executions, take(executions, "a"))
+        assert sorted(queue.job_ids) == sorted(child.id for child in children)
+        assert connection.hget(children[0].key, "meta") == trap
+        assert not (tmp_path / "boom").exists()
+
+    def test_a_group_is_read_from_a_meta_that_is_not_unpickled(
+        self, executions: Executions, connection: Any, queue: Any, tmp_path: Path
+    ) -> None:
+        meta = {"at": NOON, "x": Grenade(tmp_path / "boom"), "rq_clock": {"group": "shop"}}
+        for _ in range(2):
+            job = queue.enqueue(jobs.add, 1, 2)
+            connection.hset(job.key, "meta", pickle.dumps(meta))
+        take(executions, "a")
+        assert nothing_for(executions, "b")
+        assert not (tmp_path / "boom").exists()
+
+    def test_a_meta_that_cannot_be_read_names_no_group(
+        self, executions: Executions, connection: Any, queue: Any
+    ) -> None:
+        job = queue.enqueue(jobs.add, 1, 2)
+        connection.hset(job.key, "meta", b"\x80\x04 rq_clock group \xff")
+        assert take(executions, "a").job_id == job.id
+
+    def test_a_dead_workers_job_whose_numbers_cannot_be_read_is_ended(
+        self, executions: Executions, connection: Any, queue: Any
+    ) -> None:
+        job = queue.enqueue(jobs.add, 1, 2, retry=Retry(max=3, interval=[1, 2, 3]))
+        garbage = ("timeout", "failure_ttl", "rq_clock_attempt", "rq_clock_interruptions")
+        connection.hset(job.key, mapping=dict.fromkeys((*garbage, "retry_intervals"), "{"))
+        take(executions, "a")
+        watch(Caretaker(executions, 10), SILENCE + 2)
+        assert queue.job_ids == [job.id]
+
+    def test_an_id_in_a_queue_that_names_no_hash_is_passed_over(
+        self, executions: Executions, connection: Any, queue: Any
+    ) -> None:
+        connection.set("rq:job:odd", "x")
+        connection.rpush("rq:queue:default", "odd")
+        job = queue.enqueue(jobs.add, 1, 2)
+        assert take(executions, "a").job_id == job.id
 
 
 class TestTheDead:

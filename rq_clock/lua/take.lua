@@ -47,7 +47,7 @@ local function begin()
   redis.call('ZADD', 'rq:wip:' .. queue, now + ttl, id .. ':' .. execution)
   redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', text,
     'last_heartbeat', text, 'worker_name', ARGV[1])
-  redis.call('HINCRBY', 'rq:job:' .. id, 'rq_clock_attempt', 1)
+  redis.pcall('HINCRBY', 'rq:job:' .. id, 'rq_clock_attempt', 1)  -- others may have written it
   redis.call('PERSIST', 'rq:job:' .. id)
   redis.call('HSET', 'rq:worker:' .. ARGV[1], 'state', 'busy', 'current_job', id,
     'current_job_working_time', '0', 'last_heartbeat', text)
@@ -69,8 +69,9 @@ for i = 4, #KEYS do
   queue = string.sub(KEYS[i], #'rq:queue:' + 1)
   id = head(KEYS[i])
   while id do
-    local group, limit, meta, data = unpack(redis.call('HMGET', 'rq:job:' .. id,
-      'rq_clock_group', 'rq_clock_group_limit', 'meta', 'created_at'))
+    local fields = redis.pcall('HMGET', 'rq:job:' .. id,
+      'rq_clock_group', 'rq_clock_group_limit', 'meta', 'created_at')
+    local group, limit, meta, data = unpack(fields.err and {} or fields)  -- an error: no hash
     if data and not group and meta and string.find(meta, 'rq_clock', 1, true)
       and string.find(meta, 'group', 1, true) then
       return {'undeclared', id}
