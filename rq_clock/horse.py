@@ -1,8 +1,9 @@
 """The work horse: the process in which a worker's jobs run, so that a job can harm only itself.
 
 RQ forks a process for each job, which takes nine times as long as a job that does nothing. This
-one is forked ahead and serves many jobs. It is replaced when a job killed it, after a number of
-jobs, and when its memory has grown; with RQ_CLOCK_HORSE_JOBS=1 each job gets a process of its own.
+one is forked ahead and serves many jobs. It ends with each job that does not succeed, so that open
+transactions, broken connections and threads of that job end too. It is also replaced after a number
+of jobs and when its memory has grown. With RQ_CLOCK_HORSE_JOBS=1 each job gets its own process.
 
 Inside, RQ's own `perform_job` runs the job, with its callbacks, timeouts and exception handlers
 (what Sentry and others hook into goes on working). Only what RQ would then write to Redis comes
@@ -292,10 +293,10 @@ class Rider(RQWorker):
         utcparse(utcformat(now()))  # compiles what each process would compile for its first job
 
     def serve(self, pipe: Connection[Any, Any]) -> None:
-        """Run what comes until the worker closes the pipe."""
-        self._pipe, self._process = pipe, os.getpid()
+        """Run jobs until one does not succeed, or until the worker closes the pipe."""
+        self._pipe, self._process, self._spent = pipe, os.getpid(), False
         with suppress(EOFError):
-            while True:
+            while not self._spent:
                 self._execution: Execution = pipe.recv()
                 self._perform()
 
@@ -334,7 +335,7 @@ class Rider(RQWorker):
             _end_fork()
         if self._delivered:  # a job ends once, whatever fails after its end
             return
-        self._delivered = True
+        self._delivered, self._spent = True, ending.state != endings.OK
         self._pipe.send((ending, bool(job.webhooks)))
         if job.webhooks:
             self._pipe.recv()

@@ -49,6 +49,9 @@ in the job first, unless the job is deep in a C library or catches everything.""
 LEAVE_SECONDS = 1.0
 """What a job gets, when the grace is over, to put down what it holds: `Interrupted` is raised in
 it, so that locks are released and files closed; then its process is killed."""
+FAREWELL = 5.0
+"""Seconds that the process of a job that did not succeed gets to end by itself, while libraries
+send the errors that they collected. Then it is killed."""
 LAST_TRY = 4.0
 """Seconds beyond the grace for which a worker without Redis keeps trying to store an end."""
 LAST_PAUSE = 0.5
@@ -84,6 +87,9 @@ class Worker(RQWorker):
         self._rider: Rider | None = None
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
+        self._spent: WorkHorse | None = None
+        """The process of a job that did not succeed. The job's end is stored once it is gone."""
+        self._spent_until = float("inf")
         self._task: _Task | None = None
         self._told_to_leave = False
         self._beat_at = self._clean_at = 0.0
@@ -161,7 +167,7 @@ class Worker(RQWorker):
             self._saddle()
         if time.monotonic() >= self._beat_at:
             self._beat()
-        if self._task is not None and self._task.ending is not None:
+        if self._task is not None and self._task.ending is not None and self._spent is None:
             self._close(self._task.execution, self._task.ending)
         elif self._task is not None:
             self._wait(self._beat_at - time.monotonic())
@@ -266,9 +272,10 @@ class Worker(RQWorker):
         while self._dismissed and time.monotonic() < until:
             self._signals.wait(until - time.monotonic())
             self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
-        for horse in [*self._dismissed, *([self._horse] if self._horse else [])]:
+        for horse in self._dismissed:
             horse.kill()
             horse.exit_status(wait=True)
+        self._unsaddle()
         try:
             if self._news is not None and self._task is None:
                 self._give_back()
@@ -343,10 +350,10 @@ class Worker(RQWorker):
         horse, task = self._horse, self._task
         self._task = self._stopped_job_id = None
         self._idle_since = time.monotonic()
-        if horse is None:
-            return
         if not keep_horse:
             self._unsaddle()
+        elif horse is None:
+            return
         elif task is not None and task.webhooks:
             horse.stored()
             self._dismiss()
@@ -380,11 +387,30 @@ class Worker(RQWorker):
 
     def _unsaddle(self) -> None:
         """End the process, with all that its job has started."""
-        if self._horse is not None:
-            self._horse.kill()
-            self._horse.exit_status(wait=True)
-            self._horse.dismiss()
+        for horse in (self._horse, self._spent):
+            if horse is not None:
+                horse.kill()
+                horse.exit_status(wait=True)
+                horse.dismiss()
         self._horse, self._horse_pid = None, 0
+        self._spent, self._spent_until = None, float("inf")
+
+    def _retire(self, horse: WorkHorse) -> None:
+        """Wait for the end of the process, which ends after a job that did not succeed, and fork
+        the next one meanwhile."""
+        horse.dismiss()
+        now = time.monotonic()
+        self._spent = horse
+        self._spent_until = min(now + FAREWELL, max(now, self._stop_at) + LEAVE_SECONDS)
+        self._horse, self._horse_pid = None, 0
+        if not self._signals.stopping:
+            self._saddle()
+        self._look_at_spent()  # its SIGCHLD may have come with the job's end
+
+    def _look_at_spent(self) -> None:
+        if self._spent is not None and self._spent.exit_status() is not None:
+            self._spent.kill()  # what its job has left behind
+            self._spent, self._spent_until = None, float("inf")
 
     def _dismiss(self) -> None:
         """Let the process end by itself."""
@@ -400,7 +426,7 @@ class Worker(RQWorker):
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """What RQ's commands `stop-job` and `kill-horse` do."""
-        if self._horse is not None and self._task is not None:
+        if self._horse is not None and self._running is not None:
             self._horse.kill("by command")
 
     @property
@@ -413,7 +439,7 @@ class Worker(RQWorker):
     def _wait(self, seconds: float) -> None:
         """Sleep for so long or until something happens, and take it in."""
         running = self._running
-        limit = min(running.kill_at, self._stop_at) if running else float("inf")
+        limit = min(running.kill_at, self._stop_at) if running else self._spent_until
         seconds = min(seconds, limit - time.monotonic())
         news = socket_of(self._news.connection) if self._news else None
         others: list[Any] = [news] if news else []
@@ -437,11 +463,14 @@ class Worker(RQWorker):
                 self._horse.kill(endings.INTERRUPTED)
             elif now >= running.kill_at:
                 self._horse.kill(endings.TIMED_OUT)
+        if self._spent is not None and now >= self._spent_until:
+            self._spent.kill()
+            self._spent_until = float("inf")
 
     def _prepare_to_stop(self) -> None:
         self._stop_at = time.monotonic() + self._settings.grace_seconds
         say("worker.stopping", running=self._task.job_id if self._task else "none")
-        if self._horse is not None and self._task is not None:
+        if self._horse is not None and self._running is not None:
             self._horse.ask_to_stop()
 
     def _hear(self) -> None:
@@ -458,6 +487,7 @@ class Worker(RQWorker):
     def _look_at_horse(self) -> None:
         self._signals.ended_child = False
         self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
+        self._look_at_spent()
         horse = self._horse
         if horse is None:
             return
@@ -465,6 +495,8 @@ class Worker(RQWorker):
         running = self._running
         if sent is not None and running is not None:
             running.ending, running.webhooks = sent
+            if running.ending.state != endings.OK and not running.webhooks:
+                self._retire(horse)
             return
         if horse.mute:
             horse.kill()

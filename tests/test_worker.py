@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -405,6 +406,74 @@ class TestIsolation:
         done = [queue.enqueue(jobs.pid) for _ in range(5)]
         run()
         assert len({job.return_value() for job in done}) == 1
+
+    @pytest.mark.parametrize(
+        ("function", "args", "options"),
+        [
+            (jobs.fail, (), {}),
+            (jobs.wait, (60,), {"job_timeout": 1}),
+            (jobs.ask_again, (1,), {}),
+            (jobs.give_up, ("now",), {}),
+            (jobs.add, (1, 2), {"on_success": Callback("tests.worker_jobs.gone")}),
+        ],
+        ids=["raises", "times out", "asks for a retry", "is interrupted", "callback raises"],
+    )
+    def test_a_job_that_does_not_succeed_takes_its_process_along(
+        self, queue: Any, run: Callable[..., bool], function: Any, args: Any,
+        options: dict[str, Any],
+    ) -> None:  # fmt: skip
+        first = queue.enqueue(jobs.pid)
+        bad = queue.enqueue(function, *args, **options)
+        last = queue.enqueue(jobs.pid)
+        run(RQ_CLOCK_MAX_INTERRUPTIONS="1")
+        assert bad.get_status() == "failed"
+        assert first.return_value() != last.return_value()
+
+    def test_a_job_cannot_touch_the_transaction_of_one_that_failed(
+        self, queue: Any, run: Callable[..., bool], tmp_path: Path
+    ) -> None:
+        path = str(tmp_path / "database")
+        with sqlite3.connect(path) as database:
+            database.execute("CREATE TABLE rows (name)")
+        queue.enqueue(jobs.insert, path, "half", end_well=False)
+        queue.enqueue(jobs.insert, path, "whole", end_well=True)
+        run()
+        rows = database.execute("SELECT name FROM rows").fetchall()
+        database.close()
+        assert rows == [("whole",)]
+
+    def test_a_job_that_timed_out_leaves_no_thread_behind(
+        self, queue: Any, run: Callable[..., bool], tmp_path: Path
+    ) -> None:
+        path = str(tmp_path / "told")
+        late = queue.enqueue(jobs.write_in_a_thread, path, job_timeout=1)
+        after = queue.enqueue(jobs.grows, path)
+        run()
+        assert "JobTimeoutException" in late.latest_result().exc_string
+        assert lines(tmp_path / "told")
+        assert after.return_value() is False
+
+    @pytest.mark.parametrize(("seconds", "flushed"), [(0.3, ["flushed"]), (60, [])])
+    def test_errors_are_flushed_before_the_process_of_a_failed_job_ends_unless_that_hangs(
+        self, queue: Any, run: Callable[..., bool], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, seconds: float, flushed: list[str],
+    ) -> None:  # fmt: skip
+        """Libraries that report errors wrap `perform_job` and send what they collected after it."""
+        perform: Any = StockWorker.perform_job
+
+        def perform_and_flush(self: StockWorker, job: Job, queue: Queue) -> Any:
+            result = perform(self, job, queue)
+            if not result:
+                jobs.wait(seconds)
+                jobs.tell(str(tmp_path / "told"), "flushed")
+            return result
+
+        monkeypatch.setattr(StockWorker, "perform_job", perform_and_flush)
+        monkeypatch.setattr(worker_module, "FAREWELL", 2.0)
+        bad, good = queue.enqueue(jobs.fail, "no"), queue.enqueue(jobs.add, 1, 2)
+        run()
+        assert "ValueError: no" in bad.latest_result().exc_string
+        assert (good.return_value(), lines(tmp_path / "told")) == (3, flushed)
 
     def test_a_process_for_each_job_if_that_is_wanted(
         self, queue: Any, run: Callable[..., bool]

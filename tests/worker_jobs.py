@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from rq_clock import Interrupted, current_run
 from rq_clock.run import stopping
 
 kept: list[bytes] = []
+database: sqlite3.Connection | None = None
 
 
 def add(a: int, b: int) -> int:
@@ -180,6 +182,37 @@ def leave_a_child(path: str) -> int:
 def close_everything() -> None:
     os.closerange(3, 256)
     threading.Event().wait(60)
+
+
+def insert(path: str, row: str, *, end_well: bool) -> None:
+    """Insert a row by the connection that all jobs of a process share, as web frameworks do."""
+    global database
+    if database is None:
+        database = sqlite3.connect(path)
+    database.execute("INSERT INTO rows VALUES (?)", (row,))
+    if not end_well:
+        raise ValueError("before the commit")
+    database.commit()
+
+
+def write_in_a_thread(path: str) -> None:
+    """Wait for a thread that writes for ever."""
+
+    def write() -> None:
+        while True:
+            tell(path, "written")
+            threading.Event().wait(0.01)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+
+
+def grows(path: str) -> bool:
+    """Whether a file grows within half a second."""
+    before = Path(path).stat().st_size
+    threading.Event().wait(0.5)
+    return Path(path).stat().st_size > before
 
 
 def use_pools(count: int) -> int:
