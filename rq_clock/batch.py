@@ -23,6 +23,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from rq import Queue, Retry
 from rq.job import Job
 
+from rq_clock.connection import text
 from rq_clock.errors import LeaseLost
 from rq_clock.logs import iso
 from rq_clock.schedule import Decision, Schedule, is_on_time
@@ -108,7 +109,8 @@ class Batch:
         return sum(map(len, self.message))
 
     def add(self, entry: Entry, decision: Decision, builder: JobBuilder) -> None:
-        """Take one schedule's decision, made at the batch's instant."""
+        """Take one schedule's decision, made at the batch's instant. Whatever raises leaves the
+        batch as it was."""
         schedule = entry.schedule
         assert schedule is not None, "only what can be read is decided"
         decided_any = decision.fire_times or decision.skips
@@ -119,12 +121,11 @@ class Batch:
         for skip in decision.skips:
             words += [to_ms(skip.first), to_ms(skip.last), skip.count, skip.reason]
         words.append(len(decision.fire_times))
-        job_ids = []
-        for fire_time in decision.fire_times:
-            job_id, mark, commands = builder.build(schedule, fire_time, self.instant)
+        built = [(t, *builder.build(schedule, t, self.instant)) for t in decision.fire_times]
+        queue_key, job_ids = builder.queue(schedule.queue).key, []
+        for fire_time, job_id, mark, commands in built:  # nothing raises from here on
             job_ids.append(job_id)
-            queue_key, shape = builder.queue(schedule.queue).key, self._shape(commands)
-            words += [job_id, to_ms(fire_time), mark, queue_key, shape.number]
+            words += [job_id, to_ms(fire_time), mark, queue_key, self._shape(commands).number]
         self._words += words
         self._jobs += len(job_ids)
         self.planned.append(Planned(entry, decision, self.instant, tuple(job_ids)))
@@ -220,11 +221,15 @@ class JobBuilder:
             meta={"rq_clock": run | ({"group": schedule.group} if schedule.group else {})},
         )
         job.created_at = queue.decided_at = now
-        queue.enqueue_job(job, pipeline=self._pipeline)
-        commands = _needed([args for args, _options in self._pipeline.command_stack])
-        self._pipeline.command_stack.clear()
+        try:
+            queue.enqueue_job(job, pipeline=self._pipeline)
+            commands = _needed([args for args, _options in self._pipeline.command_stack])
+        finally:
+            self._pipeline.command_stack.clear()
         if schedule.group is not None:
             commands.insert(0, _group(job.key, schedule.group, schedule.group_limit))
+        # A message is packed whole: text that cannot be sent must not get into one.
+        "".join(w for command in commands for w in command if isinstance(w, str)).encode()
         return job_id, mark, commands
 
 
@@ -312,11 +317,11 @@ def _result(batch: Batch, reply: Any) -> list[Answer] | Refusal:
     if status == b"changed":
         return Refusal("all schedules were changed at once", changed=True)
     if status == b"error":
-        return Refusal(reply[1].decode())
+        return Refusal(text(reply[1]))
     at = datetime.fromtimestamp(reply[1] / 1000, UTC)
     answers = []
-    for planned, text in zip(batch.planned, reply[2:], strict=True):
-        kind, _, detail = text.decode().partition(" ")
+    for planned, words in zip(batch.planned, reply[2:], strict=True):
+        kind, _, detail = text(words).partition(" ")
         answers.append(Answer(planned, kind, detail, at))
     return answers
 
@@ -327,4 +332,4 @@ def stands(planned: Planned, stale: str) -> bool:
     _revision, _, state = stale.partition(" ")
     marker, *rest = state.split(" ")
     written = marker == str(to_ms(planned.decision.marker))
-    return written and (not planned.job_ids or rest[-1] == planned.job_ids[-1])
+    return written and (not planned.job_ids or rest[-1:] == [planned.job_ids[-1]])

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rq_clock.connection import is_outage
 from rq_clock.endings import LOST, interrupted
 from rq_clock.executions import Executions, Held
-from rq_clock.logs import warn
+from rq_clock.logs import FaultLog, warn
 
 SILENCE = 10.0
 """Seconds; a worker gives a sign of life every 2."""
@@ -33,6 +34,7 @@ class Caretaker:
         self._silent: dict[str, tuple[str, float]] = {}
         """Worker → its last sign of life, and since when (monotonic) it is the last."""
         self._looked = float("-inf")
+        self._faults = FaultLog()
 
     def look(self, moment: float, now: datetime) -> datetime | None:
         """Take care once; `moment` is monotonic. The next instant at which a scheduled job is
@@ -45,7 +47,12 @@ class Caretaker:
         for place in places:
             silent = moment - self._silent[place.worker][1]
             if silent >= SILENCE:
-                self._bury(place, silent, now)
+                try:
+                    self._bury(place, silent, now)
+                except Exception as error:
+                    if is_outage(error):
+                        raise
+                    self._faults.warn("duty.failed", error, duty="care", worker=place.worker)
         for _ in range(BURST if moved else 0):
             _, due, moved = self._executions.survey(now)
             if not moved:

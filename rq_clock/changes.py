@@ -28,10 +28,10 @@ from rq_clock.connection import load_script, text, texts
 from rq_clock.counters import Tally
 from rq_clock.edits import Edit
 from rq_clock.errors import Conflict, LeaseLost, ScheduleError
-from rq_clock.logs import iso
+from rq_clock.logs import iso, warn
 from rq_clock.schedule import Schedule
 from rq_clock.stage import decide
-from rq_clock.state import Entry, Lease, from_ms, to_ms
+from rq_clock.state import Entry, Lease, from_ms, score_ms, to_ms
 from rq_clock.store import KEEP_REMOVED_MS, Store
 
 AUDIT = 1000
@@ -287,9 +287,17 @@ class Changes:
         comes."""
         key = self.store.key("chores")
         found: Any = self.redis.zrange(key, 0, most, withscores=True)
-        ready = {text(chore): int(score) for chore, score in found if score <= to_ms(now)}
+        strange = [chore for chore, _ in found if not chore.isascii()]
+        if strange:  # none of ours, and none that could be done
+            self.redis.zrem(key, *strange)
+            warn("chore.removed", chores=len(strange), reason="not the name of a chore")
+        ready = {
+            text(chore): score_ms(score)
+            for chore, score in found
+            if score <= to_ms(now) and chore not in strange
+        }
         later = [score for _, score in found if score > to_ms(now)]
-        return ready, from_ms(int(later[0])) if later else None
+        return ready, from_ms(score_ms(later[0])) if later else None
 
     def later(self, chore: str, when: datetime) -> None:
         """Look at this one then."""

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 
 from rq_clock.backfills import LONGEST_LOOK, SHORTEST_LOOK, missed_in, step
 from rq_clock.changes import Backfill, Changes, Who
-from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.logs import say, warn
+from rq_clock.connection import is_outage
+from rq_clock.errors import Conflict
+from rq_clock.logs import FaultLog, say
 from rq_clock.state import Lease, to_ms
 from rq_clock.store import Store
 
@@ -32,6 +33,7 @@ class Chores:
     def __init__(self, store: Store) -> None:
         self._changes = Changes(store)
         self._store = store
+        self._faults = FaultLog()
         self._pauses: dict[str, timedelta] = {}
         """Backfill → time until the next look at it."""
 
@@ -47,8 +49,11 @@ class Chores:
                 else:
                     make_up(self._changes, name, now)
                     self._changes.done(chore, when)
-            except ScheduleError as error:
-                warn("chore.failed", chore=chore, error=error)
+                self._faults.clear("chore.failed", chore=chore)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._faults.warn("chore.failed", error, chore=chore)
                 self._changes.later(chore, now + LONGEST_LOOK * 10)
         if ready:
             left, following = self._changes.chores(now)

@@ -45,8 +45,8 @@ from rq_clock import counters
 from rq_clock.connection import is_outage, key_of, load_script, text
 from rq_clock.endings import DEPENDENT_FIELDS, OK, Command, Dependent, Ending, Execution
 from rq_clock.errors import RqClockError
-from rq_clock.logs import say, warn
-from rq_clock.state import LedgerEntry, from_ms, ledger_entry, to_ms
+from rq_clock.logs import FaultLog, say, warn
+from rq_clock.state import LedgerEntry, from_ms, ledger_entry, score_ms, to_ms
 
 ABANDONED = 240
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
@@ -125,6 +125,7 @@ class Executions:
         self.suspended = False
         """Whether the last `take` found that RQ's tools have suspended all work."""
         self._runs = runs
+        self._faults = FaultLog()
         self._scripts = {name: load_script(redis, name) for name in ("beat", "watch")}
         self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "care")}
         self._scripts["close"] = load_script(redis, "turns", "outcomes", "close")
@@ -207,27 +208,31 @@ class Executions:
         overdue, last, ended, live, unserved = answer
         pairs = zip(overdue[::2], overdue[1::2], strict=True)
         return Sight(
-            overdue={name.decode(): from_ms(int(float(score))) for name, score in pairs},
-            attempt=last.decode(),
-            ended=[
-                (
-                    Ended.read(id, dict(zip(flat[::2], flat[1::2], strict=True))),
-                    definition.decode(),
-                )
-                for id, flat, definition in ended
-            ],
-            live={job_id.decode() for job_id in live},
-            unserved={name.decode() for name in unserved},
+            overdue={text(name): from_ms(score_ms(float(score))) for name, score in pairs},
+            attempt=text(last),
+            ended=[found for each in ended if (found := self._read_ended(*each))],
+            live={text(job_id) for job_id in live},
+            unserved={text(name) for name in unserved},
         )
+
+    def _read_ended(
+        self, id: bytes, flat: list[bytes], definition: bytes
+    ) -> tuple[Ended, str] | None:
+        try:
+            ended = Ended.read(id, dict(zip(flat[::2], flat[1::2], strict=True)))
+        except Exception as error:  # whatever others have written
+            self._faults.warn("run.unreadable", error, entry=text(id))
+            return None
+        return ended, text(definition)
 
     def foreign(self, queues: Iterable[str]) -> dict[str, list[str]]:
         """Workers of another make that serve any of these queues, and which of them."""
         client: Any = self.redis
-        ours = {name.decode() for name in client.hkeys(self._key("workers"))}
+        ours = {text(name) for name in client.hkeys(self._key("workers"))}
         found: dict[str, list[str]] = {}
         for queue in queues:
             for key in client.smembers(f"rq:workers:{queue}"):
-                name = key.decode().removeprefix("rq:worker:")
+                name = text(key).removeprefix("rq:worker:")
                 if name not in ours:
                     found.setdefault(name, []).append(queue)
         return found
@@ -240,12 +245,11 @@ class Executions:
         keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), most]
         flat, soonest, *moved = self._run("care", keys, args)
         places = [
-            Held(name.decode(), value.decode())
-            for name, value in zip(flat[::2], flat[1::2], strict=True)
+            Held(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
         ]
         for job_id in moved:
-            say("job.promoted", job=job_id.decode())
-        due = datetime.fromtimestamp(float(soonest), UTC) if soonest else None
+            say("job.promoted", job=text(job_id))
+        due = from_ms(score_ms(float(soonest) * 1000)) if soonest else None
         return places, due, len(moved)
 
     def held(self, place: Held) -> Execution | None:

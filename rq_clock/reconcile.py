@@ -26,6 +26,8 @@ class Plan:
     renamed: list[tuple[str, str]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     unsettled: list[Entry] = field(default_factory=list)
+    invalid: dict[str, Exception] = field(default_factory=dict)
+    """Declared schedules that raised something; what is stored of them stays as it is."""
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -44,7 +46,7 @@ def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> li
     """Names, old ones of renames included, whose stored state `plan` needs."""
     names = []
     for name, schedule in declared.items():
-        if stored.get(name) != schedule.definition():
+        if stored.get(name) != _definition(schedule):
             names.append(name)
             if schedule.renamed_from and name not in stored:
                 names.append(schedule.renamed_from)
@@ -60,30 +62,55 @@ def plan(
     """Compare. `stored` holds the definitions that came from code, `entries` the state of what
     `differing` named; a run-time schedule among those is taken over by the code."""
     found = Plan()
-    moved = set()
+    moved: set[str] = set()
     for name, schedule in declared.items():
-        definition = schedule.definition()
-        if stored.get(name) == definition:
-            continue
-        entry, old = entries.get(name), ""
-        if entry is None and schedule.renamed_from and schedule.renamed_from in entries:
-            old = schedule.renamed_from
-            entry = entries[old]
-            moved.add(old)
-            found.renamed.append((old, name))
-        elif entry is None:
-            found.added.append(name)
-        else:
-            found.changed.append(name)
-        found.changes.append(_put(schedule, definition, entry, old, now))
-        if entry is not None and found.changes[-1].restart and entry.schedule is not None:
-            keeps_old_rule = replace(
-                schedule, name=entry.name, renamed_from=None, trigger=entry.schedule.trigger
-            )
-            found.unsettled.append(replace(entry, schedule=keeps_old_rule))
+        try:
+            _compare(found, moved, schedule, stored.get(name), entries, now)
+        except Exception as error:  # whatever it is, the others are put in order
+            found.invalid[name] = error
     found.removed = [name for name in stored if name not in declared and name not in moved]
     found.changes += [Change("remove", name) for name in found.removed]
     return found
+
+
+def _compare(
+    found: Plan,
+    moved: set[str],
+    schedule: Schedule,
+    stored: str | None,
+    entries: Mapping[str, Entry],
+    now: datetime,
+) -> None:
+    """Add what makes one schedule as it is declared."""
+    name, definition = schedule.name, schedule.definition()
+    definition.encode()
+    if stored == definition:
+        return
+    entry, old = entries.get(name), ""
+    if entry is None and schedule.renamed_from and schedule.renamed_from in entries:
+        old = schedule.renamed_from
+        entry = entries[old]
+    change = _put(schedule, definition, entry, old, now)
+    if old:
+        moved.add(old)
+        found.renamed.append((old, name))
+    elif entry is None:
+        found.added.append(name)
+    else:
+        found.changed.append(name)
+    found.changes.append(change)
+    if entry is not None and change.restart and entry.schedule is not None:
+        keeps_old_rule = replace(
+            schedule, name=entry.name, renamed_from=None, trigger=entry.schedule.trigger
+        )
+        found.unsettled.append(replace(entry, schedule=keeps_old_rule))
+
+
+def _definition(schedule: Schedule) -> str | None:
+    try:
+        return schedule.definition()
+    except Exception:  # `plan` says what it is
+        return None
 
 
 def _put(

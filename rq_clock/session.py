@@ -25,12 +25,12 @@ from rq_clock.batch import Planned
 from rq_clock.care import Caretaker
 from rq_clock.chores import NEWS as CHORES
 from rq_clock.chores import Chores
-from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
+from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, is_outage, socket_of, text
 from rq_clock.counters import Tally
 from rq_clock.doctor.examination import releases
 from rq_clock.errors import LeaseLost
 from rq_clock.executions import CARE, Executions
-from rq_clock.logs import say, warn
+from rq_clock.logs import FaultLog, say, warn
 from rq_clock.reconcile import Plan, differing, plan
 from rq_clock.schedule import Schedule
 from rq_clock.settings import Settings
@@ -59,6 +59,8 @@ CHORES_SECONDS = 60.0
 COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
 """How often what was counted is written, when nothing is due for so long; and how much later when
 that never is, or when there is nothing but ticks to tell."""
+DUTIES = ("care", "chores", "watch", "counts")
+"""What the leader does beside the tick, the most urgent first."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 
@@ -92,7 +94,9 @@ class Session:
         self._chores = Chores(self._store)
         self._watch = Watch(self._store, settings)
         self._tally = Tally()
-        self._care_at = self._chores_at = self._watch_at = self._count_at = 0.0
+        self._faults = FaultLog()
+        self._due = dict.fromkeys(DUTIES, 0.0)
+        """Duty → when it is next to be done (monotonic)."""
         self._led = 0
         self._patience = Patience(settings.redis_url)
         self._warned = False
@@ -191,7 +195,10 @@ class Session:
         self._watch.forget()
         witness = self._watch.witness
         memory = self._settings.stage_bytes
-        stage = Stage(self._store, lease, memory=memory, witness=witness, tally=self._tally)
+        stage = Stage(
+            self._store, lease, memory=memory, witness=witness, tally=self._tally,
+            faults=self._faults,
+        )  # fmt: skip
         gc.disable()  # see QUIET_SECONDS
         try:
             stage.recognise(self._unsure)
@@ -199,7 +206,7 @@ class Session:
             self._turn(stage, lease, news)
             stage.finish(self._wall())
             while self._tally.waiting:
-                self._write_counts(lease)
+                self._do("counts", lambda: self._write_counts(lease))
             self._store.release(lease)
         finally:
             gc.enable()
@@ -226,7 +233,7 @@ class Session:
                 continue
             if seconds > 0 and self._do_duty(seconds, stage, lease):
                 continue
-            duties = (self._care_at, self._chores_at, self._watch_at)
+            duties = (at for duty, at in self._due.items() if duty != "counts")
             soonest = min(renewed + RENEW_SECONDS, *duties)
             until_renewal = soonest - time.monotonic()
             nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)
@@ -239,52 +246,66 @@ class Session:
     def _do_duty(self, seconds: float, stage: Stage, lease: Lease) -> bool:
         """One thing beside the tick, if it is time for one; nothing is due for so long."""
         moment, room = time.monotonic(), seconds >= COUNT_ROOM
-        if moment >= self._care_at:
-            self._take_care()
-        elif moment >= self._chores_at:
-            self._do_chores(lease)
-        elif moment >= self._watch_at:
-            self._keep_watch(stage, lease)
-        elif moment >= self._count_at + (0 if self._tally.news and room else COUNT_LATEST):
-            self._write_counts(lease)
-        else:
-            return False
-        return True
+        duties: dict[str, Callable[[], float]] = {
+            "care": self._take_care,
+            "chores": lambda: self._do_chores(lease),
+            "watch": lambda: self._watch.look(moment, self._wall(), stage, lease),
+            "counts": lambda: self._write_counts(lease),
+        }
+        pause = 0 if self._tally.news and room else COUNT_LATEST
+        for name, duty in duties.items():
+            if moment >= self._due[name] + (pause if name == "counts" else 0):
+                self._do(name, duty)
+                return True
+        return False
+
+    def _do(self, name: str, duty: Callable[[], float]) -> None:
+        """Do a duty, which returns the seconds until it is to be done again. Whatever it raises
+        ends no process: it is logged once, and the duty is done again later."""
+        pause = RENEW_SECONDS
+        try:
+            pause = duty()
+            self._faults.clear("duty.failed", duty=name)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            self._faults.warn("duty.failed", error, duty=name)
+        self._due[name] = time.monotonic() + pause
 
     def _hear(self, stage: Stage, words: list[str]) -> None:
         if CARE in words:
-            self._care_at = 0.0
+            self._due["care"] = 0.0
         if CHORES in words:
-            self._chores_at = 0.0
+            self._due["chores"] = 0.0
         stage.look_again(word for word in words if word not in ("lease", CARE, CHORES))
 
-    def _take_care(self) -> None:
-        """Look after workers that died and retries that wait, when nothing is due this instant."""
+    def _take_care(self) -> float:
+        """Look after workers that died and retries that wait."""
         now = self._wall()
         due = self._care.look(time.monotonic(), now)
         pause = (due - now).total_seconds() if due else RENEW_SECONDS
-        self._care_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
+        return min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
 
-    def _do_chores(self, lease: Lease) -> None:
-        """What operators have asked for, when nothing is due this instant."""
+    def _do_chores(self, lease: Lease) -> float:
+        """What operators have asked for."""
         now = self._wall()
         due = self._chores.look(lease, now)
         pause = (due - now).total_seconds() if due else CHORES_SECONDS
-        self._chores_at = time.monotonic() + min(max(pause, 0.0), CHORES_SECONDS)
+        return min(max(pause, 0.0), CHORES_SECONDS)
 
-    def _keep_watch(self, stage: Stage, lease: Lease) -> None:
-        """What goes wrong is found out and told, when nothing is due this instant."""
-        pause = self._watch.look(time.monotonic(), self._wall(), stage, lease)
-        self._watch_at = time.monotonic() + pause
-
-    def _write_counts(self, lease: Lease) -> None:
-        """Write a portion of what was counted."""
+    def _write_counts(self, lease: Lease) -> float:
+        """Write a portion of what was counted; one that cannot be written is dropped."""
         if portion := self._tally.portion():
             number = f"{self._settings.instance} {self._tally.number}"
-            self._store.count(lease, number, portion)
+            try:
+                self._store.count(lease, number, portion)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._tally.written()
+                raise
             self._tally.written()
-        pause = 0.0 if self._tally.waiting else COUNT_SECONDS
-        self._count_at = time.monotonic() + pause
+        return 0.0 if self._tally.waiting else COUNT_SECONDS
 
     def _facts(self, stage: Stage) -> dict[str, str | int]:
         """What the leader says of itself, for `status` and whoever looks."""
@@ -315,6 +336,8 @@ class Session:
             return
         entries, _ = self._store.load(differing(self._declared, stored))
         difference = plan(self._declared, stored, entries, now)
+        for name, error in difference.invalid.items():
+            self._faults.warn("schedule.invalid", error, schedule=name)
         if difference.unsettled:
             memory = self._settings.stage_bytes
             closing = Stage(self._store, lease, memory=memory, tally=self._tally)
@@ -367,6 +390,6 @@ def _read(news: PubSub) -> list[str]:
     while True:
         message = news.get_message(timeout=0)
         if message is not None:
-            words.append(message["data"].decode())
+            words.append(text(message["data"]))
         elif not connection.can_read(timeout=0):  # None also stands for an acknowledgement, and
             return words  # what came right behind it would make no socket readable

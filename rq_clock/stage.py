@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rq_clock.batch import Answer, Batch, JobBuilder, Planned, Refusal, Wire, stands
+from rq_clock.connection import is_outage
 from rq_clock.counters import UNDECIDED, Tally
-from rq_clock.logs import say, warn
+from rq_clock.logs import FaultLog, say, warn
 from rq_clock.schedule import ON_TIME, Decision, due, is_on_time
 from rq_clock.state import Entry, Lease, from_ms, to_ms
 from rq_clock.store import Store
@@ -57,6 +59,7 @@ class Stage:
         memory: int,
         witness: Callable[[Answer], None] | None = None,
         tally: Tally | None = None,
+        faults: FaultLog | None = None,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -81,6 +84,7 @@ class Stage:
         self._refused = 0
         self._held_until = 0
         self._invalid: dict[str, str] = {}
+        self._faults = FaultLog() if faults is None else faults
         self._blocked: dict[str, tuple[int, list[str]]] = {}
         """Schedule → when to look (ms) for the jobs that made its last fire time an overlap."""
         self._missing: set[str] = set()
@@ -165,6 +169,7 @@ class Stage:
                 self._told.add(name)
                 self._hot.pop(name, None)
                 self._invalid.pop(name, None)
+                self._faults.clear("schedule.invalid", schedule=name)
 
     def _look_up(self, now_ms: int) -> None:
         """When are those due that the news named? Costs follow their number, so that thousands of
@@ -208,12 +213,28 @@ class Stage:
             if entry is None:
                 del self._coming[name]  # removed since
             elif entry.schedule is None:
-                del self._coming[name]
-                self._invalid[name] = entry.fault
-                warn("schedule.invalid", schedule=name, error=entry.fault)
+                self._leave(name, entry.fault)
             else:
-                self._decide(entry, max(when, now_ms), staged=when > now_ms)
+                with self._guard(name):
+                    self._decide(entry, max(when, now_ms), staged=when > now_ms)
         return True
+
+    @contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Whatever is raised over one schedule is that schedule's fault; the others go on."""
+        try:
+            yield
+        except Exception as error:
+            if is_outage(error):
+                raise
+            self._leave(name, error)
+
+    def _leave(self, name: str, error: Exception | str) -> None:
+        """Leave a schedule undecided until it is changed, or the index is read from its start."""
+        self._coming.pop(name, None)
+        self._hot.pop(name, None)
+        self._invalid[name] = str(error)
+        self._faults.warn("schedule.invalid", error, schedule=name)
 
     def _read(self, names: list[str]) -> dict[str, Entry]:
         """These schedules as they are remembered, and else as Redis has them."""
@@ -279,7 +300,8 @@ class Stage:
             self._refuse(batch, result, now_ms)
         else:
             for answer in result:
-                self._settle(answer, now_ms)
+                with self._guard(answer.planned.entry.name):
+                    self._settle(answer, now_ms)
         return True
 
     def _decide_anew(self, planned: Iterable[Planned]) -> None:
@@ -371,10 +393,11 @@ class Stage:
         self._scan_at = self._rescan_at = now_ms + RESCAN_MS
         for entry in entries:
             assert entry.schedule is not None
-            following = entry.schedule.next_after(entry.decided)
-            if following is not None and following <= now:
-                self._hot[entry.name] = entry
-                self._expect(entry.name, to_ms(following))
+            with self._guard(entry.name):
+                following = entry.schedule.next_after(entry.decided)
+                if following is not None and following <= now:
+                    self._hot[entry.name] = entry
+                    self._expect(entry.name, to_ms(following))
         while self.turn(now) == 0:
             pass
 
@@ -386,14 +409,22 @@ class Stage:
             if look > now_ms:
                 continue
             del self._blocked[name]
-            gone = self._store.vanished(jobs)
-            for job_id in self._missing.intersection(gone):
-                if self._store.job_lost(self._lease, name, job_id, now):
-                    warn("run.lost", schedule=name, job=job_id)
-                    self.lost.append((name, job_id))
-            self._missing.difference_update(jobs)
-            self._missing.update(gone)
             self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
+            try:
+                self._look_for(name, jobs, now)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._faults.warn("duty.failed", error, duty="overlap", schedule=name)
+
+    def _look_for(self, name: str, jobs: list[str], now: datetime) -> None:
+        gone = self._store.vanished(jobs)
+        for job_id in self._missing.intersection(gone):
+            if self._store.job_lost(self._lease, name, job_id, now):
+                warn("run.lost", schedule=name, job=job_id)
+                self.lost.append((name, job_id))
+        self._missing.difference_update(jobs)
+        self._missing.update(gone)
 
     # ---- saying -------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ MARKS = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+_FIRST, _LAST = 0, 253_402_300_799_000
 
 
 def to_ms(t: datetime) -> int:
@@ -27,6 +28,11 @@ def to_ms(t: datetime) -> int:
 
 def from_ms(ms: int | str | bytes) -> datetime:
     return _EPOCH + int(ms) * _MS
+
+
+def score_ms(score: float) -> int:
+    """Return a sorted set's score as an instant that datetime can hold."""
+    return int(min(max(score, _FIRST), _LAST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,14 @@ class Entry:
             known_since=from_ms(since),
             last_job=jobs[-1] if jobs else "",
             **rest,
+        )
+
+    @classmethod
+    def unreadable(cls, name: str, fault: str, **rest: Any) -> Entry:
+        """Return the entry of a schedule whose marker, pause or skip cannot be read."""
+        since = _EPOCH
+        return cls(
+            name, schedule=None, fault=fault, marker=None, known_since=since, last_job="", **rest
         )
 
     @property

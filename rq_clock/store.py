@@ -65,7 +65,8 @@ from redis.client import PubSub
 
 from rq_clock.connection import key_of, load_script, text, texts
 from rq_clock.counters import VANISHED
-from rq_clock.errors import LeaseLost, ScheduleError, StoreUnavailable
+from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.logs import FaultLog
 from rq_clock.schedule import ON_TIME, Skip, from_definition
 from rq_clock.state import (
     Change,
@@ -79,6 +80,7 @@ from rq_clock.state import (
     from_ms,
     ledger_entry,
     pause_from,
+    score_ms,
     skipping_from,
     to_ms,
 )
@@ -95,6 +97,7 @@ _SCRIPTS = ("acquire", "alerts", "commit", "count", "reconcile", "release", "ren
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
+_faults = FaultLog()
 
 
 class Store:
@@ -212,7 +215,8 @@ class Store:
 
     def released(self) -> int:
         """The highest release that has reconciled here; 0 when releases are not numbered."""
-        return int(self.redis.hget(self.key("meta"), "release") or 0)
+        stored = text(self.redis.hget(self.key("meta"), "release") or "0")
+        return int(stored) if stored.isdecimal() else 0
 
     def reconcile(
         self, lease: Lease, release: int, now: datetime, changes: Iterable[Change]
@@ -256,7 +260,7 @@ class Store:
                 self.key("due"), low, to_ms(until), start=start, num=_PORTION, withscores=True
             )
             for name, score in found:
-                yield text(name), int(score)
+                yield text(name), score_ms(score)
             if len(found) < _PORTION:
                 return
             start += len(found)
@@ -297,7 +301,7 @@ class Store:
     def soonest(self, most: int) -> list[tuple[str, datetime]]:
         """The schedules whose next fire time comes first."""
         found: Any = self.redis.zrange(self.key("due"), 0, most - 1, withscores=True)
-        return [(text(name), from_ms(int(score))) for name, score in found]
+        return [(text(name), from_ms(score_ms(score))) for name, score in found]
 
     def everything(self) -> Iterator[Entry]:
         """Every schedule, by name; read in portions."""
@@ -314,14 +318,14 @@ class Store:
     def fire_times(self, names: Sequence[str]) -> dict[str, int]:
         """The next fire times (ms) of those of `names` that have one."""
         scores = self.redis.zmscore(self.key("due"), list(names))
-        return {n: int(s) for n, s in zip(names, scores, strict=True) if s is not None}
+        return {n: score_ms(s) for n, s in zip(names, scores, strict=True) if s is not None}
 
     def late(self, now: datetime, most: int = 100) -> list[tuple[str, datetime]]:
         """Schedules whose fire time has passed by more than ON_TIME without a decision."""
         found: Any = self.redis.zrangebyscore(
             self.key("due"), "-inf", to_ms(now - ON_TIME), start=0, num=most, withscores=True
         )
-        return [(text(name), from_ms(int(score))) for name, score in found]
+        return [(text(name), from_ms(score_ms(score))) for name, score in found]
 
     # ---- counters -----------------------------------------------------------------------------
 
@@ -400,27 +404,45 @@ def newer_data(namespace: str, version: int) -> str:
 def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, Entry], str]:
     definitions, markers, revisions, pauses, skips, declared, due = answers
     found: dict[str, Entry] = {}
+    if pauses[-1] is not None and not _is_pause(pauses[-1]):  # it must not hold everything up
+        pauses[-1] = None
     rows = zip(names, definitions, markers, revisions, pauses, skips, declared, due, strict=False)
     for name, definition, state, revision, pause, skip, from_code, score in rows:
         if definition is None or state is None:
             continue
+        common: dict[str, Any] = {
+            "revision": text(revision or "0"),
+            "declared": bool(from_code),
+            "next_fire": None if score is None else from_ms(score_ms(score)),
+        }
         schedule, fault = None, ""
         try:
             schedule = from_definition(name, definition)
-        except ScheduleError as error:
+        except Exception as error:  # whatever others have written
             fault = str(error)
-        found[name] = Entry.read(
-            name,
-            text(state),
-            schedule=schedule,
-            fault=fault,
-            revision=text(revision or "0"),
-            declared=bool(from_code),
-            pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
-            skipping=skipping_from(skip) if skip is not None else None,
-            next_fire=None if score is None else from_ms(int(score)),
-        )
+        try:
+            found[name] = Entry.read(
+                name,
+                text(state),
+                schedule=schedule,
+                fault=fault,
+                pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
+                skipping=skipping_from(skip) if skip is not None else None,
+                **common,
+            )
+        except Exception as error:
+            fault = fault or f"{name}: its marker, pause or skip cannot be read: {error}"
+            found[name] = Entry.unreadable(name, fault, **common)
     return found, text(revisions[-1] or "0")
+
+
+def _is_pause(stored: bytes) -> bool:
+    try:
+        pause_from(stored)
+    except Exception as error:
+        _faults.warn("pause.unreadable", error, schedule="*")
+        return False
+    return True
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -33,11 +33,11 @@ from rq.worker import DequeueStrategy
 
 from rq_clock import endings
 from rq_clock.care import Caretaker
-from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, socket_of
+from rq_clock.connection import SHORTEST_PAUSE, Patience, connect, is_outage, socket_of
 from rq_clock.endings import Ending, Execution
 from rq_clock.executions import Executions, Gone
 from rq_clock.horse import Rider, WorkHorse
-from rq_clock.logs import say, warn
+from rq_clock.logs import FaultLog, say, warn
 from rq_clock.settings import Settings
 from rq_clock.signals import Signals
 
@@ -78,6 +78,7 @@ class Worker(RQWorker):
         self._executions = Executions(
             self.connection, self._settings.namespace, runs=self._settings.runs
         )
+        self._faults = FaultLog()
         self._care = Caretaker(self._executions, self._settings.max_interruptions)
         self._news: PubSub | None = None
         self._tracking = True
@@ -240,8 +241,17 @@ class Worker(RQWorker):
             self._beat_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
         if self._task is None and time.monotonic() >= self._clean_at:
             self._clean_at = time.monotonic() + MAINTENANCE
-            self.clean_registries()  # type: ignore[no-untyped-call]
+            self._clean()
             self._look_for_others()
+
+    def _clean(self) -> None:
+        """RQ's own housekeeping reads other jobs: what it cannot read does not end the worker."""
+        try:
+            self.clean_registries()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if is_outage(error):
+                raise
+            self._faults.warn("duty.failed", error, duty="registries")
 
     def _look_for_others(self) -> None:
         for worker, queues in self._executions.foreign(self.queue_names()).items():

@@ -318,6 +318,20 @@ class TestTheDead:
         assert job.get_status() == "failed"
         assert "no sign of life" in job.latest_result().exc_string
 
+    def test_a_dead_worker_whose_job_cannot_be_read_holds_up_no_other(
+        self, executions: Executions, connection: Any, queue: Any,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        first, second = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 1, 2)
+        take(executions, "a")
+        take(executions, "b")
+        connection.delete(first.key)
+        connection.set(first.key, "x")
+        watch(Caretaker(executions, 10), SILENCE + 8)
+        assert queue.job_ids == [second.id]
+        failed = [r for r in caplog.records if getattr(r, "event", "") == "duty.failed"]
+        assert [r.fields["worker"] for r in failed] == ["a"]  # type: ignore[attr-defined]
+
     def test_an_idle_worker_that_died_is_forgotten(
         self, executions: Executions, connection: Any
     ) -> None:

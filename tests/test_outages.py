@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -277,6 +278,41 @@ def test_a_wrong_password_ends_the_clock_with_one_line(
             assert "wrong" not in line.replace("WRONGPASS", "")
         right = start(server.url.replace("//", "//:right@"), OFTEN)
         right.said("run.enqueued")
+
+
+def test_data_of_others_fails_a_duty_and_ends_no_clock(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    prefix = "rq-clock:default:"
+    odd: Any = b"\xff"
+    with client(server.url) as redis:
+        redis.hset(f"{prefix}backfill:odd-1", "state", "running")
+        redis.set(f"{prefix}backfill:odd-2", "x")
+        redis.zadd(f"{prefix}chores", {"backfill:odd-1": 1, "backfill:odd-2": 1, odd: 1})
+        redis.zadd(f"{prefix}chores", {"pause:later": "inf"})
+        redis.hset(f"{prefix}workers", odd, odd)
+        redis.hset(f"{prefix}workers", "idle", "x")
+        redis.sadd("rq:queues", b"rq:queue:\xff")
+        redis.rpush(b"rq:queue:\xff", "job")
+        redis.zadd("rq:scheduled:default", {"job": "inf"})
+        redis.sadd("rq:queues", "rq:queue:default")
+        redis.set(f"{prefix}alerts", "x")
+        redis.hset(f"{prefix}meta", "release", "x")
+        redis.sadd(f"{prefix}declared", odd, "gone")
+        redis.hset(f"{prefix}definitions", odd, odd)
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        redis.xadd(f"{prefix}runs", {"odd": "x"})
+        redis.publish(f"{prefix}news", b"\xff")
+        wait_until(lambda: len(clock.events("chore.failed")) == 2, 10, "both backfills are named")
+        wait_until(lambda: clock.events("duty.failed"), 10, "the watch is named")
+        fired = len(clock.events("run.enqueued"))
+        wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, 10, "it goes on")
+        assert clock.terminate() == 0
+    assert [event.fields["duty"] for event in clock.events("duty.failed")] == ["watch"]
+    assert len(clock.events("clock.leading")) == 1
+    assert not clock.events("store.waiting")
 
 
 # ---- a server that is not there ---------------------------------------------------------------

@@ -278,6 +278,96 @@ class TestOneBadScheduleStopsNothingElse:
         assert len(wall.enqueued("good")) == 5
         assert wall.entry("odd").marker is None
 
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("definitions", b"\xff"),
+            ("definitions", "[" * 100_000),
+            ("definitions", '{"every":1000,"func":"a.b","catchUpWindow":1e300}'),
+            ("definitions", '{"every":1000,"func":"a.b","jitter":NaN}'),
+            ("definitions", '{"every":1000,"func":"a.b","args":["\\ud800"]}'),
+            ("definitions", '{"every":1000,"func":"a.b","kwargs":{"n":' + "9" * 5000 + "}}"),
+            ("markers", "soon"),
+            ("markers", b"\xff 0"),
+            ("markers", "9" * 30 + " 0"),
+            ("markers", f"- {to_ms(datetime.min.replace(tzinfo=UTC))}"),
+            ("pauses", "{"),
+            ("pauses", '{"since":1e300}'),
+            ("pauses", b"\xff"),
+            ("skips", "[]"),
+        ],
+    )
+    def test_what_cannot_be_read_or_decided_of_one_is_logged_once_and_holds_up_no_other(
+        self, wall: Wall, caplog: pytest.LogCaptureFixture, key: str, value: str | bytes
+    ) -> None:
+        bad = schedule(every(seconds=1), "bad", jitter=1)
+        wall.declare(schedule(every(seconds=1), "good"), bad)
+        wall.redis.hset(wall.store.key(key), "bad", value)
+        wall.run(MIDNIGHT + 65 * SECOND)
+        assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 65)
+        named = [r for r in caplog.records if getattr(r, "event", "") == "schedule.invalid"]
+        assert [r.fields["schedule"] for r in named] == ["bad"]  # type: ignore[attr-defined]
+        assert wall.enqueued("bad") == []
+
+    def test_a_schedule_put_right_fires_at_once(self, wall: Wall) -> None:
+        wall.declare(schedule(every(seconds=1), "bad"))
+        wall.redis.hset(wall.store.key("skips"), "bad", "{")
+        wall.run(MIDNIGHT + 3 * SECOND)
+        wall.redis.hdel(wall.store.key("skips"), "bad")
+        wall.stage.look_again(["bad"])
+        wall.run(MIDNIGHT + 5 * SECOND)
+        assert wall.enqueued("bad") == [MIDNIGHT + s * SECOND for s in (3, 4, 5)]
+
+    @pytest.mark.parametrize("score", ["-inf", "inf", "1e300", "-1e300"])
+    def test_a_foreign_entry_of_the_due_index_holds_up_no_other(
+        self, wall: Wall, score: str
+    ) -> None:
+        wall.declare(schedule(every(seconds=1), "good"))
+        wall.redis.zadd(wall.store.key("due"), {b"\xff": score, b"odd": score})
+        wall.stage.look_again(["odd", "\ufffd"])
+        wall.run(MIDNIGHT + 5 * SECOND)
+        assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 5)
+
+    def test_a_pause_of_all_that_cannot_be_read_holds_up_nothing(self, wall: Wall) -> None:
+        wall.declare(schedule(every(seconds=1), "good"))
+        wall.redis.hset(wall.store.key("pauses"), "*", "{")
+        wall.run(MIDNIGHT + 5 * SECOND)
+        assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 5)
+
+    def test_a_job_key_of_another_kind_holds_up_nothing(self, wall: Wall) -> None:
+        wall.declare(
+            schedule(every(seconds=10), "good"), schedule(every(seconds=10), overlap="skip")
+        )
+        wall.run(MIDNIGHT + 10 * SECOND)
+        job = f"rq:job:default-s-{to_ms(MIDNIGHT + 10 * SECOND)}"
+        wall.redis.delete(job)
+        wall.redis.set(job, "x")
+        wall.run(MIDNIGHT + 60 * SECOND)
+        wall.stage.check_blocked(wall.now)
+        assert len(wall.enqueued("good")) == 6
+        assert wall.enqueued() == each(MIDNIGHT, 10 * SECOND, 2)  # then its second one waits
+
+    def test_a_lost_job_that_cannot_be_looked_for_ends_nothing(
+        self, wall: Wall, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        wall.declare(schedule(every(seconds=10), overlap="skip"))
+        wall.run(MIDNIGHT + 20 * SECOND)
+        wall.redis.set("rq:wip:default", "x")
+        for _ in range(20):
+            wall.run(wall.now + 10 * SECOND)
+            wall.stage.check_blocked(wall.now)
+        failed = [r for r in caplog.records if getattr(r, "event", "") == "duty.failed"]
+        assert [r.fields["schedule"] for r in failed] == ["s"]  # type: ignore[attr-defined]
+
+    def test_a_declaration_that_raises_leaves_the_others_in_order(self, wall: Wall) -> None:
+        good, bad = schedule(every(seconds=1), "good"), schedule(every(seconds=1), "bad")
+        bad.kwargs["n"] = 10**5000  # type: ignore[index]  # changed after it was checked
+        declared = {"bad": bad, "good": good}
+        assert "good" in differing(declared, {})
+        found = plan(declared, {}, {}, MIDNIGHT)
+        assert found.added == ["good"]
+        assert list(found.invalid) == ["bad"]
+
     def test_a_full_redis_leaves_the_batch_undecided_until_there_is_room(
         self, fresh_server: Callable[..., Server], caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -94,7 +94,7 @@ class Alert:
                 told=None if values["told"] is None else from_ms(values["told"]),
                 detail=str(values["detail"]),
             )
-        except (ValueError, KeyError, TypeError):
+        except Exception:  # whatever others have written
             return None
 
 

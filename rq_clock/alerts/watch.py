@@ -24,7 +24,6 @@ from rq_clock.alerts.board import DIGEST, LATE, STUCK, Board, Edge, Rules, repor
 from rq_clock.alerts.channels import Channels
 from rq_clock.batch import Answer, Planned
 from rq_clock.endings import OK, STOPPED
-from rq_clock.errors import ScheduleError
 from rq_clock.executions import Ended, Executions, Sight
 from rq_clock.masks import masked_text, printable
 from rq_clock.schedule import Decision, from_definition
@@ -171,7 +170,10 @@ class Watch:
     def _expects_nothing(self, entry: Entry | None) -> bool:
         if entry is None or entry.pause(self._now):
             return True
-        return entry.schedule is not None and entry.schedule.next_after(entry.decided) is None
+        try:
+            return entry.schedule is not None and entry.schedule.next_after(entry.decided) is None
+        except Exception:  # its fault is in the log of the clock: `schedule.invalid`
+            return False
 
     # ---- keeping and telling ------------------------------------------------------------------
 
@@ -261,5 +263,5 @@ def _address(name: str, definition: str) -> str | None:
     """Where a schedule, by its stored definition, wants to have its runs told."""
     try:
         return from_definition(name, definition).ping if definition else None
-    except ScheduleError:  # of a later release
+    except Exception:  # of a later release, or whatever others have written
         return None

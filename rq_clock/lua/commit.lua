@@ -96,8 +96,8 @@ local LIVE = {queued = true, started = true, scheduled = true, deferred = true}
 local function living(jobs)
   local found = {}
   for id in string.gmatch(jobs, '%S+') do
-    local status = redis.call('HGET', job_prefix .. id, 'status')
-    if status and LIVE[status] then
+    local status = redis.pcall('HGET', job_prefix .. id, 'status')
+    if type(status) == 'string' and LIVE[status] then
       found[#found + 1] = id
     end
   end

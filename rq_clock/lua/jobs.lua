@@ -17,7 +17,8 @@ local LIVE = {queued = true, started = true, scheduled = true, deferred = true}
 local function living(jobs)
   local found = {}
   for id in string.gmatch(jobs, '%S+') do
-    if LIVE[redis.call('HGET', 'rq:job:' .. id, 'status') or ''] then
+    local status = redis.pcall('HGET', 'rq:job:' .. id, 'status')
+    if type(status) == 'string' and LIVE[status] then
       found[#found + 1] = id
     end
   end
