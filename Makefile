@@ -38,11 +38,11 @@ bench-web: setup $(PEERS)  ## the pages and the API of 10,000 schedules, beside 
 	$(BIN)/python -m bench.web
 
 screenshots: setup  ## docs/img: each page, light and dark, 1280 and 390 wide; needs Chromium
-	$(BIN)/python -m tests.screenshots
+	$(BIN)/python -m tests.web.pages.screenshots
 
 storm: setup  ## the long tests: storms at full length, properties with many more examples
 	$(BIN)/pytest -m soak -s -o faulthandler_timeout=0
-	RQ_CLOCK_EXAMPLES=8000 $(BIN)/pytest -o faulthandler_timeout=0 tests/test_triggers_properties.py
+	RQ_CLOCK_EXAMPLES=8000 $(BIN)/pytest -o faulthandler_timeout=0 tests/timing/test_triggers_properties.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"

@@ -23,16 +23,17 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 
 from rq_clock import command, cron, every, webhook
-from rq_clock.counters import ended
-from rq_clock.edits import Given
-from rq_clock.executions import Executions
-from rq_clock.reconcile import plan
-from rq_clock.schedule import declare
-from rq_clock.schedules import Schedules
+from rq_clock.clock.reconcile import plan
+from rq_clock.jobs.executions import Executions
+from rq_clock.model.entry import Lease
+from rq_clock.model.schedule import declare
+from rq_clock.schedules.edits import Given
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from rq_clock.state import Lease, to_ms
-from rq_clock.store import Store
-from rq_clock.triggers import Trigger
+from rq_clock.store.counters import ended
+from rq_clock.store.store import Store
+from rq_clock.timing.instants import to_ms
+from rq_clock.timing.triggers import Trigger
 
 OFTEN, SELDOM = 64, 4
 """Runs that the ledger has of every tenth schedule, and of each other one: ten on average."""

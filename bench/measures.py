@@ -23,12 +23,12 @@ from bench.lab import (
     sleep_until,
     whole_second,
 )
-from rq_clock.reconcile import plan
-from rq_clock.schedule import declare
-from rq_clock.stage import Stage
-from rq_clock.state import Lease
-from rq_clock.store import Store
-from rq_clock.triggers import once
+from rq_clock.clock.planner import Stage
+from rq_clock.clock.reconcile import plan
+from rq_clock.model.entry import Lease
+from rq_clock.model.schedule import declare
+from rq_clock.store.store import Store
+from rq_clock.timing.triggers import once
 
 IDLE = 10_000
 EACH_SECOND = 20

@@ -40,13 +40,13 @@ from bench.lab import (
 )
 from bench.measures import QUEUE_KEY
 from rq_clock import cron, every, once
-from rq_clock.edits import Given
-from rq_clock.finding import Page
-from rq_clock.schedules import Schedules
+from rq_clock.model.filters import Page
+from rq_clock.model.ledger import Enqueued
+from rq_clock.schedules.edits import Given
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from rq_clock.state import Enqueued
-from rq_clock.store import Store
-from rq_clock.triggers import Trigger
+from rq_clock.store.store import Store
+from rq_clock.timing.triggers import Trigger
 
 MILLION, THOUSAND = 1_000_000, 1_000
 ALIKE = 0.8

@@ -33,7 +33,7 @@ from bench.__main__ import machine, table
 from bench.lab import Lab, Row, quantile
 from bench.scale import MILLION
 from bench.visits import RoundTrips, Visit, Visitor, Web, dashboard, ours, throughput
-from rq_clock.schedules import Schedules
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 
 SCHEDULES = 10_000

@@ -17,13 +17,13 @@ from rq_clock.run import Run, current_run
 from rq_clock.version import __version__
 
 if TYPE_CHECKING:
-    from rq_clock.clock import Clock
-    from rq_clock.connection import connect
+    from rq_clock.clock.clock import Clock
     from rq_clock.lock import exclusive
-    from rq_clock.schedules import Schedules
-    from rq_clock.supervisor import run_worker
-    from rq_clock.targets import command, webhook
-    from rq_clock.triggers import cron, every, once
+    from rq_clock.model.targets import command, webhook
+    from rq_clock.schedules.service import Schedules
+    from rq_clock.store.client import connect
+    from rq_clock.timing.triggers import cron, every, once
+    from rq_clock.worker.supervisor import run_worker
 
 __all__ = [
     "Busy",
@@ -49,16 +49,16 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Clock": "rq_clock.clock",
-    "Schedules": "rq_clock.schedules",
-    "command": "rq_clock.targets",
-    "connect": "rq_clock.connection",
-    "cron": "rq_clock.triggers",
-    "every": "rq_clock.triggers",
+    "Clock": "rq_clock.clock.clock",
+    "Schedules": "rq_clock.schedules.service",
+    "command": "rq_clock.model.targets",
+    "connect": "rq_clock.store.client",
+    "cron": "rq_clock.timing.triggers",
+    "every": "rq_clock.timing.triggers",
     "exclusive": "rq_clock.lock",
-    "once": "rq_clock.triggers",
-    "run_worker": "rq_clock.supervisor",
-    "webhook": "rq_clock.targets",
+    "once": "rq_clock.timing.triggers",
+    "run_worker": "rq_clock.worker.supervisor",
+    "webhook": "rq_clock.model.targets",
 }
 
 

@@ -59,10 +59,11 @@ from typing import Any, ParamSpec, Self, TypeVar
 from redis import Redis
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from rq_clock.connection import connect, diagnose, key_of, load_script, text
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
-from rq_clock.logs import warn
+from rq_clock.log import warn
 from rq_clock.settings import Settings
+from rq_clock.store.client import connect, diagnose
+from rq_clock.store.scripts import key_of, load_script, text
 
 LONGEST_TIMEOUT = 86_400
 """Seconds. What is to be kept for longer than a day without a word is a hold, not a lock."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from urllib.parse import unquote, urlsplit
 
-from rq_clock.addresses import Allowed, parse_allowed
 from rq_clock.errors import RqClockError
+from rq_clock.outbound.addresses import Allowed, parse_allowed
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
 """Where `rq-clock redis` listens when nothing else is said."""

@@ -18,9 +18,10 @@ import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from rq_clock.clock import Clock
+from rq_clock.clock.clock import Clock
+from rq_clock.model.decision import due, is_on_time
+from rq_clock.model.schedule import Schedule
 from rq_clock.run import Run, running
-from rq_clock.schedule import Schedule, due, is_on_time
 
 
 class FakeClock:

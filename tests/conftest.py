@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 from redis import Redis
 
-from rq_clock.embedded import Server, free_url
+from rq_clock.devserver import Server, free_url
 
 BINARY = os.environ.get("RQ_CLOCK_TEST_SERVER")
 

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import pytest
 from redis.connection import AbstractConnection
 
-from rq_clock.changes import Changes
-from rq_clock.edits import Edit
-from rq_clock.state import Pause
-from rq_clock.store import Store
+from rq_clock.model.entry import Pause
+from rq_clock.store.operations import Changes, Edit
+from rq_clock.store.store import Store
 
 T = TypeVar("T")
 

@@ -30,15 +30,15 @@ from redis.retry import Retry
 from rq import Queue
 
 import rq_clock.lock
-from rq_clock.embedded import Server
+from rq_clock.devserver import Server
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.lock import exclusive
+from tests.clock.storm import LEASHED, PATIENCE, ROOT, Client, chance
 from tests.helpers import wait_until
-from tests.storm import LEASHED, PATIENCE, ROOT, Client, chance
 
 LOCK = "rq-clock:default:locks:it"
 TOKENS = "rq-clock:default:lock-tokens"
-LUA = Path(rq_clock.lock.__file__).parent / "lua"
+LUA = Path(rq_clock.lock.__file__).parent / "store" / "lua"
 HEAD = """
 import os, random, signal, sys, threading, time
 from rq_clock.errors import Busy, LockLost

@@ -31,12 +31,12 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 from uuid import NAMESPACE_URL, uuid5
 
-from rq_clock import hook
-from rq_clock.addresses import Allowed, literal, parse_allowed
-from rq_clock.alerts.board import RECOVERED, Edge, Report, summary
+from rq_clock.alerts.rules import RECOVERED, Edge, Report, summary
 from rq_clock.errors import RqClockError, WebhookFailed
-from rq_clock.logs import say, warn
-from rq_clock.masks import Secrets, masked_text, masked_url, printable
+from rq_clock.log import say, warn
+from rq_clock.outbound import client as hook
+from rq_clock.outbound.addresses import Allowed, literal, parse_allowed
+from rq_clock.redaction import Secrets, masked_text, masked_url, printable
 from rq_clock.settings import Mailbox, Settings
 from rq_clock.version import __version__
 

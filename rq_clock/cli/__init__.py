@@ -15,16 +15,16 @@ from __future__ import annotations
 import click
 
 from rq_clock.cli.backfills import backfill, backfill_cancel, backfills
-from rq_clock.cli.base import Commands
+from rq_clock.cli.common import Commands
 from rq_clock.cli.completion import completion
-from rq_clock.cli.definitions import add, remove, update
+from rq_clock.cli.define import add, remove, update
 from rq_clock.cli.doctor import doctor
-from rq_clock.cli.listing import list_
-from rq_clock.cli.moving import apply, diff, export, import_
+from rq_clock.cli.list import list_
 from rq_clock.cli.operations import audit, pause, resume, run, skip
 from rq_clock.cli.processes import healthcheck, redis, status, web, worker
 from rq_clock.cli.runs import history, logs
 from rq_clock.cli.schedules import check, explain, next_, show
+from rq_clock.cli.transfer import apply, diff, export, import_
 from rq_clock.version import __version__
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rq_clock.cli.base import (
+from rq_clock.cli.common import (
     NOT_FOUND,
     complain,
     confirm,
@@ -32,13 +32,13 @@ from rq_clock.cli.base import (
     yes_option,
 )
 from rq_clock.cli.completion import backfill_ids, schedule_names
-from rq_clock.cli.times import Zone, instant, shown
+from rq_clock.cli.params import Zone, instant, shown
 from rq_clock.errors import ScheduleError
 
 if TYPE_CHECKING:
-    from rq_clock.backfills import Preview
-    from rq_clock.changes import Backfill
-    from rq_clock.store import Store
+    from rq_clock.schedules.backfill import Preview
+    from rq_clock.store.backfills import Backfill
+    from rq_clock.store.store import Store
 
 UNASKED, MOST = 1000, 10_000
 """Fire times that a backfill takes without --yes where nobody can be asked, and at all."""
@@ -67,7 +67,7 @@ def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> No
     terminal; elsewhere more than 1,000 take --yes. More than 10,000 take several backfills. The
     leading clock does it.
     """
-    from rq_clock.views import zone_of
+    from rq_clock.schedules.serializers import zone_of
 
     store = open_store()
     schedules = schedules_of(store)
@@ -132,7 +132,7 @@ def _preview_view(name: str, found: Preview) -> dict[str, Any]:
 
 
 def _print_backfill(made: Backfill, *, as_json: bool) -> None:
-    from rq_clock.views import backfill_view
+    from rq_clock.schedules.serializers import backfill_view
 
     if as_json:
         print_json(backfill_view(made))
@@ -141,7 +141,7 @@ def _print_backfill(made: Backfill, *, as_json: bool) -> None:
 
 
 def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
-    from rq_clock.cli.waiting import wait_for_backfill
+    from rq_clock.cli.wait import wait_for_backfill
 
     if not as_json:
         click.echo(made.id)
@@ -165,7 +165,7 @@ def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
 @json_option
 def backfills(count: int, as_json: bool) -> None:
     """The newest backfills, newest first; those that ended are kept for 30 days."""
-    from rq_clock.views import backfill_view
+    from rq_clock.schedules.serializers import backfill_view
 
     found = schedules_of(open_store()).backfills(count)
     if as_json:
@@ -190,7 +190,7 @@ def backfill_cells(b: Backfill) -> tuple[str, ...]:
 @reason_option
 def backfill_cancel(id: str, reason: str) -> None:
     """Let the backfill ID enqueue no more; what it has enqueued runs."""
-    from rq_clock.changes import Changes
+    from rq_clock.store.operations import Changes
 
     store = open_store()
     if Changes(store).backfill(id) is None:

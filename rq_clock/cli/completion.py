@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from rq_clock.store import Store
+    from rq_clock.store.store import Store
 
 PATIENCE = 0.3
 """Seconds for all that Redis is asked, its address in the DNS included."""
@@ -60,7 +60,7 @@ def backfill_ids(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     """Backfills that can be canceled."""
 
     def read(store: Store) -> list[str]:
-        from rq_clock.changes import Changes
+        from rq_clock.store.operations import Changes
 
         return [b.id for b in Changes(store).backfills(20) if b.state == "running"]
 
@@ -77,9 +77,9 @@ def _items(names: list[str], incomplete: str) -> list[CompletionItem]:
 def _asked(read: Callable[[Store], list[str]]) -> list[str]:
     """What `read` finds within PATIENCE; else nothing. A thread, since nothing else bounds the
     time that looking up a host may take."""
-    from rq_clock.connection import connect
     from rq_clock.settings import Settings
-    from rq_clock.store import Store
+    from rq_clock.store.client import connect
+    from rq_clock.store.store import Store
 
     found: list[str] = []
 

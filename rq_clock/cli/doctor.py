@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.base import CHECK_FAILED, json_option, now, print_json
+from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json
 
 if TYPE_CHECKING:
-    from rq_clock.doctor.examination import Code
-    from rq_clock.doctor.surroundings import Finding
-    from rq_clock.store import Store
+    from rq_clock.doctor.facts import Code
+    from rq_clock.doctor.server_checks import Finding
+    from rq_clock.store.store import Store
 
 COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
 
@@ -28,12 +28,12 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
 
     Exit 5 when there is an error or a warning.
     """
-    from rq_clock.connection import connect
-    from rq_clock.doctor.examination import gather
-    from rq_clock.doctor.findings import findings, healthy
-    from rq_clock.executions import Executions
+    from rq_clock.doctor.facts import gather
+    from rq_clock.doctor.schedule_checks import findings, healthy
+    from rq_clock.jobs.executions import Executions
     from rq_clock.settings import Settings
-    from rq_clock.store import Store
+    from rq_clock.store.client import connect
+    from rq_clock.store.store import Store
 
     settings = Settings.from_env()
     code, owner = _code(settings.app), (settings.owner, settings.former_owner)
@@ -58,7 +58,7 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
 
 
 def _show(found: list[Finding]) -> None:
-    from rq_clock.doctor.findings import healthy
+    from rq_clock.doctor.schedule_checks import healthy
 
     for finding in found:
         level = click.style(finding.level, fg=COLORS[finding.level])
@@ -72,7 +72,7 @@ def _show(found: list[Finding]) -> None:
 
 def _rebuild(store: Store) -> dict[str, int]:
     """Rebuild the due index; how many schedules were looked at, and how many were put right."""
-    from rq_clock.doctor.examination import rebuild
+    from rq_clock.doctor.rebuild import rebuild
 
     total, looked, corrected = store.size(), 0, 0
     for schedules, changed in rebuild(store):
@@ -86,8 +86,8 @@ def _rebuild(store: Store) -> dict[str, int]:
 
 def _code(name: str) -> Code:
     """What the app declares. It may do anything when it is loaded, here as in the clock."""
-    from rq_clock import app
-    from rq_clock.doctor.examination import Code
+    from rq_clock import loader as app
+    from rq_clock.doctor.facts import Code
     from rq_clock.errors import RqClockError
 
     try:

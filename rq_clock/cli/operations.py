@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rq_clock.cli.base import (
+from rq_clock.cli.common import (
     TIMED_OUT,
     complain,
     count_option,
@@ -26,12 +26,12 @@ from rq_clock.cli.base import (
     sign,
 )
 from rq_clock.cli.completion import schedule_names
-from rq_clock.cli.times import Duration, Zone, instant, shown, shown_span
+from rq_clock.cli.params import Duration, Zone, instant, shown, shown_span
 
 if TYPE_CHECKING:
-    from rq_clock.cli.waiting import Outcome
-    from rq_clock.state import Entry
-    from rq_clock.store import Store
+    from rq_clock.cli.wait import Outcome
+    from rq_clock.model.entry import Entry
+    from rq_clock.store.store import Store
 
 MISSED = click.Choice(["skip", "latest", "all"])
 name_argument = click.argument("name", shell_complete=schedule_names)
@@ -74,7 +74,7 @@ def run(name: str, wait: bool, follow: bool, as_json: bool, **said: Any) -> None
 
 
 def _waited(store: Store, job_id: str, timeout: timedelta | None, *, follow: bool) -> Outcome:
-    from rq_clock.cli.waiting import Follower, wait_for_job
+    from rq_clock.cli.wait import Follower, wait_for_job
 
     follower = Follower(lambda: store.output(job_id))
     seconds = None if timeout is None else timeout.total_seconds()
@@ -87,8 +87,9 @@ def _waited(store: Store, job_id: str, timeout: timedelta | None, *, follow: boo
 
 
 def _run_view(store: Store, name: str, job_id: str, outcome: Outcome | None) -> dict[str, Any]:
-    from rq_clock.state import Enqueued, from_ms
-    from rq_clock.views import run_view
+    from rq_clock.model.ledger import Enqueued
+    from rq_clock.schedules.serializers import run_view
+    from rq_clock.timing.instants import from_ms
 
     if outcome and outcome.ended:
         return run_view(name, outcome.ended.entry, store.namespace, job_id)
@@ -172,7 +173,7 @@ def _chosen(names: tuple[str, ...], everything: bool) -> list[str]:
 
 
 def _tell_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
-    from rq_clock.views import zone_of
+    from rq_clock.schedules.serializers import zone_of
 
     t = now()
     if after and after.pause(t):
@@ -200,7 +201,7 @@ def _tell_own_pauses(store: Store) -> None:
 def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
     """Skip the next fire time of the schedule NAME, or the next few. Said again, it holds instead
     of what was said before."""
-    from rq_clock.views import upcoming, zone_of
+    from rq_clock.schedules.serializers import upcoming, zone_of
 
     if undo and count is not None:
         raise click.UsageError("--undo takes all of it back; leave -n out")
@@ -226,7 +227,7 @@ def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
 @json_option
 def audit(count: int, as_json: bool) -> None:
     """Who changed what, when and why, newest first."""
-    from rq_clock.views import audit_view
+    from rq_clock.schedules.serializers import audit_view
 
     rows = [audit_view(one) for one in schedules_of(open_store()).audit(count)]
     if as_json:

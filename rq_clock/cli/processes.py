@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rq_clock.cli.base import CHECK_FAILED, iso, json_option, now, open_store, plural, print_json
+from rq_clock.cli.common import CHECK_FAILED, iso, json_option, now, open_store, plural, print_json
 from rq_clock.errors import RqClockError
 
 if TYPE_CHECKING:
-    from rq_clock.store import Store
+    from rq_clock.store.store import Store
 
 NO_CLOCK = "no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)"
 
@@ -30,7 +30,7 @@ def worker(
     SIGTERM and SIGINT let the running job go on for RQ_CLOCK_GRACE_SECONDS; then it goes back to
     the front of its queue.
     """
-    from rq_clock.supervisor import run_worker
+    from rq_clock.worker.supervisor import run_worker
 
     sys.path.insert(0, "")  # the app's modules lie here, not beside the command
     run_worker(queues, burst=burst, concurrency=concurrency, max_jobs=max_jobs)
@@ -122,8 +122,8 @@ def _no_clock() -> str:
 
 
 def _no_worker() -> str:
-    from rq_clock.care import SILENCE
-    from rq_clock.executions import Executions
+    from rq_clock.jobs.executions import Executions
+    from rq_clock.jobs.reaper import SILENCE
 
     store = open_store()
     if Executions(store.redis, store.namespace).living(SILENCE):
@@ -154,7 +154,7 @@ def redis(data: str) -> None:
     """Run an embedded Valkey for development, at REDIS_URL or on port 6399."""
     from pathlib import Path
 
-    from rq_clock.embedded import serve
+    from rq_clock.devserver import serve
     from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
     sys.exit(serve(Settings.from_env().redis_url or DEVELOPMENT_REDIS, Path(data)))
@@ -182,7 +182,7 @@ def _health(store: Store, now: datetime) -> dict[str, Any]:
 
 
 def _leader(facts: dict[str, str]) -> dict[str, Any]:
-    from rq_clock.state import from_ms
+    from rq_clock.timing.instants import from_ms
 
     tick = facts.get("tick")
     lag = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rq_clock.cli.base import (
+from rq_clock.cli.common import (
     NOT_FOUND,
     complain,
     count_option,
@@ -20,10 +20,10 @@ from rq_clock.cli.base import (
     schedules_of,
 )
 from rq_clock.cli.completion import schedule_names
-from rq_clock.cli.times import instant
+from rq_clock.cli.params import instant
 
 if TYPE_CHECKING:
-    from rq_clock.store import Store
+    from rq_clock.store.store import Store
 
 STATES = ["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"]
 HEAD = ("SCHEDULE", "FIRE TIME (UTC)", "STATE", "TRY", "TOOK", "")
@@ -65,7 +65,7 @@ def logs(run: str, follow: bool) -> None:
     """What a RUN (a job's id, see `history --json`) has printed: the last 64 kB of a shell
     command's output, also while it runs, or a web call's answer. Of a schedule's NAME: its latest
     run. It is kept for RQ_CLOCK_OUTPUT_HOURS."""
-    from rq_clock.cli.waiting import Follower, wait_for_job
+    from rq_clock.cli.wait import Follower, wait_for_job
 
     found = open_store()
     job_id = _job(found, run)
@@ -106,8 +106,9 @@ def _job(store: Store, run: str) -> str:
 def _latest(store: Store, name: str) -> str | None:
     """The job of a schedule's latest run. The number in the id of one by hand stands in the audit,
     and of any that has ended in the stream of runs."""
-    from rq_clock.state import Enqueued, to_ms
-    from rq_clock.views import run_view
+    from rq_clock.model.ledger import Enqueued
+    from rq_clock.schedules.serializers import run_view
+    from rq_clock.timing.instants import to_ms
 
     entry = next((e for e in reversed(store.ledger(name)) if isinstance(e, Enqueued)), None)
     if entry is None:
@@ -127,7 +128,7 @@ def _latest(store: Store, name: str) -> str | None:
 
 def rows_of(found: Store, name: str) -> list[dict[str, Any]]:
     """What became of a schedule's fire times, newest first; also of one that was removed."""
-    from rq_clock.views import run_view
+    from rq_clock.schedules.serializers import run_view
 
     entries = found.ledger(name)
     if not entries and name not in found.load([name])[0]:
@@ -136,8 +137,8 @@ def rows_of(found: Store, name: str) -> list[dict[str, Any]]:
 
 
 def _rows_of_all(found: Store, most: int) -> list[dict[str, Any]]:
-    from rq_clock.executions import Executions
-    from rq_clock.views import run_view
+    from rq_clock.jobs.executions import Executions
+    from rq_clock.schedules.serializers import run_view
 
     ended = Executions(found.redis, found.namespace).ended(most)
     return [run_view(e.schedule, e.entry, found.namespace, e.job_id) for e in ended]

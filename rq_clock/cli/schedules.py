@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rq_clock.cli.base import (
+from rq_clock.cli.common import (
     colored_sign,
     complain,
     count_option,
@@ -21,15 +21,15 @@ from rq_clock.cli.base import (
     schedules_of,
 )
 from rq_clock.cli.completion import schedule_names
-from rq_clock.cli.times import Zone, instant, shown, shown_jitter, shown_local
+from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.errors import ScheduleError
 
 if TYPE_CHECKING:
-    from rq_clock.changes import Backfill
-    from rq_clock.state import Entry
-    from rq_clock.store import Store
-    from rq_clock.triggers import Trigger
-    from rq_clock.views import Upcoming
+    from rq_clock.model.entry import Entry
+    from rq_clock.schedules.serializers import Upcoming
+    from rq_clock.store.backfills import Backfill
+    from rq_clock.store.store import Store
+    from rq_clock.timing.triggers import Trigger
 
 MOST = 1000
 """Fire times that --until shows at most."""
@@ -42,8 +42,8 @@ def check() -> None:
     Every fault is listed; exit 1 when there is one. Targets are imported, as a worker would. What
     a deploy would change is told when Redis answers within 3 s; nothing fails for it.
     """
-    from rq_clock import app
-    from rq_clock.cli.differences import tell_deploy
+    from rq_clock import loader as app
+    from rq_clock.cli.diff import tell_deploy
     from rq_clock.settings import Settings
 
     settings = Settings.from_env()
@@ -77,7 +77,7 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
     What a change of the clocks does to a fire time is noted beside it.
     """
-    from rq_clock.triggers import cron
+    from rq_clock.timing.triggers import cron
 
     trigger = cron(expression, tz)
     faults = trigger.faults()
@@ -88,8 +88,8 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
 
 def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
-    from rq_clock.explain import dst_remarks, fires, words
-    from rq_clock.views import Upcoming, fire_view
+    from rq_clock.schedules.serializers import Upcoming, fire_view
+    from rq_clock.timing.describe import dst_remarks, fires, words
 
     found = [Upcoming(f.fire_time, f.local, f.notes) for f in fires(trigger, after, count)]
     remarks = dst_remarks(trigger, after)
@@ -126,7 +126,7 @@ def next_(name: str | None, start: str | None, until: str | None, **said: Any) -
 
     Those of paused schedules are told only when the schedule is named.
     """
-    from rq_clock.views import fire_view, zone_of
+    from rq_clock.schedules.serializers import fire_view, zone_of
 
     store, tz = open_store(), said["tz"]
     entry = (store.load([name])[0].get(name) or not_found(store, name)) if name else None
@@ -169,7 +169,7 @@ def _soonest(store: Store, most: int, *, everything: bool) -> list[Entry]:
 def _merged(
     entries: list[Entry], after: datetime, most: int, last: datetime | None
 ) -> list[tuple[str, Upcoming]]:
-    from rq_clock.views import upcoming
+    from rq_clock.schedules.serializers import upcoming
 
     found = [(e.name, fire) for e in entries for fire in upcoming(e, after, most, last)]
     return sorted(found, key=lambda pair: (pair[1].fire_time, pair[0]))[:most]
@@ -198,7 +198,7 @@ def show(name: str, count: int, as_json: bool) -> None:
     """All that is known of the schedule NAME: its rule in words, what is to come and what was, who
     has paused it and why, its backfills and its definition."""
     from rq_clock.cli.runs import rows_of
-    from rq_clock.views import backfill_view, fire_view, schedule_view, upcoming
+    from rq_clock.schedules.serializers import backfill_view, fire_view, schedule_view, upcoming
 
     store = open_store()
     entry = store.load([name])[0].get(name) or not_found(store, name)
@@ -219,7 +219,7 @@ def show(name: str, count: int, as_json: bool) -> None:
 
 def _show_head(view: dict[str, Any]) -> None:
     """The schedule itself: what has a value, in the words of its options."""
-    from rq_clock.masks import printable
+    from rq_clock.redaction import printable
 
     click.echo(f"{view['name']}  {colored_sign(view['state'])}")
     click.echo(view["words"] or printable(view["fault"], 400))
@@ -273,7 +273,7 @@ def _plain(value: Any) -> str:
 
 
 def _told(what: str, said: dict[str, Any]) -> str:
-    from rq_clock.masks import printable
+    from rq_clock.redaction import printable
 
     text = f"{what} {said['count']}" if "count" in said else what
     text += f" until {said['until']}" if said["until"] else " until it is resumed"
@@ -292,7 +292,7 @@ def _section(title: str, lines: list[str]) -> None:
 
 
 def _show_runs(runs: list[dict[str, Any]]) -> None:
-    from rq_clock.cli.base import table
+    from rq_clock.cli.common import table
     from rq_clock.cli.runs import HEAD, cells
 
     if runs:
@@ -301,7 +301,7 @@ def _show_runs(runs: list[dict[str, Any]]) -> None:
 
 def _show_backfills(backfills: list[Backfill]) -> None:
     from rq_clock.cli.backfills import BACKFILLS, backfill_cells
-    from rq_clock.cli.base import table
+    from rq_clock.cli.common import table
 
     if backfills:
         _section("backfills", table(BACKFILLS, [backfill_cells(b) for b in backfills]))

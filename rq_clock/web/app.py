@@ -20,11 +20,12 @@ from starlette.types import Scope
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
 from rq_clock.version import __version__
-from rq_clock.web import api, health, live, metrics, pages
-from rq_clock.web.access import SAFE
-from rq_clock.web.guard import Guard
+from rq_clock.web import api, health, metrics, pages
+from rq_clock.web import events as live
+from rq_clock.web.auth import SAFE
+from rq_clock.web.context import Needs, Site, path_of, site_of
+from rq_clock.web.middleware import Guard
 from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, problem_of
-from rq_clock.web.site import Needs, Site, path_of, site_of
 
 _STATIC = Path(__file__).parent / "static"
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rq_clock.errors import ScheduleError
-from rq_clock.moving.manifest import document, item, trigger
-from rq_clock.moving.plain import key_shown
-from rq_clock.schedule import Schedule
-from rq_clock.triggers import Cron, Trigger
+from rq_clock.manifest.document import document, item, trigger
+from rq_clock.manifest.reader import key_shown
+from rq_clock.model.schedule import Schedule
+from rq_clock.timing.triggers import Cron, Trigger
 from rq_clock.web.problems import Problem
 
 _WHEN = {"cron": ("cron", "tz"), "every": ("every", "anchor"), "once": ("once",)}

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
-from rq_clock.store import DATA_VERSION, Store
+from rq_clock.store.store import DATA_VERSION, Store
 
 REDIS_SECONDS = 0.5
 

@@ -44,8 +44,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from rq_clock.connection import key_of, load_script, text
-from rq_clock.state import from_ms
+from rq_clock.store.scripts import key_of, load_script, text
+from rq_clock.timing.instants import from_ms
 from rq_clock.web.problems import Problem
 
 KEPT_MS = 24 * 3600 * 1000

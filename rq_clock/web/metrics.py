@@ -21,11 +21,11 @@ from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.exposition import choose_encoder
 
-from rq_clock.counters import LATE, TICKED, TOOK, WAITED, Bounds, Histogram
-from rq_clock.doctor.examination import releases
 from rq_clock.settings import Settings
-from rq_clock.store import Store
-from rq_clock.web.figures import Figures, Single, read
+from rq_clock.store.counters import LATE, TICKED, TOOK, WAITED, Bounds, Histogram
+from rq_clock.store.store import Store
+from rq_clock.version import releases
+from rq_clock.web.metrics_query import Figures, Single, read
 
 CACHE_SECONDS = 1.0
 """For so long one reading serves all who ask."""

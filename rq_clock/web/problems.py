@@ -30,9 +30,9 @@ from typing import Any
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse
 
-from rq_clock.connection import diagnose
 from rq_clock.errors import Conflict, RqClockError, ScheduleError, StoreUnavailable
-from rq_clock.queues import NoJob
+from rq_clock.jobs.queues import NoJob
+from rq_clock.store.client import diagnose
 
 KINDS = {
     "unauthorized": (401, "No valid token"),

@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rq_clock.errors import RqClockError
-from rq_clock.logs import say, set_up
+from rq_clock.log import say, set_up
 from rq_clock.settings import Settings, tokens_from
 from rq_clock.web.app import create_app
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from rq_clock.web.api import operations, queues, runs, schedules, system
-from rq_clock.web.api.base import API
-from rq_clock.web.api.description import described, docs
+from rq_clock.web.api.openapi import described, docs
+from rq_clock.web.api.routing import API
 
 __all__ = ["described", "docs", "router"]
 

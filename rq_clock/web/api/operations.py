@@ -10,16 +10,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from rq_clock.backfills import Preview
-from rq_clock.changes import Changes
 from rq_clock.errors import Conflict, RqClockError, ScheduleError
-from rq_clock.finding import Filter
-from rq_clock.logs import iso
-from rq_clock.schedules import Asked, Schedules
-from rq_clock.triggers import MANY
-from rq_clock.views import backfill_view, upcoming, zone_of
-from rq_clock.web.api import given, taken, times
-from rq_clock.web.api.base import (
+from rq_clock.model.filters import Filter
+from rq_clock.schedules.backfill import Preview
+from rq_clock.schedules.serializers import backfill_view, upcoming, zone_of
+from rq_clock.schedules.service import Asked, Schedules
+from rq_clock.store.operations import Changes
+from rq_clock.timing.instants import iso
+from rq_clock.timing.triggers import MANY
+from rq_clock.web.api import parameters as times
+from rq_clock.web.api import requests as taken
+from rq_clock.web.api import responses as given
+from rq_clock.web.api.routing import (
     Name,
     Route,
     act_replies,
@@ -33,8 +35,8 @@ from rq_clock.web.api.base import (
     wrong,
 )
 from rq_clock.web.api.schedules import full_view
+from rq_clock.web.context import Admin, Operate, Read, Site, Web, schedules_for
 from rq_clock.web.problems import Problem, problem_of
-from rq_clock.web.site import Admin, Operate, Read, Site, Web, schedules_for
 
 router = APIRouter(route_class=Route, tags=["operations"])
 RunNow = Annotated[taken.RunNow, optional(taken.RunNow)]

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from rq_clock.changes import Who
 from rq_clock.errors import ScheduleError
-from rq_clock.jobs import JobSeen, QueueSeen, Sight, WorkerSeen
-from rq_clock.logs import iso
-from rq_clock.queues import Match
-from rq_clock.web.api import given, taken
-from rq_clock.web.api.base import (
+from rq_clock.jobs.queues import Match
+from rq_clock.jobs.records import JobSeen, QueueSeen, Sight, WorkerSeen
+from rq_clock.store.audit import Who
+from rq_clock.timing.instants import iso
+from rq_clock.web.api import requests as taken
+from rq_clock.web.api import responses as given
+from rq_clock.web.api.routing import (
     Cursor,
     Limit,
     Route,
@@ -27,8 +28,8 @@ from rq_clock.web.api.base import (
     wrong,
 )
 from rq_clock.web.api.runs import JobId, told
+from rq_clock.web.context import Operate, Read, Site, Web
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Operate, Read, Site, Web
 
 router = APIRouter(route_class=Route, tags=["queues"])
 Why = Annotated[taken.Why, optional(taken.Why)]

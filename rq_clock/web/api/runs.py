@@ -12,16 +12,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from rq_clock.changes import Who
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.executions import Ended
-from rq_clock.jobs import JobTold
-from rq_clock.logs import iso
-from rq_clock.schedule import Skip
-from rq_clock.state import Attempt, Enqueued, LedgerEntry, Lost, to_ms
-from rq_clock.views import instant_of, run_view
-from rq_clock.web.api import given, models, taken, times
-from rq_clock.web.api.base import (
+from rq_clock.jobs.executions import Ended
+from rq_clock.jobs.records import JobTold
+from rq_clock.model.decision import Skip
+from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
+from rq_clock.schedules.serializers import instant_of, run_view
+from rq_clock.store.audit import Who
+from rq_clock.timing.instants import iso, to_ms
+from rq_clock.web.api import parameters as times
+from rq_clock.web.api import requests as taken
+from rq_clock.web.api import responses as given
+from rq_clock.web.api import schemas as models
+from rq_clock.web.api.operations import asked_by
+from rq_clock.web.api.routing import (
     Cursor,
     Limit,
     Name,
@@ -37,9 +41,8 @@ from rq_clock.web.api.base import (
     tagged,
     wrong,
 )
-from rq_clock.web.api.operations import asked_by
+from rq_clock.web.context import Operate, Read, Site, Web, schedules_for
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Operate, Read, Site, Web, schedules_for
 
 router = APIRouter(route_class=Route, tags=["runs"])
 Retry = Annotated[taken.Retry, optional(taken.Retry)]

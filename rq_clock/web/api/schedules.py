@@ -8,15 +8,18 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.finding import Filter
-from rq_clock.logs import iso
-from rq_clock.moving.manifest import document
-from rq_clock.overview import Pulse, Row
-from rq_clock.schedule import Schedule, Skip
-from rq_clock.state import Entry
-from rq_clock.views import fire_view, run_view, schedule_view, upcoming, zone_of
-from rq_clock.web.api import given, taken, times
-from rq_clock.web.api.base import (
+from rq_clock.manifest.document import document
+from rq_clock.model.decision import Skip
+from rq_clock.model.entry import Entry
+from rq_clock.model.filters import Filter
+from rq_clock.model.schedule import Schedule
+from rq_clock.schedules.listing import Pulse, Row
+from rq_clock.schedules.serializers import fire_view, run_view, schedule_view, upcoming, zone_of
+from rq_clock.timing.instants import iso
+from rq_clock.web.api import parameters as times
+from rq_clock.web.api import requests as taken
+from rq_clock.web.api import responses as given
+from rq_clock.web.api.routing import (
     JSON,
     MERGE_PATCH,
     Cursor,
@@ -34,9 +37,9 @@ from rq_clock.web.api.base import (
     replies,
     wrong,
 )
+from rq_clock.web.context import Admin, Read, Site, Web, schedules_for
 from rq_clock.web.definitions import options_of, patched, schedule_from
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Admin, Read, Site, Web, schedules_for
 
 router = APIRouter(route_class=Route, tags=["schedules"])
 TRIES = 20

@@ -10,22 +10,23 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from rq_clock.changes import MOST as MOST_AT_ONCE
-from rq_clock.changes import Changes
-from rq_clock.doctor.examination import Code, gather
-from rq_clock.doctor.findings import findings, healthy
+from rq_clock.doctor.facts import Code, gather
+from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.explain import dst_remarks, fires, words
-from rq_clock.logs import iso
-from rq_clock.moving.exporting import choose
-from rq_clock.moving.manifest import dump
-from rq_clock.moving.manifest import read as read_manifest
-from rq_clock.overview import Pulse
-from rq_clock.schedule import Schedule
-from rq_clock.state import Pause, from_ms
-from rq_clock.views import Upcoming, audit_view, fire_view, pause_view, plan_view
-from rq_clock.web.api import given, taken
-from rq_clock.web.api.base import (
+from rq_clock.manifest.document import dump
+from rq_clock.manifest.document import read as read_manifest
+from rq_clock.manifest.export import choose
+from rq_clock.model.entry import Pause
+from rq_clock.model.schedule import Schedule
+from rq_clock.schedules.listing import Pulse
+from rq_clock.schedules.serializers import Upcoming, audit_view, fire_view, pause_view, plan_view
+from rq_clock.store.operations import MOST as MOST_AT_ONCE
+from rq_clock.store.operations import Changes
+from rq_clock.timing.describe import dst_remarks, fires, words
+from rq_clock.timing.instants import from_ms, iso
+from rq_clock.web.api import requests as taken
+from rq_clock.web.api import responses as given
+from rq_clock.web.api.routing import (
     JSON,
     Limit,
     Route,
@@ -37,9 +38,9 @@ from rq_clock.web.api.base import (
     text_of,
     wrong,
 )
+from rq_clock.web.context import Admin, Read, Site, Web, root_of, schedules_for
 from rq_clock.web.definitions import trigger_from
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Admin, Read, Site, Web, root_of, schedules_for
 
 router = APIRouter(route_class=Route)
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")

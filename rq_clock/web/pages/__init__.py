@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from rq_clock.web.pages import (
-    actions,
-    audit,
-    clock,
-    edit,
-    entrance,
-    queues,
-    runs,
-    schedule,
-    schedules,
-    timeline,
-)
-from rq_clock.web.pages.base import failed
+from rq_clock.web.pages import audit, clock, queues, runs, timeline
+from rq_clock.web.pages import login as entrance
+from rq_clock.web.pages import schedule_actions as actions
+from rq_clock.web.pages import schedule_detail as schedule
+from rq_clock.web.pages import schedule_edit as edit
+from rq_clock.web.pages import schedule_list as schedules
+from rq_clock.web.pages.layout import failed
 
 __all__ = ["failed", "router"]
 

@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from rq_clock.changes import AUDIT, Audited, Changes
-from rq_clock.masks import masked_json
-from rq_clock.web.pages.base import page
+from rq_clock.redaction import masked_json
+from rq_clock.store.audit import AUDIT, Audited
+from rq_clock.store.operations import Changes
+from rq_clock.web.context import Read, Web
+from rq_clock.web.pages.layout import page
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Read, Web
 
 router = APIRouter()
 ROWS = 50

@@ -12,17 +12,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from redis.exceptions import ResponseError
 
-from rq_clock.alerts.board import Alert
-from rq_clock.connection import text
-from rq_clock.doctor.examination import Code, gather, releases
-from rq_clock.doctor.findings import findings, healthy
-from rq_clock.doctor.surroundings import Finding
-from rq_clock.overview import Pulse
-from rq_clock.schedule import ON_TIME
-from rq_clock.state import Handover, from_ms, to_ms
-from rq_clock.web.pages.base import page
+from rq_clock.alerts.rules import Alert
+from rq_clock.doctor.facts import Code, gather
+from rq_clock.doctor.schedule_checks import findings, healthy
+from rq_clock.doctor.server_checks import Finding
+from rq_clock.model.decision import ON_TIME
+from rq_clock.model.entry import Handover
+from rq_clock.schedules.listing import Pulse
+from rq_clock.store.scripts import text
+from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.version import releases
+from rq_clock.web.context import Read, Site, Web
 from rq_clock.web.pages.filters import span
-from rq_clock.web.site import Read, Site, Web
+from rq_clock.web.pages.layout import page
 
 router = APIRouter()
 HANDOVERS, LATE, ALERTS = 20, 20, 50

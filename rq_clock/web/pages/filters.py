@@ -23,8 +23,8 @@ from jinja2 import Environment, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
-from rq_clock.logs import iso
-from rq_clock.zones import zone
+from rq_clock.timing.instants import iso
+from rq_clock.timing.zones import zone
 
 SIGNS = {
     "ok": "✓", "scheduled": "✓", "done": "✓", "late": "!", "interrupted": "!", "paused": "‖",

@@ -10,17 +10,17 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from rq_clock.changes import Who
 from rq_clock.errors import RqClockError, ScheduleError
-from rq_clock.jobs import KINDS, Jobs
-from rq_clock.logs import iso
-from rq_clock.queues import SWEEP, Match, NoJob
+from rq_clock.jobs.queues import SWEEP, Match, NoJob
+from rq_clock.jobs.records import KINDS, Jobs
 from rq_clock.settings import Token
-from rq_clock.web.pages.base import Fields, done, here, page
+from rq_clock.store.audit import Who
+from rq_clock.timing.instants import iso
+from rq_clock.web.context import Operate, Read, Site, Web, schedules_for
 from rq_clock.web.pages.filters import path_with
-from rq_clock.web.pages.joblook import VERBS, look, pairs, verbs_of
+from rq_clock.web.pages.job_display import VERBS, look, pairs, verbs_of
+from rq_clock.web.pages.layout import Fields, done, here, page
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Operate, Read, Site, Web, schedules_for
 
 router = APIRouter()
 ROWS = 50

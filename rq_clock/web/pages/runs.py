@@ -11,19 +11,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from rq_clock.detail import Detail, detail
-from rq_clock.jobs import JobSeen
-from rq_clock.overview import Pulse
-from rq_clock.schedule import Skip
+from rq_clock.jobs.records import JobSeen
+from rq_clock.model.decision import Skip
+from rq_clock.model.ledger import Enqueued, LedgerEntry
+from rq_clock.schedules.detail import Detail, detail
+from rq_clock.schedules.listing import Pulse
+from rq_clock.schedules.serializers import run_view
 from rq_clock.settings import Token
-from rq_clock.state import Enqueued, LedgerEntry, to_ms
-from rq_clock.views import run_view
-from rq_clock.web.pages.base import page
-from rq_clock.web.pages.joblook import look
-from rq_clock.web.pages.onerun import read_run
-from rq_clock.web.pages.times import instant
+from rq_clock.timing.instants import to_ms
+from rq_clock.web.context import Read, Site, Web
+from rq_clock.web.pages.form_times import instant
+from rq_clock.web.pages.job_display import look
+from rq_clock.web.pages.layout import page
+from rq_clock.web.pages.run_detail import read_run
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Read, Site, Web
 
 router = APIRouter()
 ROWS, RUNNING = 50, 50

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from markupsafe import Markup, escape
 
-from rq_clock.finding import Filter
-from rq_clock.overview import Listing, Row
-from rq_clock.schedule import Skip
-from rq_clock.state import Lost
-from rq_clock.views import density_view, instant_of, upcoming, zone_of
-from rq_clock.web.pages.bars import fate
-from rq_clock.web.pages.base import page
+from rq_clock.model.decision import Skip
+from rq_clock.model.filters import Filter
+from rq_clock.model.ledger import Lost
+from rq_clock.schedules.listing import Listing, Row
+from rq_clock.schedules.serializers import density_view, instant_of, upcoming, zone_of
+from rq_clock.timing.zones import zone
+from rq_clock.web.context import Read, Web
 from rq_clock.web.pages.filters import local_text
+from rq_clock.web.pages.layout import page
+from rq_clock.web.pages.sparkline import fate
 from rq_clock.web.problems import Problem
-from rq_clock.web.site import Read, Web
-from rq_clock.zones import zone
 
 router = APIRouter()
 LANES = 50

@@ -1,0 +1,322 @@
+"""Which alerts are open, and what is news about them. Pure.
+
+An alert is one thing that should not be, from when it began until it is over:
+
+    late        a fire time was decided, or is undecided, more than `grace` after it came; over when
+                the schedule is enqueued on time again
+    failing     so many runs of a schedule in a row ended for good without success; over with the
+                next success
+    stuck       a job has held up its schedule (overlap) for longer than `stuck` since the first
+                fire time that was skipped for it; over when the job is
+    no-worker   jobs have waited in a queue for UNSERVED and no living worker serves it; over when
+                one does or none waits
+
+Told are its edges: it began, it goes on (once a day), it is over. What has not lasted long enough
+to be told is kept too, so that a restart counts on. A schedule that is paused, removed or has no
+fire time left has no alerts: they are dropped without a word.
+
+Not here: where it is told (channels.py), where it is kept and how it is found out (watch.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from rq_clock.timing.instants import from_ms, iso, to_ms
+
+LATE, FAILING, STUCK, NO_WORKER = "late", "failing", "stuck", "no-worker"
+KINDS = (LATE, FAILING, STUCK, NO_WORKER)
+BEGAN, GOES_ON, RECOVERED = "began", "goes_on", "recovered"
+UNSERVED = timedelta(seconds=60)
+REMIND = timedelta(hours=24)
+MOST = 1000
+"""Open alerts of one kind. After an outage a hundred thousand late schedules are one piece of news;
+to keep and tell each would hold up the tick."""
+DIGEST = 10
+"""Edges in one message, beyond which it only sums them up."""
+LISTED = 100
+"""Of which a message that sums up names so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """From when on something is an alert."""
+
+    grace: timedelta = timedelta(seconds=60)
+    failures: int = 1
+    stuck: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """`subject` is a schedule, of no-worker a queue. `last` is the newest fire time, or end of a
+    run, that counted; `told` when an edge was told last, None if none was yet. `detail` is one line
+    about the newest, of stuck the ids of the jobs."""
+
+    kind: str
+    subject: str
+    since: datetime
+    last: datetime
+    count: int = 1
+    told: datetime | None = None
+    detail: str = ""
+
+    @property
+    def field(self) -> str:
+        """Its field among the stored ones."""
+        return f"{self.kind}:{self.subject}"
+
+    def to_json(self) -> str:
+        """As Redis keeps it."""
+        told = self.told and to_ms(self.told)
+        instants = {"since": to_ms(self.since), "last": to_ms(self.last), "told": told}
+        return json.dumps({**instants, "count": self.count, "detail": self.detail})
+
+    @classmethod
+    def read(cls, field: str, text: str) -> Alert | None:
+        """What `to_json` wrote; None for what cannot be read, as a later release's."""
+        kind, _, subject = field.partition(":")
+        try:
+            values = json.loads(text)
+            return cls(
+                kind=kind,
+                subject=subject,
+                since=from_ms(values["since"]),
+                last=from_ms(values["last"]),
+                count=int(values["count"]),
+                told=None if values["told"] is None else from_ms(values["told"]),
+                detail=str(values["detail"]),
+            )
+        except Exception:  # whatever others have written
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """News about an alert, at an instant: it began, goes_on or recovered."""
+
+    state: str
+    alert: Alert
+    at: datetime
+
+    @property
+    def words(self) -> str:
+        """One line for people."""
+        a, since = self.alert, iso(self.alert.since)
+        subject = f"queue {a.subject}" if a.kind == NO_WORKER else a.subject
+        if self.state == RECOVERED:
+            times = f", {a.count} times" if a.count > 1 else ""
+            return f"recovered: {subject}, {a.kind} since {since}{times}"
+        said = {
+            LATE: f"its fire time {iso(a.last)} {a.detail}",
+            FAILING: f"failed {_times(a.count)} since {since}: {a.detail}",
+            STUCK: f"held up since {since} by {a.detail}",
+            NO_WORKER: f"jobs wait since {since} and no worker serves them",
+        }
+        still = "still " if self.state == GOES_ON else ""
+        return f"{still}{a.kind}: {subject}, {said.get(a.kind, a.detail)}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The same for machines."""
+        a = self.alert
+        return {
+            "kind": a.kind,
+            "state": self.state,
+            "queue" if a.kind == NO_WORKER else "schedule": a.subject,
+            "since": iso(a.since),
+            "last": iso(a.last),
+            "count": a.count,
+            "detail": a.detail,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One message about one edge or many. `id` is the same whenever the same is reported."""
+
+    id: str
+    at: datetime
+    title: str
+    lines: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join([self.title, *self.lines]) if len(self.lines) > 1 else self.title
+
+
+def report(edges: Collection[Edge], namespace: str, now: datetime) -> Report:
+    """What to tell of these edges, at least one. More than DIGEST are summed up: how many of each
+    kind, and the first of them by name."""
+    lines = tuple(edge.words for edge in list(edges)[:LISTED])
+    said = " ".join(f"{edge.state} {edge.alert.field} {to_ms(edge.at)}" for edge in edges)
+    about = {"namespace": namespace, "at": iso(now)}
+    if len(edges) == 1:
+        [edge] = edges
+        title, facts = edge.words, {**edge.facts, **about}
+    else:
+        listed = [edge.facts for edge in list(edges)[:LISTED]]
+        title = ", ".join(f"{count} {what}" for what, count in summary(edges).items())
+        facts = {"kind": "digest", "count": len(edges), **about, "alerts": listed}
+        if len(edges) > LISTED:
+            lines += (f"… and {len(edges) - LISTED} more",)
+    id = f"alert_{uuid5(NAMESPACE_URL, f'{namespace} {said}').hex}"
+    return Report(id=id, at=now, title=f"[{namespace}] {title}", lines=lines, facts=facts)
+
+
+def summary(edges: Iterable[Edge]) -> dict[str, int]:
+    """How many there are of each kind that began or goes on, and how many recovered."""
+    return dict(Counter(e.state if e.state == RECOVERED else e.alert.kind for e in edges))
+
+
+class Board:
+    """The open alerts of a namespace. It is told what happens and gathers what is news; `take`
+    hands that over, together with what is to be kept."""
+
+    def __init__(self, rules: Rules, kept: Mapping[str, str]) -> None:
+        self._rules = rules
+        self._kept = dict(kept)
+        read = (Alert.read(field, text) for field, text in kept.items())
+        self._open = {alert.field: alert for alert in read if alert}
+        self._counts = Counter(alert.kind for alert in self._open.values())
+        self._changed: set[str] = set()
+        self._edges: list[Edge] = []
+
+    @property
+    def open(self) -> list[Alert]:
+        """All of them, also those that are not told yet."""
+        return list(self._open.values())
+
+    def schedules(self, *kinds: str) -> set[str]:
+        """The schedules that have an open alert, of these kinds or of any."""
+        of = set(kinds or KINDS) - {NO_WORKER}
+        return {alert.subject for alert in self._open.values() if alert.kind in of}
+
+    def jobs(self) -> list[str]:
+        """The jobs that hold up a schedule."""
+        held = [alert for alert in self._open.values() if alert.kind == STUCK]
+        return sorted({job for alert in held for job in alert.detail.split()})
+
+    # ---- what happens -------------------------------------------------------------------------
+
+    def late(self, name: str, fire_time: datetime, detail: str, now: datetime) -> None:
+        """A fire time is or was decided too late. One that is told again counts once."""
+        alert = self._add(LATE, name, fire_time, detail)
+        if alert:
+            self._tell(alert, now)
+
+    def on_time(self, name: str, now: datetime) -> None:
+        """The schedule was enqueued on time."""
+        self._end(f"{LATE}:{name}", now)
+
+    def failed(self, name: str, ended: datetime, error: str, now: datetime) -> None:
+        """A run ended for good without success."""
+        alert = self._add(FAILING, name, ended, error, again=True)
+        if alert and alert.count >= self._rules.failures:
+            self._tell(alert, now)
+
+    def succeeded(self, name: str, now: datetime) -> None:
+        """A run succeeded."""
+        self._end(f"{FAILING}:{name}", now)
+
+    def blocked(self, name: str, fire_time: datetime, jobs: str) -> None:
+        """A fire time was skipped because these jobs (ids, with spaces) still wait or run."""
+        self._add(STUCK, name, fire_time, jobs)
+
+    def unblocked(self, name: str, now: datetime) -> None:
+        """A fire time was enqueued: nothing is in its way."""
+        self._end(f"{STUCK}:{name}", now)
+
+    def see(self, live: Collection[str], unserved: Collection[str], now: datetime) -> None:
+        """Which of `jobs` still wait or run, and which queues nobody serves: what is over by that,
+        and what has lasted long enough to be told, or told again."""
+        for queue in sorted(unserved):
+            if f"{NO_WORKER}:{queue}" not in self._open:
+                self._add(NO_WORKER, queue, now, "")
+        for field, alert in list(self._open.items()):
+            over = alert.kind == NO_WORKER and alert.subject not in unserved
+            if alert.kind == STUCK:
+                over = not any(job in live for job in alert.detail.split())
+            if over:
+                self._end(field, now)
+            elif self._ripe(alert, now):
+                self._tell(alert, now)
+
+    def drop(self, names: Collection[str]) -> None:
+        """These schedules have no alerts any more."""
+        for field, alert in list(self._open.items()):
+            if alert.kind != NO_WORKER and alert.subject in names:
+                self._close(field)
+
+    def take(self) -> tuple[list[Edge], dict[str, str]]:
+        """The news since the last time, in order, and the fields to be kept ("": to be removed)
+        before any of it is told."""
+        changes = {}
+        for field in sorted(self._changed):
+            alert = self._open.get(field)
+            text = alert.to_json() if alert else ""
+            if self._kept.get(field, "") != text:
+                changes[field] = self._kept[field] = text
+        edges, self._edges = self._edges, []
+        self._changed.clear()
+        return edges, changes
+
+    # ---- how --------------------------------------------------------------------------------
+
+    def _add(
+        self, kind: str, subject: str, at: datetime, detail: str, *, again: bool = False
+    ) -> Alert | None:
+        """The alert, with one more count if `at` is newer than what counted last (or `again`);
+        None when there are too many of its kind."""
+        alert = self._open.get(f"{kind}:{subject}")
+        if alert is None:
+            if self._counts[kind] >= MOST:
+                return None
+            self._counts[kind] += 1
+            alert = Alert(kind=kind, subject=subject, since=at, last=at, detail=detail)
+        else:
+            newer = again or at > alert.last
+            last, count = max(at, alert.last), alert.count + newer
+            alert = replace(alert, last=last, count=count, detail=detail)
+        self._open[alert.field] = alert
+        self._changed.add(alert.field)
+        return alert
+
+    def _end(self, field: str, now: datetime) -> None:
+        alert = self._close(field)
+        if alert and alert.told:
+            self._edges.append(Edge(RECOVERED, alert, now))
+
+    def _close(self, field: str) -> Alert | None:
+        alert = self._open.pop(field, None)
+        if alert:
+            self._counts[alert.kind] -= 1
+            self._changed.add(field)
+        return alert
+
+    def _ripe(self, alert: Alert, now: datetime) -> bool:
+        """Whether time alone makes it news."""
+        if alert.told:  # of what was late nothing goes on; what is undecided is told by `late`
+            return alert.kind != LATE and now - alert.told >= REMIND
+        lasts = {STUCK: self._rules.stuck, NO_WORKER: UNSERVED}.get(alert.kind)
+        return lasts is not None and now - alert.since >= lasts
+
+    def _tell(self, alert: Alert, now: datetime) -> None:
+        """News of it, if it was not told within a day."""
+        if alert.told and now - alert.told < REMIND:
+            return
+        self._edges.append(Edge(GOES_ON if alert.told else BEGAN, alert, now))
+        self._open[alert.field] = replace(alert, told=now)
+        self._changed.add(alert.field)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times in a row"

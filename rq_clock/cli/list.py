@@ -1,0 +1,225 @@
+"""The list of schedules: filtered, sorted, redrawn, and as a histogram of when they fire."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rq_clock.cli.common import (
+    json_option,
+    now,
+    open_store,
+    plural,
+    print_json,
+    print_table,
+    schedules_of,
+    sign,
+    table,
+)
+from rq_clock.cli.completion import queue_names
+from rq_clock.cli.params import shown_jitter, shown_span
+from rq_clock.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from rq_clock.model.entry import Entry
+    from rq_clock.store.store import Store
+
+STATES = ("late", "invalid", "paused", "scheduled", "ended")
+"""Trouble first: the order of `--sort state`."""
+REDRAW_SECONDS = 2.0
+HEAD = ("SCHEDULE", "STATE", "NEXT (UTC)", "QUEUE", "WHEN", "RUNS", "")
+SPANS = {
+    "hour": (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)),
+    "day": (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)),
+}
+"""What --density looks at: how far, in what buckets, and in how short a time a herd comes."""
+
+
+class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
+    """States of schedules, separated by commas."""
+
+    name = "state,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        states = tuple(value.split(","))
+        if wrong := [state for state in states if state not in STATES]:
+            self.fail(f"expected some of {','.join(STATES)}, got {wrong[0]!r}")
+        return states
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(state) for state in STATES if state.startswith(incomplete)]
+
+
+@click.command("list", short_help="All schedules, with their next fire time.")
+@click.option("--state", type=States(), help="Only these, such as late,paused.")
+@click.option("--queue", shell_complete=queue_names, help="Only those of this queue.")
+@click.option("--tag", help="Only those with this tag.")
+@click.option("--origin", type=click.Choice(["declared", "run-time"]), help="Only those.")
+@click.option("--text", help="Only those with this in their name or target.")
+@click.option(
+    "--sort", type=click.Choice(["name", "next", "state"]), default="name", show_default=True,
+)  # fmt: skip
+@click.option("--watch", is_flag=True, help="Redraw every 2 s, until Ctrl-C.")
+@click.option(
+    "--density", is_flag=False, flag_value="hour", type=click.Choice(list(SPANS)),
+    help="Instead, how many fire times come in each minute of the next hour, or hour of the day.",
+)  # fmt: skip
+@json_option
+def list_(watch: bool, density: str | None, as_json: bool, **said: Any) -> None:
+    """All schedules that run, declared and run-time, with their next fire time."""
+    if watch and (as_json or density or not sys.stdout.isatty()):
+        raise click.UsageError("--watch redraws a terminal; here leave it out")
+    store = open_store()
+    if watch:
+        _watch(store, said)
+    elif density:
+        _density(_found(store, **said), density, as_json=as_json)
+    else:
+        _print(store, said, as_json=as_json)
+
+
+def _print(store: Store, said: dict[str, Any], *, as_json: bool) -> None:
+    from rq_clock.schedules.serializers import schedule_view
+
+    entries = _found(store, **said)
+    if as_json:
+        print_json([schedule_view(entry, now()) for entry in entries])
+    elif entries:
+        print_table(HEAD, [_row(entry, now()) for entry in entries])
+    elif store.size():
+        click.echo("no schedule fits", err=True)
+    else:
+        click.echo("no schedules; start the clock (`python clock.py`) to declare them", err=True)
+
+
+def _found(store: Store, *, state: tuple[str, ...] | None, sort: str, **wanted: Any) -> list[Entry]:
+    """The schedules that fit, in order."""
+    from rq_clock.model.filters import state_of
+    from rq_clock.schedules.service import SCAN
+
+    schedules, cursor = schedules_of(store), 0
+    found: dict[str, Entry] = {}
+    while True:
+        page = schedules.find(**wanted, cursor=cursor, most=SCAN)
+        found |= {entry.name: entry for entry in page.entries}
+        cursor = page.cursor
+        if not cursor:
+            break
+    t = now()
+    entries = [e for _, e in sorted(found.items()) if state is None or state_of(e, t) in state]
+    if sort == "state":
+        entries.sort(key=lambda e: STATES.index(state_of(e, t)))
+    if sort == "next":
+        entries.sort(key=lambda e: (e.next_fire is None, e.next_fire or t))
+    return entries
+
+
+def _row(entry: Entry, now: datetime) -> tuple[str, ...]:
+    from rq_clock.schedules.serializers import schedule_view
+
+    view = schedule_view(entry, now)
+    fire = view["nextFireTime"] or "-"
+    if entry.schedule and entry.schedule.offset and entry.next_fire:
+        fire += f" {shown_jitter(entry.schedule.offset)}"
+    return (
+        view["name"],
+        sign(view["state"]),
+        fire,
+        view["queue"] or "-",
+        view["words"] or "-",
+        view["runs"] or "-",
+        _note(entry, view, now),
+    )
+
+
+def _note(entry: Entry, view: dict[str, Any], now: datetime) -> str:
+    """What is not as usual, in a few words."""
+    if view["state"] == "invalid":
+        return str(view["fault"])
+    if view["state"] == "late" and entry.next_fire:
+        return f"by {shown_span(now - entry.next_fire)}"
+    if pause := view["pause"]:
+        until = f"until {pause['until']} " if pause["until"] else ""
+        return f"{until}by {pause['by']}" + (f": {pause['reason']}" if pause["reason"] else "")
+    if skipping := view["skipping"]:
+        return f"skips all until {skipping['until']}"
+    return ""
+
+
+# ---- watching ---------------------------------------------------------------------------------
+
+
+def _watch(store: Store, said: dict[str, Any]) -> None:
+    """Redraw until Ctrl-C; a Redis that is away is said, and asked again."""
+    from redis.exceptions import RedisError
+
+    from rq_clock.settings import Settings
+    from rq_clock.store.client import diagnose
+
+    url = Settings.from_env().redis_url
+    click.echo("\x1b[2J", nl=False, color=True)
+    while True:
+        try:
+            entries = _found(store, **said)
+            lines = table(HEAD, [_row(entry, now()) for entry in entries])
+            told = plural(len(entries), "schedule")
+        except (RedisError, StoreUnavailable) as error:
+            lines = []
+            told = diagnose(error, url) if isinstance(error, RedisError) else str(error)
+        columns, rows = shutil.get_terminal_size()
+        head = f"{now():%Y-%m-%d %H:%M:%S} UTC  {told}  every {REDRAW_SECONDS:g} s, Ctrl-C ends"
+        shown = [head[:columns], "", *_cut(lines, columns, rows - 3)]
+        click.echo("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J", nl=False)
+        time.sleep(REDRAW_SECONDS)
+
+
+def _cut(lines: list[str], columns: int, rows: int) -> Iterator[str]:
+    """As much as the terminal shows, and how much more there is."""
+    for line in lines[:rows]:
+        yield _clipped(line, columns) if len(click.unstyle(line)) > columns else line
+    if len(lines) > rows:
+        yield f"… and {plural(len(lines) - rows, 'more line')}"
+
+
+def _clipped(line: str, columns: int) -> str:
+    """A line that is too long, with its colours."""
+    clipped, room = "", columns - 1
+    for part in re.split(r"(\x1b\[[0-9;]*m)", line):
+        taken = part if part.startswith("\x1b") else part[:room]
+        room -= 0 if part.startswith("\x1b") else len(taken)
+        clipped += taken
+    return clipped + "…"
+
+
+# ---- density ----------------------------------------------------------------------------------
+
+
+def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
+    from rq_clock.schedules.serializers import density_view
+
+    view = density_view(entries, now(), *SPANS[name])
+    if as_json:
+        print_json(view)
+        return
+    buckets = view["buckets"]
+    most = max(bucket["fires"] for bucket in buckets)
+    click.echo(f"fire times in each {'minute' if name == 'hour' else 'hour'} (UTC)")
+    width = max(10, shutil.get_terminal_size().columns - 40)
+    for bucket in buckets:
+        count = bucket["fires"]
+        length = max(1, round(count / most * width)) if count else 0
+        click.echo(f"{bucket['from']}  {count:>9,}  {'█' * length}".rstrip())
+    if view["herds"]:
+        unit = "second" if name == "hour" else "minute"
+        click.echo(f"most in one {unit} (`jitter` spreads them)")
+    for herd in view["herds"]:
+        click.echo(f"{herd['from']}  {herd['fires']:>9,}")

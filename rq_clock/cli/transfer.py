@@ -1,0 +1,350 @@
+"""Commands that move schedules in and out, and say what a change would do before it is made.
+
+`apply` and `import` go the same way: they show a plan, ask, and carry out that plan or, when
+someone else was quicker, nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from rq_clock.cli.common import (
+    CHECK_FAILED,
+    complain,
+    confirm,
+    interactive,
+    json_option,
+    now,
+    open_store,
+    plural,
+    print_json,
+    schedules_of,
+    tell_if_nobody_leads,
+    yes_option,
+)
+from rq_clock.cli.completion import queue_names
+from rq_clock.cli.diff import deploy_view, tell
+from rq_clock.cli.params import Zone
+from rq_clock.errors import Conflict, ScheduleError
+
+if TYPE_CHECKING:
+    from rq_clock.manifest.diff import Plan
+    from rq_clock.manifest.document import Item
+    from rq_clock.manifest.export import Chosen
+    from rq_clock.manifest.importers.result import Imported
+    from rq_clock.model.entry import Entry, Pause
+    from rq_clock.model.schedule import Schedule
+    from rq_clock.store.store import Store
+
+SHOWN = 20
+"""Schedules in the way that are listed; the rest is counted."""
+_CHUNK = 500
+file_argument = click.argument("file", type=click.File("rb"))
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would change.")
+prune_option = click.option(
+    "--prune", is_flag=True, help="Remove the run-time schedules that are not in the file."
+)
+
+
+# ---- export -----------------------------------------------------------------------------------
+
+
+@click.command(short_help="Write the run-time schedules to a file.")
+@click.option("-o", "--output", metavar="FILE", help="Write there instead of standard output.")
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), help="By FILE, else yaml.")
+@click.option("--tag", "tags", multiple=True, help="Only those with this tag, or one of several.")
+@click.option("--with-secrets", is_flag=True, help="Write secrets in clear instead of ****.")
+def export(output: str | None, form: str | None, tags: tuple[str, ...], with_secrets: bool) -> None:
+    """Write the run-time schedules as a manifest, which `apply` reads; with their pauses.
+
+    Declared schedules are left out, since they belong to the code, and so are the one-off jobs of
+    `Schedules.once`. Where `apply` finds a secret masked, it keeps the one that is stored.
+    """
+    from rq_clock.manifest.document import dump
+
+    path = None if output in (None, "-") else Path(str(output))
+    form = form or ("json" if path and path.suffix == ".json" else "yaml")
+    items, chosen = _exported(open_store(), set(tags))
+    text = dump(items, form=form, secrets=with_secrets)
+    if path is None:
+        click.echo(text, nl=False)
+    else:
+        _write(path, text, private=with_secrets)
+        complain(f"{plural(len(items), 'schedule')} in {path}")
+    if not with_secrets:
+        _tell_hidden([item.schedule for item in items])
+    if chosen.jobs:
+        complain(f"{plural(chosen.jobs, 'waiting one-off job')} left out")
+    if chosen.faults:
+        _complain_of(f"left out: {fault}" for fault in chosen.faults)
+        sys.exit(1)
+
+
+def _exported(store: Store, tags: set[str]) -> tuple[list[Item], Chosen]:
+    """The schedules to write, and what is not."""
+    from rq_clock.manifest.export import choose
+
+    chosen = choose(store.everything(), tags)
+    pauses: dict[str, Pause] = {}
+    for start in range(0, len(chosen.schedules), _CHUNK):
+        portion = chosen.schedules[start : start + _CHUNK]
+        pauses |= store.pauses([schedule.name for schedule in portion])
+    return chosen.items(pauses, now()), chosen
+
+
+def _write(path: Path, text: str, *, private: bool) -> None:
+    """Write all of a file or nothing; a private one is its owner's alone."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.unlink(missing_ok=True)
+        draft.touch(0o600 if private else 0o666, exist_ok=False)
+        draft.write_text(text)
+        draft.replace(path)
+    except OSError as error:
+        raise click.FileError(str(path), hint=error.strerror) from None
+
+
+def _tell_hidden(schedules: Sequence[Schedule]) -> None:
+    from rq_clock.manifest.diff import hidden
+
+    masked = [f"{s.name}: {', '.join(paths)}" for s in schedules if (paths := hidden(s))]
+    if masked:
+        complain("masked, as they may be secrets; --with-secrets writes them:")
+        _complain_of(masked)
+
+
+# ---- apply, diff ------------------------------------------------------------------------------
+
+
+@click.command(short_help="Make the run-time schedules what a file says.")
+@file_argument
+@prune_option
+@dry_run_option
+@yes_option
+def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
+    """Make the run-time schedules what the manifest FILE (- is standard input) says.
+
+    It shows what changes, and asks; all of it is changed or, when someone else has changed one of
+    these schedules meanwhile, nothing. Schedules that are not in FILE stay, but with --prune. Who
+    is not asked, as in a script, gives --yes.
+    """
+    from rq_clock.schedules.serializers import plan_view
+
+    store = open_store()
+    plan = schedules_of(store).plan(_items(store, file), prune=prune)
+    tell(plan_view(plan, store.namespace))
+    _carry_out(store, plan, f"apply {_name(file)}", dry_run=dry_run, yes=yes)
+
+
+@click.command(short_help="What a deploy, or `apply FILE`, would change.")
+@click.argument("file", type=click.File("rb"), required=False)
+@prune_option
+@json_option
+def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
+    """Without FILE: what the clock would change after a deploy of the code that is here
+    (RQ_CLOCK_APP), and what of the past it would enqueue at once. With FILE: what `apply` would.
+
+    Exit 0 when nothing would change, 5 when something would.
+    """
+    from rq_clock.schedules.serializers import plan_view
+
+    if prune and not file:
+        raise click.UsageError("--prune goes with a FILE")
+    if file:
+        store = open_store()
+        plan = schedules_of(store).plan(_items(store, file), prune=prune)
+        view = plan_view(plan, store.namespace)
+    else:
+        view = _deploy()
+    if as_json:
+        print_json(view)
+    else:
+        tell(view)
+    if not view["equal"]:
+        sys.exit(CHECK_FAILED)
+
+
+def _deploy() -> dict[str, Any]:
+    from rq_clock import loader as app
+    from rq_clock.settings import Settings
+
+    settings = Settings.from_env()
+    clock, faults = app.load(settings.app)
+    if faults:
+        raise ScheduleError("\n".join(faults))
+    return deploy_view(open_store(), clock.declared, settings.release, now())
+
+
+def _items(store: Store, file: IO[bytes]) -> list[Item]:
+    """What a manifest says, with the stored values where it has masks. Raises ScheduleError."""
+    from rq_clock.manifest.document import read
+
+    manifest = read(_text(file))
+    names = list(manifest.entries)
+    stored: dict[str, Entry] = {}
+    for start in range(0, len(names), _CHUNK):
+        stored |= store.load(names[start : start + _CHUNK])[0]
+    return manifest.items({name: e.schedule for name, e in stored.items() if e.schedule})
+
+
+def _name(file: IO[bytes]) -> str:
+    return getattr(file, "name", "<stdin>")
+
+
+def _text(file: IO[bytes]) -> str:
+    from rq_clock.manifest.reader import LONGEST
+
+    read = file.read(LONGEST + 1)
+    if len(read) > LONGEST:
+        raise ScheduleError(f"{_name(file)}: expected at most {LONGEST:,} bytes; divide it")
+    try:
+        return read.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ScheduleError(f"{_name(file)}: expected UTF-8, got {error.reason}") from None
+
+
+def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: bool) -> None:
+    """Make a plan true that has been shown, after asking."""
+    from rq_clock.store.operations import MOST
+
+    count = len(plan.steps)
+    if not count:
+        complain("nothing to change")
+        return
+    if count > MOST:
+        portions = plural(-(-count // MOST), "portion")
+        complain(f"{count:,} changes are made in {portions}, each of them as a whole")
+    if dry_run:
+        complain("nothing was changed: --dry-run")
+        return
+    if not yes:
+        if not interactive():
+            raise click.UsageError("there is nobody to ask; give --yes to make these changes")
+        confirm(f"Make {plural(count, 'change')} in namespace {store.namespace!r}?")
+    _make(store, plan, reason)
+    click.echo(f"{plural(count, 'change')} made", err=True)
+    tell_if_nobody_leads(store, "they fire")
+
+
+def _make(store: Store, plan: Plan, reason: str) -> None:
+    from rq_clock.store.operations import MOST
+
+    count, made = len(plan.steps), 0
+    show = count > MOST and sys.stderr.isatty()
+    bar: Any = nullcontext()
+    if show:
+        bar = click.progressbar(length=count, label="changed", show_pos=True, file=sys.stderr)
+    with bar:
+
+        def progress(so_far: int) -> None:
+            nonlocal made
+            if show:
+                bar.update(so_far - made)
+            made = so_far
+
+        try:
+            schedules_of(store).apply(plan, reason=reason, progress=progress)
+        except Conflict as conflict:
+            done = f"the first {made:,} changes were made" if made else "nothing was changed"
+            faults = _first(str(conflict).splitlines())
+            raise ScheduleError("\n".join([*faults, f"{done}; run it again"])) from None
+
+
+# ---- import -----------------------------------------------------------------------------------
+
+
+@click.command("import", short_help="Add the schedules of another tool.")
+@click.argument("source", type=click.Choice(["crontab", "heroku", "crontogo"]))
+@file_argument
+@click.option("--prefix", default="", help="Begin their names with this.")
+@click.option("--queue", default="default", shell_complete=queue_names, help="RQ queue.")
+@click.option("--tz", type=Zone(), help="Of a crontab: zone of its machine.  [default: UTC]")
+@click.option(
+    "--system/--user",
+    default=None,
+    help="Of a crontab: the system's, whose sixth field is a user, or a user's; else guessed.",
+)
+@dry_run_option
+@yes_option
+def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: Any) -> None:
+    """Add the schedules of another tool, as shell commands, from FILE (- is standard input):
+
+    \b
+    crontab   what `crontab -l` prints, or /etc/crontab
+    heroku    the table of Heroku Scheduler's dashboard, copied
+    crontogo  what `heroku cron:jobs:export` writes, or JSON of Cron To Go
+
+    It shows what would be added, what means something else here and what is left out, and asks.
+    Schedules that exist stay as they are. What was paused there is paused here.
+    """
+    from rq_clock.schedules.serializers import plan_view
+
+    if source != "crontab" and (said["tz"] or said["system"] is not None):
+        raise click.UsageError("--tz, --system and --user go with a crontab")
+    imported = _imported(source, _text(file), said)
+    store = open_store()
+    plan = _only_new(schedules_of(store).plan(_imported_items(imported, prefix)))
+    tell(plan_view(plan, store.namespace))
+    if imported.notes:
+        complain("notes" + (" (names without the prefix):" if prefix else ":"))
+        _complain_of(imported.notes)
+    if imported.left_out:
+        complain(f"{len(imported.left_out):,} left out:")
+        _complain_of(f"{left.line}: {left.text}: {left.reason}" for left in imported.left_out)
+    _carry_out(store, plan, f"import {source}", dry_run=dry_run, yes=said["yes"])
+    if imported.left_out and not imported.schedules:
+        sys.exit(1)
+
+
+def _imported(source: str, text: str, said: Mapping[str, Any]) -> Imported:
+    from rq_clock.manifest.importers.cron_to_go import from_cron_to_go
+    from rq_clock.manifest.importers.crontab import from_crontab
+    from rq_clock.manifest.importers.heroku import from_heroku_scheduler
+
+    queue = said["queue"]
+    if source == "crontab":
+        return from_crontab(text, system=said["system"], tz=said["tz"] or "UTC", queue=queue)
+    read: Callable[..., Imported]
+    read = from_heroku_scheduler if source == "heroku" else from_cron_to_go
+    return read(text, queue=queue)
+
+
+def _imported_items(imported: Imported, prefix: str) -> list[Item]:
+    from rq_clock.manifest.document import Item, Paused
+
+    paused = Paused(reason="was paused where it came from")
+    return [
+        Item(
+            schedule=replace(schedule, name=prefix + schedule.name),
+            paused=paused if schedule.name in imported.paused else None,
+        )
+        for schedule in imported.schedules
+    ]
+
+
+def _only_new(plan: Plan) -> Plan:
+    """The plan without pauses of what exists. Raises ScheduleError for what exists otherwise."""
+    others = [step.name for step in plan.changed if step.is_redefined]
+    if others:
+        told = [f"{name}: exists already with another definition" for name in _first(others)]
+        remedy = "nothing was imported; give --prefix, or remove them before"
+        raise ScheduleError("\n".join([*told, remedy]))
+    unchanged = plan.unchanged + len(plan.changed)
+    return replace(plan, steps=tuple(plan.added), unchanged=unchanged)
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    more = [f"… and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *more]
+
+
+def _complain_of(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(f"    {line}", err=True)

@@ -1,0 +1,148 @@
+"""What an app sees: declare schedules, then run the clock process.
+
+`Clock` holds the declared schedules and never runs user code; being the clock is session.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+from rq_clock import log as logs
+from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.log import say
+from rq_clock.model.schedule import Schedule, declare
+from rq_clock.model.targets import Target
+from rq_clock.schedules.service import Schedules
+from rq_clock.settings import Settings
+from rq_clock.signals import Signals
+from rq_clock.timing.triggers import Trigger
+
+_collected: ContextVar[list[str] | None] = ContextVar("faults", default=None)
+
+
+@contextmanager
+def collect_faults() -> Iterator[list[str]]:
+    """Within this block `Clock.add` notes faults in the list instead of raising, so that a check
+    can report those of all schedules at once."""
+    faults: list[str] = []
+    token = _collected.set(faults)
+    try:
+        yield faults
+    finally:
+        _collected.reset(token)
+
+
+class Clock:
+    """The schedules of an app, and the process that keeps them."""
+
+    def __init__(self) -> None:
+        self._schedules: dict[str, Schedule] = {}
+        self._client: Schedules | None = None
+
+    @property
+    def declared(self) -> Mapping[str, Schedule]:
+        """The declared schedules by name, in the order of their declaration."""
+        return MappingProxyType(self._schedules)
+
+    @property
+    def schedules(self) -> Schedules:
+        """All schedules that run, to see and change: those declared here and those added at run
+        time, by the environment's REDIS_URL."""
+        if self._client is None:
+            self._client = Schedules()
+        return self._client
+
+    def once(self, at: datetime, target: Target | Callable[..., object], **options: Any) -> str:
+        """Enqueue `target` once, at or after an instant, from anywhere in the app; see
+        `Schedules.once`."""
+        return self.schedules.once(at, target, **options)
+
+    def add(
+        self, name: str, trigger: Trigger, target: Target | Callable[..., object], **options: Any
+    ) -> None:
+        """Declare a schedule: when `trigger` fires, `target` is enqueued.
+
+        `target` is a function or its dotted name; the clock never imports it. Or it is a
+        `command(…)` or a `webhook(…)`, with a timeout of its own; `timeout`, that of RQ's job, is
+        then made at least 10 s longer.
+
+        Options: args, kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a
+        count or a list of delays in seconds), catch_up ("latest", "all", "none"), catch_up_window
+        (timedelta or seconds), catch_up_limit, overlap ("skip", "allow"), group, group_limit,
+        jitter (timedelta or seconds), tags, ping (a URL that is told of its runs), renamed_from.
+
+        Raises ScheduleError with every fault of this declaration; nothing is declared then.
+        """
+        try:
+            if name in self._schedules:
+                raise ScheduleError(f"{name}: declared twice; names are unique within a clock")
+            self._schedules[name] = declare(name, trigger, target, options)
+        except ScheduleError as error:
+            faults = _collected.get()
+            if faults is None:
+                raise
+            faults.extend(str(error).splitlines())
+
+    def faults(self) -> list[str]:
+        """What is wrong between schedules; each of them alone was checked by `add`."""
+        return [
+            f"{s.name}: renamed_from {s.renamed_from!r} is still declared; remove one of the two"
+            for s in self._schedules.values()
+            if s.renamed_from in self._schedules
+        ]
+
+    def run(self) -> None:
+        """Be the clock until SIGTERM or SIGINT; then give the lease back and return.
+
+        Command-line switches of the script: --take-over, --remove-all (see --help). Exits with 1
+        when a declaration or setting is wrong, with 4 when Redis refuses this client. A Redis
+        that is not there is waited for. Whatever kills this process, no fire time is lost or
+        doubled: what was not committed is due for the next clock.
+        """
+        from rq_clock.clock.process import Session  # an app that only declares pays for none of it
+
+        options = _arguments()
+        try:
+            settings = Settings.from_env()
+            logs.set_up(stamp=settings.stamped_logs)
+            faults = self.faults()
+            if faults:
+                raise ScheduleError("\n".join(faults))
+            with Signals() as signals:
+                if settings.disabled:
+                    say("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")
+                    signals.wait(None)
+                    return
+                Session(self._schedules, settings, signals, **vars(options)).run()
+        except StoreUnavailable as error:
+            sys.exit(_fail(error, 4))
+        except RqClockError as error:
+            sys.exit(_fail(error, 1))
+
+
+def _fail(error: Exception, code: int) -> int:
+    for line in str(error).splitlines():
+        print(f"rq-clock: {line}", file=sys.stderr)
+    return code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run the clock: enqueue what is due.")
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="lead although the namespace belongs to another owner, and make it this one's",
+    )
+    parser.add_argument(
+        "--remove-all",
+        action="store_true",
+        help="remove all declared schedules when this clock declares none",
+    )
+    return parser.parse_known_args()[0]  # the script may have switches of its own

@@ -1,0 +1,502 @@
+"""What the leading clock knows to be coming, and the work of turning it into commits.
+
+Fire times are found in the due index up to AHEAD before they come, decided and packed while
+there is time, and at their instant only sent. All of it is guess and cache: the commit compares
+marker, revision and fencing token, so a `Stage` can be thrown away at any moment, and is, after
+every doubt (a lost connection, a lost lease).
+
+`turn(now)` does one small piece of work and says how long to wait for the next; it never reads
+a clock and never sleeps, so a test drives it through any wall clock it likes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rq_clock.log import FaultLog, say, warn
+from rq_clock.model.decision import ON_TIME, is_on_time
+from rq_clock.model.entry import Entry, Lease, decide
+from rq_clock.store.client import is_outage
+from rq_clock.store.commit import Answer, Batch, Planned, Refusal, Wire, stands
+from rq_clock.store.counters import UNDECIDED, Tally
+from rq_clock.store.job_commands import JobBuilder
+from rq_clock.store.store import Store
+from rq_clock.timing.instants import from_ms, to_ms
+
+AHEAD = timedelta(seconds=15)
+"""How long before its instant a fire time is looked for and packed."""
+SCAN_MS = 10_000
+"""How often the due index is read on. What changes in between is announced as news."""
+RESCAN_MS = 60_000
+"""How often it is read from the start, in case an announcement was lost."""
+SLICE = 50
+"""Schedules decided in one turn: about 5 ms."""
+GUARD_MS = 10
+"""No slice is begun this shortly before something has to be sent."""
+HOT = 4096
+"""Schedules kept in memory between two fire times that are near each other."""
+BACKOFF = 60.0
+"""Seconds at most between two attempts at a schedule that cannot be committed."""
+LOOK_MS = 60_000
+"""How often the jobs that block a schedule are looked for, and how many schedules in one go."""
+LOOKS = 20
+BURST = 64
+"""Messages sent before the loop looks around (signals, lease) again."""
+
+
+class Stage:
+    """The coming fire times of one namespace, under one lease."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        *,
+        memory: int,
+        witness: Callable[[Answer], None] | None = None,
+        tally: Tally | None = None,
+        faults: FaultLog | None = None,
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._memory = memory
+        self._witness = witness
+        """Is shown what was committed, between two sends: it must be quick and never raise."""
+        self._tally = Tally() if tally is None else tally
+        self._builder = JobBuilder(store)
+        self._wire = Wire(store)
+        self._everything = "0"
+        self._hot: dict[str, Entry] = {}
+        self._coming: dict[str, int] = {}
+        """Schedule → the instant (ms) at which it is to be decided or is staged for."""
+        self._heap: list[tuple[int, str]] = []
+        self._open: dict[int, Batch] = {}
+        self._ready: list[tuple[int, int, Batch]] = []
+        self._sequence = 0
+        self._bytes = 0
+        self._scanned: int | None = None
+        self._latest = self._scan_at = self._rescan_at = 0
+        self._failing: dict[str, tuple[int, int]] = {}
+        self._refused = 0
+        self._held_until = 0
+        self._invalid: dict[str, str] = {}
+        self._faults = FaultLog() if faults is None else faults
+        self._blocked: dict[str, tuple[int, list[str]]] = {}
+        """Schedule → when to look (ms) for the jobs that made its last fire time an overlap."""
+        self._missing: set[str] = set()
+        self._told: set[str] = set()
+        """Schedules that the news named since the last turn."""
+        self._answered: deque[tuple[Batch, list[Answer] | Refusal]] = deque()
+        self.in_flight: list[Planned] = []
+        """Sent, but the answer has not come: after a lost connection nobody knows."""
+        self.lags: deque[float] = deque(maxlen=1000)
+        self.lost: deque[tuple[str, str]] = deque(maxlen=1000)
+        """Schedules and jobs of theirs that were found nowhere."""
+        self.enqueued = 0
+
+    def finish(self, now: datetime) -> None:
+        """Take in the answers that have come; for the log, before the process ends."""
+        while self._settle_one(to_ms(now)):
+            pass
+
+    # ---- one turn -----------------------------------------------------------------------------
+
+    def turn(self, now: datetime) -> float:
+        """Do the most urgent piece of work; seconds until the next one, 0 when there is more.
+
+        Raises LeaseLost, and redis-py's errors when the server is gone.
+        """
+        now_ms = to_ms(now)
+        if now_ms < self._latest - 1000:  # the wall clock went back: its plans are void
+            self._held_until = 0
+            self._failing.clear()
+            self.look_again("*")
+        self._latest = now_ms
+        held = now_ms < self._held_until
+        if not self._answered:  # they say what comes next, but know of no edit since
+            if self._told:
+                self._look_up(now_ms)
+            if now_ms >= self._scan_at:
+                self._scan(now_ms)
+            if held:
+                return (min(self._held_until, self._scan_at) - now_ms) / 1000
+        sent = not held and self._send(now_ms)
+        if sent or self._settle_one(now_ms) or self._stage(now_ms):
+            return 0
+        for instant in list(self._open):
+            self._pack(instant)
+        return max(0.0, self._wake_at(now_ms) - now.timestamp() * 1000) / 1000
+
+    def _wake_at(self, now_ms: int) -> int:
+        wake = self._scan_at
+        if self._ready:
+            wake = min(wake, self._ready[0][0])
+        if self._heap:
+            when = self._heap[0][0]
+            ahead = when - AHEAD // timedelta(milliseconds=1)
+            if ahead <= now_ms:  # stageable, but held back: for its turn or for memory
+                ahead = self._ready[0][0] if self._ready else now_ms
+            wake = min(wake, ahead)
+        return wake
+
+    # ---- finding ------------------------------------------------------------------------------
+
+    def _scan(self, now_ms: int) -> None:
+        """Read the due index on to the horizon; from its start now and then."""
+        whole = now_ms >= self._rescan_at
+        horizon = from_ms(now_ms) + AHEAD
+        after = None if whole or self._scanned is None else from_ms(self._scanned)
+        for name, when in self._store.due(after, horizon):
+            self._expect(name, when)
+        self._scanned = to_ms(horizon)
+        self._scan_at = now_ms + SCAN_MS
+        if whole:
+            self._rescan_at = now_ms + RESCAN_MS
+            self._invalid.clear()
+
+    def look_again(self, names: Iterable[str]) -> None:
+        """Something changed these schedules ("*": all of them)."""
+        for name in names:
+            if name == "*":
+                self._scan_at = self._rescan_at = 0
+                self._hot.clear()
+                self._invalid.clear()
+            else:
+                self._told.add(name)
+                self._hot.pop(name, None)
+                self._invalid.pop(name, None)
+                self._faults.clear("schedule.invalid", schedule=name)
+
+    def _look_up(self, now_ms: int) -> None:
+        """When are those due that the news named? Costs follow their number, so that thousands of
+        one-off jobs a second can be added while the due index is long."""
+        horizon = now_ms + AHEAD // timedelta(milliseconds=1)
+        for name, when in self._store.fire_times(sorted(self._told)).items():
+            self._hot.pop(name, None)
+            if when <= horizon:
+                self._expect(name, when)
+        self._told.clear()
+
+    def _expect(self, name: str, when: int) -> None:
+        if name in self._failing:
+            when = max(when, self._failing[name][1])
+        if self._coming.get(name) != when and name not in self._invalid:
+            self._coming[name] = when
+            heapq.heappush(self._heap, (when, name))
+
+    # ---- deciding and packing -----------------------------------------------------------------
+
+    def _stage(self, now_ms: int) -> bool:
+        """Decide and pack one slice. False when there is none to do now."""
+        horizon = now_ms + AHEAD // timedelta(milliseconds=1)
+        if self._ready and self._ready[0][0] <= now_ms + GUARD_MS:
+            return False
+        names: dict[str, int] = {}
+        while self._heap and len(names) < SLICE:
+            when, name = self._heap[0]
+            if self._coming.get(name) != when:
+                heapq.heappop(self._heap)  # moved since
+                continue
+            if when > horizon or (when > now_ms and self._bytes >= self._memory):
+                break
+            heapq.heappop(self._heap)
+            names[name] = when
+        if not names:
+            return False
+        found = self._read(list(names))
+        for name, when in names.items():
+            entry = found.get(name)
+            if entry is None:
+                del self._coming[name]  # removed since
+            elif entry.schedule is None:
+                self._leave(name, entry.fault)
+            else:
+                with self._guard(name):
+                    self._decide(entry, max(when, now_ms), staged=when > now_ms)
+        return True
+
+    @contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Whatever is raised over one schedule is that schedule's fault; the others go on."""
+        try:
+            yield
+        except Exception as error:
+            if is_outage(error):
+                raise
+            self._leave(name, error)
+
+    def _leave(self, name: str, error: Exception | str) -> None:
+        """Leave a schedule undecided until it is changed, or the index is read from its start."""
+        self._coming.pop(name, None)
+        self._hot.pop(name, None)
+        self._invalid[name] = str(error)
+        self._faults.warn("schedule.invalid", error, schedule=name)
+
+    def _read(self, names: list[str]) -> dict[str, Entry]:
+        """These schedules as they are remembered, and else as Redis has them."""
+        missing = [name for name in names if name not in self._hot]
+        if missing:
+            found, everything = self._store.load(missing)
+            if everything != self._everything:  # of this, what is remembered knows nothing
+                self._hot.clear()
+                found, everything = self._store.load(names)
+            self._everything = everything
+        else:
+            found = {}
+        return found | {name: self._hot.pop(name) for name in names if name in self._hot}
+
+    def _decide(self, entry: Entry, instant: int, *, staged: bool) -> None:
+        now = from_ms(instant)
+        decision = decide(entry, now)
+        batch = self._open.get(instant)
+        if batch is None:
+            batch = self._open[instant] = Batch(now, self._everything)
+        batch.add(entry, decision, self._builder)
+        if staged:
+            batch.expire_by(now + ON_TIME, decision.next)
+        if batch.full:
+            self._pack(instant)
+
+    def _pack(self, instant: int) -> None:
+        batch = self._open.pop(instant)
+        batch.pack(self._store, self._lease, self._wire)
+        self._bytes += batch.size
+        self._sequence += 1
+        heapq.heappush(self._ready, (instant, self._sequence, batch))
+
+    # ---- sending ------------------------------------------------------------------------------
+
+    def _send(self, now_ms: int) -> bool:
+        """Send what is due. False when nothing is."""
+        for instant in [i for i in self._open if i <= now_ms]:
+            self._pack(instant)
+        batches: list[Batch] = []
+        while self._ready and self._ready[0][0] <= now_ms and len(batches) < BURST:
+            batch = heapq.heappop(self._ready)[2]
+            self._bytes -= batch.size
+            if batch.expired(from_ms(now_ms)):  # the process was stopped, or the clock jumped
+                self._decide_anew(batch.planned)
+            else:
+                batches.append(batch)
+        if not batches:
+            return self._scan_at == 0 and not self._answered
+        self.in_flight = [planned for batch in batches for planned in batch.planned]
+        results = self._wire.commit(batches)
+        self.in_flight = []
+        self._answered.extend(zip(batches, results, strict=True))
+        return True
+
+    def _settle_one(self, now_ms: int) -> bool:
+        """Take in the answers to one batch; sending goes first, so that a crowd is not held up
+        by the log lines of those before."""
+        if not self._answered:
+            return False
+        batch, result = self._answered.popleft()
+        if isinstance(result, Refusal):
+            self._refuse(batch, result, now_ms)
+        else:
+            for answer in result:
+                with self._guard(answer.planned.entry.name):
+                    self._settle(answer, now_ms)
+        return True
+
+    def _decide_anew(self, planned: Iterable[Planned]) -> None:
+        """Drop these decisions and read again from Redis when they are due."""
+        for plan in planned:
+            self._coming.pop(plan.entry.name, None)
+            self._hot.pop(plan.entry.name, None)
+        self._scan_at = self._rescan_at = 0
+
+    def _refuse(self, batch: Batch, refusal: Refusal, now_ms: int) -> None:
+        self._decide_anew(batch.planned)
+        if refusal.changed:
+            self._hot.clear()
+            return
+        if now_ms >= self._held_until:  # once for all batches of this attempt
+            self._refused += 1
+            self._held_until = now_ms + int(_backoff(self._refused) * 1000)
+            warn(
+                "commit.refused",
+                error=refusal,
+                schedules=len(batch.planned),
+                retry_in=f"{_backoff(self._refused):g}s",
+            )
+
+    def _settle(self, answer: Answer, now_ms: int) -> None:
+        entry = answer.planned.entry
+        name = entry.name
+        if answer.kind == "error":
+            self._fail(name, answer.detail, now_ms)
+            return
+        self._failing.pop(name, None)
+        if self._refused:
+            self._refused = 0
+            say("commit.accepted")
+        if answer.kind == "stale" and not stands(answer.planned, answer.detail):
+            self._decide_anew([answer.planned])
+            return
+        self._report(answer)
+        self._count(answer.planned, answer.kind, answer.at)
+        if self._witness:
+            self._witness(answer)
+        if answer.kind == "overlap":
+            look = self._blocked.get(name, (now_ms + LOOK_MS, []))[0]
+            self._blocked[name] = (look, answer.detail.split())
+        elif answer.planned.job_ids:
+            self._blocked.pop(name, None)
+        self._go_on(answer.planned, now_ms)
+
+    def _go_on(self, planned: Planned, now_ms: int) -> None:
+        """The marker moved: what comes next for this schedule?"""
+        entry, decision = planned.entry, planned.decision
+        self._coming.pop(entry.name, None)
+        horizon = max(self._scanned or 0, now_ms)
+        if decision.next is None or to_ms(decision.next) > horizon:
+            return
+        if len(self._hot) >= HOT:
+            del self._hot[next(iter(self._hot))]
+        decided_any = decision.fire_times or decision.skips
+        marker = decision.marker if decided_any else entry.marker
+        self._hot[entry.name] = replace(entry, marker=marker)
+        self._expect(entry.name, to_ms(decision.next))
+
+    def _fail(self, name: str, error: str, now_ms: int) -> None:
+        """Leave one schedule undecided and try again later; the others go on."""
+        count = self._failing.get(name, (0, 0))[0] + 1
+        pause = _backoff(count)
+        self._failing[name] = (count, now_ms + int(pause * 1000))
+        self._tally.add(UNDECIDED, schedule=name)
+        warn("run.undecided", schedule=name, error=error, retry_in=f"{pause:g}s")
+        self._hot.pop(name, None)
+        self._expect(name, self._coming.pop(name, now_ms))
+
+    # ---- beside the tick ----------------------------------------------------------------------
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server takes no commits at present."""
+        return self._refused > 0
+
+    @property
+    def faulty(self) -> dict[str, str]:
+        """Schedules that stay undecided for a reason of their own, and the reason."""
+        failing = dict.fromkeys(self._failing, "it cannot be written, see run.undecided")
+        return failing | self._invalid
+
+    def settle(self, entries: Iterable[Entry], now: datetime) -> None:
+        """Decide what these entries, as they are given, left undecided until `now`."""
+        now_ms = to_ms(now)
+        self._scan_at = self._rescan_at = now_ms + RESCAN_MS
+        for entry in entries:
+            assert entry.schedule is not None
+            with self._guard(entry.name):
+                following = entry.schedule.next_after(entry.decided)
+                if following is not None and following <= now:
+                    self._hot[entry.name] = entry
+                    self._expect(entry.name, to_ms(following))
+        while self.turn(now) == 0:
+            pass
+
+    def check_blocked(self, now: datetime) -> None:
+        """Look, once a minute a schedule, whether the job that blocks it still exists anywhere.
+        One that is found nowhere twice is lost: a worker died between taking and starting it."""
+        now_ms = to_ms(now)
+        for name, (look, jobs) in list(self._blocked.items())[:LOOKS]:
+            if look > now_ms:
+                continue
+            del self._blocked[name]
+            self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
+            try:
+                self._look_for(name, jobs, now)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                self._faults.warn("duty.failed", error, duty="overlap", schedule=name)
+
+    def _look_for(self, name: str, jobs: list[str], now: datetime) -> None:
+        gone = self._store.vanished(jobs)
+        for job_id in self._missing.intersection(gone):
+            if self._store.job_lost(self._lease, name, job_id, now):
+                warn("run.lost", schedule=name, job=job_id)
+                self.lost.append((name, job_id))
+        self._missing.difference_update(jobs)
+        self._missing.update(gone)
+
+    # ---- saying -------------------------------------------------------------------------------
+
+    def _report(self, answer: Answer) -> None:
+        plan = answer.planned
+        schedule = plan.entry.schedule
+        assert schedule is not None
+        for skip in plan.decision.skips:
+            say(
+                "run.skipped",
+                schedule=schedule.name,
+                reason=skip.reason,
+                first=skip.first,
+                last=skip.last,
+                count=skip.count,
+            )
+        for fire_time, job_id in zip(plan.decision.fire_times, plan.job_ids, strict=True):
+            if answer.kind == "overlap":
+                say(
+                    "run.skipped",
+                    schedule=schedule.name,
+                    reason="overlap",
+                    fire_time=fire_time,
+                    running=answer.detail,
+                )
+                continue
+            late = answer.at - fire_time if answer.kind == "ok" else timedelta(0)
+            lag = max(late / timedelta(milliseconds=1), 0.0)
+            self.enqueued += 1
+            on_time = is_on_time(fire_time, plan.decided_at)
+            if on_time:
+                self.lags.append(lag)
+            say(
+                "run.enqueued",
+                schedule=schedule.name,
+                fire_time=fire_time,
+                reason="schedule" if on_time else "catch_up",
+                queue=schedule.queue,
+                lag_ms=f"{lag:.0f}",
+                job=job_id,
+            )
+
+    def _count(self, plan: Planned, kind: str, at: datetime | None = None) -> None:
+        over = plan.decision.next is None and not plan.entry.declared
+        name, at = "" if over else plan.entry.name, at if kind == "ok" else None
+        self._tally.decided(name, plan.decision, plan.decided_at, at, overlap=kind == "overlap")
+
+    def recognise(self, planned: list[Planned]) -> None:
+        """After a lost connection: which of these were committed although no answer came?"""
+        states, _ = self._store.load([plan.entry.name for plan in planned])
+        for plan in planned:
+            entry = states.get(plan.entry.name)
+            if entry and entry.marker == plan.decision.marker and entry.last_job in plan.job_ids:
+                self._count(plan, "stale")
+                say(
+                    "run.confirmed", schedule=entry.name, fire_time=entry.marker, job=entry.last_job
+                )
+
+    def lag_summary(self) -> dict[str, str]:
+        """Lag of the newest on-time runs, for the lease."""
+        lags = sorted(self.lags)
+        if not lags:
+            return {}
+        p50, p99 = lags[len(lags) // 2], lags[min(len(lags) - 1, len(lags) * 99 // 100)]
+        return {
+            "lag_p50_ms": f"{p50:.0f}",
+            "lag_p99_ms": f"{p99:.0f}",
+            "lag_max_ms": f"{lags[-1]:.0f}",
+        }
+
+
+def _backoff(attempt: int) -> float:
+    """1, 2, 4 … BACKOFF seconds."""
+    return min(float(2 ** min(attempt - 1, 10)), BACKOFF)

@@ -1,0 +1,126 @@
+"""What a deploy changes: the declared schedules compared with the stored ones. Pure.
+
+Unchanged schedules cost a comparison of two strings. A changed rule of time takes effect from
+now; what the old rule left undecided (a fire time in the middle of the deploy) is decided first,
+by the old rule and the new options, so that no fire time falls between two releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from rq_clock.model.entry import Change, Entry
+from rq_clock.model.schedule import Schedule
+from rq_clock.timing.triggers import Once
+
+
+@dataclass(slots=True)
+class Plan:
+    """The difference, by name, and the steps that remove it."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    unsettled: list[Entry] = field(default_factory=list)
+    invalid: dict[str, Exception] = field(default_factory=dict)
+    """Declared schedules that raised something; what is stored of them stays as it is."""
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def counts(self) -> dict[str, int]:
+        """How many of each, for a log line."""
+        return {
+            "added": len(self.added),
+            "changed": len(self.changed),
+            "removed": len(self.removed),
+            "renamed": len(self.renamed),
+        }
+
+
+def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> list[str]:
+    """Names, old ones of renames included, whose stored state `plan` needs."""
+    names = []
+    for name, schedule in declared.items():
+        if stored.get(name) != _definition(schedule):
+            names.append(name)
+            if schedule.renamed_from and name not in stored:
+                names.append(schedule.renamed_from)
+    return names
+
+
+def plan(
+    declared: Mapping[str, Schedule],
+    stored: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    now: datetime,
+) -> Plan:
+    """Compare. `stored` holds the definitions that came from code, `entries` the state of what
+    `differing` named; a run-time schedule among those is taken over by the code."""
+    found = Plan()
+    moved: set[str] = set()
+    for name, schedule in declared.items():
+        try:
+            _compare(found, moved, schedule, stored.get(name), entries, now)
+        except Exception as error:  # whatever it is, the others are put in order
+            found.invalid[name] = error
+    found.removed = [name for name in stored if name not in declared and name not in moved]
+    found.changes += [Change("remove", name) for name in found.removed]
+    return found
+
+
+def _compare(
+    found: Plan,
+    moved: set[str],
+    schedule: Schedule,
+    stored: str | None,
+    entries: Mapping[str, Entry],
+    now: datetime,
+) -> None:
+    """Add what makes one schedule as it is declared."""
+    name, definition = schedule.name, schedule.definition()
+    definition.encode()
+    if stored == definition:
+        return
+    entry, old = entries.get(name), ""
+    if entry is None and schedule.renamed_from and schedule.renamed_from in entries:
+        old = schedule.renamed_from
+        entry = entries[old]
+    change = _put(schedule, definition, entry, old, now)
+    if old:
+        moved.add(old)
+        found.renamed.append((old, name))
+    elif entry is None:
+        found.added.append(name)
+    else:
+        found.changed.append(name)
+    found.changes.append(change)
+    if entry is not None and change.restart and entry.schedule is not None:
+        keeps_old_rule = replace(
+            schedule, name=entry.name, renamed_from=None, trigger=entry.schedule.trigger
+        )
+        found.unsettled.append(replace(entry, schedule=keeps_old_rule))
+
+
+def _definition(schedule: Schedule) -> str | None:
+    try:
+        return schedule.definition()
+    except Exception:  # `plan` says what it is
+        return None
+
+
+def _put(
+    schedule: Schedule, definition: str, entry: Entry | None, old: str, now: datetime
+) -> Change:
+    was = entry.schedule if entry else None
+    restart = was is None or (was.trigger, was.offset) != (schedule.trigger, schedule.offset)
+    past = None
+    if entry is None and isinstance(schedule.trigger, Once):
+        missed = schedule.trigger.latest_at(now)
+        past = missed
+    known = now if restart or entry is None else entry.decided
+    return Change("put", schedule.name, definition, schedule.next_after(known), restart, old, past)

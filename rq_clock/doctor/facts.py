@@ -1,0 +1,315 @@
+"""What `rq-clock doctor` looks at: the server, the namespace, each schedule, the queues; and the
+one thing it puts right, the due index.
+
+`gather` reads, and writes nothing. It reads in portions, so a namespace of any size holds up nobody
+and costs a bounded number of round trips. What is read in portions is not of one instant: whatever
+looks wrong is read once more, in an order that a working clock cannot make look wrong.
+
+Not here: what is wrong, and what to do about it; see doctor.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, TypeVar
+
+from redis.exceptions import ResponseError
+
+from rq_clock.jobs.executions import Executions
+from rq_clock.model.decision import Skip
+from rq_clock.model.entry import Entry, Handover, Pause, pause_from
+from rq_clock.model.ledger import Enqueued, ledger_entry
+from rq_clock.model.schedule import Schedule
+from rq_clock.store.scripts import text, texts
+from rq_clock.store.store import DATA_VERSION, OLDEST_REDIS, Store
+from rq_clock.version import releases
+
+PORTION = 500
+_SCAN = 1000
+_HASHES = ("markers", "revisions", "pauses", "skips")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """What the app declares: None when it could not be loaded, and `problem` says why. `faults` are
+    what is wrong with its declarations."""
+
+    schedules: Mapping[str, Schedule] | None = None
+    faults: Sequence[str] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A schedule as found. Its `entry` has the next fire time of the due index."""
+
+    entry: Entry
+    next: datetime | None = None
+    """The next fire time by definition and marker."""
+    told: datetime | None = None
+    """The newest fire time that its ledger has as decided."""
+    trouble: str = ""
+    """Why its ledger cannot be read."""
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the due index says otherwise; it may where the definition cannot be read."""
+        return self.entry.schedule is not None and self.entry.next_fire != self.next
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A queue: jobs that wait in it, and the workers that live and serve it."""
+
+    jobs: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that the checks look at."""
+
+    time: datetime
+    """The server's, when this was gathered."""
+    info: Mapping[str, Any]
+    config: Mapping[str, str]
+    """What INFO does not tell. Empty where the server lets nobody ask, as `info` may be."""
+    namespace: str
+    owner: tuple[str, str]
+    here: Mapping[str, str] = field(default_factory=releases)
+    meta: Mapping[str, str]
+    leader: Mapping[str, str]
+    handovers: Sequence[Handover]
+    pause: Pause | None
+    """The pause of all schedules, also one that has ended."""
+    code: Code
+    seen: Sequence[Seen] = ()
+    unmarked: Mapping[str, datetime | None] = field(default_factory=dict)
+    """Schedules without a marker, and the newest fire time in their ledger."""
+    strays: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Key → names in it of which there is no definition."""
+    queues: Mapping[str, Served] = field(default_factory=dict)
+    foreign: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Workers of another make, and the queues that they serve."""
+    unverified: bool = False
+    """Whether TLS is used without verifying the server's certificate."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether the namespace can be looked into with this release and this server."""
+        known = int(self.meta.get("version", "0")) <= DATA_VERSION
+        return known and (not self.info or server_version(self.info) >= OLDEST_REDIS)
+
+
+def server_version(info: Mapping[str, Any]) -> tuple[int, ...]:
+    """The version of the Redis that the server is, or is compatible with."""
+    return tuple(int(n) for n in re.findall(r"\d+", str(info.get("redis_version", "0")))[:2])
+
+
+def gather(
+    store: Store, executions: Executions, owner: tuple[str, str], code: Code, *, whole: bool = True
+) -> Facts:
+    """Read it all; `owner` is what the settings say, with its former name. Unless `whole` only the
+    server and the leader are looked at, in a few round trips. Raises RedisError."""
+    redis: Any = store.redis
+    seconds, microseconds = redis.time()
+    time = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+    leader = store.leader()  # at once, so that its last tick can be held against that time
+    info = _allowed(redis.info) or {}
+    pause = redis.hget(store.key("pauses"), "*")
+    facts = Facts(
+        time=time,
+        info=info,
+        config=_config(redis, info),
+        namespace=store.namespace,
+        owner=owner,
+        meta=texts(redis.hgetall(store.key("meta"))),
+        leader=leader,
+        handovers=store.handovers(100),
+        pause=None if pause is None else pause_from(pause),
+        code=code,
+        unverified=redis.connection_pool.connection_kwargs.get("ssl_cert_reqs") == "none",
+    )
+    return _look_into(store, executions, facts) if whole and facts.readable else facts
+
+
+def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:
+    names = store.all_names()
+    seen: list[Seen] = []
+    unmarked: dict[str, datetime | None] = {}
+    for portion in _portions(names):
+        found, absent = _look(store, portion)
+        suspects = {name: seen for name, seen in found.items() if seen.misplaced}
+        if suspects:
+            again, more = _look(store, list(suspects))
+            absent |= more
+            for name, before in suspects.items():
+                del found[name]
+                if name in again:
+                    found[name] = _unless_moved(before, again[name])
+        seen += found.values()
+        unmarked |= absent
+    served = {s.entry.schedule.queue for s in seen if s.entry.schedule}
+    queues, alive = _queues(store.redis, served)
+    others = executions.foreign(queue for queue, served in queues.items() if served.workers)
+    return replace(
+        facts,
+        seen=sorted(seen, key=lambda s: s.entry.name),
+        unmarked={name: unmarked[name] for name in _lacking(store, "markers", unmarked)},
+        strays=_strays(store, set(names)),
+        queues=queues,
+        foreign={worker: of for worker, of in others.items() if worker in alive},
+    )
+
+
+# ---- the server -------------------------------------------------------------------------------
+
+
+def _allowed(ask: Callable[[], T]) -> T | None:
+    """The answer; None where the server has no such command, or not for us."""
+    try:
+        return ask()
+    except ResponseError:
+        return None
+
+
+def _config(redis: Any, info: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if "maxclients" not in info:
+        found |= _allowed(lambda: redis.config_get("maxclients")) or {}
+    if not info.get("aof_enabled"):
+        found |= _allowed(lambda: redis.config_get("save")) or {}
+    return texts(found)
+
+
+# ---- schedules --------------------------------------------------------------------------------
+
+
+def _look(store: Store, names: Sequence[str]) -> tuple[dict[str, Seen], dict[str, datetime | None]]:
+    """These schedules as found, and those without a marker. In two round trips, ledgers first: a
+    commit in between moves the marker ahead of what was read, never behind it."""
+    pipe = store.redis.pipeline(transaction=False)
+    for name in names:
+        pipe.lindex(store.key(f"ledger:{name}"), -1)
+    lines = pipe.execute(raise_on_error=False)
+    entries, _ = store.load(names)
+    found: dict[str, Seen] = {}
+    unmarked: dict[str, datetime | None] = {}
+    for name, line in zip(names, lines, strict=True):
+        told, trouble = _told(line)
+        entry = entries.get(name)
+        if entry is None:
+            unmarked[name] = told
+            continue
+        following = entry.schedule.next_after(entry.decided) if entry.schedule else None
+        found[name] = Seen(entry=entry, next=following, told=told, trouble=trouble)
+    return found, unmarked
+
+
+def _told(line: Any) -> tuple[datetime | None, str]:
+    """The fire time up to which the last line of a ledger says that all is decided, if it does; and
+    why it cannot be read."""
+    if line is None:
+        return None, ""
+    try:
+        if isinstance(line, Exception):
+            raise line
+        entry = ledger_entry(text(line))
+    except (ResponseError, ValueError, KeyError, IndexError) as error:
+        return None, str(error)
+    if isinstance(entry, Skip) and entry.reason != "past":  # that is before it was known
+        return entry.last, ""
+    if isinstance(entry, Enqueued) and entry.reason in ("schedule", "catch_up"):
+        return entry.fire_time, ""
+    return None, ""
+
+
+def _unless_moved(before: Seen, again: Seen) -> Seen:
+    """The first look stands if the marker stood still until the second one: then the index was read
+    beside that very marker. Otherwise a clock is at work on the schedule, and is right."""
+    still = (before.entry.base, before.entry.revision) == (again.entry.base, again.entry.revision)
+    return before if still else replace(again, entry=replace(again.entry, next_fire=again.next))
+
+
+def _lacking(store: Store, key: str, names: Collection[str]) -> list[str]:
+    """Those of the schedules that are not in a hash; of those that there still are."""
+    found = []
+    for portion in _portions(sorted(names)):
+        pipe = store.redis.pipeline(transaction=True)
+        for place in ("definitions", key):
+            pipe.hmget(store.key(place), portion)
+        rows = zip(portion, *pipe.execute(), strict=True)
+        found += [name for name, definition, value in rows if definition and value is None]
+    return found
+
+
+def _strays(store: Store, known: Collection[str]) -> dict[str, list[str]]:
+    """Names without a definition, by the key that they are in."""
+    redis: Any = store.redis
+    scans: dict[str, Iterable[Any]] = {
+        key: (name for name, _ in redis.hscan_iter(store.key(key), count=_SCAN)) for key in _HASHES
+    }
+    scans["declared"] = redis.sscan_iter(store.key("declared"), count=_SCAN)
+    scans["due"] = (name for name, _ in redis.zscan_iter(store.key("due"), count=_SCAN))
+    strange: set[str] = set()
+    for names in scans.values():
+        strange.update(name for name in map(text, names) if name != "*" and name not in known)
+    found: dict[str, list[str]] = {}
+    for portion in _portions(sorted(strange)):  # one may have come since, and may be gone again
+        pipe: Any = redis.pipeline(transaction=True)
+        for key in ("definitions", *_HASHES):
+            pipe.hmget(store.key(key), portion)
+        pipe.smismember(store.key("declared"), portion)
+        pipe.zmscore(store.key("due"), portion)
+        definitions, *rows, declared, scores = pipe.execute()
+        rows += [[member or None for member in declared], scores]
+        for key, values in zip(scans, rows, strict=True):
+            for name, definition, value in zip(portion, definitions, values, strict=True):
+                if definition is None and value is not None:
+                    found.setdefault(key, []).append(name)
+    return found
+
+
+# ---- queues -----------------------------------------------------------------------------------
+
+
+def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served], set[str]]:
+    """The queues that schedules name or that hold jobs, and the workers that live."""
+    registered = {text(key).removeprefix("rq:queue:") for key in redis.smembers("rq:queues")}
+    jobs: dict[str, int] = {}
+    serving: dict[str, set[str]] = {}
+    for portion in _portions(sorted(registered.union(of_schedules))):
+        pipe = redis.pipeline(transaction=False)
+        for queue in portion:
+            pipe.llen(f"rq:queue:{queue}")
+            pipe.smembers(f"rq:workers:{queue}")
+        answers = pipe.execute(raise_on_error=False)
+        for queue, count, workers in zip(portion, answers[::2], answers[1::2], strict=True):
+            jobs[queue] = count if isinstance(count, int) else 0  # a key that is no list
+            serving[queue] = {text(key) for key in workers} if isinstance(workers, set) else set()
+    alive: set[str] = set()
+    for portion in _portions(sorted(set[str]().union(*serving.values()))):
+        pipe = redis.pipeline(transaction=False)
+        for key in portion:
+            pipe.exists(key)
+        alive.update(key for key, there in zip(portion, pipe.execute(), strict=True) if there)
+    queues = {
+        queue: Served(jobs=jobs[queue], workers=len(serving[queue] & alive))
+        for queue in jobs
+        if jobs[queue] or queue in of_schedules
+    }
+    return queues, {key.removeprefix("rq:worker:") for key in alive}
+
+
+# ---- the due index ----------------------------------------------------------------------------
+
+
+def _portions(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while portion := list(islice(rest, PORTION)):
+        yield portion

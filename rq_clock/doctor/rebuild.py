@@ -1,0 +1,47 @@
+"""Rebuild what can be derived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rq_clock.doctor.facts import _SCAN, _look, _portions
+from rq_clock.errors import RqClockError
+from rq_clock.store.scripts import load_script, text
+from rq_clock.store.store import Store
+from rq_clock.timing.instants import to_ms
+from rq_clock.version import releases
+
+
+def rebuild(store: Store) -> Iterator[tuple[int, int]]:
+    """Make the due index what definitions and markers say, beside a clock that works: each entry is
+    compared with the marker and the revision that it was reckoned from. Yields after each portion
+    how many schedules it had and how many were put right; broken off, it is simply begun anew.
+
+    A definition that this release cannot read keeps what it has. Raises StoreUnavailable, and
+    RqClockError where the leader would reckon otherwise.
+    """
+    store.check_server()
+    theirs, ours = store.leader().get("tzdata"), releases()["tzdata"]
+    if theirs not in (None, ours):
+        raise RqClockError(
+            f"expected the leading clock's zone data, {theirs}, got {ours}; fire times differ "
+            "between the two: run this from the release that the clock runs"
+        )
+    script = load_script(store.redis, "rebuild")
+    keys = store.keys("definitions", "markers", "revisions", "due", "news")
+    for portion in _portions(store.all_names()):
+        words: list[str | int] = []
+        for name, seen in _look(store, portion)[0].items():
+            if seen.misplaced:
+                fire = to_ms(seen.next) if seen.next else ""
+                words += (name, seen.entry.base, seen.entry.revision, fire)
+        yield len(portion), script(keys, words) if words else 0
+    scan: Any = store.redis.zscan_iter(store.key("due"), count=_SCAN)
+    members = [text(name) for name, _ in scan]
+    for portion in _portions(members):
+        words = []
+        for name, definition in zip(portion, store.definitions(portion), strict=True):
+            if definition is None:
+                words += (name, "", "", "")
+        yield 0, script(keys, words) if words else 0

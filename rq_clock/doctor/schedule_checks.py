@@ -1,0 +1,249 @@
+"""What is wrong, and what to do about it: the checks of `rq-clock doctor`.
+
+Each check looks at the `Facts` that examination.py has gathered and yields what it finds. All are
+pure, and none raises. An error keeps something from running, or will; a warning is a risk, or the
+sign of one; an info is worth knowing, and well.
+
+A finding's code never changes its meaning: scripts and alerts rely on it. Those about the schedules
+are made here, those about the rest in surroundings.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from rq_clock.doctor import server_checks as surroundings
+from rq_clock.doctor.facts import Facts, Seen
+from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, few, span_of
+from rq_clock.model.decision import ON_TIME
+from rq_clock.timing.describe import dst_remarks
+from rq_clock.timing.instants import iso
+from rq_clock.timing.triggers import Once, Trigger
+
+AHEAD = timedelta(minutes=1)
+"""So far a marker may be ahead: machines' clocks differ, and a one-off job in a pause is looked at
+again each minute (schedule.LOOK_AGAIN)."""
+HERD = 1000
+"""Schedules of one second that the workers of few apps are up to."""
+_DAY = timedelta(days=1)
+
+
+def findings(facts: Facts, now: datetime) -> list[Finding]:
+    """Everything that is to be said, the worst first; `now` is this machine's, read just before the
+    facts were gathered."""
+    found = [finding for check in _CHECKS for finding in check(facts, now)]
+    return sorted(found, key=lambda f: (ERROR, WARNING, INFO).index(f.level))
+
+
+def healthy(found: Iterable[Finding]) -> bool:
+    """Whether there is nothing to mend."""
+    return all(finding.level == INFO for finding in found)
+
+
+def _about(
+    level: str, code: str, told: Mapping[str, str], text: str, remedy: str
+) -> Iterator[Finding]:
+    """One finding about these schedules, if there are any: `text` says how many they are and, for
+    the first few, what is told of each."""
+    if told:
+        count = count_of(len(told), "schedule")
+        said = text.format(count, few(told.values()))
+        yield Finding(level=level, code=code, text=said, remedy=remedy, schedules=tuple(told))
+
+
+# ---- markers ----------------------------------------------------------------------------------
+
+
+def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
+    definitions = f"rq-clock:{facts.namespace}:definitions"
+    anew = (
+        "and restart the clock, which takes a declared schedule in anew; add others again yourself"
+    )
+    yield from _about(
+        ERROR,
+        "marker-missing",
+        {n: f"{n} (last {iso(t)})" if t else n for n, t in sorted(facts.unmarked.items())},
+        "{} without a marker, and never due again; Redis lost data: {}",
+        f"`redis-cli HDEL {definitions} <schedule>`, {anew}",
+    )
+    behind = [s for s in facts.seen if s.told and s.told > s.entry.decided]
+    since = min((s.entry.decided for s in behind), default=now)
+    yield from _about(
+        ERROR,
+        "marker-behind",
+        {s.entry.name: f"{s.entry.name} from {_or_never(s.told)} to {iso(s.entry.decided)}"
+         for s in behind},
+        "the markers of {} went back, as when a failover loses data; what was written since "
+        f"{iso(since)} may be gone: {{}}",
+        "the clock decides those fire times anew and leaves out the ones whose jobs still exist; "
+        "see that the others do no harm, and that replicas keep up",
+    )  # fmt: skip
+    yield from _about(
+        ERROR,
+        "marker-ahead",
+        {s.entry.name: f"{s.entry.name} until {iso(s.entry.decided)}"
+         for s in facts.seen if s.entry.decided > now + AHEAD},
+        "{} decided for times to come, as when a machine's clock ran ahead, and not due before: {}",
+        f"set the clocks right; `redis-cli HDEL {definitions} <schedule>`, the same with "
+        f"rq-clock:{facts.namespace}:markers, {anew}",
+    )  # fmt: skip
+
+
+# ---- the due index ----------------------------------------------------------------------------
+
+
+def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
+    yield from _about(
+        ERROR,
+        "index-wrong",
+        {s.entry.name: f"{s.entry.name} at {_or_never(s.entry.next_fire)} instead of "
+                       f"{_or_never(s.next)}"
+         for s in facts.seen if s.misplaced and not _waits(s, now)},
+        "the due index is wrong about {}: {}",
+        "`rq-clock doctor --rebuild-index`, also while the clock works",
+    )  # fmt: skip
+    late = {
+        s.entry.name: now - s.entry.next_fire
+        for s in facts.seen
+        if s.entry.schedule and s.entry.next_fire and now - s.entry.next_fire > ON_TIME
+    }
+    yield from _about(
+        WARNING,
+        "late",
+        {name: f"{name} by {span_of(lateness)}" for name, lateness in late.items()},
+        "{} late: {}",
+        "if a clock leads, its log says why (run.undecided, commit.refused)",
+    )
+
+
+def _waits(seen: Seen, now: datetime) -> bool:
+    """Whether it is a one-off job that came due in a pause: the clock looks at it again now and
+    then, or when the pause ends."""
+    schedule, indexed = seen.entry.schedule, seen.entry.next_fire
+    if not schedule or not isinstance(schedule.trigger, Once) or not seen.next or not indexed:
+        return False
+    return seen.next < indexed and (indexed <= now + AHEAD or bool(seen.entry.pauses))
+
+
+# ---- definitions ------------------------------------------------------------------------------
+
+
+def _definitions(facts: Facts, now: datetime) -> Iterator[Finding]:
+    yield from _about(
+        ERROR,
+        "invalid-definition",
+        {s.entry.name: s.entry.fault for s in facts.seen if s.entry.schedule is None},
+        "{} never due, with a definition that this release cannot read: {}",
+        "deploy the release that wrote it, or declare it again",
+    )
+    yield from _about(
+        ERROR,
+        "ledger-unreadable",
+        {s.entry.name: f"{s.entry.name} ({s.trouble})" for s in facts.seen if s.trouble},
+        "{} with a ledger that cannot be read, which can keep a schedule from being due: {}",
+        f"delete rq-clock:{facts.namespace}:ledger:<schedule>; its history is lost then",
+    )
+    yield from _about(
+        WARNING,
+        "never-again",
+        {s.entry.name: s.entry.name for s in facts.seen if s.next is None and not _over(s, now)},
+        "{} never due again: {}",
+        "correct the trigger, or remove the schedule",
+    )
+    places: dict[str, list[str]] = defaultdict(list)
+    for key, names in facts.strays.items():
+        for name in names:
+            places[name].append(key)
+    yield from _about(
+        WARNING,
+        "orphans",
+        {name: f"{name} ({', '.join(keys)})" for name, keys in sorted(places.items())},
+        "traces of {} without a definition: {}",
+        f"remove them from the keys named (rq-clock:{facts.namespace}:…; `--rebuild-index` does it "
+        "for `due`); a schedule that is given such a name goes on from them",
+    )
+
+
+def _over(seen: Seen, now: datetime) -> bool:
+    """Whether it is right that it is never due again."""
+    schedule = seen.entry.schedule
+    return schedule is None or (isinstance(schedule.trigger, Once) and schedule.trigger.at <= now)
+
+
+def _code(facts: Facts, now: datetime) -> Iterator[Finding]:
+    code = facts.code
+    if code.problem:
+        yield Finding(
+            level=INFO,
+            code="app-unread",
+            text=f"the declared schedules were not compared: {code.problem}",
+        )
+    if code.faults:
+        yield Finding(
+            level=ERROR,
+            code="app-faulty",
+            text=f"no clock starts with what the app declares: {few(code.faults)}",
+            remedy="`rq-clock check` tells each fault",
+        )
+    if code.schedules is None or code.faults or not facts.readable:
+        return
+    stored = {s.entry.name: s.entry.schedule for s in facts.seen if s.entry.declared}
+    differing = stored.keys() ^ code.schedules.keys()
+    for name in stored.keys() & code.schedules.keys():
+        known = stored[name]
+        if known is None or known.definition() != code.schedules[name].definition():
+            differing.add(name)
+    yield from _about(
+        WARNING,
+        "code-differs",
+        {name: name for name in sorted(differing.difference(facts.unmarked))},
+        "{} declared otherwise here than the clock has taken in: {}",
+        "restart the clock with this release; until then what it has taken in runs",
+    )
+
+
+# ---- times ------------------------------------------------------------------------------------
+
+
+def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
+    soon = {
+        s.entry.name: s.entry.next_fire.replace(microsecond=0)
+        for s in facts.seen
+        if s.entry.next_fire and now < s.entry.next_fire <= now + _DAY
+    }
+    herds = {t: count for t, count in sorted(Counter(soon.values()).items()) if count > HERD}
+    if herds:
+        yield Finding(
+            level=INFO,
+            code="herd",
+            text="many schedules are due in one same second: "
+            + few([f"{count} at {iso(second)}" for second, count in herds.items()]),
+            remedy="let `jitter` spread those whose work has not to begin on the dot",
+            schedules=tuple(name for name, second in soon.items() if second in herds),
+        )
+    names: dict[Trigger, list[str]] = defaultdict(list)  # many share one, and it costs 0.1 ms each
+    for seen in facts.seen:
+        if seen.entry.schedule and seen.next:
+            names[seen.entry.schedule.trigger].append(seen.entry.name)
+    remarks = {
+        name: f"{name} ({found[0]})"
+        for trigger in names
+        if (found := dst_remarks(trigger, now))
+        for name in names[trigger]
+    }
+    yield from _about(
+        INFO,
+        "clock-change",
+        dict(sorted(remarks.items())),
+        "{} touched by a change of the clocks within a year: {}",
+        "none needed if that is meant; `rq-clock explain` tells more",
+    )
+
+
+_CHECKS = (*surroundings.CHECKS, _markers, _index, _definitions, _code, _times)
+
+
+def _or_never(t: datetime | None) -> str:
+    return iso(t) if t else "never"

@@ -1,0 +1,317 @@
+"""What can be wrong around the schedules: the server, the clocks of the machines, who leads, with
+which versions, and who serves the queues. Half of the checks of `rq-clock doctor`; see doctor.py.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from rq_clock.doctor.facts import Facts, server_version
+from rq_clock.store.store import DATA_VERSION, OLDEST_REDIS, newer_data
+from rq_clock.timing.instants import from_ms, iso
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+SKEW = timedelta(seconds=1)
+"""Further apart than this, two machines' clocks make runs visibly early or late."""
+TELLING = timedelta(seconds=30)
+"""A leader tells every 12 s how it is (session.TELL_EVERY)."""
+FULL = 0.8
+"""The part of its memory that a server may use before it is called full."""
+BEHIND = 1_000_000
+"""Bytes that a replica may lack: what a failover to it would lose."""
+FIGHT, FIGHT_SPAN = 5, timedelta(minutes=10)
+"""More depositions than deploys make in such a span."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing found: `level` is error, warning or info; `schedules` are all that it concerns, of
+    which `text` shows only a few."""
+
+    level: str
+    code: str
+    text: str
+    remedy: str = ""
+    schedules: tuple[str, ...] = ()
+
+
+# ---- the server -------------------------------------------------------------------------------
+
+
+def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
+    if facts.unverified:
+        yield Finding(
+            level=INFO,
+            code="tls-unverified",
+            text="the certificate of Redis is not verified: whoever can redirect the connection "
+            "learns the password",
+            remedy="set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
+            "Heroku's certificates are self-signed and cannot be verified",
+        )
+    if not facts.info:
+        yield Finding(
+            level=INFO,
+            code="redis-unknown",
+            text="this server lets nobody read INFO; its version, memory, persistence and "
+            "connections are unknown",
+            remedy="allow the user the command, or look into the provider's console",
+        )
+        return
+    if server_version(facts.info) < OLDEST_REDIS:
+        yield Finding(
+            level=ERROR,
+            code="redis-too-old",
+            text=f"expected Redis 6.2 or newer, got {facts.info.get('redis_version')}; no clock "
+            "starts here, and the namespace was not looked into",
+            remedy="upgrade the server",
+        )
+    policy = facts.info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        what = "schedules, jobs and leases" if policy.startswith("allkeys") else "leases and locks"
+        yield Finding(
+            level=ERROR if policy.startswith("allkeys") else WARNING,
+            code="evicting",
+            text=f"maxmemory-policy is {policy}: a full Redis drops {what} without a word",
+            remedy="set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)",
+        )
+    yield from _persistence(facts)
+    yield from _room(facts)
+    yield from _replication(facts)
+
+
+def _persistence(facts: Facts) -> Iterator[Finding]:
+    if facts.info.get("aof_enabled") or facts.config.get("save"):
+        return
+    remedy = "set `appendonly yes`, or choose a plan with persistence"
+    if "save" in facts.config:
+        yield Finding(
+            level=WARNING,
+            code="persistence-off",
+            text="Redis keeps nothing on disk: when it restarts, queued jobs, markers and history "
+            "are gone",
+            remedy=remedy,
+        )
+    else:
+        yield Finding(
+            level=INFO,
+            code="persistence-unknown",
+            text="Redis keeps no append-only file, and whether it saves snapshots cannot be asked",
+            remedy=remedy,
+        )
+
+
+def _room(facts: Facts) -> Iterator[Finding]:
+    used, most = facts.info.get("used_memory", 0), facts.info.get("maxmemory", 0)
+    if most and used > FULL * most:
+        yield Finding(
+            level=WARNING,
+            code="memory",
+            text=f"{used / most:.0%} of Redis's memory is used ({used >> 10} of {most >> 10} kB); "
+            "a full one takes no jobs",
+            remedy="lower result_ttl, failure_ttl and RQ_CLOCK_HISTORY, empty queues that nobody "
+            "serves, or take a larger plan",
+        )
+    taken = int(facts.info.get("connected_clients", 1)) - 1  # the one that asks goes
+    limit = int(facts.info.get("maxclients") or facts.config.get("maxclients") or 0)
+    if not limit:
+        yield Finding(
+            level=INFO,
+            code="connections-unknown",
+            text=f"{taken} connections are in use; how many there may be cannot be asked here",
+            remedy="compare with the plan: a deploy needs twice as many for a while",
+        )
+    elif 2 * taken > limit:
+        yield Finding(
+            level=WARNING,
+            code="connections",
+            text=f"{taken} of {limit} connections are in use; a deploy, where old and new "
+            f"processes run side by side, needs {2 * taken}",
+            remedy="run fewer processes or a lower WORKER_CONCURRENCY, close what else is "
+            "connected, or take a larger plan",
+        )
+
+
+def _replication(facts: Facts) -> Iterator[Finding]:
+    if facts.info.get("role") in ("slave", "replica"):
+        yield Finding(
+            level=ERROR,
+            code="replica",
+            text="this server is a replica: it refuses every write, and what it shows may be old",
+            remedy="let REDIS_URL name the primary, or the sentinels (redis+sentinel://)",
+        )
+    head = int(facts.info.get("master_repl_offset", 0))
+    for name, state in sorted(facts.info.items()):
+        if not (name.startswith("slave") and isinstance(state, dict)):
+            continue
+        lacking = head - int(state.get("offset", 0))
+        if state.get("state") != "online" or lacking > BEHIND or int(state.get("lag", 0)) > 10:
+            yield Finding(
+                level=WARNING,
+                code="replica-behind",
+                text=f"the replica {state.get('ip')}:{state.get('port')} is {state.get('state')}, "
+                f"{lacking} bytes behind and silent for {state.get('lag', '?')} s: a failover to "
+                "it would lose as much",
+                remedy="see what slows it down; min-replicas-to-write keeps the primary from "
+                "running ahead",
+            )
+
+
+def _clocks(facts: Facts, now: datetime) -> Iterator[Finding]:
+    skews = [("this machine's clock", now - facts.time)]
+    if "tick" in facts.leader:  # that of a leader which is behind looks like an old one
+        skews.append(("the leader's clock", max(from_ms(facts.leader["tick"]) - facts.time, SKEW)))
+    for whose, skew in skews:
+        if abs(skew) > SKEW:
+            side = "ahead of" if skew > timedelta(0) else "behind"
+            yield Finding(
+                level=WARNING,
+                code="clock-skew",
+                text=f"{whose} is {abs(skew).total_seconds():.1f} s {side} the server's",
+                remedy="let NTP set the clocks of both; runs are as punctual as the clock of the "
+                "machine on which the leader runs",
+            )
+
+
+# ---- who leads --------------------------------------------------------------------------------
+
+
+def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
+    owner = facts.meta.get("owner")
+    if owner and owner not in facts.owner:
+        yield Finding(
+            level=WARNING,
+            code="foreign-owner",
+            text=f"namespace {facts.namespace!r} belongs to {owner!r}, these settings say "
+            f"{facts.owner[0]!r}: a clock started with them would stand by",
+            remedy="set RQ_CLOCK_OWNER to the same value everywhere, choose another "
+            "RQ_CLOCK_NAMESPACE, or start one clock with --take-over",
+        )
+    pause = facts.pause
+    if pause and pause.at(now):
+        until = f" until {iso(pause.until)}" if pause.until else ""
+        yield Finding(
+            level=INFO,
+            code="all-paused",
+            text=f"all schedules are paused since {iso(pause.since)}{until}, by {pause.by!r}: "
+            f"{pause.reason!r}",
+            remedy="resume them when that is over",
+        )
+    if not facts.leader:
+        yield Finding(
+            level=ERROR,
+            code="no-leader",
+            text="no clock leads: nothing is enqueued",
+            remedy="start one (`heroku ps:scale clock=1`, `python clock.py`)",
+        )
+        return
+    instance = facts.leader.get("instance", "?")
+    if facts.leader.get("proven") != "1":
+        since = facts.time - from_ms(facts.leader.get("since", "0"))
+        yield Finding(
+            level=WARNING,
+            code="leader-unproven",
+            text=f"{instance} leads for {span_of(since)} and is not through its first pass",
+            remedy="ask again in a moment; if it stays so, read the log of the clock",
+        )
+    elif "tick" in facts.leader and facts.time - from_ms(facts.leader["tick"]) > TELLING:
+        silent = facts.time - from_ms(facts.leader["tick"])
+        yield Finding(
+            level=WARNING,
+            code="leader-silent",
+            text=f"{instance} leads, and its last tick was {span_of(silent)} ago, unless its clock "
+            "is so much behind",
+            remedy="read the log of the clock, and compare the clocks of the machines",
+        )
+
+
+def _handovers(facts: Facts, now: datetime) -> Iterator[Finding]:
+    since = facts.time - FIGHT_SPAN
+    deposed = [h for h in facts.handovers if h.how == "deposed" and h.at > since]
+    if len(deposed) > FIGHT:
+        yield Finding(
+            level=WARNING,
+            code="clocks-fight",
+            text=f"clocks deposed each other {len(deposed)} times within 10 minutes, last "
+            f"{deposed[0].instance} {deposed[0].before} at {iso(deposed[0].at)}; either one "
+            "restarts all the time, or two apps use this namespace under one owner",
+            remedy="stop one of them, or give each app its own RQ_CLOCK_NAMESPACE",
+        )
+
+
+def _versions(facts: Facts, now: datetime) -> Iterator[Finding]:
+    differing = [
+        f"{'rq-clock' if name == 'version' else name} {theirs} there, {ours} here"
+        for name, ours in facts.here.items()
+        if (theirs := facts.leader.get(name, ours)) != ours
+    ]
+    if differing:
+        yield Finding(
+            level=WARNING,
+            code="versions-differ",
+            text=f"the leading clock runs other versions than this process: {'; '.join(differing)}",
+            remedy="deploy one release everywhere; with other zone data the two disagree about "
+            "fire times",
+        )
+    stored = int(facts.meta.get("version", "0"))
+    if stored > DATA_VERSION:
+        text, _, remedy = newer_data(facts.namespace, stored).rpartition("; ")
+        yield Finding(level=ERROR, code="newer-data", text=text, remedy=remedy)
+
+
+# ---- queues -----------------------------------------------------------------------------------
+
+
+def _queues(facts: Facts, now: datetime) -> Iterator[Finding]:
+    of: dict[str, list[str]] = defaultdict(list)
+    for seen in facts.seen:
+        if seen.entry.schedule:
+            of[seen.entry.schedule.queue].append(seen.entry.name)
+    idle = {queue: served.jobs for queue, served in facts.queues.items() if not served.workers}
+    if idle:
+        told = [
+            f"{queue} ({count_of(jobs, 'job')} waiting)" for queue, jobs in sorted(idle.items())
+        ]
+        names = sorted(name for queue in idle for name in of[queue])
+        yield Finding(
+            level=ERROR if any(idle.values()) else WARNING,
+            code="queue-without-worker",
+            text=f"no worker serves {few(told)}",
+            remedy="start one for it (`rq-clock worker QUEUE`, WORKER_QUEUES), or correct the "
+            "schedule's queue",
+            schedules=tuple(names),
+        )
+    if facts.foreign:
+        told = [f"{name} ({', '.join(served)})" for name, served in sorted(facts.foreign.items())]
+        yield Finding(
+            level=WARNING,
+            code="foreign-workers",
+            text=f"workers of another make, or of another namespace, serve the same queues: "
+            f"{few(told)}; they keep no groups, and RQ's own lose jobs in restarts",
+            remedy="run `rq-clock worker` for these queues, and only that",
+        )
+
+
+CHECKS = (_server, _clocks, _leadership, _handovers, _versions, _queues)
+
+
+# ---- words ------------------------------------------------------------------------------------
+
+
+def few(told: Collection[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(told) - _SHOWN
+    return ", ".join(islice(told, _SHOWN)) + (f" and {more} more" if more > 0 else "")
+
+
+def count_of(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def span_of(span: timedelta) -> str:
+    """As hours, minutes and seconds; none when two clocks make it less than that."""
+    return str(timedelta(seconds=max(0, round(span.total_seconds()))))

@@ -1,0 +1,1 @@
+"""RQ's jobs, queues and workers as rq-clock sees them in Redis."""

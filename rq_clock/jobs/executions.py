@@ -1,0 +1,489 @@
+"""Who runs which job: the state that workers share, and the scripts that keep it.
+
+    key (rq-clock:<namespace>:…)
+    workers        hash     worker → "<last sign of life> [<execution> <job id> <queue>]"
+    caretaker      string   the worker that takes care of the dead while no clock leads; expires
+    succeeded      hash     schedule → newest fire time whose run succeeded
+    outcomes       hash     schedule → "<state> <fire time> <started> <ended> <newest success's end
+                            or -> <newest failure's end or ->" of its latest run that ended for
+                            good; a vanished job's start and end are when it was found missing
+    failing        zset     schedule by its newest failure's end, from then until its next success;
+                            a run that an operator stops is neither
+    turns:<group>  set      jobs of the group whose turn it is: one, unless it has a limit
+    waiting:<group>  list   its parked jobs, in the order in which they get their turn
+    groups         set      the groups that have parked jobs
+    runs           stream   every ended attempt of every run, newest last, capped: schedule, job,
+                            its entry as the ledger has it, and where the job goes on (again)
+
+RQ's own structures are kept as RQ's worker keeps them (started registry, execution, job and worker
+hashes, results), so its tools, dashboards and job API see nothing unusual. Two differences carry
+the promises. A job is taken from its queue and begun in one script, so there is no moment at which
+it is nowhere; RQ's intermediate list stays empty. And an execution ends in one script too, which
+first makes sure that it is still the worker's to end: whoever was counted as dead, and comes back,
+is refused.
+
+Workers that serve the same queues must have the same namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any, cast
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+from rq.utils import utcformat
+
+from rq_clock.errors import RqClockError
+from rq_clock.jobs.outcomes import DEPENDENT_FIELDS, OK, Command, Dependent, Ending, Execution
+from rq_clock.log import FaultLog, say, warn
+from rq_clock.model.ledger import LedgerEntry, ledger_entry
+from rq_clock.store import counters
+from rq_clock.store.client import is_outage
+from rq_clock.store.scripts import key_of, load_script, text
+from rq_clock.timing.instants import from_ms, score_ms, to_ms
+
+ABANDONED = 240
+"""Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
+takes us, and more than a failover of the server lasts."""
+CARE_MS = 3_000
+CARE = ":care"
+"""What the news say when a job was scheduled; no schedule can be called that."""
+
+
+class Gone(RqClockError):
+    """This worker was counted as dead; what it ran was given away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An ended attempt, as `runs` has it. `again` says where the job goes on: "front", "queue",
+    "later", or "" when that was the end of it."""
+
+    id: str
+    schedule: str
+    job_id: str
+    entry: LedgerEntry
+    again: str = ""
+
+    @classmethod
+    def read(cls, id: bytes, fields: Mapping[bytes, bytes]) -> Ended:
+        """An entry of the stream."""
+        return cls(
+            id.decode(),
+            fields[b"schedule"].decode(),
+            fields[b"job"].decode(),
+            ledger_entry(fields[b"entry"].decode()),
+            fields.get(b"again", b"").decode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the leading clock sees in one look beside its tick."""
+
+    overdue: dict[str, datetime]
+    """Schedule → its next fire time, which has passed without a decision."""
+    attempt: str
+    """Where to go on in `runs` next time."""
+    ended: list[tuple[Ended, str]]
+    """Attempts of schedules that still exist, oldest first; with the definition if it has a
+    ping, else ""."""
+    live: set[str]
+    """Those of the jobs asked for that wait or run."""
+    unserved: set[str]
+    """Queues with waiting jobs and no living worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A worker's place in `workers`, as read."""
+
+    worker: str
+    value: str
+
+    @property
+    def job(self) -> tuple[str, str, str] | None:
+        """Execution, job id and queue that it holds, if any."""
+        words = self.value.split(" ", 3)
+        return (words[1], words[2], words[3]) if len(words) == 4 else None
+
+
+class Executions:
+    """The workers of one namespace. Methods raise redis-py's RedisError when the server cannot be
+    used; each may be called again after one, also when the server had done it and only the reply
+    was lost."""
+
+    def __init__(self, redis: Redis, namespace: str, *, runs: int = 1000) -> None:
+        self.redis = redis
+        self.namespace = namespace
+        self.suspended = False
+        """Whether the last `take` found that RQ's tools have suspended all work."""
+        self._runs = runs
+        self._faults = FaultLog()
+        self._scripts = {name: load_script(redis, name) for name in ("beat", "watch")}
+        self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "care")}
+        self._scripts["close"] = load_script(redis, "turns", "outcomes", "close")
+
+    def _key(self, name: str, namespace: str = "") -> str:
+        return key_of(namespace or self.namespace, name)
+
+    # ---- a worker's own -----------------------------------------------------------------------
+
+    def register(self, worker: str, now: datetime) -> None:
+        """Take a place among the living."""
+        self.redis.hsetnx(self._key("workers"), worker, str(to_ms(now) * 1000))
+
+    def unregister(self, worker: str) -> None:
+        """Leave it; whatever the worker holds must have ended."""
+        self.redis.hdel(self._key("workers"), worker)
+
+    def take(self, worker: str, queues: Sequence[str], now: datetime) -> Execution | None:
+        """The next job of the first queue that has one. Raises Gone."""
+        while True:
+            answer = self._run(*self._take(worker, queues, now))
+            if answer[0] == b"undeclared":
+                self._declare(answer[1])
+            elif answer[0] != b"more":
+                return self._taken(worker, now, answer)
+
+    def beat(self, worker: str, ttl: int, now: datetime) -> bool:
+        """Say that the worker lives. Whether it should take care of the dead. Raises Gone."""
+        keys = [self._key("workers"), self._key("lease"), self._key("caretaker")]
+        times = [now.timestamp(), utcformat(now), ABANDONED, ttl, CARE_MS]
+        answer = self._run("beat", keys, [worker, *times])
+        if answer == b"gone":
+            raise Gone(f"{worker} was counted as dead")
+        return bool(answer == b"care")
+
+    def close(self, execution: Execution, ending: Ending) -> None:
+        """End an execution. Raises Gone when the worker was counted as dead: nothing was written
+        then, and the result is to be dropped."""
+        self._close(["own", execution.id], execution, ending)
+
+    def close_and_take(
+        self, execution: Execution, ending: Ending, queues: Sequence[str], now: datetime
+    ) -> Execution | None:
+        """`close` and `take` in one round trip."""
+        own, worker = ["own", execution.id], execution.worker
+        closing = self._closing(own, execution, ending, _Dependents())
+        closed, taken = self._run_all([closing, self._take(worker, queues, now)])
+        if not _ended(execution, closed):
+            self._close(own, execution, ending)
+            return self.take(worker, queues, now)
+        if taken[0] in (b"undeclared", b"more"):
+            return self.take(worker, queues, now)
+        return self._taken(worker, now, taken)
+
+    def living(self, silence: float) -> int:
+        """How many workers have given a sign of life in the last `silence` seconds."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hvals(self._key("workers"))
+        (seconds, micros), places = pipe.execute()
+        oldest = seconds * 1_000_000 + micros - silence * 1_000_000
+        return sum(int(place.partition(b" ")[0]) >= oldest for place in places)
+
+    # ---- what became of them ------------------------------------------------------------------
+
+    def ended(self, most: int, before: str = "+", since: datetime | None = None) -> list[Ended]:
+        """The newest ended attempts, newest first, back to `since`; `before` is the id of one that
+        was told, to read on from there."""
+        last = before if before == "+" else f"({before}"
+        first = str(max(to_ms(since), 0)) if since else "-"
+        found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=most)
+        return [Ended.read(id, fields) for id, fields in found]
+
+    def sight(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Sight:
+        """What a clock watches beside its tick: fire times before `before` that are undecided,
+        what ended since `attempt` ("": nothing yet, only where that is), which of `jobs` still
+        wait or run, and the queues that nobody serves. At most so many of each; one command."""
+        keys = [self._key("due"), self._key("runs"), self._key("definitions"), "rq:queues"]
+        answer = self._run("watch", keys, [to_ms(before), attempt, most, *jobs])
+        overdue, last, ended, live, unserved = answer
+        pairs = zip(overdue[::2], overdue[1::2], strict=True)
+        return Sight(
+            overdue={text(name): from_ms(score_ms(float(score))) for name, score in pairs},
+            attempt=text(last),
+            ended=[found for each in ended if (found := self._read_ended(*each))],
+            live={text(job_id) for job_id in live},
+            unserved={text(name) for name in unserved},
+        )
+
+    def _read_ended(
+        self, id: bytes, flat: list[bytes], definition: bytes
+    ) -> tuple[Ended, str] | None:
+        try:
+            ended = Ended.read(id, dict(zip(flat[::2], flat[1::2], strict=True)))
+        except Exception as error:  # whatever others have written
+            self._faults.warn("run.unreadable", error, entry=text(id))
+            return None
+        return ended, text(definition)
+
+    def foreign(self, queues: Iterable[str]) -> dict[str, list[str]]:
+        """Workers of another make that serve any of these queues, and which of them."""
+        client: Any = self.redis
+        ours = {text(name) for name in client.hkeys(self._key("workers"))}
+        found: dict[str, list[str]] = {}
+        for queue in queues:
+            for key in client.smembers(f"rq:workers:{queue}"):
+                name = text(key).removeprefix("rq:worker:")
+                if name not in ours:
+                    found.setdefault(name, []).append(queue)
+        return found
+
+    # ---- the dead -----------------------------------------------------------------------------
+
+    def survey(self, now: datetime, most: int = 100) -> tuple[list[Held], datetime | None, int]:
+        """Every worker's place; and queue the jobs that RQ has scheduled for now or before: the
+        next instant at which one is due, and how many were queued."""
+        keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), most]
+        flat, soonest, *moved = self._run("care", keys, args)
+        places = [
+            Held(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
+        ]
+        for job_id in moved:
+            say("job.promoted", job=text(job_id))
+        due = from_ms(score_ms(float(soonest) * 1000)) if soonest else None
+        return places, due, len(moved)
+
+    def held(self, place: Held) -> Execution | None:
+        """What a silent worker holds; None when that is nothing, or the job was deleted."""
+        if place.job is None:
+            return None
+        id, job_id, queue = place.job
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.hgetall(f"rq:job:{job_id}")
+        pipe.hget(f"rq:execution:{job_id}:{id}", "created_at")
+        fields, began = pipe.execute()
+        started = datetime.fromtimestamp(float(began or 0), UTC)
+        return Execution(id, job_id, queue, place.worker, started, fields) if fields else None
+
+    def bury(self, place: Held, execution: Execution | None, ending: Ending | None) -> bool:
+        """Forget a dead worker and end in its place what it holds. False when it has shown a
+        sign of life since `place` was read."""
+        try:
+            if execution is not None and ending is not None:
+                self._close(["dead", place.value], execution, ending)
+            else:
+                answer = self._run(
+                    "close", self._close_keys("", ""), [place.worker, "dead", place.value]
+                )
+                if answer[0] == b"gone":
+                    return False
+        except Gone:
+            return False
+        return True
+
+    # ---- scripts ------------------------------------------------------------------------------
+
+    def _take(
+        self, worker: str, queues: Sequence[str], now: datetime
+    ) -> tuple[str, list[str], list[Any]]:
+        keys = [self._key("workers"), self._key("succeeded"), "rq:suspended"]
+        keys += [f"rq:queue:{queue}" for queue in queues]
+        times = [now.timestamp(), utcformat(now), ABANDONED]
+        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-"]
+
+    def _declare(self, job_id: bytes) -> None:
+        """Copy the group that a job's meta names to where scripts can read it. For jobs that are
+        not made by a schedule."""
+        key: Any = b"rq:job:" + job_id
+        stored: Any = self.redis.hget(key, "meta")
+        if stored is None:  # deleted since
+            return
+        meta = _group_facts(stored)
+        fields: dict[Any, Any] = {"rq_clock_group": str(meta.get("group") or "")}
+        if isinstance(limit := meta.get("group_limit"), int) and limit > 1:
+            fields["rq_clock_group_limit"] = str(limit)
+        self.redis.hset(key, mapping=fields)
+
+    def _taken(self, worker: str, now: datetime, answer: Any) -> Execution | None:
+        kind, *rest = answer
+        if kind == b"gone":
+            raise Gone(f"{worker} was counted as dead")
+        self.suspended = kind == b"suspended"
+        if kind != b"job":
+            return None
+        id, job_id, queue, previous, flat = rest
+        return Execution(
+            text(id),
+            text(job_id),
+            text(queue),
+            worker,
+            now,
+            dict(zip(flat[::2], flat[1::2], strict=True)),
+            from_ms(previous) if previous else None,
+        )
+
+    def _close(self, claim: list[str], execution: Execution, ending: Ending) -> None:
+        found = _Dependents()
+        while not _ended(execution, self._run(*self._closing(claim, execution, ending, found))):
+            found = self._dependents(execution, ending)
+        if found.unreadable:
+            unreadable = " ".join(found.unreadable)
+            warn("dependents.unreadable", job=execution.job_id, dependents=unreadable)
+
+    def _closing(
+        self, claim: list[str], execution: Execution, ending: Ending, dependents: _Dependents
+    ) -> tuple[str, list[str], list[Any]]:
+        origin = execution.origin
+        args: list[Any] = [execution.worker, *claim]
+        args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
+        args += [origin.schedule, to_ms(origin.fire_time), origin.marks] if origin else [""] * 3
+        args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
+        counts = _counts(execution, ending) if origin else []
+        args += [len(counts), *(word for count in counts for word in count)]
+        commands = [*ending.commands, *dependents.commands]
+        if ending.again == "later":  # the clock is to look when that will be
+            commands.append(("PUBLISH", self._key("news"), CARE))
+        args.append(len(commands))
+        for command in commands:
+            args += [len(command), *command]
+        keys = self._close_keys(origin.namespace, origin.schedule) if origin else None
+        return "close", keys or self._close_keys("", ""), args
+
+    def _close_keys(self, namespace: str, schedule: str) -> list[str]:
+        return [
+            self._key("workers"),
+            self._key("succeeded", namespace),
+            self._key("runs", namespace),
+            self._key(f"ledger:{schedule}", namespace),
+            self._key("markers", namespace),
+            self._key("outcomes", namespace),
+            self._key("failing", namespace),
+            self._key("counters", namespace),
+        ]
+
+    def _dependents(self, execution: Execution, ending: Ending) -> _Dependents:
+        """Return the jobs that depend on one that ends, and the commands that queue those that can
+        run now. Only fields of their hashes are read; what cannot be read stays deferred."""
+        parent = f"rq:job:{execution.job_id}".encode()
+        ids: list[bytes] = sorted(cast(Any, self.redis.smembers(parent + b":dependents")))
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for id in ids:
+            pipe.hmget(b"rq:job:" + id, DEPENDENT_FIELDS)
+            pipe.exists(b"rq:job:" + id)
+            pipe.smembers(b"rq:job:" + id + b":dependencies")
+        answers = _answers(pipe)
+        queued: list[bytes] = []
+        unreadable: list[str] = []
+        commands: list[Command] = []
+        for id, fields, exists, needed in zip(ids, *(answers[i::3] for i in range(3)), strict=True):
+            if not exists:
+                continue
+            try:
+                dependent = Dependent.read(id, fields)
+                others = self._statuses(set(needed) - {execution.job_id.encode()})
+            except (ValueError, TypeError):
+                unreadable.append(text(id))
+                continue
+            if dependent.can_run(ending.state, others):
+                queued.append(id)
+                commands += dependent.commands(ending.ended)
+        if queued:
+            commands.append(("SREM", parent + b":dependents", *queued))
+        return _Dependents(tuple(ids), tuple(commands), tuple(unreadable))
+
+    def _statuses(self, job_ids: Collection[bytes]) -> list[str]:
+        """Return the statuses of those of these jobs that exist."""
+        if not job_ids:
+            return []
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for id in job_ids:
+            pipe.hget(b"rq:job:" + id, "status")
+        return [text(status) for status in _answers(pipe) if status]
+
+    def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
+        return self._scripts[script](keys, args)
+
+    def _run_all(self, calls: Iterable[tuple[str, list[str], list[Any]]]) -> list[Any]:
+        """Several scripts in one round trip; redis-py would ask for each whether it is known."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        calls = list(calls)
+        for script, keys, args in calls:
+            pipe.execute_command("EVALSHA", self._scripts[script].sha, len(keys), *keys, *args)
+        answers = pipe.execute(raise_on_error=False)
+        for i, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):  # those behind it count on its having been done
+                return [*answers[:i], *(self._run(*call) for call in calls[i:])]
+            if isinstance(answer, Exception):
+                raise answer
+        return list(answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dependents:
+    ids: tuple[bytes, ...] = ()
+    commands: tuple[Command, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads data only: whatever a pickle calls or makes is an _Opaque, so reading it runs no code
+    of anybody's."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Opaque
+
+
+class _Opaque:
+    def __new__(cls, *_args: Any, **_options: Any) -> _Opaque:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_options: Any) -> None:
+        pass
+
+    def __call__(self, *_args: Any, **_options: Any) -> _Opaque:
+        return self
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
+def _group_facts(meta: bytes) -> Mapping[str, Any]:
+    """Return what a job's meta holds under rq_clock; nothing when it cannot be read."""
+    try:
+        loaded = json.loads(meta) if meta[:1] == b"{" else _Unpickler(BytesIO(meta)).load()
+        facts = loaded.get("rq_clock")
+    except Exception:  # whatever a broken pickle leads to
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _answers(pipe: Any) -> list[Any]:
+    """Return a pipeline's answers, with the errors that come from one key in their places."""
+    answers: list[Any] = pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and is_outage(answer):
+            raise answer
+    return answers
+
+
+def _counts(execution: Execution, ending: Ending) -> list[counters.Count]:
+    """What the end of a run adds to the counters."""
+    waited = None
+    with suppress(ValueError):  # whoever wrote it: no count is worth the end of a job
+        queued = datetime.fromisoformat(execution.fields.get(b"enqueued_at", b"").decode())
+        since = execution.started - queued.replace(tzinfo=UTC)  # RQ's times are
+        waited = max(since.total_seconds(), 0.0)
+    took = max((ending.ended - execution.started).total_seconds(), 0.0)
+    return counters.ended(ending.state, ending.again, took, waited)
+
+
+def _ended(execution: Execution, answer: Any) -> bool:
+    """Whether that ended it; False when it has dependents to be dealt with."""
+    if answer[0] == b"gone":
+        raise Gone(f"job {execution.job_id} was given to another worker")
+    if answer[0] == b"refused":
+        warn("run.discarded", job=execution.job_id, reason="canceled or deleted while it ran")
+    if answer[0] == b"error":
+        warn("run.incomplete", job=execution.job_id, error=text(answer[1]))
+    return bool(answer[0] != b"dependents")

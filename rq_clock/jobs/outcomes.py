@@ -1,0 +1,319 @@
+"""How an execution ends, in RQ's own terms: the commands that RQ would send. Pure.
+
+RQ rewrites a job's whole hash at its end, with the copy of `meta` that whoever ends it happens to
+have. Here only the fields that change are written, so what a task has saved stays as it is, and
+who ends a dead worker's job needs to understand neither its arguments nor its result.
+
+The commands are sent by lua/close.lua, together with the end of the execution itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_RESULT_TTL
+from rq.job import JobStatus
+from rq.queue import Queue
+from rq.results import Result
+from rq.utils import utcformat
+
+from rq_clock.model.job_id import Origin, origin_of
+from rq_clock.redaction import masked_text
+from rq_clock.timing.instants import to_ms
+
+DEFAULT_TIMEOUT = Queue.DEFAULT_TIMEOUT
+Command = tuple[str | bytes | int | float, ...]
+OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed_out", "stopped"
+INTERRUPTED, LOST = "interrupted", "lost"
+INTERRUPTIONS = "rq_clock_interruptions"
+"""Field of RQ's job hash that counts how often the job was put back; RQ keeps what it does not
+know."""
+DEPENDENT_FIELDS = (
+    "created_at", "status", "origin", "allow_dependency_failures", "enqueue_at_front", "timeout",
+    "ttl",
+)  # fmt: skip
+"""Fields of RQ's job hash from which a Dependent is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One attempt at a job, as its worker took it. `fields` is the job's hash at that moment,
+    `previous` the newest fire time of its schedule that had succeeded by then."""
+
+    id: str
+    job_id: str
+    queue: str
+    worker: str
+    started: datetime
+    fields: Mapping[bytes, bytes]
+    previous: datetime | None = None
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution of the job, one more for each that began since."""
+        return self.number("rq_clock_attempt", 1)
+
+    @property
+    def interruptions(self) -> int:
+        return self.number(INTERRUPTIONS, 0)
+
+    @property
+    def timeout(self) -> int:
+        """Seconds the job may take; -1 for any."""
+        return self.number("timeout", -1)
+
+    def number(self, field: str, default: int) -> int:
+        """Return a number of the job's hash; the default where it is missing or unreadable."""
+        with suppress(ValueError):
+            return int(self.fields.get(field.encode()) or default)
+        return default
+
+    def intervals(self, field: str) -> list[float]:
+        """Return the seconds between attempts that the job's hash lists; 0 where it lists none."""
+        with suppress(ValueError, TypeError):
+            return [float(n) for n in json.loads(self.fields.get(field.encode()) or b"[0]")] or [0]
+        return [0]
+
+    @property
+    def origin(self) -> Origin | None:
+        """The schedule and fire time that made the job; None for a job of no schedule."""
+        return origin_of(self.job_id) if b"fire_time" in self.fields.get(b"meta", b"") else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependent:
+    """A job that depends on one that ends."""
+
+    id: bytes
+    queue: str
+    status: JobStatus
+    allow_failure: bool
+    at_front: bool
+    timeout: str
+    ttl: int
+
+    @classmethod
+    def read(cls, id: bytes, fields: Sequence[bytes | None]) -> Dependent:
+        """Return the job as DEPENDENT_FIELDS of its hash tell. Raises ValueError or TypeError when
+        they are not those of a job that this RQ can run."""
+        created, status, origin, allow, front, timeout, ttl = (f and f.decode() for f in fields)
+        if not created or not origin:
+            raise ValueError("expected a job, got parts of one")
+        return cls(
+            id=id,
+            queue=origin,
+            status=JobStatus(status or "created"),
+            allow_failure=bool(int(allow or 0)),
+            at_front=bool(int(front or 0)),
+            timeout=timeout or str(DEFAULT_TIMEOUT),
+            ttl=int(ttl or 0),
+        )
+
+    def can_run(self, state: str, others: Iterable[str]) -> bool:
+        """Return whether it can run when one job it depends on has ended in this state, and the
+        others have these statuses."""
+        allowed = ("finished", "failed") if self.allow_failure else ("finished",)
+        if state == STOPPED or self.status == JobStatus.CANCELED:
+            return False
+        return (state == OK or self.allow_failure) and all(other in allowed for other in others)
+
+    def commands(self, now: datetime) -> list[Command]:
+        """Return the commands that queue it."""
+        job, queue = b"rq:job:" + self.id, f"rq:queue:{self.queue}"
+        changed = ("status", "queued", "enqueued_at", utcformat(now), "timeout", self.timeout)
+        commands: list[Command] = [
+            ("ZREM", f"rq:deferred:{self.queue}", self.id),
+            ("HSET", job, *changed),
+            ("SADD", "rq:queues", queue),
+            ("LPUSH" if self.at_front else "RPUSH", queue, self.id),
+        ]
+        if self.ttl > 0:
+            keys = (job, job + b":dependents", job + b":dependencies")
+            commands += [("EXPIRE", key, self.ttl) for key in keys]
+        return commands
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an execution ended: a state, one line on what went wrong (for logs, ledgers and alerts,
+    so what is plainly a secret in it is masked), RQ's commands."""
+
+    state: str
+    error: str
+    ended: datetime
+    commands: list[Command]
+    again: str = ""
+    """Where the job goes on: "front", "queue", "later", or "" when this was the end of it."""
+
+    def entry(self, execution: Execution) -> str:
+        """The ending as the ledger says it."""
+        times = f"{to_ms(execution.started)} {to_ms(self.ended)}"
+        words = f"{self.state} {execution.attempt} {times} {execution.worker} {self.error}"
+        return words.strip()
+
+
+def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
+    """The job's function returned `value`. What cannot be serialized is said to be so, as RQ
+    does; the job succeeded all the same."""
+    ttl = execution.number("result_ttl", DEFAULT_RESULT_TTL)
+    job = _job(execution)
+    commands: list[Command] = list(_counted(execution, ended, "successful_job_count"))
+    if ttl != 0:
+        finished = _expiry(ended, ttl)
+        commands += [
+            ("HSET", job, "status", "finished", "ended_at", utcformat(ended)),
+            *_result(execution, ended, Result.Type.SUCCESSFUL, ttl, return_value=value),
+            ("ZADD", f"rq:finished:{execution.queue}", finished, execution.job_id),
+        ]
+    repeats = execution.number("repeats_left", 0)
+    if repeats > 0:
+        intervals = execution.intervals("repeat_intervals")
+        pause = intervals[min(repeats - 1, len(intervals) - 1)]
+        commands.append(("HSET", job, "repeats_left", repeats - 1))
+        return _go_on(Ending(OK, "", ended, commands), execution, pause, front=False)
+    return Ending(OK, "", ended, [*commands, *_kept_for(execution, ttl)])
+
+
+def failed(
+    execution: Execution, ended: datetime, trace: str, *, state: str = FAILED, error: str = ""
+) -> Ending:
+    """The job raised, ran out of time, was stopped or lost its process. It is retried as RQ
+    would (not when it was stopped), and else put into RQ's registry of failed jobs."""
+    job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
+    trace = encodable(trace)
+    commands: list[Command] = list(_counted(execution, ended, "failed_job_count"))
+    line = masked_text(one_line(error or trace.strip().rpartition("\n")[2]))
+    retries = execution.number("retries_left", 0)
+    if retries > 0 and state != STOPPED:
+        intervals = execution.intervals("retry_intervals")
+        pause = intervals[max(len(intervals) - retries, 0)]
+        commands.append(("HSET", job, "retries_left", retries - 1))
+        front = execution.number("enqueue_at_front_on_retry", 0) == 1
+        return _go_on(Ending(state, line, ended, commands), execution, pause, front=front)
+    status = "stopped" if state == STOPPED else "failed"
+    commands += [
+        ("HSET", job, "status", status, "ended_at", utcformat(ended)),
+        *_result(execution, ended, Result.Type.FAILED, ttl, exc_string=trace),
+        ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
+    ]
+    return Ending(state, line, ended, [*commands, *_kept_for(execution, ttl)])
+
+
+def asked_to_retry(execution: Execution, ended: datetime, retry: Any) -> Ending:
+    """The job's function returned RQ's Retry."""
+    count = execution.number("number_of_retries", 0)
+    if count >= retry.max:
+        trace = f"the job asked for a retry after {count} of {retry.max}"
+        return failed(execution, ended, trace)
+    ttl = execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
+    commands: list[Command] = [
+        *_counted(execution, ended, "failed_job_count"),
+        *_result(execution, ended, Result.Type.RETRIED, ttl, return_value=retry),
+        ("HSET", _job(execution), "number_of_retries", count + 1),
+    ]
+    pause = retry.get_interval(count, retry.intervals)
+    ending = Ending(FAILED, "asked for a retry", ended, commands)
+    return _go_on(ending, execution, pause, front=retry.enqueue_at_front)
+
+
+def interrupted(
+    execution: Execution, ended: datetime, most: int, *, state: str = INTERRUPTED, error: str = ""
+) -> Ending:
+    """The platform ended the process, not the job: it goes back to the front of its queue with
+    its retries, unless that has happened `most` times."""
+    if execution.interruptions >= most:
+        trace = f"{error or state}, {execution.interruptions} times before"
+        return failed(execution, ended, trace, state=state)
+    count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
+    ending = Ending(state, masked_text(one_line(error)), ended, [count])
+    return _go_on(ending, execution, 0, front=True)
+
+
+def _go_on(ending: Ending, execution: Execution, pause: float, *, front: bool) -> Ending:
+    """The job is not over: it is queued again, or will be after `pause` seconds."""
+    job, queue = _job(execution), f"rq:queue:{execution.queue}"
+    cleared = ("started_at", "", "worker_name", "")
+    known: Command = ("SADD", "rq:queues", queue)
+    commands: list[Command]
+    if pause:
+        due = (ending.ended + timedelta(seconds=pause)).timestamp()
+        again = "later"
+        commands = [
+            ("HSET", job, "status", "scheduled", *cleared),
+            known,
+            ("ZADD", f"rq:scheduled:{execution.queue}", due, execution.job_id),
+        ]
+    else:
+        again = "front" if front else "queue"
+        commands = [
+            ("HSET", job, "status", "queued", "enqueued_at", utcformat(ending.ended), *cleared),
+            known,
+            ("LREM", queue, 0, execution.job_id),
+            ("LPUSH" if front else "RPUSH", queue, execution.job_id),
+        ]
+    return Ending(ending.state, ending.error, ending.ended, ending.commands + commands, again)
+
+
+def _job(execution: Execution) -> str:
+    return f"rq:job:{execution.job_id}"
+
+
+def _kept_for(execution: Execution, ttl: int) -> list[Command]:
+    """How long an ended job stays: `ttl` seconds, not at all for 0, for ever when negative."""
+    job = _job(execution)
+    keys = job, f"{job}:dependents", f"{job}:dependencies"
+    if ttl == 0:
+        return [("DEL", *keys)]
+    return [("EXPIRE", key, ttl) for key in keys] if ttl > 0 else []
+
+
+def _expiry(ended: datetime, ttl: int) -> float:
+    """The score under which RQ's registries of ended jobs forget one."""
+    return ended.timestamp() + ttl if ttl >= 0 else -1
+
+
+def _counted(execution: Execution, ended: datetime, counter: str) -> tuple[Command, Command]:
+    worker = f"rq:worker:{execution.worker}"
+    seconds = (ended - execution.started) / timedelta(seconds=1)
+    return (
+        ("HINCRBY", worker, counter, 1),
+        ("HINCRBYFLOAT", worker, "total_working_time", f"{seconds:.6f}"),
+    )
+
+
+def _result(
+    execution: Execution, ended: datetime, kind: Result.Type, ttl: int, **what: Any
+) -> list[Command]:
+    """An entry of RQ's stream of results."""
+    nowhere: Any = None
+    result = Result(
+        execution.job_id,
+        kind,
+        nowhere,
+        worker_name=execution.worker,
+        execution_id=execution.id,
+        execution_started_at=execution.started,
+        execution_ended_at=ended,
+        **what,
+    )
+    key = f"rq:results:{execution.job_id}"
+    words = [word for pair in result.serialize().items() for word in pair]
+    keep: Command = ("PERSIST", key) if ttl == -1 else ("EXPIRE", key, ttl)
+    return [("XADD", key, "MAXLEN", "~", 10, "*", *words), keep]
+
+
+def encodable(text: str) -> str:
+    """Return the text with an escape for each character that UTF-8 cannot encode: a file name
+    that is not UTF-8 comes into an error's text as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """A text for one line of a log or a ledger."""
+    line = " ".join(encodable(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,83 @@
+"""Taking care of what nobody else does any more: jobs of dead workers, and retries that wait.
+
+The leading clock does it; a worker does when no clock leads. It may be done by several at once:
+every step says what it is based on, and the second one finds it done.
+
+A worker is dead when it has given no sign of life for SILENCE seconds that were watched: counted
+by our own clock, while the server answered each time we looked. After an outage, a freeze or a
+pause of our own the count starts anew, because those look like everybody's silence.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rq_clock.jobs.executions import Executions, Held
+from rq_clock.jobs.outcomes import LOST, interrupted
+from rq_clock.log import FaultLog, warn
+from rq_clock.store.client import is_outage
+
+SILENCE = 10.0
+"""Seconds; a worker gives a sign of life every 2."""
+LONGEST_GAP = 6.0
+"""Seconds between two looks beyond which nothing is known of what was in between."""
+BURST = 20
+"""Rounds of 100 jobs promoted in one look."""
+
+
+class Caretaker:
+    """Looks after one namespace's workers, and after RQ's scheduled jobs."""
+
+    def __init__(self, executions: Executions, max_interruptions: int) -> None:
+        self._executions = executions
+        self._most = max_interruptions
+        self._silent: dict[str, tuple[str, float]] = {}
+        """Worker → its last sign of life, and since when (monotonic) it is the last."""
+        self._looked = float("-inf")
+        self._faults = FaultLog()
+
+    def look(self, moment: float, now: datetime) -> datetime | None:
+        """Take care once; `moment` is monotonic. The next instant at which a scheduled job is
+        due. Raises redis-py's errors; call `forget` then."""
+        if moment - self._looked > LONGEST_GAP:
+            self._silent.clear()
+        self._looked = moment
+        places, due, moved = self._executions.survey(now)
+        self._silent = {place.worker: self._last_sign(place, moment) for place in places}
+        for place in places:
+            silent = moment - self._silent[place.worker][1]
+            if silent >= SILENCE:
+                try:
+                    self._bury(place, silent, now)
+                except Exception as error:
+                    if is_outage(error):
+                        raise
+                    self._faults.warn("duty.failed", error, duty="care", worker=place.worker)
+        for _ in range(BURST if moved else 0):
+            _, due, moved = self._executions.survey(now)
+            if not moved:
+                break
+        return due
+
+    def forget(self) -> None:
+        """The server was away: what was watched until now says nothing."""
+        self._silent.clear()
+
+    def _last_sign(self, place: Held, moment: float) -> tuple[str, float]:
+        before = self._silent.get(place.worker)
+        return before if before and before[0] == place.value else (place.value, moment)
+
+    def _bury(self, place: Held, silent: float, now: datetime) -> None:
+        execution = self._executions.held(place)
+        ending = None
+        if execution is not None:
+            error = f"worker {place.worker} gave no sign of life for {silent:.0f} s"
+            ending = interrupted(execution, now, self._most, state=LOST, error=error)
+        if self._executions.bury(place, execution, ending):
+            fields = (
+                {"job": execution.job_id, "again": ending.again or "no"}
+                if execution and ending
+                else {}
+            )
+            warn("worker.dead", worker=place.worker, silent=f"{silent:.0f}s", **fields)
+            del self._silent[place.worker]

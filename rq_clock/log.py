@@ -1,0 +1,84 @@
+"""One log line an event: a word for what happened, then key=value.
+
+    run.enqueued schedule=nightly-report fire_time=2026-03-29T01:00:00Z lag_ms=2 job=…
+
+On a dyno the platform adds time and process; elsewhere the line starts with the time of day.
+Tests read `record.event` and `record.fields`, never the text.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import datetime
+from typing import Any
+
+from rq_clock.errors import RqClockError
+from rq_clock.timing.instants import iso
+
+logger = logging.getLogger("rq_clock")
+MANY_FAULTS = 10_000
+"""Faults remembered at most; beyond, they are logged again."""
+
+
+def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log one event. Values are escaped to stay on one line."""
+    if logger.isEnabledFor(level):
+        text = " ".join([event, *(f"{key}={_shown(value)}" for key, value in fields.items())])
+        logger.log(level, "%s", text, extra={"event": event, "fields": fields})
+
+
+def warn(event: str, **fields: Any) -> None:
+    """Log an event that someone should look at."""
+    say(event, level=logging.WARNING, **fields)
+
+
+class FaultLog:
+    """Logs the fault of an item once: again only when it is another fault, or was cleared."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[Any, ...], str] = {}
+
+    def warn(self, event: str, error: Exception | str, **item: Any) -> None:
+        """Log what is wrong with an item, unless that is in the log."""
+        text = _explained(error) if isinstance(error, Exception) else error
+        if self._faults.get((event, *item.values())) == text:
+            return
+        if len(self._faults) >= MANY_FAULTS:
+            self._faults.clear()
+        self._faults[(event, *item.values())] = text
+        warn(event, **item, error=text)
+
+    def clear(self, event: str, **item: Any) -> None:
+        """The item is well: its next fault is news."""
+        self._faults.pop((event, *item.values()), None)
+
+
+def _explained(error: Exception) -> str:
+    """Return an error as one line of text that every log can hold."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(it has no text)"
+    if not isinstance(error, RqClockError):
+        text = f"{type(error).__name__}: {text}"
+    return text[:500].encode(errors="backslashreplace").decode()
+
+
+def set_up(*, stamp: bool) -> None:
+    """Send the log to standard output, one line an event; with the time when `stamp`."""
+    handler = logging.StreamHandler(sys.stdout)
+    form = "%(asctime)s.%(msecs)03d %(message)s" if stamp else "%(message)s"
+    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, datetime):
+        return iso(value)
+    text = str(value)
+    if text and text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,43 @@
+"""Which schedules a manifest of a namespace has: those that were added at run time, with the pauses
+that hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from rq_clock.manifest.diff import is_job
+from rq_clock.manifest.document import Item, Paused
+from rq_clock.model.entry import Entry, Pause
+from rq_clock.model.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The schedules to write, how many one-off jobs are left out, and what cannot be written."""
+
+    schedules: tuple[Schedule, ...]
+    jobs: int
+    faults: tuple[str, ...]
+
+    def items(self, pauses: Mapping[str, Pause], now: datetime) -> list[Item]:
+        """The entries of the manifest; `pauses` are those of single schedules."""
+        held = {name: Paused.of(pause) for name, pause in pauses.items() if pause.at(now)}
+        return [Item(schedule=s, paused=held.get(s.name)) for s in self.schedules]
+
+
+def choose(entries: Iterable[Entry], tags: Collection[str] = ()) -> Chosen:
+    """What of these entries belongs into a manifest: what is neither declared in code nor a job of
+    `Schedules.once` and, if tags are named, has one of them."""
+    found, jobs, faults = [], 0, []
+    for entry in entries:
+        if entry.declared:
+            continue
+        if entry.schedule is None:
+            faults.append(entry.fault)
+        elif is_job(entry):
+            jobs += 1
+        elif not tags or set(tags) & set(entry.schedule.tags):
+            found.append(entry.schedule)
+    return Chosen(tuple(found), jobs, tuple(faults))

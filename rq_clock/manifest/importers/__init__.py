@@ -1,0 +1,1 @@
+"""Schedules of other schedulers, read from their own files and tables."""

@@ -1,0 +1,198 @@
+"""A YAML or JSON text from outside as plain data: texts, numbers, true, false, null, lists, and
+mappings with texts as keys. Nothing else comes of any text.
+
+- It cannot grow or make objects: tags, anchors and aliases are refused; length and depth bounded.
+- Of YAML, only what JSON would call a number, true, false or null is no text: `on`, `12:30`,
+  `0123` and `2026-03-01` are texts. What PyYAML writes is read as it was.
+- A key that is given twice is a fault, and not the last one's word.
+
+Pure; every error is a ScheduleError that names the line where that is known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from rq_clock.errors import ScheduleError
+from rq_clock.redaction import printable
+
+LONGEST = 32 * 1024 * 1024
+"""Characters that a text may have: some hundred thousand schedules."""
+DEEPEST = 50
+"""Lists and mappings within each other."""
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,4000})(?P<float>\.[0-9]+(?:[eE][-+][0-9]+)?)?")
+_WORDS: dict[str, Any] = {"": None, "~": None}
+for _word, _meant in (("null", None), ("true", True), ("false", False)):
+    _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _meant)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Only its parser is used: it tells events and makes no objects."""
+
+
+@dataclass(slots=True)
+class Plain:
+    """A text's value. `lines` are those of its keys and of the keys below them (YAML only), by
+    path; `twice` says which keys are given twice."""
+
+    value: Any = None
+    lines: dict[tuple[str, ...], int] = field(default_factory=dict)
+    twice: list[str] = field(default_factory=list)
+
+
+def read(text: str) -> Plain:
+    """The value of a text: JSON when it begins with a brace, else YAML."""
+    if len(text) > LONGEST:
+        raise ScheduleError(f"expected a text of at most {LONGEST:,} characters; divide it")
+    text = text.removeprefix("\ufeff")
+    return _from_json(text) if text.lstrip()[:1] == "{" else _from_yaml(text)
+
+
+# ---- JSON -------------------------------------------------------------------------------------
+
+
+def _from_json(text: str) -> Plain:
+    plain = Plain()
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                plain.twice.append(f"{key_shown(key)} is given twice")
+            found[key] = value
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ScheduleError(f"expected JSON, got {constant}, which is none")
+
+    try:
+        plain.value = json.loads(text, object_pairs_hook=mapping, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ScheduleError(f"line {error.lineno}: expected JSON: {error.msg}") from None
+    except RecursionError:
+        raise _too_deep("") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ScheduleError(f"expected JSON: {error}") from None
+    if _depth_exceeds(plain.value, DEEPEST):
+        raise _too_deep("")
+    return plain
+
+
+def _depth_exceeds(value: Any, most: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    values = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(_depth_exceeds(v, most - 1) for v in values)
+
+
+def _too_deep(at: str) -> ScheduleError:
+    return ScheduleError(f"{at}expected at most {DEEPEST} levels of lists and mappings")
+
+
+# ---- YAML -------------------------------------------------------------------------------------
+
+
+def _from_yaml(text: str) -> Plain:
+    try:
+        return _Reader(text).whole()
+    except yaml.MarkedYAMLError as error:
+        mark: Any = error.problem_mark or error.context_mark
+        at = f"line {mark.line + 1}: " if mark else ""
+        what = printable(str(error.problem or error.context), 200)
+        raise ScheduleError(f"{at}expected YAML: {what}") from None
+    except yaml.YAMLError as error:
+        what = printable(str(error).splitlines()[0], 200)
+        raise ScheduleError(f"expected YAML: {what}") from None
+
+
+class _Reader:
+    """Builds the value of a text from its events."""
+
+    def __init__(self, text: str) -> None:
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+        self._plain = Plain()
+
+    def whole(self) -> Plain:
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise ScheduleError(f"{_at(event)}expected one document, got a second one")
+                self._plain.value = self._value(next(self._events), ())
+        return self._plain
+
+    def _value(self, event: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            name = f"{'*' if isinstance(event, yaml.AliasEvent) else '&'}{event.anchor}"
+            raise ScheduleError(f"{_at(event)}expected no anchors and aliases, got {name}")
+        if event.tag is not None:
+            raise ScheduleError(f"{_at(event)}expected no tags, got {printable(event.tag, 50)}")
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event)
+        if len(path) == DEEPEST:
+            raise _too_deep(_at(event))
+        if isinstance(event, yaml.SequenceStartEvent):
+            return [self._value(e, (*path, "")) for e in self._until(yaml.SequenceEndEvent)]
+        return self._mapping(path)
+
+    def _mapping(self, path: tuple[str, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for event in self._until(yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise ScheduleError(f"{_at(event)}expected a word as a key")
+            self._value(event, path)  # for what is refused of it
+            key = event.value
+            value = self._value(next(self._events), (*path, key))
+            if key in found:
+                owner = f"{printable(path[1], 100)}: " if len(path) > 1 else ""
+                self._plain.twice.append(f"{_at(event)}{owner}{key_shown(key)} is given twice")
+            elif len(path) < 2:
+                self._plain.lines[(*path, key)] = _line(event)
+            found[key] = value
+        return found
+
+    def _until(self, end: type) -> Iterator[Any]:
+        for event in self._events:
+            if isinstance(event, end):
+                return
+            yield event
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
+def _at(event: Any) -> str:
+    return f"line {_line(event)}: "
+
+
+def _scalar(event: Any) -> Any:
+    text: str = event.value
+    if not event.implicit[0]:  # quoted, or a block
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return text
+    return float(text) if match["float"] else int(text)
+
+
+# ---- in messages ------------------------------------------------------------------------------
+
+
+def key_shown(key: str) -> str:
+    """A key as a message names it."""
+    return printable(repr(key), 100)
+
+
+def kind_of(value: Any) -> str:
+    """What kind of thing a value is, for a message that must not show it: it may be a secret."""
+    kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
+    return "nothing" if value is None else kinds.get(type(value), "a number")

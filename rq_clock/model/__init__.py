@@ -1,0 +1,1 @@
+"""Schedules, targets, entries, decisions: the objects. Pure."""

@@ -1,0 +1,152 @@
+"""What is due: which fire times to enqueue, which to skip, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from rq_clock.model.schedule import Schedule
+from rq_clock.timing.triggers import MANY, Once
+
+_MS = timedelta(milliseconds=1)
+
+
+ON_TIME = timedelta(seconds=10)
+"""How late a fire time may be decided and still be on time rather than caught up. Long enough
+for a restart; short enough that nobody calls a run of that age stale."""
+
+MOST = 100
+"""Fire times in one decision. More stay due and follow at once: a commit stays near a
+millisecond of Redis's time, whatever a schedule has to catch up."""
+
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
+
+LOOK_AGAIN = timedelta(minutes=1)
+"""How soon a one-off job that came due during a pause of unknown length is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Neighbouring fire times that were not enqueued, for one reason.
+
+    `count` is exact below triggers.MANY; from there on it means "at least".
+    """
+
+    reason: str
+    first: datetime
+    last: datetime
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator's word that fire times up to `until` are not to be enqueued: `reason` is paused
+    or requested (to skip the next ones)."""
+
+    reason: str
+    until: datetime = FOR_EVER
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What `due` found. `marker` is the newest fire time decided, or the one that came in when
+    nothing was due; `next` is the first fire time after it."""
+
+    fire_times: tuple[datetime, ...]
+    skips: tuple[Skip, ...]
+    marker: datetime
+    next: datetime | None
+
+
+def due(
+    schedule: Schedule, marker: datetime, now: datetime, holds: Iterable[Hold] = ()
+) -> Decision:
+    """Decide the fire times in (marker, now]. Those that `holds` name are skipped for the first
+    hold that names them; a one-off job waits for the end of a pause instead.
+
+    `marker` is the instant up to which all is decided: the newest decided fire time, or known
+    since for a schedule that never fired. At most MOST fire times come back, oldest first;
+    what is left then is due at once (`next` <= now). A `now` before the marker (the wall clock
+    went back) finds nothing due.
+    """
+    first = schedule.next_after(marker)
+    if first is None or first > now:
+        return Decision((), (), marker, first)
+    for hold in holds:
+        if isinstance(schedule.trigger, Once) and hold.reason == "paused" and now < hold.until:
+            return Decision((), (), marker, min(hold.until, now + LOOK_AGAIN))
+        held = _Span(schedule).skip(hold.reason, marker, min(now, hold.until))
+        if held is not None:
+            rest = due(schedule, held.last, now, holds)
+            return replace(rest, skips=(held, *rest.skips))
+    upcoming = schedule.next_after(first)
+    if upcoming is not None and upcoming <= now:
+        return _after_outage(schedule, marker, now)
+    cutoff = _cutoff(schedule, now)
+    if cutoff is not None and first < cutoff:
+        return Decision((), (Skip("window", first, first, 1),), first, upcoming)
+    return Decision((first,), (), first, upcoming)
+
+
+def is_on_time(fire_time: datetime, now: datetime) -> bool:
+    """Whether a fire time decided now runs as scheduled, rather than being caught up."""
+    return now - fire_time <= ON_TIME
+
+
+def _after_outage(schedule: Schedule, marker: datetime, now: datetime) -> Decision:
+    """Several fire times have passed. Costs follow the limit and the days passed, never the
+    number of fire times: the newest are found by looking back, the rest only counted."""
+    span = _Span(schedule)
+    cutoff = _cutoff(schedule, now)
+    start = marker if cutoff is None else max(marker, cutoff - _MS)
+    kept = span.newest(start, now, _limit(schedule))
+    floor = (kept[0] if kept else now + _MS) - _MS
+    skips = [span.skip("window", marker, min(start, floor)), span.skip("limit", start, floor)]
+    chosen = tuple(kept[:MOST])
+    last = chosen[-1] if chosen else floor
+    decided = chosen[-1] if chosen else max(s.last for s in skips if s)
+    return Decision(chosen, tuple(s for s in skips if s), decided, schedule.next_after(last))
+
+
+class _Span:
+    """A schedule's fire times looked at from behind, jitter included."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._trigger = schedule.trigger
+        self._offset = schedule.offset
+
+    def latest_at(self, t: datetime) -> datetime | None:
+        found = self._trigger.latest_at(t - self._offset)
+        return found and found + self._offset
+
+    def newest(self, after: datetime, until: datetime, limit: int) -> list[datetime]:
+        """The newest `limit` fire times in (after, until], oldest first."""
+        found: list[datetime] = []
+        t = self.latest_at(until)
+        while t is not None and t > after and len(found) < limit:
+            found.append(t)
+            t = self.latest_at(t - _MS)
+        return found[::-1]
+
+    def skip(self, reason: str, after: datetime, until: datetime) -> Skip | None:
+        """The fire times in (after, until] as one entry, or None when there are none."""
+        if until <= after:
+            return None
+        first = self._trigger.next_after(after - self._offset)
+        last = self._trigger.latest_at(until - self._offset)
+        if first is None or last is None or last < first:
+            return None
+        count = self._trigger.count(after - self._offset, until - self._offset)
+        return Skip(reason, first + self._offset, last + self._offset, min(count, MANY))
+
+
+def _cutoff(schedule: Schedule, now: datetime) -> datetime | None:
+    """The oldest instant that is still caught up; None when no age is too great."""
+    if schedule.catch_up == "none":
+        return now - ON_TIME
+    return None if schedule.catch_up_window is None else now - schedule.catch_up_window
+
+
+def _limit(schedule: Schedule) -> int:
+    return (schedule.catch_up_limit or 100) if schedule.catch_up == "all" else 1

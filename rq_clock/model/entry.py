@@ -1,0 +1,210 @@
+"""What Redis holds of a namespace, as Python sees it. Pure: store.py reads and writes it.
+
+Instants are aware UTC datetimes here and whole epoch milliseconds there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from rq_clock.model.decision import Decision, Hold, due
+from rq_clock.model.schedule import Schedule
+from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.timing.triggers import Once
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to be the clock, as granted."""
+
+    token: str
+
+    @property
+    def number(self) -> int:
+        """The fencing token: grows with every change of holder."""
+        return int(self.token.partition(".")[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """A grant of the lease: `how` is free (nobody led), deposed (a living leader of the same owner)
+    or taken-over (by order of an operator); `before` is who led until then, or empty."""
+
+    at: datetime
+    instance: str
+    owner: str
+    token: int
+    how: str
+    before: str
+
+    @classmethod
+    def read(cls, id: str, fields: Mapping[bytes, bytes]) -> Handover:
+        """An entry of the stream; the server's instant is in its id."""
+        said = {key.decode(): value.decode() for key, value in fields.items()}
+        return cls(
+            at=from_ms(id.partition("-")[0]),
+            token=int(said.pop("token")),
+            before=said.pop("from"),
+            **said,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why the lease was not granted: `held` by a clock of ours, or `foreign`: the namespace
+    belongs to another owner."""
+
+    kind: str
+    wait: float = 0.0
+    holder: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """An operator's pause of a schedule, or of all. It has ended when `until` has come; what came
+    due before that stays skipped also when it is decided later. `missed` says what becomes of
+    its fire times at its end: skip, latest or all of them run."""
+
+    reason: str
+    by: str
+    since: datetime
+    until: datetime | None = None
+    missed: str = "skip"
+
+    def at(self, now: datetime) -> bool:
+        """Whether it holds now."""
+        return self.until is None or now < self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipping:
+    """An operator's word to skip the next `count` fire times: those up to `until`."""
+
+    count: int
+    until: datetime
+    reason: str
+    by: str
+    since: datetime
+
+
+def to_json(said: Pause | Skipping) -> str:
+    """A pause or a skip as Redis stores it."""
+    values = {f.name: getattr(said, f.name) for f in fields(said)}
+    return json.dumps(
+        {
+            name: to_ms(value) if isinstance(value, datetime) else value
+            for name, value in values.items()
+            if value is not None
+        }
+    )
+
+
+def pause_from(text: str | bytes) -> Pause:
+    """What `to_json` made of a pause."""
+    return Pause(**_instants(text))
+
+
+def skipping_from(text: str | bytes) -> Skipping:
+    """What `to_json` made of a skip."""
+    return Skipping(**_instants(text))
+
+
+def _instants(text: str | bytes) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(text)
+    return {n: from_ms(v) if n in ("since", "until") else v for n, v in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A schedule as stored, with what a decision about it is based on.
+
+    `schedule` is None when the definition cannot be read; `fault` says why.
+    """
+
+    name: str
+    schedule: Schedule | None
+    fault: str
+    marker: datetime | None
+    known_since: datetime
+    revision: str
+    last_job: str
+    declared: bool = True
+    pauses: tuple[Pause, ...] = ()
+    """Its own and the one of all schedules, also ended ones."""
+    skipping: Skipping | None = None
+    next_fire: datetime | None = None
+    """As the due index has it; None when it is never due again, or being decided for the last
+    time."""
+
+    @classmethod
+    def read(cls, name: str, state: str, **rest: Any) -> Entry:
+        """A schedule's entry from its value in `markers`; `rest` are the other fields."""
+        marker, since, *jobs = state.split(" ")
+        return cls(
+            name=name,
+            marker=None if marker == "-" else from_ms(marker),
+            known_since=from_ms(since),
+            last_job=jobs[-1] if jobs else "",
+            **rest,
+        )
+
+    @classmethod
+    def unreadable(cls, name: str, fault: str, **rest: Any) -> Entry:
+        """Return the entry of a schedule whose marker, pause or skip cannot be read."""
+        since = _EPOCH
+        return cls(
+            name, schedule=None, fault=fault, marker=None, known_since=since, last_job="", **rest
+        )
+
+    @property
+    def decided(self) -> datetime:
+        """The instant up to which every fire time is decided."""
+        return max(self.marker, self.known_since) if self.marker else self.known_since
+
+    def pause(self, now: datetime) -> Pause | None:
+        """The pause that holds now, if any."""
+        return next((pause for pause in self.pauses if pause.at(now)), None)
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """What the decision about its fire times has to respect."""
+        if not self.pauses and self.skipping is None:
+            return ()
+        paused = [Hold("paused", p.until) if p.until else Hold("paused") for p in self.pauses]
+        return (*paused, *([Hold("requested", self.skipping.until)] if self.skipping else []))
+
+    @property
+    def base(self) -> str:
+        """This state as the commit compares it."""
+        return f"{to_ms(self.marker) if self.marker else '-'} {to_ms(self.known_since)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of a reconcile. `restart`: new, or with a changed rule of time. `past`: the
+    instant of a `once` that had passed before it was first seen."""
+
+    verb: str
+    name: str
+    definition: str = ""
+    next_fire: datetime | None = None
+    restart: bool = False
+    renamed_from: str = ""
+    past: datetime | None = None
+
+
+def decide(entry: Entry, now: datetime) -> Decision:
+    """What is due of a schedule by now, as its holds have it. A one-off job has waited for the end
+    of a pause, so it is not skipped for one that is over."""
+    assert entry.schedule is not None
+    holds = entry.holds
+    if isinstance(entry.schedule.trigger, Once):
+        holds = tuple(h for h in holds if h.reason != "paused" or now < h.until)
+    return due(entry.schedule, entry.decided, now, holds)

@@ -1,0 +1,73 @@
+"""The ledger: what became of each fire time. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rq_clock.model.decision import Skip
+from rq_clock.timing.instants import from_ms
+
+_MS = timedelta(milliseconds=1)
+
+
+MARKS = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
+"""The first letter of an enqueued fire time in the ledger, and why it was enqueued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an execution of a run ended: `state` is ok, failed, timed_out, stopped, interrupted or
+    lost (its worker died); `number` is 1 for the first, 0 for a run that was taken away before it
+    began; `error` is one line."""
+
+    state: str
+    number: int
+    started: datetime
+    ended: datetime
+    worker: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """A ledger entry: a fire time that became a job, and how its latest attempt ended, if one has.
+    `lag` is None when the entry that held it is gone."""
+
+    fire_time: datetime
+    reason: str
+    lag: timedelta | None
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A ledger entry: a job that vanished without a word, found missing at `found`."""
+
+    found: datetime
+    job_id: str
+
+
+LedgerEntry = Enqueued | Skip | Lost
+
+
+def ledger_entry(line: str) -> LedgerEntry:
+    """What one line of a ledger says; its forms are in store.py."""
+    mark, first, rest = line.split(" ", 2)
+    if mark == "-":
+        last, count, reason = rest.split(" ")
+        return Skip(reason, from_ms(first), from_ms(last), int(count))
+    if mark == "x":
+        return Lost(from_ms(first), rest)
+    lag, _, ending = rest.partition(" ")
+    return Enqueued(
+        from_ms(first),
+        MARKS[mark],
+        None if lag == "-" else int(lag) * _MS,
+        _attempt(ending) if ending else None,
+    )
+
+
+def _attempt(ending: str) -> Attempt:
+    state, number, started, ended, worker, *error = ending.split(" ", 5)
+    return Attempt(state, int(number), from_ms(started), from_ms(ended), worker, "".join(error))

@@ -1,0 +1,209 @@
+"""What a schedule is, and what is due.
+
+A `Schedule` is a declaration: frozen, complete, valid. `due` decides, from a schedule, the
+instant up to which everything is decided already, and the present instant, which fire times
+are to be enqueued and which are skipped, and why. Both are pure: no I/O, no clock is read,
+and once a `Schedule` exists nothing here raises.
+
+Invariants
+- A fire time is decided once: `due` looks only at the span (marker, now].
+- Every fire time of that span is either in `fire_times` or counted in `skips`.
+- The marker moves forward or not at all, whatever the wall clock does.
+
+Not here: whether the previous job still runs (`overlap`). Only Redis knows that, so the
+answer is given inside the commit, see store.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from hashlib import blake2b
+from typing import Any
+
+from rq_clock.errors import ScheduleError
+from rq_clock.model import targets
+from rq_clock.model.targets import Target
+from rq_clock.model.validation import faults
+from rq_clock.redaction import masked_text
+from rq_clock.timing.triggers import Trigger, from_spec
+
+_MS = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A named entry: when (trigger), what (target), and how (options).
+
+    Raises ScheduleError with every fault of the declaration, one a line. Durations are given
+    as timedelta or as seconds; `None` leaves a value to RQ's default.
+    """
+
+    name: str
+    trigger: Trigger
+    target: Target
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    queue: str = "default"
+    timeout: int | None = None
+    retries: int | tuple[int, ...] = 0
+    result_ttl: int | None = None
+    failure_ttl: int | None = None
+    catch_up: str = "latest"
+    catch_up_window: timedelta | None = None
+    catch_up_limit: int | None = None
+    overlap: str = ""
+    group: str | None = None
+    group_limit: int = 1
+    jitter: timedelta | None = None
+    tags: tuple[str, ...] = ()
+    ping: str | None = None
+    renamed_from: str | None = None
+
+    def __post_init__(self) -> None:
+        found = list(faults(self))
+        if found:
+            raise ScheduleError("\n".join(f"{self.name}: {fault}" for fault in found))
+
+    @property
+    def offset(self) -> timedelta:
+        """How far `jitter` moves this schedule: fixed by its name, so every process agrees."""
+        if not self.jitter:
+            return timedelta(0)
+        digest = blake2b(self.name.encode(), digest_size=8).digest()
+        span = self.jitter // _MS
+        return timedelta(milliseconds=int.from_bytes(digest) % span)
+
+    def next_after(self, t: datetime) -> datetime | None:
+        """The first fire time after `t`, jitter included; None when there is none."""
+        offset = self.offset
+        found = self.trigger.next_after(t - offset)
+        return found and found + offset
+
+    def definition(self) -> str:
+        """The schedule as one line of JSON: what Redis stores and what a deploy compares.
+
+        Options at their default are left out, so a new option of a later release changes no
+        stored definition; so is `renamed_from`, an instruction to one deploy.
+        """
+        document: dict[str, Any] = {**self.trigger.spec(), **targets.to_spec(self.target)}
+        for option, key, default in _STORED:
+            value = getattr(self, option)
+            if value != default:
+                if isinstance(value, timedelta):
+                    value = value / timedelta(seconds=1)
+                document[key] = value
+        if self.overlap == _usual_overlap(self.catch_up):
+            del document["overlap"]
+        return _encode(document)
+
+    def call(self) -> dict[str, Any]:
+        """What RQ is to call, as arguments of its `create_job`: function, args, kwargs, timeout,
+        and for what is no function a description without secrets."""
+        if not isinstance(self.target, str):
+            return self.target.call(self.timeout)
+        kwargs = dict(self.kwargs)
+        return {"func": self.target, "args": self.args, "kwargs": kwargs, "timeout": self.timeout}
+
+
+def _camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+_OPTIONS = [f for f in fields(Schedule) if f.name not in {"name", "trigger", "target"}]
+_OPTION_NAMES = frozenset(f.name for f in _OPTIONS)
+_STORED = [
+    (f.name, _camel(f.name), {} if f.default is MISSING else f.default)
+    for f in _OPTIONS
+    if f.name != "renamed_from"
+]
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+_SPEC_KEYS = frozenset({"cron", "tz", "every", "anchor", "once"})
+_TARGET_KEYS = frozenset({"func", "command", "webhook"})
+
+
+def declare(
+    name: str, trigger: Trigger, target: Target | Callable[..., object], options: Mapping[str, Any]
+) -> Schedule:
+    """A schedule as its author writes it: a callable is taken for its dotted name, durations
+    and lists for what they mean, and an unknown option is named together with its neighbour.
+
+    Raises ScheduleError with every fault.
+    """
+    unknown = [_unknown_option(option) for option in options if option not in _OPTION_NAMES]
+    known = {o: _normal(o, v) for o, v in options.items() if o in _OPTION_NAMES}
+    if not known.get("overlap"):
+        known["overlap"] = _usual_overlap(known.get("catch_up", "latest"))
+    if callable(target):
+        target = f"{target.__module__}.{target.__qualname__}"
+    try:
+        schedule = Schedule(name=name, trigger=trigger, target=target, **known)
+    except ScheduleError as error:
+        lines = [*(f"{name}: {fault}" for fault in unknown), str(error)]
+        raise ScheduleError("\n".join(lines)) from None
+    if unknown:
+        raise ScheduleError("\n".join(f"{name}: {fault}" for fault in unknown))
+    return schedule
+
+
+def from_definition(name: str, text: str | bytes) -> Schedule:
+    """The schedule that `Schedule.definition` wrote. Raises ScheduleError when it cannot be
+    read, for example because a later release of rq-clock wrote it."""
+    try:
+        document = json.loads(text)
+        trigger = from_spec({key: document.pop(key) for key in _SPEC_KEYS & document.keys()})
+        [kind] = _TARGET_KEYS & document.keys()
+        target = targets.from_spec(kind, document.pop(kind))
+        options = {_snake(key): value for key, value in document.items()}
+    except (
+        ScheduleError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        fault = f"{name}: cannot read the stored definition {_shown(text)}: {error}"
+        raise ScheduleError(fault) from None
+    return declare(name, trigger, target, options)
+
+
+def _usual_overlap(catch_up: object) -> str:
+    return "allow" if catch_up == "all" else "skip"
+
+
+def _normal(option: str, value: Any) -> Any:
+    """A value in the one form that `Schedule` keeps; what has none is left to the checks."""
+    if option in ("catch_up_window", "jitter") and isinstance(value, int | float):
+        with suppress(ValueError, OverflowError):  # of nan, and of more than timedelta holds
+            return value if isinstance(value, bool) else timedelta(seconds=value)
+    if option in ("timeout", "result_ttl", "failure_ttl") and isinstance(value, timedelta):
+        return int(value.total_seconds())
+    if option in ("args", "tags", "retries") and isinstance(value, list):
+        return tuple(value)
+    if option == "kwargs" and isinstance(value, Mapping):
+        return dict(value)
+    return value
+
+
+def _shown(text: str | bytes) -> str:
+    """A definition that cannot be read, unless it may hold secrets: nothing masks them then."""
+    shown = repr(text)
+    secretive = any(f'"{word}"' in shown for word in ("env", "headers", "ping", "shell", "url"))
+    return "(not shown, it may hold secrets)" if secretive else masked_text(shown)
+
+
+def _unknown_option(option: str) -> str:
+    near = get_close_matches(option, _OPTION_NAMES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_OPTION_NAMES))}"
+    return f"unknown option {option!r}; {hint}"
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name)

@@ -1,0 +1,322 @@
+"""What a schedule runs when it is not a function: a shell command, or a call of a URL.
+
+    clock.add("disk-usage", every(hours=1), command("df -h /", timeout=60))
+    clock.add("ping", every(minutes=5), webhook("https://example.com/hook", json={"from": "clock"}))
+
+Pure declarations: constructing never raises, `faults()` tells everything that is wrong, and nothing
+here runs anything. What a job of RQ calls in the end are the functions of tasks.py.
+
+A declaration is stored in Redis and stays in its jobs: a secret is better left in the app's
+environment, which a command sees. What looks like one is masked wherever a target is shown.
+
+Not here: JSON-ness of `json` (faults.py), what a command or call does (shell.py, hook.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import timedelta
+from math import ceil
+from pathlib import PurePath
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from rq_clock.redaction import (
+    MASK,
+    is_secret,
+    masked,
+    masked_json,
+    masked_text,
+    masked_url,
+    printable,
+)
+
+DEFAULT_SECONDS = 180
+"""How long a command may take when nothing is said: as long as RQ lets a function take."""
+CALL_SECONDS, LONGEST_CALL = 10, 300
+"""How long a web call may take: when nothing is said, and at most."""
+ENDING_SECONDS = 10
+"""What RQ's timeout has on top, so that a command or call is ended, and its end recorded, by what
+ran it: a command that ignores SIGTERM is killed after 5 s."""
+LONGEST_COMMAND = 10_000
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_NO_NUL, _ASCII = "[^\0\ud800-\udfff]*\\Z", r"[\t -~]*\Z"
+_TEXT = re.compile(_NO_NUL)
+_URL = re.compile(r"[!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]+\Z")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Command:
+    """A shell command; built by `command`."""
+
+    kind: ClassVar[str] = "command"
+    func: ClassVar[str] = "rq_clock.runners.run_command"
+
+    shell: str
+    timeout: float | None = None
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+    def faults(self) -> Iterator[str]:
+        """Everything that is wrong, one line each; nothing when the target can be used."""
+        shell: Any = self.shell
+        if not isinstance(shell, str) or not shell.strip():
+            got = repr(shell) if isinstance(shell, str) else type(shell).__name__
+            yield f"expected a command line, as 'df -h /', got {got}"
+        elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
+            yield (
+                f"expected a command line of at most {LONGEST_COMMAND:,} characters, none of them "
+                "NUL or half of a surrogate pair; put the rest into a script"
+            )
+        if self.timeout is not None and not _is_time(self.timeout):
+            yield f"expected a command's timeout in seconds, above 0, got {self.timeout!r}"
+        cwd: Any = self.cwd
+        if cwd is not None and (not isinstance(cwd, str) or not cwd or not _TEXT.match(cwd)):
+            yield f"expected cwd to be a directory, got {cwd!r}"
+        yield from _named_texts("env", self.env, _VARIABLE, _NO_NUL)
+
+    def call(self, limit: int | None) -> dict[str, Any]:
+        """What RQ is to call. `limit` is the schedule's timeout: how long a command may take
+        that says nothing itself; -1 is for ever."""
+        own = self.timeout
+        if own is None:
+            own = None if limit == -1 else limit or DEFAULT_SECONDS
+        return _call(self, {**self.spec(), "timeout": own}, own, limit)
+
+    def spec(self) -> dict[str, Any]:
+        """The form to store, as JSON; `from_spec` reads it. What is at its default is left out."""
+        return _spec(self)
+
+    def shown(self) -> dict[str, Any]:
+        """The same as it may be shown."""
+        spec = self.spec() | {"shell": masked_text(self.shell)}
+        return spec | {"env": masked(self.env)} if self.env else spec
+
+    def describe(self) -> str:
+        """One short line for people."""
+        first, *more = self.shell.strip().splitlines()
+        return "$ " + printable(masked_text(first), 60) + (" …" if more else "")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Webhook:
+    """A call of a URL; built by `webhook`."""
+
+    kind: ClassVar[str] = "webhook"
+    func: ClassVar[str] = "rq_clock.runners.call_webhook"
+
+    url: str
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    timeout: float = CALL_SECONDS
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+    def faults(self) -> Iterator[str]:
+        """Everything that is wrong with it alone, one line each. Whether its address may be
+        called is known only where it is called; `rq-clock check` looks at what it can."""
+        yield from _url_faults(self.url)
+        if self.method not in METHODS:
+            yield f"expected method {', '.join(METHODS)}, got {self.method!r}"
+        if self.method in ("GET", "HEAD") and self.json is not None:
+            yield f"a {self.method} carries no json; use method='POST' or leave it out"
+        if not _is_time(self.timeout) or self.timeout > LONGEST_CALL:
+            yield (
+                f"expected a webhook's timeout in seconds, above 0 and at most {LONGEST_CALL}, "
+                f"got {self.timeout!r}"
+            )
+        yield from _named_texts("headers", self.headers, _HEADER, _ASCII)
+        yield from _header_faults(self.headers)
+
+    def call(self, limit: int | None) -> dict[str, Any]:
+        """What RQ is to call. `limit` is the schedule's timeout."""
+        return _call(self, self.spec(), self.timeout, limit)
+
+    def spec(self) -> dict[str, Any]:
+        """The form to store, as JSON; `from_spec` reads it. What is at its default is left out."""
+        return _spec(self)
+
+    def shown(self) -> dict[str, Any]:
+        """The same as it may be shown."""
+        spec = self.spec() | {"url": masked_url(self.url)}
+        if self.json is not None:
+            spec["json"] = masked_json(self.json)
+        return spec | {"headers": masked(self.headers)} if self.headers else spec
+
+    def describe(self) -> str:
+        """One short line for people."""
+        return printable(f"{self.method} {masked_url(self.url)}", 80)
+
+
+Target = str | Command | Webhook
+
+
+def command(
+    shell: str,
+    *,
+    timeout: float | timedelta | None = None,
+    cwd: str | PurePath | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Command:
+    """A shell command as the target of a schedule: `/bin/sh -c shell` in a session of its own, with
+    the app's environment and `env` on top, in `cwd` (relative to the directory that the worker was
+    started in, which is the default), with nothing to read.
+
+    Exit code 0 is success. After `timeout` seconds (default: the schedule's `timeout`, else 180)
+    everything that it started gets SIGTERM, 5 s later SIGKILL; the same when the worker shuts
+    down, and then the job goes back to the front of its queue. What it leaves running when it
+    ends is ended too, and so is all of it when the worker is killed. The timeout of RQ's job is
+    made at least 10 s longer, so that this one is met first.
+
+    The command sees RQ_CLOCK_SCHEDULE, RQ_CLOCK_FIRE_TIME and RQ_CLOCK_REASON. It is stored with
+    `env` in Redis: leave secrets in the app's environment.
+    """
+    return Command(
+        shell,
+        _seconds(timeout),
+        str(cwd) if isinstance(cwd, PurePath) else cwd,
+        _dict(env),
+    )
+
+
+def webhook(
+    url: str,
+    *,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
+    json: Any = None,
+    timeout: float | timedelta = CALL_SECONDS,
+) -> Webhook:
+    """A call of a URL as the target of a schedule. 2xx is success; a redirect is not followed and
+    is a failure. The answer is kept to 2 kB.
+
+    `json` is the body, none when None. `timeout` seconds (at most 300) are for all of it, from
+    looking up the name to the last byte kept; the timeout of RQ's job is made at least 10 s
+    longer. Idempotency-Key is "<schedule>/<fire time>", so that a call which is repeated (RQ runs
+    a job at least once) can be told from a new one.
+
+    Only public addresses are called, unless RQ_CLOCK_WEBHOOK_ALLOW names host or network. URL,
+    headers and body are stored in Redis; headers that look secret are masked where shown.
+    """
+    return Webhook(
+        url,
+        method,
+        _dict(headers),
+        json,
+        _seconds(timeout),
+    )
+
+
+def from_spec(kind: str, spec: Any) -> Target:
+    """The target that `spec` wrote. Raises ValueError, KeyError or TypeError when it cannot be
+    read, for example because a later release wrote it."""
+    make: dict[str, Callable[..., Target]] = {"command": command, "webhook": webhook}
+    return spec if kind == "func" else make[kind](**spec)
+
+
+def to_spec(target: Target) -> dict[str, Any]:
+    """The key and value under which a target is stored."""
+    return {"func": target} if isinstance(target, str) else {target.kind: target.spec()}
+
+
+def shown_target(target: Target) -> dict[str, Any]:
+    """A target as `list --json` shows it: `runs` is one line for people; of `func`, `command` and
+    `webhook` the last two stand only where they are meant, and secrets are masked."""
+    if isinstance(target, str):
+        return {"func": target, "runs": target}
+    return {"func": None, target.kind: target.shown(), "runs": target.describe()}
+
+
+def _spec(target: Command | Webhook) -> dict[str, Any]:
+    spec = {}
+    for f in fields(target):
+        value = getattr(target, f.name)
+        if value != ({} if f.default is MISSING else f.default):
+            spec[f.name] = value
+    return spec
+
+
+def _call(
+    target: Command | Webhook, spec: dict[str, Any], own: float | None, limit: int | None
+) -> dict[str, Any]:
+    endless = own is None or limit == -1
+    timeout = -1 if endless else max(ceil(own or 0) + ENDING_SECONDS, limit or 0)
+    description = target.describe()
+    return {"func": target.func, "kwargs": spec, "timeout": timeout, "description": description}
+
+
+def _repr(target: Command | Webhook) -> str:
+    try:
+        shown = target.shown()
+    except Exception:  # a faulty declaration is shown while its faults are told
+        return f"{target.kind}(…)"
+    return f"{target.kind}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _dict(value: Any) -> Any:
+    return dict(value or {}) if value is None or isinstance(value, Mapping) else value
+
+
+def _seconds(value: Any) -> Any:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _is_time(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < 1e9  # type: ignore[operator]
+
+
+def _named_texts(option: str, values: object, name: re.Pattern[str], text: str) -> Iterator[str]:
+    if not isinstance(values, Mapping):
+        yield f"expected {option} to be a dict of texts, got {type(values).__name__}"
+        return
+    for key, value in values.items():
+        if not isinstance(key, str) or not name.match(key):
+            yield f"expected a name as a key in {option}, got {key!r}"
+        elif not isinstance(value, str) or not re.match(text, value):
+            got = MASK if is_secret(key) else repr(value)
+            yield f"expected plain text in {option}[{key!r}], got {got} ({type(value).__name__})"
+
+
+def _header_faults(headers: object) -> Iterator[str]:
+    names = [n.lower() for n in headers if isinstance(n, str)] if isinstance(headers, dict) else []
+    for name in sorted(set(names)):
+        if name in OWN_HEADERS:
+            yield f"the header {name!r} is rq-clock's to set; leave it out"
+        if names.count(name) > 1:
+            yield f"the header {name!r} is given twice"
+
+
+def _url_faults(url: object) -> Iterator[str]:
+    if not isinstance(url, str) or not url:
+        yield f"expected a URL, as 'https://example.com/hook', got {url!r}"
+        return
+    shown = masked_url(url)
+    if not _URL.match(url):
+        yield f"expected a URL of plain characters, the others as %XX (hosts as xn--…), got {shown}"
+        return
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        yield f"cannot read the URL {shown}: {error}"
+        return
+    if parts.scheme not in ("http", "https"):
+        yield f"expected a URL of http or https, got {shown}"
+    if "@" in parts.netloc:
+        yield f"expected {shown} without user and password; give them as header Authorization"
+    if not host or host.strip(".") == "" or "%" in host:
+        yield f"expected a host in the URL {shown}"
+    if port == 0 or "#" in url:
+        yield f"expected the URL {shown} without fragment and with a port above 0"

@@ -1,0 +1,236 @@
+"""What is wrong with a declaration, in words: expectation, what came, remedy.
+
+Checks yield one line a fault and never stop at the first. What comes in is whatever a user wrote,
+so nothing is taken for its annotated type here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from rq_clock.model.targets import Command, Webhook, webhook
+from rq_clock.redaction import masked_text, masked_url
+from rq_clock.timing.triggers import Cron, Every, Once
+
+_GROUP = re.compile("[^\\s\ud800-\udfff]{1,100}\\Z")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: no text of Redis can hold it."""
+_MS = timedelta(milliseconds=1)
+_YEARS = timedelta(days=50 * 366)
+"""The longest duration of an option; no instant plus one leaves the calendar."""
+_DEEPEST = 64
+_LONGEST_INT = 14_000
+"""Bits. Python writes no integer of more than 4,300 digits (14,284 bits) as text."""
+_LARGEST = 512 * 1024
+"""Bytes of arguments as JSON."""
+
+
+def faults(s: Any) -> Iterator[str]:
+    """Everything that is wrong with a Schedule, taken by itself."""
+    if not isinstance(s.name, str) or not NAME.match(s.name):
+        yield f"expected a name of 1-100 letters, digits, '_' or '-', got {_shown(s.name)}"
+    if isinstance(s.trigger, Cron | Every | Once):
+        yield from s.trigger.faults()
+    else:
+        yield f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
+    if isinstance(s.target, Command | Webhook):
+        yield from s.target.faults()
+        yield from _foreign_options(s)
+    else:
+        yield from _target_faults(s.target)
+    yield from _argument_faults(s)
+    yield from _number_faults(s)
+    yield from _policy_faults(s)
+    if s.ping is not None:
+        yield from (f"ping: {fault}" for fault in webhook(s.ping, method="GET").faults())
+    if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
+        yield f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
+    if s.renamed_from == s.name:
+        yield "expected renamed_from to differ from the name; leave it out when nothing is renamed"
+
+
+def _foreign_options(s: Any) -> Iterator[str]:
+    """Options that only a function can take."""
+    kind, place = s.target.kind, "its env or its text" if s.target.kind == "command" else "its json"
+    for option in ("args", "kwargs"):
+        if getattr(s, option):
+            yield f"{option} go to a function, and a {kind} is none; put them into {place}"
+
+
+def _target_faults(target: object) -> Iterator[str]:
+    if not isinstance(target, str):
+        yield (
+            "expected a function or its dotted name, as 'tasks.feeds.refresh', a command(…) or a "
+            f"webhook(…), got {target!r}"
+        )
+    elif target.startswith(("http://", "https://")):
+        yield f"expected a dotted name, got the URL {masked_url(target)}; wrap it in webhook(…)"
+    elif " " in target and "<" not in target:
+        shown = masked_text(target)
+        yield f"expected a dotted name, got {shown!r}; a command line is wrapped in command(…)"
+    elif "<" in target:
+        yield (
+            f"expected a function that a worker can import by name, got {target!r}; define it at "
+            "the top of a module"
+        )
+    elif target.startswith("__main__."):
+        yield (
+            f"{target!r} lives in the script that is run, which workers cannot import; move it to "
+            "a module, such as tasks/"
+        )
+    elif not _DOTTED.match(target):
+        yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {target!r}"
+
+
+def _argument_faults(s: Any) -> Iterator[str]:
+    faults = list(_call_faults(s))
+    yield from faults
+    if not faults:
+        size = len(json.dumps([s.args, s.kwargs, _body(s)], ensure_ascii=False).encode())
+        if size > _LARGEST:
+            yield (
+                f"expected arguments of at most {_LARGEST // 1024} kB as JSON, got "
+                f"{size // 1024} kB; store the data elsewhere and pass its key"
+            )
+    if not isinstance(s.queue, str) or not s.queue or _HALF.search(s.queue):
+        yield f"expected queue to be the name of a queue, got {s.queue!r}"
+    if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
+        yield f"expected tags to be a list of words, got {s.tags!r}"
+    elif any(map(_HALF.search, s.tags)):
+        yield f"expected tags of text that UTF-8 can hold, got {s.tags!r}; encode it first"
+
+
+def _call_faults(s: Any) -> Iterator[str]:
+    """What is wrong with the values that the target is called with."""
+    if not isinstance(s.args, tuple):
+        yield f"expected args to be a list of JSON values, got {masked_text(_shown(s.args))}"
+    else:
+        yield from _json_faults(list(s.args), "args")
+    if not isinstance(s.kwargs, dict):
+        yield f"expected kwargs to be a dict with text keys, got {masked_text(_shown(s.kwargs))}"
+    else:
+        yield from _json_faults(s.kwargs, "kwargs")
+    yield from _json_faults(_body(s), "json")
+
+
+def _body(s: Any) -> object:
+    return s.target.json if isinstance(s.target, Webhook) else None
+
+
+def _json_faults(value: object, path: str) -> Iterator[str]:
+    """Arguments are stored as JSON, so that they survive every deploy and can be shown. The values
+    are counted, too: lists that contain each other have no end."""
+    todo, count = [(value, path, 1)], 0
+    while todo:
+        value, path, depth = todo.pop()
+        count += 1
+        if count > _LARGEST:
+            yield f"expected arguments of at most {_LARGEST // 1024} kB as JSON, got more in {path}"
+            return
+        if not isinstance(value, list | dict):
+            yield from _value_faults(value, path)
+        elif depth > _DEEPEST:
+            yield (
+                f"expected lists and dicts nested at most {_DEEPEST} deep, got more in "
+                f"{path[:40]}…; pass the value as JSON text"
+            )
+            return
+        elif isinstance(value, list):
+            items = [(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+            todo += reversed(items)
+        else:
+            for key in value:
+                if not isinstance(key, str) or _HALF.search(key):
+                    yield f"expected text that UTF-8 can hold as a key in {path}, got {_shown(key)}"
+            items = [(item, f"{path}[{_shown(key)}]", depth + 1) for key, item in value.items()]
+            todo += reversed(items)
+
+
+def _value_faults(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, str):
+        if _HALF.search(value):
+            got = masked_text(_shown(value))
+            yield f"expected text that UTF-8 can hold in {path}, got {got}; encode it first"
+    elif isinstance(value, float) and not -1e308 <= value <= 1e308:
+        yield f"expected a JSON number in {path}, got {value!r}"
+    elif isinstance(value, int) and value.bit_length() > _LONGEST_INT:
+        yield (
+            f"expected an integer of at most 4,200 digits in {path}, got one of "
+            f"{value.bit_length():,} bits; pass it as text"
+        )
+    elif value is not None and not isinstance(value, int | float | bool):
+        yield (
+            f"expected a JSON value in {path}, got {_shown(value)} ({type(value).__name__}); pass "
+            "text or a number and convert it in the task"
+        )
+
+
+def _shown(value: object) -> str:
+    """Return a value's repr, cut to one short line; its type where it has none."""
+    try:
+        text = repr(value)
+    except Exception:  # too many digits, too deep, or the user's own
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _number_faults(s: Any) -> Iterator[str]:
+    longest = _YEARS // timedelta(seconds=1)
+    for option in ("timeout", "result_ttl", "failure_ttl"):
+        value = getattr(s, option)
+        least = 1 if option == "timeout" else 0
+        if value is None or value == -1:  # RQ's word for "without end"
+            continue
+        if not _is_whole(value) or not least <= value <= longest:
+            yield (
+                f"expected {option} in whole seconds, at least {least} and at most 50 years, or -1 "
+                f"for no end, got {_shown(value)}"
+            )
+    delays = s.retries if isinstance(s.retries, tuple) else (s.retries,)
+    if not all(_is_whole(n) and 0 <= n <= longest for n in delays) or not delays:
+        yield (
+            "expected retries to be a count, 0 or more, or a list of delays in whole seconds, "
+            f"got {_shown(s.retries)}"
+        )
+    for option in ("catch_up_window", "jitter"):
+        value = getattr(s, option)
+        if value is not None and not (isinstance(value, timedelta) and _MS <= value <= _YEARS):
+            yield (
+                f"expected {option} as timedelta or seconds, at least 0.001 s and at most 50 "
+                f"years, got {_shown(value)}"
+            )
+    if s.catch_up_limit is not None and (not _is_whole(s.catch_up_limit) or s.catch_up_limit < 1):
+        yield f"expected catch_up_limit to be a count, at least 1, got {_shown(s.catch_up_limit)}"
+
+
+def _policy_faults(s: Any) -> Iterator[str]:
+    if s.catch_up not in ("latest", "all", "none"):
+        yield f"expected catch_up 'latest', 'all' or 'none', got {s.catch_up!r}"
+    if s.overlap not in ("skip", "allow"):
+        yield f"expected overlap 'skip' or 'allow', got {s.overlap!r}"
+    if s.catch_up == "all" and s.overlap == "skip":
+        yield (
+            "catch_up='all' says that every fire time matters, overlap='skip' drops those that "
+            "come while a job still runs; use overlap='allow' or catch_up='latest'"
+        )
+    if s.catch_up != "all" and s.catch_up_limit is not None:
+        yield f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
+    if s.group is not None and not (isinstance(s.group, str) and _GROUP.match(s.group)):
+        yield f"expected group as 1-100 characters without spaces, got {_shown(s.group)}"
+    if not _is_whole(s.group_limit) or s.group_limit < 1:
+        yield f"expected group_limit to be a count, at least 1, got {_shown(s.group_limit)}"
+    elif s.group_limit > 1 and s.group is None:
+        yield f"group_limit goes with group, got {s.group_limit} without one"
+    if s.catch_up == "none" and s.catch_up_window is not None:
+        yield "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is an integer that Redis's scripts can count with."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53

@@ -1,0 +1,1 @@
+"""Web calls to addresses that are allowed."""

@@ -1,0 +1,198 @@
+"""What a command prints: line by line to the log, its last 64 kB to Redis while it runs.
+
+However much it prints, memory, Redis and log stay small: of a line the first 2,000 characters are
+logged, of a run the first 1,000 lines, and what was left out is said. Secret values are masked in
+both. Not UTF-8 is shown as \\xNN.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+from redis.exceptions import RedisError
+
+from rq_clock.log import say, warn
+from rq_clock.redaction import Secrets, printable
+
+KEPT = 64 * 1024
+"""Bytes of a run's output that are kept."""
+MOST_LINES, LONGEST_LINE = 1_000, 2_000
+"""Lines of a run, and characters of a line, that are logged."""
+WRITE_SECONDS = 1.0
+"""From one writing of the record to the next."""
+LAST_WRITE_SECONDS = 3.0
+"""How long the end of a run waits for its record to be written."""
+
+_LINE_BYTES = 16 * 1024  # more than 2,000 characters of any kind
+_NOTE = 64  # more than the line that says what came before
+_CAME_BEFORE = re.compile(rb"\[(\d+) bytes came before\]\n")
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+
+
+def shown(kept: bytes) -> tuple[int, str]:
+    """What is kept of a run's output, as text to be read: how many bytes came before it, and the
+    rest without colours, without what a progress bar has written over, and without anything else
+    that a terminal would obey."""
+    cut = _CAME_BEFORE.match(kept)
+    text = kept[cut.end() if cut else 0 :].decode(errors="backslashreplace")
+    lines = (
+        line.removesuffix("\r").rpartition("\r")[2] for line in _COLOURS.sub("", text).split("\n")
+    )
+    clean = "\n".join(line if line.isprintable() else _plain(line) for line in lines)
+    return int(cut[1]) if cut else 0, clean
+
+
+def _plain(line: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else printable(c, 10) for c in line)
+
+
+class Tail:
+    """The last bytes of a stream."""
+
+    def __init__(self, most: int) -> None:
+        self.passed = 0
+        self._most = most
+        self._bytes = bytearray()
+        self._lock = threading.Lock()
+
+    def add(self, chunk: bytes) -> None:
+        with self._lock:
+            self.passed += len(chunk)
+            self._bytes += chunk
+            del self._bytes[: -self._most]
+
+    def value(self, secrets: Secrets) -> bytes:
+        """What is kept, with secrets masked. Where something came before, it begins with a whole
+        line that says so: a cut line might begin with half a secret."""
+        with self._lock:
+            data, before = bytes(self._bytes), self.passed - len(self._bytes)
+        data = secrets.hide(data)
+        if not before:
+            return data
+        half = data.find(b"\n", _NOTE, self._most // 8) + 1 or max(_NOTE, secrets.longest)
+        return f"[{before + half} bytes came before]\n".encode() + data[half:]
+
+
+class _Lines:
+    """Cuts a stream into lines, holding no more of one than is logged of it."""
+
+    def __init__(self) -> None:
+        self._start, self._length = b"", 0
+
+    def cut(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
+        """The lines that end in this chunk: how each begins, and how many bytes it has."""
+        *ended, rest = chunk.split(b"\n")
+        for part in ended:
+            self._hold(part)
+            yield self._start, self._length
+            self._start, self._length = b"", 0
+        self._hold(rest)
+
+    def skim(self, chunk: bytes) -> int:
+        """How many lines end in this chunk."""
+        ended, newline, rest = chunk.rpartition(b"\n")
+        if newline:
+            self._start, self._length = b"", 0
+        self._hold(rest)
+        return ended.count(b"\n") + 1 if newline else 0
+
+    def _hold(self, part: bytes) -> None:
+        self._start += part[: _LINE_BYTES - len(self._start)]
+        self._length += len(part)
+
+
+class Output:
+    """Takes in what a command prints. `facts` are the fields that every log line carries."""
+
+    def __init__(self, facts: dict[str, Any], secrets: Secrets) -> None:
+        self._facts = facts
+        self._secrets = secrets
+        self._tail, self._errors = Tail(KEPT), Tail(_LINE_BYTES)
+        self._lines = {"stdout": _Lines(), "stderr": _Lines()}
+        self._told = self._untold = 0
+
+    def take(self, stream: str, chunk: bytes) -> None:
+        self._tail.add(chunk)
+        if stream == "stderr":
+            self._errors.add(chunk)
+        if self._told >= MOST_LINES:
+            self._untold += self._lines[stream].skim(chunk)
+            return
+        for line, length in self._lines[stream].cut(chunk):
+            self._tell(stream, line, length)
+
+    def finish(self) -> None:
+        """Nothing more comes: log the last lines, and how many were not logged."""
+        for stream, lines in self._lines.items():
+            for line, length in lines.cut(b"\n"):
+                if length:
+                    self._tell(stream, line, length)
+        if self._untold:
+            say("run.output_cut", **self._facts, logged=MOST_LINES, more_lines=self._untold)
+
+    def kept(self) -> bytes:
+        """The record: the last 64 kB of both streams, as they came."""
+        return self._tail.value(self._secrets)
+
+    def last_words(self) -> str:
+        """The last line on standard error that says anything."""
+        lines = self._text(self._errors.value(self._secrets)).splitlines()
+        said = [line.strip() for line in lines if line.strip()]
+        return printable(said[-1], 200) if said else ""
+
+    def _tell(self, stream: str, line: bytes, length: int) -> None:
+        if self._told >= MOST_LINES:
+            self._untold += 1
+            return
+        self._told += 1
+        text = self._text(self._secrets.hide(line)).removesuffix("\r").rpartition("\r")[2]
+        shown = printable(text, LONGEST_LINE)
+        cut = {"cut_of_bytes": length} if length > len(line) or len(text) > LONGEST_LINE else {}
+        say("run.output", **self._facts, stream=stream, line=shown, **cut)
+
+    @staticmethod
+    def _text(line: bytes) -> str:
+        return _COLOURS.sub("", line.decode(errors="backslashreplace"))
+
+
+class Record:
+    """Within its block writes what `read` gives with `write`, in a thread of its own: about once a
+    second while something changes, and once more at the end. Redis may be slow or away, the
+    command is not held up; what cannot be written is lost, and that is said once."""
+
+    def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], object]) -> None:
+        self._read, self._write = read, write
+        self._changed, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rq-clock-output", daemon=True)
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._changed.set()
+        self._thread.join(LAST_WRITE_SECONDS)
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self._changed.wait()
+            if not self._over.wait(WRITE_SECONDS):
+                self._changed.clear()
+                self._put()
+        self._put()
+
+    def _put(self) -> None:
+        try:
+            self._write(self._read())
+        except RedisError as error:
+            if not self._failed:
+                warn("run.output_lost", reason=str(error))
+            self._failed = True

@@ -1,0 +1,248 @@
+"""What the jobs of commands and webhooks call, in a worker: rq-clock's or the stock one.
+
+Ordinary functions of RQ. What a run leaves behind is one key, besides what any job leaves:
+
+    rq-clock:<namespace>:output:<job id>    string   the last 64 kB that a command printed, written
+                                                     about once a second while it runs; or a web
+                                                     call's status and the first 2 kB of its answer.
+                                                     Expires after RQ_CLOCK_OUTPUT_HOURS
+
+A job that runs again writes it anew. Secrets that are known by name are masked in it.
+"""
+
+from __future__ import annotations
+
+import json as json_
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import get_current_job
+from rq.job import Job
+from rq.timeouts import JobTimeoutException
+
+from rq_clock import log as logs
+from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
+from rq_clock.log import say, warn
+from rq_clock.outbound import client as hook
+from rq_clock.redaction import Secrets, masked_text, masked_url, printable
+from rq_clock.run import Run, current_run, stopping
+from rq_clock.runners.output import KEPT, Output, Record
+from rq_clock.runners.shell import Ended, Shell
+from rq_clock.settings import Settings, environment
+from rq_clock.store.scripts import key_of
+from rq_clock.timing.instants import iso
+from rq_clock.version import __version__
+
+ANSWER_KEPT = 2048
+"""Bytes of a web call's answer that are kept."""
+SHUTDOWN = "its worker's shutdown"
+SIGNAL_SECONDS = 0.5
+"""A platform ends all processes at once: a command that died of SIGTERM may be seen dead before
+this process has heard of its own."""
+
+
+class CommandTimedOut(CommandFailed, JobTimeoutException):
+    """A command took longer than it may; to RQ the same as a job that does."""
+
+
+class WebhookTimedOut(WebhookFailed, JobTimeoutException):
+    """A web call took longer than it may; to RQ the same as a job that does."""
+
+
+def run_command(
+    shell: str,
+    timeout: float | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a shell command to its end; see `rq_clock.command` for what it is given.
+
+    Raises CommandFailed with its exit code or signal, CommandTimedOut after `timeout` seconds, and
+    Interrupted when the worker shuts down meanwhile. Whatever is raised, here or in this by RQ:
+    nothing that the command started is left running, unless it made itself a daemon.
+    """
+    settings, job, run = _prepare()
+    if stopping():
+        raise Interrupted("not begun, because its worker shuts down")
+    facts = _facts(job, run)
+    environ = {**environment(), **(env or {}), **_run_variables(run)}
+    output = Output(facts, Secrets(environ))
+    leave = _reasons_to_leave(job)
+
+    def write(kept: bytes) -> None:
+        if job is not None:
+            _keep(job, run, settings, kept)
+
+    with Record(output.kept, write) as record:
+
+        def take(stream: str, chunk: bytes) -> None:
+            output.take(stream, chunk)
+            record.changed()
+
+        say("command.started", **facts, command=printable(masked_text(shell), 200))
+        try:
+            with Shell(shell, cwd=cwd, env=environ) as running:
+                ended = running.watch(timeout or float("inf"), take, leave)
+        except BaseException as error:
+            warn("command.failed", **facts, reason=type(error).__name__)
+            raise
+        finally:
+            output.finish()
+    _report(ended, facts)
+    _judge(ended, timeout, output.last_words())
+
+
+def call_webhook(
+    url: str,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
+    json: Any = None,
+    timeout: float = 10,
+) -> dict[str, Any]:
+    """Call a URL; see `rq_clock.webhook` for how. Returns status and the body's first 2 kB.
+
+    Raises WebhookFailed when the address is refused, the call breaks off or the answer is not 2xx,
+    WebhookTimedOut when it is not over after `timeout` seconds.
+    """
+    settings, job, run = _prepare()
+    facts = _facts(job, run) | {"url": masked_url(url), "method": method}
+    secrets = Secrets(headers or {})
+    body = None if json is None else json_.dumps(json).encode()
+    started = time.monotonic()
+    keep = ANSWER_KEPT + secrets.longest  # one that is cut in two could not be masked
+    request = hook.Request(url, method, _headers(headers or {}, body, run), body, keep)
+    try:
+        answer = hook.call(request, timeout, settings.webhook_allow)
+    except WebhookFailed as error:
+        warn("webhook.failed", **facts, reason=str(error))
+        slow = isinstance(error, hook.TooSlow)
+        raise (WebhookTimedOut if slow else WebhookFailed)(str(error)) from None
+    took = f"{time.monotonic() - started:.3f}s"
+    say("webhook.answered", **facts, status=answer.status, took=took)
+    kept = secrets.hide(answer.body)[:ANSWER_KEPT]
+    if job is not None:
+        try:
+            _keep(job, run, settings, f"{answer.words}\n".encode() + kept)
+        except RedisError as error:
+            warn("run.output_lost", reason=str(error))
+    text = kept.decode(errors="replace")
+    if not 200 <= answer.status < 300:
+        raise WebhookFailed(_complaint(answer, masked_url(url), text))
+    return {"status": answer.status, "body": text}
+
+
+def keep_output(
+    redis: Redis, namespace: str, job_id: str, output: bytes, *, hours: int = 72
+) -> None:
+    """Store the last 64 kB of what a run printed, in place of what was stored of it."""
+    redis.set(key_of(namespace, f"output:{job_id}"), output[-KEPT:], ex=hours * 3600)
+
+
+def _prepare() -> tuple[Settings, Job | None, Run | None]:
+    """What this process and its job are. RQ's worker has no log for us: then it gets one."""
+    settings = Settings.from_env()
+    if not logs.logger.hasHandlers():
+        logs.set_up(stamp=settings.stamped_logs)
+    return settings, get_current_job(), current_run()
+
+
+def _keep(job: Job, run: Run | None, settings: Settings, output: bytes) -> None:
+    # the id of a schedule's job begins with its namespace, which a worker may serve several of
+    namespace = job.id.partition("-")[0] if run else settings.namespace
+    keep_output(job.connection, namespace, job.id, output, hours=settings.output_hours)
+
+
+def _facts(job: Job | None, run: Run | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"schedule": run.schedule} if run else {}
+    return facts | ({"job": job.id} if job else {})
+
+
+def _run_variables(run: Run | None) -> dict[str, str]:
+    """What `current_run()` tells a function, for a command."""
+    if run is None:
+        return {}
+    facts = {"SCHEDULE": run.schedule, "FIRE_TIME": iso(run.fire_time), "REASON": run.reason}
+    if run.previous:
+        facts["PREVIOUS"] = iso(run.previous)
+    return {f"RQ_CLOCK_{name}": value for name, value in facts.items()}
+
+
+def _reasons_to_leave(job: Job | None) -> Callable[[], str]:
+    """A function that says why the command must end now, if it must."""
+    parent = os.getppid() if _is_horse(job) else None
+
+    def leave() -> str:
+        if stopping():
+            return SHUTDOWN
+        orphaned = parent is not None and os.getppid() != parent
+        return "its worker's death" if orphaned else ""
+
+    return leave
+
+
+def _is_horse(job: Job | None) -> bool:
+    """Whether this process's parent is the job's worker. Where the kernel does not end a horse
+    whose worker was killed, its command is ended here: another worker will run the job again."""
+    if job is None or not job.worker_name:
+        return False
+    try:
+        pid = job.connection.hget(f"rq:worker:{job.worker_name}", "pid")
+    except RedisError:
+        return False
+    return pid is not None and int(pid) == os.getppid()
+
+
+def _report(ended: Ended, facts: dict[str, Any]) -> None:
+    name = ended.signal_name
+    how: dict[str, Any] = {"signal": name} if name else {"exit": ended.code}
+    if ended.why:
+        how["because"] = ended.why
+    say("command.ended", **facts, **how, took=f"{ended.seconds:.3f}s")
+    if ended.survivors:
+        warn("command.survived", **facts, remedy="look for processes of another user, or stuck")
+
+
+def _judge(ended: Ended, timeout: float | None, last_words: str) -> None:
+    if ended.code == 0 and not ended.why:
+        return
+    said = f"; last words: {last_words}" if last_words else ""
+    if ended.why == "timeout":
+        raise CommandTimedOut(f"ended by {ended.words} after {timeout:g} s, its timeout{said}")
+    if ended.why or _hears_of_shutdown(ended.code):
+        raise Interrupted(f"ended by {ended.words} because of {ended.why or SHUTDOWN}{said}")
+    raise CommandFailed(f"{ended.words}{said}")
+
+
+def _hears_of_shutdown(code: int) -> bool:
+    """Whether what ended the command was meant for this process too."""
+    until = time.monotonic() + SIGNAL_SECONDS
+    while code in (-signal.SIGTERM, 128 + signal.SIGTERM) and time.monotonic() < until:
+        if stopping():
+            return True
+        time.sleep(0.01)
+    return stopping()
+
+
+def _headers(given: Mapping[str, str], body: bytes | None, run: Run | None) -> dict[str, str]:
+    """The headers of a call; what is given takes the place of our own."""
+    own = {"User-Agent": f"rq-clock/{__version__}"}
+    if body is not None:
+        own["Content-Type"] = "application/json"
+    if run is not None:
+        own["Idempotency-Key"] = f"{run.schedule}/{iso(run.fire_time)}"
+    names = {name.lower() for name in given}
+    return {**{n: v for n, v in own.items() if n.lower() not in names}, **given}
+
+
+def _complaint(answer: hook.Answer, where: str, body: str) -> str:
+    if 300 <= answer.status < 400 and answer.location:
+        to = masked_url(answer.location)
+        return f"{where}: answered {answer.words} to {to}; redirects are not followed"
+    first = next((line.strip() for line in body.splitlines() if line.strip()), "")
+    said = f": {printable(first, 200)}" if first else ""
+    return f"{where}: expected an answer of 2xx, got {answer.words}{said}"

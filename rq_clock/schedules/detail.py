@@ -1,0 +1,90 @@
+"""All that is known of one schedule: what its page shows, read in three round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rq_clock.model.job_id import schedules_of
+from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
+from rq_clock.schedules.listing import BARS, Pulse, Row
+from rq_clock.store.audit import AUDIT, Audited, audited_from
+from rq_clock.store.backfills import Backfill, backfills_of
+from rq_clock.store.scripts import text, texts
+from rq_clock.store.store import Store
+from rq_clock.timing.instants import from_ms, to_ms
+
+BACKFILLS = 100
+"""The newest backfills of all, among which those of the schedule are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A schedule as its page shows it. `ledger` is all of it, oldest first; `audited` and
+    `backfills` are the newest, newest first."""
+
+    row: Row
+    ledger: tuple[LedgerEntry, ...]
+    backfills: tuple[Backfill, ...]
+    audited: tuple[Audited, ...]
+    namespace: str
+
+    def asked_by(self, entry: Enqueued) -> str:
+        """Who asked for a run by hand; empty when it is not known, or nobody did."""
+        asked = self._trigger(entry)
+        return asked.by if asked else ""
+
+    def job_of(self, entry: Enqueued) -> str:
+        """The id of a run's job. The number in that of a run by hand stands in the audit, in that
+        of a backfill's it is the backfill's; empty when that is not known any more."""
+        job = f"{self.namespace}-{self.row.entry.name}-{to_ms(entry.fire_time)}"
+        if entry.reason in ("schedule", "catch_up"):
+            return job
+        if entry.reason == "manual":
+            asked = self._trigger(entry)
+            return str(asked.detail["job"]) if asked else ""
+        spans = [b for b in self.backfills if b.start <= entry.fire_time <= b.end]
+        return f"{job}-b{spans[0].number}" if len(spans) == 1 else ""
+
+    def _trigger(self, entry: Enqueued) -> Audited | None:
+        if entry.reason != "manual":
+            return None
+        start = f"{self.namespace}-{self.row.entry.name}-{to_ms(entry.fire_time)}-m"
+        jobs = ((said, str(said.detail.get("job", ""))) for said in self.audited)
+        return next((said for said, job in jobs if job.startswith(start)), None)
+
+
+def detail(store: Store, name: str, pulse: Pulse) -> Detail | None:
+    """One schedule; None when there is none of this name. Two round trips. Raises redis-py's
+    RedisError."""
+    pipe: Any = store.redis.pipeline(transaction=False)
+    read = store.ask(pipe, [name])
+    pipe.zscore(store.key("failing"), name)
+    pipe.lrange(store.key(f"ledger:{name}"), 0, -1)
+    pipe.zrevrange(store.key("backfills"), 0, BACKFILLS - 1)
+    pipe.xrevrange(store.key("audit"), count=AUDIT)
+    answers = pipe.execute()
+    entry = read(answers)[0].get(name)
+    if entry is None:
+        return None
+    failing, lines, ids, entries = answers[-4:]
+    ledger = tuple(ledger_entry(text(line)) for line in lines)
+    mine = [id for id in map(text, ids) if id.rpartition("-")[0] == name]
+    running = schedules_of(store.namespace, pulse.running).get(name, "")
+    since = None if failing is None else from_ms(int(failing))
+    return Detail(
+        row=Row(entry, ledger[-BARS:], since, running),
+        ledger=ledger,
+        backfills=tuple(backfills_of(store, mine)),
+        audited=_audited(name, entries),
+        namespace=store.namespace,
+    )
+
+
+def _audited(name: str, entries: Sequence[tuple[Any, Mapping[Any, Any]]]) -> tuple[Audited, ...]:
+    """Those entries that speak of this schedule."""
+    found = ((id, texts(raw)) for id, raw in entries)
+    return tuple(
+        audited_from(text(id), said) for id, said in found if name in said["schedules"].split()
+    )

@@ -1,0 +1,1 @@
+"""All state in Redis: keys, scripts, clients."""

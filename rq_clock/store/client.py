@@ -1,0 +1,195 @@
+"""The one way to a Redis or Valkey: every client of rq-clock is made here, every script is
+loaded here, and every key begins here.
+
+- `rediss://` verifies certificate and host name. On a Heroku dyno it does not, because Heroku's
+  certificates are self-signed; `?ssl_cert_reqs=none` in the URL switches it off elsewhere.
+- Nothing is sent twice behind the caller's back. redis-py retries whole transactions when a
+  reply is lost, which enqueues twice; who can repeat safely does so knowingly (see clock.py).
+- A client carries the process's name, so that `CLIENT LIST` tells dynos apart.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    DataError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.log import say, warn
+from rq_clock.settings import DEVELOPMENT_REDIS, Settings
+
+REPLY_SECONDS = 3.0
+"""A server that is silent this long counts as gone; the clock must hear a signal meanwhile."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between two attempts to reach a server; they double from one to the other."""
+PATIENCE = 0.8
+"""The pause at which a server that never answered is called missing: where everything starts at
+once, it is only slower to start."""
+_OF_AN_ITEM = re.compile(r"WRONGTYPE|user_script:\d+: (attempt to|bad argument)")
+"""What a server answers when a value has another type than a command or script needs."""
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether an error comes from the server, the network or a lost lease. Any other comes
+    from one item: what is stored of it cannot be read, or it cannot be written."""
+    if isinstance(error, DataError):
+        return False
+    if isinstance(error, ResponseError) and _OF_AN_ITEM.search(str(error)):
+        return False
+    if isinstance(error, RqClockError):
+        return not isinstance(error, ScheduleError)
+    return isinstance(error, RedisError | OSError)
+
+
+def connect(
+    url: str | None = None, *, settings: Settings | None = None, seconds: float = REPLY_SECONDS
+) -> Redis:
+    """A client for `url`, or for the environment's REDIS_URL; a server that is silent for so many
+    seconds counts as gone.
+
+    Understands redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
+    Makes no connection. Raises StoreUnavailable when there is no URL, or none to understand.
+    """
+    settings = settings or Settings.from_env()
+    url = url or settings.redis_url
+    if not url:
+        raise StoreUnavailable(
+            "expected REDIS_URL to name a Redis or Valkey, got nothing; on a laptop start one with "
+            f"`rq-clock redis` and set REDIS_URL={DEVELOPMENT_REDIS}"
+        )
+    options: dict[str, Any] = {
+        "client_name": f"rq-clock:{settings.instance}",
+        "health_check_interval": 30,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_connect_timeout": seconds,
+        "socket_timeout": seconds,
+    }
+    if url.startswith("rediss://"):
+        verify = _verifies(url, settings)
+        options["ssl_cert_reqs"] = "required" if verify else "none"
+        options["ssl_check_hostname"] = verify
+    if not url.startswith("unix://"):
+        options["socket_keepalive"] = True
+    try:
+        if url.startswith("redis+sentinel://"):
+            return _through_sentinel(url, options)
+        return Redis.from_url(url, **options)
+    except ValueError as error:
+        reason = f"cannot understand the Redis URL {redacted(url)}: {error}"
+        raise StoreUnavailable(reason) from None
+
+
+def _verifies(url: str, settings: Settings) -> bool:
+    """Return whether the server's certificate is verified. The URL decides before the settings."""
+    chosen = parse_qs(urlsplit(url).query).get("ssl_cert_reqs")
+    return chosen[-1] != "none" if chosen else settings.tls_verify
+
+
+def _through_sentinel(url: str, options: dict[str, Any]) -> Redis:
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    service, _, db = parts.path.strip("/").partition("/")
+    nodes = []
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        nodes.append((name or port, int(port) if name else 26379))
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    options |= {"db": int(db or 0), "username": user or None, "password": password or None}
+    watchers: Any = Sentinel(nodes, socket_timeout=REPLY_SECONDS)  # type: ignore[no-untyped-call]  # redis-py
+    client: Redis = watchers.master_for(service or "mymaster", **options)
+    return client
+
+
+def redacted(url: str) -> str:
+    """The URL as it may be shown: without user, password and query."""
+    scheme, _, rest = url.partition("://")
+    place = rest.partition("?")[0].rpartition("@")[2]
+    return f"{scheme}://{place}"
+
+
+def diagnose(error: BaseException, url: str | None) -> str:
+    """One line for an operator: what is wrong with the server and what to do about it."""
+    place = redacted(url or "")
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return f"{place} refuses the user or password ({error}); check REDIS_URL"
+    if isinstance(error, BusyLoadingError):
+        return f"{place} is still loading its data; it will answer when it is done"
+    if isinstance(error, TimeoutError):
+        tls = "; if it does not speak TLS, use redis://" if place.startswith("rediss") else ""
+        return f"{place} does not answer in time{tls}"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            f"{place} shows a certificate that cannot be verified ({error}); name its authority's "
+            "file in SSL_CERT_FILE, or add ?ssl_cert_reqs=none to the URL to accept any certificate"
+        )
+    if "WRONG_VERSION_NUMBER" in str(error) or "record layer" in str(error):
+        return f"{place} does not speak TLS; use redis:// instead of rediss://"
+    if isinstance(error, ConnectionError) and place.startswith("redis://127.0.0.1"):
+        return f"no Redis at {place} ({error}); start one with `rq-clock redis`"
+    if isinstance(error, ConnectionError):
+        return f"no connection to {place} ({error}); check REDIS_URL (TLS needs rediss://)"
+    return f"{place}: {error}"
+
+
+class Patience:
+    """How a process that serves for long bears a server that does not answer: it says so once,
+    and asks again after pauses that grow."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._met = False
+        self._said = False
+        self._pause = SHORTEST_PAUSE
+
+    def try_again(self, error: BaseException) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises StoreUnavailable when waiting will not help: a server that never let this process in
+        is there and refuses it.
+        """
+        reason = diagnose(error, self._url)
+        if not self._met and isinstance(error, AuthenticationError | NoPermissionError):
+            raise StoreUnavailable(reason) from None
+        if not self._said and (self._met or self._pause >= PATIENCE):
+            self._said = True
+            warn("store.waiting", reason=reason)
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
+        return pause
+
+    def answered(self) -> None:
+        """The server is there."""
+        self._met = True
+        if self._said:
+            self._said = False
+            say("store.back")
+
+    def succeeded(self) -> None:
+        """What was tried is done; the next attempt at something else may come at once. Apart from
+        `answered`, since what fails behind it would fail again at once."""
+        self._pause = SHORTEST_PAUSE
+
+
+def socket_of(connection: Any) -> socket.socket | None:
+    """The socket under a redis-py connection, to wait on beside others.
+
+    redis-py has no public name for it; without it the clock would need a thread for its news.
+    """
+    sock: socket.socket | None = getattr(connection, "_sock", None)
+    return sock

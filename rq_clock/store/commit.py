@@ -1,0 +1,254 @@
+"""Decisions packed into messages, so that at the instant only bytes have to be sent.
+
+A `Batch` takes decisions until it is full. RQ builds each job and records its commands into a
+pipeline that is never executed; together with marker, revision and next fire time they become
+the arguments of one call of lua/commit.lua, packed ahead of time. A `Wire` sends packed batches
+and brings back one answer a schedule.
+
+Everything here is a guess until the script has compared it. Throwing a batch away loses nothing.
+
+RQ calls that must not be used to make a job here, because they write past the pipeline:
+`unique=True`, `enqueue_at`, `enqueue_in`, `depends_on`, `Repeat` (seen with MONITOR, RQ 2.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Connection
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from rq.job import Job
+
+from rq_clock.errors import LeaseLost
+from rq_clock.model.decision import Decision
+from rq_clock.model.entry import Entry, Lease
+from rq_clock.store.job_commands import JobBuilder
+from rq_clock.store.scripts import text
+from rq_clock.store.store import Store
+from rq_clock.timing.instants import to_ms
+from rq_clock.timing.triggers import Once
+
+FULL = 100
+"""Jobs, or schedules, in one message: about a millisecond of the server's time."""
+WINDOW = 4
+"""Messages on their way at once: enough that the server never waits for the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One schedule's part of a batch: what happens if the commit accepts it."""
+
+    entry: Entry
+    decision: Decision
+    decided_at: datetime
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the commit said of one schedule: ok, overlap, stale or error, with the details."""
+
+    planned: Planned
+    kind: str
+    detail: str
+    at: datetime
+
+
+class Refusal(Exception):
+    """The whole batch was refused and nothing was written. `changed` says that only a newer
+    revision for all schedules stood in the way."""
+
+    def __init__(self, why: str, *, changed: bool = False) -> None:
+        super().__init__(why)
+        self.changed = changed
+
+
+@dataclass(slots=True)
+class _Shape:
+    """The commands of jobs that have as many words each. RQ says nearly the same for each job of
+    a batch; what is the same in all is sent once. That leaves a third of the bytes, in memory
+    and on the way, and of the words that the server has to take apart."""
+
+    number: int
+    lengths: tuple[int, ...]
+    rows: list[list[Any]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def common(self) -> list[Any]:
+        """The shape as lua/commit.lua reads it. Every row must be there: `places` follows."""
+        columns = enumerate(zip(*self.rows, strict=True))
+        self.places = [place for place, c in columns if c.count(c[0]) < len(c)]
+        counted = [place + 1 for place in self.places]
+        return [len(self.lengths), *self.lengths, *self.rows[0], len(counted), *counted]
+
+
+class Batch:
+    """Decisions for one instant, on their way into one message."""
+
+    def __init__(self, instant: datetime, everything: str) -> None:
+        self.instant = instant
+        self.everything = everything
+        self.planned: list[Planned] = []
+        self.message: list[bytes] = []
+        self._words: list[str | int | bytes] = []
+        self._shapes: dict[tuple[int, ...], _Shape] = {}
+        self._rows: list[tuple[_Shape, list[Any]]] = []
+        self._jobs = 0
+        self._good_until: datetime | None = None
+
+    @property
+    def full(self) -> bool:
+        return self._jobs >= FULL or len(self.planned) >= FULL
+
+    @property
+    def size(self) -> int:
+        """Bytes of the packed message."""
+        return sum(map(len, self.message))
+
+    def add(self, entry: Entry, decision: Decision, builder: JobBuilder) -> None:
+        """Take one schedule's decision, made at the batch's instant. Whatever raises leaves the
+        batch as it was."""
+        schedule = entry.schedule
+        assert schedule is not None, "only what can be read is decided"
+        decided_any = decision.fire_times or decision.skips
+        marker = to_ms(decision.marker) if decided_any else entry.base.partition(" ")[0]
+        words: list[Any] = [entry.name, entry.base, entry.revision, marker]
+        words += [_next(entry, decision), schedule.overlap]
+        words.append(len(decision.skips))
+        for skip in decision.skips:
+            words += [to_ms(skip.first), to_ms(skip.last), skip.count, skip.reason]
+        words.append(len(decision.fire_times))
+        built = [(t, *builder.build(schedule, t, self.instant)) for t in decision.fire_times]
+        queue_key, job_ids = builder.queue(schedule.queue).key, []
+        for fire_time, job_id, mark, commands in built:  # nothing raises from here on
+            job_ids.append(job_id)
+            words += [job_id, to_ms(fire_time), mark, queue_key, self._shape(commands).number]
+        self._words += words
+        self._jobs += len(job_ids)
+        self.planned.append(Planned(entry, decision, self.instant, tuple(job_ids)))
+
+    def _shape(self, commands: Sequence[Sequence[Any]]) -> _Shape:
+        """Put a job's commands beside those of jobs that are alike."""
+        lengths = tuple(map(len, commands))
+        if lengths not in self._shapes:
+            self._shapes[lengths] = _Shape(len(self._shapes) + 1, lengths)
+        shape = self._shapes[lengths]
+        row = [word for command in commands for word in command]
+        shape.rows.append(row)
+        self._rows.append((shape, row))
+        return shape
+
+    def expire_by(self, limit: datetime, following: datetime | None) -> None:
+        """A decision made ahead holds until `limit`, or until the schedule's following fire time
+        has come: from then on its policy for missed fire times has the word."""
+        until = min(limit, following) if following else limit
+        self._good_until = min(self._good_until or until, until)
+
+    def expired(self, now: datetime) -> bool:
+        return self._good_until is not None and now >= self._good_until
+
+    def pack(self, store: Store, lease: Lease, wire: Wire) -> None:
+        """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
+        words = [word for shape in self._shapes.values() for word in shape.common()]
+        own = [row[place] for shape, row in self._rows for place in shape.places]
+        keys = store.keys(
+            "lease", "markers", "revisions", "due", "definitions", "pauses", "skips",
+            "succeeded", "outcomes", "failing", "counters",
+        )  # fmt: skip
+        head = [lease.token, store.key("ledger:"), store.history, self.everything]
+        self.message = wire.pack(
+            "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
+            Job.redis_job_namespace_prefix, len(self._shapes), *words,
+            len(self.planned), *self._words, *own,
+        )  # fmt: skip
+        self._words, self._shapes, self._rows = [], {}, []
+
+
+def _next(entry: Entry, decision: Decision) -> int | str:
+    """When the schedule is due again; a run-time `once` that has fired is over."""
+    if decision.next is not None:
+        return to_ms(decision.next)
+    one_off = not entry.declared and isinstance(entry.schedule and entry.schedule.trigger, Once)
+    return "end" if one_off else ""
+
+
+class Wire:
+    """The way of packed batches to the server, past redis-py's commands: what goes here may be
+    sent again after a lost reply, because the commit compares before it writes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool: Any = store.redis.connection_pool
+        self._packer: Any = Connection()  # type: ignore[no-untyped-call]  # only packs
+        store.redis.script_load(store.script("commit")[1])
+
+    def pack(self, *words: Any) -> list[bytes]:
+        """The bytes of one command."""
+        packed: list[bytes] = self._packer.pack_command(*words)
+        return packed
+
+    def commit(self, batches: Sequence[Batch]) -> list[list[Answer] | Refusal]:
+        """Send batches in order; for each its answers, or why it was refused whole.
+
+        Raises LeaseLost when any was refused for its fencing token. On a lost connection raises
+        redis-py's error; some may have been committed, and all may be sent again.
+        """
+        replies = self._exchange(batches)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:  # the server was restarted: it forgets scripts
+            self._store.redis.script_load(self._store.script("commit")[1])
+            for i, reply in zip(
+                unknown, self._exchange([batches[i] for i in unknown]), strict=True
+            ):
+                replies[i] = reply
+        return [_result(batch, reply) for batch, reply in zip(batches, replies, strict=True)]
+
+    def _exchange(self, batches: Sequence[Batch]) -> list[Any]:
+        replies: list[Any] = []
+        sent = 0
+        connection = self._pool.get_connection()  # one that the server closed is opened again
+        try:
+            while len(replies) < len(batches):
+                while sent < len(batches) and sent - len(replies) < WINDOW:
+                    connection.send_packed_command(batches[sent].message, check_health=False)
+                    sent += 1
+                try:
+                    replies.append(connection.read_response())
+                except ResponseError as error:  # an answer like others, in its place
+                    replies.append(error)
+        except BaseException:
+            connection.disconnect()  # what still comes would answer something else
+            raise
+        finally:
+            self._pool.release(connection)
+        return replies
+
+
+def _result(batch: Batch, reply: Any) -> list[Answer] | Refusal:
+    if isinstance(reply, RedisError):
+        return Refusal(str(reply))
+    status = reply[0]
+    if status == b"lost":
+        raise LeaseLost("another clock leads, or the lease ran out")
+    if status == b"changed":
+        return Refusal("all schedules were changed at once", changed=True)
+    if status == b"error":
+        return Refusal(text(reply[1]))
+    at = datetime.fromtimestamp(reply[1] / 1000, UTC)
+    answers = []
+    for planned, words in zip(batch.planned, reply[2:], strict=True):
+        kind, _, detail = text(words).partition(" ")
+        answers.append(Answer(planned, kind, detail, at))
+    return answers
+
+
+def stands(planned: Planned, stale: str) -> bool:
+    """Whether a stale answer means that this very decision was committed before and only its
+    reply was lost: the stored marker and last job are the ones it would have written."""
+    _revision, _, state = stale.partition(" ")
+    marker, *rest = state.split(" ")
+    written = marker == str(to_ms(planned.decision.marker))
+    return written and (not planned.job_ids or rest[-1:] == [planned.job_ids[-1]])

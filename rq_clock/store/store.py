@@ -1,0 +1,447 @@
+"""All state of rq-clock in Redis. Nothing else reads or writes these keys.
+
+Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
+
+    key                 type     holds
+    lease               hash     token, instance, owner, since, proven, and what the leader says
+                                 of itself; expires when it is not renewed
+    fence               number   grows with every change of holder
+    unproven            string   instance that deposed a leader and is not through its first
+                                 pass yet; expires
+    handovers           stream   every new grant of the lease, capped: instance, owner, token
+                                 (its number), how (free, deposed, taken-over), from (the holder
+                                 before, or ""); the entry's id has the instant
+    meta                hash     version (of this data), owner, release (last one reconciled), led
+                                 (when a clock renewed the lease last), counted (its newest
+                                 portion of counters)
+    definitions         hash     schedule → definition, JSON of Schedule.definition()
+    declared            set      schedules that come from code; the others were added at run time
+    markers             hash     schedule → "<marker or -> <known since> [job id…]": the newest
+                                 decided fire time, since when it is known, and the jobs that
+                                 overlap has to look at (the last one is the last enqueued)
+    revision            number   source of revisions
+    revisions           hash     schedule → number raised by every change of definition or pause;
+                                 "*" for what holds for all
+    pauses              hash     schedule or "*" → JSON of state.Pause; also one that has ended
+    skips               hash     schedule → JSON of state.Skipping
+    chores              zset     what the leader has to do beside the tick, by when: "pause:<name>"
+                                 ends a timed pause, "backfill:<id>" goes on with a backfill
+    backfills           zset     ids of backfills, by when they were asked for
+    backfill:<id>       hash     one: see changes.py; expires when it has ended
+    alerts              hash     "<kind>:<schedule or queue>" → JSON of alerts.Alert; "@runs" → the
+                                 entry of `runs` up to which they are known
+    audit               stream   who changed what, when and why; capped
+    due                 zset     schedule by next fire time; derived from the rest
+    ledger:<schedule>   list     what became of each fire time, oldest first, capped:
+                                 "s|c|m|b <fire time> <lag ms>"      enqueued: on schedule, caught
+                                                                     up, manually, backfilled;
+                                                                     with how it ended, behind that:
+                                 " <state> <attempt> <started> <ended> <worker> <error…>"
+                                 "- <first> <last> <count> <reason>" skipped
+                                 "x <instant> <job id>"              a job found to be lost
+    counters            hash     field → number: see counters.py; of all schedules
+    counters:<schedule>  hash    the same of one
+    output:<job id>     string   the last 64 kB that a command printed, or the status and the first
+                                 2 kB of a web call's answer; written while it runs, expires
+    news                channel  "lease", "*" or a schedule: something changed, look
+
+The rules that keep each fire time to exactly one job live in lua/: every script says what it
+reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token it
+was granted, so a clock that was deposed, frozen or cut off cannot write. And a commit names the
+marker and the revision that its decision is based on, so a decision is applied once or not at all,
+whoever sends it and however often.
+
+Not here: jobs and their queues, which are RQ's (see batch.py for the one place that makes them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from redis import Redis
+from redis.client import PubSub
+
+from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.log import FaultLog
+from rq_clock.model.decision import ON_TIME, Skip
+from rq_clock.model.entry import (
+    Change,
+    Entry,
+    Handover,
+    Lease,
+    Pause,
+    Refused,
+    pause_from,
+    skipping_from,
+)
+from rq_clock.model.ledger import Enqueued, Lost, ledger_entry
+from rq_clock.model.schedule import from_definition
+from rq_clock.store.counters import VANISHED
+from rq_clock.store.scripts import key_of, load_script, text, texts
+from rq_clock.timing.instants import from_ms, score_ms, to_ms
+
+DATA_VERSION = 1
+LEASE_MS = 12_000
+"""A leader that says nothing for this long has lost the lease."""
+DEPOSE_PAUSE_MS = 30_000
+"""After a clock died in its first pass, nobody deposes a working leader for this long."""
+KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
+"""A removed schedule's ledger stays readable for 30 days."""
+OLDEST_REDIS = (6, 2)
+_SCRIPTS = ("acquire", "alerts", "commit", "count", "reconcile", "release", "renew")
+_CHUNK = 500
+_PORTION = 2000
+T = TypeVar("T")
+_faults = FaultLog()
+
+
+class Store:
+    """One namespace's state. Construction makes no connection. Methods raise redis-py's
+    RedisError when the server cannot be used; each script is whole or nothing, and each may be
+    sent again."""
+
+    def __init__(self, redis: Redis, namespace: str, *, history: int = 100) -> None:
+        self.redis = redis
+        self.namespace = namespace
+        self.history = history
+        self._scripts = {name: load_script(redis, name) for name in _SCRIPTS}
+        self._scripts["lost"] = load_script(redis, "outcomes", "lost")
+
+    def key(self, name: str) -> str:
+        return key_of(self.namespace, name)
+
+    def keys(self, *names: str) -> list[str]:
+        return [self.key(name) for name in names]
+
+    def script(self, name: str) -> tuple[str, str]:
+        """Hash and text of a script, for who sends it past redis-py."""
+        script = self._scripts[name]
+        return str(script.sha), str(script.script)
+
+    # ---- the server ---------------------------------------------------------------------------
+
+    def check_server(self) -> list[str]:
+        """Warnings about the server, each with its remedy.
+
+        Raises StoreUnavailable when the server is too old or holds newer data than this release
+        understands.
+        """
+        info: dict[str, Any] = self.redis.info()
+        version = tuple(int(n) for n in str(info.get("redis_version", "0")).split(".")[:2])
+        if version < OLDEST_REDIS:
+            raise StoreUnavailable(
+                f"expected Redis 6.2 or newer, got {info.get('redis_version')}; upgrade it"
+            )
+        stored = self.redis.hget(self.key("meta"), "version")
+        if stored and int(stored) > DATA_VERSION:
+            raise StoreUnavailable(newer_data(self.namespace, int(stored)))
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy == "noeviction":
+            return []
+        return [
+            f"maxmemory-policy is {policy}: a full Redis would drop schedules and jobs without a "
+            "word; set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)"
+        ]
+
+    def listen(self) -> PubSub:
+        """A subscription to the news."""
+        news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        news.subscribe(self.key("news"))
+        return news
+
+    # ---- the lease ----------------------------------------------------------------------------
+
+    def acquire(
+        self, instance: str, owner: tuple[str, str], mode: str, now: datetime
+    ) -> Lease | Refused:
+        """Ask for the lease. `mode` is starting (depose a leader of the same owner), waiting
+        (take it when it is free) or take-over (whoever has it).
+
+        Raises StoreUnavailable when a newer release wrote the data.
+        """
+        keys = self.keys("lease", "fence", "meta", "unproven", "news", "handovers", "counters")
+        answer = self._scripts["acquire"](
+            keys,
+            [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS],
+        )
+        kind, *rest = (text(part) for part in answer)
+        if kind == "granted":
+            return Lease(rest[0])
+        if kind == "held":
+            return Refused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
+        if kind == "foreign":
+            return Refused("foreign", owner=rest[0], holder=rest[1])
+        raise StoreUnavailable(newer_data(self.namespace, int(rest[0])))
+
+    def renew(self, lease: Lease, **facts: str | int) -> None:
+        """Keep the lease and leave `facts`, if any, on it. Raises LeaseLost."""
+        pairs = [part for pair in facts.items() for part in pair]
+        keys = self.keys("lease", "unproven", "meta")
+        if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
+            raise LeaseLost("another clock leads, or the lease ran out")
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back at once; a lease that is lost already stays with its new holder."""
+        self._scripts["release"](self.keys("lease", "unproven", "news"), [lease.token])
+
+    def leader(self) -> dict[str, str]:
+        """What the leading clock says of itself; empty when none leads."""
+        return texts(self.redis.hgetall(self.key("lease")))
+
+    def handovers(self, most: int) -> list[Handover]:
+        """The newest grants of the lease, newest first; about the last hundred are kept."""
+        found: Any = self.redis.xrevrange(self.key("handovers"), count=most)
+        return [Handover.read(text(id), fields) for id, fields in found]
+
+    # ---- definitions --------------------------------------------------------------------------
+
+    def declared(self) -> dict[str, str]:
+        """The stored definitions of all schedules that came from code."""
+        names = sorted(text(name) for name in self.redis.smembers(self.key("declared")))
+        return {n: d for n, d in zip(names, self.definitions(names), strict=True) if d is not None}
+
+    def definitions(self, names: Sequence[str]) -> list[str | None]:
+        """The stored definitions of `names`, declared or not."""
+        found: list[str | None] = []
+        for chunk in _chunks(names, _CHUNK):
+            values = self.redis.hmget(self.key("definitions"), chunk)
+            found += [None if value is None else text(value) for value in values]
+        return found
+
+    def released(self) -> int:
+        """The highest release that has reconciled here; 0 when releases are not numbered."""
+        stored = text(self.redis.hget(self.key("meta"), "release") or "0")
+        return int(stored) if stored.isdecimal() else 0
+
+    def reconcile(
+        self, lease: Lease, release: int, now: datetime, changes: Iterable[Change]
+    ) -> Iterator[bool]:
+        """Apply changes in batches; yields after each, so that the caller can renew the lease.
+
+        Yields False, and stops, when a later release of the owner has written. Raises LeaseLost.
+        """
+        keys = self.keys(
+            "lease", "meta", "definitions", "declared", "markers", "revisions", "pauses", "due",
+            "revision", "news", "skips", "chores", "succeeded", "outcomes", "failing", "counters",
+        )  # fmt: skip
+        head: list[str | int] = [
+            lease.token,
+            release,
+            to_ms(now),
+            self.key("ledger:"),
+            KEEP_REMOVED_MS,
+        ]
+        for chunk in _chunks(list(changes), _CHUNK):
+            args: list[str | int] = []
+            for c in chunk:
+                fire, past = (to_ms(t) if t else "" for t in (c.next_fire, c.past))
+                args += (c.verb, c.name, c.definition, fire, int(c.restart), c.renamed_from, past)
+            answer = self._scripts["reconcile"](keys, head + args)
+            if answer == 0:
+                raise LeaseLost("another clock leads, or the lease ran out")
+            yield answer == 1
+            if answer != 1:
+                return
+
+    # ---- what is due --------------------------------------------------------------------------
+
+    def due(self, after: datetime | None, until: datetime) -> Iterator[tuple[str, int]]:
+        """Schedules whose next fire time (ms) lies in (after, until], soonest first. Read in
+        portions, so that a crowd at one instant holds up nobody else."""
+        low = f"({to_ms(after)}" if after else "-inf"
+        start = 0
+        while True:
+            found: Any = self.redis.zrangebyscore(
+                self.key("due"), low, to_ms(until), start=start, num=_PORTION, withscores=True
+            )
+            for name, score in found:
+                yield text(name), score_ms(score)
+            if len(found) < _PORTION:
+                return
+            start += len(found)
+
+    def load(self, names: Sequence[str]) -> tuple[dict[str, Entry], str]:
+        """The stored state of `names`, without those that do not exist, and the revision that
+        holds for all schedules. One round trip."""
+        pipe = self.redis.pipeline(transaction=False)
+        read = self.ask(pipe, names)
+        return read(pipe.execute())
+
+    def ask(
+        self, pipe: Any, names: Sequence[str]
+    ) -> Callable[[Sequence[Any]], tuple[dict[str, Entry], str]]:
+        """`load` as a part of somebody's pipeline: asks, and returns what reads its answers."""
+        start = len(pipe)
+        for key in ("definitions", "markers", "revisions", "pauses", "skips"):
+            pipe.hmget(self.key(key), [*names, "*"])
+        pipe.smismember(self.key("declared"), [*names, "*"])
+        pipe.zmscore(self.key("due"), [*names, "*"])
+        end = len(pipe)
+        return lambda answers: _entries(names, answers[start:end])
+
+    def pauses(self, names: Sequence[str]) -> dict[str, Pause]:
+        """The pauses of those of `names` that have one, also ended ones."""
+        found = self.redis.hmget(self.key("pauses"), list(names))
+        return {n: pause_from(p) for n, p in zip(names, found, strict=True) if p is not None}
+
+    def all_names(self) -> list[str]:
+        """Every schedule there is, in alphabetical order."""
+        pairs = self.redis.hscan_iter(self.key("definitions"), count=1000)
+        return sorted({text(name) for name, _ in pairs})
+
+    def size(self) -> int:
+        """How many schedules there are."""
+        return int(self.redis.hlen(self.key("definitions")))
+
+    def soonest(self, most: int) -> list[tuple[str, datetime]]:
+        """The schedules whose next fire time comes first."""
+        found: Any = self.redis.zrange(self.key("due"), 0, most - 1, withscores=True)
+        return [(text(name), from_ms(score_ms(score))) for name, score in found]
+
+    def everything(self) -> Iterator[Entry]:
+        """Every schedule, by name; read in portions."""
+        for names in _chunks(self.all_names(), _CHUNK):
+            yield from self.load(names)[0].values()
+
+    def page(self, cursor: int, about: int) -> tuple[int, dict[str, str]]:
+        """About so many schedules' names and definitions, in no order, and the cursor from where
+        to read on; 0 begins and ends. One that is there all the time is told at least once."""
+        found: Any = self.redis.hscan(self.key("definitions"), cursor, count=about)
+        following, raw = found
+        return int(following), texts(raw)
+
+    def fire_times(self, names: Sequence[str]) -> dict[str, int]:
+        """The next fire times (ms) of those of `names` that have one."""
+        scores = self.redis.zmscore(self.key("due"), list(names))
+        return {n: score_ms(s) for n, s in zip(names, scores, strict=True) if s is not None}
+
+    def late(self, now: datetime, most: int = 100) -> list[tuple[str, datetime]]:
+        """Schedules whose fire time has passed by more than ON_TIME without a decision."""
+        found: Any = self.redis.zrangebyscore(
+            self.key("due"), "-inf", to_ms(now - ON_TIME), start=0, num=most, withscores=True
+        )
+        return [(text(name), from_ms(score_ms(score))) for name, score in found]
+
+    # ---- counters -----------------------------------------------------------------------------
+
+    def count(self, lease: Lease, number: str, counts: Iterable[tuple[str, str, int]]) -> None:
+        """Add these counts: schedule ("" for all), field, by how much. Those of one `number` that
+        grows, "<instance> <n>", are added once, however often they are sent. Raises LeaseLost."""
+        keys = self.keys("lease", "meta", "markers", "counters")
+        words = [word for count in counts for word in count]
+        if not self._scripts["count"](keys, [lease.token, number, *words]):
+            raise LeaseLost("another clock leads, or the lease ran out")
+
+    # ---- alerts -------------------------------------------------------------------------------
+
+    def alerts(self) -> dict[str, str]:
+        """The open alerts as they are kept, by field."""
+        return texts(self.redis.hgetall(self.key("alerts")))
+
+    def keep_alerts(self, lease: Lease, changes: Mapping[str, str]) -> None:
+        """Write these fields; an empty value removes one. Raises LeaseLost. More than a few hundred
+        are not written at once, but in their order."""
+        keys = self.keys("lease", "alerts")
+        for chunk in _chunks(list(changes.items()), _CHUNK):
+            words = [word for pair in chunk for word in pair]
+            if not self._scripts["alerts"](keys, [lease.token, *words]):
+                raise LeaseLost("another clock leads, or the lease ran out")
+
+    # ---- the ledger ---------------------------------------------------------------------------
+
+    def ledger(self, name: str) -> list[Enqueued | Skip | Lost]:
+        """What became of a schedule's fire times, oldest first."""
+        lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
+        return [ledger_entry(text(line)) for line in lines]
+
+    def output(self, job_id: str) -> bytes | None:
+        """What a command has printed until now, or what a web call was answered: the last 64 kB,
+        in whatever encoding it came. None when there is nothing, or nothing any more."""
+        found: Any = self.redis.get(self.key(f"output:{job_id}"))
+        return None if found is None else bytes(found)
+
+    def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
+        """Record that a job which blocks `name` has vanished; it blocks no longer. False when
+        it had stopped blocking already, or the lease is gone."""
+        keys = self.keys("lease", "markers", f"ledger:{name}", "outcomes", "failing", "counters")
+        args = [lease.token, name, job_id, to_ms(now), VANISHED]
+        return bool(self._scripts["lost"](keys, args))
+
+    def vanished(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of RQ's jobs that claim to be waiting or running, but are in none of the places
+        where such a job can be: queue, intermediate queue, started, scheduled, deferred."""
+        gone = []
+        for job_id in job_ids:
+            status, origin = self.redis.hmget(f"rq:job:{job_id}", "status", "origin")
+            if status not in (b"queued", b"started", b"scheduled", b"deferred"):
+                continue
+            queue = text(origin or b"")
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.lpos(f"rq:queue:{queue}", job_id)
+            pipe.lpos(f"rq:queue:{queue}:intermediate", job_id)
+            pipe.zscore(f"rq:scheduled:{queue}", job_id)
+            pipe.zscore(f"rq:deferred:{queue}", job_id)
+            pipe.zrange(f"rq:wip:{queue}", 0, -1)
+            *places, running = pipe.execute()
+            executed = any(text(member).partition(":")[0] == job_id for member in running)
+            if not executed and all(place is None for place in places):
+                gone.append(job_id)
+        return gone
+
+
+def newer_data(namespace: str, version: int) -> str:
+    return (
+        f"namespace {namespace!r} holds data of version {version}, this release understands "
+        f"{DATA_VERSION}; deploy the newer rq-clock again, or choose another RQ_CLOCK_NAMESPACE"
+    )
+
+
+def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, Entry], str]:
+    definitions, markers, revisions, pauses, skips, declared, due = answers
+    found: dict[str, Entry] = {}
+    if pauses[-1] is not None and not _is_pause(pauses[-1]):  # it must not hold everything up
+        pauses[-1] = None
+    rows = zip(names, definitions, markers, revisions, pauses, skips, declared, due, strict=False)
+    for name, definition, state, revision, pause, skip, from_code, score in rows:
+        if definition is None or state is None:
+            continue
+        common: dict[str, Any] = {
+            "revision": text(revision or "0"),
+            "declared": bool(from_code),
+            "next_fire": None if score is None else from_ms(score_ms(score)),
+        }
+        schedule, fault = None, ""
+        try:
+            schedule = from_definition(name, definition)
+        except Exception as error:  # whatever others have written
+            fault = str(error)
+        try:
+            found[name] = Entry.read(
+                name,
+                text(state),
+                schedule=schedule,
+                fault=fault,
+                pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
+                skipping=skipping_from(skip) if skip is not None else None,
+                **common,
+            )
+        except Exception as error:
+            fault = fault or f"{name}: its marker, pause or skip cannot be read: {error}"
+            found[name] = Entry.unreadable(name, fault, **common)
+    return found, text(revisions[-1] or "0")
+
+
+def _is_pause(stored: bytes) -> bool:
+    try:
+        pause_from(stored)
+    except Exception as error:
+        _faults.warn("pause.unreadable", error, schedule="*")
+        return False
+    return True
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

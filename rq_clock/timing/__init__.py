@@ -1,0 +1,1 @@
+"""Instants, durations, zones, cron expressions and triggers. Pure."""

@@ -1,0 +1,249 @@
+"""When a schedule fires, said to people: for `rq-clock explain` and `check`, the API, the pages.
+
+`words` says the rule, `fires` lists the next fire times with what a change of clocks does to
+each, `dst_remarks` tells of the changes of the coming year. All are pure, and all raise
+ScheduleError for a faulty trigger.
+
+Not here: any rule of time. Every sentence is read off the values that crontab.py works with, so
+two spellings of one rule are told alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby, pairwise
+
+from rq_clock.errors import ScheduleError
+from rq_clock.timing.cron import CATCH_UP, DAY, CronRule, Expression, Field
+from rq_clock.timing.triggers import Cron, Every, Trigger
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FEW = 6  # so many times of day are easier to read one by one than as a rule
+_NTHS = ("", "first", "second", "third", "fourth", "fifth")
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    *("", "January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """A fire time in UTC, the same on the clock of the trigger's zone, and what is odd about it."""
+
+    fire_time: datetime
+    local: datetime
+    notes: tuple[str, ...] = ()
+
+
+def words(trigger: Trigger) -> str:
+    """Return when a trigger fires, in English: "at 03:00 every day, Europe/Berlin time"."""
+    if faults := trigger.faults():
+        raise ScheduleError("; ".join(faults))
+    if isinstance(trigger, Cron):
+        zone = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
+        return _cron(trigger.rule.expression, zone)
+    return _every(trigger) if isinstance(trigger, Every) else f"once at {_instant(trigger.at)}"
+
+
+def fires(trigger: Trigger, after: datetime, n: int) -> list[Fire]:
+    """Return the first `n` fire times after an instant; fewer when there are no more."""
+    found: list[Fire] = []
+    while len(found) < n and (t := trigger.next_after(after)):
+        if isinstance(trigger, Cron):
+            notes = _notes(trigger.rule, max(0, int(after.timestamp())), int(t.timestamp()))
+            found.append(Fire(t, t.astimezone(trigger.rule.zone.info), tuple(notes)))
+        else:
+            found.append(Fire(t, t))
+        after = t
+    return found
+
+
+def dst_remarks(trigger: Trigger, after: datetime) -> list[str]:
+    """Return what the clock changes of the 366 days after an instant do, one line for each.
+
+    A wildcard rule that fires in every hour has none: they neither add nor take a run.
+    """
+    if not isinstance(trigger, Cron):
+        return []
+    rule, start = trigger.rule, int(after.timestamp())
+    if rule.expression.wildcard and rule.expression.fields[1].is_all:
+        return []
+    jumps = rule.zone.jumps(start, start + 366 * DAY)
+    effects = [(jump + rule.zone.offset(jump - 1), _effect(rule, jump)) for jump in jumps]
+    return [f"{_dated(wall)[:10]}: {effect}" for wall, effect in effects if effect]
+
+
+# What a jump of the clock does to a rule.
+
+
+def _notes(rule: CronRule, previous: int, fire: int) -> list[str]:
+    zone, notes = rule.zone, []
+    before, now = (datetime.fromtimestamp(t, zone.info).isoformat()[19:] for t in (previous, fire))
+    if before != now:
+        notes.append(f"offset changes {before} → {now}")
+    forward = [t for t in zone.jumps(previous, fire) if zone.offset(t - 1) < zone.offset(t)]
+    back = [t for t in zone.jumps(fire - DAY, fire + DAY) if zone.offset(t - 1) > zone.offset(t)]
+    wall = fire + zone.offset(fire)
+    effects = [_effect(rule, t) for t in forward] + [_effect(rule, t, wall) for t in back]
+    return notes + [effect for effect in effects if effect]
+
+
+def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
+    """What a jump does to the times of a rule, or to one of them; empty when it does nothing."""
+    expected, shown = jump + rule.zone.offset(jump - 1), jump + rule.zone.offset(jump)
+    low, high = sorted((expected, shown))
+    first = rule.first_match(low) if only is None else only
+    last = rule.last_match(high - 1) if only is None else only
+    if not low <= first < high:
+        return ""
+    stamp = _clock if high - low < DAY else _dated
+    times = stamp(first) if first == last else f"{stamp(first)} to {stamp(last)}"
+    clocks = f"{stamp(expected)} → {stamp(shown)}"
+    if shown < expected:
+        runs = "both times" if rule.expression.wildcard else "the first time only"
+        verb = "happens" if first == last else "happen"
+        return f"{times} {verb} twice (clocks go back {clocks}); runs {runs}"
+    dropped = rule.expression.wildcard or shown - expected > CATCH_UP
+    runs = "does not run" if dropped else f"runs at {stamp(shown)}"
+    verb = "does" if first == last else "do"
+    return f"{times} {verb} not exist that day (clocks go forward {clocks}); {runs}"
+
+
+# The rule in words.
+
+
+def _every(trigger: Every) -> str:
+    period = trigger.period
+    text = f"{period} ms" if period % 1_000 else f"{period // 1_000} s"
+    for size, unit in ((60_000, "minute"), (3_600_000, "hour")):
+        if period % size == 0:
+            text = unit if period == size else f"{period // size} {unit}s"
+    if period % 86_400_000 == 0 and period > 86_400_000:
+        text = f"{period // 86_400_000} days of 24 hours"
+    if trigger.anchor % period:
+        text += f", counted from {_instant(_EPOCH + timedelta(milliseconds=trigger.anchor))}"
+    return f"every {text}"
+
+
+def _cron(expression: Expression, zone: str) -> str:
+    minute, hour, *_ = expression.fields
+    time, days = _time(minute, hour), _days(expression)
+    if time.startswith("at ") and ":" in time:
+        return f"{time} {days}, {zone}"
+    if days != "every day":
+        return f"{time}, {days}, {zone}"
+    # Every few minutes of the whole day is the same in every zone.
+    return time if time.startswith("every") and hour.is_all else f"{time}, {zone}"
+
+
+def _time(minute: Field, hour: Field) -> str:
+    times = [_clock(60 * (60 * h + m)) for h in hour.values for m in minute.values]
+    if len(times) <= _FEW:
+        return f"at {_join(times)}"
+    minutes = _part(minute.values, 60)
+    unbroken = hour.values[-1] - hour.values[0] == len(hour.values) - 1
+    if minutes:
+        often = "every minute" if minutes == 1 else f"every {minutes} minutes"
+        if hour.is_all:
+            return often
+        if unbroken:
+            return f"{often} from {times[0]} to {times[-1]}"
+        return f"{often} of {_hours(hour.values)}"
+    if len(minute.values) > 1 or _part(hour.values, 24):
+        return f"at {_numbers('minute', minute.values)} of {_hours(hour.values)}"
+    return f"every hour from {times[0]} to {times[-1]}" if unbroken else f"at {_join(times)}"
+
+
+def _hours(values: Sequence[int]) -> str:
+    part = _part(values, 24)
+    if part:
+        return "every hour" if part == 1 else f"every {_ordinal(part)} hour"
+    return _numbers("hour", values)
+
+
+def _days(expression: Expression) -> str:
+    _, _, dom, month, dow = expression.fields
+    months = _join(_runs(month.values, _MONTHS))
+    if (dom.is_all and dow.is_all) or (expression.either_day and (dom.is_all or dow.is_all)):
+        return "every day" if month.is_all else f"every day in {months}"
+    of = "of every month" if month.is_all else f"of {months}"
+    weekdays, nths = _weekdays(dow)
+    days_of_month = f"on {_month_days(dom)} {of}"
+    if dow.is_all:
+        return days_of_month
+    if not dom.is_all and not expression.either_day:
+        nths = [f"{nth} of the month" for nth in nths]
+        return f"{days_of_month} if the day is {_join([*weekdays, *nths], 'or')}"
+    week = []
+    if weekdays:
+        week.append(f"every {_join(weekdays)}" + ("" if month.is_all else f" in {months}"))
+    if nths:
+        week.append(f"on {_join(nths)} {of}")
+    return " and ".join(week) if dom.is_all else " or ".join([days_of_month, *week])
+
+
+def _month_days(dom: Field) -> str:
+    nearest = [f"the weekday nearest to day {day[:-1]}" for day in dom.special if day != "l"]
+    last = ["the last day"] if "l" in dom.special else []
+    return _join(([_numbers("day", dom.values)] if dom.values else []) + nearest + last)
+
+
+def _weekdays(dow: Field) -> tuple[list[str], list[str]]:
+    """The days of the week, Monday first, and those that come once a month."""
+    from_monday = sorted((value - 1) % 7 for value in dow.values)
+    nths = []
+    for day in dow.special:
+        if day.startswith("l"):
+            nths.append(f"the last {_WEEKDAYS[int(day[1]) - 1]}")
+        else:
+            weekday, _, nth = day.partition("#")
+            nths.append(f"the {_NTHS[int(nth)]} {_WEEKDAYS[int(weekday) - 1]}")
+    return _runs(from_monday, _WEEKDAYS), nths
+
+
+def _numbers(noun: str, values: Sequence[int]) -> str:
+    """Numbers by their noun: "minute 5", "days 1 to 7 and 15", "every 7th minute from 0 to 56"."""
+    steps = {after - before for before, after in pairwise(values)}
+    if len(values) > 3 and len(steps) == 1 and steps != {1}:
+        return f"every {_ordinal(steps.pop())} {noun} from {values[0]} to {values[-1]}"
+    plural = "s" if len(values) > 1 else ""
+    return f"{noun}{plural} {_join(_runs(values, range(60)))}"
+
+
+def _part(values: Sequence[int], size: int) -> int:
+    """The n of `*/n` if the values are all that and n divides the size of the field; else 0."""
+    steps = (n for n in range(1, size) if size % n == 0)
+    return next((n for n in steps if tuple(range(0, size, n)) == values), 0)
+
+
+def _runs(values: Sequence[int], names: Sequence[object]) -> list[str]:
+    """The names of ascending values, with runs of three and more as "a to b"."""
+    told: list[str] = []
+    for _, run in groupby(enumerate(values), key=lambda pair: pair[1] - pair[0]):
+        texts = [str(names[value]) for _, value in run]
+        told += texts if len(texts) < 3 else [f"{texts[0]} to {texts[-1]}"]
+    return told
+
+
+def _join(texts: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _ordinal(n: int) -> str:
+    return f"{n}{'th' if 10 < n < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
+
+
+def _clock(wall: int) -> str:
+    return f"{_EPOCH + timedelta(seconds=wall):%H:%M}"
+
+
+def _dated(wall: int) -> str:
+    return f"{_EPOCH + timedelta(seconds=wall):%Y-%m-%d %H:%M}"
+
+
+def _instant(t: datetime) -> str:
+    milliseconds = f".{t.microsecond // 1_000:03}" if t.microsecond else ""
+    return f"{t:%Y-%m-%d %H:%M:%S}{milliseconds} UTC"

@@ -1,0 +1,92 @@
+"""The clock of a time zone: what it shows, and when it jumps.
+
+An instant is an integer of epoch seconds. A *wall* time is what the clock shows at an instant,
+counted in seconds as if it were UTC.
+
+The data comes from the `tzdata` package and never from the machine, whose files may be years
+older: two processes with the same requirements agree about every instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_left
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
+from importlib import resources
+from zoneinfo import ZoneInfo
+
+_DAY = 86_400
+_SECOND = timedelta(seconds=1)
+_STRIDE = 6 * _DAY  # since 1970 no zone has jumped twice within it; the closest two are 6.96 days
+_BLOCK = 60 * _STRIDE
+
+
+class Zone:
+    """The clock of a time zone."""
+
+    def __init__(self, info: ZoneInfo) -> None:
+        self.info = info
+
+    def offset(self, t: int) -> int:
+        """Return what the clock shows at an instant, less that instant: seconds east of UTC."""
+        offset = datetime.fromtimestamp(t, self.info).utcoffset()
+        assert offset is not None
+        return offset // _SECOND
+
+    def jumps(self, low: int, high: int) -> list[int]:
+        """Return the instants in (`low`, `high`] at which the offset changes."""
+        blocks = range(low // _BLOCK, high // _BLOCK + 1)
+        return [jump for block in blocks for jump in _jumps(self, block) if low < jump <= high]
+
+    def reached(self, t: int) -> int:
+        """Return the greatest wall time shown up to an instant: in an overlap, that before it."""
+        before = (jump - 1 for jump in self.jumps(t - _DAY, t))
+        return max(instant + self.offset(instant) for instant in (*before, t))
+
+
+@lru_cache(maxsize=4096)
+def _jumps(zone: Zone, block: int) -> tuple[int, ...]:
+    """The jumps in a stretch of _BLOCK seconds, found by bisection since zoneinfo hides them."""
+    found = []
+    for low in range(block * _BLOCK, (block + 1) * _BLOCK, _STRIDE):
+        before = zone.offset(low)
+        if zone.offset(low + _STRIDE) != before:
+            instants = range(low + 1, low + _STRIDE + 1)
+            index = bisect_left(instants, True, key=lambda t: zone.offset(t) != before)
+            found.append(instants[index])
+    return tuple(found)
+
+
+@cache
+def zone_names() -> frozenset[str]:
+    """Return the names of all zones that can be used."""
+    return frozenset((resources.files("tzdata") / "zones").read_text(encoding="ascii").split())
+
+
+def zone_faults(key: str) -> list[str]:
+    """Return what is wrong with a zone's name: at most one line."""
+    if key in zone_names():
+        return []
+    names = sorted(zone_names())
+    known = {name.lower().rpartition("/")[2]: name for name in names}
+    known |= {name.lower(): name for name in names}
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.7)
+    hint = (
+        f"did you mean {known[near[0]]!r}?"
+        if near
+        else "rq_clock.timing.zones.zone_names() lists them"
+    )
+    return [f"expected a time zone such as 'Europe/Berlin', got {key!r}: {hint}"]
+
+
+@cache
+def zone(key: str) -> Zone:
+    """Return the zone of a name, one object for all who ask.
+
+    Raises ValueError for any other name, so that no text leads to any other file.
+    """
+    if faults := zone_faults(key):
+        raise ValueError(faults[0])
+    with (resources.files("tzdata") / "zoneinfo" / key).open("rb") as file:
+        return Zone(ZoneInfo.from_file(file, key=key))

@@ -1,0 +1,329 @@
+"""What all routes of the API share: who may use one, what body it takes, requests that may come
+twice, and how answers look.
+
+A body is looked at only after its sender was: whoever may not use a route learns nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from hashlib import sha256
+from typing import Annotated, Any
+
+from fastapi import Body, Header, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from rq_clock.errors import RqClockError, ScheduleError
+from rq_clock.manifest import reader as plain
+from rq_clock.settings import Token
+from rq_clock.web.context import Needs, root_of, site_of
+from rq_clock.web.idempotency import Answer, Claim, Idempotency
+from rq_clock.web.problems import MEDIA_TYPE, Problem, problem_of
+
+API = "/api/v1"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+MOST = 200
+"""Entries of a page."""
+_DONE_NOTHING = (400, 401, 403, 413, 415, 422, 429)
+_KEPT_HEADERS = ("content-type", "location", "etag")
+
+Name = Annotated[
+    str,
+    Path(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="A schedule.", examples=["report-42"]),
+]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="Entries of a page.")]
+Cursor = Annotated[
+    str, Query(max_length=500, description="`nextCursor` of the page before.", examples=[""])
+]
+IfMatch = Annotated[
+    str | None,
+    Header(description='Only if this is still its ETag: `"12"`.', max_length=200),
+]
+
+
+class Route(APIRoute):
+    """A route of the API."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        act = super().get_route_handler()
+        [needs] = [d.call for d in self.dependant.dependencies if isinstance(d.call, Needs)]
+        content = (self.openapi_extra or {}).get("requestBody", {}).get("content", {JSON: {}})
+
+        async def handle(request: Request) -> Response:
+            if request.method in ("GET", "DELETE"):
+                return await act(request)
+            token = await run_in_threadpool(needs, request, None)
+            await _read(request, content)
+            key = request.headers.get("idempotency-key")
+            if key is None or request.method != "POST" or needs.scope == "read":
+                return await act(request)  # who only looks leaves nothing behind
+            return await _once(request, token, key, act)
+
+        return handle
+
+
+# ---- bodies -----------------------------------------------------------------------------------
+
+
+async def _read(request: Request, content: Mapping[str, Any]) -> None:
+    """See to it that the body is of a kind that the route reads, and JSON if it says so."""
+    body = await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not body:
+        return
+    if kind not in content:
+        raise Problem(
+            "media-type", f"expected a body of {' or '.join(content)}, got {kind or 'none named'}"
+        )
+    if kind in (JSON, MERGE_PATCH):
+        whole = read_json(text_of(body))
+        if not isinstance(whole, dict):
+            raise Problem("validation", f"expected a JSON object, got {plain.kind_of(whole)}")
+
+
+def text_of(body: bytes) -> str:
+    """A body as text. Raises Problem."""
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Problem("validation", f"expected UTF-8: {error.reason}") from None
+
+
+def read_json(text: str) -> Any:
+    """A JSON text's value: no key twice, nothing that Redis could not hold. Raises Problem."""
+    try:
+        if text.lstrip()[:1] != "{":
+            return json.loads(text)
+        found = plain.read(text)
+        json.dumps(found.value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Problem("validation", "expected Unicode, got half of a surrogate pair") from None
+    except (ValueError, RecursionError, ScheduleError) as error:
+        said = str(error) if isinstance(error, ScheduleError) else f"expected JSON: {error}"
+        raise Problem("validation", said) from None
+    if found.twice:
+        raise Problem("validation", "; ".join(found.twice))
+    return found.value
+
+
+def optional(model: type[BaseModel]) -> Any:
+    """A body that may be left out; it has the defaults then."""
+    return Body(default_factory=model)
+
+
+# ---- requests that may come twice -------------------------------------------------------------
+
+
+async def _once(
+    request: Request, token: Token, key: str, act: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    site = site_of(request)
+    keys = Idempotency(site.redis, site.settings.namespace)
+    target = f"{request.method} {request.url.path}?{request.url.query}\n"
+    whole = target.encode() + await request.body()
+    claim = await run_in_threadpool(keys.claim, token.name, key, whole)
+    if isinstance(claim, Answer):
+        headers = {**claim.headers, "Idempotency-Replayed": "true"}
+        return Response(claim.body, claim.status, headers)
+    request.state.claim = claim
+    try:
+        response = await act(request)
+    except (Problem, RqClockError, RedisError) as error:
+        problem = problem_of(error, site.settings.redis_url)
+        response = problem.answer(request.state.request_id)
+    except Exception as error:
+        await _settle(keys, claim, 422 if isinstance(error, RequestValidationError) else 500, None)
+        raise
+    answer = Answer(
+        response.status_code,
+        {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers},
+        bytes(response.body).decode(),
+    )
+    await _settle(keys, claim, response.status_code, answer)
+    return response
+
+
+async def _settle(keys: Idempotency, claim: Claim, status: int, answer: Answer | None) -> None:
+    """Say what came of a claim, if Redis can be told: if not, it runs out, and whoever asks again
+    goes on."""
+    try:
+        if status in _DONE_NOTHING:
+            await run_in_threadpool(keys.drop, claim)
+        elif answer is None or status >= 500:
+            await run_in_threadpool(keys.give_up, claim)
+        else:
+            await run_in_threadpool(keys.answer, claim, answer)
+    except RedisError:
+        pass
+
+
+def claim_of(request: Request) -> Claim | None:
+    """What tells the request from others, if it carries a key."""
+    claim: Claim | None = getattr(request.state, "claim", None)
+    return claim
+
+
+# ---- answers ----------------------------------------------------------------------------------
+
+
+def answer(view: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A view as JSON."""
+    return Response(_json(view), status, dict(headers or {}), media_type=JSON)
+
+
+def tagged(request: Request, view: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """A view with an ETag of what it says; 304 when that is what the caller has."""
+    body = _json(view)
+    tag = f'"{sha256(body).hexdigest()[:24]}"'
+    return unless_known(request, tag, body, headers)
+
+
+def unless_known(
+    request: Request, tag: str, body: bytes | Any, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A view, unless the caller has the one of this ETag."""
+    said = {"ETag": tag, "Cache-Control": "private, no-cache", **(headers or {})}
+    known = request.headers.get("if-none-match", "")
+    if known == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]:
+        return Response(status_code=304, headers=said)
+    whole = body if isinstance(body, bytes) else _json(body)
+    return Response(whole, 200, said, media_type=JSON)
+
+
+def next_link(request: Request, cursor: str) -> dict[str, str]:
+    """The header that leads to the next page, if there is one."""
+    if not cursor:
+        return {}
+    url = request.url.include_query_params(cursor=cursor)
+    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
+
+
+def located(request: Request, path: str) -> dict[str, str]:
+    """The header that says where something is now."""
+    return {"Location": f"{root_of(request)}{API}{path}"}
+
+
+def page(request: Request, rows: list[Any], cursor: str, **said: Any) -> Response:
+    """A page of rows."""
+    view = {"data": rows, "nextCursor": cursor or None, **said}
+    return tagged(request, view, next_link(request, cursor))
+
+
+def _json(view: Any) -> bytes:
+    # What is no Unicode becomes an escape, which JSON has for it.
+    return json.dumps(view, ensure_ascii=False, separators=(",", ":")).encode(
+        errors="backslashreplace"
+    )
+
+
+# ---- cursors and revisions --------------------------------------------------------------------
+
+
+def cursor_of(*parts: object) -> str:
+    """An opaque word that says where a page has ended."""
+    return urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+def place_of(cursor: str, *kinds: type) -> list[Any]:
+    """What `cursor_of` was given; nothing without a cursor. Raises Problem."""
+    if not cursor:
+        return []
+    try:
+        place = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if isinstance(place, list) and [type(part) for part in place] == list(kinds):
+            return place
+    except (ValueError, RecursionError):
+        pass
+    raise wrong("cursor", "expected the one of the page before; begin again without one")
+
+
+def expected_revision(given: str | None) -> str | None:
+    """The revision that If-Match asks for; None for any. Raises Problem."""
+    if given is None or given.strip() == "*":
+        return None
+    revision = given.strip()
+    if len(revision) < 2 or revision[0] != '"' or revision[-1] != '"':
+        raise wrong("If-Match", f"expected an ETag in quotes, got {given[:50]!r}")
+    return revision[1:-1]
+
+
+def wrong(at: str, message: str) -> Problem:
+    """A request that is wrong at one place: a pointer, or a parameter."""
+    return Problem("validation", f"{at.lstrip('/')}: {message}", errors=[(at, message)])
+
+
+# ---- what the document says -------------------------------------------------------------------
+
+
+_REFUSALS = {
+    401: "No token, or one that is not known.",
+    403: "The token lacks the scope, the request comes from another site, or this process is "
+    "started read-only.",
+    404: "There is no such thing.",
+    409: "It does not fit what there is.",
+    412: "It was changed since.",
+    413: "The body is larger than 1 MB.",
+    415: "The body is of another kind.",
+    416: "There are no such bytes.",
+    422: "The request is wrong; `errors` say where. Or its Idempotency-Key was used for another.",
+    429: "Too many failed attempts.",
+    503: "Redis cannot be used.",
+}
+_ALWAYS = (401, 403, 422, 429, 503)
+_HEADERS = {
+    "ETag": "What If-Match and If-None-Match are compared with.",
+    "Link": "The next page.",
+    "Location": "Where it is.",
+}
+
+
+def replies(
+    *statuses: int, ok: int = 200, model: type[BaseModel] | None = None, headers: str = ""
+) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer, for the document: what every route may, and these. `headers` are
+    those of its success, separated by a space."""
+    told: dict[str, Any] = {"description": "Done." if model is None else _first_line(model)}
+    told |= {"model": model} if model else {}
+    if headers:
+        told["headers"] = {
+            name: {"description": _HEADERS[name], "schema": {"type": "string"}}
+            for name in headers.split()
+        }
+    found: dict[int | str, dict[str, Any]] = {ok: told}
+    for status in sorted({*_ALWAYS, *statuses}):
+        found[status] = _refusal(status)
+    return found
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    if status == 304:
+        return {"description": "The caller has it already."}
+    return {"description": _REFUSALS[status], "content": _PROBLEM}
+
+
+def body_replies(*statuses: int, **said: Any) -> dict[int | str, dict[str, Any]]:
+    """The same for a route with a body."""
+    return replies(413, 415, *statuses, **said)
+
+
+def act_replies(*statuses: int, **said: Any) -> dict[int | str, dict[str, Any]]:
+    """The same for a POST: one with a key may be told to come back."""
+    return body_replies(409, *statuses, **said)
+
+
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+REFUSED = {str(status): _refusal(status) for status in _ALWAYS}
+"""What every route may answer."""
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").partition("\n")[0]

@@ -1,0 +1,127 @@
+"""What every route of the web process works with, and who may use which."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from redis import Redis
+
+from rq_clock.jobs.executions import Executions
+from rq_clock.jobs.queues import Queues
+from rq_clock.schedules.listing import Overview
+from rq_clock.schedules.service import Schedules
+from rq_clock.settings import Settings, Token
+from rq_clock.store.client import connect
+from rq_clock.store.store import Store
+from rq_clock.web.auth import SAFE, Access
+from rq_clock.web.problems import Problem
+
+REPLY_SECONDS = 0.6
+"""A Redis that is silent this long counts as gone: a page takes three answers at most, and is to
+say so within two seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One app's parts; `request.app.state.web`. Made without a connection."""
+
+    settings: Settings
+    redis: Redis
+    store: Store
+    executions: Executions
+    overview: Overview
+    queues: Queues
+    access: Access
+    read_only: bool
+    closing: asyncio.Event | None = None
+    """Set when the process is to end: streams end then. None when somebody else runs the server."""
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        redis: Redis | None,
+        *,
+        read_only: bool,
+        closing: asyncio.Event | None = None,
+    ) -> Site:
+        """Raises StoreUnavailable when there is no REDIS_URL."""
+        redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
+        store = Store(redis, settings.namespace, history=settings.history)
+        return cls(
+            settings=settings,
+            redis=redis,
+            store=store,
+            executions=Executions(redis, settings.namespace, runs=settings.runs),
+            overview=Overview(store),
+            queues=Queues(store, runs=settings.runs),
+            access=Access(settings, redis),
+            read_only=read_only,
+            closing=closing,
+        )
+
+
+def site_of(request: Request) -> Site:
+    """The parts of the app that serves this request."""
+    return cast(Site, request.app.state.web)
+
+
+def root_of(request: Request) -> str:
+    """The path that the app is mounted under, or nothing."""
+    return str(request.scope.get("root_path", ""))
+
+
+def path_of(request: Request) -> str:
+    """The path within the app."""
+    return str(request.scope["path"]).removeprefix(root_of(request))
+
+
+_bearer = HTTPBearer(auto_error=False, description="A token of RQ_CLOCK_TOKENS.")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A dependency: the caller's token, which has this scope. What changes something, which takes
+    more than to read, is refused in a process that is to change nothing."""
+
+    scope: str
+
+    def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Token:
+        site = site_of(request)
+        if site.access.closed:
+            raise Problem(
+                "unauthorized",
+                "nobody may use this yet: set RQ_CLOCK_TOKENS, for instance to what "
+                "`openssl rand -hex 32` prints, and start it again",
+            )
+        token = site.access.token(request)
+        if token is None:
+            raise Problem(
+                "unauthorized",
+                "expected a token: Authorization: Bearer …",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if self.scope not in token.scopes:
+            raise Problem(
+                "forbidden",
+                f"expected a token with the scope {self.scope}, got {token.name!r}, which has "
+                f"{', '.join(sorted(token.scopes))}",
+            )
+        if site.read_only and self.scope != "read" and request.method not in SAFE:
+            raise Problem("read-only", "this process was started with --read-only")
+        return token
+
+
+Read = Annotated[Token, Depends(Needs("read"))]
+Operate = Annotated[Token, Depends(Needs("operate"))]
+Admin = Annotated[Token, Depends(Needs("admin"))]
+Web = Annotated[Site, Depends(site_of)]
+
+
+def schedules_for(site: Site, token: Token) -> Schedules:
+    """What can be done to the schedules, in the name of a token's owner."""
+    return Schedules(site.redis, by=token.name, settings=site.settings)

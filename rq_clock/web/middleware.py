@@ -1,0 +1,156 @@
+"""What holds for every request, before any route sees it: how large a body may be, whom a proxy
+says it comes from, how long an answer may take, and the headers that keep a browser from doing what
+no page of ours does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rq_clock.web.auth import SAFE
+from rq_clock.web.metrics import count_request
+from rq_clock.web.problems import MEDIA_TYPE, Problem
+
+MOST_BYTES = 1024 * 1024
+LOOK_SECONDS, CHANGE_SECONDS = 1.5, 25.0
+"""After so long who only looks is told that Redis is too slow, and who changes something that the
+end is not known. A platform's router waits for 30 s."""
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Unless a route sets them itself."""
+
+
+class Guard:
+    """Around the whole app. `late` makes the answer to a request that takes too long; what the app
+    says to it after that is dropped. `behind_proxy` believes X-Forwarded-*: of the addresses the
+    last one, which the nearest proxy has added; those before it anybody can send."""
+
+    def __init__(
+        self, app: ASGIApp, *, late: Callable[[Scope], ASGIApp], behind_proxy: bool
+    ) -> None:
+        self._app = app
+        self._late = late
+        self._behind_proxy = behind_proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._behind_proxy:
+            scope = _forwarded(scope)
+        scope.setdefault("state", {})["request_id"] = token_hex(8)
+        answer = _Answer(scope, send)
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 15 or int(length) > MOST_BYTES:
+            await _refuse(answer, _TOO_LARGE)
+            return
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            await _refuse(answer, _AMBIGUOUS)
+            return
+        seconds = LOOK_SECONDS if scope["method"] in SAFE else CHANGE_SECONDS
+        task = asyncio.ensure_future(self._app(scope, _measured(receive), answer.send))
+        try:
+            await asyncio.wait([task], timeout=seconds)
+            if not task.done() and not answer.status:
+                answer.closed = True
+                await self._late(scope)(scope, receive, _Answer(scope, send).send)
+                task.add_done_callback(_drop)
+                return
+            await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            count_request(route, scope["method"], answer.status or 503)
+
+
+class _Answer:
+    """An answer under way, with the headers that each has."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.instance: str = scope["state"]["request_id"]
+        self.status = 0
+        """Of what has begun."""
+        self.closed = False
+        """Whether the caller has been told something else."""
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if self.closed:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = message["headers"] = list(message.get("headers", []))
+            there = {name.lower() for name, _ in headers}
+            for name, value in {**HEADERS, "X-Request-Id": self.instance}.items():
+                if name.lower().encode() not in there:
+                    headers.append((name.lower().encode(), value.encode()))
+        await self._send(message)
+
+
+def _measured(receive: Receive) -> Receive:
+    """Takes in a body up to its limit."""
+    size = 0
+
+    async def take() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MOST_BYTES:
+            raise Problem(*_TOO_LARGE)
+        return message
+
+    return take
+
+
+def _drop(task: asyncio.Future[None]) -> None:
+    """Nobody is there to hear of its errors."""
+    if not task.cancelled():
+        task.exception()
+
+
+_TOO_LARGE = "too-large", f"expected a body of at most {MOST_BYTES:,} bytes"
+_AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
+"""Where it ends, a router may see otherwise: what follows could be another one's request."""
+
+
+async def _refuse(answer: _Answer, why: tuple[str, str]) -> None:
+    """Say so, and hang up."""
+    problem = Problem(*why)
+    body = json.dumps(problem.document(f"urn:rq-clock:request:{answer.instance}")).encode()
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
+    await answer.send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await answer.send({"type": "http.response.body", "body": body})
+
+
+def _forwarded(scope: Scope) -> Scope:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    changed: dict[str, Any] = {}
+    if address := _last(headers, b"x-forwarded-for"):
+        changed["client"] = (address, 0)
+    if _last(headers, b"x-forwarded-proto") in ("http", "https"):
+        changed["scheme"] = _last(headers, b"x-forwarded-proto")
+    if host := _last(headers, b"x-forwarded-host"):
+        kept = [(n, v) for n, v in scope["headers"] if n != b"host"]
+        changed["headers"] = [*kept, (b"host", host.encode("latin-1"))]
+    return {**scope, **changed}
+
+
+def _last(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1").rpartition(",")[2].strip()

@@ -1,0 +1,82 @@
+"""How jobs look on pages: their state, what can be done to them, tracebacks. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from rq_clock.jobs.records import JobSeen
+from rq_clock.web.pages.filters import pill
+
+VERBS = {
+    "requeue": "Requeue",
+    "cancel": "Cancel",
+    "delete": "Delete",
+    "stop": "Stop",
+    "again": "Run again",
+}
+"""What can be done to a job, and the word on its button."""
+_LOOKS = {
+    "queued": ("waiting", "queued"),
+    "scheduled": ("waiting", "scheduled"),
+    "deferred": ("waiting", "deferred"),
+    "started": ("running", "running"),
+    "finished": ("ok", "finished"),
+}
+_FRAME = re.compile(r'\s*File "(?P<path>[^"]*)", line (?P<line>\d+)(?:, in (?P<name>.*))?')
+_FOREIGN = re.compile(r"[/\\](?:site-packages|dist-packages|rq_clock|lib[/\\]python\d)|^<")
+
+
+def look(status: str) -> Markup:
+    """The pill of a job's status, as RQ has it, or of how a run ended."""
+    return pill(*_LOOKS.get(status, (status,) if status else ("ended", "forgotten")))
+
+
+def verbs_of(job: JobSeen, namespace: str) -> list[str]:
+    """What may be done to a job that is in this state."""
+    found = []
+    if job.status == "started":
+        found.append("stop")
+    if job.status in ("failed", "stopped", "canceled"):
+        found.append("requeue")
+    if job.status in ("queued", "scheduled", "deferred"):
+        found.append("cancel")
+    elif job.run and job.run.namespace == namespace and job.status != "started":
+        found.append("again")
+    if job.status not in ("", "started"):
+        found.append("delete")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a traceback; `own`, whether it belongs to a frame of the app's code."""
+
+    text: str
+    own: bool
+
+
+def traceback_lines(trace: str) -> tuple[list[Line], str]:
+    """A traceback with the frames of the app's own code told apart from those of libraries, and
+    the innermost of these in words."""
+    lines: list[Line] = []
+    own, place = False, ""
+    for text in trace.rstrip().splitlines():
+        frame = _FRAME.match(text)
+        if frame:
+            own = not _FOREIGN.search(frame["path"])
+            if own:
+                name = f", in {frame['name']}" if frame["name"] else ""
+                place = f"{frame['path']}, line {frame['line']}{name}"
+        elif not text.startswith(" "):
+            own = False
+        lines.append(Line(text, own))
+    return lines, place
+
+
+def pairs(found: Sequence[str]) -> list[tuple[str, str]]:
+    """Verbs with the words on their buttons."""
+    return [(verb, VERBS[verb]) for verb in found]

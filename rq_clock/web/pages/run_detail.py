@@ -1,0 +1,166 @@
+"""All that is known of one run, as its page shows it: the ladder of its four instants, its
+attempts, how it ended, what it printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from rq_clock.jobs.queues import NoJob
+from rq_clock.jobs.records import JobTold
+from rq_clock.model.job_id import Origin, origin_of
+from rq_clock.model.ledger import MARKS, Attempt, Enqueued, ledger_entry
+from rq_clock.runners.output import shown
+from rq_clock.store.scripts import text
+from rq_clock.web.context import Site
+from rq_clock.web.pages.filters import span
+from rq_clock.web.pages.job_display import Line, pairs, traceback_lines, verbs_of
+
+_NO_TIME = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One of a run's instants; `gap` is what lies between it and the one before, in words."""
+
+    name: str
+    at: datetime | None
+    gap: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneRun:
+    """A run. `entry` is its ledger's; `output` is None when it has printed nothing, or nothing is
+    kept; `cut`, how many bytes came before that."""
+
+    told: JobTold
+    entry: Enqueued | None
+    exists: bool
+    """Whether there still is its schedule."""
+    ladder: Sequence[Rung]
+    output: str | None
+    cut: int
+    trace: Sequence[Line]
+    place: str
+
+    @property
+    def state(self) -> str:
+        """How its latest attempt ended, or what RQ says of it."""
+        status = self.told.job.status
+        if status == "started":
+            return "running"
+        if status in ("queued", "scheduled", "deferred", "canceled"):
+            return status
+        last = self.last
+        return last.state if last else status
+
+    @property
+    def last(self) -> Attempt | None:
+        """Its latest attempt that has ended."""
+        return _last(self.told, self.entry)
+
+    @property
+    def attempts(self) -> list[tuple[Attempt, str]]:
+        """Those that have ended, newest first, and where the job went on then."""
+        return [
+            (ended.entry.attempt, ended.again)
+            for ended in reversed(self.told.attempts)
+            if isinstance(ended.entry, Enqueued) and ended.entry.attempt
+        ]
+
+    def verbs(self, namespace: str) -> list[tuple[str, str]]:
+        """What may be done to it."""
+        found = verbs_of(self.told.job, namespace)
+        return pairs([verb for verb in found if verb != "again" or self.exists])
+
+
+def read_run(site: Site, id: str, now: datetime) -> OneRun:
+    """Read it, in two round trips. Raises NoJob when nothing at all is known of it."""
+    store, origin = site.store, origin_of(id)
+    ours = origin is not None and origin.namespace == store.namespace
+    pipe: Any = store.redis.pipeline(transaction=False)
+    pipe.get(store.key(f"output:{id}"))
+    if origin and ours:
+        pipe.lrange(store.key(f"ledger:{origin.schedule}"), 0, -1)
+        pipe.hexists(store.key("definitions"), origin.schedule)
+    kept, *rest = pipe.execute()
+    lines, exists = rest or ([], 0)
+    entry = _entry([text(line) for line in lines], origin) if origin else None
+    told = _told(site, id, known=bool(kept or entry))
+    cut, output = shown(kept) if kept is not None else (0, None)
+    trace, place = traceback_lines(told.trace)
+    return OneRun(
+        told=told, entry=entry, exists=bool(exists), ladder=_ladder(told, entry, now),
+        output=output, cut=cut, trace=trace, place=place,
+    )  # fmt: skip
+
+
+def _told(site: Site, id: str, *, known: bool) -> JobTold:
+    """What RQ has of it, or nothing if at least something else is known of it."""
+    try:
+        return site.queues.job(id)
+    except NoJob:
+        if not known:
+            raise
+        return JobTold.nothing(id)
+
+
+def _entry(lines: Sequence[str], origin: Origin) -> Enqueued | None:
+    """The entry of a run in its schedule's ledger."""
+    for line in reversed(lines):
+        entry = ledger_entry(line)
+        if isinstance(entry, Enqueued) and entry.fire_time == origin.fire_time:
+            mark = next(mark for mark, reason in MARKS.items() if reason == entry.reason)
+            if mark in origin.marks:
+                return entry
+    return None
+
+
+def _last(told: JobTold, entry: Enqueued | None) -> Attempt | None:
+    found = [e.entry.attempt for e in told.attempts if isinstance(e.entry, Enqueued)]
+    return (found[-1] if found else None) or (entry.attempt if entry else None)
+
+
+# ---- the ladder -------------------------------------------------------------------------------
+
+
+def _ladder(told: JobTold, entry: Enqueued | None, now: datetime) -> list[Rung]:
+    job, last = told.job, _last(told, entry)
+    fire = job.run.fire_time if job.run else None
+    enqueued = _enqueued(told, entry, last)
+    live = job.status in ("queued", "scheduled", "deferred", "started")
+    started = job.started if live or not last else last.started
+    ended = None if live else last.ended if last else job.ended
+    rungs = [Rung("Fire time", fire, "")] if fire else []
+    rungs.append(Rung("Enqueued", enqueued, _late(fire, enqueued, entry)))
+    if started:
+        waited = f"waited {span(max(started - enqueued, _NO_TIME))}" if enqueued else ""
+        rungs.append(Rung("Started", started, waited))
+    elif live:
+        since = f"waits for {span(max(now - enqueued, _NO_TIME))}" if enqueued else "waits"
+        rungs.append(Rung("Started", None, f"{since}, {job.status}"))
+    if ended:
+        rungs.append(Rung("Ended", ended, f"took {span(ended - started)}" if started else ""))
+    elif started:
+        rungs.append(Rung("Ended", None, f"runs for {span(max(now - started, _NO_TIME))}"))
+    return rungs
+
+
+def _enqueued(told: JobTold, entry: Enqueued | None, last: Attempt | None) -> datetime | None:
+    """When the latest attempt was: of the first one the ledger knows it, of others RQ."""
+    first = entry.fire_time + entry.lag if entry and entry.lag is not None else None
+    number = max(told.job.attempt, last.number if last else 0)
+    if first and (number <= 1 or told.job.enqueued is None):
+        return first
+    return told.job.enqueued or first or told.job.created
+
+
+def _late(fire: datetime | None, enqueued: datetime | None, entry: Enqueued | None) -> str:
+    if fire is None or enqueued is None:
+        return ""
+    gap = max(enqueued - fire, _NO_TIME)
+    if entry and entry.reason in ("manual", "backfill"):
+        return f"{span(gap)} after it" if gap else "asked for by hand"
+    return f"{span(gap)} late"

@@ -1,0 +1,179 @@
+"""The page of one schedule: what it is, what is to come, what was, and who did what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from markupsafe import Markup
+
+from rq_clock.model.decision import Skip
+from rq_clock.model.ledger import Enqueued, LedgerEntry
+from rq_clock.schedules.detail import Detail, detail
+from rq_clock.schedules.listing import BARS, Pulse
+from rq_clock.schedules.serializers import (
+    backfill_view,
+    instant_of,
+    schedule_view,
+    upcoming,
+    zone_of,
+)
+from rq_clock.store.audit import Audited
+from rq_clock.timing.triggers import MANY, Cron
+from rq_clock.timing.zones import zone
+from rq_clock.web.context import Read, Site, Web
+from rq_clock.web.pages.filters import local_text, pill, span
+from rq_clock.web.pages.layout import page
+from rq_clock.web.pages.schedule_row import late, pause_told, sentence, states_of
+from rq_clock.web.pages.snippets import as_cli, as_curl, definition
+from rq_clock.web.pages.sparkline import fate, large_bars, tally, told
+from rq_clock.web.problems import Problem
+
+router = APIRouter()
+COMING = 10
+"""Fire times to come that are shown."""
+RECENT, AUDITED = 30, 20
+"""Rows of the history and of the audit, unless all are wanted."""
+_NO_TIME = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What became of a fire time, as a row of the history. `until` and `count` are of several
+    that were skipped for one reason."""
+
+    at: datetime
+    state: Markup
+    tone: str
+    reason: str
+    late: Markup
+    waited: str
+    took: str
+    job: str
+    said: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How the runs did that are in the ledger; empty texts for what nothing is known of."""
+
+    success: str
+    p50: str
+    p95: str
+    late: str
+    told: str
+
+
+def existing(site: Site, name: str) -> tuple[Pulse, Detail]:
+    """A schedule and how the clock is. Raises Problem when there is none."""
+    pulse = site.overview.pulse()
+    found = detail(site.store, name, pulse)
+    if found is None:
+        raise Problem("not-found", f"no schedule {name!r} in namespace {site.settings.namespace!r}")
+    return pulse, found
+
+
+@router.get("/schedules/{name}")
+def schedule_page(
+    request: Request, site: Web, token: Read, name: str, history: str = ""
+) -> Response:
+    """One schedule; with all of its history if so wanted."""
+    pulse, found = existing(site, name)
+    row, now = found.row, pulse.now
+    entry, schedule = row.entry, row.entry.schedule
+    tz = zone_of(schedule) if schedule else "UTC"
+    coming = upcoming(entry, max(now, entry.decided), COMING)
+    skipping = entry.skipping if entry.skipping and entry.skipping.until > now else None
+    pause = entry.pause(now)
+    newest = found.ledger[::-1] if history == "all" else found.ledger[: -RECENT - 1 : -1]
+    return page(
+        request, "schedule.html", token, pulse,
+        entry=entry, schedule=schedule, tz=tz, row=row, view=schedule_view(entry, now),
+        states=states_of(row, now), pause=pause,
+        pause_told=pause_told(pause, tz, now) if pause else "",
+        paused_alone=bool(pause and pause is not pulse.pause and pause != pulse.pause),
+        skipping=skipping,
+        sentence=sentence(schedule.trigger) if schedule else "",
+        expression=schedule.trigger.expression
+        if schedule and isinstance(schedule.trigger, Cron) else "",
+        coming=coming, notes=sum(bool(fire.notes) for fire in coming),
+        history=[_fate(found, one) for one in newest], older=len(found.ledger) - len(newest),
+        bars=large_bars(row.tail, tz), figures=_figures(found.ledger), shown=BARS,
+        backfills=[(b, backfill_view(b)["state"]) for b in found.backfills],
+        audited=found.audited[:AUDITED],
+        details={said.id: _details(said, tz) for said in found.audited[:AUDITED]},
+        definition=json.dumps(definition(entry), indent=2, ensure_ascii=False),
+        cli=as_cli(entry.name, schedule) if schedule else "",
+        curl=as_curl(entry.name, schedule, str(request.base_url)) if schedule else "",
+    )  # fmt: skip
+
+
+def _fate(found: Detail, entry: LedgerEntry) -> Fate:
+    row: dict[str, Any] = {
+        "at": instant_of(entry), "state": pill(fate(entry)), "reason": "", "late": Markup(""),
+        "waited": "", "took": "", "job": "", "said": "", "tone": _tone(fate(entry)),
+    }  # fmt: skip
+    if isinstance(entry, Skip):
+        times = f"{'at least ' if entry.count >= MANY else ''}{entry.count:,} times"
+        row |= {"reason": entry.reason, "said": times if entry.count > 1 else ""}
+        row["since"] = entry.first if entry.count > 1 else None
+    elif isinstance(entry, Enqueued):
+        who = found.asked_by(entry)
+        row["reason"] = entry.reason.replace("_", "-") + (f" · {who}" if who else "")
+        row |= {"late": late(entry.lag), "job": found.job_of(entry)}
+        if attempt := entry.attempt:
+            since = entry.fire_time + (entry.lag or _NO_TIME)
+            waited = max(_NO_TIME, attempt.started - since)
+            row |= {"waited": span(waited) if attempt.number == 1 else ""}
+            row |= {"took": span(attempt.ended - attempt.started), "said": attempt.error}
+            if attempt.number > 1:
+                row["reason"] += f" · attempt {attempt.number}"
+        elif found.row.running and found.row.running == row["job"]:
+            row["state"] = pill("running")
+    else:
+        row |= {"said": "the job vanished without a word", "job": entry.job_id}
+    return Fate(**row)
+
+
+def _details(said: Audited, tz: str) -> list[tuple[str, str]]:
+    """What an entry of the audit tells beside names and reason; instants on a zone's clock."""
+    found = []
+    for key, value in said.detail.items():
+        if value in (None, "", False):
+            continue
+        with suppress(TypeError, ValueError):
+            value = local_text(datetime.fromisoformat(value).astimezone(zone(tz).info), None)
+        found.append((key, str(value)))
+    return found
+
+
+def _tone(state: str) -> str:
+    return {"failed": "bad", "timed_out": "bad", "lost": "bad", "missed": "warn"}.get(state, "")
+
+
+def _figures(ledger: Sequence[LedgerEntry]) -> Figures:
+    """Of all that the ledger has."""
+    ran = [e for e in ledger if isinstance(e, Enqueued)]
+    ended = [e.attempt for e in ran if e.attempt and e.attempt.state != "interrupted"]
+    ok = sum(attempt.state == "ok" for attempt in ended)
+    took = sorted(a.ended - a.started for a in ended)
+    lags = sorted(e.lag for e in ran if e.lag is not None)
+    return Figures(
+        success=f"{100 * ok / len(ended):.3g} % of {len(ended)}" if ended else "",
+        p50=_quantile(took, 50),
+        p95=_quantile(took, 95),
+        late=_quantile(lags, 95),
+        told=told(tally(ledger)),
+    )
+
+
+def _quantile(values: Sequence[timedelta], percent: int) -> str:
+    """The least value that so many are not above."""
+    return span(values[-(-len(values) * percent // 100) - 1]) if values else ""

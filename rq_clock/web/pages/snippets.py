@@ -1,0 +1,110 @@
+"""A schedule as others take it: its definition, as a command line and as a request. Pure.
+
+Secrets are masked, as everywhere: who copies such a line puts them in again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from rq_clock.manifest.document import document
+from rq_clock.model.entry import Entry
+from rq_clock.model.schedule import Schedule
+from rq_clock.model.targets import Command, Webhook
+from rq_clock.redaction import masked_json, masked_url
+from rq_clock.timing.instants import iso
+from rq_clock.timing.triggers import Cron, Every
+from rq_clock.web.pages.form_times import span_text
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_OF_SECONDS = ("timeout", "result_ttl", "failure_ttl", "catch_up_window", "jitter")
+_PLAIN = ("queue", "retries", "catch_up", "catch_up_limit", "overlap", "group", "group_limit")
+
+
+def definition(entry: Entry) -> dict[str, Any]:
+    """A schedule in the words of a manifest, as it may be shown."""
+    if entry.schedule is None:
+        return {"fault": entry.fault}
+    return document(entry.schedule, secrets=False)
+
+
+def as_cli(name: str, schedule: Schedule) -> str:
+    """The command that adds it."""
+    words = ["rq-clock", "add", name, *_when(schedule), *_what(schedule), *_how(schedule)]
+    return shlex.join(words)
+
+
+def as_curl(name: str, schedule: Schedule, base: str) -> str:
+    """The request that puts it there."""
+    given = _encode(document(schedule, secrets=False))
+    return (
+        f"curl -X PUT {shlex.quote(f'{base}api/v1/schedules/{name}')} \\\n"
+        "  -H \"Authorization: Bearer $RQ_CLOCK_TOKEN\" -H 'Content-Type: application/json' \\\n"
+        f"  -d {shlex.quote(given)}"
+    )
+
+
+def _when(schedule: Schedule) -> Iterator[str]:
+    trigger = schedule.trigger
+    if isinstance(trigger, Cron):
+        yield from ("--cron", trigger.expression)
+        if trigger.tz != "UTC":
+            yield from ("--tz", trigger.tz)
+    elif isinstance(trigger, Every):
+        yield from ("--every", span_text(timedelta(milliseconds=trigger.period)))
+    else:
+        yield from ("--at", iso(trigger.at))
+
+
+def _what(schedule: Schedule) -> Iterator[str]:
+    target = schedule.target
+    if isinstance(target, Command):
+        shown = target.shown()
+        yield from ("--command", shown["shell"])
+        if target.cwd:
+            yield from ("--cwd", target.cwd)
+        yield from _each("--env", shown.get("env", {}), "{}={}")
+    elif isinstance(target, Webhook):
+        shown = target.shown()
+        yield from ("--url", shown["url"])
+        if target.method != "POST":
+            yield from ("--method", target.method)
+        yield from _each("--header", shown.get("headers", {}), "{}: {}")
+        if target.json is not None:
+            yield from ("--body", _encode(shown["json"]))
+    else:
+        yield from ("--func", target)
+        for value in masked_json(list(schedule.args)):
+            yield from ("--arg", _encode(value))
+        kwargs = masked_json(dict(schedule.kwargs))
+        yield from _each("--kwarg", {k: _encode(v) for k, v in kwargs.items()}, "{}={}")
+
+
+def _each(option: str, values: Mapping[str, str], form: str) -> Iterator[str]:
+    for pair in values.items():
+        yield from (option, form.format(*pair))
+
+
+def _how(schedule: Schedule) -> Iterator[str]:
+    """Options that are not at their default."""
+    defaults = Schedule.__dataclass_fields__
+    usual = "allow" if schedule.catch_up == "all" else "skip"
+    for option in (*_PLAIN, *_OF_SECONDS):
+        value = getattr(schedule, option)
+        if value == (usual if option == "overlap" else defaults[option].default):
+            continue
+        if isinstance(value, timedelta):
+            value = span_text(value)
+        elif isinstance(value, tuple):
+            value = ",".join(f"{delay}s" for delay in value)
+        elif option in _OF_SECONDS and value != -1:
+            value = f"{value}s"
+        yield from (f"--{option.replace('_', '-')}", str(value))
+    for tag in schedule.tags:
+        yield from ("--tag", tag)
+    if schedule.ping:
+        yield from ("--ping", masked_url(schedule.ping))

@@ -1,0 +1,104 @@
+"""The worker process of a dyno: one worker, or a supervisor over WORKER_CONCURRENCY of them.
+
+The supervisor has no connection and no work of its own. It forks workers from one that has
+everything imported, passes signals on, starts anew what died, and ends when all have ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from rq_clock import log as logs
+from rq_clock.errors import RqClockError
+from rq_clock.log import say, warn
+from rq_clock.settings import Settings
+from rq_clock.signals import Signals
+from rq_clock.store.client import connect
+from rq_clock.worker.work_horse import die_with
+from rq_clock.worker.worker import Worker
+
+CONNECTIONS = 2
+"""What a worker holds: one for its work, one to be told of news. A task may open a third."""
+RESTART_SECONDS = 1.0
+"""How soon a worker that died is replaced; also in a crash loop, as the platform restarts us."""
+
+
+def run_worker(
+    queues: Sequence[str] | None = None,
+    *,
+    burst: bool = False,
+    concurrency: int | None = None,
+    max_jobs: int | None = None,
+) -> None:
+    """Serve `queues`, highest priority first (default: WORKER_QUEUES), in `concurrency` processes
+    (default: WORKER_CONCURRENCY), until SIGTERM or SIGINT; with `burst` until the queues are
+    empty; with `max_jobs` until each process has run so many. The last line of worker.py.
+
+    Waits for Redis if it is not there yet. Exits with 1 when a setting or the Redis URL is wrong.
+    """
+    try:
+        settings = Settings.from_env()
+        logs.set_up(stamp=settings.stamped_logs)
+        names = tuple(queues or settings.worker_queues)
+        count = concurrency or settings.worker_concurrency
+        if count == 1:
+            _work(names, settings, burst, max_jobs)
+        else:
+            connect(settings=settings)  # says what is wrong with the URL, once and not in each
+            say("worker.pool", processes=count, connections=count * CONNECTIONS)
+            _supervise(names, count, burst, max_jobs)
+    except RqClockError as error:
+        sys.exit(f"error: {error}")
+
+
+def _work(names: Sequence[str], settings: Settings, burst: bool, max_jobs: int | None) -> None:
+    worker = Worker(names, connection=connect(settings=settings), settings=settings)
+    worker.work(burst=burst, max_jobs=max_jobs)
+
+
+def _supervise(names: Sequence[str], count: int, burst: bool, max_jobs: int | None) -> None:
+    children: set[int] = set()
+    with Signals(signal.SIGCHLD) as signals:
+        missing, told = count, False
+        while missing or children:
+            while missing and not signals.stopping:
+                children.add(_fork(signals, names, burst, max_jobs))
+                missing -= 1
+            signals.wait(None)
+            if signals.stopping and not told:
+                told, missing = True, 0
+                for pid in children:
+                    os.kill(pid, signal.SIGTERM)
+            for pid in list(children):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if not ended:
+                    continue
+                children.remove(pid)
+                if status and not signals.stopping:
+                    warn("worker.died", pid=pid, status=status, restart_in=f"{RESTART_SECONDS:g}s")
+                    signals.wait(RESTART_SECONDS)
+                    missing += 1
+            if signals.stopping:
+                missing = 0
+
+
+def _fork(signals: Signals, names: Sequence[str], burst: bool, max_jobs: int | None) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signals.__exit__()
+        die_with(parent, signal.SIGTERM)
+        _work(names, Settings.from_env(), burst, max_jobs)
+        status = 0
+    except RqClockError as error:
+        print(f"error: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

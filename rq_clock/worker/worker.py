@@ -1,0 +1,559 @@
+"""The worker: RQ's, made to survive what a platform does to processes.
+
+One loop, no threads. It takes a job, hands it to the work horse (horse.py), and waits for whatever
+comes first: the job's end, a signal, a command by RQ's channel, the time for a sign of life, the
+job's time limit. All that it writes about a job goes through executions.py, in two scripts: take
+and close. What happens when it dies at any point between is in ARCHITECTURE.md.
+
+SIGTERM and SIGINT mean the same, once or many times: no new job; the one that runs may go on for
+RQ_CLOCK_GRACE_SECONDS; then it goes back to the front of its queue, and that is no failure. A
+Redis that is away ends nothing: the job runs on, and its end is stored when Redis is back.
+
+Idle, it waits without taking anything: Redis tells it when a queue changes (client tracking), so
+it serves any number of queues in order over one connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from redis.client import PubSub
+from redis.exceptions import RedisError, ResponseError
+from rq import Queue
+from rq import Worker as RQWorker
+from rq.job import Job
+from rq.worker import DequeueStrategy
+
+from rq_clock.jobs import outcomes as endings
+from rq_clock.jobs.executions import Executions, Gone
+from rq_clock.jobs.outcomes import Ending, Execution
+from rq_clock.jobs.reaper import Caretaker
+from rq_clock.log import FaultLog, say, warn
+from rq_clock.settings import Settings
+from rq_clock.signals import Signals
+from rq_clock.store.client import SHORTEST_PAUSE, Patience, connect, is_outage, socket_of
+from rq_clock.worker.work_horse import Rider, WorkHorse
+
+BEAT = 2.0
+"""Seconds between two signs of life."""
+OVERTIME = 5.0
+"""Seconds that a job gets beyond its timeout before its process is killed: RQ's own alarm raises
+in the job first, unless the job is deep in a C library or catches everything."""
+LEAVE_SECONDS = 1.0
+"""What a job gets, when the grace is over, to put down what it holds: `Interrupted` is raised in
+it, so that locks are released and files closed; then its process is killed."""
+FAREWELL = 5.0
+"""Seconds that the process of a job that did not succeed gets to end by itself, while libraries
+send the errors that they collected. Then it is killed."""
+LAST_TRY = 4.0
+"""Seconds beyond the grace for which a worker without Redis keeps trying to store an end."""
+LAST_PAUSE = 0.5
+"""Seconds between two of these attempts."""
+POLL = 0.1
+"""Seconds between two looks at the queues of a server that cannot tell when they change."""
+MAINTENANCE = 600.0
+"""Seconds between two runs of RQ's own cleaning of its registries."""
+
+
+class Worker(RQWorker):
+    """A worker for `queues`, highest priority first; its name is unique by itself.
+
+    `work()` serves until a signal and returns whether it ran any job.
+    """
+
+    def __init__(
+        self, queues: Any, name: str | None = None, *, settings: Settings | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        self._settings = settings or Settings.from_env()
+        options["prepare_for_work"] = False  # would talk to Redis here, which may be away
+        super().__init__(queues, name or self._settings.instance, **options)
+        self._executions = Executions(
+            self.connection, self._settings.namespace, runs=self._settings.runs
+        )
+        self._faults = FaultLog()
+        self._care = Caretaker(self._executions, self._settings.max_interruptions)
+        self._news: PubSub | None = None
+        self._tracking = True
+        self._condition = ""
+        self._patience = Patience(self._settings.redis_url)
+        self._served = False
+        self._rider: Rider | None = None
+        self._horse: WorkHorse | None = None
+        self._dismissed: list[WorkHorse] = []
+        self._spent: WorkHorse | None = None
+        """The process of a job that did not succeed. The job's end is stored once it is gone."""
+        self._spent_until = float("inf")
+        self._task: _Task | None = None
+        self._told_to_leave = False
+        self._beat_at = self._clean_at = 0.0
+        self._stop_at = float("inf")
+        self._ended = 0
+        self._finished = False
+        """Whether it has waited for a job as long as it was to."""
+        self._look = True
+        """Whether there may be a job that was not looked for."""
+        self._futile = 0
+        self._foreign: set[str] = set()
+        self._idle_since = 0.0
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        return connection  # RQ would make every command of it wait for minutes
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def work(  # noqa: PLR0913 - RQ's signature
+        self,
+        burst: bool = False,
+        logging_level: str | None = "WARNING",
+        date_format: str = "",
+        log_format: str = "",
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Serve until SIGTERM or SIGINT; with `burst` until the queues are empty, with `max_jobs`
+        until so many jobs have ended, with `max_idle_time` until nothing came for so many seconds.
+
+        `logging_level` is that of RQ's own lines. `with_scheduler` changes nothing: RQ's scheduled
+        jobs are taken care of anyway.
+        """
+        logging.getLogger("rq.worker").setLevel(logging_level or logging.WARNING)
+        self._dequeue_strategy = dequeue_strategy
+        self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self._idle_since = time.monotonic()
+        with Signals(signal.SIGCHLD) as self._signals:
+            try:
+                while self._go_on():
+                    self._attempt()
+            finally:
+                self._leave()
+        return self._ended > 0
+
+    def _go_on(self) -> bool:
+        if self._task is not None:
+            return not (self._news is None and time.monotonic() >= self._stop_at + LAST_TRY)
+        if self._max_jobs is not None and self._ended >= self._max_jobs:
+            return False
+        return not (self._signals.stopping or self._finished)
+
+    def _attempt(self) -> None:
+        """One step; a server that is away, or counted this worker as dead, is dealt with here."""
+        try:
+            if self._news is None:
+                self._arrive()
+            self._step()
+            self._patience.succeeded()
+        except Gone as error:
+            warn("worker.gone", reason=error, job=self._task.job_id if self._task else "none")
+            self._forget()
+            self._disconnect()
+        except (RedisError, OSError) as error:
+            pause = self._patience.try_again(error)
+            self._enter("outage")
+            self._disconnect()
+            self._wait(min(pause, LAST_PAUSE) if self._signals.stopping else pause)
+
+    def _step(self) -> None:
+        if self._horse is None and not (self._task and self._task.ending):
+            self._saddle()
+        if time.monotonic() >= self._beat_at:
+            self._beat()
+        if self._task is not None and self._task.ending is not None and self._spent is None:
+            self._close(self._task.execution, self._task.ending)
+        elif self._task is not None:
+            self._wait(self._beat_at - time.monotonic())
+        elif self._look and (execution := self._take()) is not None:
+            self._begin(execution)
+        elif not self._idle():
+            self._finished = True
+
+    def _take(self) -> Execution | None:
+        return self._executions.take(self.name, self._queues(), _utc())
+
+    def _idle(self) -> bool:
+        """Wait until there may be a job. False when this worker was not to wait so long."""
+        if self._burst:
+            return False
+        self._look = True
+        for_good = self._idle_since + self._max_idle if self._max_idle else float("inf")
+        if self._executions.suspended:
+            self._enter("suspended")
+            self._wait(min(BEAT, for_good - time.monotonic()))
+        elif not self._watch_queues():
+            self._futile = 0
+            until = min(self._beat_at, for_good)
+            self._wait(until - time.monotonic() if self._tracking else POLL)
+        else:  # it came in this moment; or what is there can't be taken, since it is no queue
+            self._futile += 1
+            self._wait(POLL if self._futile > 1 else 0)
+        return time.monotonic() < for_good
+
+    # ---- Redis comes and goes -------------------------------------------------------------------
+
+    def _arrive(self) -> None:
+        """Be known to Redis, and hear what it has to say."""
+        news: Any = self.connection.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        news.execute_command("CLIENT", "ID")
+        self._news_id = int(news.connection.read_response())
+        news.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
+        self._executions.register(self.name, _utc())
+        if not self.connection.exists(self.key):
+            self.register_birth()  # type: ignore[no-untyped-call]
+        self._news, self._beat_at = news, 0.0
+        self._patience.answered()
+        self._enter("serving", queues=",".join(self.queue_names()))
+
+    def _disconnect(self) -> None:
+        if self._news is not None:
+            self._news.close()
+            self._news = None
+        self.connection.connection_pool.disconnect()
+        self._care.forget()
+
+    def _enter(self, condition: str, **fields: Any) -> None:
+        """Say what is news, once."""
+        before, self._condition = self._condition, condition
+        if condition == before:
+            return
+        if condition == "suspended":
+            say("worker.suspended", remedy="`rq resume`")
+        elif before == "suspended":
+            say("worker.resumed")
+        if condition == "serving" and not self._served:
+            self._served = True
+            say("worker.serving", name=self.name, connections=2, **fields)
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic() + BEAT
+        if self._executions.beat(self.name, self.worker_ttl + 60, _utc()):
+            due = self._care.look(time.monotonic(), _utc())
+            pause = (due - _utc()).total_seconds() if due else BEAT
+            self._beat_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
+        if self._task is None and time.monotonic() >= self._clean_at:
+            self._clean_at = time.monotonic() + MAINTENANCE
+            self._clean()
+            self._look_for_others()
+
+    def _clean(self) -> None:
+        """RQ's own housekeeping reads other jobs: what it cannot read does not end the worker."""
+        try:
+            self.clean_registries()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if is_outage(error):
+                raise
+            self._faults.warn("duty.failed", error, duty="registries")
+
+    def _look_for_others(self) -> None:
+        for worker, queues in self._executions.foreign(self.queue_names()).items():
+            if worker not in self._foreign:
+                self._foreign.add(worker)
+                effect = "it keeps no groups, and its jobs are not safe from restarts"
+                warn("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
+
+    def _watch_queues(self) -> bool:
+        """Ask to be told when one of the queues changes; whether one has a job already."""
+        keys = self.queue_keys()
+        pipe: Any = self.connection.pipeline(transaction=False)
+        if self._tracking:
+            pipe.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._news_id, "OPTIN")
+            pipe.execute_command("CLIENT", "CACHING", "YES")
+        pipe.exists(*keys)
+        *answers, waiting = pipe.execute(raise_on_error=False)
+        for answer in [*answers, waiting]:
+            if isinstance(answer, ResponseError) and self._tracking:
+                warn("worker.polling", reason=answer, seconds=POLL)
+                self._tracking = False
+            elif isinstance(answer, Exception):
+                raise answer
+        return bool(self._tracking and waiting)
+
+    def _leave(self) -> None:
+        until = time.monotonic() + LAST_TRY / 2  # for the webhooks of the last job
+        while self._dismissed and time.monotonic() < until:
+            self._signals.wait(until - time.monotonic())
+            self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
+        for horse in self._dismissed:
+            horse.kill()
+            horse.exit_status(wait=True)
+        self._unsaddle()
+        try:
+            if self._news is not None and self._task is None:
+                self._give_back()
+                self.register_death()  # type: ignore[no-untyped-call]
+                self._executions.unregister(self.name)
+        except (RedisError, OSError, Gone) as error:
+            warn("worker.unregistered", reason=error)
+        say("worker.stopped", jobs=self._ended)
+
+    def _give_back(self) -> None:
+        """Put back a job that was given to this worker in a reply that was lost: it was told to
+        end before it could ask again."""
+        execution = self._executions.take(self.name, [], _utc())
+        if execution is not None:
+            error, most = "the worker had to end", self._settings.max_interruptions
+            ending = endings.interrupted(execution, _utc(), most, error=error)
+            self._executions.close(execution, ending)
+            self._report(execution, ending)
+
+    def handle_job_failure(
+        self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
+    ) -> None:
+        """RQ's cleaning found a job that a stock worker took and never began: nothing of it has
+        run, so it goes back to the front."""
+        pipe = self.connection.pipeline()
+        pipe.hset(job.key, mapping={"status": "queued", "worker_name": ""})
+        pipe.lrem(queue.key, 0, job.id)
+        pipe.lpush(queue.key, job.id)
+        pipe.execute()
+        warn("job.found", job=job.id, queue=queue.name, reason="taken and never begun")
+
+    # ---- a job ----------------------------------------------------------------------------------
+
+    def _queues(self) -> list[str]:
+        return [queue.name for queue in self._ordered_queues]
+
+    def _begin(self, execution: Execution) -> None:
+        self._enter("serving")
+        queue = next(q for q in self.queues if q.name == execution.queue)
+        self.reorder_queues(reference_queue=queue)
+        task = _Task(execution, time.monotonic())
+        if self._horse is None:
+            self._saddle()
+        assert self._horse
+        if not self._horse.begin(execution):  # it died idle
+            self._unsaddle()
+            self._saddle()
+            self._horse.begin(execution)
+        self._task = task  # not before: who cannot fork now is told of it again
+
+    def _close(self, execution: Execution, ending: Ending) -> None:
+        """Store how the job ended and, with that, take the next one."""
+        following = None
+        if self._goes_on_after(execution):
+            following = self._executions.close_and_take(execution, ending, self._queues(), _utc())
+        else:
+            self._executions.close(execution, ending)
+        self._ended += 1
+        self._forget(keep_horse=True)
+        if following is not None:
+            self._begin(following)
+        self._look = following is not None or not self._goes_on_after(execution)
+        self._report(execution, ending)
+
+    def _goes_on_after(self, execution: Execution) -> bool:
+        """Whether the next job may be taken in the same breath."""
+        enough = self._max_jobs is not None and self._ended + 1 >= self._max_jobs
+        return not (self._signals.stopping or enough or time.monotonic() >= self._beat_at)
+
+    def _forget(self, *, keep_horse: bool = False) -> None:
+        """The job is not this worker's any more."""
+        horse, task = self._horse, self._task
+        self._task = self._stopped_job_id = None
+        self._idle_since = time.monotonic()
+        if not keep_horse:
+            self._unsaddle()
+        elif horse is None:
+            return
+        elif task is not None and task.webhooks:
+            horse.stored()
+            self._dismiss()
+        elif self._worn_out(horse):
+            self._dismiss()
+
+    def _report(self, execution: Execution, ending: Ending) -> None:
+        origin = execution.origin
+        fields: dict[str, Any] = {"job": execution.job_id, "queue": execution.queue}
+        if origin:
+            fields = {"schedule": origin.schedule, "fire_time": origin.fire_time, **fields}
+        seconds = (ending.ended - execution.started).total_seconds()
+        fields |= {"state": ending.state, "attempt": execution.attempt, "took": f"{seconds:.3f}s"}
+        if ending.error:
+            fields["error"] = ending.error
+        if ending.again:
+            fields["again"] = ending.again
+        say("run.ended" if origin else "job.ended", **fields)
+
+    # ---- the horse ------------------------------------------------------------------------------
+
+    def _saddle(self) -> None:
+        """Have a process ready for the next job."""
+        if self._rider is None:  # makes no connection; what it takes to make it, it takes once
+            redis, most = connect(settings=self._settings), self._settings.max_interruptions
+            self._rider = Rider(self.name, redis, self._exc_handlers, max_interruptions=most)
+        news = socket_of(self._news.connection) if self._news else None
+        closed = [self._signals.close, self.connection.connection_pool.reset]
+        self._horse = WorkHorse(self._rider, [*closed, *([news.close] if news else [])])
+        self._horse_pid = self._horse.pid
+
+    def _unsaddle(self) -> None:
+        """End the process, with all that its job has started."""
+        for horse in (self._horse, self._spent):
+            if horse is not None:
+                horse.kill()
+                horse.exit_status(wait=True)
+                horse.dismiss()
+        self._horse, self._horse_pid = None, 0
+        self._spent, self._spent_until = None, float("inf")
+
+    def _retire(self, horse: WorkHorse) -> None:
+        """Wait for the end of the process, which ends after a job that did not succeed, and fork
+        the next one meanwhile."""
+        horse.dismiss()
+        now = time.monotonic()
+        self._spent = horse
+        self._spent_until = min(now + FAREWELL, max(now, self._stop_at) + LEAVE_SECONDS)
+        self._horse, self._horse_pid = None, 0
+        if not self._signals.stopping:
+            self._saddle()
+        self._look_at_spent()  # its SIGCHLD may have come with the job's end
+
+    def _look_at_spent(self) -> None:
+        if self._spent is not None and self._spent.exit_status() is not None:
+            self._spent.kill()  # what its job has left behind
+            self._spent, self._spent_until = None, float("inf")
+
+    def _dismiss(self) -> None:
+        """Let the process end by itself."""
+        assert self._horse
+        self._horse.dismiss()
+        self._dismissed.append(self._horse)
+        self._horse, self._horse_pid = None, 0
+
+    def _worn_out(self, horse: WorkHorse) -> bool:
+        if horse.jobs >= self._settings.horse_jobs:
+            return True
+        return horse.grown() > self._settings.horse_mb * 1024 * 1024
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """What RQ's commands `stop-job` and `kill-horse` do."""
+        if self._horse is not None and self._running is not None:
+            self._horse.kill("by command")
+
+    @property
+    def _running(self) -> _Task | None:
+        """The job that is being run, unless it has ended."""
+        return self._task if self._task and self._task.ending is None else None
+
+    # ---- waiting --------------------------------------------------------------------------------
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep for so long or until something happens, and take it in."""
+        running = self._running
+        limit = min(running.kill_at, self._stop_at) if running else self._spent_until
+        seconds = min(seconds, limit - time.monotonic())
+        news = socket_of(self._news.connection) if self._news else None
+        others: list[Any] = [news] if news else []
+        if self._horse is not None and (running or self._task is None):
+            others.append(self._horse)
+        was_stopping = self._signals.stopping
+        ready = self._signals.wait(seconds, *others)
+        if self._signals.stopping and not was_stopping:
+            self._prepare_to_stop()
+        if self._horse in ready or self._signals.ended_child:
+            self._look_at_horse()
+        if news in ready:
+            self._hear()
+        now = time.monotonic()
+        running = self._running
+        if running is not None and self._horse is not None:
+            if now >= self._stop_at and not self._told_to_leave:
+                self._told_to_leave, self._stop_at = True, now + LEAVE_SECONDS
+                self._horse.interrupt()
+            elif now >= self._stop_at:
+                self._horse.kill(endings.INTERRUPTED)
+            elif now >= running.kill_at:
+                self._horse.kill(endings.TIMED_OUT)
+        if self._spent is not None and now >= self._spent_until:
+            self._spent.kill()
+            self._spent_until = float("inf")
+
+    def _prepare_to_stop(self) -> None:
+        self._stop_at = time.monotonic() + self._settings.grace_seconds
+        say("worker.stopping", running=self._task.job_id if self._task else "none")
+        if self._horse is not None and self._running is not None:
+            self._horse.ask_to_stop()
+
+    def _hear(self) -> None:
+        """RQ's commands; that a queue changed needs no reading."""
+        assert self._news
+        connection: Any = self._news.connection
+        while True:
+            message = self._news.get_message(timeout=0)
+            if message is not None and message["channel"] == self.pubsub_channel_name.encode():
+                self.handle_payload(message)  # type: ignore[no-untyped-call]
+            if message is None and not connection.can_read(timeout=0):
+                return
+
+    def _look_at_horse(self) -> None:
+        self._signals.ended_child = False
+        self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
+        self._look_at_spent()
+        horse = self._horse
+        if horse is None:
+            return
+        sent = horse.ending()
+        running = self._running
+        if sent is not None and running is not None:
+            running.ending, running.webhooks = sent
+            if running.ending.state != endings.OK and not running.webhooks:
+                self._retire(horse)
+            return
+        if horse.mute:
+            horse.kill()
+        status = horse.exit_status()
+        if status is None:
+            return
+        if running is not None:
+            running.ending = self._death(running.execution, status)
+        horse.kill()  # what its job has left behind
+        horse.dismiss()
+        self._horse, self._horse_pid = None, 0
+
+    def _death(self, execution: Execution, status: int) -> Ending:
+        """How a job ended whose process did."""
+        assert self._horse
+        now, why = _utc(), self._horse.doomed
+        by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
+        if self._stopped_job_id == execution.job_id:
+            trace = "Job stopped by user, work-horse terminated."
+            return endings.failed(execution, now, trace, state=endings.STOPPED)
+        if why == endings.INTERRUPTED or (self._signals.stopping and os.WIFSIGNALED(status)):
+            error = f"the worker had to end ({by})"
+            return endings.interrupted(
+                execution, now, self._settings.max_interruptions, error=error
+            )
+        if why == endings.TIMED_OUT:
+            trace = f"Task exceeded maximum timeout value ({execution.timeout} seconds)"
+            return endings.failed(execution, now, trace, state=endings.TIMED_OUT)
+        trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by})"
+        return endings.failed(execution, now, trace)
+
+
+class _Task:
+    """The job that a worker has: taken, then handed to the horse, then ended but not stored."""
+
+    def __init__(self, execution: Execution, began: float) -> None:
+        self.execution = execution
+        timeout = execution.timeout
+        self.kill_at = began + timeout + OVERTIME if timeout > 0 else float("inf")
+        self.ending: Ending | None = None
+        self.webhooks = False
+        """Whether the horse still calls RQ's webhooks, once the end is stored."""
+
+    @property
+    def job_id(self) -> str:
+        return self.execution.job_id
+
+
+def _utc() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,728 @@
+"""What leaves the clock, as real servers on loopback get it: web calls, mail, pings.
+
+The receiving side checks signatures and takes mail apart by itself; nothing of what is judged here
+helps to judge it. `hub` and `heard` are used by the tests of the watch as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import shutil
+import socketserver
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from email import message_from_string
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from rq_clock.alerts import channels
+from rq_clock.alerts.channels import A_MINUTE, QUEUE, Channel, Channels, Ping, Pings
+from rq_clock.alerts.rules import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, Report, report
+from rq_clock.errors import RqClockError
+from rq_clock.log import logger
+from rq_clock.settings import Settings
+from tests.helpers import wait_until
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes, or so").decode()
+Heard = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Heard:
+    """The fields of every event of a name that was logged."""
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
+    caplog.set_level("INFO", logger="rq_clock")
+
+    def heard(event: str) -> list[dict[str, Any]]:
+        found: list[Any] = [r for r in caplog.records if getattr(r, "event", "") == event]
+        return [record.fields for record in found]
+
+    return heard
+
+
+class Hub(ThreadingHTTPServer):
+    """A web server that keeps what it is sent. It answers what `statuses` says next, then 204; what
+    begins with /hang gets no answer."""
+
+    block_on_close = False
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.seen: list[dict[str, Any]] = []
+        self.statuses: list[int] = []
+        self.over = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_: object) -> None:
+        """A client that does not wait is what some tests are about."""
+
+    def paths(self) -> list[str]:
+        return [urlsplit(seen["path"]).path for seen in self.seen]
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    server: Any
+
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        self.server.seen.append(
+            {
+                "method": self.command, "path": self.path, "headers": dict(self.headers),
+                "body": self.rfile.read(length), "at": time.monotonic(),
+            }
+        )  # fmt: skip
+        if self.path.startswith("/hang"):
+            self.server.over.wait(60)
+            return
+        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 204)
+        self.end_headers()
+
+    do_GET = do_POST = do_HEAD = answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[Any]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving(Hub()) as server:
+        yield server
+
+
+class Post(socketserver.ThreadingTCPServer):
+    """A mail server. With a `context` it offers TLS, or speaks it from the first byte."""
+
+    allow_reuse_address = True
+    block_on_close = False
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext | None = None, *, at_once: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), PostHandler)
+        self.mails: list[tuple[str, list[str], Message]] = []
+        self.lines: list[str] = []
+        self.logins: list[tuple[str, str]] = []
+        self.context = context
+        self.at_once = at_once
+        self.refuses = ""
+        self.over = threading.Event()
+        self.port = self.server_address[1]
+
+    def handle_error(self, *_: object) -> None:
+        """A client that goes away is what some tests are about."""
+
+
+class PostHandler(socketserver.BaseRequestHandler):
+    server: Any
+
+    def handle(self) -> None:
+        if self.server.at_once:
+            self.secure()
+        self.secured = self.server.at_once
+        self.say("220 post.example")
+        self.sender = ""
+        self.to: list[str] = []
+        self.data: list[str] = []
+        self.reading = False
+        while line := self.line():
+            text = line.decode().removesuffix("\r\n")
+            if not self.reading:
+                self.server.lines.append(text)
+                if not self.command(text.partition(" ")[0].upper(), text):
+                    return
+            elif text == ".":
+                mail = message_from_string("\n".join(self.data))
+                self.server.mails.append((self.sender, self.to, mail))
+                self.reading = False
+                self.say("250 taken")
+            else:
+                self.data.append(text.removeprefix("."))
+
+    def command(self, word: str, text: str) -> bool:
+        """Answer one. False at the end."""
+        address = text.partition("<")[2].partition(">")[0]
+        if word == "EHLO":
+            offer = "STARTTLS" if self.server.context and not self.secured else "AUTH PLAIN"
+            self.say("250-post.example", f"250 {offer}")
+        elif word == "STARTTLS":
+            self.say("220 go")
+            self.secure()
+            self.secured = True
+        elif word == "AUTH" and not self.server.refuses:
+            _, user, password = base64.b64decode(text.split()[2]).decode().split("\0")
+            self.server.logins.append((user, password))
+            self.say("235 welcome")
+        elif word == "AUTH":
+            self.say(f"535 {self.server.refuses}")
+        elif word == "MAIL":
+            self.sender = address
+            self.say("250 ok")
+        elif word == "RCPT":
+            self.to.append(address)
+            self.say("250 ok")
+        elif word == "DATA":
+            self.data, self.reading = [], True
+            self.say("354 go")
+        elif word == "QUIT":
+            self.say("221 bye")
+            return False
+        else:
+            self.say("250 ok")
+        return True
+
+    def finish(self) -> None:
+        self.request.close()
+
+    def say(self, *lines: str) -> None:
+        self.request.sendall("".join(f"{line}\r\n" for line in lines).encode())
+
+    def line(self) -> bytes:
+        found = b""
+        while not found.endswith(b"\n"):
+            byte = self.request.recv(1)
+            if not byte:
+                break
+            found += byte
+        return found
+
+    def secure(self) -> None:
+        self.request = self.server.context.wrap_socket(self.request, server_side=True)
+
+
+@pytest.fixture
+def post() -> Iterator[Post]:
+    with serving(Post()) as server:
+        yield server
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """The context of a server on loopback that this process trusts."""
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    words += " -keyout key.pem -out cert.pem -subj /CN=x -addext subjectAltName=DNS:localhost"
+    subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    return context
+
+
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate")
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Channels]]:
+    """Channels by their settings, closed in the end."""
+    with ExitStack() as stack:
+
+        def opened(**env: str) -> Channels:
+            names = {f"RQ_CLOCK_{name.upper()}": value for name, value in env.items()}
+            found = Channels(Settings.from_env(names))
+            stack.callback(found.close)
+            return found
+
+        yield opened
+
+
+Open = Callable[..., Channels]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "RETRY_PAUSES", (0.01, 0.01, 0.01))
+
+
+def failing(subject: str = "nightly", error: str = "ValueError: no") -> Report:
+    alert = Alert(kind=FAILING, subject=subject, since=NOON, last=NOON, detail=error)
+    return report([Edge(BEGAN, alert, NOON)], "default", NOON)
+
+
+def arrived(server: Hub, count: int = 1) -> list[dict[str, Any]]:
+    wait_until(lambda: len(server.seen) >= count, 20, f"{count} calls, got {len(server.seen)}")
+    return server.seen
+
+
+def headers(call: dict[str, Any]) -> dict[str, str]:
+    return {name.lower(): value for name, value in call["headers"].items()}
+
+
+class TestWebhook:
+    @pytest.mark.parametrize("secret", [SECRET, "any text will do"])
+    def test_the_signature_is_that_of_standard_webhooks(
+        self, hub: Hub, opened: Open, secret: str
+    ) -> None:
+        opened(alert_url=f"{hub.url}/in", alert_secret=secret).tell(failing())
+        [call] = arrived(hub)
+        said = headers(call)
+        key = base64.b64decode(secret[6:]) if secret == SECRET else secret.encode()
+        signed = f"{said['webhook-id']}.{said['webhook-timestamp']}.".encode() + call["body"]
+        digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+        assert said["webhook-signature"] == f"v1,{digest}"
+        assert 0 <= int(said["webhook-timestamp"]) - NOON.timestamp() < 20
+        assert (call["method"], said["content-type"]) == ("POST", "application/json")
+
+    def test_without_a_secret_nothing_is_signed(self, hub: Hub, opened: Open) -> None:
+        opened(alert_url=hub.url).tell(failing())
+        [call] = arrived(hub)
+        assert "webhook-id" in headers(call)
+        assert "webhook-signature" not in headers(call)
+
+    def test_slack_finds_a_text_and_no_order_in_it(self, hub: Hub, opened: Open) -> None:
+        opened(alert_url=hub.url).tell(failing(error="<!channel> & <class 'int'>"))
+        [call] = arrived(hub)
+        body = json.loads(call["body"])
+        assert body["text"].endswith(": &lt;!channel&gt; &amp; &lt;class 'int'&gt;")
+        assert body["detail"] == "<!channel> & <class 'int'>"
+        assert (body["kind"], body["schedule"], body["namespace"], body["count"]) == (
+            "failing", "nightly", "default", 1,
+        )  # fmt: skip
+
+    @pytest.mark.usefixtures("impatient")
+    def test_a_refused_report_is_sent_again_under_the_same_id(
+        self, hub: Hub, opened: Open, heard: Heard
+    ) -> None:
+        hub.statuses = [500, 503, 429]
+        opened(alert_url=hub.url).tell(failing())
+        calls = arrived(hub, 4)
+        assert len({headers(call)["webhook-id"] for call in calls}) == 1
+        assert heard("channel.dead") == []
+
+    @pytest.mark.usefixtures("impatient")
+    def test_a_dead_channel_is_logged_once_and_once_when_it_is_back(
+        self, hub: Hub, opened: Open, heard: Heard
+    ) -> None:
+        hub.statuses = [500] * 6
+        out = opened(alert_url=f"{hub.url}/services/hunter22")
+        for i in range(3):
+            out.tell(failing(f"dead{i}"))
+        arrived(hub, 6)  # four attempts, and then one for each report
+        out.tell(failing("back"))
+        wait_until(lambda: heard("channel.back"), 20, "its return")
+        out.tell(failing("again"))
+        arrived(hub, 8)
+        [dead], [back] = heard("channel.dead"), heard("channel.back")
+        assert dead == {
+            "channel": "webhook", "place": hub.url,
+            "error": "expected an answer of 2xx, got 500 Internal Server Error",
+        }  # fmt: skip
+        assert back == {"channel": "webhook", "place": hub.url}
+        subjects = [json.loads(call["body"])["schedule"] for call in hub.seen]
+        assert subjects == ["dead0"] * 4 + ["dead1", "dead2", "back", "again"]
+
+
+class TestMail:
+    def test_a_mail_says_it_in_its_subject_and_to_all(self, post: Post, opened: Open) -> None:
+        opened(
+            alert_mail=f"smtp://127.0.0.1:{post.port}/?from=clock@shop.example"
+            "&to=ops+clock@shop.example,boss@shop.example"
+        ).tell(failing(error="naïve: no"))
+        wait_until(lambda: post.mails, 20, "a mail")
+        [(sender, to, mail)] = post.mails
+        assert (sender, to) == (
+            "clock@shop.example", ["ops+clock@shop.example", "boss@shop.example"],
+        )  # fmt: skip
+        assert mail["To"] == "ops+clock@shop.example, boss@shop.example"
+        assert mail["Date"].startswith("Sun, 01 Mar 2026 12:00:")
+        assert mail["Message-ID"].endswith("@rq-clock>")
+        body: Any = mail.get_payload(decode=True)
+        assert "failing: nightly, failed once since 2026-03-01T12:00:00Z: naïve: no" in (
+            body.decode()
+        )
+        assert "\nschedule: nightly\n" in body.decode()
+
+    def test_a_name_of_a_queue_cannot_add_a_header(self, post: Post, opened: Open) -> None:
+        out = opened(alert_mail=f"smtp://127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example")
+        out.tell(failing("x\r\nBcc: everybody@shop.example"))
+        wait_until(lambda: post.mails, 20, "a mail")
+        [(_, to, mail)] = post.mails
+        assert to == ["c@d.example"]
+        assert mail["Bcc"] is None
+
+    def test_a_password_goes_to_this_machine_in_the_clear(self, post: Post, opened: Open) -> None:
+        address = f"smtp://me:p%40ss%2Fword@127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example"
+        opened(alert_mail=address).tell(failing())
+        wait_until(lambda: post.mails, 20, "a mail")
+        assert post.logins == [("me", "p@ss/word")]
+
+    @pytest.mark.usefixtures("impatient")
+    def test_a_password_never_goes_to_another_machine_in_the_clear(
+        self, post: Post, opened: Open, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(channels, "_is_here", lambda host: False)  # it takes another machine
+        address = f"smtp://me:hunter22@127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example"
+        opened(alert_mail=address).tell(failing())
+        wait_until(lambda: heard("channel.dead"), 20, "its death")
+        assert "no TLS" in heard("channel.dead")[0]["error"]
+        assert post.mails == []
+        assert post.logins == []
+        assert not [line for line in post.lines if line.startswith("AUTH")]
+
+    @needs_openssl
+    @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+    def test_a_password_goes_over_tls(
+        self, scheme: str, certificate: ssl.SSLContext, opened: Open,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(channels, "_is_here", lambda host: False)
+        with serving(Post(certificate, at_once=scheme == "smtps")) as server:
+            address = f"{scheme}://me:hunter22@localhost:{server.port}/?from=a@b.example"
+            opened(alert_mail=f"{address}&to=c@d.example").tell(failing())
+            wait_until(lambda: server.mails, 20, "a mail")
+            assert server.logins == [("me", "hunter22")]
+
+    @needs_openssl
+    @pytest.mark.usefixtures("impatient")
+    def test_a_server_that_nobody_vouches_for_gets_no_password(
+        self, certificate: ssl.SSLContext, opened: Open, heard: Heard,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with serving(Post(certificate)) as server:
+            address = f"smtp://me:hunter22@localhost:{server.port}/?from=a@b.example&to=c@d.example"
+            opened(alert_mail=address).tell(failing())
+            wait_until(lambda: heard("channel.dead"), 20, "its death")
+            assert server.logins == []
+
+    @pytest.mark.usefixtures("impatient")
+    def test_a_refused_password_is_not_logged(
+        self, post: Post, opened: Open, heard: Heard, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        post.refuses = "wrong password: hunter22"
+        address = f"smtp://me:hunter22@127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example"
+        opened(alert_mail=address).tell(failing())
+        wait_until(lambda: heard("channel.dead"), 20, "its death")
+        [dead] = heard("channel.dead")
+        assert dead["place"] == f"127.0.0.1:{post.port}"
+        assert "535" in dead["error"]
+        assert "hunter22" not in caplog.text
+
+
+class TestChannel:
+    def test_what_hangs_holds_up_nobody_else_and_ends_with_the_clock(
+        self, hub: Hub, post: Post, opened: Open
+    ) -> None:
+        out = opened(
+            alert_url=f"{hub.url}/hang",
+            alert_mail=f"smtp://127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example",
+            ping_url=f"{hub.url}/alive",
+        )
+        for i in range(3):
+            out.tell(failing(f"s{i}"))
+        out.alive(0.0)
+        wait_until(lambda: len(post.mails) == 3, 20, "three mails")
+        wait_until(lambda: "/alive" in hub.paths(), 20, "a ping")
+        began = time.monotonic()
+        out.close()
+        assert time.monotonic() - began < 5  # of 30 that the hanging calls would take
+
+    def test_what_waits_is_sent_at_the_end_without_pauses(self, hub: Hub, opened: Open) -> None:
+        hub.statuses = [500]
+        out = opened(alert_url=hub.url)
+        for i in range(5):
+            out.tell(failing(f"s{i}"))
+        arrived(hub)
+        out.close()
+        arrived(hub, 6)
+        assert [json.loads(call["body"])["schedule"] for call in hub.seen] == [
+            "s0", "s0", "s1", "s2", "s3", "s4",
+        ]  # fmt: skip
+
+    def test_a_full_queue_loses_the_oldest_and_says_so_once(self, heard: Heard) -> None:
+        gate, sent = threading.Event(), []
+
+        def send(thing: int) -> None:
+            assert gate.wait(20)
+            sent.append(thing)
+
+        channel = Channel[int]("test", send, str)
+        channel.put(-1)
+        wait_until(lambda: not channel._waiting, 20, "the first one's turn")
+        for i in range(QUEUE + 50):
+            channel.put(i)
+        gate.set()
+        wait_until(lambda: len(sent) == QUEUE + 1, 20, "the rest")
+        channel.close()
+        channel.join(time.monotonic() + 20)
+        assert sent == [-1, *range(50, QUEUE + 50)]
+        [full] = heard("channel.full")
+        assert full["channel"] == "test"
+
+    def test_nothing_that_is_raised_ends_it(self, heard: Heard) -> None:
+        sent = []
+
+        def send(thing: int) -> None:
+            if thing == 1:
+                raise ZeroDivisionError("token=hunter22")
+            sent.append(thing)
+
+        channel = Channel[int]("test", send, lambda _: "there")
+        for thing in (1, 2):
+            channel.put(thing)
+        wait_until(lambda: sent, 20, "the second one")
+        channel.close()
+        channel.join(time.monotonic() + 20)
+        assert heard("channel.dead") == [
+            {"channel": "test", "place": "there", "error": "token=****"}
+        ]
+        assert heard("channel.back") == [{"channel": "test", "place": "there"}]
+
+    def test_a_channel_that_is_not_set_up_has_no_thread(self, opened: Open) -> None:
+        before = threading.active_count()
+        out = opened()
+        out.tell(failing())
+        out.alive(0.0)
+        assert threading.active_count() == before
+
+
+class TestAlive:
+    def test_it_is_said_once_a_minute(self, hub: Hub, opened: Open) -> None:
+        out = opened(ping_url=f"{hub.url}/alive?key=1")
+        for second in range(0, 185, 5):
+            out.alive(float(second))
+        arrived(hub, 4)
+        out.close()
+        assert [(c["method"], c["path"]) for c in hub.seen] == [("GET", "/alive?key=1")] * 4
+
+
+class Service:
+    """Takes pings down, with the run that each is about."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[float, str, str]] = []
+        self.moment = 0.0
+        self.pings = Pings(self.take)
+
+    def take(self, ping: Ping) -> None:
+        parts = urlsplit(ping.url)
+        kind = parts.path.removeprefix("/x").removeprefix("/") or "ok"
+        self.got.append((self.moment, kind, parse_qs(parts.query)["rid"][0]))
+
+    def start(self, job: str) -> None:
+        self.pings.started("s", "https://hc.example/x", job, self.moment)
+
+    def end(self, job: str, *, ok: bool = True) -> None:
+        self.pings.ended("s", "https://hc.example/x", job, self.moment, ok=ok)
+
+    def kinds(self) -> list[str]:
+        return [kind for _, kind, _ in self.got]
+
+
+class TestPings:
+    def test_a_run_is_told_at_its_start_and_its_end_under_one_id(self) -> None:
+        service = Service()
+        for job, ok in (("a", True), ("b", False)):
+            service.start(job)
+            service.end(job, ok=ok)
+        assert service.kinds() == ["start", "ok", "start", "fail"]
+        ids = [run for _, _, run in service.got]
+        assert (ids[0], ids[2]) == (ids[1], ids[3])
+        assert ids[0] != ids[2]
+
+    def test_what_an_address_says_besides_is_kept(self) -> None:
+        got = []
+        pings = Pings(lambda ping: got.append(ping.url))
+        pings.started("s", "https://hc.example/key/slug/?create=1", "a", 0.0)
+        [url] = got
+        assert url.startswith("https://hc.example/key/slug/start?create=1&rid=")
+
+    def test_never_more_than_five_a_minute_and_no_start_without_its_end(self) -> None:
+        service = Service()
+        for second in range(600):
+            service.moment = float(second)
+            service.start(f"job{second}")
+            service.pings.flush(service.moment)
+            service.end(f"job{second}", ok=second % 7 != 0)
+        moments = [moment for moment, _, _ in service.got]
+        for moment in moments:
+            assert sum(moment - 60 < other <= moment for other in moments) <= A_MINUTE
+        assert len(moments) > 40
+        started = [run for _, kind, run in service.got if kind == "start"]
+        ended = [run for _, kind, run in service.got if kind != "start"]
+        assert set(started) <= set(ended)
+        assert len(set(ended)) == len(ended)
+
+    def test_of_the_ends_that_find_no_room_the_newest_is_told_when_there_is_some(self) -> None:
+        service = Service()
+        for i in range(10):
+            service.end(f"job{i}", ok=i != 9)
+        assert service.kinds() == ["ok"] * 5
+        service.moment = 59.0
+        service.pings.flush(service.moment)
+        assert len(service.got) == 5
+        service.moment = 60.0
+        service.pings.flush(service.moment)
+        service.pings.flush(service.moment)
+        assert service.kinds()[5:] == ["fail"]
+
+    def test_runs_whose_end_is_never_heard_of_do_not_silence_a_schedule(self) -> None:
+        service = Service()
+        for job in "ab":
+            service.start(job)
+        service.moment = 2 * 3600.0
+        for job in "cd":
+            service.start(job)
+            service.end(job)
+        assert service.kinds() == ["start", "start", "start", "ok", "start", "ok"]
+
+    def test_schedules_have_room_of_their_own_and_are_forgotten(self) -> None:
+        got: list[Ping] = []
+        pings = Pings(got.append)
+        for name in ("a", "b"):
+            for i in range(6):
+                pings.ended(name, "https://hc.example/x", f"{name}{i}", 0.0, ok=True)
+        assert len(got) == 10
+        for moment in (61.0, 122.0, 183.0):
+            pings.flush(moment)
+        assert len(got) == 12
+        assert pings._schedules == {}
+
+    def test_a_schedules_address_follows_the_rule_of_webhooks(
+        self, hub: Hub, opened: Open, heard: Heard
+    ) -> None:
+        out = opened()
+        out.pings.ended("inside", f"{hub.url}/x", "job", 0.0, ok=True)
+        wait_until(lambda: heard("channel.dead"), 20, "the refusal")
+        [dead] = heard("channel.dead")
+        assert (dead["channel"], dead["place"]) == ("pings", "inside")
+        assert "RQ_CLOCK_WEBHOOK_ALLOW" in dead["error"]
+        assert hub.seen == []
+        allowed = opened(webhook_allow=f"127.0.0.1:{hub.server_port}")
+        allowed.pings.ended("inside", f"{hub.url}/x", "job", 0.0, ok=True)
+        arrived(hub)
+
+    def test_one_schedules_dead_service_is_told_apart_from_the_others(
+        self, hub: Hub, opened: Open, heard: Heard
+    ) -> None:
+        out = opened(webhook_allow="127.0.0.1")
+        hub.statuses = [404, 204, 404, 204]
+        for moment, name in enumerate(["a", "b", "a", "a"]):
+            out.pings.ended(name, f"{hub.url}/{name}", "job", float(moment), ok=True)
+        wait_until(lambda: heard("channel.back"), 20, "its return")
+        assert [fields["place"] for fields in heard("channel.dead")] == ["a"]
+        assert [fields["place"] for fields in heard("channel.back")] == ["a"]
+
+
+class TestLog:
+    def test_every_edge_has_a_line_and_many_have_one(self, heard: Heard) -> None:
+        alert = Alert(kind=LATE, subject="s", since=NOON, last=NOON, detail="is undecided")
+        began, over = Edge(BEGAN, alert, NOON), Edge(RECOVERED, alert, NOON)
+        channels.log([began, over], many=False)
+        [late], [recovered] = heard("alert.late"), heard("alert.recovered")
+        assert (late["schedule"], late["state"], late["detail"]) == ("s", BEGAN, "is undecided")
+        assert (recovered["kind"], recovered["since"]) == (LATE, "2026-03-01T12:00:00Z")
+        channels.log([began] * 20, many=True)
+        [digest] = heard("alert.digest")
+        assert digest["late"] == 20
+        assert len(heard("alert.late")) == 1
+
+    @pytest.mark.usefixtures("impatient")
+    def test_no_address_and_no_key_is_ever_logged(
+        self, hub: Hub, opened: Open, heard: Heard, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        refused = hub.url.replace(str(hub.server_port), "1")
+        out = opened(
+            alert_url=f"{refused}/services/T1/hunter22?key=hunter22",
+            alert_secret="hunter22",
+            alert_mail="smtp://hunter22:hunter22@127.0.0.1:1/?from=a@b.example&to=c@d.example",
+            ping_url=f"{refused}/hunter22",
+            webhook_allow="127.0.0.1",
+        )
+        out.tell(failing())
+        out.alive(0.0)
+        out.pings.ended("s", f"{refused}/hunter22", "job", 0.0, ok=True)
+        wait_until(lambda: len(heard("channel.dead")) == 4, 20, "four deaths")
+        assert "hunter22" not in caplog.text
+        assert {fields["channel"] for fields in heard("channel.dead")} == {
+            "webhook", "mail", "ping", "pings",
+        }  # fmt: skip
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("ALERT_URL", "hooks.example/hunter22"),
+            ("ALERT_URL", "ftp://hooks.example/hunter22"),
+            ("ALERT_URL", "https://me:hunter22@hooks.example/"),
+            ("ALERT_URL", "https://[hunter22/"),
+            ("PING_URL", "https://hc.example:hunter22/"),
+            ("ALERT_SECRET", "whsec_hunter22!"),
+            ("ALERT_MAIL", "smtp://me:hunter22@mail.example/"),
+            ("ALERT_MAIL", "smtp://me:hunter22@mail.example/?from=a@b.example&to=hunter22"),
+            ("ALERT_MAIL", "smtp://me:hun/ter22@mail.example/?from=a@b.example&to=c@d.example"),
+            ("ALERT_MAIL", "mailto:ops@shop.example?hunter22"),
+            ("ALERT_MAIL", "smtp://h/?from=a@b.example&to=c@d.example%0d%0aBcc:hunter22@x.example"),
+            ("ALERT_GRACE_SECONDS", "soon"),
+            ("ALERT_FAILURES", "0"),
+        ],
+    )
+    def test_what_is_wrong_is_named_and_not_shown(self, name: str, value: str) -> None:
+        with pytest.raises(RqClockError, match=f"^RQ_CLOCK_{name}: expected ") as caught:
+            Settings.from_env({f"RQ_CLOCK_{name}": value})
+        assert "hunter22" not in str(caught.value)
+        assert "ter22" not in str(caught.value)
+
+    def test_without_any_there_are_no_channels_and_the_usual_rules(self) -> None:
+        settings = Settings.from_env({})
+        assert (settings.alert_url, settings.alert_secret, settings.alert_mail) == ("", b"", None)
+        assert (settings.alert_grace, settings.alert_failures, settings.alert_stuck) == (
+            60, 1, 3600,
+        )  # fmt: skip
+        assert settings.ping_url == ""
+
+    def test_a_mail_address_has_the_ports_that_its_scheme_means(self) -> None:
+        for scheme, port in (("smtp", 587), ("smtps", 465)):
+            address = f"{scheme}://mail.example/?from=a@b.example&to=c@d.example"
+            box = Settings.from_env({"RQ_CLOCK_ALERT_MAIL": address}).alert_mail
+            assert box
+            assert (box.host, box.port, box.tls) == ("mail.example", port, scheme == "smtps")
+
+    def test_no_secret_is_in_the_text_of_the_settings(self) -> None:
+        settings = Settings.from_env(
+            {
+                "RQ_CLOCK_ALERT_URL": "https://hooks.example/hunter22",
+                "RQ_CLOCK_ALERT_SECRET": "hunter22",
+                "RQ_CLOCK_ALERT_MAIL": "smtp://me:hunter22@h/?from=a@b.example&to=c@d.example",
+                "RQ_CLOCK_PING_URL": "https://hc.example/hunter22",
+            }
+        )
+        assert "hunter22" not in repr(settings)
+
+
+def test_a_timestamp_is_of_the_attempt_and_not_of_the_report(hub: Hub) -> None:
+    """What is sent late says when it was sent: who checks the time refuses what is old."""
+    sent = []
+    channel = channels._reporting("test", lambda _, now: sent.append(now), "there")
+    channel.put((failing(), time.monotonic() - 300))
+    wait_until(lambda: sent, 20, "it")
+    channel.close()
+    channel.join(time.monotonic() + 20)
+    assert timedelta(seconds=300) <= sent[0] - NOON < timedelta(seconds=320)

@@ -1,0 +1,322 @@
+"""Which edges there are, with every instant written down. Pure: nothing but the board."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from rq_clock.alerts.rules import (
+    BEGAN,
+    FAILING,
+    GOES_ON,
+    LATE,
+    LISTED,
+    MOST,
+    NO_WORKER,
+    RECOVERED,
+    STUCK,
+    Alert,
+    Board,
+    Edge,
+    Rules,
+    report,
+    summary,
+)
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+
+
+def board(*, failures: int = 1, kept: dict[str, str] | None = None) -> Board:
+    return Board(Rules(failures=failures), kept or {})
+
+
+def news(of: Board) -> list[tuple[str, str]]:
+    """State and field of each edge since the last time."""
+    return [(edge.state, edge.alert.field) for edge in of.take()[0]]
+
+
+class Kept(dict[str, str]):
+    """What is kept of a board, as the script does it."""
+
+    def keep(self, of: Board) -> list[tuple[str, str]]:
+        edges, changes = of.take()
+        for field, text in changes.items():
+            if text:
+                self[field] = text
+            else:
+                del self[field]
+        return [(edge.state, edge.alert.field) for edge in edges]
+
+
+class TestFailing:
+    def test_the_first_failure_is_told_and_those_after_it_are_not(self) -> None:
+        b = board()
+        for minute in range(3):
+            b.failed("s", NOON + minute * MINUTE, "no", NOON + minute * MINUTE)
+        assert news(b) == [(BEGAN, "failing:s")]
+        b.failed("s", NOON + HOUR, "no", NOON + HOUR)
+        assert news(b) == []
+        assert [a.count for a in b.open] == [4]
+
+    def test_it_is_told_after_as_many_in_a_row_as_the_rule_says(self) -> None:
+        b = board(failures=3)
+        b.failed("s", NOON, "no", NOON)
+        b.failed("s", NOON, "no", NOON)
+        assert news(b) == []
+        b.succeeded("s", NOON)
+        b.failed("s", NOON, "no", NOON)
+        b.failed("s", NOON, "no", NOON)
+        assert news(b) == []
+        b.failed("s", NOON, "no", NOON)
+        assert news(b) == [(BEGAN, "failing:s")]
+
+    def test_the_next_success_ends_it_once(self) -> None:
+        b = board()
+        b.failed("s", NOON, "no", NOON)
+        b.succeeded("s", NOON + MINUTE)
+        b.succeeded("s", NOON + 2 * MINUTE)
+        assert news(b) == [(BEGAN, "failing:s"), (RECOVERED, "failing:s")]
+        assert b.open == []
+
+    def test_what_was_never_told_ends_without_a_word(self) -> None:
+        b = board(failures=2)
+        b.failed("s", NOON, "no", NOON)
+        b.succeeded("s", NOON)
+        assert news(b) == []
+
+    def test_it_is_called_to_mind_once_a_day(self) -> None:
+        b = board()
+        b.failed("s", NOON, "no", NOON)
+        b.take()
+        told = []
+        for hour in range(1, 73):
+            b.see(set(), set(), NOON + hour * HOUR)
+            told += [(hour, state) for state, _ in news(b)]
+        assert told == [(24, GOES_ON), (48, GOES_ON), (72, GOES_ON)]
+
+    def test_schedules_fail_for_themselves(self) -> None:
+        b = board(failures=2)
+        b.failed("a", NOON, "no", NOON)
+        b.failed("b", NOON, "no", NOON)
+        b.succeeded("b", NOON)
+        b.failed("a", NOON, "no", NOON)
+        assert news(b) == [(BEGAN, "failing:a")]
+
+
+class TestLate:
+    def test_a_fire_time_that_stays_undecided_is_told_once(self) -> None:
+        b = board()
+        for look in range(10):
+            b.late("s", NOON, "is undecided", NOON + MINUTE + look * 5 * SECOND)
+        assert news(b) == [(BEGAN, "late:s")]
+        b.late("s", NOON, "was enqueued 120 s late", NOON + 2 * MINUTE)
+        assert news(b) == []
+        assert [(a.count, a.last, a.detail) for a in b.open] == [
+            (1, NOON, "was enqueued 120 s late")
+        ]
+
+    def test_the_next_one_on_time_ends_it(self) -> None:
+        b = board()
+        b.late("s", NOON, "is undecided", NOON + MINUTE)
+        b.late("s", NOON + HOUR, "was enqueued 90 s late", NOON + HOUR + 90 * SECOND)
+        assert [a.count for a in b.open] == [2]
+        b.on_time("s", NOON + 2 * HOUR)
+        assert news(b) == [(BEGAN, "late:s"), (RECOVERED, "late:s")]
+
+    def test_time_alone_does_not_call_it_to_mind(self) -> None:
+        """A yearly schedule that was late once is not late all year."""
+        b = board()
+        b.late("s", NOON, "was enqueued 90 s late", NOON)
+        b.take()
+        b.see(set(), set(), NOON + 100 * HOUR)
+        assert news(b) == []
+        b.late("s", NOON, "is undecided", NOON + 100 * HOUR)
+        assert news(b) == [(GOES_ON, "late:s")]
+
+    def test_after_an_outage_a_bounded_number_is_kept_and_the_others_do_no_harm(self) -> None:
+        b = board()
+        for i in range(MOST + 10):
+            b.late(f"s{i}", NOON, "was enqueued 90 s late", NOON)
+        b.failed("other", NOON, "no", NOON)
+        edges, changes = b.take()
+        assert len(edges) == len(changes) == MOST + 1
+        for i in range(MOST + 10):
+            b.on_time(f"s{i}", NOON + HOUR)
+        assert summary(b.take()[0]) == {RECOVERED: MOST}
+        b.late("again", NOON, "was enqueued 90 s late", NOON)
+        assert news(b) == [(BEGAN, "late:again")]
+
+
+class TestStuck:
+    def test_it_is_told_when_the_job_has_held_up_its_schedule_for_an_hour(self) -> None:
+        b = board()
+        b.blocked("s", NOON, "default-s-1")
+        told = []
+        for minute in range(121):
+            now = NOON + minute * MINUTE
+            b.blocked("s", now, "default-s-1")
+            b.see({"default-s-1"}, set(), now)
+            told += [(minute, *edge) for edge in news(b)]
+        assert told == [(60, BEGAN, "stuck:s")]
+        assert b.jobs() == ["default-s-1"]
+
+    def test_the_jobs_end_ends_it_before_the_next_fire_time(self) -> None:
+        b = board()
+        b.blocked("daily", NOON, "default-daily-1")
+        b.see(set(), set(), NOON + 10 * MINUTE)
+        assert b.open == []
+        b.blocked("daily", NOON + 24 * HOUR, "default-daily-2")
+        b.see({"default-daily-2"}, set(), NOON + 24 * HOUR + 10 * MINUTE)
+        assert news(b) == []
+        b.see({"default-daily-2"}, set(), NOON + 26 * HOUR)
+        b.see(set(), set(), NOON + 27 * HOUR)
+        assert news(b) == [(BEGAN, "stuck:daily"), (RECOVERED, "stuck:daily")]
+
+    def test_a_fire_time_that_is_enqueued_ends_it(self) -> None:
+        b = board()
+        b.blocked("s", NOON, "j")
+        b.unblocked("s", NOON + MINUTE)
+        b.see({"j"}, set(), NOON + 2 * HOUR)
+        assert news(b) == []
+
+
+class TestNoWorker:
+    def test_it_is_told_after_a_minute_and_ends_with_the_first_worker(self) -> None:
+        b = board()
+        told = []
+        for second in range(0, 200, 5):
+            queues = {"reports"} if second < 120 else set()
+            b.see(set(), queues, NOON + second * SECOND)
+            told += [(second, *edge) for edge in news(b)]
+        assert told == [
+            (60, BEGAN, "no-worker:reports"),
+            (120, RECOVERED, "no-worker:reports"),
+        ]
+
+    def test_a_queue_that_waits_for_moments_is_no_news(self) -> None:
+        b = board()
+        for second in range(0, 600, 5):
+            b.see(set(), {"reports"} if second % 50 else set(), NOON + second * SECOND)
+        assert news(b) == []
+
+
+class TestKeeping:
+    def test_a_restart_tells_nothing_twice_and_counts_on(self) -> None:
+        kept = Kept()
+        told = []
+        for _restart in range(4):
+            b = board(failures=3, kept=kept)
+            b.failed("s", NOON, "no", NOON)
+            b.late("t", NOON, "is undecided", NOON + MINUTE)
+            told.append(kept.keep(b))
+        assert told == [[(BEGAN, "late:t")], [], [(BEGAN, "failing:s")], []]
+        b = board(kept=kept)
+        b.succeeded("s", NOON + HOUR)
+        b.on_time("t", NOON + HOUR)
+        assert kept.keep(b) == [(RECOVERED, "failing:s"), (RECOVERED, "late:t")]
+        assert kept == {}
+
+    def test_the_day_until_a_reminder_goes_on_over_a_restart(self) -> None:
+        kept = Kept()
+        b = board(kept=kept)
+        b.failed("s", NOON, "no", NOON)
+        kept.keep(b)
+        b = board(kept=kept)
+        b.see(set(), set(), NOON + 23 * HOUR)
+        assert kept.keep(b) == []
+        b.see(set(), set(), NOON + 24 * HOUR)
+        assert kept.keep(b) == [(GOES_ON, "failing:s")]
+
+    def test_what_has_not_changed_is_not_written_again(self) -> None:
+        b = board()
+        b.late("s", NOON, "is undecided", NOON + MINUTE)
+        assert list(b.take()[1]) == ["late:s"]
+        b.late("s", NOON, "is undecided", NOON + 2 * MINUTE)
+        assert b.take() == ([], {})
+
+    def test_what_opens_and_ends_between_two_takes_is_not_written_at_all(self) -> None:
+        b = board()
+        b.blocked("s", NOON, "j")
+        b.unblocked("s", NOON)
+        assert b.take() == ([], {})
+
+    def test_what_a_later_release_wrote_is_left_alone(self) -> None:
+        kept = Kept({"failing:s": '{"since": "tomorrow"}', "late:t": "[]", "late:u": "{"})
+        b = board(kept=kept)
+        assert b.open == []
+        b.see(set(), set(), NOON)
+        assert b.take() == ([], {})
+
+    def test_an_alert_is_the_same_after_it_was_kept(self) -> None:
+        alert = Alert(
+            kind=NO_WORKER, subject="a:b c", since=NOON, last=NOON + SECOND, count=7,
+            told=NOON + MINUTE, detail='"ü"',
+        )  # fmt: skip
+        assert Alert.read(alert.field, alert.to_json()) == alert
+
+    def test_a_dropped_schedule_has_no_alerts_and_no_recovery(self) -> None:
+        b = board(kept=Kept())
+        b.failed("gone", NOON, "no", NOON)
+        b.blocked("gone", NOON, "j")
+        b.late("kept", NOON, "is undecided", NOON)
+        b.see({"j"}, {"gone"}, NOON)
+        b.take()
+        b.drop({"gone"})
+        edges, changes = b.take()
+        assert (edges, changes) == ([], {"failing:gone": "", "stuck:gone": ""})
+        assert [a.field for a in b.open] == ["late:kept", "no-worker:gone"]
+        assert b.schedules() == {"kept"}
+
+
+def edge(kind: str, subject: str, state: str = BEGAN) -> Edge:
+    alert = Alert(kind=kind, subject=subject, since=NOON, last=NOON, detail="ValueError: no")
+    return Edge(state, alert, NOON)
+
+
+class TestReport:
+    def test_one_edge_says_it_in_words_and_in_facts(self) -> None:
+        said = report([edge(FAILING, "nightly")], "shop", NOON)
+        assert said.title == (
+            "[shop] failing: nightly, failed once since 2026-03-01T12:00:00Z: ValueError: no"
+        )
+        assert said.text == said.title
+        assert said.facts == {
+            "kind": "failing", "state": "began", "schedule": "nightly", "namespace": "shop",
+            "since": "2026-03-01T12:00:00Z", "last": "2026-03-01T12:00:00Z", "count": 1,
+            "detail": "ValueError: no", "at": "2026-03-01T12:00:00Z",
+        }  # fmt: skip
+
+    def test_every_kind_and_state_has_its_words(self) -> None:
+        words = {
+            edge(kind, "x", state).words
+            for kind in (LATE, FAILING, STUCK, NO_WORKER)
+            for state in (BEGAN, GOES_ON, RECOVERED)
+        }
+        assert len(words) == 12
+        assert "recovered: queue x, no-worker since 2026-03-01T12:00:00Z" in words
+        assert (
+            "still no-worker: queue x, jobs wait since 2026-03-01T12:00:00Z and no worker "
+            "serves them" in words
+        )
+
+    def test_a_queue_is_called_a_queue(self) -> None:
+        facts = report([edge(NO_WORKER, "reports")], "default", NOON).facts
+        assert facts["queue"] == "reports"
+        assert "schedule" not in facts
+
+    def test_many_are_summed_up_and_the_first_of_them_named(self) -> None:
+        edges = [edge(LATE, f"s{i}") for i in range(200)] + [edge(FAILING, "t", RECOVERED)]
+        said = report(edges, "default", NOON)
+        assert said.title == "[default] 200 late, 1 recovered"
+        assert (said.facts["kind"], said.facts["count"]) == ("digest", 201)
+        assert len(said.facts["alerts"]) == LISTED
+        assert said.text.splitlines()[-1] == "… and 101 more"
+        assert json.loads(json.dumps(dict(said.facts))) == said.facts
+
+    def test_the_same_news_has_the_same_id_and_other_news_another(self) -> None:
+        later = Edge(BEGAN, edge(FAILING, "a").alert, NOON + HOUR)
+        reports = [[edge(FAILING, "a")], [edge(FAILING, "a", RECOVERED)], [later]]
+        ids = [report(edges, "default", NOON).id for edges in reports for _ in range(2)]
+        assert ids[::2] == ids[1::2]
+        assert len(set(ids)) == 3

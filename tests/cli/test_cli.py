@@ -1,0 +1,369 @@
+"""The command line: what it prints, and how it ends. The server is real, the terminal is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import Queue
+
+from rq_clock import Schedules, every
+from rq_clock.cli import SECTIONS
+from rq_clock.devserver import free_url
+from rq_clock.model.entry import Lease
+from tests.cli.terminal import PATIENCE, Run, command, environment, fill, runner
+
+
+@pytest.fixture
+def run(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `rq-clock` in an empty directory against the shared server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return runner(redis_url)
+
+
+def write_app(name: str, text: str) -> str:
+    head = "from rq_clock import Clock, cron, every, once\nclock = Clock()\n"
+    Path(f"{name}.py").write_text(head + text)
+    return f"{name}:clock"
+
+
+class TestCheck:
+    def test_good_declarations_pass(self, run: Run) -> None:
+        app = write_app("good_app", "clock.add('x', every(minutes=1), 'json.dumps')")
+        result = run("check", RQ_CLOCK_APP=app)
+        assert (result.exit_code, result.stdout) == (0, "1 schedule in good_app:clock, all good\n")
+
+    def test_every_fault_of_every_schedule_is_listed(self, run: Run) -> None:
+        app = write_app(
+            "bad_app",
+            "clock.add('one', cron('61 25 * * *'), 'json.dumps', que='x')\n"
+            "clock.add('two', every(), 'json.dumps')\n"
+            "clock.add('three', every(minutes=1), 'json.nothing')\n"
+            "clock.add('four', every(minutes=1), 'no_such_module.task')\n"
+            "clock.add('five', cron('0 0 30 2 *'), 'json.dumps')\n"
+            "clock.add('six', cron('0 3 * * *', tz='Europe/Berlim'), 'json.dumps')\n",
+        )
+        result = run("check", RQ_CLOCK_APP=app)
+        assert result.exit_code == 1
+        lines = result.stderr.splitlines()
+        assert lines[-1] == "8 faults in bad_app:clock"
+        told = "\n".join(lines)
+        for expected in (
+            "one: expected minute 0-59, got '61' in '61 25 * * *'",
+            "one: expected hour 0-23, got '25' in '61 25 * * *'",
+            "one: unknown option 'que'; did you mean 'queue'?",
+            "two: expected a period",
+            "three: 'json' has no function 'nothing'",
+            "four: cannot import target 'no_such_module.task'",
+            "five: ",
+            "Europe/Berlin",
+        ):
+            assert expected in told
+
+    def test_a_module_that_breaks_on_import_is_told_apart(self, run: Run) -> None:
+        Path("broken_task.py").write_text("raise RuntimeError('no database here')\n")
+        app = write_app("app_broken", "clock.add('x', every(minutes=1), 'broken_task.run')")
+        result = run("check", RQ_CLOCK_APP=app)
+        assert result.exit_code == 1
+        assert "cannot import target 'broken_task.run': RuntimeError: no database" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("app", "reason"),
+        [("nowhere:clock", "cannot load the app"), ("json:dumps", "to be a rq_clock.Clock")],
+    )
+    def test_an_app_that_is_not_there_is_one_line(self, run: Run, app: str, reason: str) -> None:
+        result = run("check", RQ_CLOCK_APP=app)
+        assert result.exit_code == 1
+        assert reason in result.stderr
+        assert "RQ_CLOCK_APP" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_a_reversed_range_is_a_warning_not_a_fault(self, run: Run) -> None:
+        app = write_app("wrapped", "clock.add('x', cron('0 22-2 * * *'), 'json.dumps')")
+        result = run("check", RQ_CLOCK_APP=app)
+        assert result.exit_code == 0
+        assert "warning: x: " in result.stderr
+
+
+class TestExplain:
+    def test_it_says_when_and_notes_what_the_clocks_do(self, run: Run) -> None:
+        result = run("explain", "30 2 * * *", "--tz", "Europe/Berlin", "-n", "2",
+                     "--from", "2026-03-28T12:00Z")  # fmt: skip
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[:2] == [
+            "at 02:30 every day, Europe/Berlin time",
+            "Sun 2026-03-29 03:00:00 Europe/Berlin  (2026-03-29T01:00:00Z)",
+        ]
+        assert "02:30 does not exist that day" in result.stdout
+
+    def test_as_json_it_is_one_document(self, run: Run) -> None:
+        result = run("explain", "*/5 * * * *", "-n", "1", "--from", "2026-03-01T00:00", "--json")
+        document = json.loads(result.stdout)
+        assert document["next"] == [
+            {
+                "fireTime": "2026-03-01T00:05:00Z",
+                "local": "2026-03-01T00:05:00+00:00",
+                "zone": "UTC",
+                "notes": [],
+                "skipped": None,
+            }
+        ]
+        assert document["words"] == "every 5 minutes"
+
+    def test_a_wrong_expression_is_told_whole(self, run: Run) -> None:
+        result = run("explain", "61 * 0 * *")
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 2
+        assert "expected minute 0-59, got '61' in '61 * 0 * *'" in result.stderr
+
+    def test_a_wrong_instant_is_a_matter_of_usage(self, run: Run) -> None:
+        result = run("explain", "* * * * *", "--from", "someday")
+        assert result.exit_code == 2
+        assert "expected an instant such as" in result.stderr
+
+
+class TestStatus:
+    def status(self, run: Run) -> tuple[int, dict[str, Any]]:
+        result = run("status", "--json")
+        return result.exit_code, json.loads(result.stdout)
+
+    def test_a_leading_clock_is_healthy(self, run: Run, connection: Redis) -> None:
+        store = fill(connection)
+        store.renew(Lease(store.leader()["token"]), tick=1772323200000, lag_p50_ms=1,
+                    lag_p99_ms=2, lag_max_ms=3)  # fmt: skip
+        code, report = self.status(run)
+        assert code == 0
+        assert report["healthy"]
+        assert report["leader"]["instance"] == "clock.1"
+        assert report["leader"]["lag"] == {"p50Ms": 1.0, "p99Ms": 2.0, "maxMs": 3.0}
+        assert report["leader"]["lastTick"] == "2026-03-01T00:00:00Z"
+        assert "healthy" in run("status").stdout
+
+    def test_no_leader_is_unhealthy(self, run: Run) -> None:
+        code, report = self.status(run)
+        assert code == 5
+        assert report["leader"] is None
+        assert report["problems"] == [
+            "no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)"
+        ]
+
+    def test_a_late_schedule_is_unhealthy(self, run: Run, connection: Redis) -> None:
+        fill(connection, now=datetime.now(UTC) - timedelta(hours=1))
+        code, report = self.status(run)
+        assert code == 5
+        late = {row["name"]: row["lateSeconds"] for row in report["late"]}
+        assert 3000 < late["feeds"] < 3600
+        assert "late       feeds" in run("status").stdout
+
+
+class TestWorker:
+    def test_a_burst_worker_empties_the_queues_named(
+        self, redis_url: str, connection: Redis
+    ) -> None:
+        jobs = [
+            Queue(name, connection=connection).enqueue("tests.worker.jobs.add", 1, 2)
+            for name in ("high", "low", "other")
+        ]
+        words = ["worker", "high", "low", "--burst", "--concurrency", "2"]
+        out, _ = command(redis_url, *words).communicate(timeout=PATIENCE)
+        assert [job.get_status().value for job in jobs] == ["finished", "finished", "queued"]
+        assert "worker.pool processes=2 connections=4" in out
+
+
+class TestRedis:
+    def test_no_redis_is_one_line_with_a_remedy(self, run: Run) -> None:
+        result = run("list", REDIS_URL=free_url())
+        assert result.exit_code == 4
+        [line] = result.stderr.splitlines()
+        assert "no Redis at redis://127.0.0.1" in line
+        assert "start one with `rq-clock redis`" in line
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "list", "list --density", "show x", "next", "history", "logs x", "logs -f x", "run x",
+            "run x --wait", "pause x", "resume --all", "skip x", "backfill x --from 2h --to 1h",
+            "backfills", "backfill-cancel x", "add x --every 1h --func a.b", "update x --queue q",
+            "remove x", "audit", "status",
+        ],
+    )  # fmt: skip
+    def test_without_redis_every_command_is_one_line(self, run: Run, words: str) -> None:
+        result = run(*words.split(), REDIS_URL=free_url())
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_what_redis_refuses_in_the_middle_is_one_line(
+        self, run: Run, fresh_server: Callable[..., Any]
+    ) -> None:
+        url = fresh_server().url
+        with Redis.from_url(url) as redis:
+            redis.execute_command(
+                "ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-hscan"
+            )
+        result = run("list", REDIS_URL=url.replace("redis://", "redis://half:pw@"))
+        assert result.exit_code == 4
+        [line] = result.stderr.splitlines()
+        assert "refuses the user or password" in line
+
+    def test_no_url_is_one_line_with_a_remedy(self, run: Run) -> None:
+        result = run("status", REDIS_URL="")
+        assert result.exit_code == 4
+        assert "expected REDIS_URL to name a Redis" in result.stderr
+
+    def test_a_wrong_password_is_told_without_showing_it(
+        self, run: Run, fresh_server: Callable[..., Any]
+    ) -> None:
+        url = fresh_server().url
+        with Redis.from_url(url) as redis:
+            redis.config_set("requirepass", "right")
+        result = run("list", REDIS_URL=url.replace("redis://", "redis://:hunter2@"))
+        assert result.exit_code == 4
+        assert "refuses the user or password" in result.stderr
+        assert "hunter2" not in result.output
+
+    def test_an_evicting_redis_is_warned_of(
+        self, run: Run, fresh_server: Callable[..., Any]
+    ) -> None:
+        url = fresh_server(**{"maxmemory-policy": "allkeys-lru"}).url
+        result = run("list", REDIS_URL=url)
+        assert result.exit_code == 0
+        assert "warning: maxmemory-policy is allkeys-lru" in result.stderr
+
+    def test_a_bad_setting_is_one_line(self, run: Run) -> None:
+        result = run("list", RQ_CLOCK_NAMESPACE="No!")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("rq-clock: RQ_CLOCK_NAMESPACE: expected")
+
+    def test_newer_data_is_left_alone(self, run: Run, connection: Redis) -> None:
+        connection.hset("rq-clock:default:meta", "version", 99)
+        result = run("list")
+        assert result.exit_code == 4
+        assert "holds data of version 99" in result.stderr
+
+
+class TestColours:
+    """The third channel, behind words and signs."""
+
+    @pytest.mark.parametrize(
+        ("words", "env", "colored"),
+        [
+            ("list", {}, False),
+            ("list", {"FORCE_COLOR": "1"}, True),
+            ("list", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+            ("list", {"FORCE_COLOR": "1", "TERM": "dumb"}, False),
+            ("list --color always", {"NO_COLOR": "1"}, True),
+            ("--color always list", {}, True),
+            ("list --color never", {"FORCE_COLOR": "1"}, False),
+            ("list --json", {"FORCE_COLOR": "1"}, False),
+        ],
+    )
+    def test_who_asks_last_decides(
+        self, run: Run, connection: Redis, words: str, env: dict[str, str], colored: bool
+    ) -> None:
+        fill(connection)
+        result = run(*words.split(), **{"TERM": "xterm", **env})
+        assert result.exit_code == 0
+        assert ("\x1b[" in result.stdout) == colored
+        assert "scheduled" in result.stdout
+
+    def test_a_sign_that_the_terminal_lacks_stops_nothing(
+        self, redis_url: str, connection: Redis
+    ) -> None:
+        fill(connection)
+        done = subprocess.run(
+            [sys.executable, "-m", "rq_clock", "list"],
+            env=environment(redis_url, PYTHONIOENCODING="latin-1"),
+            capture_output=True,
+            check=True,
+        )
+        assert b"? scheduled" in done.stdout
+
+
+class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_each_shell_has_its_script(self, run: Run, shell: str) -> None:
+        result = run("completion", shell)
+        assert result.exit_code == 0
+        assert f"_RQ_CLOCK_COMPLETE={shell}_complete" in result.stdout
+
+    def completed(self, url: str, line: str) -> list[str]:
+        words = line.split()
+        env = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - (not line.endswith(" ")))}
+        out, err = command(url, _RQ_CLOCK_COMPLETE="bash_complete", **env).communicate(
+            timeout=PATIENCE
+        )
+        assert err == ""
+        return [text.removeprefix("plain,") for text in out.split()]
+
+    def test_commands_schedules_and_queues_are_completed(
+        self, redis_url: str, connection: Redis
+    ) -> None:
+        schedules = Schedules(connection)
+        for name in ("feeds", "fees", "report"):
+            schedules.add(name, every(hours=1), "a.b", queue="low")
+        schedules.trigger("feeds")
+        assert self.completed(redis_url, "rq-clock sho") == ["show"]
+        assert self.completed(redis_url, "rq-clock show fe") == ["feeds", "fees"]
+        assert self.completed(redis_url, "rq-clock pause feeds fe") == ["fees"]
+        assert self.completed(redis_url, "rq-clock list --queue ") == ["low"]
+        assert self.completed(redis_url, "rq-clock list --tz europe/berl") == []
+        assert self.completed(redis_url, "rq-clock next --tz europe/berl") == ["Europe/Berlin"]
+
+    def test_without_redis_nothing_is_offered_and_nothing_said(self) -> None:
+        assert self.completed(free_url(), "rq-clock show ") == []
+        assert self.completed("nonsense", "rq-clock show ") == []
+
+
+def test_the_module_is_the_command() -> None:
+    words = [sys.executable, "-m", "rq_clock", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: rq-clock [OPTIONS] COMMAND")
+    for title, commands in SECTIONS.items():
+        assert f"\n{title}:\n" in done.stdout
+        assert all(f"\n  {one.name} " in done.stdout for one in commands)
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    code = (
+        "import sys\nfrom rq_clock.cli import main\nmain(['--help'], standalone_mode=False)\n"
+        "print(sorted({'redis', 'rq', 'croniter', 'dotenv', 'zoneinfo'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_early_is_no_error(redis_url: str, connection: Redis) -> None:
+    Schedules(connection).add("x", every(seconds=1), "a.b")
+    done = subprocess.run(
+        f"{sys.executable} -m rq_clock next -n 1000 | head -1",
+        shell=True,
+        env=environment(redis_url),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_a_faulty_script_starts_nothing(tmp_path: Path) -> None:
+    """`python clock.py` with a wrong entry ends before it looks for a Redis."""
+    script = tmp_path / "clock.py"
+    script.write_text(
+        "from rq_clock import Clock, cron\nclock = Clock()\n"
+        "clock.add('nightly', cron('0 3 * * 8'), 'json.dumps')\nclock.run()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "rq_clock.errors.ScheduleError: nightly: "
+        "expected day-of-week 0-7 or sun-sat, got '8' in '0 3 * * 8'"
+    )

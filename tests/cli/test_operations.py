@@ -1,0 +1,388 @@
+"""Operating schedules from the command line: run, pause, resume, skip, backfill, the audit. Workers
+and clocks are processes of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from getpass import getuser
+from socket import gethostname
+
+import pytest
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.job import Job
+
+from rq_clock import Schedules, command, cron, every, once
+from rq_clock.cli.wait import Follower
+from rq_clock.store.store import Store
+from tests.cli.terminal import PATIENCE, Run, Terminal, everything, fill, runner, serving
+from tests.cli.terminal import command as process
+from tests.helpers import wait_until
+
+HOUR = timedelta(hours=1)
+ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"
+
+
+@pytest.fixture
+def run(redis_url: str) -> Run:
+    return runner(redis_url, RQ_CLOCK_USER="ana")
+
+
+@pytest.fixture
+def schedules(connection: Redis) -> Schedules:
+    return Schedules(connection)
+
+
+@pytest.fixture
+def store(connection: Redis) -> Store:
+    return Store(connection, "default")
+
+
+class TestRun:
+    def test_it_enqueues_one_job_and_prints_its_id(
+        self, run: Run, connection: Redis, schedules: Schedules
+    ) -> None:
+        schedules.add("x", every(hours=1), ADD, args=[1, 2], queue="low")
+        result = run("run", "x", "--reason", "to see")
+        assert result.exit_code == 0
+        [job_id] = result.stdout.splitlines()
+        assert Queue("low", connection=connection).job_ids == [job_id]
+        [entry, _] = schedules.audit()
+        assert (entry.verb, entry.by, entry.reason) == ("trigger", "ana", "to see")
+
+    def test_as_json_it_is_a_row_of_the_history(self, run: Run, schedules: Schedules) -> None:
+        schedules.add("x", every(hours=1), ADD)
+        row = json.loads(run("run", "x", "--json").stdout)
+        assert (row["schedule"], row["state"], row["reason"]) == ("x", "waiting", "manual")
+        assert row.keys() == json.loads(run("history", "x", "--json").stdout)[0].keys()
+
+    def test_a_run_in_progress_refuses_another_unless_forced(
+        self, run: Run, connection: Redis, schedules: Schedules
+    ) -> None:
+        schedules.add("x", every(hours=1), ADD)
+        first = run("run", "x").stdout.strip()
+        before = everything(connection)
+        refused = run("run", "x")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"x: expected no run in progress, got {first}" in refused.stderr
+        assert everything(connection) == before
+        assert run("run", "x", "--force").exit_code == 0
+        assert len(Queue("default", connection=connection)) == 2
+
+    def test_waiting_ends_with_how_the_run_ended(
+        self, run: Run, redis_url: str, schedules: Schedules
+    ) -> None:
+        schedules.add("good", every(hours=1), ADD, args=[1, 2])
+        schedules.add("bad", every(hours=1), FAIL, args=["no luck"])
+        schedules.add("gone", every(hours=1), ADD, args=[1, 2], result_ttl=0)
+        with serving(redis_url, "default"):
+            good, bad = run("run", "good", "--wait"), run("run", "bad", "--wait")
+            gone = run("run", "gone", "--wait")
+            document = run("run", "bad", "--wait", "--json")
+        assert good.exit_code == 0
+        assert good.stderr.startswith("ok after ")
+        assert bad.exit_code == 1
+        assert bad.stderr.endswith(": ValueError: no luck\n")
+        assert (gone.exit_code, gone.stderr[:3]) == (0, "ok ")  # nothing of its job is left
+        assert document.exit_code == 1
+        row = json.loads(document.stdout)
+        assert (row["state"], row["error"], row["attempt"]) == ("failed", "ValueError: no luck", 1)
+
+    def test_a_retry_that_is_to_come_is_waited_for(
+        self, run: Run, redis_url: str, schedules: Schedules
+    ) -> None:
+        schedules.add("bad", every(hours=1), FAIL, retries=1)
+        with serving(redis_url, "default"):
+            result = run("run", "bad", "--wait")
+        assert result.exit_code == 1
+        assert ", attempt 2: ValueError: no" in result.stderr
+
+    @pytest.mark.parametrize(("task", "code"), [(ADD, 0), (FAIL, 1)])
+    def test_what_a_stock_worker_runs_is_waited_for_too(
+        self, redis_url: str, connection: Redis, schedules: Schedules, task: str, code: int
+    ) -> None:
+        schedules.add("x", every(hours=1), task, args=[1, 2] if task == ADD else [])
+        waiting = process(redis_url, "run", "x", "--wait")
+        queue = Queue("default", connection=connection)
+        wait_until(lambda: len(queue), PATIENCE, "the job")
+        SimpleWorker([queue], connection=connection).work(burst=True)
+        waiting.communicate(timeout=PATIENCE)
+        assert waiting.returncode == code
+
+    def test_waiting_can_have_an_end_and_the_run_goes_on(
+        self, run: Run, connection: Redis, schedules: Schedules
+    ) -> None:
+        schedules.add("x", every(hours=1), ADD)
+        result = run("run", "x", "--wait", "--timeout", "100ms")
+        assert result.exit_code == 6
+        assert f"rq-clock logs -f {result.stdout.strip()}" in result.stderr
+        assert len(Queue("default", connection=connection)) == 1
+
+    def test_a_job_that_was_deleted_is_no_success(
+        self, redis_url: str, connection: Redis, schedules: Schedules
+    ) -> None:
+        schedules.add("x", every(hours=1), ADD)
+        waiting = process(redis_url, "run", "x", "--wait")
+        [id] = wait_until(lambda: Queue("default", connection=connection).job_ids, PATIENCE, "job")
+        Job.fetch(id, connection=connection).delete()
+        _, err = waiting.communicate(timeout=PATIENCE)
+        assert waiting.returncode == 1
+        assert "nothing says how it ended" in err
+
+    def test_output_is_printed_as_it_comes_and_nothing_else(
+        self, run: Run, redis_url: str, schedules: Schedules
+    ) -> None:
+        schedules.add("shell", every(hours=1), command("echo one; sleep 1.5; echo two; exit 3"))
+        with serving(redis_url, "default"):
+            result = run("run", "shell", "--follow")
+        assert result.exit_code == 1
+        assert result.stdout == "one\ntwo\n"
+        job_id, ended = result.stderr.splitlines()
+        assert job_id.startswith("default-shell-")
+        assert ended.startswith("failed after ")
+
+    def test_logs_can_follow_the_latest_run(
+        self, run: Run, redis_url: str, schedules: Schedules
+    ) -> None:
+        schedules.add("shell", every(hours=1), command("echo one; sleep 1.5; echo two"))
+        with serving(redis_url, "default"):
+            run("run", "shell")
+            assert run("logs", "-f", "shell").stdout == "one\ntwo\n"
+
+    @pytest.mark.parametrize(
+        "words", ["run x --follow --json", "run x --timeout 1m", "run x --wait --timeout soon"]
+    )
+    def test_words_that_do_not_fit_run_nothing(
+        self, run: Run, connection: Redis, schedules: Schedules, words: str
+    ) -> None:
+        schedules.add("x", every(hours=1), ADD)
+        assert run(*words.split()).exit_code == 2
+        assert len(Queue("default", connection=connection)) == 0
+
+    def test_an_unknown_schedule_is_told_with_its_neighbour(
+        self, run: Run, schedules: Schedules
+    ) -> None:
+        schedules.add("feeds", every(hours=1), ADD)
+        result = run("run", "feed")
+        assert result.exit_code == 3
+        assert "did you mean 'feeds'?" in result.stderr
+
+
+class TestFollower:
+    """What of a record that is cut at its beginning was not printed before."""
+
+    def printed(self, capfdbinary: pytest.CaptureFixture[bytes], *records: bytes | None) -> bytes:
+        reads: Iterator[bytes | None] = iter(records)
+        follower = Follower(lambda: next(reads))
+        for _ in records:
+            follower.look()
+        return capfdbinary.readouterr().out
+
+    def test_each_byte_once(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+        assert self.printed(capfdbinary, None, b"a\n", b"a\nb\n", b"a\nb\n") == b"a\nb\n"
+
+    def test_a_cut_record_goes_on_where_the_last_ended(
+        self, capfdbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
+        later = b"[2 bytes came before]\na\na\nb\n"
+        assert self.printed(capfdbinary, b"a\na\na\n", later) == b"a\na\na\nb\n"
+
+    def test_a_mask_of_another_length_is_no_repetition(
+        self, capfdbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
+        later = b"[21 bytes came before]\none\ntwo\nthree\n"  # 12 of those 21 were shown as ****
+        assert self.printed(capfdbinary, b"****\none\ntwo\n", later) == b"****\none\ntwo\nthree\n"
+
+    def test_what_came_too_fast_is_said_to_be_missing(
+        self, capfdbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
+        reads = iter([b"a\n", b"[900 bytes came before]\nz\n"])
+        follower = Follower(lambda: next(reads))
+        follower.look()
+        follower.look()
+        told = capfdbinary.readouterr()
+        assert told.out == b"a\nz\n"
+        assert b"some output came too fast" in told.err
+
+    def test_another_attempt_begins_anew(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+        assert self.printed(capfdbinary, b"try\n", b"again\n") == b"try\nagain\n"
+
+
+class TestPause:
+    def test_with_reason_time_and_what_was_missed(self, run: Run, schedules: Schedules) -> None:
+        schedules.add("a", every(hours=1), ADD)
+        schedules.add("b", every(hours=1), ADD)
+        result = run("pause", "a", "b", "--for", "2h", "--reason", "bank", "--missed", "latest")
+        assert result.exit_code == 0
+        assert [line.partition(" until ")[0] for line in result.stdout.splitlines()] == [
+            "a: ‖ paused",
+            "b: ‖ paused",
+        ]
+        assert result.stdout.count(" UTC") == 2
+        pauses = [entry.pauses[0] for entry in schedules]
+        assert [(p.reason, p.by, p.missed) for p in pauses] == [("bank", "ana", "latest")] * 2
+        assert all(
+            timedelta(0) <= p.until - p.since - 2 * HOUR <= timedelta(seconds=2)
+            for p in pauses
+            if p.until
+        )
+
+    def test_until_is_on_the_clock_of_the_zone_that_is_named(
+        self, run: Run, schedules: Schedules
+    ) -> None:
+        schedules.add("a", every(hours=1), ADD)
+        result = run("pause", "a", "--until", "2099-07-01T09:00", "--tz", "Europe/Berlin")
+        assert result.stdout == (
+            "a: ‖ paused until Wed 2099-07-01 09:00:00 Europe/Berlin  (2099-07-01T07:00:00Z)\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("env", "by"),
+        [
+            ({"RQ_CLOCK_USER": "bo"}, "bo"),
+            ({"RQ_CLOCK_USER": ""}, f"{getuser()}@{gethostname()}"),
+            ({"RQ_CLOCK_USER": "", "DYNO": "run.42"}, f"{getuser()}@run.42"),
+        ],
+    )
+    def test_who_it_was_is_told_by_the_machine_unless_named(
+        self, run: Run, schedules: Schedules, env: dict[str, str], by: str
+    ) -> None:
+        schedules.add("a", every(hours=1), ADD)
+        run("pause", "a", **env)
+        assert schedules.audit()[0].by == by
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [
+            ("a nope", 3),
+            ("a --until 2001-01-01", 1),
+            ("a --until someday", 2),
+            ("a --for soon", 2),
+            ("a --for 1h --until tomorrow", 2),
+            ("a --missed some", 2),
+            ("a --until tomorrow --tz Mars/Base", 2),
+            ("--all --missed all", 1),
+            ("a --all", 2),
+            ("", 2),
+        ],
+    )
+    def test_what_is_refused_pauses_nothing(
+        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int
+    ) -> None:
+        schedules.add("a", every(hours=1), ADD)
+        before = everything(connection)
+        result = run("pause", *words.split())
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert everything(connection) == before
+
+    def test_all_or_some_go_on(self, run: Run, schedules: Schedules) -> None:
+        for name in "abc":
+            schedules.add(name, every(hours=1), ADD)
+        run("pause", "--all", "--reason", "release")
+        run("pause", "b")
+        result = run("resume", "a")
+        assert "a: still paused, as all schedules are" in result.stderr
+        result = run("resume", "--all")
+        assert result.stdout == "all schedules: resumed\n"
+        assert "still paused by themselves: b" in result.stderr
+        result = run("resume", "a", "b")
+        assert result.stdout.startswith("b: resumed, next ")
+        assert result.stderr == "a: was not paused\n"
+        assert "all schedules: were not paused" in run("resume", "--all").stderr
+        assert all(entry.pause(datetime.now(UTC)) is None for entry in schedules)
+
+    def test_resuming_a_name_that_is_not_there_resumes_none(
+        self, run: Run, connection: Redis, schedules: Schedules
+    ) -> None:
+        schedules.add("a", every(hours=1), ADD)
+        schedules.pause("a")
+        before = everything(connection)
+        assert run("resume", "a", "nope").exit_code == 3
+        assert run("resume").exit_code == 2
+        assert everything(connection) == before
+
+    def test_a_declared_schedule_is_paused_like_any(self, run: Run, connection: Redis) -> None:
+        fill(connection)
+        assert run("pause", "feeds").exit_code == 0
+        assert "‖ paused" in run("list", "--text", "feeds").stdout
+
+
+class TestSkip:
+    def test_the_fire_times_are_told_with_their_zone(self, run: Run, schedules: Schedules) -> None:
+        schedules.add("a", cron("0 3 * * *", tz="Europe/Berlin"), ADD)
+        result = run("skip", "a", "-n", "12", "--reason", "holiday")
+        lines = result.stdout.splitlines()
+        assert len(lines) == 11
+        assert all("a: skips " in line and "03:00:00 Europe/Berlin" in line for line in lines[:10])
+        assert lines[10].startswith("a: and 2 more, up to ")
+        [entry] = schedules
+        assert entry.skipping is not None
+        assert (entry.skipping.count, entry.skipping.reason) == (12, "holiday")
+        assert run("skip", "a", "--undo").stdout == "a: skips nothing any more\n"
+        assert next(iter(schedules)).skipping is None
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [("nope", 3), ("a -n 0", 2), ("a -n 2 --undo", 2), ("once -n 2", 1)],
+    )
+    def test_what_is_refused_skips_nothing(
+        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int
+    ) -> None:
+        schedules.add("a", every(hours=1), ADD)
+        schedules.add("once", once(datetime.now(UTC) + HOUR), ADD)
+        before = everything(connection)
+        result = run("skip", *words.split())
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert everything(connection) == before
+
+
+class TestAudit:
+    def test_it_says_who_what_when_and_why_newest_first(
+        self, run: Run, schedules: Schedules
+    ) -> None:
+        assert run("audit").stderr == "nothing was changed by hand yet\n"
+        schedules.add("a", every(hours=1), ADD)
+        run("pause", "--all", "--reason", "release \x1b[31m42")
+        first, second = run("audit").stdout.splitlines()[1:]
+        assert first.split()[1:4] == ["ana", "pause", "all"]
+        assert r"release \x1b[31m42" in first
+        assert second.split()[1:4] == ["app", "add", "a"]
+        [row] = json.loads(run("audit", "-n", "1", "--json").stdout)
+        assert (row["verb"], row["schedules"], row["count"]) == ("pause", ["*"], 1)
+
+
+class TestOnATerminal:
+    def test_waiting_shows_how_the_run_gets_on(self, redis_url: str, schedules: Schedules) -> None:
+        schedules.add("x", every(hours=1), "tests.worker.jobs.wait", args=[1.0])
+        with serving(redis_url, "default"), Terminal(redis_url, "run", "x", "--wait") as terminal:
+            terminal.shows(" started, 0 s")
+            assert terminal.ends() == 0
+        assert "\x1b[Kok after " in terminal.output
+
+    def test_a_run_that_nobody_serves_is_said_so_and_goes_on_after_ctrl_c(
+        self, redis_url: str, connection: Redis, schedules: Schedules
+    ) -> None:
+        schedules.add("x", every(hours=1), ADD, queue="lonely")
+        with Terminal(redis_url, "run", "x", "--wait") as terminal:
+            terminal.shows("no worker serves queue 'lonely' now")
+            terminal.type("\x03")
+            assert terminal.ends() == 130
+        assert len(Queue("lonely", connection=connection)) == 1
+
+    def test_a_list_is_redrawn_until_ctrl_c_also_through_an_outage(
+        self, redis_url: str, connection: Redis, schedules: Schedules
+    ) -> None:
+        fill(connection)
+        with Terminal(redis_url, "list", "--watch") as terminal:
+            terminal.shows("2 schedules  every 2 s, Ctrl-C ends")
+            terminal.shows("\x1b[32m✓ scheduled")
+            schedules.add("third", every(hours=1), ADD)
+            terminal.shows("3 schedules")
+            connection.set("rq-clock:default:definitions", "no hash")
+            terminal.shows("WRONGTYPE")
+            connection.delete("rq-clock:default:definitions")
+            terminal.shows("0 schedules")
+            terminal.type("\x03")
+            assert terminal.ends() == 130

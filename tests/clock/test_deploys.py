@@ -1,0 +1,140 @@
+"""Clocks that hand over to each other: stopped, restarted, deployed, switched off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from rq_clock.devserver import Server
+from rq_clock.store.store import LEASE_MS
+from tests.clock.storm import PATIENCE, Client, ClockProcess, account, add, catch_up, client, ledger
+from tests.helpers import wait_until
+
+Start = Callable[..., ClockProcess]
+LEASE = "rq-clock:default:lease"
+FENCE = "rq-clock:default:fence"
+RARELY = "cron('0 0 1 1 *')"
+OFTEN = add("often", when="every(milliseconds=50)")
+
+
+@pytest.fixture
+def server(fresh_server: Callable[..., Server]) -> Server:
+    return fresh_server()
+
+
+@pytest.fixture
+def redis(server: Server) -> Iterator[Client]:
+    with client(server.url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def start(server: Server, tmp_path: Path) -> Iterator[Start]:
+    """Start a clock: `start(script, *switches, **environment)`."""
+    with ExitStack() as stack:
+
+        def start(script: str, *switches: str, **env: str) -> ClockProcess:
+            clock = ClockProcess(tmp_path, server.url, script, *switches, **env)
+            return stack.enter_context(clock)
+
+        yield start
+
+
+def committed(redis: Client, clock: ClockProcess, number: int = 1) -> float:
+    """When (seconds since the epoch) the server enqueued this clock's n-th run."""
+    job = clock.said("run.enqueued", times=number).fields["job"]
+    return (int(job.rpartition("-")[2]) + ledger(redis, ["often"])[job]) / 1000
+
+
+def test_sigterm_hands_over_to_the_standby_at_once(redis: Client, start: Start) -> None:
+    standby = start(OFTEN)
+    standby.said("run.enqueued")
+    leader = start(OFTEN)
+    standby.said("clock.standby")
+    before = len(standby.events("run.enqueued"))
+    wait_until(lambda: redis.pttl(LEASE) > LEASE_MS - 1000, PATIENCE, "a renewal")
+    told = time.time()
+    assert leader.terminate() == 0
+    standby.said("clock.leading", times=2)
+    took = committed(redis, standby, before + 1) - told
+    print(f"the standby's first commit came {took * 1000:.0f} ms after SIGTERM")
+    assert took < 3  # the lease would have lasted much longer
+    assert leader.words()[-1] == "clock.stopped"
+    assert standby.terminate() == 0
+    account(redis, ["often"]).check()
+
+
+def test_a_restart_after_kill_9_waits_for_no_lease(redis: Client, start: Start) -> None:
+    took = []
+    for _ in range(5):
+        clock = start(OFTEN)
+        took.append(committed(redis, clock) - clock.started)
+        assert clock.words()[0] == "clock.leading"  # it did not stand by first
+        wait_until(lambda: redis.hget(LEASE, "proven") == b"1", PATIENCE, "end of the first pass")
+        clock.kill()
+    print("first commit after start of process:", *(f"{t * 1000:.0f} ms" for t in took))
+    assert redis.get(FENCE) == b"5"
+    last = start(OFTEN)
+    catch_up(redis, ["often"])
+    assert last.terminate() == 0
+    account(redis, ["often"]).check()
+
+
+def test_two_dynos_with_the_same_name_and_pid_are_two_clocks(redis: Client, start: Start) -> None:
+    """As at a deploy: the old clock.1 still runs, and in its container each has the same pid."""
+    pid = "import os\nos.getpid = lambda: 4\n"
+    old = start(pid + OFTEN, DYNO="clock.1")
+    old.said("run.enqueued")
+    new = start(pid + OFTEN, DYNO="clock.1")
+    new.said("clock.leading", token="2")
+    old.said("clock.standby")
+    assert old.terminate() == 0
+    assert new.terminate() == 0
+    assert new.words("clock.leading", "clock.deposed") == ["clock.leading"]
+    account(redis, ["often"]).check()
+
+
+# ---- deploys ----------------------------------------------------------------------------------
+
+
+def defined(redis: Client) -> list[str]:
+    return sorted(name.decode() for name in redis.hkeys("rq-clock:default:definitions"))
+
+
+def test_an_older_release_never_undoes_a_newer_one(redis: Client, start: Start) -> None:
+    newer = start(add("kept", "added", when=RARELY), HEROKU_RELEASE_VERSION="v2")
+    newer.said("reconcile.done", added="2")
+    older = start(add("kept", "dropped", when=RARELY), HEROKU_RELEASE_VERSION="v1")
+    older.said("reconcile.older", release="1")
+    assert older.words("clock.leading") == ["clock.leading"]
+    newer.said("clock.standby")
+    assert defined(redis) == ["added", "kept"]
+    assert older.terminate() == 0
+    newer.said("clock.leading", times=2)
+    assert defined(redis) == ["added", "kept"]
+    newest = start(add("kept", when=RARELY), HEROKU_RELEASE_VERSION="v3")
+    newest.said("reconcile.done", removed="1")
+    assert defined(redis) == ["kept"]
+
+
+def test_nothing_declared_removes_nothing_unless_told_so(redis: Client, start: Start) -> None:
+    start(add("one", "two", when=RARELY)).said("reconcile.done")
+    empty = start("")
+    assert "--remove-all" in empty.said("reconcile.refused", stored="2").fields["remedy"]
+    assert defined(redis) == ["one", "two"]
+    wait_until(lambda: redis.hget(LEASE, "proven") == b"1", PATIENCE, "end of the first pass")
+    start("", "--remove-all").said("reconcile.done", removed="2")
+    assert defined(redis) == []
+
+
+def test_a_disabled_clock_schedules_nothing_and_says_so(redis: Client, start: Start) -> None:
+    clock = start(add("one"), RQ_CLOCK_DISABLED="1")
+    assert "RQ_CLOCK_DISABLED" in clock.said("clock.disabled").fields["remedy"]
+    clock.live(1.5)
+    assert redis.keys() == []
+    assert clock.terminate() == 0
+    assert clock.words() == ["clock.disabled"]

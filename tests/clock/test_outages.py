@@ -1,0 +1,449 @@
+"""Servers that die, freeze, fill up, refuse, forget: a clock lives through it and says so.
+
+Servers are the embedded Valkey, for TLS Debian's redis-server. Accounts as in test_processes.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socketserver
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from redis.exceptions import ConnectionError
+
+from rq_clock.devserver import Server, free_url
+from rq_clock.settings import Settings
+from rq_clock.store.client import connect
+from tests.clock.storm import (
+    PATIENCE,
+    TWENTY,
+    Client,
+    ClockProcess,
+    account,
+    add,
+    catch_up,
+    chance,
+    client,
+    ledger,
+    marker_of,
+    state,
+)
+from tests.conftest import BINARY
+from tests.helpers import wait_until
+
+Start = Callable[..., ClockProcess]
+OFTEN = add(*TWENTY, when="every(milliseconds=200)")
+TLS_SERVER = shutil.which("redis-server")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a clock: `start(url, script, *switches, **environment)`."""
+    with ExitStack() as stack:
+
+        def start(url: str, script: str, *switches: str, **env: str) -> ClockProcess:
+            return stack.enter_context(ClockProcess(tmp_path, url, script, *switches, **env))
+
+        yield start
+
+
+def settle(redis: Client, *clocks: ClockProcess, note: str = "") -> None:
+    """Let the twenty catch up, end the clocks, and check the account."""
+    catch_up(redis, TWENTY)
+    for clock in clocks:
+        assert clock.terminate() == 0, clock.text()[-4000:]
+    print(account(redis, TWENTY).check(note))
+
+
+# ---- a server that dies -----------------------------------------------------------------------
+
+
+def acknowledged(clock: ClockProcess) -> set[str]:
+    """The jobs of whose enqueueing the server told the clock."""
+    return {event.fields["job"] for event in clock.events("run.enqueued")}
+
+
+def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    seed, luck = chance()
+    server = fresh_server(appendfsync="always")
+    with client(server.url) as redis:
+        clocks = [start(server.url, OFTEN)]
+        clocks[0].said("run.enqueued")
+        clocks.append(start(server.url, OFTEN))
+        clocks[1].said("run.enqueued")
+        for outage in range(1, 6):
+            clocks[0].live(luck.uniform(0.5, 1.5))
+            server.kill()
+            for clock in clocks:
+                clock.said("store.waiting", times=outage)
+            server.start()
+            for clock in clocks:
+                clock.said("store.back", times=outage)
+        settle(redis, *clocks, note=f"seed={seed} outages={outage}")
+        queued = {job.decode() for job in redis.lrange("rq:queue:default", 0, -1)}
+    for clock in clocks:
+        assert acknowledged(clock) <= queued
+        assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"] * 5
+
+
+def rewriting(redis: Client) -> bool:
+    info = redis.info("persistence")
+    return bool(info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
+
+
+def test_a_server_that_lost_its_last_writes_lost_job_and_marker_together(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    """As after a power cut: the end of its append-only file is missing, up to a second of it.
+
+    The file is written anew after each: Redis 7.0 leaves the head of a torn transaction in it and,
+    started once more, joins it with the next one. Valkey 9 does not.
+    """
+    seed, luck = chance()
+    server = fresh_server(appendfsync="everysec")
+    lost = 0
+    with client(server.url) as redis:
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        for outage in range(1, 6):
+            [file] = (server.data_dir / "appendonlydir").glob("*.incr.aof")
+            before = file.stat().st_size
+            clock.live(luck.uniform(1.0, 2.0))
+            server.kill()
+            size = file.stat().st_size
+            kept = luck.randrange((before + size) // 2, size)
+            with file.open("r+b") as cut:
+                cut.truncate(kept)
+            lost += size - kept
+            server.start()
+            redis.bgrewriteaof()
+            wait_until(lambda: not rewriting(redis), PATIENCE, "a new append-only file")
+            clock.said("store.back", times=outage)
+        settle(redis, clock, note=f"seed={seed} outages={outage} bytes lost={lost}")
+        assert lost
+
+
+def test_a_frozen_server_costs_lateness_only(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    with client(server.url) as redis:
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        server.pause()
+        reason = clock.said("store.waiting").fields["reason"]
+        assert reason.endswith("does not answer in time")
+        clock.live(3)
+        server.resume()
+        clock.said("store.back")
+        settle(redis, clock)
+        assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
+
+
+def test_sigterm_ends_a_clock_whose_server_is_frozen(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    clock = start(server.url, OFTEN)
+    clock.said("run.enqueued")
+    server.pause()
+    began = time.monotonic()
+    assert clock.terminate(PATIENCE) == 0
+    print(f"it ended {time.monotonic() - began:.1f} s after SIGTERM")
+    assert time.monotonic() - began < 10  # Heroku's patience is 30 s
+    server.resume()
+
+
+def test_a_server_that_forgets_everything_is_told_again(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    with client(server.url) as redis:
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        redis.flushall()
+        clock.said("reconcile.done", times=2)
+        settle(redis, clock)
+
+
+# ---- a server that refuses --------------------------------------------------------------------
+
+
+def test_a_full_server_gets_nothing_by_halves_and_everything_later(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    with client(server.url) as redis:
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        redis.config_set("maxmemory", 1)
+        refused = clock.said("commit.refused", schedules="20")
+        assert "OOM" in refused.fields["error"]
+        full = state(redis, "rq-clock:default:lease")
+        clock.said("commit.refused", times=3)
+        assert state(redis, "rq-clock:default:lease") == full
+        redis.config_set("maxmemory", 0)
+        clock.said("commit.accepted")
+        settle(redis, clock)
+
+
+def test_a_queue_key_of_the_wrong_type_stops_only_its_own_schedule(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    bad = add("bad", options="catch_up='all', catch_up_limit=10_000, queue='bad'")
+    with client(server.url) as redis:
+        redis.set("rq:queue:bad", "x")
+        clock = start(server.url, bad + OFTEN)
+        error = clock.said("run.undecided", schedule="bad").fields["error"]
+        assert "rq:queue:bad" in error
+        clock.said("run.undecided", schedule="bad", times=3)
+        assert marker_of(redis, "bad")[0] == 0
+        assert not redis.exists("rq-clock:default:ledger:bad")
+        assert not list(redis.scan_iter("rq:job:default-bad-*"))
+        assert {event.fields["schedule"] for event in clock.events("run.undecided")} == {"bad"}
+        catch_up(redis, TWENTY)
+        assert max(ledger(redis, TWENTY).values()) < 5000  # and made none of the others late
+        redis.delete("rq:queue:bad")
+        clock.said("run.enqueued", schedule="bad")
+        catch_up(redis, ["bad"])
+        settle(redis, clock)
+        account(redis, ["bad"]).check()
+
+
+def test_a_server_that_takes_no_writes_is_an_outage(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    """As after a failover, when the old primary has become a replica."""
+    server = fresh_server()
+    with client(server.url) as redis:
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        redis.replicaof("127.0.0.1", urlsplit(free_url()).port)
+        assert "read only replica" in clock.said("store.waiting").fields["reason"]
+        clock.live(2)
+        redis.replicaof("no", "one")
+        clock.said("store.back")
+        settle(redis, clock)
+    assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
+
+
+def test_a_policy_that_evicts_is_warned_of_once(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server(maxmemory_policy="allkeys-lru")
+    clock = start(server.url, OFTEN)
+    clock.said("run.enqueued")
+    [warning] = clock.events("store.warning")
+    assert "allkeys-lru" in warning.fields["text"]
+    assert "noeviction" in warning.fields["text"]
+
+
+def test_data_of_a_newer_release_is_left_alone(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    with client(server.url) as redis:
+        redis.hset("rq-clock:default:meta", "version", 2)
+        before = state(redis)
+        clock = start(server.url, OFTEN)
+        assert clock.ended() == 4
+        [line] = clock.text().splitlines()
+        assert "version 2, this release understands 1" in line
+        assert state(redis) == before
+
+
+def test_a_wrong_password_ends_the_clock_with_one_line(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    with client(server.url) as redis:
+        redis.config_set("requirepass", "right")
+        for url in (server.url.replace("//", "//:wrong@"), server.url):
+            clock = start(url, OFTEN)
+            assert clock.ended() == 4
+            [line] = clock.text().splitlines()
+            assert "REDIS_URL" in line
+            assert "wrong" not in line.replace("WRONGPASS", "")
+        right = start(server.url.replace("//", "//:right@"), OFTEN)
+        right.said("run.enqueued")
+
+
+def test_data_of_others_fails_a_duty_and_ends_no_clock(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    prefix = "rq-clock:default:"
+    odd: Any = b"\xff"
+    with client(server.url) as redis:
+        redis.hset(f"{prefix}backfill:odd-1", "state", "running")
+        redis.set(f"{prefix}backfill:odd-2", "x")
+        redis.zadd(f"{prefix}chores", {"backfill:odd-1": 1, "backfill:odd-2": 1, odd: 1})
+        redis.zadd(f"{prefix}chores", {"pause:later": "inf"})
+        redis.hset(f"{prefix}workers", odd, odd)
+        redis.hset(f"{prefix}workers", "idle", "x")
+        redis.sadd("rq:queues", b"rq:queue:\xff")
+        redis.rpush(b"rq:queue:\xff", "job")
+        redis.zadd("rq:scheduled:default", {"job": "inf"})
+        redis.sadd("rq:queues", "rq:queue:default")
+        redis.set(f"{prefix}alerts", "x")
+        redis.hset(f"{prefix}meta", "release", "x")
+        redis.sadd(f"{prefix}declared", odd, "gone")
+        redis.hset(f"{prefix}definitions", odd, odd)
+        clock = start(server.url, OFTEN)
+        clock.said("run.enqueued")
+        redis.xadd(f"{prefix}runs", {"odd": "x"})
+        redis.publish(f"{prefix}news", b"\xff")
+        wait_until(lambda: len(clock.events("chore.failed")) == 2, 10, "both backfills are named")
+        wait_until(lambda: clock.events("duty.failed"), 10, "the watch is named")
+        fired = len(clock.events("run.enqueued"))
+        wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, 10, "it goes on")
+        assert clock.terminate() == 0
+    assert [event.fields["duty"] for event in clock.events("duty.failed")] == ["watch"]
+    assert len(clock.events("clock.leading")) == 1
+    assert not clock.events("store.waiting")
+
+
+# ---- a server that is not there ---------------------------------------------------------------
+
+
+def test_a_clock_waits_for_its_redis_and_says_how_to_start_one(
+    tmp_path: Path, start: Start
+) -> None:
+    url = free_url()
+    clock, impatient = start(url, OFTEN), start(url, OFTEN)
+    assert "rq-clock redis" in clock.said("store.waiting").fields["reason"]
+    impatient.said("store.waiting")
+    began = time.monotonic()
+    assert impatient.terminate() == 0
+    assert time.monotonic() - began < 5
+    with Server(tmp_path / "server", url, binary=BINARY), client(url) as redis:
+        clock.said("store.back")
+        settle(redis, clock)
+    assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
+
+
+# ---- TLS --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for localhost, signed by itself; its key is in key.pem beside it."""
+    if not shutil.which("openssl"):
+        pytest.skip("NOTHING HERE MAKES CERTIFICATES: `apt install openssl`")
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    request += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
+    subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path / "cert.pem"
+
+
+@pytest.fixture
+def tls_url(tmp_path: Path, certificate: Path) -> Iterator[str]:
+    """The URL of a server that shows this certificate."""
+    if not TLS_SERVER:
+        pytest.skip("NO SERVER HERE SPEAKS TLS: `apt install redis-server`")
+    port = str(urlsplit(free_url()).port)
+    directives = {
+        "tls_port": port,
+        "tls_auth_clients": "no",
+        "tls_cert_file": str(certificate),
+        "tls_key_file": str(certificate.with_name("key.pem")),
+    }
+    with Server(tmp_path / "server", free_url(), binary=TLS_SERVER, **directives):
+        yield f"rediss://localhost:{port}/0"
+
+
+@contextmanager
+def impostor(certificate: Path) -> Iterator[tuple[str, list[bytes]]]:
+    """Show this certificate to whoever connects; the URL, and the first bytes of each client."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    heard: list[bytes] = []
+
+    class Listener(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as sock:
+                heard.append(sock.recv(1000))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield f"rediss://app:secret@localhost:{server.server_address[1]}/0", heard
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "heeds"),
+    [
+        ("", {}, True),
+        ("?ssl_cert_reqs=required", {"DYNO": "clock.1"}, True),
+        ("", {"DYNO": "clock.1", "RQ_CLOCK_REDIS_TLS_VERIFY": "1"}, True),
+        ("", {"DYNO": "clock.1"}, False),
+        ("", {"RQ_CLOCK_REDIS_TLS_VERIFY": "0"}, False),
+        ("?ssl_cert_reqs=none", {}, False),
+    ],
+)
+def test_an_impostor_gets_the_password_only_where_verification_is_off(
+    certificate: Path, query: str, variables: dict[str, str], heeds: bool
+) -> None:
+    with impostor(certificate) as (url, heard):
+        redis = connect(url + query, settings=Settings.from_env(variables))
+        with pytest.raises(ConnectionError) as caught:
+            redis.ping()
+    assert ("CERTIFICATE_VERIFY_FAILED" in str(caught.value)) == heeds
+    assert any(b"secret" in words for words in heard) != heeds
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    tls_url: str, certificate: Path, start: Start
+) -> None:
+    clock = start(tls_url, OFTEN)
+    assert "SSL_CERT_FILE" in clock.said("store.waiting").fields["reason"]
+    start(tls_url, OFTEN, SSL_CERT_FILE=str(certificate)).said("run.enqueued")
+    assert not clock.events("clock.leading")
+
+
+def test_a_certificate_of_another_host_is_refused(
+    tls_url: str, certificate: Path, start: Start
+) -> None:
+    elsewhere = tls_url.replace("localhost", "127.0.0.1")
+    clock = start(elsewhere, OFTEN, SSL_CERT_FILE=str(certificate))
+    assert "SSL_CERT_FILE" in clock.said("store.waiting").fields["reason"]
+    assert not clock.events("clock.leading")
+
+
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [
+        ("?ssl_cert_reqs=none", {}),
+        ("", {"DYNO": "clock.1"}),
+        ("", {"RQ_CLOCK_REDIS_TLS_VERIFY": "0"}),
+    ],
+)
+def test_any_certificate_is_accepted_on_heroku_or_when_verification_is_off(
+    tls_url: str, start: Start, query: str, variables: dict[str, str]
+) -> None:
+    start(tls_url + query, OFTEN, **variables).said("run.enqueued")
+
+
+def test_tls_to_a_server_that_has_none_is_named(
+    fresh_server: Callable[..., Server], start: Start
+) -> None:
+    server = fresh_server()
+    clock = start(server.url.replace("redis://", "rediss://"), OFTEN)
+    reason = clock.said("store.waiting").fields["reason"]
+    assert "not speak TLS" in reason
+    assert "redis://" in reason
+    assert clock.terminate() == 0

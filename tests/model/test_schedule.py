@@ -1,0 +1,380 @@
+"""What a schedule accepts, and what is due. Pure: literal instants, no server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rq_clock.errors import ScheduleError
+from rq_clock.model.decision import MOST, Decision, Hold, Skip, due
+from rq_clock.model.schedule import Schedule, declare, from_definition
+from rq_clock.model.targets import command
+from rq_clock.timing.triggers import MANY, Trigger, cron, every, once
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def schedule(trigger: Trigger, **options: Any) -> Schedule:
+    return declare("nightly", trigger, "tasks.demo.heartbeat", options)
+
+
+def faults(trigger: Any = None, target: Any = "tasks.demo.heartbeat", **options: Any) -> list[str]:
+    with pytest.raises(ScheduleError) as caught:
+        declare("nightly", trigger or every(minutes=1), target, options)
+    return str(caught.value).splitlines()
+
+
+HOURLY = schedule(cron("0 * * * *"))
+ALL = schedule(cron("0 * * * *"), catch_up="all")
+NONE = schedule(cron("0 * * * *"), catch_up="none")
+
+
+def nested(depth: int) -> Any:
+    """Lists in lists."""
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def endless() -> Any:
+    """A list that holds itself, twice."""
+    value: list[Any] = []
+    value += [value, value]
+    return value
+
+
+class TestDue:
+    def test_nothing_is_due_before_the_next_fire_time(self) -> None:
+        marker = at("2026-03-01T03:00")
+        decision = due(HOURLY, marker, at("2026-03-01T03:59:59.999"))
+        assert decision == Decision((), (), marker, at("2026-03-01T04:00"))
+
+    def test_a_fire_time_is_due_at_its_instant(self) -> None:
+        decision = due(HOURLY, at("2026-03-01T03:00"), at("2026-03-01T04:00"))
+        assert decision.fire_times == (at("2026-03-01T04:00"),)
+        assert decision.marker == at("2026-03-01T04:00")
+        assert decision.next == at("2026-03-01T05:00")
+
+    def test_latest_runs_the_newest_missed_fire_time_and_accounts_for_the_rest(self) -> None:
+        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T05:30"))
+        assert decision.fire_times == (at("2026-03-01T05:00"),)
+        assert decision.skips == (Skip("limit", at("2026-03-01T01:00"), at("2026-03-01T04:00"), 4),)
+
+    def test_all_runs_every_missed_fire_time_oldest_first(self) -> None:
+        decision = due(ALL, at("2026-03-01T00:00"), at("2026-03-01T03:30"))
+        assert decision.fire_times == tuple(at(f"2026-03-01T0{h}:00") for h in (1, 2, 3))
+        assert decision.skips == ()
+
+    def test_all_keeps_the_newest_within_its_limit(self) -> None:
+        two = schedule(cron("0 * * * *"), catch_up="all", catch_up_limit=2)
+        decision = due(two, at("2026-03-01T00:00"), at("2026-03-01T05:30"))
+        assert decision.fire_times == (at("2026-03-01T04:00"), at("2026-03-01T05:00"))
+        assert decision.skips == (Skip("limit", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),)
+
+    def test_all_has_a_limit_of_100_unless_told_otherwise(self) -> None:
+        minutely = schedule(cron("* * * * *"), catch_up="all")
+        decision = due(minutely, at("2026-03-01T00:00"), at("2026-03-02T00:00"))
+        assert len(decision.fire_times) == 100
+        assert decision.fire_times[-1] == at("2026-03-02T00:00")
+        assert [(s.reason, s.count) for s in decision.skips] == [("limit", 1340)]
+
+    def test_none_skips_what_was_missed(self) -> None:
+        decision = due(NONE, at("2026-03-01T00:00"), at("2026-03-01T03:30"))
+        assert decision.fire_times == ()
+        assert decision.skips == (
+            Skip("window", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),
+        )
+        assert decision.marker == at("2026-03-01T03:00")
+
+    def test_none_still_runs_a_fire_time_that_is_a_few_seconds_old(self) -> None:
+        decision = due(NONE, at("2026-03-01T03:00"), at("2026-03-01T04:00:09"))
+        assert decision.fire_times == (at("2026-03-01T04:00"),)
+
+    def test_a_window_bounds_the_age_of_what_is_caught_up(self) -> None:
+        bounded = schedule(cron("0 * * * *"), catch_up="all", catch_up_window=timedelta(hours=2))
+        decision = due(bounded, at("2026-03-01T00:00"), at("2026-03-01T05:30"))
+        assert decision.fire_times == (at("2026-03-01T04:00"), at("2026-03-01T05:00"))
+        assert decision.skips == (
+            Skip("window", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),
+        )
+
+    def test_a_single_fire_time_older_than_the_window_is_skipped(self) -> None:
+        bounded = schedule(cron("0 3 * * *"), catch_up_window=3600)
+        decision = due(bounded, at("2026-03-01T03:00"), at("2026-03-02T05:00"))
+        assert decision.fire_times == ()
+        assert decision.skips == (
+            Skip("window", at("2026-03-02T03:00"), at("2026-03-02T03:00"), 1),
+        )
+
+    def test_window_and_limit_each_account_for_their_own(self) -> None:
+        both = schedule(cron("0 * * * *"), catch_up="all", catch_up_window=14400, catch_up_limit=2)
+        decision = due(both, at("2026-03-01T00:00"), at("2026-03-01T08:30"))
+        assert [(s.reason, s.count) for s in decision.skips] == [("window", 4), ("limit", 2)]
+        assert len(decision.fire_times) == 2
+
+    def test_more_than_one_decision_holds_comes_in_several(self) -> None:
+        many = schedule(every(minutes=1), catch_up="all", catch_up_limit=250)
+        marker, now = at("2026-03-01T00:00"), at("2026-03-01T04:10")
+        sizes = []
+        while (decision := due(many, marker, now)).fire_times:
+            sizes.append(len(decision.fire_times))
+            marker = decision.marker
+        assert sizes == [MOST, MOST, 50]
+        assert marker == now
+
+    def test_a_clock_that_goes_back_fires_nothing_again(self) -> None:
+        marker = at("2026-03-01T05:00")
+        decision = due(HOURLY, marker, at("2026-03-01T03:30"))
+        assert decision == Decision((), (), marker, at("2026-03-01T06:00"))
+
+    def test_a_pause_accounts_for_each_fire_time(self) -> None:
+        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T03:30"), [Hold("paused")])
+        assert decision.fire_times == ()
+        assert decision.skips == (
+            Skip("paused", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),
+        )
+        assert decision.next == at("2026-03-01T04:00")
+
+    def test_a_long_outage_is_counted_up_to_many(self) -> None:
+        decision = due(schedule(every(seconds=1)), at("2026-03-01T00:00"), at("2026-03-08T00:00"))
+        assert [s.count for s in decision.skips] == [MANY]
+
+    def test_once_is_over_after_it_fired(self) -> None:
+        decision = due(
+            schedule(once(at("2026-03-01T03:00"))), at("2026-03-01T00:00"), at("2026-03-01T03:00")
+        )
+        assert decision.fire_times == (at("2026-03-01T03:00"),)
+        assert decision.next is None
+
+    def test_jitter_moves_every_fire_time_by_the_same_offset(self) -> None:
+        jittered = schedule(cron("0 * * * *"), jitter=600)
+        offset = jittered.offset
+        assert timedelta(0) < offset < timedelta(minutes=10)
+        marker = at("2026-03-01T00:00") + offset
+        decision = due(jittered, marker, at("2026-03-01T03:30"))
+        assert decision.fire_times == (at("2026-03-01T03:00") + offset,)
+        assert decision.skips[0].first == at("2026-03-01T01:00") + offset
+        assert schedule(cron("0 * * * *"), jitter=600).offset == offset
+
+    @given(
+        period=st.integers(1, 5000),
+        cuts=st.lists(st.integers(0, 400_000), min_size=1, max_size=12),
+        limit=st.integers(1, 1000),
+    )
+    def test_no_fire_time_is_lost_or_doubled_wherever_time_is_cut(
+        self, period: int, cuts: list[int], limit: int
+    ) -> None:
+        sometimes = schedule(every(milliseconds=period), catch_up="all", catch_up_limit=limit)
+        start = marker = at("2026-03-01T00:00")
+        for cut in sorted(cuts):
+            now = start + timedelta(milliseconds=cut)
+            while (decision := due(sometimes, marker, now)).marker > marker:
+                assert all(marker < t <= now for t in decision.fire_times)
+                assert len(decision.fire_times) <= MOST
+                skipped = sum(s.count for s in decision.skips)
+                span = sometimes.trigger.count(marker, decision.marker)
+                if span < MANY:
+                    assert skipped + len(decision.fire_times) == span
+                marker = decision.marker
+            assert decision.next is not None
+            assert decision.next > now
+        latest = sometimes.trigger.latest_at(start + timedelta(milliseconds=max(cuts)))
+        assert latest is not None
+        assert marker == max(start, latest)
+
+
+class TestDeclaration:
+    def test_every_fault_is_reported_at_once(self) -> None:
+        with pytest.raises(ScheduleError) as caught:
+            declare("no name", cron("61 3 * * *", tz="Mars/Base"), "x", {"retries": -1})
+        lines = str(caught.value).splitlines()
+        assert len(lines) == 5
+        assert all(line.startswith("no name: ") for line in lines)
+
+    def test_a_wrong_field_is_named_with_what_was_expected(self) -> None:
+        assert faults(cron("61 3 * * *")) == [
+            "nightly: expected minute 0-59, got '61' in '61 3 * * *'"
+        ]
+
+    def test_an_unknown_option_is_named_with_its_neighbour(self) -> None:
+        assert faults(que="reports") == ["nightly: unknown option 'que'; did you mean 'queue'?"]
+
+    def test_an_unknown_option_does_not_hide_other_faults(self) -> None:
+        assert len(faults(que="reports", timeout=0)) == 2
+
+    @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 101, "a/b", "a:b", "a\n"])
+    def test_an_illegal_name_is_refused(self, name: str) -> None:
+        with pytest.raises(ScheduleError, match="expected a name of 1-100 letters"):
+            declare(name, every(minutes=1), "tasks.demo.heartbeat", {})
+
+    @pytest.mark.parametrize(
+        ("target", "reason"),
+        [
+            ("heartbeat", "expected a dotted name"),
+            ("tasks..x", "expected a dotted name"),
+            (7, "expected a function or its dotted name"),
+            (lambda: None, "can import by name"),
+            ("__main__.f", "workers cannot import"),
+        ],
+    )
+    def test_a_target_that_no_worker_can_import_is_refused(self, target: Any, reason: str) -> None:
+        assert reason in faults(target=target)[0]
+
+    def test_a_function_is_taken_for_its_dotted_name(self) -> None:
+        from tasks.demo import heartbeat
+
+        assert declare("x", every(minutes=1), heartbeat, {}).target == "tasks.demo.heartbeat"
+
+    @pytest.mark.parametrize(
+        ("options", "place"),
+        [
+            ({"args": [datetime(2026, 1, 1, tzinfo=UTC)]}, "args[0]"),
+            ({"kwargs": {"day": {"of": [1, {2}]}}}, "kwargs['day']['of'][1]"),
+            ({"kwargs": {1: "x"}}, "kwargs"),
+            ({"args": [float("nan")]}, "args[0]"),
+        ],
+    )
+    def test_arguments_that_are_not_json_are_refused_with_their_place(
+        self, options: dict[str, Any], place: str
+    ) -> None:
+        assert f"in {place}, got" in faults(**options)[0]
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"timeout": 0}, "expected timeout in whole seconds"),
+            ({"timeout": 1.5}, "expected timeout in whole seconds"),
+            ({"result_ttl": "1h"}, "expected result_ttl in whole seconds"),
+            ({"retries": [10, -1]}, "or a list of delays in whole seconds"),
+            ({"retries": []}, "or a list of delays in whole seconds"),
+            ({"retries": True}, "expected retries to be a count"),
+            ({"catch_up": "some"}, "expected catch_up 'latest', 'all' or 'none', got 'some'"),
+            ({"catch_up": "all", "overlap": "skip"}, "every fire time matters"),
+            ({"catch_up_limit": 5}, "catch_up_limit goes with catch_up='all'"),
+            ({"catch_up": "all", "catch_up_limit": 0}, "at least 1, got 0"),
+            ({"catch_up": "none", "catch_up_window": 5}, "nothing to bound"),
+            ({"catch_up_window": -1}, "expected catch_up_window as timedelta or seconds"),
+            ({"jitter": "5m"}, "expected jitter as timedelta or seconds"),
+            ({"overlap": "queue"}, "expected overlap 'skip' or 'allow', got 'queue'"),
+            ({"queue": ""}, "expected queue to be the name of a queue"),
+            ({"queue": "a\ud800"}, "expected queue to be the name of a queue"),
+            ({"tags": "daily"}, "expected tags to be a list of words"),
+            ({"renamed_from": "nightly"}, "expected renamed_from to differ"),
+            ({"group": "shop 42"}, "expected group as 1-100 characters without spaces"),
+            ({"group": 42}, "expected group as 1-100 characters without spaces"),
+            ({"group_limit": 2}, "group_limit goes with group"),
+            ({"group": "shop-42", "group_limit": 0}, "at least 1, got 0"),
+            ({"catch_up_window": timedelta.max}, "at most 50 years"),
+            ({"catch_up_window": 1e11}, "at most 50 years"),
+            ({"catch_up_window": float("inf")}, "at most 50 years, got inf"),
+            ({"catch_up_window": float("nan")}, "at most 50 years, got nan"),
+            ({"jitter": timedelta.max}, "at most 50 years"),
+            ({"jitter": float("nan")}, "at most 50 years, got nan"),
+            ({"timeout": 10**5000}, "at most 50 years, or -1"),
+            ({"failure_ttl": 10**10}, "at most 50 years, or -1"),
+            ({"retries": 10**5000}, "expected retries to be a count"),
+            ({"catch_up": "all", "catch_up_limit": 10**5000}, "expected catch_up_limit"),
+            ({"args": [nested(989)]}, "nested at most 64 deep"),
+            ({"args": [nested(64)]}, "nested at most 64 deep"),
+            ({"args": [endless()]}, "nested at most 64 deep"),
+            ({"args": ["a\udc80"]}, "text that UTF-8 can hold in args[0], got 'a\\udc80'"),
+            ({"kwargs": {"a": ["\ud800"]}}, "text that UTF-8 can hold in kwargs['a'][0]"),
+            ({"kwargs": {"\ud800": 1}}, "text that UTF-8 can hold as a key in kwargs"),
+            ({"tags": ["\ud800"]}, "tags of text that UTF-8 can hold"),
+            ({"group": "\ud800"}, "expected group as 1-100 characters"),
+            ({"kwargs": {"n": 10**5000}}, "at most 4,200 digits in kwargs['n']"),
+            ({"args": ["x" * 300_000, "y" * 300_000]}, "at most 512 kB as JSON, got 585 kB"),
+            ({"args": [[0] * 600_000]}, "at most 512 kB as JSON"),
+        ],
+    )
+    def test_an_option_that_cannot_be_kept_is_refused(
+        self, options: dict[str, Any], reason: str
+    ) -> None:
+        assert reason in faults(**options)[0]
+
+    def test_an_instant_at_the_end_of_the_calendar_is_refused(self) -> None:
+        for last in (datetime.max.replace(tzinfo=UTC), at("9999-12-31T00:00")):
+            assert "up to the year 9899" in faults(once(last), jitter=60)[0]
+
+    def test_what_fits_just_so_is_kept(self) -> None:
+        half, years = "x" * 250_000, timedelta(days=50 * 366)
+        kept = schedule(
+            once(at("9899-12-31T23:59")),
+            args=[nested(63), 10**4200, "\U0001f600"],
+            kwargs={"a": half, "b": half},
+            catch_up_window=years,
+            jitter=years,
+        )
+        assert from_definition("nightly", kept.definition()) == kept
+        assert kept.next_after(at("2026-01-01T00:00")) == at("9899-12-31T23:59") + kept.offset
+
+    def test_a_command_of_text_that_utf8_cannot_hold_is_refused(self) -> None:
+        for target in (
+            command("a\ud800"),
+            command("a", cwd="\ud800"),
+            command("a", env={"A": "\ud800"}),
+        ):
+            with pytest.raises(ScheduleError, match="expected"):
+                declare("x", every(minutes=1), target, {})
+
+    def test_no_trigger_is_refused(self) -> None:
+        assert "expected a trigger, cron(…), every(…) or once(…)" in faults("0 3 * * *")[0]
+
+    def test_overlap_follows_catch_up_unless_it_is_said(self) -> None:
+        assert HOURLY.overlap == "skip"
+        assert ALL.overlap == "allow"
+        assert schedule(every(minutes=1), overlap="allow").overlap == "allow"
+
+
+class TestDefinition:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"catch_up": "all"},
+            {"overlap": "allow"},
+            {"args": [1, "zwei", None], "kwargs": {"full": False}},
+            {"queue": "reports", "timeout": 90, "retries": [5, 60], "tags": ["daily"]},
+            {"catch_up": "all", "catch_up_window": 5400, "catch_up_limit": 7, "jitter": 0.25},
+            {"result_ttl": -1, "failure_ttl": timedelta(days=1)},
+        ],
+    )
+    def test_what_is_stored_is_read_back_the_same(self, options: dict[str, Any]) -> None:
+        for trigger in (
+            cron("0 3 * * *", tz="Europe/Berlin"),
+            every(seconds=90, anchor=at("2026-03-01T00:00:30")),
+            once(at("2026-03-01T03:00")),
+        ):
+            declared = schedule(trigger, **options)
+            assert from_definition("nightly", declared.definition()) == declared
+
+    def test_defaults_are_not_stored(self) -> None:
+        assert schedule(every(minutes=1)).definition() == (
+            '{"every":60000,"func":"tasks.demo.heartbeat"}'
+        )
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "[]",
+            "{",
+            '{"func":"a.b"}',
+            '{"every":1}',
+            '{"every":1,"func":"a.b","new":1}',
+            "[" * 100_000,
+            '{"every":1,"func":"a.b","jitter":NaN}',
+            "\ud800",
+            b"\xff",
+        ],
+    )
+    def test_a_definition_that_cannot_be_read_is_a_schedule_error(self, text: str) -> None:
+        with pytest.raises(ScheduleError, match="nightly"):
+            from_definition("nightly", text)

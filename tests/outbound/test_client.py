@@ -1,0 +1,441 @@
+"""Web calls as a worker makes them: a real server, real names only where a test gives them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq.timeouts import JobTimeoutException
+
+from rq_clock.errors import WebhookFailed
+from rq_clock.model.targets import webhook
+from rq_clock.redaction import MASK
+from rq_clock.run import Run, running
+from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
+from rq_clock.version import __version__
+from tests.helpers import wait_until
+from tests.runners.lab import FIRE_TIME, KEY, Said, enqueue, quick, said, work
+
+__all__ = ["quick", "said"]  # fixtures
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by path; `server.seen` has what was asked."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        seen = {
+            "method": self.command, "path": self.path, "headers": dict(self.headers),
+            "body": self.rfile.read(length).decode(),
+        }  # fmt: skip
+        self.server.seen.append(seen)
+        _, kind, *words = self.path.partition("?")[0].split("/")
+        getattr(self, f"_{kind}")(*words)
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = answer  # noqa: N815
+
+    def _status(self, code: str, text: str = "") -> None:
+        body = text.encode()
+        self.send_response(int(code))
+        self.send_header("Content-Length", str(len(body)))
+        if code.startswith("3"):
+            self.send_header("Location", "http://169.254.169.254/latest?token=hunter22")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _echo(self) -> None:
+        self._status("200", json.dumps(self.server.seen[-1]))
+
+    def _big(self) -> None:
+        self._status("200", "ü" * 100_000)
+
+    def _binary(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"a\xff")
+        self.close_connection = True
+
+    def _silent(self) -> None:
+        self.server.over.wait(30)
+
+    def _dribble(self, where: str) -> None:
+        """A byte now and then, for ever: no single read takes long."""
+        if where == "body":
+            self.send_response(200)
+            self.end_headers()
+        else:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not self.server.over.wait(0.02):
+            self.wfile.write(b"x")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    block_on_close = False
+    address_family = socket.AF_INET
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict[str, Any]] = []
+        self.over = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_: object) -> None:
+        """A client that does not wait is what some tests are about."""
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on loopback, which the setting allows."""
+    with serving(Server()) as server:
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", f"127.0.0.1:{server.server_port}")
+        yield server
+
+
+def refused(url: str, **options: Any) -> str:
+    with pytest.raises(WebhookFailed) as caught:
+        call_webhook(url, **options)
+    return str(caught.value)
+
+
+def nobody_calls() -> bool:
+    return not [t for t in threading.enumerate() if t.name == "rq-clock-webhook"]
+
+
+class TestWebhook:
+    def test_a_call_says_who_calls_and_what_for(self, web: Server, said: Said) -> None:
+        with running(Run("nightly", FIRE_TIME, "schedule")):
+            result = call_webhook(f"{web.url}/status/201/made?a=b%20c", json={"full": "ü"})
+        assert result == {"status": 201, "body": "made"}
+        [seen] = web.seen
+        assert (seen["method"], seen["path"]) == ("POST", "/status/201/made?a=b%20c")
+        assert json.loads(seen["body"]) == {"full": "ü"}
+        assert seen["headers"] == {
+            "Host": f"127.0.0.1:{web.server_port}",
+            "Accept-Encoding": "identity",
+            "Content-Length": str(len(seen["body"])),
+            "Content-Type": "application/json",
+            "User-Agent": f"rq-clock/{__version__}",
+            "Idempotency-Key": "nightly/2026-03-01T03:00:00Z",
+            "Connection": "close",
+        }
+        [answered] = said("webhook.answered")
+        assert (answered["schedule"], answered["status"]) == ("nightly", 201)
+
+    def test_a_call_without_json_has_no_body(self, web: Server) -> None:
+        for method in ("GET", "POST", "PUT", "DELETE", "HEAD"):
+            assert call_webhook(f"{web.url}/status/204", method=method)["status"] == 204
+        assert [seen["method"] for seen in web.seen] == ["GET", "POST", "PUT", "DELETE", "HEAD"]
+        assert all(seen["body"] == "" for seen in web.seen)
+        assert not any("Content-Type" in seen["headers"] for seen in web.seen)
+        assert not any("Idempotency-Key" in seen["headers"] for seen in web.seen)
+
+    def test_headers_that_are_given_take_the_place_of_ours(self, web: Server) -> None:
+        given = {"user-agent": "me", "content-type": "application/x-mine", "X-Other": "1"}
+        call_webhook(f"{web.url}/status/200", headers=given, json=1)
+        headers = web.seen[0]["headers"]
+        assert {n: headers[n] for n in given} == given
+        assert "User-Agent" not in headers
+
+    @pytest.mark.parametrize("code", [400, 404, 429, 500, 503])
+    def test_an_answer_other_than_2xx_is_a_failure(self, web: Server, code: int) -> None:
+        text = refused(f"{web.url}/status/{code}/went-wrong")
+        assert f"expected an answer of 2xx, got {code} " in text
+        assert text.endswith(": went-wrong")
+
+    @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+    def test_a_redirect_is_not_followed_and_says_where_it_pointed(
+        self, web: Server, code: int
+    ) -> None:
+        text = refused(f"{web.url}/status/{code}")
+        assert f"answered {code} " in text
+        assert "to http://169.254.169.254/latest?…; redirects are not followed" in text
+        assert "hunter22" not in text
+        assert len(web.seen) == 1
+
+    def test_a_large_answer_is_cut_to_two_kilobytes(self, web: Server) -> None:
+        body = call_webhook(f"{web.url}/big")["body"]
+        assert body == "ü" * 1024
+
+    def test_an_answer_that_is_not_utf_8_is_kept_with_replacements(self, web: Server) -> None:
+        assert call_webhook(f"{web.url}/binary")["body"] == "a\ufffd"
+
+    @pytest.mark.parametrize("path", ["silent", "dribble/head", "dribble/body"])
+    def test_the_timeout_is_for_all_of_it(self, web: Server, path: str) -> None:
+        started = time.monotonic()
+        with pytest.raises(WebhookTimedOut, match=r"the answer took longer than 0\.3 s"):
+            call_webhook(f"{web.url}/{path}", timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 2
+        assert issubclass(WebhookTimedOut, JobTimeoutException)
+        wait_until(
+            lambda: not [t for t in threading.enumerate() if t.name == "rq-clock-webhook"],
+            5, "the thread has ended",
+        )  # fmt: skip
+
+    def test_the_timeout_is_for_looking_up_the_name_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        over = threading.Event()
+
+        def stuck(*_: object, **__: object) -> list[Any]:
+            over.wait(30)
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", stuck)
+        with pytest.raises(WebhookTimedOut, match="looking up the name took longer than"):
+            call_webhook("https://hook.example/", timeout=0.2)
+        over.set()
+
+    def test_what_was_given_up_is_not_sent_late(
+        self, web: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer, found = threading.Event(), socket.getaddrinfo
+
+        def slow(*args: Any, **options: Any) -> Any:
+            answer.wait(30)
+            return found(*args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        with pytest.raises(WebhookTimedOut):
+            call_webhook(f"{web.url}/status/200", timeout=0.1)
+        answer.set()
+        wait_until(nobody_calls, 5, "the thread has ended")
+        assert not web.seen
+
+    def test_what_is_not_http_is_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", f"127.0.0.1:{port}")
+
+            def answer() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            assert "BadStatusLine" in refused(f"http://127.0.0.1:{port}/")
+            thread.join()
+        assert "Connection refused" in refused(f"http://127.0.0.1:{port}/")
+
+    def test_the_answer_is_result_and_record(self, web: Server, connection: Any) -> None:
+        job = enqueue(connection, webhook(f"{web.url}/status/200/fine"))
+        work(connection)
+        assert job.return_value(refresh=True) == {"status": 200, "body": "fine"}
+        assert connection.get(KEY) == b"200 OK\nfine"
+        assert 71 * 3600 < connection.ttl(KEY) <= 72 * 3600
+        assert web.seen[0]["headers"]["Idempotency-Key"] == "nightly/2026-03-01T03:00:00Z"
+
+    def test_the_answer_of_a_failure_is_recorded(self, web: Server, connection: Any) -> None:
+        job = enqueue(connection, webhook(f"{web.url}/status/500/broken"))
+        work(connection)
+        assert job.get_status() == "failed"
+        assert connection.get(KEY) == b"500 Internal Server Error\nbroken"
+
+    def test_secrets_are_shown_nowhere(
+        self, web: Server, connection: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        headers = {"Authorization": "Bearer hunter22", "X-Api-Key": "sw0rdfish"}
+        job = enqueue(connection, webhook(f"{web.url}/echo?key=open5esame", headers=headers))
+        work(connection)
+        job.refresh()
+        body = job.return_value()["body"]
+        assert f'"Authorization": "{MASK}"' in body
+        kept = connection.get(KEY).decode()
+        for text in (caplog.text, job.description, body, kept):
+            assert "hunter22" not in text
+            assert "sw0rdfish" not in text
+        for text in (caplog.text, job.description):
+            assert "open5esame" not in text
+        assert web.seen[0]["headers"]["Authorization"] == "Bearer hunter22"
+
+    def test_a_secret_is_not_given_away_by_where_the_answer_is_cut(self, web: Server) -> None:
+        for length in range(2040, 2052):
+            text = "x" * length + "hunter22"
+            headers = {"X-Key": "hunter22"}
+            body = call_webhook(f"{web.url}/status/200/{text}", headers=headers)["body"]
+            assert body == ("x" * length + MASK)[:2048]
+
+
+class Names:
+    """A resolver: what each name's addresses are, one answer after the other."""
+
+    def __init__(self, **answers: list[list[str]]) -> None:
+        self.answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int, *_: object, **__: object) -> list[Any]:
+        self.asked.append(host)
+        addresses = self.answers[host].pop(0)
+        kind = socket.SOCK_STREAM
+        return [
+            (socket.AF_INET6, kind, 6, "", (a, port, 0, 0)) if ":" in a
+            else (socket.AF_INET, kind, 6, "", (a, port))
+            for a in addresses
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Names]:
+    def names(**answers: list[list[str]]) -> Names:
+        resolver = Names(**answers)
+        monkeypatch.setattr(socket, "getaddrinfo", resolver)
+        return resolver
+
+    return names
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "host",
+        ["127.0.0.1", "localhost", "127.1", "0x7f.1", "2130706433", "0", "0.0.0.0", "[::1]",
+         "[::ffff:127.0.0.1]", "[::]"],
+    )  # fmt: skip
+    def test_no_spelling_of_this_machine_is_called(
+        self, host: str, web: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "")
+        text = refused(f"http://{host}:{web.server_port}/status/200")
+        assert "refused, " in text or "looking up the name failed" in text
+        assert not web.seen
+
+    @pytest.mark.parametrize(
+        "address", ["10.0.0.1", "169.254.169.254", "100.64.0.1", "fd00::1", "64:ff9b::a00:1"]
+    )
+    def test_a_name_is_refused_for_any_one_address_that_is_not_public(
+        self, address: str, names: Callable[..., Names]
+    ) -> None:
+        names(hook_example=[["93.184.216.34", address]])
+        text = refused("http://hook.example/")
+        assert f"hook.example resolves to {address}, " in text
+
+    def test_a_name_is_asked_for_once_and_its_address_kept_to(
+        self, web: Server, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
+        resolver = names(hook_example=[["127.0.0.1"], ["10.0.0.1"]])
+        url = f"http://hook.example:{web.server_port}/status/200"
+        assert call_webhook(url)["status"] == 200
+        assert resolver.asked == ["hook.example"]
+        assert web.seen[0]["headers"]["Host"] == f"hook.example:{web.server_port}"
+        assert "10.0.0.1, a private address" in refused(url)
+
+    def test_an_address_that_does_not_answer_gives_way_to_the_next(
+        self, web: Server, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
+        names(hook_example=[["127.0.0.2", "127.0.0.1"]])
+        assert call_webhook(f"http://hook.example:{web.server_port}/status/200")["status"] == 200
+
+    def test_an_address_that_is_silent_leaves_time_for_the_next(
+        self, web: Server, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
+        names(hook_example=[["127.0.0.2", "127.0.0.1"]])
+        place = ("127.0.0.2", web.server_port)
+        with ExitStack() as stack:
+            full = stack.enter_context(socket.socket())
+            full.bind(place)
+            full.listen(0)
+            for _ in range(3):  # who comes after these is not answered
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(place)
+            url = f"http://hook.example:{web.server_port}/status/200"
+            assert call_webhook(url, timeout=1)["status"] == 200
+
+    def test_a_name_that_does_not_exist_says_so(self, names: Callable[..., Names]) -> None:
+        resolver = names()
+
+        def nobody(host: str, *_: object, **__: object) -> list[Any]:
+            resolver.asked.append(host)
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        socket.getaddrinfo = nobody  # type: ignore[assignment]  # put back by the fixture
+        text = refused("https://no-such-name.example/")
+        assert "looking up the name failed" in text
+        assert "Name or service not known" in text
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes its certificate with openssl")
+class TestTls:
+    @pytest.fixture
+    def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+        """A server that is hook.example, at 127.0.0.1."""
+        words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        words += (
+            " -keyout key.pem -out cert.pem -subj /CN=x -addext subjectAltName=DNS:hook.example"
+        )
+        subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        server = Server()
+        context.sni_callback = lambda _socket, name, _context: server.seen.append({"sni": name})
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.1")
+        with serving(server):
+            yield server
+
+    def test_certificate_and_host_are_those_of_the_name(
+        self,
+        secure: Server,
+        names: Callable[..., Names],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        names(hook_example=[["127.0.0.1"]], other_example=[["127.0.0.1"]])
+        url = f"https://hook.example:{secure.server_port}/status/200/fine"
+        assert call_webhook(url) == {"status": 200, "body": "fine"}
+        assert secure.seen[0] == {"sni": "hook.example"}
+        assert secure.seen[1]["headers"]["Host"] == f"hook.example:{secure.server_port}"
+        text = refused(f"https://other.example:{secure.server_port}/status/200")
+        assert "TLS failed: Hostname mismatch" in text
+
+    def test_a_certificate_that_nobody_vouches_for_is_refused(
+        self, secure: Server, names: Callable[..., Names]
+    ) -> None:
+        names(hook_example=[["127.0.0.1"]])
+        text = refused(f"https://hook.example:{secure.server_port}/status/200")
+        assert "TLS failed: self-signed certificate" in text.replace("self signed", "self-signed")
+
+    def test_the_timeout_is_for_the_handshake_too(
+        self, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.1")
+        names(hook_example=[["127.0.0.1"]])
+        with (
+            socket.create_server(("127.0.0.1", 0)) as silent,
+            pytest.raises(WebhookTimedOut, match="agreeing on TLS took longer"),
+        ):
+            call_webhook(f"https://hook.example:{silent.getsockname()[1]}/", timeout=0.2)

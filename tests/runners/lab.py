@@ -1,0 +1,100 @@
+"""What the tests of commands and web calls share: fixtures, and processes to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue, SimpleWorker
+
+from rq_clock import run
+from rq_clock.errors import CommandFailed
+from rq_clock.log import logger
+from rq_clock.model.schedule import declare
+from rq_clock.runners import shell
+from rq_clock.runners.tasks import run_command
+from rq_clock.timing.triggers import every
+from tests.helpers import wait_until
+
+ROOT = Path(__file__).parents[2]
+FIRE_TIME = datetime(2026, 3, 1, 3, tzinfo=UTC)
+JOB_ID = "default-nightly-1772334000000"
+KEY = f"rq-clock:default:output:{JOB_ID}"
+STOCK = (
+    "import sys; from rq import Worker; from redis import Redis\n"
+    "Worker(['default'], connection=Redis.from_url(sys.argv[1])).work()"
+)
+"""The worker of RQ itself."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Stubborn processes are killed soon; what is logged is heard; nobody is told to stop yet."""
+    monkeypatch.setattr(shell, "GRACE_SECONDS", 0.4)
+    monkeypatch.setattr(run, "_stopping", False)
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
+    caplog.set_level("INFO", logger="rq_clock")
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[dict[str, Any]]]:
+    """The fields of every event of a name."""
+
+    def said(event: str) -> list[dict[str, Any]]:
+        found: list[Any] = [r for r in caplog.records if getattr(r, "event", "") == event]
+        return [record.fields for record in found]
+
+    return said
+
+
+Said = Callable[[str], list[dict[str, Any]]]
+
+
+def lines(said: Said, stream: str = "stdout") -> list[str]:
+    return [fields["line"] for fields in said("run.output") if fields["stream"] == stream]
+
+
+def failure(line: str, **options: Any) -> str:
+    with pytest.raises(CommandFailed) as caught:
+        run_command(line, **options)
+    return str(caught.value)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def pid_in(name: str) -> int:
+    """The process id that a command wrote into a file, awaited."""
+    path = Path(name)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 20, f"a pid in {name}")
+    return int(path.read_text())
+
+
+def pids_in(*names: str) -> list[int]:
+    return [pid_in(name) for name in names]
+
+
+def wait_until_gone(*pids: int) -> None:
+    wait_until(lambda: not any(map(lives, pids)), 10, f"end of {pids}")
+
+
+def enqueue(connection: Any, target: Any, job_id: str = JOB_ID, **options: Any) -> Any:
+    """The job that a schedule makes for a fire time."""
+    queue = Queue("default", connection=connection)
+    schedule = declare("nightly", every(hours=1), target, options)
+    meta = {"schedule": "nightly", "fire_time": "2026-03-01T03:00:00Z", "reason": "schedule"}
+    job = queue.create_job(**schedule.call(), job_id=job_id, meta={"rq_clock": meta})
+    return queue.enqueue_job(job)
+
+
+def work(connection: Any) -> None:
+    """Run what is enqueued, here and now."""
+    SimpleWorker(["default"], connection=connection).work(burst=True, logging_level="CRITICAL")

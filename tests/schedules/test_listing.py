@@ -1,0 +1,209 @@
+"""Lists of schedules against a real server: each once, in order, whatever pages are turned."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from redis import Redis
+
+from rq_clock.errors import ScheduleError
+from rq_clock.model.filters import Filter
+from rq_clock.model.targets import command
+from rq_clock.schedules import listing as overview
+from rq_clock.schedules.listing import SORTS, Listing, Overview
+from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.settings import Settings
+from rq_clock.store.store import Store
+from rq_clock.timing.instants import to_ms
+from rq_clock.timing.triggers import cron, every, once
+from tests.helpers import round_trips
+
+PREFIX = "rq-clock:default:"
+TASK = "tasks.nothing"
+
+
+@pytest.fixture
+def schedules(connection: Redis, redis_url: str) -> Schedules:
+    return Schedules(connection, settings=Settings.from_env({"REDIS_URL": redis_url}))
+
+
+@pytest.fixture
+def seen(connection: Redis) -> Overview:
+    return Overview(Store(connection, "default"))
+
+
+@pytest.fixture(params=["all", "indexed"])
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether there are more schedules than may be read whole."""
+    if request.param == "indexed":
+        monkeypatch.setattr(overview, "WHOLE", 3)
+        monkeypatch.setattr(overview, "PORTION", 20)
+    return bool(request.param == "indexed")
+
+
+def fill(schedules: Schedules, count: int = 120) -> list[str]:
+    names = [f"s{n:03}" for n in range(count)]
+    schedules.add_many(
+        (name, every(minutes=1 + n % 7), TASK, {"queue": f"q{n % 3}", "tags": [f"t{n % 5}"]})
+        for n, name in enumerate(names)
+    )
+    return names
+
+
+def turned(seen: Overview, wanted: Filter, sort: str = "trouble", most: int = 7) -> list[str]:
+    """The names on all pages, one after the other."""
+    found: list[str] = []
+    cursor = ""
+    for _ in range(1000):
+        listing = seen.page(wanted, sort=sort, most=most, cursor=cursor)
+        assert len(listing.rows) <= most
+        found += names_of(listing)
+        cursor = listing.cursor
+        if not cursor:
+            return found
+    raise AssertionError("the pages have no end")
+
+
+def names_of(listing: Listing) -> list[str]:
+    return [row.entry.name for row in listing.rows]
+
+
+class TestPages:
+    @pytest.mark.parametrize("sort", SORTS)
+    def test_each_schedule_stands_on_one_page(
+        self, schedules: Schedules, seen: Overview, large: bool, sort: str
+    ) -> None:
+        names = fill(schedules)
+        found = turned(seen, Filter(), sort)
+        assert sorted(found) == names
+        if sort == "name" and not large:
+            assert found == names
+
+    @pytest.mark.parametrize(
+        ("wanted", "fits"),
+        [
+            (Filter(queue="q1"), lambda n: n % 3 == 1),
+            (Filter(tag="t2"), lambda n: n % 5 == 2),
+            (Filter(text="S01"), lambda n: n // 10 == 1),
+            (Filter(queue="q0", tag="t0"), lambda n: n % 15 == 0),
+            (Filter(origin="run-time"), lambda n: True),
+            (Filter(origin="declared"), lambda n: False),
+            (Filter(state="scheduled"), lambda n: True),
+            (Filter(state="late"), lambda n: False),
+        ],
+    )
+    def test_what_fits_is_found(
+        self, schedules: Schedules, seen: Overview, large: bool, wanted: Filter, fits: object
+    ) -> None:
+        names = fill(schedules)
+        assert callable(fits)
+        expected = [name for n, name in enumerate(names) if fits(n)]
+        found = turned(seen, wanted)
+        assert sorted(set(found)) == expected
+        assert large or len(found) == len(expected)  # a search may meet one twice
+
+    def test_trouble_comes_first(
+        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+    ) -> None:
+        fill(schedules)
+        now = seen.pulse().now
+        connection.zadd(PREFIX + "due", {"s100": to_ms(now - timedelta(hours=1))})
+        connection.zadd(PREFIX + "failing", {"s050": to_ms(now)})
+        listing = seen.page(Filter(), most=3)
+        assert names_of(listing)[:2] == ["s100", "s050"]
+        assert (listing.pulse.late, listing.pulse.failing) == (1, 1)
+        assert listing.rows[1].failing is not None
+        assert sorted(turned(seen, Filter(), most=3)) == sorted(set(turned(seen, Filter(), most=3)))
+        assert turned(seen, Filter(state="late")) == ["s100"]
+        assert turned(seen, Filter(state="failing")) == ["s050"]
+
+    def test_one_that_fires_meanwhile_makes_nobody_missing(
+        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+    ) -> None:
+        names = fill(schedules, 60)
+        at = to_ms(seen.pulse().now + timedelta(hours=1))
+        connection.zadd(PREFIX + "due", dict.fromkeys(names, at))  # a herd at one instant
+        first = seen.page(Filter(), sort="next", most=10)
+        connection.zadd(PREFIX + "due", dict.fromkeys(names_of(first), at + 60_000))
+        second = seen.page(Filter(), sort="next", most=100, cursor=first.cursor)
+        assert set(names_of(first)) | set(names_of(second)) >= set(names)
+
+    def test_a_page_takes_three_round_trips_at_most(
+        self, schedules: Schedules, seen: Overview, large: bool
+    ) -> None:
+        fill(schedules)
+        seen.page(Filter())  # how many there are is asked for once
+        for wanted in (Filter(), Filter(text="s01"), Filter(state="paused"), Filter(tag="t1")):
+            with round_trips() as sent:
+                seen.page(wanted, sort="last", most=5)
+            assert 1 <= len(sent) <= 3
+
+    def test_total_and_order_are_told_as_they_are(
+        self, schedules: Schedules, seen: Overview, large: bool
+    ) -> None:
+        fill(schedules)
+        listing = seen.page(Filter(), sort="name")
+        assert (listing.total, listing.order) == ((None, "trouble") if large else (120, "name"))
+        searched = seen.page(Filter(tag="t1"), sort="name")
+        assert (searched.searched is not None, searched.order) == (large, "name")
+
+    @pytest.mark.parametrize("cursor", ["x", "WyJuYW1lIl0", "bnVsbA", "W10", "é", "WyJuZXh0IiwxXQ"])
+    def test_a_cursor_of_nothing_is_refused(self, seen: Overview, cursor: str) -> None:
+        with pytest.raises(ScheduleError, match="cursor: expected the one of a page"):
+            seen.page(Filter(), cursor=cursor)
+
+    def test_states_and_orders_that_are_none_are_refused(self, seen: Overview) -> None:
+        with pytest.raises(ScheduleError, match="state: expected one of scheduled, late"):
+            seen.page(Filter(state="gone"))
+        with pytest.raises(ScheduleError, match="sort: expected one of trouble, next"):
+            seen.page(Filter(), sort="colour")
+
+
+class TestStates:
+    def test_paused_ended_and_invalid(
+        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+    ) -> None:
+        now = seen.pulse().now
+        schedules.add("paused", every(minutes=1), TASK)
+        schedules.pause("paused", reason="bank is down")
+        schedules.add("over", once(now + timedelta(hours=1)), TASK)
+        connection.zrem(PREFIX + "due", "over")
+        schedules.add("broken", every(minutes=1), TASK)
+        connection.hset(PREFIX + "definitions", "broken", "{}")
+        connection.incr(PREFIX + "revision")  # as whoever changes a definition does
+        schedules.add("fine", cron("0 3 * * *"), command("df -h"))
+        assert turned(seen, Filter(state="paused")) == ["paused"]
+        assert turned(seen, Filter(state="ended")) == ["over"]
+        assert turned(seen, Filter(state="invalid")) == ["broken"]
+        assert turned(seen, Filter(state="scheduled")) in (["fine"], ["broken", "fine"])
+        assert turned(seen, Filter(text="DF -h")) == ["fine"]
+
+    def test_a_pause_of_all_pauses_each(
+        self, schedules: Schedules, seen: Overview, large: bool
+    ) -> None:
+        names = fill(schedules, 10)
+        schedules.pause(ALL)
+        assert sorted(turned(seen, Filter(state="paused"))) == names
+        assert seen.pulse().pause is not None
+
+    def test_a_changed_definition_is_read_anew(
+        self, schedules: Schedules, seen: Overview, large: bool
+    ) -> None:
+        fill(schedules, 10)
+        assert turned(seen, Filter(tag="new")) == []
+        schedules.update("s003", tags=["new"])
+        assert turned(seen, Filter(tag="new")) == ["s003"]
+        schedules.remove("s003")
+        assert turned(seen, Filter(tag="new")) == []
+
+    def test_running_is_what_a_worker_holds(
+        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+    ) -> None:
+        fill(schedules, 10)
+        job = "default-s004-1790000000000-m17"
+        connection.hset(PREFIX + "workers", "w1", f"1790000000000000 e1 {job} default")
+        assert turned(seen, Filter(state="running")) == ["s004"]
+        [row] = seen.page(Filter(state="running")).rows
+        assert row.running == job
+        assert seen.pulse().running == {job: "w1"}

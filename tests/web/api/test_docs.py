@@ -1,0 +1,63 @@
+"""docs/api.md is true: its commands, run one after the other against a web process, answer what it
+shows, and its errors are those that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rq_clock.web.problems import KINDS
+from tests.clock.storm import ROOT
+from tests.web.test_server import TOKEN, WebProcess
+
+PAGE = (ROOT / "docs" / "api.md").read_text()
+
+
+def examples() -> list[tuple[str, Any]]:
+    """Commands, and what is shown of their answers; None where nothing is."""
+    found: list[tuple[str, Any]] = []
+    for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL):
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = example.splitlines(keepends=True)
+            answer = [n for n, line in enumerate(lines) if line.startswith("{")]
+            start = answer[0] if answer else len(lines)
+            shown = "".join(lines[start:])
+            found.append(("".join(lines[:start]), json.loads(shown) if shown.strip() else None))
+    return found
+
+
+def holds(shown: Any, answer: Any) -> bool:
+    """Whether an answer says what is shown of it."""
+    if isinstance(shown, dict):
+        return all(key in answer and holds(part, answer[key]) for key, part in shown.items())
+    if isinstance(shown, list):
+        return len(shown) == len(answer) and all(map(holds, shown, answer))
+    return bool(shown == answer)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_its_commands_are_answered_as_it_shows(redis_url: str, tmp_path: Path) -> None:
+    commands = examples()
+    assert len(commands) > 15
+    with WebProcess(tmp_path, redis_url) as web:
+        host, port = web.place
+        env = {"PATH": "/usr/bin:/bin", "TOKEN": TOKEN, "URL": f"http://{host}:{port}"}
+        for command, shown in commands:
+            ran = subprocess.run(
+                ["/bin/sh", "-c", command],
+                env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
+            if shown is not None:
+                assert holds(shown, json.loads(ran.stdout)), f"{command}\n{ran.stdout}"
+
+
+def test_its_errors_are_those_that_there_are() -> None:
+    told = re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", PAGE, re.MULTILINE)
+    assert told == [(kind, str(status)) for kind, (status, _) in KINDS.items()]

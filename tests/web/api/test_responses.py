@@ -1,0 +1,185 @@
+"""What the document says of answers is what they are; definitions of any shape are taken or
+refused; and no secret comes out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from rq import Worker as StockWorker
+
+from rq_clock.settings import Settings
+from rq_clock.timing.triggers import cron
+from rq_clock.web.api import responses as answers
+from rq_clock.worker.worker import Worker
+from tests.web.client import Caller, app_on, patience, schedules_on
+
+pytestmark = [
+    pytest.mark.usefixtures("patience"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
+]
+__all__ = ["patience"]
+SECRET = "hush-hush-hush"
+WHEN: list[dict[str, Any]] = [
+    {"cron": "*/5 * * * *"},
+    {"cron": "0 6 L * *", "tz": "Europe/Berlin"},
+    {"every": "90s", "anchor": "2026-01-01T00:00:00+05:30"},
+    {"every": 1500},
+    {"once": "2090-01-01T00:00:00Z"},
+    {"once": "2020-01-01T00:00:00.0001Z"},
+]
+WHAT: list[dict[str, Any]] = [
+    {"func": "tests.worker.jobs.add", "args": [1, {"a": None}], "kwargs": {"b": 1.5}},
+    {"command": "df -h /"},
+    {"command": {"shell": "df", "env": {"API_KEY": SECRET}, "cwd": "/tmp", "timeout": "5s"}},
+    {"webhook": "https://example.com/hook"},
+    {"webhook": {"url": "https://example.com/x", "json": {"token": SECRET}, "method": "PUT",
+                 "headers": {"Authorization": f"Bearer {SECRET}"}}},
+]  # fmt: skip
+HOW: dict[str, list[Any]] = {
+    "queue": ["q", "odd queue:ü"], "timeout": [5, "10m", -1], "retries": [0, 3, [10, 60]],
+    "resultTtl": [0, "1h"], "failureTtl": [-1, 5], "catchUp": ["all", "none", "latest"],
+    "catchUpWindow": ["1h", 0.5], "catchUpLimit": [7], "overlap": ["skip", "allow"],
+    "group": ["g"], "groupLimit": [1, 3], "jitter": ["1m", 2], "tags": [[], ["x", "y"]],
+    "ping": ["https://hc.example.com/p/" + SECRET * 2],
+}  # fmt: skip
+ODD: list[Any] = [
+    None, True, False, 0, -1, 10**30, -(10**400), 1e308, 0.1, "", " ", "\0", "x" * 2000, "'",
+    "******", "****", "…", "😀", [], [[]], ["a", 1], {}, {"": ""}, {"shell": 1},
+    {"url": None}, {"a": {"b": {"c": []}}}, "2026-01-01", "1ms", "99999999999w", "61 * * * *",
+]  # fmt: skip
+FIELDS = ("cron", "tz", "every", "anchor", "once", "func", "args", "kwargs", "command", "webhook",
+          "paused", "name", "renamedFrom", *HOW)  # fmt: skip
+
+
+@pytest.fixture
+def api(redis_url: str) -> Caller:
+    return Caller(app_on(redis_url))
+
+
+@pytest.fixture
+def work(connection: Redis, redis_url: str) -> Callable[[], None]:
+    """Let a worker run what is queued."""
+
+    def work() -> None:
+        settings = Settings.from_env({"REDIS_URL": redis_url})
+        worker = Worker(["default"], connection=connection, settings=settings)
+        worker.work(burst=True, logging_level="CRITICAL")
+
+    return work
+
+
+def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, str]:
+    """One of each; what the parameters of paths stand for."""
+    for n, when in enumerate(WHEN):
+        api.told("PUT", f"/schedules/s{n}", {**when, **WHAT[n % len(WHAT)]})
+    api.told("PUT", "/schedules/bad", {"every": "1h", "func": "tests.worker.jobs.fail"})
+    api.told("PUT", "/schedules/it", {
+        "every": "1h", "func": "tests.worker.jobs.fail", "kwargs": {"text": "oh", "token": SECRET},
+        **{key: values[-1] for key, values in HOW.items()
+           if key not in ("queue", "catchUpLimit", "overlap", "retries", "timeout")},
+    })  # fmt: skip
+    schedules_on(connection).add("nightly", cron("0 3 * * *"), "tasks.nightly")
+    connection.sadd("rq-clock:default:declared", "nightly")
+    job = api.told("POST", "/schedules/it/runs")["job"]
+    api.told("POST", "/schedules/bad/runs")
+    work()
+    later = api.told("POST", "/schedules/it/runs", {"reason": "again"})["job"]
+    connection.rpush("rq-clock:default:ledger:it", "- 1000 2000 3 overlap", f"x 3000 {later}")
+    api.told("POST", "/schedules/it/pause", {"until": "2090-01-01T00:00:00Z"})
+    api.told("POST", "/schedules/s0/skip", {"count": 2})
+    span = {"from": "2026-01-01", "to": "2026-01-02"}
+    made = api.told("POST", "/schedules/it/backfills", span)["id"]
+    connection.hset("rq-clock:default:definitions", "s3", '{"moon": "full"}')
+    connection.set(f"rq-clock:default:output:{job}", b"out\n")
+    return {"name": "it", "id": job, "backfill": made, "queue": "default"}
+
+
+def test_answers_are_what_the_document_says(
+    api: Caller, connection: Redis, work: Callable[[], None]
+) -> None:
+    known = fill(api, connection, work)
+    worker: Any = StockWorker(["default"], connection=connection)
+    worker.register_birth()
+    document, held = api.told("GET", "/openapi.json"), set()
+    for path, methods in document["paths"].items():
+        said = methods.get("get", {}).get("responses", {}).get("200", {})
+        schema = said.get("content", {}).get("application/json", {}).get("schema", {})
+        model = getattr(answers, schema.get("$ref", "").rpartition("/")[2], None)
+        if model is None:
+            continue
+        key = {"backfills": "backfill", "queues": "queue"}.get(path.split("/")[3], "")
+        filled = path.replace("{name}", known[key or "name"]).replace("{id}", known[key or "id"])
+        answer = api.told("GET", filled.removeprefix("/api/v1"))
+        model.model_validate(answer, by_alias=True, by_name=False)
+        held.add(model.__name__)
+    assert len(held) >= 13, held
+    assert api.told("GET", "/workers")["data"]
+    answers.Clock.model_validate(api.told("GET", "/clock?checks=true"), by_name=False)
+
+
+def test_no_secret_comes_out_again(
+    api: Caller, connection: Redis, work: Callable[[], None]
+) -> None:
+    known = fill(api, connection, work)
+    for n, what in enumerate(WHAT):
+        body = {"name": f"k{n}", "every": "1h", "retries": 1, **what}
+        answer = api("POST", "/schedules", body, headers={"Idempotency-Key": f"k{n}"})
+        assert answer.status_code == 201
+        assert SECRET not in answer.text
+        api.told("POST", f"/schedules/k{n}/runs")
+    texts = [
+        api("GET", f"/{path}").text
+        for path in ("schedules?limit=200", "schedules/k2", "schedules/k4", "manifest", "audit",
+                     "manifest?format=json", "jobs?kind=queued", "jobs", "runs", "backfills",
+                     f"jobs/{known['id']}", f"runs/{known['id']}", "clock?checks=true")
+    ]  # fmt: skip
+    wrong = {"every": "1h", "webhook": {"url": 1, "headers": {"Authorization": [SECRET]}}}
+    texts.append(api("PUT", "/schedules/x", wrong).text)
+    kept: Any = connection.keys("rq-clock:default:idempotency:*")
+    texts += [str(connection.hgetall(record)) for record in kept]
+    assert not [text for text in texts if SECRET in text]
+    definition: Any = connection.hget("rq-clock:default:definitions", "k4")
+    assert SECRET in definition.decode()
+
+
+def test_definitions_of_any_shape_are_taken_or_refused(redis_url: str) -> None:
+    api = Caller(app_on(redis_url))
+    right = st.fixed_dictionaries(
+        {}, optional={key: st.sampled_from(values) for key, values in HOW.items()}
+    )
+    wrong = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(ODD), max_size=3)
+
+    @settings(
+        deadline=None, max_examples=settings.default.max_examples // 2 if settings.default else 150,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(
+        when=st.sampled_from([{}, *WHEN]),
+        what=st.sampled_from([{}, *WHAT]),
+        how=right,
+        odd=st.one_of(st.just({}), wrong),
+        verb=st.sampled_from(["PUT", "PATCH"]),
+    )
+    def hold(when: Any, what: Any, how: Any, odd: Any, verb: str) -> None:
+        if verb == "PATCH":
+            api.told("PUT", "/schedules/a", {**WHEN[0], **WHAT[0]})
+        answer = api(verb, "/schedules/a", {**when, **what, **how, **odd})
+        assert answer.status_code in (200, 201, 422), answer.text
+        if answer.status_code == 422:
+            assert answer.json()["errors"]
+            return
+        view = answer.json()
+        answers.FullSchedule.model_validate(view, by_name=False)
+        again = api.told("PUT", "/schedules/a", view["definition"])
+        assert again["definition"] == view["definition"]
+        manifest = {"version": 1, "schedules": {"a": view["definition"]}}
+        assert api.told("PUT", "/manifest", json.loads(json.dumps(manifest)))["equal"]
+        api("DELETE", "/schedules/a")
+
+    hold()

@@ -1,0 +1,286 @@
+"""The web process as a process: how it starts and ends, and what it says of a Redis that is away,
+frozen or slow. Every answer comes within two seconds."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from redis import Redis
+from starlette.testclient import TestClient
+
+from rq_clock.devserver import Server, free_url
+from rq_clock.schedules.service import Schedules
+from rq_clock.settings import Settings
+from rq_clock.timing.triggers import every
+from rq_clock.web import create_app
+from rq_clock.web.server import GRACE_SECONDS, listening
+from tests.clock.storm import LEASHED, ROOT
+from tests.helpers import wait_until
+
+TOKEN = "0123456789abcdef0123"
+PATIENCE = 20.0
+WITHIN = 2.0
+"""Seconds in which every page answers."""
+
+
+class WebProcess:
+    """`rq-clock web` in a process of its own, on a free port."""
+
+    def __init__(self, path: Path, url: str, *switches: str, **env: str) -> None:
+        self.log = path / "web.log"
+        command = [sys.executable, "-m", "rq_clock", "web", "--port", "0", *switches]
+        kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                LEASHED + command if sys.platform == "linux" else command,
+                cwd=path, env={**kept, "REDIS_URL": url, "RQ_CLOCK_TOKENS": TOKEN, **env},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        wait_until(
+            lambda: "web.listening" in self.text() or self.process.poll() is not None,
+            PATIENCE,
+            "the web process to listen",
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def place(self) -> tuple[str, int]:
+        found = re.search(r"web.listening address=http://([\d.]+):(\d+)", self.text())
+        assert found, self.text()
+        return found[1], int(found[2])
+
+    def get(self, path: str, token: str = TOKEN) -> tuple[int, str, float]:
+        """Status, body, and seconds it took."""
+        connection = http.client.HTTPConnection(*self.place, timeout=PATIENCE)
+        began = time.monotonic()
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        return answer.status, body, time.monotonic() - began
+
+    def all_pages(self) -> list[tuple[str, tuple[int, str, float]]]:
+        """What is answered to each that can be asked for by its path alone, a few at a time."""
+        paths = pages()
+        with ThreadPoolExecutor(8) as pool:
+            return list(zip(paths, pool.map(self.get, paths), strict=True))
+
+
+class Slow:
+    """Passes everything on to a server, each answer some time later."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._seconds = seconds
+        self._done = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._done.is_set():
+            if select.select([self._listener], [], [], 0.1)[0]:
+                client = self._listener.accept()[0]
+                thread = threading.Thread(target=self._serve, args=(client,))
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server, suppress(OSError):
+            while not self._done.is_set():
+                for ready in select.select([client, server], [], [], 0.1)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    if ready is server:
+                        self._done.wait(self._seconds)
+                    (client if ready is server else server).sendall(data)
+
+
+def pages() -> list[str]:
+    """Every page, and every list of the API, that can be asked for by its path alone."""
+    app = create_app(Settings.from_env({"REDIS_URL": free_url(), "RQ_CLOCK_TOKENS": TOKEN}))
+    found = []
+    for route in iter_route_contexts(app.routes):
+        path = str(route.path)
+        if "GET" in (getattr(route, "methods", None) or ()) and "{" not in path:
+            found.append(path)
+    return sorted(set(found) - {"/events", "/api/v1/events"})
+
+
+def needs_redis(path: str) -> bool:
+    still = {"/login", "/healthz", "/livez", "/docs", "/api/v1/openapi.json", "/new", "/bulk"}
+    return path not in still and not path.endswith("/preview")
+
+
+class TestLife:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_ends_it_at_once_and_well(
+        self, tmp_path: Path, redis_url: str, number: signal.Signals
+    ) -> None:
+        with WebProcess(tmp_path, redis_url) as web:
+            assert web.get("/")[0] == 200
+            began = time.monotonic()
+            web.process.send_signal(number)
+            assert web.process.wait(PATIENCE) == 0
+            assert time.monotonic() - began < GRACE_SECONDS / 2  # alone it takes 0.2 s
+            assert "Traceback" not in web.text()
+
+    def test_a_dev_token_is_made_once_and_lets_in(self, tmp_path: Path, redis_url: str) -> None:
+        file = tmp_path / "data" / "token"
+        for _ in range(2):
+            with WebProcess(
+                tmp_path, redis_url, "--dev-token", str(file), RQ_CLOCK_TOKENS=""
+            ) as web:
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600
+                token = file.read_text()
+                assert f"token={token}" in web.text()
+                assert web.get("/", token)[0] == 200
+                assert web.get("/api/v1/schedules", "x" * 32)[0] == 401
+
+    def test_a_dev_token_is_for_this_machine(self, tmp_path: Path, redis_url: str) -> None:
+        switches = ("--dev-token", "token", "--host", "0.0.0.0")
+        with WebProcess(tmp_path, redis_url, *switches) as web:
+            assert web.process.wait(PATIENCE) == 1
+            assert "is for a laptop: expected --host 127.0.0.1" in web.text()
+            assert not (tmp_path / "token").exists()
+
+    def test_without_tokens_it_says_that_nobody_gets_in(
+        self, tmp_path: Path, redis_url: str
+    ) -> None:
+        with WebProcess(tmp_path, redis_url, RQ_CLOCK_TOKENS="") as web:
+            assert "web.closed" in web.text()
+            assert web.get("/")[0] == 401
+            assert web.get("/healthz")[0] == 200
+
+    def test_tokens_are_in_no_log(self, tmp_path: Path, redis_url: str) -> None:
+        with WebProcess(tmp_path, redis_url) as web:
+            web.get("/")
+            web.get("/", "wrong-0123456789abcdef")
+            assert TOKEN not in web.text()
+            assert "wrong-" not in web.text()
+
+    def test_a_port_that_is_taken_is_one_line(self, tmp_path: Path, redis_url: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            with WebProcess(tmp_path, redis_url, "--port", port) as web:
+                assert web.process.wait(PATIENCE) == 1
+                assert f"cannot listen on 127.0.0.1:{port}" in web.text()
+                assert "Traceback" not in web.text()
+
+
+def test_no_answer_waits_for_the_clients_acknowledgement() -> None:
+    """As a body would that is sent behind its head, 40 ms on a connection that is kept."""
+    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+class TestRedis:
+    @pytest.fixture
+    def server(self, fresh_server: Callable[..., Server]) -> Server:
+        return fresh_server()
+
+    def test_away_every_page_says_so_and_it_comes_back(
+        self, tmp_path: Path, server: Server
+    ) -> None:
+        with WebProcess(tmp_path, server.url) as web:
+            wait_until(lambda: web.get("/")[0] == 200, PATIENCE, "a page")
+            server.stop()
+            for path, (status, body, took) in web.all_pages():
+                assert took < WITHIN, path
+                if needs_redis(path):
+                    assert (path, status) == (path, 503)
+                    assert "redis" in body.lower(), path
+            server.start()
+            wait_until(lambda: web.get("/")[0] == 200, PATIENCE, "the page to be back")
+
+    def test_frozen_every_page_says_so(self, tmp_path: Path, server: Server) -> None:
+        with WebProcess(tmp_path, server.url) as web, ExitStack() as stack:
+            wait_until(lambda: web.get("/")[0] == 200, PATIENCE, "a page")
+            server.pause()
+            stack.callback(server.resume)
+            for path, (status, body, took) in web.all_pages():
+                assert took < WITHIN, path
+                if needs_redis(path):
+                    assert (path, status) == (path, 503)
+                    assert "redis" in body.lower(), path
+            server.resume()
+            wait_until(lambda: web.get("/")[0] == 200, PATIENCE, "the page to be back")
+
+    @pytest.mark.parametrize("seconds", [0.2, 0.5])
+    def test_slow_every_page_tells_the_truth_in_time(
+        self, tmp_path: Path, server: Server, seconds: float
+    ) -> None:
+        with Redis.from_url(server.url) as redis:
+            settings = Settings.from_env({"REDIS_URL": server.url})
+            Schedules(redis, settings=settings).add("slow", every(minutes=5), "tasks.x")
+        with Slow(server.url, seconds) as slow, WebProcess(tmp_path, slow.url) as web:
+            for path, (status, body, took) in web.all_pages():
+                assert took < WITHIN, f"{path}: {took:.1f} s"
+                assert status < 500 or (status == 503 and "redis" in body.lower()), path
+            if seconds < 0.3:
+                assert "slow" in web.get("/")[1]
+
+
+class TestMounted:
+    @pytest.fixture
+    def mounted(self, redis_url: str) -> Iterator[TestClient]:
+        settings = Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKEN})
+        app = FastAPI()
+        app.mount("/clock", create_app(settings))
+        with TestClient(app, follow_redirects=False) as client:
+            yield client
+
+    def test_its_links_stay_under_its_path(self, mounted: TestClient) -> None:
+        answer = mounted.get("/clock/")
+        assert answer.headers["location"].startswith("/clock/login?next=/")
+        headers = {"Sec-Fetch-Site": "same-origin"}
+        answer = mounted.post("/clock/login", data={"token": TOKEN}, headers=headers)
+        assert answer.headers["location"] == "/clock/"
+        assert "Path=/clock" in answer.headers["set-cookie"]
+        for path in pages():
+            page = mounted.get("/clock" + path)
+            assert page.status_code < 400, path
+            for link in re.findall(r'(?:href|src|action)="(/[^"]*)"', page.text):
+                assert link.startswith("/clock/"), (path, link)
