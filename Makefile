@@ -37,6 +37,9 @@ bench-scale: setup  ## a million run-time schedules beside a thousand; five minu
 bench-web: setup $(PEERS)  ## the pages and the API of 10,000 schedules, beside rq-dashboard
 	$(BIN)/python -m bench.web
 
+house: setup  ## lines, long files and functions, banned names; CHECKOUTS="a b" side by side
+	@$(BIN)/python -m bench.house $(CHECKOUTS)
+
 screenshots: setup  ## docs/img: each page, light and dark, 1280 and 390 wide; needs Chromium
 	$(BIN)/python -m tests.web.pages.screenshots
 
@@ -70,4 +73,4 @@ $(PEERS): requirements-bench.txt | $(READY)
 	-$(BIN)/python -m venv --clear .venv/peers && .venv/peers/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes -r requirements-bench.txt && touch $@
 
-.PHONY: help setup run test check format bench bench-scale bench-web screenshots storm lock clean
+.PHONY: help setup run test check format bench bench-scale bench-web house screenshots storm lock clean

@@ -27,7 +27,7 @@ from rq_clock.clock.reconcile import plan
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import declare
-from rq_clock.schedules.edits import Given
+from rq_clock.schedules.edits import ScheduleArgs
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.counters import ended
@@ -126,7 +126,7 @@ def _lead(store: Store, now: datetime) -> None:
     store.redis.persist(store.key("lease"))
 
 
-def _given(numbers: range, now: datetime) -> Iterator[Given]:
+def _given(numbers: range, now: datetime) -> Iterator[ScheduleArgs]:
     for i in numbers:
         target: Any = f"tasks.{_KINDS[i % len(_KINDS)]}.run"
         if i % 20 == 11:

@@ -23,7 +23,7 @@ from bench.lab import (
     sleep_until,
     whole_second,
 )
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import plan
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import declare
@@ -217,7 +217,7 @@ def _staging(redis: Redis, size: int, namespace: str) -> float:
     assert isinstance(lease, Lease), "nobody else leads here"
     for _ in store.reconcile(lease, 0, now, plan(declared, {}, {}, now).changes):
         pass
-    stage = Stage(store, lease, memory=1 << 30)
+    stage = Planner(store, lease, memory=1 << 30)
     began = time.perf_counter()
     while stage.turn(now) == 0:
         pass

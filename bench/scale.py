@@ -42,7 +42,7 @@ from bench.measures import QUEUE_KEY
 from rq_clock import cron, every, once
 from rq_clock.model.filters import Page
 from rq_clock.model.ledger import Enqueued
-from rq_clock.schedules.edits import Given
+from rq_clock.schedules.edits import ScheduleArgs
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
@@ -114,7 +114,7 @@ def one_offs(lab: Lab, pair: Pair) -> Iterator[Row]:
     """Jobs for one instant each, on a server of their own: many at a time, then one by one."""
     count, calls = (20_000, 1_000) if lab.quick else (200_000, 5_000)
     tomorrow = datetime.now(UTC) + timedelta(days=1)
-    given: Iterator[Given] = (
+    given: Iterator[ScheduleArgs] = (
         (f"job-{i:06}", once(tomorrow + timedelta(seconds=i)), TARGET, _options(i))
         for i in range(count)
     )
@@ -130,7 +130,7 @@ def one_offs(lab: Lab, pair: Pair) -> Iterator[Row]:
 
 
 def _adding(
-    site: Site, given: Iterator[Given], a_second: int, pair: Pair, of: str = ""
+    site: Site, given: Iterator[ScheduleArgs], a_second: int, pair: Pair, of: str = ""
 ) -> Iterator[Row]:
     """What `add_many` takes. On a busy machine the processors' time says more than the clock's;
     the app's has in it what makes the triggers."""
@@ -307,7 +307,7 @@ def _site(redis: Redis, size: int) -> Site:
     )
 
 
-def _tenants(size: int) -> Iterator[Given]:
+def _tenants(size: int) -> Iterator[ScheduleArgs]:
     """So many schedules, none of which is due within a day."""
     now = datetime.now(UTC)
     near = {(now + timedelta(days=n)).day for n in (-1, 0, 1, 2)}

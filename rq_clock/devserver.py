@@ -30,7 +30,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from rq_clock.errors import RqClockError
-from rq_clock.log import say, set_up, warn
+from rq_clock.log import log_event, log_warning, set_up
 from rq_clock.settings import Settings
 from rq_clock.store.client import connect, redacted
 
@@ -76,11 +76,11 @@ def serve(url: str, data_dir: Path) -> int:
 
     set_up(stamp=Settings.from_env().stamped_logs)
     with Server(data_dir, url) as server:
-        say("redis.ready", url=server.url, data=server.data_dir)
+        log_event("redis.ready", url=server.url, data=server.data_dir)
         while signal.SIGTERM not in os.read(wake, 64):
             if not server.running:
                 code = server.stop()
-                warn("redis.died", code=code, log=server.log)
+                log_warning("redis.died", code=code, log=server.log)
                 return code
         deadline = time.monotonic() + CLIENTS_SECONDS
         while server.clients() and time.monotonic() < deadline:

@@ -60,7 +60,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
-from rq_clock.log import warn
+from rq_clock.log import log_warning
 from rq_clock.settings import Settings
 from rq_clock.store.client import connect, diagnose
 from rq_clock.store.scripts import key_of, load_script, text
@@ -391,7 +391,7 @@ class _Keeper:
         if hold:
             return fault
         # The work is done, and the lock frees itself: no reason to have the work done again.
-        warn("lock.unreleased", lock=self.name, token=self.token, reason=fault)
+        log_warning("lock.unreleased", lock=self.name, token=self.token, reason=fault)
         return None
 
     def _order(self, seconds: float) -> int | None:
@@ -429,7 +429,7 @@ class _Keeper:
             f"{self.name}: expected to hold the lock, but {why}; what is still written with token "
             f"{self.token} may come after a newer one's"
         )
-        warn("lock.lost", lock=self.name, token=self.token, reason=why)
+        log_warning("lock.lost", lock=self.name, token=self.token, reason=why)
         if self.raises and not _in_main_thread():
             _wake_main_thread()
 

@@ -21,16 +21,16 @@ MANY_FAULTS = 10_000
 """Faults remembered at most; beyond, they are logged again."""
 
 
-def say(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log one event. Values are escaped to stay on one line."""
     if logger.isEnabledFor(level):
         text = " ".join([event, *(f"{key}={_shown(value)}" for key, value in fields.items())])
         logger.log(level, "%s", text, extra={"event": event, "fields": fields})
 
 
-def warn(event: str, **fields: Any) -> None:
+def log_warning(event: str, **fields: Any) -> None:
     """Log an event that someone should look at."""
-    say(event, level=logging.WARNING, **fields)
+    log_event(event, level=logging.WARNING, **fields)
 
 
 class FaultLog:
@@ -39,7 +39,7 @@ class FaultLog:
     def __init__(self) -> None:
         self._faults: dict[tuple[Any, ...], str] = {}
 
-    def warn(self, event: str, error: Exception | str, **item: Any) -> None:
+    def report(self, event: str, error: Exception | str, **item: Any) -> None:
         """Log what is wrong with an item, unless that is in the log."""
         text = _explained(error) if isinstance(error, Exception) else error
         if self._faults.get((event, *item.values())) == text:
@@ -47,7 +47,7 @@ class FaultLog:
         if len(self._faults) >= MANY_FAULTS:
             self._faults.clear()
         self._faults[(event, *item.values())] = text
-        warn(event, **item, error=text)
+        log_warning(event, **item, error=text)
 
     def clear(self, event: str, **item: Any) -> None:
         """The item is well: its next fault is news."""

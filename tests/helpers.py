@@ -12,7 +12,7 @@ import pytest
 from redis.connection import AbstractConnection
 
 from rq_clock.model.entry import Pause
-from rq_clock.store.operations import Changes, Edit
+from rq_clock.store.operations import Edit, Operations
 from rq_clock.store.store import Store
 
 T = TypeVar("T")
@@ -48,4 +48,4 @@ def round_trips() -> Iterator[list[Any]]:
 def pause(store: Store, name: str, now: datetime, until: datetime | None = None) -> None:
     """Pause a schedule, or all with "*", at an instant of the test's own."""
     pause = Pause(reason="maintenance", by="ops", since=now, until=until)
-    Changes(store).edit([Edit(name=name, pause=pause)], now)
+    Operations(store).edit([Edit(name=name, pause=pause)], now)

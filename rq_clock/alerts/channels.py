@@ -33,7 +33,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from rq_clock.alerts.rules import RECOVERED, Edge, Report, summary
 from rq_clock.errors import RqClockError, WebhookFailed
-from rq_clock.log import say, warn
+from rq_clock.log import log_event, log_warning
 from rq_clock.outbound import client as hook
 from rq_clock.outbound.addresses import Allowed, literal, parse_allowed
 from rq_clock.redaction import Secrets, masked_text, masked_url, printable
@@ -90,7 +90,9 @@ class Channel(Generic[T]):
             self._waiting.append(thing)
             self._changed.notify_all()
         if news:
-            warn("channel.full", channel=self._name, waiting=QUEUE, effect="the oldest are lost")
+            log_warning(
+                "channel.full", channel=self._name, waiting=QUEUE, effect="the oldest are lost"
+            )
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, name=f"rq-clock-{self._name}", daemon=True
@@ -133,14 +135,14 @@ class Channel(Generic[T]):
             else:
                 if place in self._dead:
                     self._dead.remove(place)
-                    say("channel.back", channel=self._name, place=place)
+                    log_event("channel.back", channel=self._name, place=place)
                 return
 
     def _failed(self, place: str, error: Exception) -> None:
         if place not in self._dead:
             self._dead.add(place)
             text = printable(masked_text(str(error) or type(error).__name__), 200)
-            warn("channel.dead", channel=self._name, place=place, error=text)
+            log_warning("channel.dead", channel=self._name, place=place, error=text)
 
     def _wait(self, seconds: float) -> None:
         """Wait between two attempts, but for no end of the clock."""
@@ -191,15 +193,15 @@ def log(edges: Sequence[Edge], *, many: bool) -> None:
     """A line for each edge, or one for them all."""
     if many:
         names = ", ".join(edge.alert.subject for edge in edges[:10])
-        warn("alert.digest", **summary(edges), first=names)
+        log_warning("alert.digest", **summary(edges), first=names)
         return
     for edge in edges:
         facts = edge.facts
         kind, state = facts.pop("kind"), facts.pop("state")
         if state == RECOVERED:
-            say("alert.recovered", kind=kind, **facts)
+            log_event("alert.recovered", kind=kind, **facts)
         else:
-            warn(f"alert.{kind}", state=state, **facts)
+            log_warning(f"alert.{kind}", state=state, **facts)
 
 
 # ---- reports ----------------------------------------------------------------------------------

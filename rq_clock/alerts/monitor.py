@@ -21,9 +21,9 @@ from datetime import UTC, datetime, timedelta
 
 from rq_clock.alerts import channels
 from rq_clock.alerts.channels import Channels
-from rq_clock.alerts.rules import DIGEST, LATE, STUCK, Board, Edge, Rules, report
-from rq_clock.clock.planner import Stage
-from rq_clock.jobs.executions import Ended, Executions, Sight
+from rq_clock.alerts.rules import DIGEST, LATE, STUCK, Edge, OpenAlerts, Rules, report
+from rq_clock.clock.planner import Planner
+from rq_clock.jobs.executions import Ended, Executions, Snapshot
 from rq_clock.jobs.outcomes import OK, STOPPED
 from rq_clock.model.decision import Decision
 from rq_clock.model.entry import Entry, Lease
@@ -31,7 +31,7 @@ from rq_clock.model.ledger import Attempt, Enqueued
 from rq_clock.model.schedule import from_definition
 from rq_clock.redaction import masked_text, printable
 from rq_clock.settings import Settings
-from rq_clock.store.commit import Answer, Planned
+from rq_clock.store.commit import CommitResult, Planned
 from rq_clock.store.store import Store
 
 LOOK_SECONDS, LEAST_SECONDS = 5.0, 0.1
@@ -49,7 +49,7 @@ PASSED_OVER = ("window", "limit")
 RUNS = "@runs"
 
 
-class Watch:
+class Monitor:
     """Watches one namespace for the clock that leads it."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -61,10 +61,10 @@ class Watch:
             stuck=timedelta(seconds=settings.alert_stuck),
         )
         self._channels = Channels(settings)
-        self._board: Board | None = None
+        self._board: OpenAlerts | None = None
         self._attempt = ""
         """The newest ended attempt that the board knows of."""
-        self._seen: deque[Answer] = deque(maxlen=SEEN)
+        self._seen: deque[CommitResult] = deque(maxlen=SEEN)
         self._watched: set[str] = set()
         """Schedules of which also what goes well matters."""
         self._unsure: tuple[dict[str, str], list[Edge]] = {}, []
@@ -75,7 +75,7 @@ class Watch:
         self._tidy_at = float("-inf")
         self._now = datetime.min.replace(tzinfo=UTC)
 
-    def witness(self, answer: Answer) -> None:
+    def witness(self, answer: CommitResult) -> None:
         """Remember what a commit did, if it may matter. Called in the midst of a tick."""
         entry = answer.planned.entry
         if (
@@ -86,7 +86,7 @@ class Watch:
         ):
             self._seen.append(answer)
 
-    def look(self, moment: float, now: datetime, stage: Stage, lease: Lease) -> float:
+    def look(self, moment: float, now: datetime, stage: Planner, lease: Lease) -> float:
         """Find out, keep and tell; `moment` is monotonic. Seconds until the next look.
 
         Raises LeaseLost, and redis-py's errors; what was seen of commits is looked at again then.
@@ -120,16 +120,16 @@ class Watch:
 
     # ---- finding out --------------------------------------------------------------------------
 
-    def _load(self) -> Board:
+    def _load(self) -> OpenAlerts:
         kept = self._store.alerts()
         changes, edges = self._unsure
         if changes and all(kept.get(field, "") == text for field, text in changes.items()):
             self._say(edges)
         self._unsure = {}, []
         self._attempt = kept.pop(RUNS, "")
-        return Board(self._rules, kept)
+        return OpenAlerts(self._rules, kept)
 
-    def _account(self, board: Board, answer: Answer) -> None:
+    def _account(self, board: OpenAlerts, answer: CommitResult) -> None:
         """What a commit says about its schedule."""
         plan = answer.planned
         name, decision, late = plan.entry.name, plan.decision, _lateness(answer)
@@ -145,7 +145,7 @@ class Watch:
         elif plan.job_ids:
             board.on_time(name, self._now)
 
-    def _judge(self, board: Board, sight: Sight, stage: Stage) -> None:
+    def _judge(self, board: OpenAlerts, sight: Snapshot, stage: Planner) -> None:
         """What one look says."""
         faulty = stage.faulty
         for name, fire_time in sight.overdue.items():
@@ -162,7 +162,7 @@ class Watch:
                 board.failed(ended.schedule, attempt.ended, error, self._now)
         board.see(sight.live, sight.unserved, self._now)
 
-    def _tidy(self, board: Board) -> None:
+    def _tidy(self, board: OpenAlerts) -> None:
         """Drop the alerts of schedules that have nothing to expect any more, some at a time."""
         names = self._to_tidy or sorted(board.schedules())
         names, self._to_tidy = names[:TIDIED], names[TIDIED:]
@@ -179,7 +179,7 @@ class Watch:
 
     # ---- keeping and telling ------------------------------------------------------------------
 
-    def _keep(self, board: Board, attempt: str, lease: Lease) -> None:
+    def _keep(self, board: OpenAlerts, attempt: str, lease: Lease) -> None:
         """Keep what changed; only then is it news."""
         edges, changes = board.take()
         if attempt != self._attempt:
@@ -209,7 +209,7 @@ class Watch:
             self._channels.tell(report(part, self._store.namespace, self._now))
         self._untold = []
 
-    def _ping(self, sight: Sight, stage: Stage, moment: float) -> None:
+    def _ping(self, sight: Snapshot, stage: Planner, moment: float) -> None:
         """Tell the services that wait for runs, and the one that waits for this clock."""
         pings = self._channels.pings
         for answer in self._seen:
@@ -236,7 +236,7 @@ def _oldest(decision: Decision) -> datetime | None:
     return decision.fire_times[0] if decision.fire_times else None
 
 
-def _lateness(answer: Answer) -> timedelta:
+def _lateness(answer: CommitResult) -> timedelta:
     """How long after its fire time it was decided; if it was added later, how long after that."""
     first = _oldest(answer.planned.decision)
     if first is None:

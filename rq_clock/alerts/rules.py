@@ -35,7 +35,7 @@ KINDS = (LATE, FAILING, STUCK, NO_WORKER)
 BEGAN, GOES_ON, RECOVERED = "began", "goes_on", "recovered"
 UNSERVED = timedelta(seconds=60)
 REMIND = timedelta(hours=24)
-MOST = 1000
+ALERT_LIMIT = 1000
 """Open alerts of one kind. After an outage a hundred thousand late schedules are one piece of news;
 to keep and tell each would hold up the tick."""
 DIGEST = 10
@@ -177,7 +177,7 @@ def summary(edges: Iterable[Edge]) -> dict[str, int]:
     return dict(Counter(e.state if e.state == RECOVERED else e.alert.kind for e in edges))
 
 
-class Board:
+class OpenAlerts:
     """The open alerts of a namespace. It is told what happens and gathers what is news; `take`
     hands that over, together with what is to be kept."""
 
@@ -278,7 +278,7 @@ class Board:
         None when there are too many of its kind."""
         alert = self._open.get(f"{kind}:{subject}")
         if alert is None:
-            if self._counts[kind] >= MOST:
+            if self._counts[kind] >= ALERT_LIMIT:
                 return None
             self._counts[kind] += 1
             alert = Alert(kind=kind, subject=subject, since=at, last=at, detail=detail)

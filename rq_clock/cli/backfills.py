@@ -190,10 +190,10 @@ def backfill_cells(b: Backfill) -> tuple[str, ...]:
 @reason_option
 def backfill_cancel(id: str, reason: str) -> None:
     """Let the backfill ID enqueue no more; what it has enqueued runs."""
-    from rq_clock.store.operations import Changes
+    from rq_clock.store.operations import Operations
 
     store = open_store()
-    if Changes(store).backfill(id) is None:
+    if Operations(store).backfill(id) is None:
         complain(f"no backfill {id!r}; `rq-clock backfills` shows them")
         sys.exit(NOT_FOUND)
     schedules_of(store).cancel_backfill(id, reason=reason)

@@ -212,14 +212,14 @@ def _text(file: IO[bytes]) -> str:
 
 def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: bool) -> None:
     """Make a plan true that has been shown, after asking."""
-    from rq_clock.store.operations import MOST
+    from rq_clock.store.operations import BATCH_LIMIT
 
     count = len(plan.steps)
     if not count:
         complain("nothing to change")
         return
-    if count > MOST:
-        portions = plural(-(-count // MOST), "portion")
+    if count > BATCH_LIMIT:
+        portions = plural(-(-count // BATCH_LIMIT), "portion")
         complain(f"{count:,} changes are made in {portions}, each of them as a whole")
     if dry_run:
         complain("nothing was changed: --dry-run")
@@ -234,10 +234,10 @@ def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: boo
 
 
 def _make(store: Store, plan: Plan, reason: str) -> None:
-    from rq_clock.store.operations import MOST
+    from rq_clock.store.operations import BATCH_LIMIT
 
     count, made = len(plan.steps), 0
-    show = count > MOST and sys.stderr.isatty()
+    show = count > BATCH_LIMIT and sys.stderr.isatty()
     bar: Any = nullcontext()
     if show:
         bar = click.progressbar(length=count, label="changed", show_pos=True, file=sys.stderr)

@@ -167,9 +167,9 @@ class Follower:
 def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None, dict[str, str]]:
     """A backfill when it is over, None when it is not there any more, and which of its jobs failed,
     with the error, as far as that was seen."""
-    from rq_clock.store.operations import Changes
+    from rq_clock.store.operations import Operations
 
-    changes, failed = Changes(store), dict[str, str]()
+    changes, failed = Operations(store), dict[str, str]()
     id, seen = backfill.id, ""
     with _Bar(backfill.total, backfill.id) as bar:
         for pause in _pauses():

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from rq_clock.log import FaultLog, say
+from rq_clock.log import FaultLog, log_event
 from rq_clock.model.entry import Lease
-from rq_clock.schedules.backfill import LONGEST_LOOK, SHORTEST_LOOK, make_up, step
-from rq_clock.store.audit import Who
+from rq_clock.schedules.backfill import LONGEST_LOOK, SHORTEST_LOOK, catch_up_backfill, step
+from rq_clock.store.audit import Actor
 from rq_clock.store.client import is_outage
-from rq_clock.store.operations import Changes
+from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 
 NEWS = ":chores"
@@ -26,11 +26,11 @@ BURST = 20
 _MS = timedelta(milliseconds=1)
 
 
-class Chores:
+class Backfiller:
     """The chores of one namespace, for its leader."""
 
     def __init__(self, store: Store) -> None:
-        self._changes = Changes(store)
+        self._changes = Operations(store)
         self._store = store
         self._faults = FaultLog()
         self._pauses: dict[str, timedelta] = {}
@@ -46,13 +46,13 @@ class Chores:
                 if kind == "backfill":
                     self._go_on(lease, name, when, now)
                 else:
-                    make_up(self._changes, name, now)
+                    catch_up_backfill(self._changes, name, now)
                     self._changes.done(chore, when)
                 self._faults.clear("chore.failed", chore=chore)
             except Exception as error:
                 if is_outage(error):
                     raise
-                self._faults.warn("chore.failed", error, chore=chore)
+                self._faults.report("chore.failed", error, chore=chore)
                 self._changes.later(chore, now + LONGEST_LOOK * 10)
         if ready:
             left, following = self._changes.chores(now)
@@ -66,17 +66,19 @@ class Chores:
             return
         entry = self._store.load([backfill.schedule])[0].get(backfill.schedule)
         if entry is None or entry.schedule is None:
-            self._changes.cancel_backfill(id, now, Who(by="clock", reason="no such schedule"))
+            self._changes.cancel_backfill(id, now, Actor(by="clock", reason="no such schedule"))
             return
         living = self._changes.living(backfill.jobs)
         ended = len(living) < len(backfill.jobs)
         pause = self._pauses.get(id, SHORTEST_LOOK) * 2
         self._pauses[id] = SHORTEST_LOOK if ended else min(pause, LONGEST_LOOK)
         todo = step(backfill, entry.schedule, living, now, now + self._pauses[id])
-        if not self._changes.advance(lease, backfill, todo, now):
+        if not self._changes.step_backfill(lease, backfill, todo, now):
             return
         for fire_time in todo.fire_times:
-            say("run.backfilled", schedule=backfill.schedule, fire_time=fire_time, backfill=id)
+            log_event(
+                "run.backfilled", schedule=backfill.schedule, fire_time=fire_time, backfill=id
+            )
         if todo.over:
             self._pauses.pop(id, None)
-            say("backfill.done", backfill=id, schedule=backfill.schedule)
+            log_event("backfill.done", backfill=id, schedule=backfill.schedule)

@@ -16,7 +16,7 @@ from typing import Any
 
 from rq_clock import log as logs
 from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
-from rq_clock.log import say
+from rq_clock.log import log_event
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
 from rq_clock.schedules.service import Schedules
@@ -106,7 +106,9 @@ class Clock:
         that is not there is waited for. Whatever kills this process, no fire time is lost or
         doubled: what was not committed is due for the next clock.
         """
-        from rq_clock.clock.process import Session  # an app that only declares pays for none of it
+        from rq_clock.clock.process import (
+            ClockProcess,  # an app that only declares pays for none of it
+        )
 
         options = _arguments()
         try:
@@ -117,10 +119,10 @@ class Clock:
                 raise ScheduleError("\n".join(faults))
             with Signals() as signals:
                 if settings.disabled:
-                    say("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")
+                    log_event("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")
                     signals.wait(None)
                     return
-                Session(self._schedules, settings, signals, **vars(options)).run()
+                ClockProcess(self._schedules, settings, signals, **vars(options)).run()
         except StoreUnavailable as error:
             sys.exit(_fail(error, 4))
         except RqClockError as error:

@@ -18,12 +18,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rq_clock.log import FaultLog, say, warn
+from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.decision import ON_TIME, is_on_time
 from rq_clock.model.entry import Entry, Lease, decide
 from rq_clock.store.client import is_outage
-from rq_clock.store.commit import Answer, Batch, Planned, Refusal, Wire, stands
-from rq_clock.store.counters import UNDECIDED, Tally
+from rq_clock.store.commit import (
+    Batch,
+    CommitChannel,
+    CommitRefusal,
+    CommitResult,
+    Planned,
+    was_committed,
+)
+from rq_clock.store.counters import UNDECIDED, Counters
 from rq_clock.store.job_commands import JobBuilder
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
@@ -49,7 +56,7 @@ BURST = 64
 """Messages sent before the loop looks around (signals, lease) again."""
 
 
-class Stage:
+class Planner:
     """The coming fire times of one namespace, under one lease."""
 
     def __init__(
@@ -58,8 +65,8 @@ class Stage:
         lease: Lease,
         *,
         memory: int,
-        witness: Callable[[Answer], None] | None = None,
-        tally: Tally | None = None,
+        witness: Callable[[CommitResult], None] | None = None,
+        tally: Counters | None = None,
         faults: FaultLog | None = None,
     ) -> None:
         self._store = store
@@ -67,9 +74,9 @@ class Stage:
         self._memory = memory
         self._witness = witness
         """Is shown what was committed, between two sends: it must be quick and never raise."""
-        self._tally = Tally() if tally is None else tally
+        self._tally = Counters() if tally is None else tally
         self._builder = JobBuilder(store)
-        self._wire = Wire(store)
+        self._wire = CommitChannel(store)
         self._everything = "0"
         self._hot: dict[str, Entry] = {}
         self._coming: dict[str, int] = {}
@@ -91,7 +98,7 @@ class Stage:
         self._missing: set[str] = set()
         self._told: set[str] = set()
         """Schedules that the news named since the last turn."""
-        self._answered: deque[tuple[Batch, list[Answer] | Refusal]] = deque()
+        self._answered: deque[tuple[Batch, list[CommitResult] | CommitRefusal]] = deque()
         self.in_flight: list[Planned] = []
         """Sent, but the answer has not come: after a lost connection nobody knows."""
         self.lags: deque[float] = deque(maxlen=1000)
@@ -235,7 +242,7 @@ class Stage:
         self._coming.pop(name, None)
         self._hot.pop(name, None)
         self._invalid[name] = str(error)
-        self._faults.warn("schedule.invalid", error, schedule=name)
+        self._faults.report("schedule.invalid", error, schedule=name)
 
     def _read(self, names: list[str]) -> dict[str, Entry]:
         """These schedules as they are remembered, and else as Redis has them."""
@@ -297,7 +304,7 @@ class Stage:
         if not self._answered:
             return False
         batch, result = self._answered.popleft()
-        if isinstance(result, Refusal):
+        if isinstance(result, CommitRefusal):
             self._refuse(batch, result, now_ms)
         else:
             for answer in result:
@@ -312,7 +319,7 @@ class Stage:
             self._hot.pop(plan.entry.name, None)
         self._scan_at = self._rescan_at = 0
 
-    def _refuse(self, batch: Batch, refusal: Refusal, now_ms: int) -> None:
+    def _refuse(self, batch: Batch, refusal: CommitRefusal, now_ms: int) -> None:
         self._decide_anew(batch.planned)
         if refusal.changed:
             self._hot.clear()
@@ -320,14 +327,14 @@ class Stage:
         if now_ms >= self._held_until:  # once for all batches of this attempt
             self._refused += 1
             self._held_until = now_ms + int(_backoff(self._refused) * 1000)
-            warn(
+            log_warning(
                 "commit.refused",
                 error=refusal,
                 schedules=len(batch.planned),
                 retry_in=f"{_backoff(self._refused):g}s",
             )
 
-    def _settle(self, answer: Answer, now_ms: int) -> None:
+    def _settle(self, answer: CommitResult, now_ms: int) -> None:
         entry = answer.planned.entry
         name = entry.name
         if answer.kind == "error":
@@ -336,8 +343,8 @@ class Stage:
         self._failing.pop(name, None)
         if self._refused:
             self._refused = 0
-            say("commit.accepted")
-        if answer.kind == "stale" and not stands(answer.planned, answer.detail):
+            log_event("commit.accepted")
+        if answer.kind == "stale" and not was_committed(answer.planned, answer.detail):
             self._decide_anew([answer.planned])
             return
         self._report(answer)
@@ -371,7 +378,7 @@ class Stage:
         pause = _backoff(count)
         self._failing[name] = (count, now_ms + int(pause * 1000))
         self._tally.add(UNDECIDED, schedule=name)
-        warn("run.undecided", schedule=name, error=error, retry_in=f"{pause:g}s")
+        log_warning("run.undecided", schedule=name, error=error, retry_in=f"{pause:g}s")
         self._hot.pop(name, None)
         self._expect(name, self._coming.pop(name, now_ms))
 
@@ -416,25 +423,25 @@ class Stage:
             except Exception as error:
                 if is_outage(error):
                     raise
-                self._faults.warn("duty.failed", error, duty="overlap", schedule=name)
+                self._faults.report("duty.failed", error, duty="overlap", schedule=name)
 
     def _look_for(self, name: str, jobs: list[str], now: datetime) -> None:
         gone = self._store.vanished(jobs)
         for job_id in self._missing.intersection(gone):
             if self._store.job_lost(self._lease, name, job_id, now):
-                warn("run.lost", schedule=name, job=job_id)
+                log_warning("run.lost", schedule=name, job=job_id)
                 self.lost.append((name, job_id))
         self._missing.difference_update(jobs)
         self._missing.update(gone)
 
     # ---- saying -------------------------------------------------------------------------------
 
-    def _report(self, answer: Answer) -> None:
+    def _report(self, answer: CommitResult) -> None:
         plan = answer.planned
         schedule = plan.entry.schedule
         assert schedule is not None
         for skip in plan.decision.skips:
-            say(
+            log_event(
                 "run.skipped",
                 schedule=schedule.name,
                 reason=skip.reason,
@@ -444,7 +451,7 @@ class Stage:
             )
         for fire_time, job_id in zip(plan.decision.fire_times, plan.job_ids, strict=True):
             if answer.kind == "overlap":
-                say(
+                log_event(
                     "run.skipped",
                     schedule=schedule.name,
                     reason="overlap",
@@ -458,7 +465,7 @@ class Stage:
             on_time = is_on_time(fire_time, plan.decided_at)
             if on_time:
                 self.lags.append(lag)
-            say(
+            log_event(
                 "run.enqueued",
                 schedule=schedule.name,
                 fire_time=fire_time,
@@ -480,7 +487,7 @@ class Stage:
             entry = states.get(plan.entry.name)
             if entry and entry.marker == plan.decision.marker and entry.last_job in plan.job_ids:
                 self._count(plan, "stale")
-                say(
+                log_event(
                     "run.confirmed", schedule=entry.name, fire_time=entry.marker, job=entry.last_job
                 )
 

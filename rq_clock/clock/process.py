@@ -20,22 +20,22 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from rq_clock.alerts.monitor import Watch
+from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import NEWS as CHORES
-from rq_clock.clock.backfiller import Chores
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.backfiller import Backfiller
+from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import Plan, differing, plan
 from rq_clock.errors import LeaseLost
-from rq_clock.jobs.executions import CARE, Executions
-from rq_clock.jobs.reaper import Caretaker
-from rq_clock.log import FaultLog, say, warn
-from rq_clock.model.entry import Lease, Refused
+from rq_clock.jobs.executions import REAP, Executions
+from rq_clock.jobs.reaper import Reaper
+from rq_clock.log import FaultLog, log_event, log_warning
+from rq_clock.model.entry import Lease, LeaseRefused
 from rq_clock.model.schedule import Schedule
 from rq_clock.settings import Settings
 from rq_clock.signals import Signals
-from rq_clock.store.client import SHORTEST_PAUSE, Patience, connect, is_outage, socket_of
+from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, connect, is_outage, socket_of
 from rq_clock.store.commit import Planned
-from rq_clock.store.counters import Tally
+from rq_clock.store.counters import Counters
 from rq_clock.store.scripts import text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -43,7 +43,7 @@ from rq_clock.version import __version__, releases
 
 RENEW_SECONDS = 4.0
 """How often the lease is renewed; it outlasts two renewals that fail (store.LEASE_MS)."""
-TELL_EVERY = 3
+REPORT_EVERY = 3
 """Renewals from one report of the leader's facts (lag, last tick) to the next."""
 EARLY_SECONDS, EARLY_PART = 0.0003, 1 / 500
 """How much before an instant a sleep ends: Linux lets a select sleep 0.1 % longer than it is told,
@@ -66,7 +66,7 @@ FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 
 
-class Session:
+class ClockProcess:
     """One process's life as a clock."""
 
     def __init__(
@@ -88,18 +88,18 @@ class Session:
             connect(settings=settings), settings.namespace, history=settings.history
         )
         self._mode = "take-over" if take_over else "starting"
-        self._care = Caretaker(
+        self._care = Reaper(
             Executions(self._store.redis, settings.namespace, runs=settings.runs),
             settings.max_interruptions,
         )
-        self._chores = Chores(self._store)
-        self._watch = Watch(self._store, settings)
-        self._tally = Tally()
+        self._chores = Backfiller(self._store)
+        self._watch = Monitor(self._store, settings)
+        self._tally = Counters()
         self._faults = FaultLog()
         self._due = dict.fromkeys(DUTIES, 0.0)
         """Duty → when it is next to be done (monotonic)."""
         self._led = 0
-        self._patience = Patience(settings.redis_url)
+        self._patience = Reconnect(settings.redis_url)
         self._warned = False
         self._unsure: list[Planned] = []
         self._condition = ""
@@ -116,7 +116,7 @@ class Session:
                 self._care.forget()
                 self._signals.wait(pause)
         self._watch.close()
-        say("clock.stopped")
+        log_event("clock.stopped")
 
     def _enter(self, condition: str) -> bool:
         """Whether this is news: each condition is said once, when it begins."""
@@ -126,7 +126,7 @@ class Session:
     def _serve(self) -> None:
         for warning in self._store.check_server():
             if not self._warned:
-                warn("store.warning", text=warning)
+                log_warning("store.warning", text=warning)
         self._warned = True
         news = self._store.listen()
         try:
@@ -139,25 +139,25 @@ class Session:
                 )
                 self._mode = "waiting"
                 self._patience.answered()
-                if isinstance(answer, Refused):
+                if isinstance(answer, LeaseRefused):
                     self._stand_by(answer, news)
                     continue
                 try:
                     self._lead(answer, news)
                 except LeaseLost as error:
                     self._enter("deposed")
-                    say("clock.deposed", reason=error)
+                    log_event("clock.deposed", reason=error)
         finally:
             news.close()
 
-    def _stand_by(self, refused: Refused, news: PubSub) -> None:
+    def _stand_by(self, refused: LeaseRefused, news: PubSub) -> None:
         """Wait until the lease may be free."""
         self._patience.succeeded()
         seconds = refused.wait + (0.005 if self._led else NEWCOMER_SECONDS)
         if refused.kind == "foreign":
             seconds = FOREIGN_SECONDS
             if self._enter("foreign"):
-                warn(
+                log_warning(
                     "clock.foreign",
                     owner=refused.owner,
                     this=self._settings.owner,
@@ -167,7 +167,7 @@ class Session:
                     "to the same value for both, or start it once with --take-over",
                 )
         elif self._enter("standby"):
-            say("clock.standby", leader=refused.holder)
+            log_event("clock.standby", leader=refused.holder)
         self._wait(seconds, news)
 
     def _wait(self, seconds: float, news: PubSub) -> list[str]:
@@ -181,7 +181,7 @@ class Session:
     def _lead(self, lease: Lease, news: PubSub) -> None:
         """Lead until a signal; raises LeaseLost when a newer clock leads."""
         self._enter("leading")
-        say(
+        log_event(
             "clock.leading",
             token=lease.number,
             namespace=self._settings.namespace,
@@ -196,7 +196,7 @@ class Session:
         self._watch.forget()
         witness = self._watch.witness
         memory = self._settings.stage_bytes
-        stage = Stage(
+        stage = Planner(
             self._store, lease, memory=memory, witness=witness, tally=self._tally,
             faults=self._faults,
         )  # fmt: skip
@@ -213,7 +213,7 @@ class Session:
             gc.enable()
             self._unsure = stage.in_flight
 
-    def _turn(self, stage: Stage, lease: Lease, news: PubSub) -> None:
+    def _turn(self, stage: Planner, lease: Lease, news: PubSub) -> None:
         renewals, renewed, busy = 0, time.monotonic(), 0.0
         while not self._signals.stopping:
             began = time.monotonic()
@@ -225,7 +225,7 @@ class Session:
             first_pass_done = renewals == 0 and seconds > 0
             if first_pass_done or time.monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
-                tell = first_pass_done or renewals % TELL_EVERY == 0
+                tell = first_pass_done or renewals % REPORT_EVERY == 0
                 self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
                 renewals, renewed = renewals + proven, time.monotonic()
                 self._hear(stage, _read(news))  # also lets redis-py notice a dead subscription
@@ -244,7 +244,7 @@ class Session:
             self._hear(stage, heard)
             stage.check_blocked(self._wall())
 
-    def _do_duty(self, seconds: float, stage: Stage, lease: Lease) -> bool:
+    def _do_duty(self, seconds: float, stage: Planner, lease: Lease) -> bool:
         """One thing beside the tick, if it is time for one; nothing is due for so long."""
         moment, room = time.monotonic(), seconds >= COUNT_ROOM
         duties: dict[str, Callable[[], float]] = {
@@ -270,15 +270,15 @@ class Session:
         except Exception as error:
             if is_outage(error):
                 raise
-            self._faults.warn("duty.failed", error, duty=name)
+            self._faults.report("duty.failed", error, duty=name)
         self._due[name] = time.monotonic() + pause
 
-    def _hear(self, stage: Stage, words: list[str]) -> None:
-        if CARE in words:
+    def _hear(self, stage: Planner, words: list[str]) -> None:
+        if REAP in words:
             self._due["care"] = 0.0
         if CHORES in words:
             self._due["chores"] = 0.0
-        stage.look_again(word for word in words if word not in ("lease", CARE, CHORES))
+        stage.look_again(word for word in words if word not in ("lease", REAP, CHORES))
 
     def _take_care(self) -> float:
         """Look after workers that died and retries that wait."""
@@ -308,7 +308,7 @@ class Session:
             self._tally.written()
         return 0.0 if self._tally.waiting else COUNT_SECONDS
 
-    def _facts(self, stage: Stage) -> dict[str, str | int]:
+    def _facts(self, stage: Planner) -> dict[str, str | int]:
         """What the leader says of itself, for `status` and whoever looks."""
         return {
             "proven": 1,
@@ -328,7 +328,7 @@ class Session:
             self._leave_alone()
             return
         if stored and not self._declared and not self._remove_all:
-            warn(
+            log_warning(
                 "reconcile.refused",
                 declared=0,
                 stored=len(stored),
@@ -338,10 +338,10 @@ class Session:
         entries, _ = self._store.load(differing(self._declared, stored))
         difference = plan(self._declared, stored, entries, now)
         for name, error in difference.invalid.items():
-            self._faults.warn("schedule.invalid", error, schedule=name)
+            self._faults.report("schedule.invalid", error, schedule=name)
         if difference.unsettled:
             memory = self._settings.stage_bytes
-            closing = Stage(self._store, lease, memory=memory, tally=self._tally)
+            closing = Planner(self._store, lease, memory=memory, tally=self._tally)
             closing.settle(difference.unsettled, now)
         steps = self._store.reconcile(lease, self._settings.release, now, difference.changes)
         for went_through in steps:
@@ -356,7 +356,7 @@ class Session:
             _say_difference(difference, started, len(self._declared))
 
     def _leave_alone(self) -> None:
-        say(
+        log_event(
             "reconcile.older",
             release=self._settings.release,
             effect="keeps the schedules that a later release declared",
@@ -366,17 +366,17 @@ class Session:
 def _say_difference(difference: Plan, started: float, total: int) -> None:
     few = len(difference.changes) <= 20
     for name in difference.added if few else ():
-        say("schedule.added", schedule=name)
+        log_event("schedule.added", schedule=name)
     for name in difference.changed if few else ():
-        say("schedule.changed", schedule=name)
+        log_event("schedule.changed", schedule=name)
     for name in difference.removed if few else ():
-        say("schedule.removed", schedule=name)
+        log_event("schedule.removed", schedule=name)
     for old, name in difference.renamed if few else ():
-        say("schedule.renamed", schedule=name, was=old)
+        log_event("schedule.renamed", schedule=name, was=old)
     for change in difference.changes:
         if change.past:
-            say("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
-    say(
+            log_event("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
+    log_event(
         "reconcile.done",
         schedules=total,
         **difference.counts(),

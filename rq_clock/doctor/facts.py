@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.decision import Skip
-from rq_clock.model.entry import Entry, Handover, Pause, pause_from
+from rq_clock.model.entry import Entry, LeaseGrant, Pause, pause_from
 from rq_clock.model.ledger import Enqueued, ledger_entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.scripts import text, texts
@@ -84,7 +84,7 @@ class Facts:
     here: Mapping[str, str] = field(default_factory=releases)
     meta: Mapping[str, str]
     leader: Mapping[str, str]
-    handovers: Sequence[Handover]
+    handovers: Sequence[LeaseGrant]
     pause: Pause | None
     """The pause of all schedules, also one that has ended."""
     code: Code

@@ -42,8 +42,8 @@ from redis.exceptions import NoScriptError
 from rq.utils import utcformat
 
 from rq_clock.errors import RqClockError
-from rq_clock.jobs.outcomes import DEPENDENT_FIELDS, OK, Command, Dependent, Ending, Execution
-from rq_clock.log import FaultLog, say, warn
+from rq_clock.jobs.outcomes import DEPENDENT_FIELDS, OK, Command, Dependent, Execution, Outcome
+from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.store import counters
 from rq_clock.store.client import is_outage
@@ -53,12 +53,12 @@ from rq_clock.timing.instants import from_ms, score_ms, to_ms
 ABANDONED = 240
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
 takes us, and more than a failover of the server lasts."""
-CARE_MS = 3_000
-CARE = ":care"
+REAP_MS = 3_000
+REAP = ":care"
 """What the news say when a job was scheduled; no schedule can be called that."""
 
 
-class Gone(RqClockError):
+class Evicted(RqClockError):
     """This worker was counted as dead; what it ran was given away."""
 
 
@@ -86,7 +86,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """What the leading clock sees in one look beside its tick."""
 
     overdue: dict[str, datetime]
@@ -103,7 +103,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Slot:
     """A worker's place in `workers`, as read."""
 
     worker: str
@@ -157,19 +157,19 @@ class Executions:
     def beat(self, worker: str, ttl: int, now: datetime) -> bool:
         """Say that the worker lives. Whether it should take care of the dead. Raises Gone."""
         keys = [self._key("workers"), self._key("lease"), self._key("caretaker")]
-        times = [now.timestamp(), utcformat(now), ABANDONED, ttl, CARE_MS]
+        times = [now.timestamp(), utcformat(now), ABANDONED, ttl, REAP_MS]
         answer = self._run("beat", keys, [worker, *times])
         if answer == b"gone":
-            raise Gone(f"{worker} was counted as dead")
+            raise Evicted(f"{worker} was counted as dead")
         return bool(answer == b"care")
 
-    def close(self, execution: Execution, ending: Ending) -> None:
+    def close(self, execution: Execution, ending: Outcome) -> None:
         """End an execution. Raises Gone when the worker was counted as dead: nothing was written
         then, and the result is to be dropped."""
         self._close(["own", execution.id], execution, ending)
 
     def close_and_take(
-        self, execution: Execution, ending: Ending, queues: Sequence[str], now: datetime
+        self, execution: Execution, ending: Outcome, queues: Sequence[str], now: datetime
     ) -> Execution | None:
         """`close` and `take` in one round trip."""
         own, worker = ["own", execution.id], execution.worker
@@ -201,7 +201,7 @@ class Executions:
         found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=most)
         return [Ended.read(id, fields) for id, fields in found]
 
-    def sight(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Sight:
+    def sight(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Snapshot:
         """What a clock watches beside its tick: fire times before `before` that are undecided,
         what ended since `attempt` ("": nothing yet, only where that is), which of `jobs` still
         wait or run, and the queues that nobody serves. At most so many of each; one command."""
@@ -209,7 +209,7 @@ class Executions:
         answer = self._run("watch", keys, [to_ms(before), attempt, most, *jobs])
         overdue, last, ended, live, unserved = answer
         pairs = zip(overdue[::2], overdue[1::2], strict=True)
-        return Sight(
+        return Snapshot(
             overdue={text(name): from_ms(score_ms(float(score))) for name, score in pairs},
             attempt=text(last),
             ended=[found for each in ended if (found := self._read_ended(*each))],
@@ -223,7 +223,7 @@ class Executions:
         try:
             ended = Ended.read(id, dict(zip(flat[::2], flat[1::2], strict=True)))
         except Exception as error:  # whatever others have written
-            self._faults.warn("run.unreadable", error, entry=text(id))
+            self._faults.report("run.unreadable", error, entry=text(id))
             return None
         return ended, text(definition)
 
@@ -241,20 +241,20 @@ class Executions:
 
     # ---- the dead -----------------------------------------------------------------------------
 
-    def survey(self, now: datetime, most: int = 100) -> tuple[list[Held], datetime | None, int]:
+    def scan(self, now: datetime, most: int = 100) -> tuple[list[Slot], datetime | None, int]:
         """Every worker's place; and queue the jobs that RQ has scheduled for now or before: the
         next instant at which one is due, and how many were queued."""
         keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), most]
         flat, soonest, *moved = self._run("care", keys, args)
         places = [
-            Held(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
+            Slot(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
         ]
         for job_id in moved:
-            say("job.promoted", job=text(job_id))
+            log_event("job.promoted", job=text(job_id))
         due = from_ms(score_ms(float(soonest) * 1000)) if soonest else None
         return places, due, len(moved)
 
-    def held(self, place: Held) -> Execution | None:
+    def held(self, place: Slot) -> Execution | None:
         """What a silent worker holds; None when that is nothing, or the job was deleted."""
         if place.job is None:
             return None
@@ -266,7 +266,7 @@ class Executions:
         started = datetime.fromtimestamp(float(began or 0), UTC)
         return Execution(id, job_id, queue, place.worker, started, fields) if fields else None
 
-    def bury(self, place: Held, execution: Execution | None, ending: Ending | None) -> bool:
+    def reap(self, place: Slot, execution: Execution | None, ending: Outcome | None) -> bool:
         """Forget a dead worker and end in its place what it holds. False when it has shown a
         sign of life since `place` was read."""
         try:
@@ -278,7 +278,7 @@ class Executions:
                 )
                 if answer[0] == b"gone":
                     return False
-        except Gone:
+        except Evicted:
             return False
         return True
 
@@ -308,7 +308,7 @@ class Executions:
     def _taken(self, worker: str, now: datetime, answer: Any) -> Execution | None:
         kind, *rest = answer
         if kind == b"gone":
-            raise Gone(f"{worker} was counted as dead")
+            raise Evicted(f"{worker} was counted as dead")
         self.suspended = kind == b"suspended"
         if kind != b"job":
             return None
@@ -323,16 +323,16 @@ class Executions:
             from_ms(previous) if previous else None,
         )
 
-    def _close(self, claim: list[str], execution: Execution, ending: Ending) -> None:
+    def _close(self, claim: list[str], execution: Execution, ending: Outcome) -> None:
         found = _Dependents()
         while not _ended(execution, self._run(*self._closing(claim, execution, ending, found))):
             found = self._dependents(execution, ending)
         if found.unreadable:
             unreadable = " ".join(found.unreadable)
-            warn("dependents.unreadable", job=execution.job_id, dependents=unreadable)
+            log_warning("dependents.unreadable", job=execution.job_id, dependents=unreadable)
 
     def _closing(
-        self, claim: list[str], execution: Execution, ending: Ending, dependents: _Dependents
+        self, claim: list[str], execution: Execution, ending: Outcome, dependents: _Dependents
     ) -> tuple[str, list[str], list[Any]]:
         origin = execution.origin
         args: list[Any] = [execution.worker, *claim]
@@ -343,7 +343,7 @@ class Executions:
         args += [len(counts), *(word for count in counts for word in count)]
         commands = [*ending.commands, *dependents.commands]
         if ending.again == "later":  # the clock is to look when that will be
-            commands.append(("PUBLISH", self._key("news"), CARE))
+            commands.append(("PUBLISH", self._key("news"), REAP))
         args.append(len(commands))
         for command in commands:
             args += [len(command), *command]
@@ -362,7 +362,7 @@ class Executions:
             self._key("counters", namespace),
         ]
 
-    def _dependents(self, execution: Execution, ending: Ending) -> _Dependents:
+    def _dependents(self, execution: Execution, ending: Outcome) -> _Dependents:
         """Return the jobs that depend on one that ends, and the commands that queue those that can
         run now. Only fields of their hashes are read; what cannot be read stays deferred."""
         parent = f"rq:job:{execution.job_id}".encode()
@@ -467,7 +467,7 @@ def _answers(pipe: Any) -> list[Any]:
     return answers
 
 
-def _counts(execution: Execution, ending: Ending) -> list[counters.Count]:
+def _counts(execution: Execution, ending: Outcome) -> list[counters.Count]:
     """What the end of a run adds to the counters."""
     waited = None
     with suppress(ValueError):  # whoever wrote it: no count is worth the end of a job
@@ -481,9 +481,11 @@ def _counts(execution: Execution, ending: Ending) -> list[counters.Count]:
 def _ended(execution: Execution, answer: Any) -> bool:
     """Whether that ended it; False when it has dependents to be dealt with."""
     if answer[0] == b"gone":
-        raise Gone(f"job {execution.job_id} was given to another worker")
+        raise Evicted(f"job {execution.job_id} was given to another worker")
     if answer[0] == b"refused":
-        warn("run.discarded", job=execution.job_id, reason="canceled or deleted while it ran")
+        log_warning(
+            "run.discarded", job=execution.job_id, reason="canceled or deleted while it ran"
+        )
     if answer[0] == b"error":
-        warn("run.incomplete", job=execution.job_id, error=text(answer[1]))
+        log_warning("run.incomplete", job=execution.job_id, error=text(answer[1]))
     return bool(answer[0] != b"dependents")

@@ -139,7 +139,7 @@ class Dependent:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Outcome:
     """How an execution ended: a state, one line on what went wrong (for logs, ledgers and alerts,
     so what is plainly a secret in it is masked), RQ's commands."""
 
@@ -157,7 +157,7 @@ class Ending:
         return words.strip()
 
 
-def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
+def succeeded(execution: Execution, ended: datetime, value: Any) -> Outcome:
     """The job's function returned `value`. What cannot be serialized is said to be so, as RQ
     does; the job succeeded all the same."""
     ttl = execution.number("result_ttl", DEFAULT_RESULT_TTL)
@@ -175,13 +175,13 @@ def succeeded(execution: Execution, ended: datetime, value: Any) -> Ending:
         intervals = execution.intervals("repeat_intervals")
         pause = intervals[min(repeats - 1, len(intervals) - 1)]
         commands.append(("HSET", job, "repeats_left", repeats - 1))
-        return _go_on(Ending(OK, "", ended, commands), execution, pause, front=False)
-    return Ending(OK, "", ended, [*commands, *_kept_for(execution, ttl)])
+        return _go_on(Outcome(OK, "", ended, commands), execution, pause, front=False)
+    return Outcome(OK, "", ended, [*commands, *_kept_for(execution, ttl)])
 
 
 def failed(
     execution: Execution, ended: datetime, trace: str, *, state: str = FAILED, error: str = ""
-) -> Ending:
+) -> Outcome:
     """The job raised, ran out of time, was stopped or lost its process. It is retried as RQ
     would (not when it was stopped), and else put into RQ's registry of failed jobs."""
     job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
@@ -194,17 +194,17 @@ def failed(
         pause = intervals[max(len(intervals) - retries, 0)]
         commands.append(("HSET", job, "retries_left", retries - 1))
         front = execution.number("enqueue_at_front_on_retry", 0) == 1
-        return _go_on(Ending(state, line, ended, commands), execution, pause, front=front)
+        return _go_on(Outcome(state, line, ended, commands), execution, pause, front=front)
     status = "stopped" if state == STOPPED else "failed"
     commands += [
         ("HSET", job, "status", status, "ended_at", utcformat(ended)),
         *_result(execution, ended, Result.Type.FAILED, ttl, exc_string=trace),
         ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
     ]
-    return Ending(state, line, ended, [*commands, *_kept_for(execution, ttl)])
+    return Outcome(state, line, ended, [*commands, *_kept_for(execution, ttl)])
 
 
-def asked_to_retry(execution: Execution, ended: datetime, retry: Any) -> Ending:
+def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcome:
     """The job's function returned RQ's Retry."""
     count = execution.number("number_of_retries", 0)
     if count >= retry.max:
@@ -217,24 +217,24 @@ def asked_to_retry(execution: Execution, ended: datetime, retry: Any) -> Ending:
         ("HSET", _job(execution), "number_of_retries", count + 1),
     ]
     pause = retry.get_interval(count, retry.intervals)
-    ending = Ending(FAILED, "asked for a retry", ended, commands)
+    ending = Outcome(FAILED, "asked for a retry", ended, commands)
     return _go_on(ending, execution, pause, front=retry.enqueue_at_front)
 
 
 def interrupted(
     execution: Execution, ended: datetime, most: int, *, state: str = INTERRUPTED, error: str = ""
-) -> Ending:
+) -> Outcome:
     """The platform ended the process, not the job: it goes back to the front of its queue with
     its retries, unless that has happened `most` times."""
     if execution.interruptions >= most:
         trace = f"{error or state}, {execution.interruptions} times before"
         return failed(execution, ended, trace, state=state)
     count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
-    ending = Ending(state, masked_text(one_line(error)), ended, [count])
+    ending = Outcome(state, masked_text(one_line(error)), ended, [count])
     return _go_on(ending, execution, 0, front=True)
 
 
-def _go_on(ending: Ending, execution: Execution, pause: float, *, front: bool) -> Ending:
+def _go_on(ending: Outcome, execution: Execution, pause: float, *, front: bool) -> Outcome:
     """The job is not over: it is queued again, or will be after `pause` seconds."""
     job, queue = _job(execution), f"rq:queue:{execution.queue}"
     cleared = ("started_at", "", "worker_name", "")
@@ -256,7 +256,7 @@ def _go_on(ending: Ending, execution: Execution, pause: float, *, front: bool) -
             ("LREM", queue, 0, execution.job_id),
             ("LPUSH" if front else "RPUSH", queue, execution.job_id),
         ]
-    return Ending(ending.state, ending.error, ending.ended, ending.commands + commands, again)
+    return Outcome(ending.state, ending.error, ending.ended, ending.commands + commands, again)
 
 
 def _job(execution: Execution) -> str:

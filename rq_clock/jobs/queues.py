@@ -49,21 +49,21 @@ from rq_clock.errors import RqClockError, ScheduleError
 from rq_clock.jobs.outcomes import STOPPED, one_line
 from rq_clock.jobs.records import (
     KINDS,
+    JobDetail,
+    JobRow,
     Jobs,
-    JobSeen,
-    JobTold,
-    Sight,
+    QueueReport,
     cursor_of,
     instant_of,
     listed,
     place_of,
     queue_of,
-    told_of,
+    result_view,
     worker_of,
 )
 from rq_clock.model.job_id import origin_of
-from rq_clock.schedules.service import Asked, Schedules
-from rq_clock.store.audit import AUDIT, FEW, Who
+from rq_clock.schedules.service import RequestId, Schedules
+from rq_clock.store.audit import AUDIT, FEW, Actor
 from rq_clock.store.scripts import key_of, load_script, text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -91,12 +91,12 @@ class NoJob(RqClockError):
     """There is no such job, or none any more."""
 
 
-class Unfit(RqClockError):
+class NotAllowed(RqClockError):
     """A job to which this cannot be done, now; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class JobFilter:
     """Which jobs an operation on many is for: of a queue, a schedule, with a text in id,
     description or error; and only those that ended before an instant, so that it is done to what
     somebody has seen."""
@@ -106,7 +106,7 @@ class Match:
     text: str = ""
     before: datetime | None = None
 
-    def fits(self, job: JobSeen) -> bool:
+    def fits(self, job: JobRow) -> bool:
         """Whether it is one of them."""
         if self.schedule and (job.run is None or job.run.schedule != self.schedule):
             return False
@@ -116,7 +116,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class BulkResult:
     """What an operation on many has done: to how many jobs; why it was refused for others; whether
     there may be more that were not looked at."""
 
@@ -137,7 +137,7 @@ class Queues:
 
     # ---- looking ------------------------------------------------------------------------------
 
-    def look(self, used: Collection[str] | None = None) -> Sight:
+    def look(self, used: Collection[str] | None = None) -> QueueReport:
         """All queues and workers; `used` are those that schedules name, if that is known."""
         keys = ["rq:queues", "rq:workers", self._store.key("workers")]
         answer = self._scripts["queues"](keys, [QUEUES, WORKERS, *sorted(used or ())])
@@ -146,7 +146,7 @@ class Queues:
             (worker_of([text(word) for word in row]) for row in answer[3]), key=lambda w: w.name
         )
         queues = (queue_of(row, now, workers, used) for row in answer[2])
-        return Sight(now, tuple(queues), tuple(workers))
+        return QueueReport(now, tuple(queues), tuple(workers))
 
     def jobs(self, kind: str, queue: str = "", *, most: int = 50, cursor: str = "") -> Jobs:
         """The next `most` jobs of a kind, of one queue or of all. Raises ScheduleError for a kind
@@ -164,47 +164,47 @@ class Queues:
         found = tuple(listed(kind, row) for row in rows[:most])
         return Jobs(instant_of(answer), found, answer[2], following)
 
-    def job(self, id: str) -> JobTold:
+    def job(self, id: str) -> JobDetail:
         """One job. Of a run that RQ has forgotten, what is known of its attempts. Raises NoJob."""
         origin = origin_of(id)
         ours = origin is not None and origin.namespace == self._store.namespace
         since = to_ms(origin.fire_time) if origin and ours else ""
         args = [id, since, ATTEMPTS, _LARGEST, 4 * _LARGEST]
-        found = told_of(id, self._scripts["inspect"]([self._store.key("runs")], args))
+        found = result_view(id, self._scripts["inspect"]([self._store.key("runs")], args))
         if found is None:
             raise NoJob(f"{id}: there is no such job, or none any more")
         return found
 
     # ---- operations ---------------------------------------------------------------------------
 
-    def requeue(self, id: str, who: Who) -> str:
+    def requeue(self, id: str, who: Actor) -> str:
         """Run a job that failed, was stopped or canceled once more; its queue. Raises NoJob and
         Unfit."""
         return self._one("requeue", id, who)
 
-    def cancel(self, id: str, who: Who) -> str:
+    def cancel(self, id: str, who: Actor) -> str:
         """Take a job that waits out of its queue and keep it; its queue. Raises NoJob and Unfit."""
         return self._one("cancel", id, who)
 
-    def delete(self, id: str, who: Who) -> str:
+    def delete(self, id: str, who: Actor) -> str:
         """Forget a job with all that RQ has of it; its queue. Jobs that depend on it wait for ever,
         as in RQ. Raises NoJob and Unfit."""
         return self._one("delete", id, who)
 
-    def stop(self, id: str, who: Who) -> str:
+    def stop(self, id: str, who: Actor) -> str:
         """Tell the worker of a running job to end it; the worker. Raises NoJob and Unfit."""
         return self._one("stop", id, who)
 
     def again(
         self, id: str, schedules: Schedules, *, force: bool = False, reason: str = "",
-        asked: Asked | None = None,
+        asked: RequestId | None = None,
     ) -> str:  # fmt: skip
         """Run a schedule again for the fire time of one of its runs; the new job's id. Raises Unfit
         for what is no run of this namespace, and as `Schedules.trigger`, in whose audit it is and
         which says what `asked` is."""
         origin = origin_of(id)
         if origin is None or origin.namespace != self._store.namespace:
-            raise Unfit(
+            raise NotAllowed(
                 f"{id}: expected a run of the namespace {self._store.namespace!r}, whose id tells "
                 "its fire time; any other job can be requeued after it failed"
             )
@@ -213,7 +213,7 @@ class Queues:
             origin.schedule, force=force, reason=reason, fire_time=fire_time, asked=asked
         )
 
-    def sweep(self, verb: str, match: Match, who: Who) -> Swept:
+    def sweep(self, verb: str, match: JobFilter, who: Actor) -> BulkResult:
         """Requeue or delete the failed jobs that fit, the newest first, of SWEEP that are looked
         at."""
         fits, more = self.matching(match)
@@ -226,12 +226,12 @@ class Queues:
                     done += 1
                 else:
                     refused[id] = str(_fault(verb, id, word, said))
-        return Swept(done, refused, more)
+        return BulkResult(done, refused, more)
 
-    def matching(self, match: Match) -> tuple[list[JobSeen], bool]:
+    def matching(self, match: JobFilter) -> tuple[list[JobRow], bool]:
         """The failed jobs that fit, of the newest SWEEP; whether there are more to look at. Two
         round trips: one would hold up the server for 10 ms."""
-        found: list[JobSeen] = []
+        found: list[JobRow] = []
         cursor = ""
         for _ in range(2):
             page = self.jobs("failed", match.queue, most=SWEEP // 2, cursor=cursor)
@@ -241,14 +241,14 @@ class Queues:
                 break
         return found, bool(cursor)
 
-    def _one(self, verb: str, id: str, who: Who) -> str:
+    def _one(self, verb: str, id: str, who: Actor) -> str:
         [(word, said)] = self._operate(verb, [id], who, {"job": id})
         if word != "ok":
             raise _fault(verb, id, word, said)
         return said
 
     def _operate(
-        self, verb: str, ids: Sequence[str], who: Who, detail: Mapping[str, str]
+        self, verb: str, ids: Sequence[str], who: Actor, detail: Mapping[str, str]
     ) -> list[tuple[str, str]]:
         """Do it, and for each job what came of it."""
         now = instant_of(self._store.redis.time())
@@ -276,9 +276,11 @@ def _fault(verb: str, id: str, word: str, said: str) -> RqClockError:
     if word == "missing":
         return NoJob(f"{id}: there is no such job, or none any more")
     if word == "twin":
-        return Unfit(
+        return NotAllowed(
             f"{id}: expected no other run of its fire time in progress, got {said}; wait for it"
         )
     if word == "state":
-        return Unfit(f"{id}: expected {_STATES[verb]}, got one that is {said or 'nothing known'}")
-    return Unfit(f"{id}: {said}")
+        return NotAllowed(
+            f"{id}: expected {_STATES[verb]}, got one that is {said or 'nothing known'}"
+        )
+    return NotAllowed(f"{id}: {said}")

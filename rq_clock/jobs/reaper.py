@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from rq_clock.jobs.executions import Executions, Held
+from rq_clock.jobs.executions import Executions, Slot
 from rq_clock.jobs.outcomes import LOST, interrupted
-from rq_clock.log import FaultLog, warn
+from rq_clock.log import FaultLog, log_warning
 from rq_clock.store.client import is_outage
 
 SILENCE = 10.0
@@ -25,7 +25,7 @@ BURST = 20
 """Rounds of 100 jobs promoted in one look."""
 
 
-class Caretaker:
+class Reaper:
     """Looks after one namespace's workers, and after RQ's scheduled jobs."""
 
     def __init__(self, executions: Executions, max_interruptions: int) -> None:
@@ -42,7 +42,7 @@ class Caretaker:
         if moment - self._looked > LONGEST_GAP:
             self._silent.clear()
         self._looked = moment
-        places, due, moved = self._executions.survey(now)
+        places, due, moved = self._executions.scan(now)
         self._silent = {place.worker: self._last_sign(place, moment) for place in places}
         for place in places:
             silent = moment - self._silent[place.worker][1]
@@ -52,9 +52,9 @@ class Caretaker:
                 except Exception as error:
                     if is_outage(error):
                         raise
-                    self._faults.warn("duty.failed", error, duty="care", worker=place.worker)
+                    self._faults.report("duty.failed", error, duty="care", worker=place.worker)
         for _ in range(BURST if moved else 0):
-            _, due, moved = self._executions.survey(now)
+            _, due, moved = self._executions.scan(now)
             if not moved:
                 break
         return due
@@ -63,21 +63,21 @@ class Caretaker:
         """The server was away: what was watched until now says nothing."""
         self._silent.clear()
 
-    def _last_sign(self, place: Held, moment: float) -> tuple[str, float]:
+    def _last_sign(self, place: Slot, moment: float) -> tuple[str, float]:
         before = self._silent.get(place.worker)
         return before if before and before[0] == place.value else (place.value, moment)
 
-    def _bury(self, place: Held, silent: float, now: datetime) -> None:
+    def _bury(self, place: Slot, silent: float, now: datetime) -> None:
         execution = self._executions.held(place)
         ending = None
         if execution is not None:
             error = f"worker {place.worker} gave no sign of life for {silent:.0f} s"
             ending = interrupted(execution, now, self._most, state=LOST, error=error)
-        if self._executions.bury(place, execution, ending):
+        if self._executions.reap(place, execution, ending):
             fields = (
                 {"job": execution.job_id, "again": ending.again or "no"}
                 if execution and ending
                 else {}
             )
-            warn("worker.dead", worker=place.worker, silent=f"{silent:.0f}s", **fields)
+            log_warning("worker.dead", worker=place.worker, silent=f"{silent:.0f}s", **fields)
             del self._silent[place.worker]

@@ -51,7 +51,7 @@ _FIELDS = ("status", "description", "created_at", "enqueued_at", "started_at", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueSeen:
+class QueueRow:
     """A queue. `waiting` is for how long its first job has waited; `workers` are the living ones
     that serve it; `used`, whether a schedule names it, None when nobody has looked."""
 
@@ -69,7 +69,7 @@ class QueueSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSeen:
+class WorkerRow:
     """A living worker; `ours`, whether it is rq-clock's of this namespace, or else RQ's own."""
 
     name: str
@@ -88,16 +88,16 @@ class WorkerSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class QueueReport:
     """Queues and workers at one instant of the server's clock."""
 
     now: datetime
-    queues: tuple[QueueSeen, ...]
-    workers: tuple[WorkerSeen, ...]
+    queues: tuple[QueueRow, ...]
+    workers: tuple[WorkerRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobSeen:
+class JobRow:
     """A job as a list has it; `run` tells the schedule and fire time of one that a schedule made,
     `due` when a scheduled one is queued."""
 
@@ -122,13 +122,13 @@ class Jobs:
     """A page of jobs; `total` is how many there are, `cursor` leads on and is empty at the end."""
 
     now: datetime
-    jobs: tuple[JobSeen, ...]
+    jobs: tuple[JobRow, ...]
     total: int
     cursor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ResultView:
     """A result as RQ keeps it: `kind` is successful, failed, stopped or retried; `value` is None
     when it cannot be shown."""
 
@@ -142,20 +142,20 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobTold:
+class JobDetail:
     """All of one job. `fields` are the plain ones of RQ's hash, none when there is none any more;
     `expires_in` is None for one that is kept."""
 
-    job: JobSeen
+    job: JobRow
     fields: Mapping[str, str]
-    results: tuple[Told, ...]
+    results: tuple[ResultView, ...]
     attempts: tuple[Ended, ...]
     dependents: tuple[str, ...]
     dependent_count: int
     expires_in: timedelta | None
 
     @classmethod
-    def nothing(cls, id: str) -> JobTold:
+    def nothing(cls, id: str) -> JobDetail:
         """A job of which nothing is left here."""
         return cls(
             job=_seen(id, {}, "", origin_of(id), "", ""), fields={}, results=(), attempts=(),
@@ -199,11 +199,11 @@ def _pairs(flat: Iterable[bytes]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def worker_of(row: Sequence[str]) -> WorkerSeen:
+def worker_of(row: Sequence[str]) -> WorkerRow:
     """A worker from what lua/queues.lua tells of it."""
     name, state, queues, job, sign, birth, host, pid, version, place, since = row
     micros = place.partition(" ")[0]
-    return WorkerSeen(
+    return WorkerRow(
         name=name,
         state=state or "unknown",
         queues=tuple(queues.split(",")),
@@ -218,7 +218,7 @@ def worker_of(row: Sequence[str]) -> WorkerSeen:
     )
 
 
-def listed(kind: str, row: Any) -> JobSeen:
+def listed(kind: str, row: Any) -> JobRow:
     """A job from what lua/browse.lua tells of it."""
     score, id, queue, values, _ = row
     said = (value.decode(errors="replace") for value in values)
@@ -231,11 +231,11 @@ def listed(kind: str, row: Any) -> JobSeen:
 
 def _seen(
     id: str, fields: Mapping[str, str], queue: str, run: Origin | None, due: str, trace: str
-) -> JobSeen:
+) -> JobRow:
     def time(name: str) -> datetime | None:
         return _time(fields.get(name, ""))
 
-    return JobSeen(
+    return JobRow(
         id=id,
         queue=queue,
         status=fields.get("status", ""),
@@ -253,8 +253,8 @@ def _seen(
     )
 
 
-def _told(entry: str, said: Mapping[str, str]) -> Told:
-    return Told(
+def _result_of(entry: str, said: Mapping[str, str]) -> ResultView:
+    return ResultView(
         at=from_ms(entry.partition("-")[0]),
         kind=_RESULTS.get(said.get("type", ""), "unknown"),
         value=value_of(said.get("return_value", "").encode()),
@@ -265,11 +265,11 @@ def _told(entry: str, said: Mapping[str, str]) -> Told:
     )
 
 
-def queue_of(row: Any, now: datetime, workers: Iterable[WorkerSeen], used: Any) -> QueueSeen:
+def queue_of(row: Any, now: datetime, workers: Iterable[WorkerRow], used: Any) -> QueueRow:
     """A queue from what lua/queues.lua tells of it; `used`, the names that schedules name."""
     name, *counts, since = (text(word) for word in row)
     began = _time(since)
-    return QueueSeen(
+    return QueueRow(
         name=name,
         jobs=dict(zip(COUNTED, map(int, counts), strict=True)),
         waiting=max(now - began, timedelta(0)) if began else None,
@@ -278,7 +278,7 @@ def queue_of(row: Any, now: datetime, workers: Iterable[WorkerSeen], used: Any) 
     )
 
 
-def told_of(id: str, answer: Any) -> JobTold | None:
+def result_view(id: str, answer: Any) -> JobDetail | None:
     """A job from what lua/inspect.lua tells of it; None when nobody knows it."""
     flat, results, dependents, count, attempts, due, expires = answer
     fields = _pairs(flat)
@@ -287,10 +287,10 @@ def told_of(id: str, answer: Any) -> JobTold | None:
     )
     if not fields and not ended:
         return None
-    told = tuple(_told(text(entry), _pairs(said)) for entry, said in results)
+    told = tuple(_result_of(text(entry), _pairs(said)) for entry, said in results)
     trace = next((t.trace for t in told if t.trace), "")
     origin = origin_of(id) if ended or fields.get("meta") else None
-    return JobTold(
+    return JobDetail(
         job=_seen(id, fields, fields.get("origin", ""), origin, text(due), trace),
         fields={n: value for n, value in fields.items() if n not in ("meta", "description")},
         results=told,

@@ -18,11 +18,11 @@ from typing import Any
 
 from rq_clock.redaction import MASK, is_secret, masked_text
 
-MOST_TRACE = 256 * 1024
+TRACE_LIMIT = 256 * 1024
 """Bytes of a traceback that are shown, the last ones: there is the error."""
-MOST_READ = 4 * 1024 * 1024
+READ_LIMIT = 4 * 1024 * 1024
 """Bytes of a traceback that are unpacked: a few of a packed one can stand for a million."""
-MOST_VALUES = 500
+VALUES_LIMIT = 500
 """Values of a result, of those inside it."""
 LONGEST = 2000
 """Characters of a text in a result."""
@@ -53,9 +53,9 @@ def _unpacked(packed: bytes) -> str:
     unzip, tail, read = zlib.decompressobj(), b"", 0
     try:
         rest = b64decode(packed)
-        while rest and read < MOST_READ:
-            part = unzip.decompress(rest, MOST_TRACE)
-            tail, read = (tail + part)[-MOST_TRACE:], read + len(part)
+        while rest and read < READ_LIMIT:
+            part = unzip.decompress(rest, TRACE_LIMIT)
+            tail, read = (tail + part)[-TRACE_LIMIT:], read + len(part)
             rest = unzip.unconsumed_tail
     except (ValueError, zlib.error):
         return ""
@@ -135,7 +135,7 @@ class _Shown:
     """A value as far as it is shown: a small pickle can name one list a million times."""
 
     def __init__(self) -> None:
-        self._left = MOST_VALUES
+        self._left = VALUES_LIMIT
 
     def of(self, value: Any, depth: int = 0) -> Any:
         self._left -= 1

@@ -16,7 +16,7 @@ ON_TIME = timedelta(seconds=10)
 """How late a fire time may be decided and still be on time rather than caught up. Long enough
 for a restart; short enough that nobody calls a run of that age stale."""
 
-MOST = 100
+DECISION_LIMIT = 100
 """Fire times in one decision. More stay due and follow at once: a commit stays near a
 millisecond of Redis's time, whatever a schedule has to catch up."""
 
@@ -103,7 +103,7 @@ def _after_outage(schedule: Schedule, marker: datetime, now: datetime) -> Decisi
     kept = span.newest(start, now, _limit(schedule))
     floor = (kept[0] if kept else now + _MS) - _MS
     skips = [span.skip("window", marker, min(start, floor)), span.skip("limit", start, floor)]
-    chosen = tuple(kept[:MOST])
+    chosen = tuple(kept[:DECISION_LIMIT])
     last = chosen[-1] if chosen else floor
     decided = chosen[-1] if chosen else max(s.last for s in skips if s)
     return Decision(chosen, tuple(s for s in skips if s), decided, schedule.next_after(last))

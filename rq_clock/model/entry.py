@@ -32,7 +32,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handover:
+class LeaseGrant:
     """A grant of the lease: `how` is free (nobody led), deposed (a living leader of the same owner)
     or taken-over (by order of an operator); `before` is who led until then, or empty."""
 
@@ -44,7 +44,7 @@ class Handover:
     before: str
 
     @classmethod
-    def read(cls, id: str, fields: Mapping[bytes, bytes]) -> Handover:
+    def read(cls, id: str, fields: Mapping[bytes, bytes]) -> LeaseGrant:
         """An entry of the stream; the server's instant is in its id."""
         said = {key.decode(): value.decode() for key, value in fields.items()}
         return cls(
@@ -56,7 +56,7 @@ class Handover:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class LeaseRefused:
     """Why the lease was not granted: `held` by a clock of ours, or `foreign`: the namespace
     belongs to another owner."""
 
@@ -84,7 +84,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Skipping:
+class SkipRequest:
     """An operator's word to skip the next `count` fire times: those up to `until`."""
 
     count: int
@@ -94,7 +94,7 @@ class Skipping:
     since: datetime
 
 
-def to_json(said: Pause | Skipping) -> str:
+def to_json(said: Pause | SkipRequest) -> str:
     """A pause or a skip as Redis stores it."""
     values = {f.name: getattr(said, f.name) for f in fields(said)}
     return json.dumps(
@@ -111,9 +111,9 @@ def pause_from(text: str | bytes) -> Pause:
     return Pause(**_instants(text))
 
 
-def skipping_from(text: str | bytes) -> Skipping:
+def skip_request_from(text: str | bytes) -> SkipRequest:
     """What `to_json` made of a skip."""
-    return Skipping(**_instants(text))
+    return SkipRequest(**_instants(text))
 
 
 def _instants(text: str | bytes) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Entry:
     declared: bool = True
     pauses: tuple[Pause, ...] = ()
     """Its own and the one of all schedules, also ended ones."""
-    skipping: Skipping | None = None
+    skipping: SkipRequest | None = None
     next_fire: datetime | None = None
     """As the due index has it; None when it is never due again, or being decided for the last
     time."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from redis.exceptions import RedisError
 
-from rq_clock.log import say, warn
+from rq_clock.log import log_event, log_warning
 from rq_clock.redaction import Secrets, printable
 
 KEPT = 64 * 1024
@@ -131,7 +131,7 @@ class Output:
                 if length:
                     self._tell(stream, line, length)
         if self._untold:
-            say("run.output_cut", **self._facts, logged=MOST_LINES, more_lines=self._untold)
+            log_event("run.output_cut", **self._facts, logged=MOST_LINES, more_lines=self._untold)
 
     def kept(self) -> bytes:
         """The record: the last 64 kB of both streams, as they came."""
@@ -151,7 +151,7 @@ class Output:
         text = self._text(self._secrets.hide(line)).removesuffix("\r").rpartition("\r")[2]
         shown = printable(text, LONGEST_LINE)
         cut = {"cut_of_bytes": length} if length > len(line) or len(text) > LONGEST_LINE else {}
-        say("run.output", **self._facts, stream=stream, line=shown, **cut)
+        log_event("run.output", **self._facts, stream=stream, line=shown, **cut)
 
     @staticmethod
     def _text(line: bytes) -> str:
@@ -194,5 +194,5 @@ class Record:
             self._write(self._read())
         except RedisError as error:
             if not self._failed:
-                warn("run.output_lost", reason=str(error))
+                log_warning("run.output_lost", reason=str(error))
             self._failed = True

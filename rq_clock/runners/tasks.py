@@ -27,7 +27,7 @@ from rq.timeouts import JobTimeoutException
 
 from rq_clock import log as logs
 from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
-from rq_clock.log import say, warn
+from rq_clock.log import log_event, log_warning
 from rq_clock.outbound import client as hook
 from rq_clock.redaction import Secrets, masked_text, masked_url, printable
 from rq_clock.run import Run, current_run, stopping
@@ -84,12 +84,12 @@ def run_command(
             output.take(stream, chunk)
             record.changed()
 
-        say("command.started", **facts, command=printable(masked_text(shell), 200))
+        log_event("command.started", **facts, command=printable(masked_text(shell), 200))
         try:
             with Shell(shell, cwd=cwd, env=environ) as running:
                 ended = running.watch(timeout or float("inf"), take, leave)
         except BaseException as error:
-            warn("command.failed", **facts, reason=type(error).__name__)
+            log_warning("command.failed", **facts, reason=type(error).__name__)
             raise
         finally:
             output.finish()
@@ -119,17 +119,17 @@ def call_webhook(
     try:
         answer = hook.call(request, timeout, settings.webhook_allow)
     except WebhookFailed as error:
-        warn("webhook.failed", **facts, reason=str(error))
+        log_warning("webhook.failed", **facts, reason=str(error))
         slow = isinstance(error, hook.TooSlow)
         raise (WebhookTimedOut if slow else WebhookFailed)(str(error)) from None
     took = f"{time.monotonic() - started:.3f}s"
-    say("webhook.answered", **facts, status=answer.status, took=took)
+    log_event("webhook.answered", **facts, status=answer.status, took=took)
     kept = secrets.hide(answer.body)[:ANSWER_KEPT]
     if job is not None:
         try:
             _keep(job, run, settings, f"{answer.words}\n".encode() + kept)
         except RedisError as error:
-            warn("run.output_lost", reason=str(error))
+            log_warning("run.output_lost", reason=str(error))
     text = kept.decode(errors="replace")
     if not 200 <= answer.status < 300:
         raise WebhookFailed(_complaint(answer, masked_url(url), text))
@@ -202,9 +202,11 @@ def _report(ended: Ended, facts: dict[str, Any]) -> None:
     how: dict[str, Any] = {"signal": name} if name else {"exit": ended.code}
     if ended.why:
         how["because"] = ended.why
-    say("command.ended", **facts, **how, took=f"{ended.seconds:.3f}s")
+    log_event("command.ended", **facts, **how, took=f"{ended.seconds:.3f}s")
     if ended.survivors:
-        warn("command.survived", **facts, remedy="look for processes of another user, or stuck")
+        log_warning(
+            "command.survived", **facts, remedy="look for processes of another user, or stuck"
+        )
 
 
 def _judge(ended: Ended, timeout: float | None, last_words: str) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.model.decision import MOST
+from rq_clock.model.decision import DECISION_LIMIT
 from rq_clock.model.entry import Entry
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.schedule import Schedule
-from rq_clock.store.audit import Who
+from rq_clock.store.audit import Actor
 from rq_clock.store.backfills import Backfill, Step
-from rq_clock.store.operations import Changes
+from rq_clock.store.operations import Operations
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import MANY, Cron, from_spec
 from rq_clock.timing.zones import zone
@@ -132,7 +132,7 @@ def step(
             break
         if to_ms(following) in backfill.left_out:
             skipped += 1
-        elif len(chosen) < min(free, MOST):
+        elif len(chosen) < min(free, DECISION_LIMIT):
             chosen.append(following)
         else:
             break
@@ -181,10 +181,10 @@ def _in_zone(schedule: Schedule, t: datetime) -> datetime:
     return t.astimezone(UTC)
 
 
-CLOCK = Who(by="clock")
+CLOCK = Actor(by="clock")
 
 
-def make_up(changes: Changes, name: str, now: datetime) -> None:
+def catch_up_backfill(changes: Operations, name: str, now: datetime) -> None:
     """Ask for what a pause that is over has skipped, unless it is to be lost. Fire times of an
     older rule are not asked for."""
     there = changes.store.load([name])[0].get(name)
@@ -224,6 +224,6 @@ def make_up(changes: Changes, name: str, now: datetime) -> None:
             left_out=found.left_out,
         )
         try:
-            changes.ask_backfill(backfill, CLOCK, asked)
+            changes.create_backfill(backfill, CLOCK, asked)
         except Conflict:  # another one was asked for meanwhile
-            make_up(changes, name, now)
+            catch_up_backfill(changes, name, now)

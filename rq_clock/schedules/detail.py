@@ -8,8 +8,8 @@ from typing import Any
 
 from rq_clock.model.job_id import schedules_of
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
-from rq_clock.schedules.listing import BARS, Pulse, Row
-from rq_clock.store.audit import AUDIT, Audited, audited_from
+from rq_clock.schedules.listing import BARS, Row, Status
+from rq_clock.store.audit import AUDIT, AuditEntry, audit_entry
 from rq_clock.store.backfills import Backfill, backfills_of
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.store import Store
@@ -20,14 +20,14 @@ BACKFILLS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
+class ScheduleDetail:
     """A schedule as its page shows it. `ledger` is all of it, oldest first; `audited` and
     `backfills` are the newest, newest first."""
 
     row: Row
     ledger: tuple[LedgerEntry, ...]
     backfills: tuple[Backfill, ...]
-    audited: tuple[Audited, ...]
+    audited: tuple[AuditEntry, ...]
     namespace: str
 
     def asked_by(self, entry: Enqueued) -> str:
@@ -47,7 +47,7 @@ class Detail:
         spans = [b for b in self.backfills if b.start <= entry.fire_time <= b.end]
         return f"{job}-b{spans[0].number}" if len(spans) == 1 else ""
 
-    def _trigger(self, entry: Enqueued) -> Audited | None:
+    def _trigger(self, entry: Enqueued) -> AuditEntry | None:
         if entry.reason != "manual":
             return None
         start = f"{self.namespace}-{self.row.entry.name}-{to_ms(entry.fire_time)}-m"
@@ -55,7 +55,7 @@ class Detail:
         return next((said for said, job in jobs if job.startswith(start)), None)
 
 
-def detail(store: Store, name: str, pulse: Pulse) -> Detail | None:
+def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
     """One schedule; None when there is none of this name. Two round trips. Raises redis-py's
     RedisError."""
     pipe: Any = store.redis.pipeline(transaction=False)
@@ -73,7 +73,7 @@ def detail(store: Store, name: str, pulse: Pulse) -> Detail | None:
     mine = [id for id in map(text, ids) if id.rpartition("-")[0] == name]
     running = schedules_of(store.namespace, pulse.running).get(name, "")
     since = None if failing is None else from_ms(int(failing))
-    return Detail(
+    return ScheduleDetail(
         row=Row(entry, ledger[-BARS:], since, running),
         ledger=ledger,
         backfills=tuple(backfills_of(store, mine)),
@@ -82,9 +82,9 @@ def detail(store: Store, name: str, pulse: Pulse) -> Detail | None:
     )
 
 
-def _audited(name: str, entries: Sequence[tuple[Any, Mapping[Any, Any]]]) -> tuple[Audited, ...]:
+def _audited(name: str, entries: Sequence[tuple[Any, Mapping[Any, Any]]]) -> tuple[AuditEntry, ...]:
     """Those entries that speak of this schedule."""
     found = ((id, texts(raw)) for id, raw in entries)
     return tuple(
-        audited_from(text(id), said) for id, said in found if name in said["schedules"].split()
+        audit_entry(text(id), said) for id, said in found if name in said["schedules"].split()
     )

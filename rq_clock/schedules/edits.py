@@ -15,19 +15,19 @@ from rq_clock.model.targets import Target
 from rq_clock.store.operations import Edit
 from rq_clock.timing.triggers import Once, Trigger
 
-PORTION = 500
+BATCH = 500
 """Schedules in one edit where very many are added: about 5 ms of Redis's time."""
 _MS = timedelta(milliseconds=1)
 _OPTIONS = [f.name for f in fields(Schedule) if f.name not in ("name", "trigger", "target")]
 
-Given: TypeAlias = (
+ScheduleArgs: TypeAlias = (
     tuple[str, Trigger, Target | Callable[..., object]]
     | tuple[str, Trigger, Target | Callable[..., object], dict[str, Any]]
 )
 """A schedule as `add_many` takes it: name, trigger, target and, if any, options."""
 
 
-def adding(schedule: Schedule, now: datetime, nexts: dict[Trigger, datetime | None]) -> Edit:
+def edit_to_add(schedule: Schedule, now: datetime, nexts: dict[Trigger, datetime | None]) -> Edit:
     """The edit that adds a schedule; `nexts` remembers what triggers said for this `now`."""
     since = now
     if isinstance(schedule.trigger, Once):
@@ -48,7 +48,7 @@ def adding(schedule: Schedule, now: datetime, nexts: dict[Trigger, datetime | No
     )
 
 
-def changed(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
+def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
     """A schedule with something else of trigger, target and options. Raises ScheduleError."""
     was = entry.schedule
     options = {o: getattr(was, o) for o in _OPTIONS} if was else {}
@@ -62,11 +62,11 @@ def changed(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
     return declare(entry.name, trigger, target, options)  # type: ignore[arg-type]  # it says so
 
 
-def portion(given: Iterator[Given]) -> list[Schedule]:
+def next_batch(given: Iterator[ScheduleArgs]) -> list[Schedule]:
     """The next schedules of `add_many`; none at the end."""
     schedules = [
         declare(name, trigger, target, options[0] if options else {})
-        for name, trigger, target, *options in islice(given, PORTION)
+        for name, trigger, target, *options in islice(given, BATCH)
     ]
     names = [s.name for s in schedules]
     if len(set(names)) < len(names):
@@ -75,6 +75,6 @@ def portion(given: Iterator[Given]) -> list[Schedule]:
     return schedules
 
 
-def ended(pause: Pause, now: datetime) -> Pause:
+def ended_now(pause: Pause, now: datetime) -> Pause:
     """The same pause, over: it goes on to hold for what came due before."""
     return Pause(reason=pause.reason, by=pause.by, since=pause.since, until=now)

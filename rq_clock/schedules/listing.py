@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from rq_clock.errors import ScheduleError
-from rq_clock.jobs.executions import Held
+from rq_clock.jobs.executions import Slot
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Entry, Pause, pause_from
 from rq_clock.model.filters import STATES, Filter, searched
@@ -63,7 +63,7 @@ _UNINDEXED = ("scheduled", "paused", "ended", "invalid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
+class Status:
     """How the whole is, by the server's clock. `leader` is what the leading clock says of itself,
     empty when none leads; `led` is when one was last heard of, None if none ever was."""
 
@@ -101,7 +101,7 @@ class Listing:
     always the one that was asked for; `searched` is how many were looked at when that was not all
     of them."""
 
-    pulse: Pulse
+    pulse: Status
     rows: tuple[Row, ...]
     total: int | None
     cursor: str
@@ -109,7 +109,7 @@ class Listing:
     searched: int | None = None
 
 
-class Overview:
+class ScheduleList:
     """The schedules of a namespace, to look at. Keep one for the life of a process: it remembers
     the definitions, as far as nothing has changed. Raises redis-py's RedisError."""
 
@@ -118,11 +118,11 @@ class Overview:
         self._size = -1
         self._shelf: tuple[str, Mapping[str, _Kept]] = ("", {})
 
-    def pulse(self) -> Pulse:
+    def pulse(self) -> Status:
         """How the whole is. One round trip."""
-        return _Asked(self._store).answers()[0]
+        return _NamedPipeline(self._store).answers()[0]
 
-    def rows(self, names: Sequence[str], pulse: Pulse) -> list[Row]:
+    def rows(self, names: Sequence[str], pulse: Status) -> list[Row]:
         """These schedules, those that exist. One round trip."""
         if not names:
             return []
@@ -143,7 +143,7 @@ class Overview:
                 found.append(Row(entries[name], tail, since, running.get(name, "")))
         return found
 
-    def queues(self, pulse: Pulse) -> Mapping[str, str] | None:
+    def queues(self, pulse: Status) -> Mapping[str, str] | None:
         """Schedule → the queue that it names; None when there are more than WHOLE. One round trip
         after a change, none else."""
         if pulse.size > WHOLE:
@@ -199,7 +199,7 @@ class Overview:
     # ---- in any order, of all of them ---------------------------------------------------------
 
     def _exact(self, wanted: Filter, sort: str, most: int, after: Place) -> _Found:
-        asked = _Asked(self._store)
+        asked = _NamedPipeline(self._store)
         asked.add("names", "hkeys", "definitions")
         asked.add("due", "zrange", "due", 0, -1, withscores=True)
         asked.add("failing", "zrange", "failing", 0, -1)
@@ -238,7 +238,7 @@ class Overview:
 
     def _indexed(self, wanted: Filter, most: int, after: Place) -> _Found:
         """Those in trouble first, then, unless only these are wanted, the rest by fire time."""
-        asked = _Asked(self._store)
+        asked = _NamedPipeline(self._store)
         asked.add("late", "zrange", "due", 0, TROUBLED - 1, withscores=True)
         asked.add("failing", "zrevrange", "failing", 0, TROUBLED - 1)
         _, last, name = after if after and after[0] == 2 else (2, 0, "")
@@ -278,7 +278,7 @@ class Overview:
         """What fits in a portion, by name, and how large it is; then the next portion. One that is
         there all the time is met at least once, as HSCAN has it."""
         position, last = after or [0, ""]
-        asked = _Asked(self._store)
+        asked = _NamedPipeline(self._store)
         asked.add("portion", "hscan", "definitions", position, count=PORTION)
         pulse, said = asked.answers()
         following, raw = said["portion"]
@@ -317,7 +317,7 @@ class Overview:
 # ---- what was read ----------------------------------------------------------------------------
 
 
-class _Asked:
+class _NamedPipeline:
     """The pulse, and what else is asked in the same round trip: answers by name."""
 
     def __init__(self, store: Store) -> None:
@@ -339,15 +339,15 @@ class _Asked:
         self._names.append(name)
         getattr(self._pipe, command)(self._store.key(key), *args, **options)
 
-    def answers(self) -> tuple[Pulse, dict[str, Any]]:
+    def answers(self) -> tuple[Status, dict[str, Any]]:
         """Ask."""
         (seconds, micros), *answers = self._pipe.execute()
         said = dict(zip(self._names, answers, strict=True))
         now = from_ms(seconds * 1000 + micros // 1000)
         overdue = _overdue(now)
         pause = pause_from(said["pause"]) if said["pause"] else None
-        places = [Held(text(name), text(value)) for name, value in said["workers"].items()]
-        pulse = Pulse(
+        places = [Slot(text(name), text(value)) for name, value in said["workers"].items()]
+        pulse = Status(
             now=now,
             leader=texts(said["lease"]),
             led=from_ms(said["led"]) if said["led"] else None,
@@ -365,7 +365,7 @@ class _Asked:
 class _Index:
     """What is known of schedules without their definitions."""
 
-    def __init__(self, namespace: str, pulse: Pulse, said: Mapping[str, Any]) -> None:
+    def __init__(self, namespace: str, pulse: Status, said: Mapping[str, Any]) -> None:
         self._pulse = pulse
         self._overdue = _overdue(pulse.now)
         self._due = {text(name): int(score) for name, score in said["due"]}
@@ -444,7 +444,7 @@ class _Kept:
 class _Found:
     """A page's names, before its rows are read."""
 
-    pulse: Pulse
+    pulse: Status
     names: list[str]
     total: int | None
     cursor: str
@@ -453,7 +453,7 @@ class _Found:
 
     @classmethod
     def of(
-        cls, pulse: Pulse, places: list[Place], most: int, order: str, total: int | None = None
+        cls, pulse: Status, places: list[Place], most: int, order: str, total: int | None = None
     ) -> _Found:
         """The first `most` of these, which are in order."""
         cursor = _cursor(order, places[most - 1]) if len(places) > most else ""

@@ -30,8 +30,8 @@ from rq_clock.timing.zones import zone
 
 if TYPE_CHECKING:
     from rq_clock.manifest.diff import Difference, Plan, Step
-    from rq_clock.model.entry import Pause, Skipping
-    from rq_clock.store.audit import Audited
+    from rq_clock.model.entry import Pause, SkipRequest
+    from rq_clock.store.audit import AuditEntry
     from rq_clock.store.backfills import Backfill
 
 HERDS = 5
@@ -128,7 +128,7 @@ def pause_view(pause: Pause) -> dict[str, Any]:
     }
 
 
-def _skipping(skipping: Skipping) -> dict[str, Any]:
+def _skipping(skipping: SkipRequest) -> dict[str, Any]:
     return {
         "reason": skipping.reason,
         "by": skipping.by,
@@ -234,7 +234,7 @@ def backfill_view(backfill: Backfill) -> dict[str, Any]:
     }
 
 
-def audit_view(audited: Audited) -> dict[str, Any]:
+def audit_view(audited: AuditEntry) -> dict[str, Any]:
     """An entry of the audit; `schedules` are the first few of `count`."""
     return {
         "id": audited.id,

@@ -30,18 +30,25 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
-from rq_clock.model.entry import Entry, Pause, Skipping
+from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.filters import Filter, Page
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
-from rq_clock.schedules.backfill import Preview, make_up, preview
-from rq_clock.schedules.edits import PORTION, Given, adding, changed, ended, portion
+from rq_clock.schedules.backfill import Preview, catch_up_backfill, preview
+from rq_clock.schedules.edits import (
+    BATCH,
+    ScheduleArgs,
+    apply_changes,
+    edit_to_add,
+    ended_now,
+    next_batch,
+)
 from rq_clock.settings import Settings
-from rq_clock.store.audit import Audited, Who
+from rq_clock.store.audit import Actor, AuditEntry
 from rq_clock.store.backfills import Backfill
 from rq_clock.store.client import connect, diagnose
-from rq_clock.store.operations import MOST, Changes, Edit
+from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Trigger, once
@@ -53,13 +60,13 @@ if TYPE_CHECKING:
 ALL = "*"
 """Stands for all schedules, in `pause` and `resume`."""
 MISSED = ("skip", "latest", "all")
-BACKFILL_MOST = 1000
+BACKFILL_LIMIT = 1000
 """Fire times that a backfill takes without being told how many it may be."""
 SCAN = 1000
 TRIES = 20
 """How often a change is made anew that something got ahead of."""
 T = TypeVar("T")
-Asked: TypeAlias = tuple[datetime, int]
+RequestId: TypeAlias = tuple[datetime, int]
 """When a caller has first asked for something, and a number by which it knows it."""
 _CLOCK_SECONDS = 60.0
 _MS = timedelta(milliseconds=1)
@@ -75,7 +82,7 @@ class Schedules:
         self._given = redis
         self._by = by
         self._settings = settings
-        self._made: Changes | None = None
+        self._made: Operations | None = None
         self._server_time: tuple[float, datetime] | None = None
 
     # ---- definitions --------------------------------------------------------------------------
@@ -101,7 +108,7 @@ class Schedules:
 
     def add_many(
         self,
-        given: Iterable[Given],
+        given: Iterable[ScheduleArgs],
         *,
         replace: bool = False,
         progress: Callable[[int], None] | None = None,
@@ -114,7 +121,7 @@ class Schedules:
         with self._audited_as("add-many") as tell, ThreadPoolExecutor(1) as sender:
             while True:  # a portion is made while the one before is on its way
                 try:
-                    schedules = portion(portions)
+                    schedules = next_batch(portions)
                 except ScheduleError as error:
                     schedules, fault = [], error
                 if under_way:
@@ -183,8 +190,8 @@ class Schedules:
             names = sorted({*names, *(store.all_names() if prune else ())})
             entries: dict[str, Entry] = {}
             pauses: dict[str, Pause] = {}
-            for start in range(0, len(names), PORTION):
-                chunk = names[start : start + PORTION]
+            for start in range(0, len(names), BATCH):
+                chunk = names[start : start + BATCH]
                 entries |= store.load(chunk)[0]  # first: a pause from now on makes it stale
                 pauses |= store.pauses(chunk)
             return compare(items, entries, pauses, self._now(changes), prune=prune)
@@ -195,15 +202,15 @@ class Schedules:
         """Change what a plan says: all or, when someone has changed one of its schedules since,
         nothing. More than MOST are changed in portions of so many, each of which is whole;
         `progress` is told how many are changed."""
-        for start in range(0, len(plan.steps), MOST):
-            portion = plan.steps[start : start + MOST]
+        for start in range(0, len(plan.steps), BATCH_LIMIT):
+            next_batch = plan.steps[start : start + BATCH_LIMIT]
             with self._redis() as changes:
                 now = self._now(changes)
             nexts: dict[Trigger, datetime | None] = {}
-            edits = [self._stepped(step, now, nexts) for step in portion]
-            self._edit(edits, "apply", [step.name for step in portion], reason)
+            edits = [self._stepped(step, now, nexts) for step in next_batch]
+            self._edit(edits, "apply", [step.name for step in next_batch], reason)
             if progress:
-                progress(start + len(portion))
+                progress(start + len(next_batch))
 
     def get(self, name: str) -> Entry | None:
         """One schedule, declared or not."""
@@ -246,7 +253,7 @@ class Schedules:
 
     def trigger(
         self, name: str, *, force: bool = False, reason: str = "",
-        fire_time: datetime | None = None, asked: Asked | None = None,
+        fire_time: datetime | None = None, asked: RequestId | None = None,
     ) -> str:  # fmt: skip
         """Run a schedule now, also a paused one; the id of the job. The schedule is not moved.
         With a `fire_time` it runs again for that instant of the past, by today's definition.
@@ -314,7 +321,7 @@ class Schedules:
                     Edit(
                         name=name,
                         expected=revision,
-                        pause=replace(ended(pause, now), missed=missed or pause.missed),
+                        pause=replace(ended_now(pause, now), missed=missed or pause.missed),
                     )
                     for name, pause, revision in self._pauses(changes, names, now)
                 ]  # the leader makes up for what was missed
@@ -343,7 +350,7 @@ class Schedules:
                 last = following
             edit = Edit(name=name, unskip=True)
             if count:  # none of them may have run by now
-                word = Skipping(count=count, until=last, reason=reason, by=self._by, since=now)
+                word = SkipRequest(count=count, until=last, reason=reason, by=self._by, since=now)
                 edit = Edit(name=name, expected=f"{entry.revision} {entry.base}", skipping=word)
             self._edit([edit], "skip", [name], reason, count=count)
             return last
@@ -369,9 +376,9 @@ class Schedules:
         *,
         at_once: int = 1,
         again: bool = False,
-        most: int = BACKFILL_MOST,
+        most: int = BACKFILL_LIMIT,
         reason: str = "",
-        asked: Asked | None = None,
+        asked: RequestId | None = None,
     ) -> Backfill:
         """Enqueue the fire times of the past from `start` to `end`, oldest first, at most
         `at_once` running at a time. The leading clock does it, each exactly once, and goes on
@@ -393,7 +400,7 @@ class Schedules:
                     )
                 now = asked[0] if asked else changes.now()
                 backfill = self._backfill(name, found, now, at_once, reason)
-                if not changes.ask_backfill(backfill, self._who(reason), others):
+                if not changes.create_backfill(backfill, self._who(reason), others):
                     raise ScheduleError(
                         f"{name}: a backfill was asked for in this millisecond; ask again"
                     )
@@ -413,7 +420,7 @@ class Schedules:
         with self._redis() as changes:
             return changes.backfills(most)
 
-    def audit(self, most: int = 100, before: str = "+") -> list[Audited]:
+    def audit(self, most: int = 100, before: str = "+") -> list[AuditEntry]:
         """Who changed what, newest first; `before` is the id of one that was told."""
         with self._redis() as changes:
             return changes.audit(most, before)
@@ -421,18 +428,18 @@ class Schedules:
     # ---- within -------------------------------------------------------------------------------
 
     @contextmanager
-    def _redis(self) -> Iterator[Changes]:
+    def _redis(self) -> Iterator[Operations]:
         """What speaks with Redis; its errors are ours in this block."""
         settings = self._settings = self._settings or Settings.from_env()
         if self._made is None:
             redis = self._given or connect(settings=settings)
-            self._made = Changes(Store(redis, settings.namespace, history=settings.history))
+            self._made = Operations(Store(redis, settings.namespace, history=settings.history))
         try:
             yield self._made
         except RedisError as error:
             raise StoreUnavailable(diagnose(error, settings.redis_url)) from None
 
-    def _now(self, changes: Changes) -> datetime:
+    def _now(self, changes: Operations) -> datetime:
         """The server's time, asked for once a minute."""
         read = monotonic()
         if self._server_time is None or read - self._server_time[0] > _CLOCK_SECONDS:
@@ -440,15 +447,17 @@ class Schedules:
         since, then = self._server_time
         return then + timedelta(seconds=read - since)
 
-    def _who(self, reason: str) -> Who:
-        return Who(by=self._by, reason=reason)
+    def _who(self, reason: str) -> Actor:
+        return Actor(by=self._by, reason=reason)
 
     def _edit(
         self, edits: Sequence[Edit], verb: str, names: Sequence[str], reason: str = "",
         **detail: Any,
     ) -> list[str]:  # fmt: skip
-        if len(edits) > MOST:
-            raise ScheduleError(f"expected at most {MOST:,} schedules at once, got {len(edits):,}")
+        if len(edits) > BATCH_LIMIT:
+            raise ScheduleError(
+                f"expected at most {BATCH_LIMIT:,} schedules at once, got {len(edits):,}"
+            )
         with self._redis() as changes:
             self._make_up(changes, [edit.name for edit in edits if edit.pause])
             try:
@@ -467,16 +476,16 @@ class Schedules:
                     raise
         return change()
 
-    def _make_up(self, changes: Changes, names: Sequence[str]) -> None:
+    def _make_up(self, changes: Operations, names: Sequence[str]) -> None:
         """See to it that no pause is written over which has ended and was not made up for."""
         if not names:
             return
         now = changes.now()
         for name in changes.unfinished(names, now):
             with suppress(ScheduleError):  # what cannot run must not keep from pausing it
-                make_up(changes, name, now)
+                catch_up_backfill(changes, name, now)
 
-    def _told_better(self, changes: Changes, conflict: Conflict) -> Conflict:
+    def _told_better(self, changes: Operations, conflict: Conflict) -> Conflict:
         """With the neighbour of a name that does not exist."""
         missing = [name for name, why in conflict.faults if why == "missing"]
         if not missing:
@@ -504,7 +513,7 @@ class Schedules:
                 if entry := there.get(schedule.name):
                     edits.append(self._replaced(entry, schedule, now))
                 else:
-                    edits.append(adding(schedule, now, nexts))
+                    edits.append(edit_to_add(schedule, now, nexts))
             who = self._who("") if audit else None
             return changes.edit(edits, now, "add", who)
 
@@ -512,7 +521,7 @@ class Schedules:
         """The edit that an update is."""
         if entry.declared:
             raise Conflict([(entry.name, "declared")])
-        schedule = changed(entry, changes)
+        schedule = apply_changes(entry, changes)
         with self._redis() as redis:
             return self._replaced(entry, schedule, redis.now())
 
@@ -527,7 +536,7 @@ class Schedules:
                 settled = changes.settle(entry.name, now)
             if settled is None or settled.revision != entry.revision:
                 raise Conflict([(entry.name, f"stale {settled.revision if settled else ''}")])
-        edit = adding(schedule, now, {})
+        edit = edit_to_add(schedule, now, {})
         return Edit(
             name=entry.name,
             expected=entry.revision,
@@ -542,13 +551,13 @@ class Schedules:
             expected = step.was.revision if step.was else "there"
             return Edit(name=step.name, expected=expected, definition="")
         if step.was is None:
-            edit = adding(step.item.schedule, now, nexts)
+            edit = edit_to_add(step.item.schedule, now, nexts)
         else:
             edit = self._replaced(step.was, step.item.schedule, now)
         return replace(edit, pause=step.new_pause(self._by, now))
 
     def _pauses(
-        self, changes: Changes, names: Sequence[str], now: datetime
+        self, changes: Operations, names: Sequence[str], now: datetime
     ) -> list[tuple[str, Pause, str]]:
         """Names, the pauses of their own that hold now, and the revisions they were found in."""
         known, everything = changes.store.load([n for n in names if n != ALL])
@@ -568,7 +577,7 @@ class Schedules:
             )
 
     def _preview(
-        self, changes: Changes, name: str, start: datetime, end: datetime, *, again: bool
+        self, changes: Operations, name: str, start: datetime, end: datetime, *, again: bool
     ) -> Preview:
         self._existing(name)
         entry = changes.settle(name, changes.now())

@@ -18,7 +18,7 @@ FEW = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Who:
+class Actor:
     """Who changes something and why; goes into the audit."""
 
     by: str
@@ -26,7 +26,7 @@ class Who:
 
 
 @dataclass(frozen=True, slots=True)
-class Audited:
+class AuditEntry:
     """An entry of the audit: `schedules` are the first few of `count`."""
 
     id: str
@@ -39,8 +39,8 @@ class Audited:
     detail: Mapping[str, Any]
 
 
-def _audited(
-    verb: str, names: Sequence[str], who: Who, detail: Mapping[str, Any]
+def _parse_entry(
+    verb: str, names: Sequence[str], who: Actor, detail: Mapping[str, Any]
 ) -> dict[str, str]:
     """An entry of the audit."""
     shown = {key: value for key, value in detail.items() if value not in (None, "")}
@@ -54,9 +54,9 @@ def _audited(
     }
 
 
-def audited_from(id: str, said: Mapping[str, str]) -> Audited:
+def audit_entry(id: str, said: Mapping[str, str]) -> AuditEntry:
     """An entry of the stream, as it was read."""
-    return Audited(
+    return AuditEntry(
         id,
         from_ms(id.partition("-")[0]),
         said["by"],

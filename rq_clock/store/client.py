@@ -31,14 +31,14 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
-from rq_clock.log import say, warn
+from rq_clock.log import log_event, log_warning
 from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
 REPLY_SECONDS = 3.0
 """A server that is silent this long counts as gone; the clock must hear a signal meanwhile."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two attempts to reach a server; they double from one to the other."""
-PATIENCE = 0.8
+PATIENCE_SECONDS = 0.8
 """The pause at which a server that never answered is called missing: where everything starts at
 once, it is only slower to start."""
 _OF_AN_ITEM = re.compile(r"WRONGTYPE|user_script:\d+: (attempt to|bad argument)")
@@ -148,7 +148,7 @@ def diagnose(error: BaseException, url: str | None) -> str:
     return f"{place}: {error}"
 
 
-class Patience:
+class Reconnect:
     """How a process that serves for long bears a server that does not answer: it says so once,
     and asks again after pauses that grow."""
 
@@ -167,9 +167,9 @@ class Patience:
         reason = diagnose(error, self._url)
         if not self._met and isinstance(error, AuthenticationError | NoPermissionError):
             raise StoreUnavailable(reason) from None
-        if not self._said and (self._met or self._pause >= PATIENCE):
+        if not self._said and (self._met or self._pause >= PATIENCE_SECONDS):
             self._said = True
-            warn("store.waiting", reason=reason)
+            log_warning("store.waiting", reason=reason)
         pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
         return pause
 
@@ -178,7 +178,7 @@ class Patience:
         self._met = True
         if self._said:
             self._said = False
-            say("store.back")
+            log_event("store.back")
 
     def succeeded(self) -> None:
         """What was tried is done; the next attempt at something else may come at once. Apart from

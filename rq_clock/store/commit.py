@@ -48,7 +48,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommitResult:
     """What the commit said of one schedule: ok, overlap, stale or error, with the details."""
 
     planned: Planned
@@ -57,7 +57,7 @@ class Answer:
     at: datetime
 
 
-class Refusal(Exception):
+class CommitRefusal(Exception):
     """The whole batch was refused and nothing was written. `changed` says that only a newer
     revision for all schedules stood in the way."""
 
@@ -150,7 +150,7 @@ class Batch:
     def expired(self, now: datetime) -> bool:
         return self._good_until is not None and now >= self._good_until
 
-    def pack(self, store: Store, lease: Lease, wire: Wire) -> None:
+    def pack(self, store: Store, lease: Lease, wire: CommitChannel) -> None:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
         words = [word for shape in self._shapes.values() for word in shape.common()]
         own = [row[place] for shape, row in self._rows for place in shape.places]
@@ -175,7 +175,7 @@ def _next(entry: Entry, decision: Decision) -> int | str:
     return "end" if one_off else ""
 
 
-class Wire:
+class CommitChannel:
     """The way of packed batches to the server, past redis-py's commands: what goes here may be
     sent again after a lost reply, because the commit compares before it writes."""
 
@@ -190,7 +190,7 @@ class Wire:
         packed: list[bytes] = self._packer.pack_command(*words)
         return packed
 
-    def commit(self, batches: Sequence[Batch]) -> list[list[Answer] | Refusal]:
+    def commit(self, batches: Sequence[Batch]) -> list[list[CommitResult] | CommitRefusal]:
         """Send batches in order; for each its answers, or why it was refused whole.
 
         Raises LeaseLost when any was refused for its fencing token. On a lost connection raises
@@ -227,25 +227,25 @@ class Wire:
         return replies
 
 
-def _result(batch: Batch, reply: Any) -> list[Answer] | Refusal:
+def _result(batch: Batch, reply: Any) -> list[CommitResult] | CommitRefusal:
     if isinstance(reply, RedisError):
-        return Refusal(str(reply))
+        return CommitRefusal(str(reply))
     status = reply[0]
     if status == b"lost":
         raise LeaseLost("another clock leads, or the lease ran out")
     if status == b"changed":
-        return Refusal("all schedules were changed at once", changed=True)
+        return CommitRefusal("all schedules were changed at once", changed=True)
     if status == b"error":
-        return Refusal(text(reply[1]))
+        return CommitRefusal(text(reply[1]))
     at = datetime.fromtimestamp(reply[1] / 1000, UTC)
     answers = []
     for planned, words in zip(batch.planned, reply[2:], strict=True):
         kind, _, detail = text(words).partition(" ")
-        answers.append(Answer(planned, kind, detail, at))
+        answers.append(CommitResult(planned, kind, detail, at))
     return answers
 
 
-def stands(planned: Planned, stale: str) -> bool:
+def was_committed(planned: Planned, stale: str) -> bool:
     """Whether a stale answer means that this very decision was committed before and only its
     reply was lost: the stored marker and last job are the ones it would have written."""
     _revision, _, state = stale.partition(" ")

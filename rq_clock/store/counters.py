@@ -58,7 +58,7 @@ def bucket(seconds: float, bounds: Bounds) -> str:
     return _BUCKETS[bounds][bisect_left(bounds, seconds)]
 
 
-class Tally:
+class Counters:
     """Counts on their way to Redis, in portions. What is still here when the process dies is lost:
     counts, never runs."""
 
@@ -147,7 +147,7 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class CounterSnapshot:
     """The fields of a hash, as they are read."""
 
     runs: Mapping[str, int]
@@ -161,7 +161,7 @@ class Counts:
     ticked: Histogram
 
     @classmethod
-    def read(cls, raw: Mapping[bytes, bytes]) -> Counts:
+    def read(cls, raw: Mapping[bytes, bytes]) -> CounterSnapshot:
         """What nobody here writes, such as a later release, is left out."""
         runs: Counter[str] = Counter()
         took: Counter[str] = Counter()

@@ -23,22 +23,22 @@ from datetime import datetime
 from typing import Any
 
 from rq_clock.errors import Conflict, LeaseLost, ScheduleError
-from rq_clock.log import warn
-from rq_clock.model.entry import Entry, Lease, Pause, Skipping, decide, to_json
-from rq_clock.store.audit import AUDIT, Audited, Who, _audited, audited_from
+from rq_clock.log import log_warning
+from rq_clock.model.entry import Entry, Lease, Pause, SkipRequest, decide, to_json
+from rq_clock.store.audit import AUDIT, Actor, AuditEntry, _parse_entry, audit_entry
 from rq_clock.store.backfills import Backfill, Step, _backfill, backfills_of
-from rq_clock.store.commit import Batch, Refusal, Wire
-from rq_clock.store.counters import Tally
+from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal
+from rq_clock.store.counters import Counters
 from rq_clock.store.job_commands import JobBuilder
 from rq_clock.store.scripts import load_script, text, texts
 from rq_clock.store.store import KEEP_REMOVED_MS, Store
 from rq_clock.timing.instants import from_ms, iso, score_ms, to_ms
 
-MOST = 5000
+BATCH_LIMIT = 5000
 """Schedules in one edit that is whole or nothing: about 50 ms of Redis's time."""
 
 
-class Changes:
+class Operations:
     """One namespace's changes. Methods raise redis-py's RedisError when the server cannot be
     used; nothing is half-written then."""
 
@@ -57,14 +57,14 @@ class Changes:
     # ---- schedules ----------------------------------------------------------------------------
 
     def edit(
-        self, edits: Sequence[Edit], now: datetime, verb: str = "", who: Who | None = None,
+        self, edits: Sequence[Edit], now: datetime, verb: str = "", who: Actor | None = None,
         **detail: Any,
     ) -> list[str]:  # fmt: skip
         """Apply all of these or none; the new revisions. With `who` it is entered in the audit.
 
         Raises Conflict with every one that did not fit.
         """
-        audited = _flat(_audited(verb, [e.name for e in edits], who, detail)) if who else []
+        audited = _flat(_parse_entry(verb, [e.name for e in edits], who, detail)) if who else []
         keys = self.store.keys(
             "definitions", "declared", "markers", "revisions", "pauses", "skips", "due",
             "chores", "revision", "audit", "news", "succeeded", "outcomes", "failing", "counters",
@@ -80,7 +80,7 @@ class Changes:
     def settle(self, name: str, now: datetime) -> Entry | None:
         """Decide, as the clock would, what is due of a schedule until `now`: before a change that
         would take it away. The entry then, None when there is no such schedule."""
-        wire, builder = Wire(self.store), JobBuilder(self.store)
+        wire, builder = CommitChannel(self.store), JobBuilder(self.store)
         while True:
             entries, everything = self.store.load([name])
             entry = entries.get(name)
@@ -93,7 +93,7 @@ class Changes:
             batch.add(entry, decision, builder)
             batch.pack(self.store, Lease(""), wire)
             [result] = wire.commit([batch])
-            if isinstance(result, Refusal):
+            if isinstance(result, CommitRefusal):
                 if result.changed:
                     continue
                 raise ScheduleError(f"{name}: its due fire times cannot be decided: {result}")
@@ -102,7 +102,7 @@ class Changes:
                     f"{name}: its due fire times cannot be decided: {result[0].detail}"
                 )
             if result[0].kind in ("ok", "overlap"):
-                tally = Tally()
+                tally = Counters()
                 overlap, at = result[0].kind == "overlap", result[0].at
                 tally.decided(name, decision, now, None if overlap else at, overlap=overlap)
                 self.store.count(Lease(""), "", tally.portion())
@@ -110,7 +110,7 @@ class Changes:
     # ---- runs by hand -------------------------------------------------------------------------
 
     def trigger(
-        self, entry: Entry, now: datetime, number: str, who: Who, *, force: bool,
+        self, entry: Entry, now: datetime, number: str, who: Actor, *, force: bool,
         fire_time: datetime | None = None,
     ) -> tuple[str, list[str]]:  # fmt: skip
         """Enqueue a run now, of this instant or again of a fire time of the past. Its job's id, and
@@ -125,7 +125,7 @@ class Changes:
         verb, detail = "trigger", {"job": job_id, "force": force}
         if fire_time:
             verb, detail = "again", detail | {"fireTime": iso(fire_time)}
-        audited = _flat(_audited(verb, [entry.name], who, detail))
+        audited = _flat(_parse_entry(verb, [entry.name], who, detail))
         overlap = "allow" if force else entry.schedule.overlap
         answer = self._scripts["trigger"](
             [*keys, queue, self.store.key("counters")],
@@ -145,11 +145,11 @@ class Changes:
         """How many backfills there are."""
         return int(self.redis.zcard(self.store.key("backfills")))
 
-    def ask_backfill(self, backfill: Backfill, who: Who, asked: int | None = None) -> bool:
+    def create_backfill(self, backfill: Backfill, who: Actor, asked: int | None = None) -> bool:
         """Leave a backfill for the leader; False when there is one with this id already. Raises
         Conflict unless there are as many as when it was thought out (`asked`)."""
         detail = {"id": backfill.id, "fireTimes": backfill.total, "atOnce": backfill.at_once}
-        audited = _flat(_audited("backfill", [backfill.schedule], who, detail))
+        audited = _flat(_parse_entry("backfill", [backfill.schedule], who, detail))
         fields = {
             "schedule": backfill.schedule,
             "start": to_ms(backfill.start),
@@ -171,9 +171,9 @@ class Changes:
             raise Conflict([(backfill.schedule, "stale")])
         return bool(answer)
 
-    def cancel_backfill(self, id: str, now: datetime, who: Who) -> bool:
+    def cancel_backfill(self, id: str, now: datetime, who: Actor) -> bool:
         """Let a backfill enqueue no more; what it has enqueued runs. False when it has ended."""
-        audited = _flat(_audited("cancel-backfill", [id.rpartition("-")[0]], who, {"id": id}))
+        audited = _flat(_parse_entry("cancel-backfill", [id.rpartition("-")[0]], who, {"id": id}))
         keys = self.store.keys(f"backfill:{id}", "backfills", "chores", "audit", "news")
         args = ["cancel", id, to_ms(now), AUDIT, "", len(audited), *audited]
         return bool(self._scripts["chore"](keys, args))
@@ -188,7 +188,7 @@ class Changes:
         ids: Any = self.redis.zrevrange(self.store.key("backfills"), 0, most - 1)
         return backfills_of(self.store, list(map(text, ids)))
 
-    def advance(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
+    def step_backfill(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
         """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
 
         Raises LeaseLost, and ScheduleError when its jobs cannot be enqueued.
@@ -223,7 +223,7 @@ class Changes:
         strange = [chore for chore, _ in found if not chore.isascii()]
         if strange:  # none of ours, and none that could be done
             self.redis.zrem(key, *strange)
-            warn("chore.removed", chores=len(strange), reason="not the name of a chore")
+            log_warning("chore.removed", chores=len(strange), reason="not the name of a chore")
         ready = {
             text(chore): score_ms(score)
             for chore, score in found
@@ -269,16 +269,16 @@ class Changes:
 
     # ---- the audit ----------------------------------------------------------------------------
 
-    def note(self, verb: str, names: Sequence[str], count: int, who: Who) -> None:
+    def note(self, verb: str, names: Sequence[str], count: int, who: Actor) -> None:
         """Enter what took many steps."""
-        words = _audited(verb, names, who, {}) | {"count": str(count)}
+        words = _parse_entry(verb, names, who, {}) | {"count": str(count)}
         self.redis.xadd(self.store.key("audit"), words, maxlen=AUDIT)  # type: ignore[arg-type]
 
-    def audit(self, most: int, before: str = "+") -> list[Audited]:
+    def audit(self, most: int, before: str = "+") -> list[AuditEntry]:
         """The newest entries, newest first; `before` is the id of one that was told."""
         last = before if before == "+" else f"({before}"
         found: Any = self.redis.xrevrange(self.store.key("audit"), last, "-", count=most)
-        return [audited_from(text(id), texts(fields)) for id, fields in found]
+        return [audit_entry(text(id), texts(fields)) for id, fields in found]
 
 
 def _flat(said: Mapping[str, Any]) -> list[Any]:
@@ -308,7 +308,7 @@ class Edit:
     since: datetime | None = None
     next_fire: datetime | None = None
     pause: Pause | None = None
-    skipping: Skipping | None = None
+    skipping: SkipRequest | None = None
     unskip: bool = False
 
     def words(self) -> list[Any]:

@@ -69,12 +69,12 @@ from rq_clock.model.decision import ON_TIME, Skip
 from rq_clock.model.entry import (
     Change,
     Entry,
-    Handover,
     Lease,
+    LeaseGrant,
+    LeaseRefused,
     Pause,
-    Refused,
     pause_from,
-    skipping_from,
+    skip_request_from,
 )
 from rq_clock.model.ledger import Enqueued, Lost, ledger_entry
 from rq_clock.model.schedule import from_definition
@@ -155,7 +155,7 @@ class Store:
 
     def acquire(
         self, instance: str, owner: tuple[str, str], mode: str, now: datetime
-    ) -> Lease | Refused:
+    ) -> Lease | LeaseRefused:
         """Ask for the lease. `mode` is starting (depose a leader of the same owner), waiting
         (take it when it is free) or take-over (whoever has it).
 
@@ -170,9 +170,9 @@ class Store:
         if kind == "granted":
             return Lease(rest[0])
         if kind == "held":
-            return Refused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
+            return LeaseRefused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
         if kind == "foreign":
-            return Refused("foreign", owner=rest[0], holder=rest[1])
+            return LeaseRefused("foreign", owner=rest[0], holder=rest[1])
         raise StoreUnavailable(newer_data(self.namespace, int(rest[0])))
 
     def renew(self, lease: Lease, **facts: str | int) -> None:
@@ -190,10 +190,10 @@ class Store:
         """What the leading clock says of itself; empty when none leads."""
         return texts(self.redis.hgetall(self.key("lease")))
 
-    def handovers(self, most: int) -> list[Handover]:
+    def handovers(self, most: int) -> list[LeaseGrant]:
         """The newest grants of the lease, newest first; about the last hundred are kept."""
         found: Any = self.redis.xrevrange(self.key("handovers"), count=most)
-        return [Handover.read(text(id), fields) for id, fields in found]
+        return [LeaseGrant.read(text(id), fields) for id, fields in found]
 
     # ---- definitions --------------------------------------------------------------------------
 
@@ -424,7 +424,7 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
                 schedule=schedule,
                 fault=fault,
                 pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
-                skipping=skipping_from(skip) if skip is not None else None,
+                skipping=skip_request_from(skip) if skip is not None else None,
                 **common,
             )
         except Exception as error:
@@ -437,7 +437,7 @@ def _is_pause(stored: bytes) -> bool:
     try:
         pause_from(stored)
     except Exception as error:
-        _faults.warn("pause.unreadable", error, schedule="*")
+        _faults.report("pause.unreadable", error, schedule="*")
         return False
     return True
 

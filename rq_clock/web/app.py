@@ -23,7 +23,7 @@ from rq_clock.version import __version__
 from rq_clock.web import api, health, metrics, pages
 from rq_clock.web import events as live
 from rq_clock.web.auth import SAFE
-from rq_clock.web.context import Needs, Site, path_of, site_of
+from rq_clock.web.context import Context, Needs, path_of, site_of
 from rq_clock.web.middleware import Guard
 from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, problem_of
 
@@ -47,7 +47,7 @@ def create_app(
         summary="Schedules for RQ that survive restarts",
         openapi_url=None,  # nobody reads it without a token, see api/description.py
     )
-    site = Site.of(settings, redis, read_only=read_only, closing=closing)
+    site = Context.of(settings, redis, read_only=read_only, closing=closing)
     app.state.web, app.state.live = site, live.Live(site.store, closing)
     app.add_middleware(Guard, late=_late, behind_proxy=settings.behind_proxy)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")

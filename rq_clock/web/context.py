@@ -12,7 +12,7 @@ from redis import Redis
 
 from rq_clock.jobs.executions import Executions
 from rq_clock.jobs.queues import Queues
-from rq_clock.schedules.listing import Overview
+from rq_clock.schedules.listing import ScheduleList
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings, Token
 from rq_clock.store.client import connect
@@ -26,14 +26,14 @@ say so within two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Context:
     """One app's parts; `request.app.state.web`. Made without a connection."""
 
     settings: Settings
     redis: Redis
     store: Store
     executions: Executions
-    overview: Overview
+    overview: ScheduleList
     queues: Queues
     access: Access
     read_only: bool
@@ -48,7 +48,7 @@ class Site:
         *,
         read_only: bool,
         closing: asyncio.Event | None = None,
-    ) -> Site:
+    ) -> Context:
         """Raises StoreUnavailable when there is no REDIS_URL."""
         redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
         store = Store(redis, settings.namespace, history=settings.history)
@@ -57,7 +57,7 @@ class Site:
             redis=redis,
             store=store,
             executions=Executions(redis, settings.namespace, runs=settings.runs),
-            overview=Overview(store),
+            overview=ScheduleList(store),
             queues=Queues(store, runs=settings.runs),
             access=Access(settings, redis),
             read_only=read_only,
@@ -65,9 +65,9 @@ class Site:
         )
 
 
-def site_of(request: Request) -> Site:
+def site_of(request: Request) -> Context:
     """The parts of the app that serves this request."""
-    return cast(Site, request.app.state.web)
+    return cast(Context, request.app.state.web)
 
 
 def root_of(request: Request) -> str:
@@ -119,9 +119,9 @@ class Needs:
 Read = Annotated[Token, Depends(Needs("read"))]
 Operate = Annotated[Token, Depends(Needs("operate"))]
 Admin = Annotated[Token, Depends(Needs("admin"))]
-Web = Annotated[Site, Depends(site_of)]
+Web = Annotated[Context, Depends(site_of)]
 
 
-def schedules_for(site: Site, token: Token) -> Schedules:
+def schedules_for(site: Context, token: Token) -> Schedules:
     """What can be done to the schedules, in the name of a token's owner."""
     return Schedules(site.redis, by=token.name, settings=site.settings)

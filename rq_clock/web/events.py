@@ -26,7 +26,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from redis.exceptions import RedisError, ResponseError
 
-from rq_clock.jobs.executions import Held
+from rq_clock.jobs.executions import Slot
 from rq_clock.model.decision import ON_TIME
 from rq_clock.store.scripts import text
 from rq_clock.store.store import Store
@@ -105,7 +105,7 @@ class _Witnesses:
     def _prepare(self, seen: Seen) -> Seen:
         seconds, _ = seen.pop("now")[1]
         self._late = f"{(seconds - ON_TIME.total_seconds()) * 1000:.0f}"
-        places = [Held(text(n), text(v)) for n, v in seen.pop("workers")[1].items()]
+        places = [Slot(text(n), text(v)) for n, v in seen.pop("workers")[1].items()]
         held = {place.worker: place.job for place in places}  # without the signs of life
         seen["held"] = ("runs schedules queues clock", held)
         queues = {text(name).removeprefix("rq:queue:") for name in seen["queues"][1] or ()}

@@ -25,7 +25,7 @@ from rq_clock.settings import Settings
 from rq_clock.store.counters import LATE, TICKED, TOOK, WAITED, Bounds, Histogram
 from rq_clock.store.store import Store
 from rq_clock.version import releases
-from rq_clock.web.metrics_query import Figures, Single, read
+from rq_clock.web.metrics_query import MetricsSnapshot, Single, read
 
 CACHE_SECONDS = 1.0
 """For so long one reading serves all who ask."""
@@ -97,7 +97,7 @@ def collect(store: Store, settings: Settings, *, openmetrics: bool = False) -> b
 # ---- what is told -----------------------------------------------------------------------------
 
 
-def _tell_clock(page: _Page, figures: Figures) -> None:
+def _tell_clock(page: _Page, figures: MetricsSnapshot) -> None:
     page.gauge("rq_clock_build_info", "Versions of this web process.", [(_build(), 1)])
     leader = [(_labels(clock=figures.leader), 1.0)] if figures.leader else []
     page.gauge("rq_clock_leader_info", "The clock that leads; absent when none does.", leader)
@@ -120,7 +120,7 @@ def _tell_clock(page: _Page, figures: Figures) -> None:
     )
 
 
-def _tell_all(page: _Page, figures: Figures) -> None:
+def _tell_all(page: _Page, figures: MetricsSnapshot) -> None:
     counts = figures.counts
     page.gauge(
         "rq_clock_schedules",
@@ -163,7 +163,7 @@ def _tell_all(page: _Page, figures: Figures) -> None:
     )  # fmt: skip
 
 
-def _tell_singles(page: _Page, figures: Figures, grace: int) -> None:
+def _tell_singles(page: _Page, figures: MetricsSnapshot, grace: int) -> None:
     rows = [(f'schedule="{single.name}"', single) for single in figures.singles]
     page.gauge(
         "rq_clock_schedule_info",
@@ -220,7 +220,7 @@ def _tell_singles(page: _Page, figures: Figures, grace: int) -> None:
     )  # fmt: skip
 
 
-def _tell_queues(page: _Page, figures: Figures) -> None:
+def _tell_queues(page: _Page, figures: MetricsSnapshot) -> None:
     page.gauge(
         "rq_jobs",
         "RQ's jobs by queue and status.",

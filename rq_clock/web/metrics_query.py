@@ -22,7 +22,7 @@ from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import pause_from
 from rq_clock.model.filters import STATES
 from rq_clock.model.schedule import from_definition
-from rq_clock.store.counters import Counts
+from rq_clock.store.counters import CounterSnapshot
 from rq_clock.store.scripts import text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
@@ -67,7 +67,7 @@ class Single:
     last_slot: float | None
     last_success: float | None
     last_failure: float | None
-    counts: Counts
+    counts: CounterSnapshot
 
     def state(self, now: float) -> str:
         """As finding.state_of has it."""
@@ -81,7 +81,7 @@ class Single:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class MetricsSnapshot:
     """A namespace, and RQ's queues, at one instant of the server's clock."""
 
     now: float
@@ -89,7 +89,7 @@ class Figures:
     """The instance that leads, or empty."""
     led: float | None
     """When a leader last said so."""
-    counts: Counts
+    counts: CounterSnapshot
     states: Mapping[str, int]
     failing: int
     singles: tuple[Single, ...]
@@ -103,7 +103,7 @@ class Figures:
     """Queue → seconds for which its first job has waited; 0 when it is empty."""
 
 
-def read(store: Store, limit: int) -> Figures:
+def read(store: Store, limit: int) -> MetricsSnapshot:
     """Read all of it. Raises redis-py's RedisError."""
     return _Reading(store, limit).figures()
 
@@ -227,15 +227,15 @@ class _Reading:
 
     # ---- what it says -------------------------------------------------------------------------
 
-    def figures(self) -> Figures:
+    def figures(self) -> MetricsSnapshot:
         first = self._first
         singles = tuple(self._singles())
         served, workers = self._workers()
-        return Figures(
+        return MetricsSnapshot(
             now=self._now.timestamp(),
             leader=text(first["lease"].get(b"instance", b"")),
             led=_seconds(first["led"]),
-            counts=Counts.read(first["counters"]),
+            counts=CounterSnapshot.read(first["counters"]),
             states=self._states(singles),
             failing=first["failures"],
             singles=singles,
@@ -269,7 +269,7 @@ class _Reading:
                 last_slot=_seconds((marker or b"-").partition(b" ")[0]),
                 last_success=_seconds(success),
                 last_failure=_seconds(failure),
-                counts=Counts.read(third[f"counters {name}"]),
+                counts=CounterSnapshot.read(third[f"counters {name}"]),
             )
 
     def _states(self, singles: Sequence[Single]) -> dict[str, int]:

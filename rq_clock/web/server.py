@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rq_clock.errors import RqClockError
-from rq_clock.log import say, set_up
+from rq_clock.log import log_event, set_up
 from rq_clock.settings import Settings, tokens_from
 from rq_clock.web.app import create_app
 
@@ -42,15 +42,15 @@ def serve(
         token = _kept(token_file)
         settings = replace(settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin:{token}")))
     elif not settings.tokens:
-        say("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
+        log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
     closing = asyncio.Event()
     app = create_app(settings, read_only=read_only, closing=closing)
     with listening(host, port) as listener:
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         if token_file:
-            say("web.listening", address=address, token=token)
+            log_event("web.listening", address=address, token=token)
         else:
-            say("web.listening", address=address)
+            log_event("web.listening", address=address)
         config = uvicorn.Config(
             app,
             http="h11",

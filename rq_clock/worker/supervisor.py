@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rq_clock import log as logs
 from rq_clock.errors import RqClockError
-from rq_clock.log import say, warn
+from rq_clock.log import log_event, log_warning
 from rq_clock.settings import Settings
 from rq_clock.signals import Signals
 from rq_clock.store.client import connect
@@ -48,7 +48,7 @@ def run_worker(
             _work(names, settings, burst, max_jobs)
         else:
             connect(settings=settings)  # says what is wrong with the URL, once and not in each
-            say("worker.pool", processes=count, connections=count * CONNECTIONS)
+            log_event("worker.pool", processes=count, connections=count * CONNECTIONS)
             _supervise(names, count, burst, max_jobs)
     except RqClockError as error:
         sys.exit(f"error: {error}")
@@ -78,7 +78,9 @@ def _supervise(names: Sequence[str], count: int, burst: bool, max_jobs: int | No
                     continue
                 children.remove(pid)
                 if status and not signals.stopping:
-                    warn("worker.died", pid=pid, status=status, restart_in=f"{RESTART_SECONDS:g}s")
+                    log_warning(
+                        "worker.died", pid=pid, status=status, restart_in=f"{RESTART_SECONDS:g}s"
+                    )
                     signals.wait(RESTART_SECONDS)
                     missing += 1
             if signals.stopping:

@@ -37,8 +37,8 @@ from rq.utils import now, utcformat, utcparse
 
 from rq_clock.errors import Interrupted
 from rq_clock.jobs import outcomes as endings
-from rq_clock.jobs.outcomes import Ending, Execution, encodable
-from rq_clock.log import warn
+from rq_clock.jobs.outcomes import Execution, Outcome, encodable
+from rq_clock.log import log_warning
 from rq_clock.run import from_meta, running, stop, stopping
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -52,13 +52,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class WorkHorse:
     """The process, as its worker sees it."""
 
-    def __init__(self, rider: Rider, inherited: Iterable[Callable[[], None]]) -> None:
+    def __init__(self, rider: JobRunner, inherited: Iterable[Callable[[], None]]) -> None:
         """Fork it. In the child the calls of `inherited` close what is the worker's alone, then
         `rider` runs the jobs. Call it where no other thread runs."""
         self.jobs = 0
-        self.doomed = ""
+        self.kill_reason = ""
         """Why the worker killed it, if it did."""
-        self.mute = False
+        self.disconnected = False
         """Nothing can come from it any more: it is gone, or a job has closed what it talks by."""
         self._pipe, end = Pipe()
         sys.stdout.flush()
@@ -90,14 +90,14 @@ class WorkHorse:
             return False
         return True
 
-    def ending(self) -> tuple[Ending, bool] | None:
+    def ending(self) -> tuple[Outcome, bool] | None:
         """What it has sent, if anything: how the job ended, and whether the horse waits to hear
         that this is stored before it calls the job's webhooks."""
         try:
             readable, _, _ = select.select([self._pipe], [], [], 0)  # quicker than its poll()
             return self._pipe.recv() if readable else None
         except (OSError, EOFError):
-            self.mute = True
+            self.disconnected = True
             return None
 
     def stored(self) -> None:
@@ -116,7 +116,7 @@ class WorkHorse:
 
     def kill(self, why: str = "") -> None:
         """End it and every process that its job started in its group."""
-        self.doomed = self.doomed or why
+        self.kill_reason = self.kill_reason or why
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -154,7 +154,7 @@ def _statm(pid: int) -> int | None:
 
 
 def _live(
-    rider: Rider,
+    rider: JobRunner,
     pipe: Connection[Any, Any],
     inherited: Iterable[Callable[[], None]],
     parent: int,
@@ -277,7 +277,7 @@ class _Job(Job):
         return self._result
 
 
-class Rider(RQWorker):
+class JobRunner(RQWorker):
     """What runs the jobs inside the horse: RQ's worker from `perform_job` on."""
 
     log_result_lifespan = False
@@ -320,7 +320,7 @@ class Rider(RQWorker):
                 self.perform_job(job, queue)
             except BaseException as error:  # an exception handler's, or that of a text RQ logs
                 if self._delivered:
-                    warn("job.late_error", job=job.id, error=encodable(_text(error)))
+                    log_warning("job.late_error", job=job.id, error=encodable(_text(error)))
                     return
                 trace = "".join(traceback.format_tb(error.__traceback__)) + _text(error)
                 self.handle_job_failure(job, queue, exc_string=trace)
@@ -330,7 +330,7 @@ class Rider(RQWorker):
             self._queues[name] = Queue(name, connection=self.connection)
         return self._queues[name]
 
-    def _deliver(self, ending: Ending, job: Job) -> None:
+    def _deliver(self, ending: Outcome, job: Job) -> None:
         if os.getpid() != self._process:  # a callback has forked it
             _end_fork()
         if self._delivered:  # a job ends once, whatever fails after its end
@@ -367,7 +367,7 @@ class Rider(RQWorker):
         self, job: Job, queue: Queue, retry: Any, started_job_registry: Any, execution: Any
     ) -> None:
         assert job.ended_at
-        self._deliver(endings.asked_to_retry(self._execution, job.ended_at, retry), job)
+        self._deliver(endings.retry_requested(self._execution, job.ended_at, retry), job)
 
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""

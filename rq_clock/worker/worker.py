@@ -32,14 +32,14 @@ from rq.job import Job
 from rq.worker import DequeueStrategy
 
 from rq_clock.jobs import outcomes as endings
-from rq_clock.jobs.executions import Executions, Gone
-from rq_clock.jobs.outcomes import Ending, Execution
-from rq_clock.jobs.reaper import Caretaker
-from rq_clock.log import FaultLog, say, warn
+from rq_clock.jobs.executions import Evicted, Executions
+from rq_clock.jobs.outcomes import Execution, Outcome
+from rq_clock.jobs.reaper import Reaper
+from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.settings import Settings
 from rq_clock.signals import Signals
-from rq_clock.store.client import SHORTEST_PAUSE, Patience, connect, is_outage, socket_of
-from rq_clock.worker.work_horse import Rider, WorkHorse
+from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, connect, is_outage, socket_of
+from rq_clock.worker.work_horse import JobRunner, WorkHorse
 
 BEAT = 2.0
 """Seconds between two signs of life."""
@@ -79,13 +79,13 @@ class Worker(RQWorker):
             self.connection, self._settings.namespace, runs=self._settings.runs
         )
         self._faults = FaultLog()
-        self._care = Caretaker(self._executions, self._settings.max_interruptions)
+        self._care = Reaper(self._executions, self._settings.max_interruptions)
         self._news: PubSub | None = None
         self._tracking = True
         self._condition = ""
-        self._patience = Patience(self._settings.redis_url)
+        self._patience = Reconnect(self._settings.redis_url)
         self._served = False
-        self._rider: Rider | None = None
+        self._rider: JobRunner | None = None
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
         self._spent: WorkHorse | None = None
@@ -136,7 +136,7 @@ class Worker(RQWorker):
                 while self._go_on():
                     self._attempt()
             finally:
-                self._leave()
+                self._deregister()
         return self._ended > 0
 
     def _go_on(self) -> bool:
@@ -150,11 +150,13 @@ class Worker(RQWorker):
         """One step; a server that is away, or counted this worker as dead, is dealt with here."""
         try:
             if self._news is None:
-                self._arrive()
+                self._register()
             self._step()
             self._patience.succeeded()
-        except Gone as error:
-            warn("worker.gone", reason=error, job=self._task.job_id if self._task else "none")
+        except Evicted as error:
+            log_warning(
+                "worker.gone", reason=error, job=self._task.job_id if self._task else "none"
+            )
             self._forget()
             self._disconnect()
         except (RedisError, OSError) as error:
@@ -165,7 +167,7 @@ class Worker(RQWorker):
 
     def _step(self) -> None:
         if self._horse is None and not (self._task and self._task.ending):
-            self._saddle()
+            self._start_horse()
         if time.monotonic() >= self._beat_at:
             self._beat()
         if self._task is not None and self._task.ending is not None and self._spent is None:
@@ -200,7 +202,7 @@ class Worker(RQWorker):
 
     # ---- Redis comes and goes -------------------------------------------------------------------
 
-    def _arrive(self) -> None:
+    def _register(self) -> None:
         """Be known to Redis, and hear what it has to say."""
         news: Any = self.connection.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         news.execute_command("CLIENT", "ID")
@@ -226,12 +228,12 @@ class Worker(RQWorker):
         if condition == before:
             return
         if condition == "suspended":
-            say("worker.suspended", remedy="`rq resume`")
+            log_event("worker.suspended", remedy="`rq resume`")
         elif before == "suspended":
-            say("worker.resumed")
+            log_event("worker.resumed")
         if condition == "serving" and not self._served:
             self._served = True
-            say("worker.serving", name=self.name, connections=2, **fields)
+            log_event("worker.serving", name=self.name, connections=2, **fields)
 
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + BEAT
@@ -251,14 +253,14 @@ class Worker(RQWorker):
         except Exception as error:
             if is_outage(error):
                 raise
-            self._faults.warn("duty.failed", error, duty="registries")
+            self._faults.report("duty.failed", error, duty="registries")
 
     def _look_for_others(self) -> None:
         for worker, queues in self._executions.foreign(self.queue_names()).items():
             if worker not in self._foreign:
                 self._foreign.add(worker)
                 effect = "it keeps no groups, and its jobs are not safe from restarts"
-                warn("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
+                log_warning("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
 
     def _watch_queues(self) -> bool:
         """Ask to be told when one of the queues changes; whether one has a job already."""
@@ -271,13 +273,13 @@ class Worker(RQWorker):
         *answers, waiting = pipe.execute(raise_on_error=False)
         for answer in [*answers, waiting]:
             if isinstance(answer, ResponseError) and self._tracking:
-                warn("worker.polling", reason=answer, seconds=POLL)
+                log_warning("worker.polling", reason=answer, seconds=POLL)
                 self._tracking = False
             elif isinstance(answer, Exception):
                 raise answer
         return bool(self._tracking and waiting)
 
-    def _leave(self) -> None:
+    def _deregister(self) -> None:
         until = time.monotonic() + LAST_TRY / 2  # for the webhooks of the last job
         while self._dismissed and time.monotonic() < until:
             self._signals.wait(until - time.monotonic())
@@ -285,15 +287,15 @@ class Worker(RQWorker):
         for horse in self._dismissed:
             horse.kill()
             horse.exit_status(wait=True)
-        self._unsaddle()
+        self._stop_horse()
         try:
             if self._news is not None and self._task is None:
                 self._give_back()
                 self.register_death()  # type: ignore[no-untyped-call]
                 self._executions.unregister(self.name)
-        except (RedisError, OSError, Gone) as error:
-            warn("worker.unregistered", reason=error)
-        say("worker.stopped", jobs=self._ended)
+        except (RedisError, OSError, Evicted) as error:
+            log_warning("worker.unregistered", reason=error)
+        log_event("worker.stopped", jobs=self._ended)
 
     def _give_back(self) -> None:
         """Put back a job that was given to this worker in a reply that was lost: it was told to
@@ -315,7 +317,7 @@ class Worker(RQWorker):
         pipe.lrem(queue.key, 0, job.id)
         pipe.lpush(queue.key, job.id)
         pipe.execute()
-        warn("job.found", job=job.id, queue=queue.name, reason="taken and never begun")
+        log_warning("job.found", job=job.id, queue=queue.name, reason="taken and never begun")
 
     # ---- a job ----------------------------------------------------------------------------------
 
@@ -328,15 +330,15 @@ class Worker(RQWorker):
         self.reorder_queues(reference_queue=queue)
         task = _Task(execution, time.monotonic())
         if self._horse is None:
-            self._saddle()
+            self._start_horse()
         assert self._horse
         if not self._horse.begin(execution):  # it died idle
-            self._unsaddle()
-            self._saddle()
+            self._stop_horse()
+            self._start_horse()
             self._horse.begin(execution)
         self._task = task  # not before: who cannot fork now is told of it again
 
-    def _close(self, execution: Execution, ending: Ending) -> None:
+    def _close(self, execution: Execution, ending: Outcome) -> None:
         """Store how the job ended and, with that, take the next one."""
         following = None
         if self._goes_on_after(execution):
@@ -361,7 +363,7 @@ class Worker(RQWorker):
         self._task = self._stopped_job_id = None
         self._idle_since = time.monotonic()
         if not keep_horse:
-            self._unsaddle()
+            self._stop_horse()
         elif horse is None:
             return
         elif task is not None and task.webhooks:
@@ -370,7 +372,7 @@ class Worker(RQWorker):
         elif self._worn_out(horse):
             self._dismiss()
 
-    def _report(self, execution: Execution, ending: Ending) -> None:
+    def _report(self, execution: Execution, ending: Outcome) -> None:
         origin = execution.origin
         fields: dict[str, Any] = {"job": execution.job_id, "queue": execution.queue}
         if origin:
@@ -381,21 +383,21 @@ class Worker(RQWorker):
             fields["error"] = ending.error
         if ending.again:
             fields["again"] = ending.again
-        say("run.ended" if origin else "job.ended", **fields)
+        log_event("run.ended" if origin else "job.ended", **fields)
 
     # ---- the horse ------------------------------------------------------------------------------
 
-    def _saddle(self) -> None:
+    def _start_horse(self) -> None:
         """Have a process ready for the next job."""
         if self._rider is None:  # makes no connection; what it takes to make it, it takes once
             redis, most = connect(settings=self._settings), self._settings.max_interruptions
-            self._rider = Rider(self.name, redis, self._exc_handlers, max_interruptions=most)
+            self._rider = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=most)
         news = socket_of(self._news.connection) if self._news else None
         closed = [self._signals.close, self.connection.connection_pool.reset]
         self._horse = WorkHorse(self._rider, [*closed, *([news.close] if news else [])])
         self._horse_pid = self._horse.pid
 
-    def _unsaddle(self) -> None:
+    def _stop_horse(self) -> None:
         """End the process, with all that its job has started."""
         for horse in (self._horse, self._spent):
             if horse is not None:
@@ -414,7 +416,7 @@ class Worker(RQWorker):
         self._spent_until = min(now + FAREWELL, max(now, self._stop_at) + LEAVE_SECONDS)
         self._horse, self._horse_pid = None, 0
         if not self._signals.stopping:
-            self._saddle()
+            self._start_horse()
         self._look_at_spent()  # its SIGCHLD may have come with the job's end
 
     def _look_at_spent(self) -> None:
@@ -479,7 +481,7 @@ class Worker(RQWorker):
 
     def _prepare_to_stop(self) -> None:
         self._stop_at = time.monotonic() + self._settings.grace_seconds
-        say("worker.stopping", running=self._task.job_id if self._task else "none")
+        log_event("worker.stopping", running=self._task.job_id if self._task else "none")
         if self._horse is not None and self._running is not None:
             self._horse.ask_to_stop()
 
@@ -508,7 +510,7 @@ class Worker(RQWorker):
             if running.ending.state != endings.OK and not running.webhooks:
                 self._retire(horse)
             return
-        if horse.mute:
+        if horse.disconnected:
             horse.kill()
         status = horse.exit_status()
         if status is None:
@@ -519,10 +521,10 @@ class Worker(RQWorker):
         horse.dismiss()
         self._horse, self._horse_pid = None, 0
 
-    def _death(self, execution: Execution, status: int) -> Ending:
+    def _death(self, execution: Execution, status: int) -> Outcome:
         """How a job ended whose process did."""
         assert self._horse
-        now, why = _utc(), self._horse.doomed
+        now, why = _utc(), self._horse.kill_reason
         by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
         if self._stopped_job_id == execution.job_id:
             trace = "Job stopped by user, work-horse terminated."
@@ -546,7 +548,7 @@ class _Task:
         self.execution = execution
         timeout = execution.timeout
         self.kill_at = began + timeout + OVERTIME if timeout > 0 else float("inf")
-        self.ending: Ending | None = None
+        self.ending: Outcome | None = None
         self.webhooks = False
         """Whether the horse still calls RQ's webhooks, once the end is stored."""
 

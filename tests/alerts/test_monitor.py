@@ -18,15 +18,15 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from rq_clock.alerts.monitor import LOOK_SECONDS, REPORTS, RUNS, Watch
+from rq_clock.alerts.monitor import LOOK_SECONDS, REPORTS, RUNS, Monitor
 from rq_clock.alerts.rules import DIGEST
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
 from rq_clock.devserver import Server
 from rq_clock.errors import LeaseLost, ScheduleError
 from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
-from rq_clock.jobs.outcomes import Ending, Execution
+from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.settings import Settings
@@ -50,7 +50,7 @@ class Leader:
         self.redis: Any = redis
         self.store = store(redis, "default", history=1000)
         settings = {f"RQ_CLOCK_{name.upper()}": value for name, value in env.items()}
-        self.watch = Watch(self.store, Settings.from_env(settings))
+        self.watch = Monitor(self.store, Settings.from_env(settings))
         self.executions = Executions(redis, "default")
         self.now = self.look_at = NOON
         self.declared: dict[str, Schedule] = {}
@@ -61,7 +61,7 @@ class Leader:
         assert isinstance(lease, Lease)
         self.lease = lease
         self.watch.forget()
-        self.stage = Stage(self.store, lease, memory=16 * 1024 * 1024, witness=self.watch.witness)
+        self.stage = Planner(self.store, lease, memory=16 * 1024 * 1024, witness=self.watch.witness)
 
     def declare(self, *schedules: Schedule) -> None:
         """What a deploy does."""
@@ -107,7 +107,7 @@ class Leader:
         self.redis.hset("rq:worker:a", "birth", "x")
         self.executions.register("a", self.now)
 
-    def end(self, how: Callable[[Execution, datetime], Ending]) -> str:
+    def end(self, how: Callable[[Execution, datetime], Outcome]) -> str:
         """The next job is taken and ended like this; its id."""
         self.serve()
         execution = self.executions.take("a", ["default"], self.now)
@@ -141,19 +141,19 @@ def schedule(name: str = "s", trigger: Trigger | None = None, **options: Any) ->
     return declare(name, trigger or every(minutes=1), "tasks.nothing", options)
 
 
-def ok(execution: Execution, now: datetime) -> Ending:
+def ok(execution: Execution, now: datetime) -> Outcome:
     return endings.succeeded(execution, now, None)
 
 
-def fails(execution: Execution, now: datetime) -> Ending:
+def fails(execution: Execution, now: datetime) -> Outcome:
     return endings.failed(execution, now, "Traceback\nValueError: password=hunter22")
 
 
-def stopped(execution: Execution, now: datetime) -> Ending:
+def stopped(execution: Execution, now: datetime) -> Outcome:
     return endings.failed(execution, now, "stopped", state=endings.STOPPED)
 
 
-def interrupted(execution: Execution, now: datetime) -> Ending:
+def interrupted(execution: Execution, now: datetime) -> Outcome:
     return endings.interrupted(execution, now, 1)
 
 

@@ -6,18 +6,18 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from rq_clock.alerts.rules import (
+    ALERT_LIMIT,
     BEGAN,
     FAILING,
     GOES_ON,
     LATE,
     LISTED,
-    MOST,
     NO_WORKER,
     RECOVERED,
     STUCK,
     Alert,
-    Board,
     Edge,
+    OpenAlerts,
     Rules,
     report,
     summary,
@@ -27,11 +27,11 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 
 
-def board(*, failures: int = 1, kept: dict[str, str] | None = None) -> Board:
-    return Board(Rules(failures=failures), kept or {})
+def board(*, failures: int = 1, kept: dict[str, str] | None = None) -> OpenAlerts:
+    return OpenAlerts(Rules(failures=failures), kept or {})
 
 
-def news(of: Board) -> list[tuple[str, str]]:
+def news(of: OpenAlerts) -> list[tuple[str, str]]:
     """State and field of each edge since the last time."""
     return [(edge.state, edge.alert.field) for edge in of.take()[0]]
 
@@ -39,7 +39,7 @@ def news(of: Board) -> list[tuple[str, str]]:
 class Kept(dict[str, str]):
     """What is kept of a board, as the script does it."""
 
-    def keep(self, of: Board) -> list[tuple[str, str]]:
+    def keep(self, of: OpenAlerts) -> list[tuple[str, str]]:
         edges, changes = of.take()
         for field, text in changes.items():
             if text:
@@ -136,14 +136,14 @@ class TestLate:
 
     def test_after_an_outage_a_bounded_number_is_kept_and_the_others_do_no_harm(self) -> None:
         b = board()
-        for i in range(MOST + 10):
+        for i in range(ALERT_LIMIT + 10):
             b.late(f"s{i}", NOON, "was enqueued 90 s late", NOON)
         b.failed("other", NOON, "no", NOON)
         edges, changes = b.take()
-        assert len(edges) == len(changes) == MOST + 1
-        for i in range(MOST + 10):
+        assert len(edges) == len(changes) == ALERT_LIMIT + 1
+        for i in range(ALERT_LIMIT + 10):
             b.on_time(f"s{i}", NOON + HOUR)
-        assert summary(b.take()[0]) == {RECOVERED: MOST}
+        assert summary(b.take()[0]) == {RECOVERED: ALERT_LIMIT}
         b.late("again", NOON, "was enqueued 90 s late", NOON)
         assert news(b) == [(BEGAN, "late:again")]
 

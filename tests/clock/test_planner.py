@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
 from rq_clock.devserver import Server
 from rq_clock.errors import LeaseLost
@@ -24,7 +24,7 @@ from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.store.commit import WINDOW
-from rq_clock.store.operations import Changes
+from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
@@ -49,7 +49,7 @@ class Wall:
         lease = self.store.acquire(instance, ("test", ""), "take-over", self.now)
         assert isinstance(lease, Lease)
         self.lease = lease
-        self.stage = Stage(self.store, lease, memory=self.memory)
+        self.stage = Planner(self.store, lease, memory=self.memory)
 
     def declare(self, *schedules: Schedule) -> None:
         """What a deploy does: reconcile, settling what the old rules left open."""
@@ -57,7 +57,7 @@ class Wall:
         stored = self.store.declared()
         entries, _ = self.store.load(differing(declared, stored))
         difference = plan(declared, stored, entries, self.now)
-        closing = Stage(self.store, self.lease, memory=self.memory)
+        closing = Planner(self.store, self.lease, memory=self.memory)
         closing.settle(difference.unsettled, self.now)
         assert all(self.store.reconcile(self.lease, 0, self.now, difference.changes))
         self.stage.look_again(["*"])
@@ -227,7 +227,7 @@ class TestTheWallClock:
         assert wall.skipped() == []
 
     def test_the_end_of_a_run_is_recorded_by_a_host_ahead_of_the_server(self, wall: Wall) -> None:
-        wall.now = Changes(wall.store).now() + timedelta(hours=1)
+        wall.now = Operations(wall.store).now() + timedelta(hours=1)
         wall.declare(schedule(once(wall.now + SECOND)))
         wall.run(wall.now + 2 * SECOND)
         assert [e.lag for e in wall.store.ledger("s") if isinstance(e, Enqueued)] == [timedelta(0)]

@@ -17,7 +17,7 @@ from redis import Redis
 from rq import Queue, Worker
 
 from rq_clock.cli import main
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import plan
 from rq_clock.devserver import Server, free_url
 from rq_clock.doctor.facts import Code, Facts, gather
@@ -26,7 +26,7 @@ from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.doctor.server_checks import Finding
 from rq_clock.errors import RqClockError
 from rq_clock.jobs.executions import Executions
-from rq_clock.model.entry import Change, Lease, Pause, Refused, to_json
+from rq_clock.model.entry import Change, Lease, LeaseRefused, Pause, to_json
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.store.scripts import load_script
 from rq_clock.store.store import Store
@@ -108,7 +108,7 @@ def tick(store: Store, now: datetime) -> None:
     """Decide and commit what is due at `now`, as the clock does."""
     lease = leader(store)
     store.renew(lease)
-    stage = Stage(store, lease, memory=1 << 20)
+    stage = Planner(store, lease, memory=1 << 20)
     while stage.turn(now) == 0:
         pass
 
@@ -384,7 +384,7 @@ class TestHandovers:
         lease = lead(store, now, "clock.1")
         assert lead(store, now, "clock.1") == lease  # asked again: no handover
         store.renew(lease, proven=1)
-        assert isinstance(store.acquire("clock.2", OWNER, "waiting", now), Refused)
+        assert isinstance(store.acquire("clock.2", OWNER, "waiting", now), LeaseRefused)
         lead(store, now, "clock.2")
         laptop = store.acquire("laptop.1", ("laptop", ""), "take-over", now)
         assert isinstance(laptop, Lease)

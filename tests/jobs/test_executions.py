@@ -13,9 +13,9 @@ from rq import Queue, Retry
 from rq.job import Job
 
 from rq_clock.jobs import outcomes as endings
-from rq_clock.jobs.executions import Executions, Gone
+from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution
-from rq_clock.jobs.reaper import SILENCE, Caretaker
+from rq_clock.jobs.reaper import SILENCE, Reaper
 from tests.worker import jobs as jobs
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -58,7 +58,7 @@ def grouped(queue: Any, group: str, *, limit: int | None = None, **options: Any)
     return queue.enqueue(jobs.add, 1, 2, meta={"rq_clock": meta}, **options)
 
 
-def watch(care: Caretaker, seconds: float) -> None:
+def watch(care: Reaper, seconds: float) -> None:
     """Look every two seconds for so long."""
     for moment in range(0, int(seconds) + 1, 2):
         care.look(float(moment), NOON)
@@ -101,7 +101,7 @@ class TestTaking:
 
     def test_who_is_not_registered_takes_nothing(self, executions: Executions, queue: Any) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
-        with pytest.raises(Gone):
+        with pytest.raises(Evicted):
             take(executions, "stranger")
         assert queue.job_ids == [job.id]
 
@@ -240,7 +240,7 @@ class TestDependents:
         garbage = ("timeout", "failure_ttl", "rq_clock_attempt", "rq_clock_interruptions")
         connection.hset(job.key, mapping=dict.fromkeys((*garbage, "retry_intervals"), "{"))
         take(executions, "a")
-        watch(Caretaker(executions, 10), SILENCE + 2)
+        watch(Reaper(executions, 10), SILENCE + 2)
         assert queue.job_ids == [job.id]
 
     def test_an_id_in_a_queue_that_names_no_hash_is_passed_over(
@@ -259,7 +259,7 @@ class TestTheDead:
         job = queue.enqueue(jobs.add, 1, 2, retry=Retry(max=3))
         take(executions, "a")
         other = queue.enqueue(jobs.add, 3, 4)
-        watch(Caretaker(executions, 3), SILENCE)
+        watch(Reaper(executions, 3), SILENCE)
         job.refresh()
         assert queue.job_ids == [job.id, other.id]
         assert (job.get_status(), job.retries_left) == ("queued", 3)
@@ -270,12 +270,12 @@ class TestTheDead:
     def test_one_that_comes_back_ends_nothing(self, executions: Executions, queue: Any) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
         frozen = take(executions, "a")
-        watch(Caretaker(executions, 3), SILENCE)
+        watch(Reaper(executions, 3), SILENCE)
         executions.register("b", NOON)
         second = take(executions, "b")
-        with pytest.raises(Gone):
+        with pytest.raises(Evicted):
             end(executions, frozen)
-        with pytest.raises(Gone):
+        with pytest.raises(Evicted):
             executions.beat("a", 60, NOON)
         end(executions, second)
         assert len(job.results()) == 1
@@ -285,10 +285,10 @@ class TestTheDead:
     ) -> None:
         queue.enqueue(jobs.add, 1, 2)
         execution = take(executions, "a")
-        (place,) = [p for p in executions.survey(NOON)[0] if p.worker == "a"]
+        (place,) = [p for p in executions.scan(NOON)[0] if p.worker == "a"]
         executions.beat("a", 60, NOON)
         ending = endings.interrupted(execution, NOON, 3)
-        assert executions.bury(place, execution, ending) is False
+        assert executions.reap(place, execution, ending) is False
         end(executions, execution)
 
     def test_silence_that_nobody_watched_does_not_count(
@@ -296,7 +296,7 @@ class TestTheDead:
     ) -> None:
         queue.enqueue(jobs.add, 1, 2)
         take(executions, "a")
-        care = Caretaker(executions, 3)
+        care = Reaper(executions, 3)
         for moment in (0.0, 2.0, 100.0, 102.0, 104.0):  # the watcher was frozen in between
             care.look(moment, NOON)
         assert queue.job_ids == []
@@ -312,7 +312,7 @@ class TestTheDead:
         job = queue.enqueue(jobs.add, 1, 2)
         for worker in ("a", "b", "c"):
             take(executions, worker)
-            watch(Caretaker(executions, 2), SILENCE)
+            watch(Reaper(executions, 2), SILENCE)
             for survivor in ("a", "b", "c"):
                 executions.register(survivor, NOON)
         assert job.get_status() == "failed"
@@ -327,7 +327,7 @@ class TestTheDead:
         take(executions, "b")
         connection.delete(first.key)
         connection.set(first.key, "x")
-        watch(Caretaker(executions, 10), SILENCE + 8)
+        watch(Reaper(executions, 10), SILENCE + 8)
         assert queue.job_ids == [second.id]
         failed = [r for r in caplog.records if getattr(r, "event", "") == "duty.failed"]
         assert [r.fields["worker"] for r in failed] == ["a"]  # type: ignore[attr-defined]
@@ -336,7 +336,7 @@ class TestTheDead:
         self, executions: Executions, connection: Any
     ) -> None:
         connection.sadd("rq:workers", "rq:worker:a")
-        watch(Caretaker(executions, 3), SILENCE)
+        watch(Reaper(executions, 3), SILENCE)
         assert connection.hgetall("rq-clock:default:workers") == {}
         assert connection.smembers("rq:workers") == set()
 
@@ -347,7 +347,7 @@ class TestScheduled:
     ) -> None:
         early = queue.enqueue_at(NOON - timedelta(seconds=1), jobs.add, 1, 2)
         late = queue.enqueue_at(NOON + timedelta(seconds=90), jobs.add, 1, 2)
-        _, due, moved = executions.survey(NOON)
+        _, due, moved = executions.scan(NOON)
         assert (due, moved) == (NOON + timedelta(seconds=90), 1)
         assert queue.job_ids == [early.id]
         assert (early.get_status(), late.get_status()) == ("queued", "scheduled")
@@ -357,7 +357,7 @@ class TestScheduled:
     ) -> None:
         queue.enqueue_at(NOON - timedelta(seconds=1), jobs.add, 1, 2)
         connection.set("rq:scheduler-lock:default", 1)
-        assert executions.survey(NOON)[1:] == (None, 0)
+        assert executions.scan(NOON)[1:] == (None, 0)
 
 
 class TestGroups:
@@ -400,7 +400,7 @@ class TestGroups:
         fail(executions, take(executions, "a"))
         assert first.get_status() == "scheduled"
         assert nothing_for(executions, "b")
-        executions.survey(NOON + timedelta(seconds=61))
+        executions.scan(NOON + timedelta(seconds=61))
         again = take(executions, "b")
         assert again.job_id == first.id
         fail(executions, again)
@@ -412,7 +412,7 @@ class TestGroups:
         first, second = grouped(queue, "shop"), grouped(queue, "shop")
         take(executions, "a")
         assert nothing_for(executions, "b")
-        watch(Caretaker(executions, 3), SILENCE)
+        watch(Reaper(executions, 3), SILENCE)
         executions.register("b", NOON)
         again = take(executions, "b")
         assert again.job_id == first.id
@@ -426,7 +426,7 @@ class TestGroups:
         held = take(executions, "a")
         assert nothing_for(executions, "b")
         first.delete()
-        executions.survey(NOON)
+        executions.scan(NOON)
         assert take(executions, "b").job_id == second.id
         end(executions, held)
 

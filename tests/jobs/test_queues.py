@@ -30,10 +30,10 @@ from rq import Worker as StockWorker
 from rq.job import Job
 from rq.registry import CanceledJobRegistry, FailedJobRegistry
 
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.planner import Planner
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
 from rq_clock.jobs.executions import Executions
-from rq_clock.jobs.queues import Match, NoJob, Queues, Swept, Unfit
+from rq_clock.jobs.queues import BulkResult, JobFilter, NoJob, NotAllowed, Queues
 from rq_clock.jobs.results import trace_of, value_of
 from rq_clock.model.entry import Lease
 from rq_clock.model.job_id import origin_of
@@ -42,8 +42,8 @@ from rq_clock.model.targets import command
 from rq_clock.run import from_meta
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from rq_clock.store.audit import Who
-from rq_clock.store.operations import Changes
+from rq_clock.store.audit import Actor
+from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
@@ -52,7 +52,7 @@ from tests.helpers import round_trips, wait_until
 from tests.worker import jobs as jobs
 
 ROOT = Path(__file__).parents[2]
-ANA = Who(by="ana", reason="the bank is back")
+ANA = Actor(by="ana", reason="the bank is back")
 HOUR = timedelta(hours=1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -112,12 +112,12 @@ def start(redis_url: str) -> Iterator[Callable[[], None]]:
 def fire(store: Store, schedules: Schedules, name: str, target: Any, **options: Any) -> str:
     """Let the clock enqueue the last fire time of a schedule that is known for long; its job."""
     schedules.add(name, every(hours=1), target, **options)
-    now = Changes(store).now()
+    now = Operations(store).now()
     store.redis.hset(store.key("markers"), name, f"- {to_ms(now - 2 * HOUR)}")
     store.redis.zadd(store.key("due"), {name: to_ms(now - HOUR)})
     lease = store.acquire("clock.1", ("local", ""), "take-over", now)
     assert isinstance(lease, Lease)
-    stage = Stage(store, lease, memory=1 << 20)
+    stage = Planner(store, lease, memory=1 << 20)
     while stage.turn(now) == 0:
         pass
     entry = schedules.get(name)
@@ -407,7 +407,9 @@ class TestRequeue:
         job = queue.enqueue(jobs.fail)
         run()
         queues.requeue(job.id, ANA)
-        with pytest.raises(Unfit, match="expected one that is failed, stopped or canceled, got"):
+        with pytest.raises(
+            NotAllowed, match="expected one that is failed, stopped or canceled, got"
+        ):
             queues.requeue(job.id, ANA)
         assert connection.lrange(queue.key, 0, -1) == [job.id.encode()]
 
@@ -443,7 +445,7 @@ class TestRequeue:
         job = queue.enqueue(jobs.fail)
         run()
         connection.set(queue.key, "x")
-        with pytest.raises(Unfit, match="is a string, not a list"):
+        with pytest.raises(NotAllowed, match="is a string, not a list"):
             queues.requeue(job.id, ANA)
         assert job.get_status() == "failed"
 
@@ -519,7 +521,7 @@ class TestCancelAndDelete:
         start()
         wait_until(lambda: status(connection, job.id) == "started", 15, "a worker")
         for operation in (queues.cancel, queues.delete, queues.requeue):
-            with pytest.raises(Unfit, match="got one that is started"):
+            with pytest.raises(NotAllowed, match="got one that is started"):
                 operation(job.id, ANA)
 
     def test_the_next_of_its_group_gets_the_turn(
@@ -559,7 +561,9 @@ class TestStop:
         told = queues.job(id)
         assert told.job.worker in ("", worker)
         assert schedules.audit(1)[0].verb == "stop"
-        with pytest.raises(Unfit, match="expected one that is running, got one that is stopped"):
+        with pytest.raises(
+            NotAllowed, match="expected one that is running, got one that is stopped"
+        ):
             queues.stop(id, ANA)
 
     def test_a_worker_that_does_not_listen_is_told(
@@ -569,7 +573,7 @@ class TestStop:
         executions = Executions(connection, "default")
         executions.register("deaf", datetime.now(UTC))
         assert executions.take("deaf", ["default"], datetime.now(UTC))
-        with pytest.raises(Unfit, match="its worker deaf does not listen"):
+        with pytest.raises(NotAllowed, match="its worker deaf does not listen"):
             queues.stop(job.id, ANA)
         assert schedules.audit() == []
 
@@ -610,7 +614,7 @@ class TestAgain:
         new = queues.again(id, schedules)
         with pytest.raises(ScheduleError, match=f"got {new}"):
             queues.again(id, schedules)
-        with pytest.raises(Unfit, match=f"expected no other run of its fire time.*got {new}"):
+        with pytest.raises(NotAllowed, match=f"expected no other run of its fire time.*got {new}"):
             queues.requeue(id, ANA)
         run()
         assert states(store, "nightly") == ["failed", "failed"]
@@ -638,7 +642,7 @@ class TestAgain:
         with pytest.raises(Conflict, match="there is no such schedule"):
             queues.again(id, schedules)
         for foreign in (queue.enqueue(jobs.add, 1, 2).id, id.replace("default", "other")):
-            with pytest.raises(Unfit, match="expected a run of the namespace 'default'"):
+            with pytest.raises(NotAllowed, match="expected a run of the namespace 'default'"):
                 queues.again(foreign, schedules)
 
     def test_a_fire_time_to_come_is_refused(self, schedules: Schedules) -> None:
@@ -676,7 +680,7 @@ class TestRaces:
                 barrier.wait()
                 try:
                     return queues.requeue(job.id, ANA)
-                except Unfit:
+                except NotAllowed:
                     return "refused"
 
         with ThreadPoolExecutor(8) as pool:
@@ -708,7 +712,7 @@ class TestRaces:
                 try:
                     queues.cancel(id, ANA)
                     canceled.append(id)
-                except Unfit:
+                except NotAllowed:
                     assert status(connection, id) == "started"
             working.result()
         assert sorted(taken + canceled) == sorted(ids)
@@ -725,7 +729,7 @@ class TestRaces:
             queues.stop("none", ANA)  # loads the script
         with reply_lost(monkeypatch), pytest.raises(ConnectionError):
             queues.requeue(id, ANA)
-        with pytest.raises(Unfit, match="got one that is queued"):
+        with pytest.raises(NotAllowed, match="got one that is queued"):
             queues.requeue(id, ANA)
         assert connection.lrange("rq:queue:default", 0, -1) == [id.encode()]
         run()
@@ -775,17 +779,17 @@ class TestSweep:
         wanted = [mail.enqueue(jobs.fail, f"smtp {i}").id for i in range(3)]
         other = [mail.enqueue(jobs.fail, "quota").id, bulk.enqueue(jobs.fail, "smtp").id]
         run("mail", "bulk")
-        match = Match(queue="mail", text="SMTP")
+        match = JobFilter(queue="mail", text="SMTP")
         assert {job.id for job in queues.matching(match)[0]} == set(wanted)
-        assert queues.sweep("requeue", match, ANA) == Swept(3)
+        assert queues.sweep("requeue", match, ANA) == BulkResult(3)
         assert [status(connection, id) for id in wanted] == ["queued"] * 3
         assert [status(connection, id) for id in other] == ["failed"] * 2
         [noted] = schedules.audit(5)
         assert (noted.verb, noted.detail) == (
             "requeue", {"queue": "mail", "text": "SMTP", "jobs": 3}
         )  # fmt: skip
-        assert queues.sweep("requeue", match, ANA) == Swept(0)
-        assert queues.sweep("delete", Match(), ANA).done == 2
+        assert queues.sweep("requeue", match, ANA) == BulkResult(0)
+        assert queues.sweep("delete", JobFilter(), ANA).done == 2
 
     def test_what_failed_since_somebody_looked_is_left(
         self, queue: Any, queues: Queues, run: Callable[..., bool]
@@ -795,16 +799,16 @@ class TestSweep:
         seen = queues.look().now
         queue.enqueue(jobs.fail)
         run()
-        assert queues.sweep("delete", Match(before=seen), ANA).done == 1
+        assert queues.sweep("delete", JobFilter(before=seen), ANA).done == 1
 
     def test_of_very_many_a_bounded_number_is_done_and_the_rest_is_told(
         self, connection: Any, queues: Queues
     ) -> None:
         fill(connection, "failed", 1500)
         with round_trips() as sent:
-            assert queues.sweep("delete", Match(), ANA) == Swept(1000, {}, more=True)
+            assert queues.sweep("delete", JobFilter(), ANA) == BulkResult(1000, {}, more=True)
         assert len(sent) <= 20
-        assert queues.sweep("delete", Match(), ANA) == Swept(500)
+        assert queues.sweep("delete", JobFilter(), ANA) == BulkResult(500)
 
     def test_several_fire_times_of_a_schedule_go_together(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
@@ -817,7 +821,7 @@ class TestSweep:
         entry = schedules.get("nightly")
         assert entry
         connection.hset(store.key("markers"), "nightly", entry.base)  # the clock has gone on
-        swept = queues.sweep("requeue", Match(schedule="nightly"), ANA)
+        swept = queues.sweep("requeue", JobFilter(schedule="nightly"), ANA)
         assert swept.done + len(swept.refused) == 150  # some are of the same millisecond
         assert swept.done > 100
         watched = connection.hget(store.key("markers"), "nightly").decode().split(" ")

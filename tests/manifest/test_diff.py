@@ -18,7 +18,7 @@ from rq_clock.model.schedule import declare
 from rq_clock.model.targets import Target, command, webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from rq_clock.store.operations import MOST
+from rq_clock.store.operations import BATCH_LIMIT
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from tests.cli.terminal import everything
@@ -193,17 +193,17 @@ class TestApply:
     def test_very_many_are_changed_in_portions_each_a_whole(
         self, schedules: Schedules, store: Store
     ) -> None:
-        plan = schedules.plan([item(f"job-{n:05}") for n in range(MOST + 10)])
-        schedules.add(f"job-{MOST + 5:05}", HOURLY, TASK)
+        plan = schedules.plan([item(f"job-{n:05}") for n in range(BATCH_LIMIT + 10)])
+        schedules.add(f"job-{BATCH_LIMIT + 5:05}", HOURLY, TASK)
         told: list[int] = []
         with pytest.raises(Conflict):
             schedules.apply(plan, progress=told.append)
-        assert told == [MOST]
-        assert store.size() == MOST + 1
+        assert told == [BATCH_LIMIT]
+        assert store.size() == BATCH_LIMIT + 1
         rest = schedules.plan([step.item for step in plan.steps if step.item])
         schedules.apply(rest, progress=told.append)
-        assert (len(rest.added), len(rest.changed), told) == (9, 1, [MOST, 10])
-        assert store.size() == MOST + 10
+        assert (len(rest.added), len(rest.changed), told) == (9, 1, [BATCH_LIMIT, 10])
+        assert store.size() == BATCH_LIMIT + 10
 
     def test_without_redis_it_says_so(self) -> None:
         away = Schedules(settings=Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"}))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.model.decision import MOST, Decision, Hold, Skip, due
+from rq_clock.model.decision import DECISION_LIMIT, Decision, Hold, Skip, due
 from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.model.targets import command
 from rq_clock.timing.triggers import MANY, Trigger, cron, every, once
@@ -126,7 +126,7 @@ class TestDue:
         while (decision := due(many, marker, now)).fire_times:
             sizes.append(len(decision.fire_times))
             marker = decision.marker
-        assert sizes == [MOST, MOST, 50]
+        assert sizes == [DECISION_LIMIT, DECISION_LIMIT, 50]
         assert marker == now
 
     def test_a_clock_that_goes_back_fires_nothing_again(self) -> None:
@@ -177,7 +177,7 @@ class TestDue:
             now = start + timedelta(milliseconds=cut)
             while (decision := due(sometimes, marker, now)).marker > marker:
                 assert all(marker < t <= now for t in decision.fire_times)
-                assert len(decision.fire_times) <= MOST
+                assert len(decision.fire_times) <= DECISION_LIMIT
                 skipped = sum(s.count for s in decision.skips)
                 span = sometimes.trigger.count(marker, decision.marker)
                 if span < MANY:

@@ -11,7 +11,7 @@ from rq_clock.errors import ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.model.targets import command
 from rq_clock.schedules import listing as overview
-from rq_clock.schedules.listing import SORTS, Listing, Overview
+from rq_clock.schedules.listing import SORTS, Listing, ScheduleList
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
@@ -29,8 +29,8 @@ def schedules(connection: Redis, redis_url: str) -> Schedules:
 
 
 @pytest.fixture
-def seen(connection: Redis) -> Overview:
-    return Overview(Store(connection, "default"))
+def seen(connection: Redis) -> ScheduleList:
+    return ScheduleList(Store(connection, "default"))
 
 
 @pytest.fixture(params=["all", "indexed"])
@@ -51,7 +51,7 @@ def fill(schedules: Schedules, count: int = 120) -> list[str]:
     return names
 
 
-def turned(seen: Overview, wanted: Filter, sort: str = "trouble", most: int = 7) -> list[str]:
+def turned(seen: ScheduleList, wanted: Filter, sort: str = "trouble", most: int = 7) -> list[str]:
     """The names on all pages, one after the other."""
     found: list[str] = []
     cursor = ""
@@ -72,7 +72,7 @@ def names_of(listing: Listing) -> list[str]:
 class TestPages:
     @pytest.mark.parametrize("sort", SORTS)
     def test_each_schedule_stands_on_one_page(
-        self, schedules: Schedules, seen: Overview, large: bool, sort: str
+        self, schedules: Schedules, seen: ScheduleList, large: bool, sort: str
     ) -> None:
         names = fill(schedules)
         found = turned(seen, Filter(), sort)
@@ -94,7 +94,7 @@ class TestPages:
         ],
     )
     def test_what_fits_is_found(
-        self, schedules: Schedules, seen: Overview, large: bool, wanted: Filter, fits: object
+        self, schedules: Schedules, seen: ScheduleList, large: bool, wanted: Filter, fits: object
     ) -> None:
         names = fill(schedules)
         assert callable(fits)
@@ -104,7 +104,7 @@ class TestPages:
         assert large or len(found) == len(expected)  # a search may meet one twice
 
     def test_trouble_comes_first(
-        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+        self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         fill(schedules)
         now = seen.pulse().now
@@ -119,7 +119,7 @@ class TestPages:
         assert turned(seen, Filter(state="failing")) == ["s050"]
 
     def test_one_that_fires_meanwhile_makes_nobody_missing(
-        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+        self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         names = fill(schedules, 60)
         at = to_ms(seen.pulse().now + timedelta(hours=1))
@@ -130,7 +130,7 @@ class TestPages:
         assert set(names_of(first)) | set(names_of(second)) >= set(names)
 
     def test_a_page_takes_three_round_trips_at_most(
-        self, schedules: Schedules, seen: Overview, large: bool
+        self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         fill(schedules)
         seen.page(Filter())  # how many there are is asked for once
@@ -140,7 +140,7 @@ class TestPages:
             assert 1 <= len(sent) <= 3
 
     def test_total_and_order_are_told_as_they_are(
-        self, schedules: Schedules, seen: Overview, large: bool
+        self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         fill(schedules)
         listing = seen.page(Filter(), sort="name")
@@ -149,11 +149,11 @@ class TestPages:
         assert (searched.searched is not None, searched.order) == (large, "name")
 
     @pytest.mark.parametrize("cursor", ["x", "WyJuYW1lIl0", "bnVsbA", "W10", "é", "WyJuZXh0IiwxXQ"])
-    def test_a_cursor_of_nothing_is_refused(self, seen: Overview, cursor: str) -> None:
+    def test_a_cursor_of_nothing_is_refused(self, seen: ScheduleList, cursor: str) -> None:
         with pytest.raises(ScheduleError, match="cursor: expected the one of a page"):
             seen.page(Filter(), cursor=cursor)
 
-    def test_states_and_orders_that_are_none_are_refused(self, seen: Overview) -> None:
+    def test_states_and_orders_that_are_none_are_refused(self, seen: ScheduleList) -> None:
         with pytest.raises(ScheduleError, match="state: expected one of scheduled, late"):
             seen.page(Filter(state="gone"))
         with pytest.raises(ScheduleError, match="sort: expected one of trouble, next"):
@@ -162,7 +162,7 @@ class TestPages:
 
 class TestStates:
     def test_paused_ended_and_invalid(
-        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+        self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         now = seen.pulse().now
         schedules.add("paused", every(minutes=1), TASK)
@@ -180,7 +180,7 @@ class TestStates:
         assert turned(seen, Filter(text="DF -h")) == ["fine"]
 
     def test_a_pause_of_all_pauses_each(
-        self, schedules: Schedules, seen: Overview, large: bool
+        self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         names = fill(schedules, 10)
         schedules.pause(ALL)
@@ -188,7 +188,7 @@ class TestStates:
         assert seen.pulse().pause is not None
 
     def test_a_changed_definition_is_read_anew(
-        self, schedules: Schedules, seen: Overview, large: bool
+        self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         fill(schedules, 10)
         assert turned(seen, Filter(tag="new")) == []
@@ -198,7 +198,7 @@ class TestStates:
         assert turned(seen, Filter(tag="new")) == []
 
     def test_running_is_what_a_worker_holds(
-        self, schedules: Schedules, seen: Overview, connection: Redis, large: bool
+        self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         fill(schedules, 10)
         job = "default-s004-1790000000000-m17"

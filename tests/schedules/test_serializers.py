@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rq_clock.model.decision import Skip
-from rq_clock.model.entry import Entry, Pause, Skipping
+from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import command, webhook
@@ -23,7 +23,7 @@ from rq_clock.schedules.serializers import (
     schedule_view,
     upcoming,
 )
-from rq_clock.store.audit import Audited
+from rq_clock.store.audit import AuditEntry
 from rq_clock.store.backfills import Backfill
 from rq_clock.timing.triggers import Trigger, cron, every, once
 
@@ -120,7 +120,7 @@ class TestSchedules:
         assert "****" in repr(view) or "…" in repr(view)
 
     def test_who_holds_it_and_why(self) -> None:
-        skipping = Skipping(count=2, until=NOON + HOUR, reason="", by="ana", since=NOON)
+        skipping = SkipRequest(count=2, until=NOON + HOUR, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), pauses=(pause(),), skipping=skipping, declared=False)
         view = schedule_view(held, NOON)
         assert (view["state"], view["origin"]) == ("paused", "run-time")
@@ -135,7 +135,9 @@ class TestSchedules:
         assert view["skipping"]["until"] == "2026-03-01T13:00:00Z"
 
     def test_what_is_over_holds_nothing(self) -> None:
-        skipping = Skipping(count=2, until=NOON - HOUR, reason="", by="ana", since=NOON - 2 * HOUR)
+        skipping = SkipRequest(
+            count=2, until=NOON - HOUR, reason="", by="ana", since=NOON - 2 * HOUR
+        )
         held = replace(entry(every(hours=1)), pauses=(pause(NOON),), skipping=skipping)
         view = schedule_view(held, NOON)
         assert (view["state"], view["pause"], view["skipping"]) == ("scheduled", None, None)
@@ -160,7 +162,7 @@ class TestFireTimes:
         assert fire_view(fire)["jitterOffsetMs"] > 0
 
     def test_what_is_held_is_said_and_only_what_is_undecided_is_held(self) -> None:
-        skipping = Skipping(count=1, until=NOON + HOUR, reason="", by="ana", since=NOON)
+        skipping = SkipRequest(count=1, until=NOON + HOUR, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), marker=NOON, skipping=skipping)
         told = [fire_view(fire)["skipped"] for fire in upcoming(held, NOON - 2 * HOUR, 4)]
         assert told == [None, None, "requested", None]
@@ -239,7 +241,7 @@ class TestRuns:
         assert (view["atOnce"], view["total"], view["enqueued"], view["state"]) == (
             2, 9, 3, "running",
         )  # fmt: skip
-        audited = Audited("1-0", NOON, "ana", "pause", ("*",), 1, "bank", {"missed": "skip"})
+        audited = AuditEntry("1-0", NOON, "ana", "pause", ("*",), 1, "bank", {"missed": "skip"})
         assert audit_view(audited) == {
             "id": "1-0",
             "at": "2026-03-01T12:00:00Z",

@@ -14,8 +14,8 @@ from redis import Redis
 from rq import Queue
 from rq.job import Job
 
-from rq_clock.clock.backfiller import Chores
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.backfiller import Backfiller
+from rq_clock.clock.planner import Planner
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Change, Entry, Lease
@@ -68,7 +68,7 @@ def declare_in_code(store: Store, lease: Lease, schedule: Schedule) -> None:
 
 def tick(store: Store, lease: Lease, at: datetime | None = None) -> None:
     """Let the clock do what is due at an instant."""
-    stage = Stage(store, lease, memory=1 << 20)
+    stage = Planner(store, lease, memory=1 << 20)
     while stage.turn(at or now(store)) == 0:
         pass
 
@@ -453,7 +453,7 @@ class TestPause:
         schedules.add("often", every(milliseconds=10), TASK)
         until = now(store) + timedelta(milliseconds=100)
         schedules.pause("often", until=until, missed="latest")
-        chores = Chores(store)
+        chores = Backfiller(store)
         assert chores.look(lease, until - timedelta(milliseconds=1)) == until.replace(
             microsecond=until.microsecond // 1000 * 1000
         )
@@ -550,7 +550,7 @@ def fire_times(after: datetime, until: datetime, period: timedelta) -> Iterator[
 
 def finish_chores(store: Store, lease: Lease, connection: Redis, at_once: int = 1) -> None:
     """Let the leader do its chores, and workers end each job, until nothing is left to do."""
-    chores, at = Chores(store), now(store) + SECOND
+    chores, at = Backfiller(store), now(store) + SECOND
     for _ in range(500):
         chores.look(lease, at)
         living = jobs(connection)
@@ -585,7 +585,7 @@ class TestBackfill:
         self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
     ) -> None:
         schedules.backfill("hourly", self.START, self.END, at_once=4)
-        Chores(store).look(lease, now(store))
+        Backfiller(store).look(lease, now(store))
         assert len(jobs(connection)) == 4
         finish_chores(store, lease, connection, at_once=4)
         assert len(runs(store, "hourly")) == 6
@@ -623,7 +623,7 @@ class TestBackfill:
         self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
     ) -> None:
         backfill = schedules.backfill("hourly", self.START, self.END)
-        Chores(store).look(lease, now(store))
+        Backfiller(store).look(lease, now(store))
         schedules.cancel_backfill(backfill.id, reason="wrong span")
         finish_chores(store, lease, connection)
         assert len(runs(store, "hourly")) == 1
@@ -650,7 +650,7 @@ class TestBackfill:
         assert isinstance(store.acquire("clock.2", ("local", ""), "take-over", now(store)), Lease)
         schedules.backfill("hourly", self.START, self.END)
         with pytest.raises(LeaseLost):
-            Chores(store).look(old, now(store))
+            Backfiller(store).look(old, now(store))
         assert jobs(connection) == []
 
     def test_bad_spans_are_refused_and_nothing_left(

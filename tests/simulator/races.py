@@ -20,8 +20,8 @@ from redis.connection import Connection, ConnectionPool
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
-from rq_clock.clock.backfiller import Chores
-from rq_clock.clock.planner import Stage
+from rq_clock.clock.backfiller import Backfiller
+from rq_clock.clock.planner import Planner
 from rq_clock.errors import LeaseLost
 from rq_clock.model.entry import Lease
 from rq_clock.schedules.service import Schedules
@@ -177,8 +177,8 @@ class Leader:
             raise LeaseLost("another clock leads")
         self.redis.persist(self._store.key("lease"))  # the wall decides how long it lasts
         self.lease = lease
-        self.stage = Stage(self._store, lease, memory=1 << 24)
-        self.chores = Chores(self._store)
+        self.stage = Planner(self._store, lease, memory=1 << 24)
+        self.chores = Backfiller(self._store)
         self.stage.recognise(unsure)
 
     def hear(self) -> None:

@@ -15,17 +15,17 @@ from redis import Redis
 from rq import Queue
 
 from rq_clock import Schedules
-from rq_clock.clock.backfiller import Chores
-from rq_clock.clock.planner import LOOK_MS, Stage
+from rq_clock.clock.backfiller import Backfiller
+from rq_clock.clock.planner import LOOK_MS, Planner
 from rq_clock.devserver import Server
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
-from rq_clock.jobs.outcomes import Ending, Execution
-from rq_clock.jobs.reaper import SILENCE, Caretaker
+from rq_clock.jobs.outcomes import Execution, Outcome
+from rq_clock.jobs.reaper import SILENCE, Reaper
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.settings import Settings
-from rq_clock.store.counters import LATE, PORTION, Counts, Tally, bucket
+from rq_clock.store.counters import LATE, PORTION, Counters, CounterSnapshot, bucket
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
 from rq_clock.worker.worker import Worker
@@ -42,12 +42,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 class Clock(Wall):
     """A clock, turned by hand, whose counts are written when a test says so; and its workers."""
 
-    tally = Tally()
+    tally = Counters()
 
     def lead(self, instance: str) -> None:
         super().lead(instance)
-        self.tally = Tally()
-        self.stage = Stage(self.store, self.lease, memory=self.memory, tally=self.tally)
+        self.tally = Counters()
+        self.stage = Planner(self.store, self.lease, memory=self.memory, tally=self.tally)
 
     @property
     def executions(self) -> Executions:
@@ -67,7 +67,7 @@ class Clock(Wall):
         assert execution
         return execution
 
-    def end(self, how: Callable[[Execution, datetime], Ending], seconds: float = 2) -> datetime:
+    def end(self, how: Callable[[Execution, datetime], Outcome], seconds: float = 2) -> datetime:
         """Take the next job and end it so; when that was."""
         execution = self.take()
         self.now += timedelta(seconds=seconds)
@@ -81,9 +81,9 @@ class Clock(Wall):
             self.store.count(self.lease, f"clock {number}", self.tally.portion())
             self.tally.written()
 
-    def counts(self, name: str = "") -> Counts:
+    def counts(self, name: str = "") -> CounterSnapshot:
         raw: Any = self.redis.hgetall(PREFIX + (f"counters:{name}" if name else "counters"))
-        return Counts.read(raw)
+        return CounterSnapshot.read(raw)
 
     def outcome(self, name: str = "s") -> list[str]:
         found: Any = self.redis.hget(PREFIX + "outcomes", name)
@@ -107,19 +107,19 @@ def clock(connection: Redis) -> Clock:
     return Clock(connection)
 
 
-def ok(execution: Execution, now: datetime) -> Ending:
+def ok(execution: Execution, now: datetime) -> Outcome:
     return endings.succeeded(execution, now, None)
 
 
-def fails(execution: Execution, now: datetime) -> Ending:
+def fails(execution: Execution, now: datetime) -> Outcome:
     return endings.failed(execution, now, "ValueError: no")
 
 
-def stopped(execution: Execution, now: datetime) -> Ending:
+def stopped(execution: Execution, now: datetime) -> Outcome:
     return endings.failed(execution, now, "stopped", state=endings.STOPPED)
 
 
-def interrupted(execution: Execution, now: datetime) -> Ending:
+def interrupted(execution: Execution, now: datetime) -> Outcome:
     return endings.interrupted(execution, now, 1)
 
 
@@ -152,7 +152,7 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("before", [ok, fails])
     def test_a_run_that_an_operator_stops_is_neither(
-        self, clock: Clock, before: Callable[[Execution, datetime], Ending]
+        self, clock: Clock, before: Callable[[Execution, datetime], Outcome]
     ) -> None:
         clock.fire()
         clock.end(before)
@@ -164,7 +164,7 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("how", [interrupted, fails])
     def test_an_attempt_after_which_the_job_goes_on_is_no_outcome(
-        self, clock: Clock, how: Callable[[Execution, datetime], Ending]
+        self, clock: Clock, how: Callable[[Execution, datetime], Outcome]
     ) -> None:
         clock.fire(retries=1)
         clock.end(how)
@@ -238,7 +238,7 @@ class TestRuns:
         clock.fire()
         for number in range(2):
             clock.take(f"w{number}")
-            for care in (Caretaker(clock.executions, 1), Caretaker(clock.executions, 1)):
+            for care in (Reaper(clock.executions, 1), Reaper(clock.executions, 1)):
                 for moment in range(0, int(SILENCE) + 3, 2):
                     care.look(float(moment), clock.now)
         assert clock.counts("s").again == clock.counts().again == {"lost": 1}
@@ -398,14 +398,14 @@ class TestFires:
         schedules.trigger("s")
         assert clock.counts("s").fires == {("enqueued", "manual"): 1}
         schedules.backfill("s", now - 3 * HOUR, now - 2 * HOUR, at_once=100)
-        Chores(clock.store).look(clock.lease, datetime.now(UTC))
+        Backfiller(clock.store).look(clock.lease, datetime.now(UTC))
         assert clock.counts("s").fires[("enqueued", "backfill")] == 60
         assert clock.counts().fires == clock.counts("s").fires
 
 
 class TestTally:
     def test_a_portion_is_the_same_until_it_is_written(self) -> None:
-        tally = Tally()
+        tally = Counters()
         for number in range(PORTION):
             tally.add(f"fire skipped {number}", schedule="s")
         first = tally.portion()
@@ -459,7 +459,7 @@ class TestProcesses:
 
     def enqueued(self, redis: Any, name: str = "") -> int:
         raw = redis.hgetall(PREFIX + (f"counters:{name}" if name else "counters"))
-        fires = Counts.read(raw).fires
+        fires = CounterSnapshot.read(raw).fires
         return sum(n for (result, _), n in fires.items() if result == "enqueued")
 
     def test_a_clock_that_ends_by_sigterm_leaves_no_count_behind(
@@ -471,7 +471,7 @@ class TestProcesses:
             assert clock.terminate() == 0
         for name in ("a", "b"):
             assert self.enqueued(redis, name) == redis.llen(f"{PREFIX}ledger:{name}")
-        counts = Counts.read(redis.hgetall(PREFIX + "counters"))
+        counts = CounterSnapshot.read(redis.hgetall(PREFIX + "counters"))
         assert self.enqueued(redis) == sum(redis.llen(f"{PREFIX}ledger:{n}") for n in "ab")
         assert counts.late.cumulative[-1] == self.enqueued(redis)
         assert counts.leaders == {"free": 1}

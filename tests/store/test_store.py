@@ -13,10 +13,10 @@ from rq.job import Job
 
 from rq_clock.errors import Conflict, LeaseLost, StoreUnavailable
 from rq_clock.model.decision import Skip, due
-from rq_clock.model.entry import Change, Entry, Lease, Refused
+from rq_clock.model.entry import Change, Entry, Lease, LeaseRefused
 from rq_clock.model.ledger import Enqueued, Lost
 from rq_clock.model.schedule import Schedule, declare
-from rq_clock.store.commit import Answer, Batch, Refusal, Wire, stands
+from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, was_committed
 from rq_clock.store.job_commands import JobBuilder
 from rq_clock.store.store import LEASE_MS, Store
 from rq_clock.timing.instants import to_ms
@@ -41,9 +41,9 @@ def acquire(store: Store, instance: str = "clock.1", mode: str = "starting") -> 
 
 def refused(
     store: Store, instance: str, mode: str = "starting", owner: str = "production"
-) -> Refused:
+) -> LeaseRefused:
     answer = store.acquire(instance, (owner, ""), mode, MIDNIGHT)
-    assert isinstance(answer, Refused), answer
+    assert isinstance(answer, LeaseRefused), answer
     return answer
 
 
@@ -73,21 +73,21 @@ def batch_of(store: Store, lease: Lease, entries: list[Entry], now: datetime) ->
     for e in entries:
         assert e.schedule
         batch.add(e, due(e.schedule, e.decided, now, e.holds), builder)
-    batch.pack(store, lease, Wire(store))
+    batch.pack(store, lease, CommitChannel(store))
     return batch
 
 
-def send(store: Store, batch: Batch) -> list[Answer] | Refusal:
-    return Wire(store).commit([batch])[0]
+def send(store: Store, batch: Batch) -> list[CommitResult] | CommitRefusal:
+    return CommitChannel(store).commit([batch])[0]
 
 
-def commit(store: Store, lease: Lease, names: list[str], now: datetime) -> list[Answer]:
+def commit(store: Store, lease: Lease, names: list[str], now: datetime) -> list[CommitResult]:
     answers = send(store, batch_of(store, lease, [entry(store, n) for n in names], now))
-    assert not isinstance(answers, Refusal), answers
+    assert not isinstance(answers, CommitRefusal), answers
     return answers
 
 
-def kinds(answers: list[Answer]) -> list[str]:
+def kinds(answers: list[CommitResult]) -> list[str]:
     return [answer.kind for answer in answers]
 
 
@@ -181,7 +181,7 @@ class TestLease:
             store.check_server()
 
 
-def _granted(answer: Lease | Refused) -> Lease:
+def _granted(answer: Lease | LeaseRefused) -> Lease:
     assert isinstance(answer, Lease), answer
     return answer
 
@@ -230,9 +230,9 @@ class TestCommit:
         batch = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
         send(store, batch)
         again = send(store, batch)
-        assert not isinstance(again, Refusal)
+        assert not isinstance(again, CommitRefusal)
         assert kinds(again) == ["stale"]
-        assert stands(again[0].planned, again[0].detail)
+        assert was_committed(again[0].planned, again[0].detail)
         assert Queue("default", connection=connection).count == 1
 
     def test_jobs_that_differ_in_one_batch_are_each_as_rq_writes_them(
@@ -311,9 +311,9 @@ class TestCommit:
         batch = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
         put(store, lease, hourly(queue="other"))
         answers = send(store, batch)
-        assert not isinstance(answers, Refusal)
+        assert not isinstance(answers, CommitRefusal)
         assert kinds(answers) == ["stale"]
-        assert not stands(answers[0].planned, answers[0].detail)
+        assert not was_committed(answers[0].planned, answers[0].detail)
         assert Queue("default", connection=connection).count == 0
 
     def test_a_decision_on_a_removed_schedule_is_refused(self, store: Store) -> None:
@@ -322,7 +322,7 @@ class TestCommit:
         batch = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
         assert all(store.reconcile(lease, 0, MIDNIGHT, [Change("remove", "hourly")]))
         answers = send(store, batch)
-        assert not isinstance(answers, Refusal)
+        assert not isinstance(answers, CommitRefusal)
         assert kinds(answers) == ["stale"]
         assert store.size() == 0
 
@@ -332,7 +332,7 @@ class TestCommit:
         staged = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
         pause(store, "hourly", MIDNIGHT)
         answers = send(store, staged)
-        assert not isinstance(answers, Refusal)
+        assert not isinstance(answers, CommitRefusal)
         assert kinds(answers) == ["stale"]
         assert kinds(commit(store, lease, ["hourly"], MIDNIGHT + HOUR)) == ["ok"]
         assert Queue("default", connection=connection).count == 0
@@ -344,7 +344,7 @@ class TestCommit:
         staged = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
         pause(store, "*", MIDNIGHT)
         answer = send(store, staged)
-        assert isinstance(answer, Refusal)
+        assert isinstance(answer, CommitRefusal)
         assert answer.changed
         assert entry(store).pause(MIDNIGHT + HOUR)
         pause(store, "*", MIDNIGHT, until=MIDNIGHT + HOUR)
@@ -394,7 +394,7 @@ class TestCommit:
         finally:
             limited.close()
             admin.acl_deluser("half")
-        assert not isinstance(answers, Refusal)
+        assert not isinstance(answers, CommitRefusal)
         assert kinds(answers) == ["error"]
         assert not admin.keys("rq:job:*")
         assert entry(store).marker is None
@@ -409,7 +409,7 @@ class TestCommit:
         connection.set(store.key("due"), "x")
         before = dump(connection)
         answer = send(store, batch)
-        assert isinstance(answer, Refusal)
+        assert isinstance(answer, CommitRefusal)
         assert "WRONGTYPE" in str(answer)
         assert dump(connection) == before
 
@@ -419,10 +419,10 @@ class TestCommit:
         lease = acquire(store)
         put(store, lease, hourly())
         batch = batch_of(store, lease, [entry(store)], MIDNIGHT + HOUR)
-        wire = Wire(store)
+        wire = CommitChannel(store)
         connection.script_flush()
         [answers] = wire.commit([batch])
-        assert not isinstance(answers, Refusal)
+        assert not isinstance(answers, CommitRefusal)
         assert kinds(answers) == ["ok"]
 
     def test_a_job_id_that_exists_is_never_enqueued_again(
@@ -449,7 +449,7 @@ class TestCommit:
 
 
 class TestOverlap:
-    def run(self, store: Store, lease: Lease, hours: int) -> Answer:
+    def run(self, store: Store, lease: Lease, hours: int) -> CommitResult:
         return commit(store, lease, ["hourly"], MIDNIGHT + hours * HOUR)[0]
 
     @pytest.mark.parametrize("status", ["queued", "started", "scheduled", "deferred"])

@@ -20,14 +20,14 @@ from rq_clock.devserver import Server
 from rq_clock.settings import Settings
 from rq_clock.store.store import DATA_VERSION
 from rq_clock.web import health
-from rq_clock.web.context import Site
+from rq_clock.web.context import Context
 from tests.cli.terminal import PATIENCE, Run, fill, leading, runner, serving
 from tests.helpers import wait_until
 
 
 def web(url: str) -> TestClient:
     app = FastAPI()
-    app.state.web = Site.of(Settings.from_env({"REDIS_URL": url}), None, read_only=False)
+    app.state.web = Context.of(Settings.from_env({"REDIS_URL": url}), None, read_only=False)
     app.include_router(health.router)
     return TestClient(app)
 

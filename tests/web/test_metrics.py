@@ -26,7 +26,7 @@ from rq_clock.settings import Settings
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.web import metrics
-from rq_clock.web.context import Site
+from rq_clock.web.context import Context
 from rq_clock.web.metrics import CACHE_SECONDS, METHODS, Metrics, collect, count_request
 from tests.cli.terminal import serving
 from tests.clock.storm import ClockProcess, add, client
@@ -42,7 +42,7 @@ Samples = dict[str, dict[Labels, float]]
 def web(redis: Any, **env: str) -> TestClient:
     """A web process that tells metrics."""
     app = FastAPI()
-    app.state.web = Site.of(Settings.from_env(env), redis, read_only=False)
+    app.state.web = Context.of(Settings.from_env(env), redis, read_only=False)
     app.include_router(metrics.router)
     return TestClient(app)
 
@@ -57,7 +57,7 @@ def samples(text: str) -> Samples:
 
 
 def told(redis: Any, **env: str) -> Samples:
-    return samples(collect(Site.of(Settings.from_env(env), redis, read_only=False).store,
+    return samples(collect(Context.of(Settings.from_env(env), redis, read_only=False).store,
                            Settings.from_env(env)).decode())  # fmt: skip
 
 
@@ -302,7 +302,7 @@ class TestCost:
         assert self.round_trips(connection, monkeypatch) == 3
 
     def test_one_reading_serves_a_second(self, connection: Redis) -> None:
-        site = Site.of(Settings.from_env({}), connection, read_only=False)
+        site = Context.of(Settings.from_env({}), connection, read_only=False)
         told = Metrics(site.store, site.settings)
         first, _ = told.told("")
         connection.hset(PREFIX + "counters", "run ok 1", "5")

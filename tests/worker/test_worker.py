@@ -38,7 +38,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron
 from rq_clock.worker import worker as worker_module
-from rq_clock.worker.work_horse import Rider, WorkHorse
+from rq_clock.worker.work_horse import JobRunner, WorkHorse
 from rq_clock.worker.worker import Worker
 from tests.helpers import wait_until
 from tests.worker import jobs as jobs
@@ -843,7 +843,7 @@ class TestOutages:
         execution = executions.take("w", ["default"], datetime.now(UTC))
         assert execution
         nowhere = Redis(host="127.0.0.1", port=1)
-        horse = WorkHorse(Rider("w", nowhere, [], max_interruptions=1), [])
+        horse = WorkHorse(JobRunner("w", nowhere, [], max_interruptions=1), [])
         try:
             assert horse.begin(execution)
             sent = wait_until(horse.ending, 10, "its end")

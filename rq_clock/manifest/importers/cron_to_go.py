@@ -10,7 +10,7 @@ from typing import Any
 
 from rq_clock.errors import ScheduleError
 from rq_clock.manifest.importers.heroku import _dyno_note
-from rq_clock.manifest.importers.parsing import Job, Refused, manifest_jobs
+from rq_clock.manifest.importers.parsing import CronToGoJob, ImportRejected, manifest_jobs
 from rq_clock.manifest.importers.result import POLICIES, Imported, _Found
 from rq_clock.model.targets import command
 from rq_clock.redaction import masked_json
@@ -40,7 +40,7 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
     """
     found = _Found(queue)
     for job in manifest_jobs(text):
-        if isinstance(job, Refused):
+        if isinstance(job, ImportRejected):
             found.leave(job.line, job.text, job.reason)
             continue
         try:
@@ -50,14 +50,14 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
     return found.done()
 
 
-def _shown_job(job: Job) -> str:
+def _shown_job(job: CronToGoJob) -> str:
     try:
         return json.dumps(masked_json(job.fields), ensure_ascii=False)
     except RecursionError:  # brackets in brackets
         return ""
 
 
-def _add_job(found: _Found, job: Job) -> None:
+def _add_job(found: _Found, job: CronToGoJob) -> None:
     fields = job.fields
     if (kind := _text(fields, "type") or "dyno") != "dyno":
         raise ScheduleError(f"expected the target type 'dyno', got {kind!r}")

@@ -23,8 +23,8 @@ from shlex import quote
 
 from rq_clock.errors import ScheduleError
 from rq_clock.manifest.importers.parsing import (
-    Entry,
-    Refused,
+    CrontabEntry,
+    ImportRejected,
     command_and_input,
     crontab_lines,
     unlike_cron,
@@ -64,10 +64,10 @@ def from_crontab(
     """
     found = _Found(queue)
     lines = crontab_lines(text)
-    entries = [line for line in lines if isinstance(line, Entry)]
+    entries = [line for line in lines if isinstance(line, CrontabEntry)]
     with_users = _is_system(text, entries) if system is None else system
     for line in lines:
-        if isinstance(line, Refused):
+        if isinstance(line, ImportRejected):
             found.leave(line.line, _shown(line), line.reason)
             continue
         try:
@@ -92,7 +92,7 @@ _SETTINGS_NOTES = {
 }
 
 
-def _is_system(text: str, entries: list[Entry]) -> bool:
+def _is_system(text: str, entries: list[CrontabEntry]) -> bool:
     """Whether the sixth field looks like a user in every entry: known in one of them, or said to
     be one by the heading of the fields."""
     users = [_USER.fullmatch(entry.rest) for entry in entries]
@@ -101,7 +101,7 @@ def _is_system(text: str, entries: list[Entry]) -> bool:
     return bool(entries) and all(users) and (known or heading is not None)
 
 
-def _add_entry(found: _Found, entry: Entry, with_users: bool, tz: str) -> str:
+def _add_entry(found: _Found, entry: CrontabEntry, with_users: bool, tz: str) -> str:
     own_zone = entry.settings.get("CRON_TZ")
     trigger = cron(entry.when, tz if own_zone is None else own_zone.removeprefix(":"))
     if problems := trigger.faults():
@@ -138,13 +138,13 @@ def _zone_note(zone: str, own: str | None) -> str:
     )
 
 
-def _told(entry: Entry, expression: str, problem: str) -> str:
+def _told(entry: CrontabEntry, expression: str, problem: str) -> str:
     """The problem, unless it quotes what is masked in the line that is shown with it."""
     shown = " ".join(masked_text(entry.text).split())
     return problem if expression in shown else "expected fields of time as in crontab(5)"
 
 
-def _shown(line: Refused) -> str:
+def _shown(line: ImportRejected) -> str:
     name, equals, _ = line.text.partition("=")
     return f"{name}={MASK}" if equals and is_secret(name.strip(" \t\"'")) else line.text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest.importers.parsing import Refused, Row, scheduler_rows
+from rq_clock.manifest.importers.parsing import ImportRejected, SchedulerRow, scheduler_rows
 from rq_clock.manifest.importers.result import POLICIES, Imported, _Found
 from rq_clock.model.targets import command
 from rq_clock.timing.triggers import cron
@@ -28,7 +28,7 @@ def from_heroku_scheduler(text: str, *, queue: str = "default") -> Imported:
     """
     found = _Found(queue)
     for row in scheduler_rows(text):
-        if isinstance(row, Refused):
+        if isinstance(row, ImportRejected):
             found.leave(row.line, row.text, row.reason)
             continue
         try:
@@ -38,7 +38,7 @@ def from_heroku_scheduler(text: str, *, queue: str = "default") -> Imported:
     return found.done()
 
 
-def _add_row(found: _Found, row: Row) -> None:
+def _add_row(found: _Found, row: SchedulerRow) -> None:
     expression, seconds = _frequency(row.frequency)
     name = found.add("", cron(expression), command(row.command, timeout=seconds))
     found.note(name, _dyno_note(row.size), POLICIES)

@@ -24,7 +24,7 @@ from rq_clock.timing.cron import MONTHS, WEEKDAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class ImportRejected:
     """A line, row or job that cannot be read. `text` is as it came, secrets and all."""
 
     line: int
@@ -33,7 +33,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CrontabEntry:
     """An entry of a crontab. `rest` is what follows the fields of time: a user, if the crontab is
     the system's, options and the command. `title` is the comment directly above."""
 
@@ -47,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class SchedulerRow:
     """A job of Heroku Scheduler."""
 
     line: int
@@ -58,7 +58,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class CronToGoJob:
     """A job of Cron To Go, what its `Target` holds beside the rest. Names are in lower case and
     without `_`: `StartDate` and `start_date` are `startdate`."""
 
@@ -86,9 +86,9 @@ _VALUE = r"(?:\d+|[a-z]{3})"
 _ITEM = re.compile(rf"{_VALUE}|(?:\*|(?P<first>{_VALUE})-(?P<last>{_VALUE}))(?:/\d+)?")
 
 
-def crontab_lines(text: str) -> list[Entry | Refused]:
+def crontab_lines(text: str) -> list[CrontabEntry | ImportRejected]:
     """The entries of a crontab. A setting is no record: it is in the `settings` of all below it."""
-    found: list[Entry | Refused] = []
+    found: list[CrontabEntry | ImportRejected] = []
     settings: dict[str, str] = {}
     title = ""
     for number, line in enumerate(_lines(text), 1):
@@ -105,7 +105,7 @@ def crontab_lines(text: str) -> list[Entry | Refused]:
                 settings[name] = value.rstrip() if match["v3"] else value
             else:
                 reason = "expected a variable's name of letters, digits and '_'"
-                found.append(Refused(line=number, text=line, reason=reason))
+                found.append(ImportRejected(line=number, text=line, reason=reason))
         else:
             found.append(_entry(number, line, dict(settings), title))
         title = ""
@@ -118,18 +118,22 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r").lstrip(" \t") for line in lines]
 
 
-def _entry(number: int, line: str, settings: Mapping[str, str], title: str) -> Entry | Refused:
+def _entry(
+    number: int, line: str, settings: Mapping[str, str], title: str
+) -> CrontabEntry | ImportRejected:
     unlogged = re.match(r"-[\d*@]", line) is not None
     match = _TIMES.fullmatch(line[unlogged:])
     if match is None:
         reason = "expected five fields of time and a command, or NAME=value"
-        return Refused(line=number, text=line, reason=reason)
+        return ImportRejected(line=number, text=line, reason=reason)
     if not (rest := match[2] or "").strip():
-        return Refused(line=number, text=line, reason="expected a command after the fields of time")
+        return ImportRejected(
+            line=number, text=line, reason="expected a command after the fields of time"
+        )
     if rest.startswith("*"):  # cron, too, takes it for a typing error
         reason = "expected a command after five fields of time, got one more field"
-        return Refused(line=number, text=line, reason=reason)
-    return Entry(
+        return ImportRejected(line=number, text=line, reason=reason)
+    return CrontabEntry(
         line=number, text=line, when=match[1], rest=rest, settings=settings, title=title,
         unlogged=unlogged,
     )  # fmt: skip
@@ -203,16 +207,18 @@ _MOMENT = re.compile(  # of the last run and the next
 )
 
 
-def scheduler_rows(text: str) -> list[Row | Refused]:
+def scheduler_rows(text: str) -> list[SchedulerRow | ImportRejected]:
     """The jobs of the table: a line each, its cells in any order and with tabs or two spaces
     between them; or each cell on a line of its own, as some browsers paste it, command first."""
-    found: list[Row | Refused] = []
+    found: list[SchedulerRow | ImportRejected] = []
     begun: tuple[int, str, str] | None = None  # line, text and command that await a frequency
     size = ""
 
     def refuse_begun() -> None:
         if begun:
-            found.append(Refused(line=begun[0], text=begun[1], reason="found no frequency for it"))
+            found.append(
+                ImportRejected(line=begun[0], text=begun[1], reason="found no frequency for it")
+            )
 
     for number, line in enumerate(_lines(text), 1):
         commands, frequencies, sizes = _cells(line)
@@ -222,15 +228,17 @@ def scheduler_rows(text: str) -> list[Row | Refused]:
         size = sizes[0] if sizes else size
         if len(commands) > 1 or len(frequencies) > 1:
             reason = "expected one command and one frequency, with tabs or two spaces between"
-            found.append(Refused(line=number, text=line, reason=reason))
+            found.append(ImportRejected(line=number, text=line, reason=reason))
             begun = None
         elif frequencies and begun:
             at, whole, command = begun
-            row = Row(line=at, text=whole, command=command, frequency=frequencies[0], size=size)
+            row = SchedulerRow(
+                line=at, text=whole, command=command, frequency=frequencies[0], size=size
+            )
             found.append(row)
             begun = None
         elif frequencies:
-            found.append(Refused(line=number, text=line, reason="found no command for it"))
+            found.append(ImportRejected(line=number, text=line, reason="found no command for it"))
     refuse_begun()
     return found
 
@@ -253,7 +261,7 @@ def _cells(line: str) -> tuple[list[str], list[str], list[str]]:
 # Cron To Go.
 
 
-def manifest_jobs(text: str) -> list[Job | Refused]:
+def manifest_jobs(text: str) -> list[CronToGoJob | ImportRejected]:
     """The jobs of a manifest in YAML or JSON: a list of jobs, {"jobs": [...]}, or one job. `line`
     of a job that is refused is its number."""
     try:
@@ -262,25 +270,27 @@ def manifest_jobs(text: str) -> list[Job | Refused]:
         at = re.match(r"line (\d+): ", str(error))
         line = int(at[1]) if at else 1
         shown = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
-        return [Refused(line=line, text=shown, reason=f"cannot read the manifest: {error}")]
+        return [ImportRejected(line=line, text=shown, reason=f"cannot read the manifest: {error}")]
     if isinstance(jobs, dict):
         named = {_key(name): value for name, value in jobs.items()}
         if "jobs" in named:
             jobs = named["jobs"]
         elif not {"command", "target"} & named.keys():
             reason = "expected the list of a manifest, 'jobs:', or a job"
-            return [Refused(line=1, text=text.partition("\n")[0], reason=reason)]
+            return [ImportRejected(line=1, text=text.partition("\n")[0], reason=reason)]
     listed = jobs if isinstance(jobs, list) else [] if jobs is None else [jobs]
     return [_job(i, job) for i, job in enumerate(listed, 1)]
 
 
-def _job(number: int, job: Any) -> Job | Refused:
+def _job(number: int, job: Any) -> CronToGoJob | ImportRejected:
     if isinstance(job, dict):
         fields = {_key(name): value for name, value in job.items()}
         if isinstance(fields.get("target"), dict):
             fields |= {_key(name): value for name, value in fields.pop("target").items()}
-        return Job(number=number, fields=fields)
-    return Refused(line=number, text=json.dumps(job), reason="expected a job with named fields")
+        return CronToGoJob(number=number, fields=fields)
+    return ImportRejected(
+        line=number, text=json.dumps(job), reason="expected a job with named fields"
+    )
 
 
 def _key(name: str) -> str:

@@ -14,8 +14,8 @@ from rq_clock.errors import Conflict, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.schedules.backfill import Preview
 from rq_clock.schedules.serializers import backfill_view, upcoming, zone_of
-from rq_clock.schedules.service import Asked, Schedules
-from rq_clock.store.operations import Changes
+from rq_clock.schedules.service import RequestId, Schedules
+from rq_clock.store.operations import Operations
 from rq_clock.timing.instants import iso
 from rq_clock.timing.triggers import MANY
 from rq_clock.web.api import parameters as times
@@ -35,7 +35,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.api.schedules import full_view
-from rq_clock.web.context import Admin, Operate, Read, Site, Web, schedules_for
+from rq_clock.web.context import Admin, Context, Operate, Read, Web, schedules_for
 from rq_clock.web.problems import Problem, problem_of
 
 router = APIRouter(route_class=Route, tags=["operations"])
@@ -73,7 +73,7 @@ def run(
     return answer({"job": job, "schedule": name}, 202, where)
 
 
-def asked_by(request: Request) -> Asked | None:
+def asked_by(request: Request) -> RequestId | None:
     """What tells a request from others, if it carries a key."""
     claim = claim_of(request)
     return (claim.began, claim.number) if claim else None
@@ -154,7 +154,7 @@ def backfill(
     return answer(backfill_view(made), 202, located(request, f"/backfills/{made.id}"))
 
 
-def _span(site: Site, name: str, said: taken.BackfillAsked) -> tuple[datetime, datetime]:
+def _span(site: Context, name: str, said: taken.BackfillAsked) -> tuple[datetime, datetime]:
     """The instants that a span's words mean. Raises Problem, also for a schedule without any fire
     times."""
     entry = site.store.load([name])[0].get(name)
@@ -205,7 +205,7 @@ def list_backfills(request: Request, site: Web, token: Read) -> Response:
 @router.get("/backfills/{id}", responses=replies(404, model=given.Backfill))
 def get_backfill(site: Web, _: Read, id: BackfillId) -> Response:
     """One backfill, how far it has come."""
-    found = Changes(site.store).backfill(id)
+    found = Operations(site.store).backfill(id)
     if found is None:
         raise Problem("not-found", f"{id}: there is no such backfill, or none any more")
     return answer(backfill_view(found))
@@ -214,7 +214,7 @@ def get_backfill(site: Web, _: Read, id: BackfillId) -> Response:
 @router.delete("/backfills/{id}", status_code=204, responses=replies(404, 409, ok=204))
 def cancel_backfill(site: Web, token: Operate, id: BackfillId) -> Response:
     """Let a backfill enqueue no more; what it has enqueued runs."""
-    if Changes(site.store).backfill(id) is None:
+    if Operations(site.store).backfill(id) is None:
         raise Problem("not-found", f"{id}: there is no such backfill, or none any more")
     with _fits():
         schedules_for(site, token).cancel_backfill(id)
@@ -261,7 +261,7 @@ def run_many(request: Request, site: Web, token: Operate, said: taken.ManyRun) -
     return _results(results)
 
 
-def _done(site: Site, said: taken.Many, act: Callable[[list[str]], None]) -> Response:
+def _done(site: Context, said: taken.Many, act: Callable[[list[str]], None]) -> Response:
     """Act on all that fit together: those that do not are told, and left out the next time."""
     names = _names(site, said, MOST)
     faults: dict[str, RqClockError] = {}
@@ -279,7 +279,7 @@ def _done(site: Site, said: taken.Many, act: Callable[[list[str]], None]) -> Res
     return _results([_result(site, name, faults.get(name)) for name in names])
 
 
-def _names(site: Site, said: taken.Many, most: int) -> list[str]:
+def _names(site: Context, said: taken.Many, most: int) -> list[str]:
     """Which schedules are meant. Raises Problem for more than `most`."""
     if said.names is not None:
         names, at = list(dict.fromkeys(said.names)), "/names"
@@ -296,7 +296,7 @@ def _names(site: Site, said: taken.Many, most: int) -> list[str]:
 
 
 def _result(
-    site: Site, name: str, error: RqClockError | None, job: str | None = None
+    site: Context, name: str, error: RqClockError | None, job: str | None = None
 ) -> dict[str, Any]:
     problem = None
     if error is not None:

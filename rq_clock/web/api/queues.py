@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import ScheduleError
-from rq_clock.jobs.queues import Match
-from rq_clock.jobs.records import JobSeen, QueueSeen, Sight, WorkerSeen
-from rq_clock.store.audit import Who
+from rq_clock.jobs.queues import JobFilter
+from rq_clock.jobs.records import JobRow, QueueReport, QueueRow, WorkerRow
+from rq_clock.store.audit import Actor
 from rq_clock.timing.instants import iso
 from rq_clock.web.api import requests as taken
 from rq_clock.web.api import responses as given
@@ -28,7 +28,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.api.runs import JobId, told
-from rq_clock.web.context import Operate, Read, Site, Web
+from rq_clock.web.context import Context, Operate, Read, Web
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["queues"])
@@ -64,7 +64,7 @@ def list_workers(request: Request, site: Web, _: Read) -> Response:
     return page(request, [worker_view(worker) for worker in site.queues.look().workers], "")
 
 
-def _serving(sight: Sight, queue: str) -> list[str]:
+def _serving(sight: QueueReport, queue: str) -> list[str]:
     return [worker.name for worker in sight.workers if queue in worker.queues]
 
 
@@ -102,14 +102,14 @@ def get_job(request: Request, site: Web, _: Read, id: JobId) -> Response:
 )
 def requeue(request: Request, site: Web, token: Operate, id: JobId, said: Why) -> Response:
     """Put a job that failed, or was stopped or canceled, at the end of its queue."""
-    site.queues.requeue(id, Who(by=token.name, reason=said.reason))
+    site.queues.requeue(id, Actor(by=token.name, reason=said.reason))
     return answer({"job": id, "schedule": None}, 202, located(request, f"/jobs/{id}"))
 
 
 @router.delete("/jobs/{id}", status_code=204, responses=replies(404, 409, ok=204))
 def delete_job(site: Web, token: Operate, id: JobId) -> Response:
     """Forget a job that is not running, with all that RQ has of it."""
-    site.queues.delete(id, Who(by=token.name))
+    site.queues.delete(id, Actor(by=token.name))
     return Response(status_code=204)
 
 
@@ -125,13 +125,13 @@ def delete_many(site: Web, token: Operate, said: ManyJobs) -> Response:
     return _sweep(site, token.name, "delete", said)
 
 
-def _sweep(site: Site, by: str, verb: str, said: taken.ManyJobs) -> Response:
+def _sweep(site: Context, by: str, verb: str, said: taken.ManyJobs) -> Response:
     wanted = said.filter or taken.WantedJobs()
-    match = Match(
+    match = JobFilter(
         queue=wanted.queue or "", schedule=wanted.schedule or "", text=wanted.q or "",
         before=wanted.before,
     )  # fmt: skip
-    swept = site.queues.sweep(verb, match, Who(by=by, reason=said.reason))
+    swept = site.queues.sweep(verb, match, Actor(by=by, reason=said.reason))
     refused = [{"job": job, "detail": why} for job, why in swept.refused.items()]
     return answer({"done": swept.done, "refused": refused, "more": swept.more})
 
@@ -139,7 +139,7 @@ def _sweep(site: Site, by: str, verb: str, said: taken.ManyJobs) -> Response:
 # ---- what is told -----------------------------------------------------------------------------
 
 
-def queue_view(queue: QueueSeen) -> dict[str, Any]:
+def queue_view(queue: QueueRow) -> dict[str, Any]:
     """A queue."""
     return {
         "name": queue.name,
@@ -150,7 +150,7 @@ def queue_view(queue: QueueSeen) -> dict[str, Any]:
     }
 
 
-def worker_view(worker: WorkerSeen) -> dict[str, Any]:
+def worker_view(worker: WorkerRow) -> dict[str, Any]:
     """A worker."""
     return {
         "name": worker.name,
@@ -166,7 +166,7 @@ def worker_view(worker: WorkerSeen) -> dict[str, Any]:
     }
 
 
-def job_view(job: JobSeen) -> dict[str, Any]:
+def job_view(job: JobRow) -> dict[str, Any]:
     """A job as a list has it."""
     instants = {
         "created": job.created, "enqueued": job.enqueued, "started": job.started,

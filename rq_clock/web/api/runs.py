@@ -14,11 +14,11 @@ from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.jobs.executions import Ended
-from rq_clock.jobs.records import JobTold
+from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
 from rq_clock.schedules.serializers import instant_of, run_view
-from rq_clock.store.audit import Who
+from rq_clock.store.audit import Actor
 from rq_clock.timing.instants import iso, to_ms
 from rq_clock.web.api import parameters as times
 from rq_clock.web.api import requests as taken
@@ -41,7 +41,7 @@ from rq_clock.web.api.routing import (
     tagged,
     wrong,
 )
-from rq_clock.web.context import Operate, Read, Site, Web, schedules_for
+from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["runs"])
@@ -136,7 +136,7 @@ def list_runs(  # noqa: PLR0913 - one a filter
     return page(request, rows, more, searched=searched if len(rows) < limit and more else None)
 
 
-def _ended(site: Site, wanted: Wanted, cursor: str) -> Iterator[Ended]:
+def _ended(site: Context, wanted: Wanted, cursor: str) -> Iterator[Ended]:
     """Ended attempts, newest first, from a cursor or the last instant that is wanted."""
     [before] = place_of(cursor, str) or [""]
     if before and not re.fullmatch(r"[0-9]{1,15}-[0-9]{1,15}", before):
@@ -155,7 +155,7 @@ def _ended(site: Site, wanted: Wanted, cursor: str) -> Iterator[Ended]:
 
 
 def _ledger(
-    request: Request, site: Site, name: str, wanted: Wanted, limit: int, cursor: str
+    request: Request, site: Context, name: str, wanted: Wanted, limit: int, cursor: str
 ) -> Response:
     place = place_of(cursor, str, int)
     entries = site.store.ledger(name)
@@ -294,7 +294,7 @@ def retry(
         except ScheduleError as error:
             raise Problem("conflict", str(error)) from None
     else:
-        site.queues.requeue(id, Who(by=token.name, reason=said.reason))
+        site.queues.requeue(id, Actor(by=token.name, reason=said.reason))
     schedule = run.job.run.schedule if run.job.run else None
     return answer({"job": job, "schedule": schedule}, 202, located(request, f"/runs/{job}"))
 
@@ -305,7 +305,7 @@ def retry(
 def stop(site: Web, token: Operate, id: JobId, said: Why) -> Response:
     """Tell the worker of a running job to end it; it is not retried."""
     run = _run(site, id)
-    site.queues.stop(id, Who(by=token.name, reason=said.reason))
+    site.queues.stop(id, Actor(by=token.name, reason=said.reason))
     schedule = run.job.run.schedule if run.job.run else None
     return answer({"job": id, "schedule": schedule}, 202)
 
@@ -313,7 +313,7 @@ def stop(site: Web, token: Operate, id: JobId, said: Why) -> Response:
 # ---- what is told -----------------------------------------------------------------------------
 
 
-def _run(site: Site, id: str) -> JobTold:
+def _run(site: Context, id: str) -> JobDetail:
     found = site.queues.job(id)
     origin = found.job.run
     if origin is None or origin.namespace != site.settings.namespace:
@@ -325,7 +325,7 @@ def _attempt_of(entry: LedgerEntry) -> Attempt | None:
     return entry.attempt if isinstance(entry, Enqueued) else None
 
 
-def told(found: JobTold) -> dict[str, Any]:
+def told(found: JobDetail) -> dict[str, Any]:
     """A job with everything that is known of it."""
     job, origin = found.job, found.job.run
     attempts = [_attempt(ended) for ended in found.attempts]

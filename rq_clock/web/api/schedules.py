@@ -13,7 +13,7 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule
-from rq_clock.schedules.listing import Pulse, Row
+from rq_clock.schedules.listing import Row, Status
 from rq_clock.schedules.serializers import fire_view, run_view, schedule_view, upcoming, zone_of
 from rq_clock.timing.instants import iso
 from rq_clock.web.api import parameters as times
@@ -37,7 +37,7 @@ from rq_clock.web.api.routing import (
     replies,
     wrong,
 )
-from rq_clock.web.context import Admin, Read, Site, Web, schedules_for
+from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
 from rq_clock.web.definitions import options_of, patched, schedule_from
 from rq_clock.web.problems import Problem
 
@@ -214,7 +214,7 @@ def next_fire_times(
 # ---- what is told -----------------------------------------------------------------------------
 
 
-def row_view(site: Site, row: Row, pulse: Pulse) -> dict[str, Any]:
+def row_view(site: Context, row: Row, pulse: Status) -> dict[str, Any]:
     """A schedule with how its runs do."""
     ran = next((e for e in reversed(row.tail) if not isinstance(e, Skip)), None)
     last = run_view(row.entry.name, ran, site.settings.namespace) if ran else None
@@ -225,19 +225,19 @@ def row_view(site: Site, row: Row, pulse: Pulse) -> dict[str, Any]:
     }
 
 
-def full_view(site: Site, name: str) -> dict[str, Any]:
+def full_view(site: Context, name: str) -> dict[str, Any]:
     """A schedule with its definition. Raises Conflict when there is no such schedule."""
     pulse = site.overview.pulse()
     return _full(site, _existing(site, name, pulse), pulse)
 
 
-def _full(site: Site, row: Row, pulse: Pulse) -> dict[str, Any]:
+def _full(site: Context, row: Row, pulse: Status) -> dict[str, Any]:
     schedule = row.entry.schedule
     definition = document(schedule, secrets=False) if schedule else None
     return {**row_view(site, row, pulse), "definition": definition}
 
 
-def _existing(site: Site, name: str, pulse: Pulse) -> Row:
+def _existing(site: Context, name: str, pulse: Status) -> Row:
     """Raises Conflict when there is no such schedule."""
     rows = site.overview.rows([name], pulse)
     if not rows:
@@ -245,12 +245,12 @@ def _existing(site: Site, name: str, pulse: Pulse) -> Row:
     return rows[0]
 
 
-def _stored(site: Site, name: str) -> tuple[Entry | None, Schedule | None]:
+def _stored(site: Context, name: str) -> tuple[Entry | None, Schedule | None]:
     entry = site.store.load([name])[0].get(name)
     return entry, entry.schedule if entry else None
 
 
-def _told(request: Request, site: Site, schedule: Schedule, status: int) -> Response:
+def _told(request: Request, site: Context, schedule: Schedule, status: int) -> Response:
     """A schedule that was written, as it is now. A `once` that was due may be gone already."""
     name, pulse = schedule.name, site.overview.pulse()
     rows = site.overview.rows([name], pulse)

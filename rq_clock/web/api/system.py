@@ -18,10 +18,10 @@ from rq_clock.manifest.document import read as read_manifest
 from rq_clock.manifest.export import choose
 from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule
-from rq_clock.schedules.listing import Pulse
+from rq_clock.schedules.listing import Status
 from rq_clock.schedules.serializers import Upcoming, audit_view, fire_view, pause_view, plan_view
-from rq_clock.store.operations import MOST as MOST_AT_ONCE
-from rq_clock.store.operations import Changes
+from rq_clock.store.operations import BATCH_LIMIT as MOST_AT_ONCE
+from rq_clock.store.operations import Operations
 from rq_clock.timing.describe import dst_remarks, fires, words
 from rq_clock.timing.instants import from_ms, iso
 from rq_clock.web.api import requests as taken
@@ -38,13 +38,13 @@ from rq_clock.web.api.routing import (
     text_of,
     wrong,
 )
-from rq_clock.web.context import Admin, Read, Site, Web, root_of, schedules_for
+from rq_clock.web.context import Admin, Context, Read, Web, root_of, schedules_for
 from rq_clock.web.definitions import trigger_from
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route)
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")
-MOST = 20_000
+BATCH_LIMIT = 20_000
 """Schedules of an exported manifest; `rq-clock export` writes more."""
 _CHUNK = 500
 _TEXT = {"schema": {"type": "string"}}
@@ -60,7 +60,7 @@ def explain(site: Web, _: Read, given: taken.Explain) -> Response:
     of. Nothing is stored."""
     fields = given.model_dump(exclude_none=True, exclude={"n"})
     trigger = trigger_from(fields)
-    now = Changes(site.store).now()
+    now = Operations(site.store).now()
     found = [Upcoming(f.fire_time, f.local, f.notes) for f in fires(trigger, now, given.n)]
     return answer(
         {
@@ -100,10 +100,11 @@ def export(
     """The schedules that were added at run time, with the pauses that hold, as `PUT` takes them.
     Secrets are masked; where they are put back, the stored ones stay."""
     size = site.store.size()
-    if size > MOST:
+    if size > BATCH_LIMIT:
         raise Problem(
             "conflict",
-            f"expected at most {MOST:,} schedules, got {size:,}; `rq-clock export` writes them all",
+            f"expected at most {BATCH_LIMIT:,} schedules, got {size:,}; "
+            "`rq-clock export` writes them all",
         )
     chosen = choose(site.store.everything(), [tag] if tag else ())
     pauses: dict[str, Pause] = {}
@@ -111,7 +112,7 @@ def export(
         names = [schedule.name for schedule in chosen.schedules[start : start + _CHUNK]]
         pauses |= site.store.pauses(names)
     try:
-        text = dump(chosen.items(pauses, Changes(site.store).now()), form=form)
+        text = dump(chosen.items(pauses, Operations(site.store).now()), form=form)
     except ScheduleError as error:
         raise Problem("conflict", str(error)) from None
     return Response(text, media_type=JSON if form == "json" else YAML[0])
@@ -167,7 +168,7 @@ def _faults(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _stored(site: Site, names: list[str]) -> dict[str, Schedule]:
+def _stored(site: Context, names: list[str]) -> dict[str, Schedule]:
     found: dict[str, Schedule] = {}
     for start in range(0, len(names), _CHUNK):
         entries = site.store.load(names[start : start + _CHUNK])[0]
@@ -188,14 +189,14 @@ def clock(
     view = clock_view(site.settings.namespace, site.overview.pulse())
     if checks:
         owner = (site.settings.owner, site.settings.former_owner)
-        now = Changes(site.store).now()
+        now = Operations(site.store).now()
         found = findings(gather(site.store, site.executions, owner, Code()), now)
         told = [asdict(finding) for finding in found]
         view |= {"healthy": healthy(found), "checks": told}
     return answer(view)
 
 
-def clock_view(namespace: str, pulse: Pulse) -> dict[str, Any]:
+def clock_view(namespace: str, pulse: Status) -> dict[str, Any]:
     """How the whole is; `healthy` and `checks` are null, nobody has looked."""
     leader = pulse.leader
     lags = {word: leader.get(f"lag_{word}_ms") for word in ("p50", "p99", "max")}

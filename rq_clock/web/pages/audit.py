@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rq_clock.redaction import masked_json
-from rq_clock.store.audit import AUDIT, Audited
-from rq_clock.store.operations import Changes
+from rq_clock.store.audit import AUDIT, AuditEntry
+from rq_clock.store.operations import Operations
 from rq_clock.web.context import Read, Web
 from rq_clock.web.pages.layout import page
 from rq_clock.web.problems import Problem
@@ -32,7 +32,7 @@ def audit_page(  # noqa: PLR0913 - one a filter
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
     pulse = site.overview.pulse()
     most = 2 * AUDIT if any(said.values()) else ROWS + 1  # it is capped about, not exactly
-    found = Changes(site.store).audit(most, cursor or "+")
+    found = Operations(site.store).audit(most, cursor or "+")
     fits = [entry for entry in found if _fits(entry, **said)]
     following = fits[ROWS - 1].id if len(fits) > ROWS else ""
     rows = [(entry, _told(entry.detail)) for entry in fits[:ROWS]]
@@ -42,7 +42,7 @@ def audit_page(  # noqa: PLR0913 - one a filter
     )  # fmt: skip
 
 
-def _fits(entry: Audited, by: str, verb: str, schedule: str) -> bool:
+def _fits(entry: AuditEntry, by: str, verb: str, schedule: str) -> bool:
     """`schedule` is one of those that an entry spells out, which are the first few."""
     if by and entry.by.lower() != by.lower():
         return False

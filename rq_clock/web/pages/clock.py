@@ -17,12 +17,12 @@ from rq_clock.doctor.facts import Code, gather
 from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.doctor.server_checks import Finding
 from rq_clock.model.decision import ON_TIME
-from rq_clock.model.entry import Handover
-from rq_clock.schedules.listing import Pulse
+from rq_clock.model.entry import LeaseGrant
+from rq_clock.schedules.listing import Status
 from rq_clock.store.scripts import text
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.version import releases
-from rq_clock.web.context import Read, Site, Web
+from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.filters import span
 from rq_clock.web.pages.layout import page
 
@@ -39,7 +39,7 @@ _NOT_READ = Code(problem="a web process does not load the app; `rq-clock doctor`
 class Clockwork:
     """What the page shows of the clock, as read in one round trip beside the pulse."""
 
-    handovers: Sequence[Handover]
+    handovers: Sequence[LeaseGrant]
     alerts: Sequence[Alert]
     alert_count: int
     late: Sequence[tuple[str, datetime]]
@@ -59,7 +59,7 @@ def clock_page(request: Request, site: Web, token: Read, checks: str = "") -> Re
     )  # fmt: skip
 
 
-def _read(site: Site, pulse: Pulse) -> Clockwork:
+def _read(site: Context, pulse: Status) -> Clockwork:
     store = site.store
     pipe: Any = store.redis.pipeline(transaction=False)
     pipe.xrevrange(store.key("handovers"), count=HANDOVERS)
@@ -74,7 +74,7 @@ def _read(site: Site, pulse: Pulse) -> Clockwork:
     read = (Alert.read(text(field), text(kept)) for field, kept in alerts.items())
     open_ = sorted((a for a in read if a), key=lambda a: (a.kind, a.since, a.subject))
     return Clockwork(
-        handovers=[Handover.read(text(id), fields) for id, fields in handovers],
+        handovers=[LeaseGrant.read(text(id), fields) for id, fields in handovers],
         alerts=open_[:ALERTS],
         alert_count=len(open_),
         late=[(text(name), from_ms(int(score))) for name, score in late],
@@ -82,7 +82,7 @@ def _read(site: Site, pulse: Pulse) -> Clockwork:
     )
 
 
-def _leader(pulse: Pulse, clockwork: Clockwork) -> dict[str, Any] | None:
+def _leader(pulse: Status, clockwork: Clockwork) -> dict[str, Any] | None:
     """What the leading clock says of itself."""
     said = pulse.leader
     if not said:
@@ -126,7 +126,7 @@ def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _examined(site: Site, pulse: Pulse) -> list[Finding]:
+def _examined(site: Context, pulse: Status) -> list[Finding]:
     """What the doctor finds; of very many schedules he looks at none."""
     owner = site.settings.owner, site.settings.former_owner
     facts = gather(site.store, site.executions, owner, _NOT_READ, whole=pulse.size <= WHOLE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rq_clock.jobs.records import JobSeen
+from rq_clock.jobs.records import JobRow
 from rq_clock.web.pages.filters import pill
 
 VERBS = {
@@ -35,7 +35,7 @@ def look(status: str) -> Markup:
     return pill(*_LOOKS.get(status, (status,) if status else ("ended", "forgotten")))
 
 
-def verbs_of(job: JobSeen, namespace: str) -> list[str]:
+def verbs_of(job: JobRow, namespace: str) -> list[str]:
     """What may be done to a job that is in this state."""
     found = []
     if job.status == "started":
@@ -52,17 +52,17 @@ def verbs_of(job: JobSeen, namespace: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TracebackLine:
     """A line of a traceback; `own`, whether it belongs to a frame of the app's code."""
 
     text: str
     own: bool
 
 
-def traceback_lines(trace: str) -> tuple[list[Line], str]:
+def traceback_lines(trace: str) -> tuple[list[TracebackLine], str]:
     """A traceback with the frames of the app's own code told apart from those of libraries, and
     the innermost of these in words."""
-    lines: list[Line] = []
+    lines: list[TracebackLine] = []
     own, place = False, ""
     for text in trace.rstrip().splitlines():
         frame = _FRAME.match(text)
@@ -73,7 +73,7 @@ def traceback_lines(trace: str) -> tuple[list[Line], str]:
                 place = f"{frame['path']}, line {frame['line']}{name}"
         elif not text.startswith(" "):
             own = False
-        lines.append(Line(text, own))
+        lines.append(TracebackLine(text, own))
     return lines, place
 
 

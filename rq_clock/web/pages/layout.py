@@ -15,7 +15,7 @@ from fastapi.templating import Jinja2Templates
 from itsdangerous import BadSignature, URLSafeSerializer
 from redis.exceptions import RedisError
 
-from rq_clock.schedules.listing import TROUBLED, Pulse
+from rq_clock.schedules.listing import TROUBLED, Status
 from rq_clock.settings import Token
 from rq_clock.version import __version__
 from rq_clock.web.context import path_of, root_of, site_of
@@ -42,7 +42,7 @@ _TEMPLATES.env.globals["NAVIGATION"] = NAVIGATION
 
 
 def page(
-    request: Request, template: str, token: Token | None, pulse: Pulse | None, /, **values: Any
+    request: Request, template: str, token: Token | None, pulse: Status | None, /, **values: Any
 ) -> Response:
     """A page. `pulse` is how the clock is, for the strip under the head; None when that is not
     known (Redis is away) or not to be told (nobody is logged in)."""
@@ -146,7 +146,7 @@ def _address(request: Request) -> str:
     return path + query if request.method == "GET" else path
 
 
-def _clock(pulse: Pulse) -> Mapping[str, str]:
+def _clock(pulse: Status) -> Mapping[str, str]:
     """What the strip says of the clock, in words."""
     leader = pulse.leader
     lag, most = (leader.get(name, "") for name in ("lag_p50_ms", "lag_p99_ms"))

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rq_clock.errors import RqClockError, ScheduleError
-from rq_clock.jobs.queues import SWEEP, Match, NoJob
+from rq_clock.jobs.queues import SWEEP, JobFilter, NoJob
 from rq_clock.jobs.records import KINDS, Jobs
 from rq_clock.settings import Token
-from rq_clock.store.audit import Who
+from rq_clock.store.audit import Actor
 from rq_clock.timing.instants import iso
-from rq_clock.web.context import Operate, Read, Site, Web, schedules_for
+from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
 from rq_clock.web.pages.filters import path_with
 from rq_clock.web.pages.job_display import VERBS, look, pairs, verbs_of
 from rq_clock.web.pages.layout import Fields, done, here, page
@@ -69,7 +69,7 @@ def jobs_page(  # noqa: PLR0913 - one a filter
 ) -> Response:  # fmt: skip
     """Jobs of a kind, of all queues; failed ones by schedule and text too."""
     pulse = site.overview.pulse()
-    wanted = Match(queue=queue.strip(), schedule=schedule.strip(), text=q.strip())
+    wanted = JobFilter(queue=queue.strip(), schedule=schedule.strip(), text=q.strip())
     searched = None
     if kind == "failed" and (wanted.schedule or wanted.text):
         fits, more = site.queues.matching(wanted)
@@ -83,7 +83,7 @@ def jobs_page(  # noqa: PLR0913 - one a filter
     )  # fmt: skip
 
 
-def _rows(site: Site, token: Token, jobs: Jobs) -> dict[str, object]:
+def _rows(site: Context, token: Token, jobs: Jobs) -> dict[str, object]:
     """Jobs with what may be done to them."""
     may = "operate" in token.scopes and not site.read_only
     namespace = site.settings.namespace
@@ -116,10 +116,12 @@ def act(request: Request, site: Web, token: Operate, id: str, verb: str, form: F
     return done(request, _back(form.get("back", "")) or f"/runs/{quote(job, safe='')}", said)
 
 
-def _act(site: Site, token: Token, id: str, verb: str, form: Mapping[str, str]) -> tuple[str, str]:
+def _act(
+    site: Context, token: Token, id: str, verb: str, form: Mapping[str, str]
+) -> tuple[str, str]:
     """What was done, and the job to look at."""
     reason = form.get("reason", "").strip()
-    who = Who(by=token.name, reason=reason)
+    who = Actor(by=token.name, reason=reason)
     match verb:
         case "requeue":
             return f"Put {id} at the end of the queue {site.queues.requeue(id, who)}.", id
@@ -139,7 +141,7 @@ def _act(site: Site, token: Token, id: str, verb: str, form: Mapping[str, str]) 
 
 
 def _ask(  # noqa: PLR0913 - what a form takes
-    request: Request, site: Site, token: Token, id: str, verb: str, form: Mapping[str, str],
+    request: Request, site: Context, token: Token, id: str, verb: str, form: Mapping[str, str],
     error: str = "",
 ) -> Response:  # fmt: skip
     if verb not in VERBS:
@@ -165,7 +167,9 @@ def sweep_page(  # noqa: PLR0913 - one a filter
     if verb not in _SWEEPS:
         raise _unknown(verb, _SWEEPS)
     pulse = site.overview.pulse()
-    match = Match(queue=queue.strip(), schedule=schedule.strip(), text=q.strip(), before=pulse.now)
+    match = JobFilter(
+        queue=queue.strip(), schedule=schedule.strip(), text=q.strip(), before=pulse.now
+    )
     fits, more = site.queues.matching(match)
     return page(
         request, "sweep.html", token, pulse, verb=verb, word=_SWEEPS[verb], wanted=match,
@@ -179,11 +183,11 @@ def sweep(request: Request, site: Web, token: Operate, verb: str, form: Fields) 
     """Do it to those that had failed when somebody looked."""
     if verb not in _SWEEPS:
         raise _unknown(verb, _SWEEPS)
-    match = Match(
+    match = JobFilter(
         queue=form.get("queue", ""), schedule=form.get("schedule", ""), text=form.get("q", ""),
         before=_before(form.get("before", "")),
     )  # fmt: skip
-    who = Who(by=token.name, reason=form.get("reason", "").strip())
+    who = Actor(by=token.name, reason=form.get("reason", "").strip())
     swept = site.queues.sweep(verb, match, who)
     jobs = f"{swept.done:,} job{'' if swept.done == 1 else 's'}"
     said = [f"{_SWEEPS[verb]}d {jobs}."]
@@ -195,7 +199,7 @@ def sweep(request: Request, site: Web, token: Operate, verb: str, form: Fields) 
     return done(request, _list(match), " ".join(said))
 
 
-def _list(match: Match) -> str:
+def _list(match: JobFilter) -> str:
     return path_with("/jobs", queue=match.queue, schedule=match.schedule, q=match.text)
 
 

@@ -9,20 +9,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rq_clock.jobs.queues import NoJob
-from rq_clock.jobs.records import JobTold
+from rq_clock.jobs.records import JobDetail
 from rq_clock.model.job_id import Origin, origin_of
 from rq_clock.model.ledger import MARKS, Attempt, Enqueued, ledger_entry
 from rq_clock.runners.output import shown
 from rq_clock.store.scripts import text
-from rq_clock.web.context import Site
+from rq_clock.web.context import Context
 from rq_clock.web.pages.filters import span
-from rq_clock.web.pages.job_display import Line, pairs, traceback_lines, verbs_of
+from rq_clock.web.pages.job_display import TracebackLine, pairs, traceback_lines, verbs_of
 
 _NO_TIME = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class Milestone:
     """One of a run's instants; `gap` is what lies between it and the one before, in words."""
 
     name: str
@@ -31,18 +31,18 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneRun:
+class RunDetail:
     """A run. `entry` is its ledger's; `output` is None when it has printed nothing, or nothing is
     kept; `cut`, how many bytes came before that."""
 
-    told: JobTold
+    told: JobDetail
     entry: Enqueued | None
     exists: bool
     """Whether there still is its schedule."""
-    ladder: Sequence[Rung]
+    ladder: Sequence[Milestone]
     output: str | None
     cut: int
-    trace: Sequence[Line]
+    trace: Sequence[TracebackLine]
     place: str
 
     @property
@@ -76,7 +76,7 @@ class OneRun:
         return pairs([verb for verb in found if verb != "again" or self.exists])
 
 
-def read_run(site: Site, id: str, now: datetime) -> OneRun:
+def read_run(site: Context, id: str, now: datetime) -> RunDetail:
     """Read it, in two round trips. Raises NoJob when nothing at all is known of it."""
     store, origin = site.store, origin_of(id)
     ours = origin is not None and origin.namespace == store.namespace
@@ -91,20 +91,20 @@ def read_run(site: Site, id: str, now: datetime) -> OneRun:
     told = _told(site, id, known=bool(kept or entry))
     cut, output = shown(kept) if kept is not None else (0, None)
     trace, place = traceback_lines(told.trace)
-    return OneRun(
+    return RunDetail(
         told=told, entry=entry, exists=bool(exists), ladder=_ladder(told, entry, now),
         output=output, cut=cut, trace=trace, place=place,
     )  # fmt: skip
 
 
-def _told(site: Site, id: str, *, known: bool) -> JobTold:
+def _told(site: Context, id: str, *, known: bool) -> JobDetail:
     """What RQ has of it, or nothing if at least something else is known of it."""
     try:
         return site.queues.job(id)
     except NoJob:
         if not known:
             raise
-        return JobTold.nothing(id)
+        return JobDetail.nothing(id)
 
 
 def _entry(lines: Sequence[str], origin: Origin) -> Enqueued | None:
@@ -118,7 +118,7 @@ def _entry(lines: Sequence[str], origin: Origin) -> Enqueued | None:
     return None
 
 
-def _last(told: JobTold, entry: Enqueued | None) -> Attempt | None:
+def _last(told: JobDetail, entry: Enqueued | None) -> Attempt | None:
     found = [e.entry.attempt for e in told.attempts if isinstance(e.entry, Enqueued)]
     return (found[-1] if found else None) or (entry.attempt if entry else None)
 
@@ -126,29 +126,29 @@ def _last(told: JobTold, entry: Enqueued | None) -> Attempt | None:
 # ---- the ladder -------------------------------------------------------------------------------
 
 
-def _ladder(told: JobTold, entry: Enqueued | None, now: datetime) -> list[Rung]:
+def _ladder(told: JobDetail, entry: Enqueued | None, now: datetime) -> list[Milestone]:
     job, last = told.job, _last(told, entry)
     fire = job.run.fire_time if job.run else None
     enqueued = _enqueued(told, entry, last)
     live = job.status in ("queued", "scheduled", "deferred", "started")
     started = job.started if live or not last else last.started
     ended = None if live else last.ended if last else job.ended
-    rungs = [Rung("Fire time", fire, "")] if fire else []
-    rungs.append(Rung("Enqueued", enqueued, _late(fire, enqueued, entry)))
+    rungs = [Milestone("Fire time", fire, "")] if fire else []
+    rungs.append(Milestone("Enqueued", enqueued, _late(fire, enqueued, entry)))
     if started:
         waited = f"waited {span(max(started - enqueued, _NO_TIME))}" if enqueued else ""
-        rungs.append(Rung("Started", started, waited))
+        rungs.append(Milestone("Started", started, waited))
     elif live:
         since = f"waits for {span(max(now - enqueued, _NO_TIME))}" if enqueued else "waits"
-        rungs.append(Rung("Started", None, f"{since}, {job.status}"))
+        rungs.append(Milestone("Started", None, f"{since}, {job.status}"))
     if ended:
-        rungs.append(Rung("Ended", ended, f"took {span(ended - started)}" if started else ""))
+        rungs.append(Milestone("Ended", ended, f"took {span(ended - started)}" if started else ""))
     elif started:
-        rungs.append(Rung("Ended", None, f"runs for {span(max(now - started, _NO_TIME))}"))
+        rungs.append(Milestone("Ended", None, f"runs for {span(max(now - started, _NO_TIME))}"))
     return rungs
 
 
-def _enqueued(told: JobTold, entry: Enqueued | None, last: Attempt | None) -> datetime | None:
+def _enqueued(told: JobDetail, entry: Enqueued | None, last: Attempt | None) -> datetime | None:
     """When the latest attempt was: of the first one the ledger knows it, of others RQ."""
     first = entry.fire_time + entry.lag if entry and entry.lag is not None else None
     number = max(told.job.attempt, last.number if last else 0)

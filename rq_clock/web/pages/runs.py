@@ -11,15 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from rq_clock.jobs.records import JobSeen
+from rq_clock.jobs.records import JobRow
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry
-from rq_clock.schedules.detail import Detail, detail
-from rq_clock.schedules.listing import Pulse
+from rq_clock.schedules.detail import ScheduleDetail, detail
+from rq_clock.schedules.listing import Status
 from rq_clock.schedules.serializers import run_view
 from rq_clock.settings import Token
 from rq_clock.timing.instants import to_ms
-from rq_clock.web.context import Read, Site, Web
+from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.form_times import instant
 from rq_clock.web.pages.job_display import look
 from rq_clock.web.pages.layout import page
@@ -98,7 +98,7 @@ def runs_page(  # noqa: PLR0913 - one a filter
         since=_instant(said["since"], "from"), until=_instant(said["until"], "to"),
     )  # fmt: skip
     pulse = site.overview.pulse()
-    running: Sequence[JobSeen] = ()
+    running: Sequence[JobRow] = ()
     if wanted.schedule and (found := detail(site.store, wanted.schedule, pulse)):
         lines, following, searched = _of_schedule(found, wanted), "", None
     else:
@@ -124,7 +124,7 @@ def job_page(request: Request, site: Web, token: Read, id: str) -> Response:
     return _job_page(request, site, token, id)
 
 
-def _job_page(request: Request, site: Site, token: Token, id: str) -> Response:
+def _job_page(request: Request, site: Context, token: Token, id: str) -> Response:
     pulse = site.overview.pulse()
     run = read_run(site, id, pulse.now)
     may = "operate" in token.scopes and not site.read_only
@@ -139,7 +139,7 @@ def _job_page(request: Request, site: Site, token: Token, id: str) -> Response:
 
 
 def _ended(
-    site: Site, pulse: Pulse, wanted: Wanted, cursor: str
+    site: Context, pulse: Status, wanted: Wanted, cursor: str
 ) -> tuple[list[RunLine], str, int | None]:
     """The attempts that fit, where to read on, and how many were looked through if that matters."""
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
@@ -167,7 +167,7 @@ def _ended(
     return lines, last if more else "", len(found) if more else None
 
 
-def _of_schedule(found: Detail, wanted: Wanted) -> list[RunLine]:
+def _of_schedule(found: ScheduleDetail, wanted: Wanted) -> list[RunLine]:
     """The fire times of one schedule that fit, newest first."""
     name = found.row.entry.name
     queue = found.row.entry.schedule.queue if found.row.entry.schedule else ""
@@ -181,7 +181,7 @@ def _of_schedule(found: Detail, wanted: Wanted) -> list[RunLine]:
     ]  # fmt: skip
 
 
-def _job(found: Detail, entry: LedgerEntry) -> str | None:
+def _job(found: ScheduleDetail, entry: LedgerEntry) -> str | None:
     return found.job_of(entry) if isinstance(entry, Enqueued) else None
 
 

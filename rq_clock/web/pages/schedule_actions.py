@@ -13,13 +13,13 @@ from fastapi.responses import Response
 
 from rq_clock.errors import ScheduleError
 from rq_clock.schedules.backfill import Preview
-from rq_clock.schedules.detail import Detail
+from rq_clock.schedules.detail import ScheduleDetail
 from rq_clock.schedules.serializers import upcoming, zone_of
-from rq_clock.schedules.service import BACKFILL_MOST, Schedules
+from rq_clock.schedules.service import BACKFILL_LIMIT, Schedules
 from rq_clock.settings import Token
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.zones import zone
-from rq_clock.web.context import Admin, Operate, Site, Web, schedules_for
+from rq_clock.web.context import Admin, Context, Operate, Web, schedules_for
 from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.form_times import instant, tomorrow_at_nine, until_of
 from rq_clock.web.pages.layout import Fields, done, page
@@ -35,7 +35,7 @@ class Asked:
     """Somebody who wants to do something to a schedule."""
 
     request: Request
-    site: Site
+    site: Context
     token: Token
     name: str
 
@@ -46,7 +46,7 @@ class Asked:
         return page(
             self.request, "action.html", self.token, pulse, verb=verb, name=self.name, tz=tz,
             entry=entry, row=found.row, tomorrow=tomorrow_at_nine(pulse.now, tz),
-            pause=entry.pause(pulse.now), most=BACKFILL_MOST,
+            pause=entry.pause(pulse.now), most=BACKFILL_LIMIT,
             coming=upcoming(entry, max(pulse.now, entry.decided), SKIPS),
             **{"form": {}, **values},
         )  # fmt: skip
@@ -74,7 +74,7 @@ Operator = Annotated[Asked, Depends(_operator)]
 Owner = Annotated[Asked, Depends(_admin)]
 
 
-def _zone(found: Detail) -> str:
+def _zone(found: ScheduleDetail) -> str:
     schedule = found.row.entry.schedule
     return zone_of(schedule) if schedule else "UTC"
 
@@ -225,7 +225,7 @@ class _Span:
         )
 
 
-def _sample(preview: Preview, found: Detail) -> list[tuple[datetime, bool]]:
+def _sample(preview: Preview, found: ScheduleDetail) -> list[tuple[datetime, bool]]:
     """The first fire times of a backfill, and whether each is left out."""
     schedule = found.row.entry.schedule
     listed: list[tuple[datetime, bool]] = []

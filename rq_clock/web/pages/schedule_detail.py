@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry
-from rq_clock.schedules.detail import Detail, detail
-from rq_clock.schedules.listing import BARS, Pulse
+from rq_clock.schedules.detail import ScheduleDetail, detail
+from rq_clock.schedules.listing import BARS, Status
 from rq_clock.schedules.serializers import (
     backfill_view,
     instant_of,
@@ -24,10 +24,10 @@ from rq_clock.schedules.serializers import (
     upcoming,
     zone_of,
 )
-from rq_clock.store.audit import Audited
+from rq_clock.store.audit import AuditEntry
 from rq_clock.timing.triggers import MANY, Cron
 from rq_clock.timing.zones import zone
-from rq_clock.web.context import Read, Site, Web
+from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.filters import local_text, pill, span
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.schedule_row import late, pause_told, sentence, states_of
@@ -71,7 +71,7 @@ class Figures:
     told: str
 
 
-def existing(site: Site, name: str) -> tuple[Pulse, Detail]:
+def existing(site: Context, name: str) -> tuple[Status, ScheduleDetail]:
     """A schedule and how the clock is. Raises Problem when there is none."""
     pulse = site.overview.pulse()
     found = detail(site.store, name, pulse)
@@ -115,7 +115,7 @@ def schedule_page(
     )  # fmt: skip
 
 
-def _fate(found: Detail, entry: LedgerEntry) -> Fate:
+def _fate(found: ScheduleDetail, entry: LedgerEntry) -> Fate:
     row: dict[str, Any] = {
         "at": instant_of(entry), "state": pill(fate(entry)), "reason": "", "late": Markup(""),
         "waited": "", "took": "", "job": "", "said": "", "tone": _tone(fate(entry)),
@@ -142,7 +142,7 @@ def _fate(found: Detail, entry: LedgerEntry) -> Fate:
     return Fate(**row)
 
 
-def _details(said: Audited, tz: str) -> list[tuple[str, str]]:
+def _details(said: AuditEntry, tz: str) -> list[tuple[str, str]]:
     """What an entry of the audit tells beside names and reason; instants on a zone's clock."""
     found = []
     for key, value in said.detail.items():

@@ -15,7 +15,7 @@ from rq_clock.settings import Token
 from rq_clock.timing.describe import dst_remarks, fires
 from rq_clock.timing.triggers import Once
 from rq_clock.timing.zones import zone_names
-from rq_clock.web.context import Admin, Read, Site, Web, schedules_for
+from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
 from rq_clock.web.pages.layout import Fields, done, fragment, page
 from rq_clock.web.pages.schedule_detail import existing
 from rq_clock.web.pages.schedule_form import EMPTY, WHEN, Draft, values_of
@@ -103,7 +103,13 @@ def edit(request: Request, site: Web, token: Admin, name: str, form: Fields) -> 
 
 
 def _form(
-    request: Request, site: Site, token: Token, draft: Draft, *, name: str = "", told: bool = False
+    request: Request,
+    site: Context,
+    token: Token,
+    draft: Draft,
+    *,
+    name: str = "",
+    told: bool = False,
 ) -> Response:
     pulse = site.overview.pulse()
     meaning = _meaning(draft if told or not name else Draft.read(draft.values), pulse.now)

@@ -15,8 +15,8 @@ from rq_clock.model.job_id import schedules_of
 from rq_clock.schedules.listing import TROUBLED, Listing
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Token
-from rq_clock.store.operations import MOST
-from rq_clock.web.context import Operate, Read, Site, Web, root_of, schedules_for
+from rq_clock.store.operations import BATCH_LIMIT
+from rq_clock.web.context import Context, Operate, Read, Web, root_of, schedules_for
 from rq_clock.web.pages.form_times import tomorrow_at_nine, until_of
 from rq_clock.web.pages.layout import Fields, Lists, done, here, page
 from rq_clock.web.pages.schedule_row import line
@@ -58,7 +58,7 @@ def list_page(  # noqa: PLR0913 - one a filter
         listing=listing, lines=[line(row, listing.pulse.now) for row in listing.rows],
         said=said, kept=kept, following=following if listing.cursor else None,
         tabs=_tabs(listing, said, site.settings.namespace), filtered=any(said.values()),
-        sizes=SIZES, size=size, at=at, most=MOST,
+        sizes=SIZES, size=size, at=at, most=BATCH_LIMIT,
     )  # fmt: skip
 
 
@@ -99,17 +99,17 @@ class Chosen:
     back: str
 
     @classmethod
-    def read(cls, form: Mapping[str, list[str]], site: Site) -> Chosen:
+    def read(cls, form: Mapping[str, list[str]], site: Context) -> Chosen:
         """Those that were ticked or, if so wanted, all that fit the list's filters. Raises Problem
         when there are none, or too many."""
         one = {name: values[-1] for name, values in form.items()}
         verb, back = one.get("verb", ""), here(one.get("back", "/"))
         names = form.get("name", [])
         if one.get("all"):
-            names = site.overview.names(_wanted(one), MOST + 1)
+            names = site.overview.names(_wanted(one), BATCH_LIMIT + 1)
         if verb not in VERBS or not names:
             raise Problem("validation", "expected some schedules to be chosen, got none")
-        most = RUN_MOST if verb == "run" else MOST
+        most = RUN_MOST if verb == "run" else BATCH_LIMIT
         if len(names) > most:
             raise Problem(
                 "validation",
@@ -157,7 +157,7 @@ def act(request: Request, site: Web, token: Operate, verb: str, form: Fields) ->
     return done(request, chosen.back, said)
 
 
-def _ask(request: Request, site: Site, token: Token, chosen: Chosen, **values: Any) -> Response:
+def _ask(request: Request, site: Context, token: Token, chosen: Chosen, **values: Any) -> Response:
     pulse = site.overview.pulse()
     return page(
         request, "bulk.html", token, pulse, chosen=chosen, everything=chosen.names == (ALL,),
@@ -165,7 +165,7 @@ def _ask(request: Request, site: Site, token: Token, chosen: Chosen, **values: A
     )  # fmt: skip
 
 
-def _act(schedules: Schedules, chosen: Chosen, form: Mapping[str, str], site: Site) -> str:
+def _act(schedules: Schedules, chosen: Chosen, form: Mapping[str, str], site: Context) -> str:
     """Do it; what was done, in words. Raises ScheduleError."""
     names, reason = chosen.names, form.get("reason", "").strip()
     what = "all schedules" if names == (ALL,) else _counted(len(names))

@@ -29,7 +29,7 @@ _TONES = {"invalid": "bad", "failing": "bad", "late": "warn"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ScheduleRow:
     """A row. `look` is the tone of its worst state; `note` says why its state is what it is."""
 
     name: str
@@ -47,12 +47,12 @@ class Line:
     can_run: bool
 
 
-def line(row: Row, now: datetime) -> Line:
+def line(row: Row, now: datetime) -> ScheduleRow:
     """A schedule as the list shows it."""
     entry, schedule = row.entry, row.entry.schedule
     tz = zone_of(schedule) if schedule else "UTC"
     states = states_of(row, now)
-    return Line(
+    return ScheduleRow(
         name=entry.name,
         look=next((_TONES[s] for s in states if s in _TONES), ""),
         rule=rule(schedule.trigger) if schedule else Markup("—"),
