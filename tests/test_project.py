@@ -33,8 +33,6 @@ LEVELS = [
     {"__init__", "__main__"},
 ]
 """Who may import whom: only what stands on a line above; nothing imports its neighbours."""
-UPWARDS = {("alerts", "clock"), ("jobs", "schedules")}
-"""Arrows that still point the wrong way."""
 
 
 def imports(path: Path) -> set[str]:
@@ -73,8 +71,7 @@ def test_imports_point_one_way() -> None:
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for name in imports(path) - {module}:
-            downwards = level[name] < level[module] or (module, name) in UPWARDS
-            assert downwards, f"{path.relative_to(PACKAGE)} imports {name}"
+            assert level[name] < level[module], f"{path.relative_to(PACKAGE)} imports {name}"
 
 
 def test_time_and_decision_are_pure() -> None:

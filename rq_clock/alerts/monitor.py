@@ -21,8 +21,16 @@ from datetime import UTC, datetime, timedelta
 
 from rq_clock.alerts import channels
 from rq_clock.alerts.channels import Channels
-from rq_clock.alerts.rules import DIGEST, LATE, STUCK, Edge, OpenAlerts, Rules, report
-from rq_clock.clock.planner import Planner
+from rq_clock.alerts.rules import (
+    DIGEST,
+    LATE,
+    STUCK,
+    Edge,
+    OpenAlerts,
+    Rules,
+    TickReport,
+    report,
+)
 from rq_clock.jobs.executions import Ended, Executions, Snapshot
 from rq_clock.jobs.outcomes import OK, STOPPED
 from rq_clock.model.decision import Decision
@@ -86,7 +94,7 @@ class Monitor:
         ):
             self._seen.append(answer)
 
-    def look(self, moment: float, now: datetime, stage: Planner, lease: Lease) -> float:
+    def look(self, moment: float, now: datetime, tick: TickReport, lease: Lease) -> float:
         """Find out, keep and tell; `moment` is monotonic. Seconds until the next look.
 
         Raises LeaseLost, and redis-py's errors; what was seen of commits is looked at again then.
@@ -97,15 +105,14 @@ class Monitor:
             self._account(board, answer)
         before = now - self._rules.grace
         sight = self._executions.sight(before, self._attempt, board.jobs(), MANY)
-        self._judge(board, sight, stage)
+        self._judge(board, sight, tick)
         if moment >= self._tidy_at and board.schedules():
             self._tidy_at = moment + TIDY_SECONDS
             self._tidy(board)
         self._keep(board, sight.attempt, lease)
         self._tell(moment)
-        self._ping(sight, stage, moment)
+        self._ping(sight, tick, moment)
         self._seen.clear()
-        stage.lost.clear()
         self._watched = board.schedules(LATE, STUCK)
         return max(LEAST_SECONDS, LOOK_SECONDS / (1 + len(sight.ended) / 20))
 
@@ -145,13 +152,12 @@ class Monitor:
         elif plan.job_ids:
             board.on_time(name, self._now)
 
-    def _judge(self, board: OpenAlerts, sight: Snapshot, stage: Planner) -> None:
+    def _judge(self, board: OpenAlerts, sight: Snapshot, tick: TickReport) -> None:
         """What one look says."""
-        faulty = stage.faulty
         for name, fire_time in sight.overdue.items():
-            why = f": {faulty[name]}" if name in faulty else ""
+            why = f": {tick.faulty[name]}" if name in tick.faulty else ""
             board.late(name, fire_time, _line(f"is undecided{why}"), self._now)
-        for name, job_id in stage.lost:
+        for name, job_id in tick.lost:
             board.failed(name, self._now, f"its job {job_id} has vanished", self._now)
         for ended, _ in sight.ended:
             attempt = _final(ended)
@@ -209,7 +215,7 @@ class Monitor:
             self._channels.tell(report(part, self._store.namespace, self._now))
         self._untold = []
 
-    def _ping(self, sight: Snapshot, stage: Planner, moment: float) -> None:
+    def _ping(self, sight: Snapshot, tick: TickReport, moment: float) -> None:
         """Tell the services that wait for runs, and the one that waits for this clock."""
         pings = self._channels.pings
         for answer in self._seen:
@@ -223,8 +229,8 @@ class Monitor:
                 pings.ended(ended.schedule, url, ended.job_id, moment, ok=attempt.state == OK)
         pings.flush(moment)
         late = any(_lateness(answer) > self._rules.grace for answer in self._seen)
-        overdue = sight.overdue.keys() - stage.faulty.keys()
-        if not (late or overdue or stage.refused):
+        overdue = sight.overdue.keys() - tick.faulty.keys()
+        if not (late or overdue or tick.refused):
             self._channels.alive(moment)
 
 

@@ -45,6 +45,18 @@ LISTED = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TickReport:
+    """Problems that the planner met since the last look."""
+
+    refused: bool
+    """Whether the server accepts no commits at present."""
+    faulty: Mapping[str, str]
+    """Schedules that stay undecided for a reason of their own, and the reason."""
+    lost: tuple[tuple[str, str], ...]
+    """Schedules and those of their jobs that were found nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """From when on something is an alert."""
 

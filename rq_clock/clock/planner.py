@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from rq_clock.alerts.rules import TickReport
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.decision import ON_TIME, is_on_time
 from rq_clock.model.entry import Entry, Lease, decide
@@ -384,16 +385,12 @@ class Planner:
 
     # ---- beside the tick ----------------------------------------------------------------------
 
-    @property
-    def refused(self) -> bool:
-        """Whether the server takes no commits at present."""
-        return self._refused > 0
-
-    @property
-    def faulty(self) -> dict[str, str]:
-        """Schedules that stay undecided for a reason of their own, and the reason."""
+    def report(self) -> TickReport:
+        """Return the problems of the ticks so far. Clear `lost` once they are reported."""
         failing = dict.fromkeys(self._failing, "it cannot be written, see run.undecided")
-        return failing | self._invalid
+        return TickReport(
+            refused=self._refused > 0, faulty=failing | self._invalid, lost=tuple(self.lost)
+        )
 
     def settle(self, entries: Iterable[Entry], now: datetime) -> None:
         """Decide what these entries, as they are given, left undecided until `now`."""

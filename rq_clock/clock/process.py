@@ -250,7 +250,7 @@ class ClockProcess:
         duties: dict[str, Callable[[], float]] = {
             "care": self._take_care,
             "chores": lambda: self._do_chores(lease),
-            "watch": lambda: self._watch.look(moment, self._wall(), stage, lease),
+            "watch": lambda: self._look_for_alerts(moment, stage, lease),
             "counts": lambda: self._write_counts(lease),
         }
         pause = 0 if self._tally.news and room else COUNT_LATEST
@@ -286,6 +286,11 @@ class ClockProcess:
         due = self._care.look(time.monotonic(), now)
         pause = (due - now).total_seconds() if due else RENEW_SECONDS
         return min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
+
+    def _look_for_alerts(self, moment: float, stage: Planner, lease: Lease) -> float:
+        pause = self._watch.look(moment, self._wall(), stage.report(), lease)
+        stage.lost.clear()
+        return pause
 
     def _do_chores(self, lease: Lease) -> float:
         """What operators have asked for."""

@@ -14,10 +14,6 @@ the books as a worker would:
     delete      anything but running         nothing; a run that had not begun is `stopped` in its
                                              ledger
     stop        running                      what its worker makes of it: stopped, not retried
-    again       a run, whatever became       another job with the same fire time, by hand, made from
-                of it                        today's definition of its schedule; `current_run()`
-                                             has that fire time and the reason "manual"; the ledger
-                                             has both
 
     operation       whoever asks dies   the reply is lost            another one acts meanwhile
     requeue         before: nothing;    asked again: refused, or it  one of the two is refused: it
@@ -26,8 +22,6 @@ the books as a worker would:
                                         missing                      since it runs
     stop            likewise            asked again: refused, or     it ended first: refused, or
                                         told a second time           the worker does nothing
-    again           likewise            asked again: refused while   of two the second is refused
-                                        the first one goes on        while the first one goes on
     sweep           portions of 200     asked again: the rest        each job is one's of the two
                     are done, or not
 
@@ -62,7 +56,6 @@ from rq_clock.jobs.records import (
     worker_of,
 )
 from rq_clock.model.job_id import origin_of
-from rq_clock.schedules.service import RequestId, Schedules
 from rq_clock.store.audit import AUDIT, FEW, Actor
 from rq_clock.store.scripts import key_of, load_script, text
 from rq_clock.store.store import Store
@@ -194,24 +187,6 @@ class Queues:
     def stop(self, id: str, who: Actor) -> str:
         """Tell the worker of a running job to end it; the worker. Raises NoJob and Unfit."""
         return self._one("stop", id, who)
-
-    def again(
-        self, id: str, schedules: Schedules, *, force: bool = False, reason: str = "",
-        asked: RequestId | None = None,
-    ) -> str:  # fmt: skip
-        """Run a schedule again for the fire time of one of its runs; the new job's id. Raises Unfit
-        for what is no run of this namespace, and as `Schedules.trigger`, in whose audit it is and
-        which says what `asked` is."""
-        origin = origin_of(id)
-        if origin is None or origin.namespace != self._store.namespace:
-            raise NotAllowed(
-                f"{id}: expected a run of the namespace {self._store.namespace!r}, whose id tells "
-                "its fire time; any other job can be requeued after it failed"
-            )
-        fire_time = origin.fire_time
-        return schedules.trigger(
-            origin.schedule, force=force, reason=reason, fire_time=fire_time, asked=asked
-        )
 
     def sweep(self, verb: str, match: JobFilter, who: Actor) -> BulkResult:
         """Requeue or delete the failed jobs that fit, the newest first, of SWEEP that are looked

@@ -32,6 +32,7 @@ from redis.exceptions import RedisError
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
 from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.filters import Filter, Page
+from rq_clock.model.job_id import origin_of
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
@@ -281,6 +282,30 @@ class Schedules:
         if running:
             raise Conflict([(name, f"running {running[0]}")])
         return job_id
+
+    def rerun(
+        self, job_id: str, *, force: bool = False, reason: str = "",
+        asked: RequestId | None = None,
+    ) -> str:  # fmt: skip
+        """Run a schedule again for the fire time of one of its runs, whatever its outcome, by
+        today's definition. Return the new job's id.
+
+        `current_run()` has that fire time and the reason "manual"; the ledger keeps both runs.
+        Raises ScheduleError for a job that is no run of this namespace, and as `trigger`. Repeated
+        after a lost reply, or by two callers at once, it is refused while the first run goes on.
+        """
+        with self._redis() as changes:
+            namespace = changes.store.namespace
+        origin = origin_of(job_id)
+        if origin is None or origin.namespace != namespace:
+            raise ScheduleError(
+                f"{job_id}: expected a run of the namespace {namespace!r}, whose id contains its "
+                "fire time; any other job can be requeued after it failed"
+            )
+        fire_time = origin.fire_time
+        return self.trigger(
+            origin.schedule, force=force, reason=reason, fire_time=fire_time, asked=asked
+        )
 
     def pause(
         self,

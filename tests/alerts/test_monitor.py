@@ -86,7 +86,8 @@ class Leader:
 
     def look(self) -> None:
         moment = (self.now - NOON).total_seconds()
-        again = self.watch.look(moment, self.now, self.stage, self.lease)
+        again = self.watch.look(moment, self.now, self.stage.report(), self.lease)
+        self.stage.lost.clear()
         self.look_at = self.now + timedelta(seconds=again)
 
     def lose(self, what: str) -> None:

@@ -588,7 +588,7 @@ class TestAgain:
         id = fire(store, schedules, "nightly", "tests.worker.jobs.what_run", result_ttl=0)
         run()
         schedules.update("nightly", result_ttl=60)
-        new = queues.again(id, schedules, reason="late data")
+        new = schedules.rerun(id, reason="late data")
         first, second = origin_of(id), origin_of(new)
         assert first
         assert second
@@ -609,11 +609,11 @@ class TestAgain:
     ) -> None:
         id = fire(store, schedules, "nightly", "tests.worker.jobs.fail", overlap="allow")
         with pytest.raises(ScheduleError, match=f"expected no run in progress, got {id}"):
-            queues.again(id, schedules, force=True)
+            schedules.rerun(id, force=True)
         run()
-        new = queues.again(id, schedules)
+        new = schedules.rerun(id)
         with pytest.raises(ScheduleError, match=f"got {new}"):
-            queues.again(id, schedules)
+            schedules.rerun(id)
         with pytest.raises(NotAllowed, match=f"expected no other run of its fire time.*got {new}"):
             queues.requeue(id, ANA)
         run()
@@ -627,8 +627,8 @@ class TestAgain:
         run()
         other = schedules.trigger("nightly")
         with pytest.raises(ScheduleError, match=f"expected no run in progress, got {other}"):
-            queues.again(id, schedules)
-        queues.again(id, schedules, force=True)
+            schedules.rerun(id)
+        schedules.rerun(id, force=True)
         run()
         assert states(store, "nightly") == ["ok"] * 3
 
@@ -640,10 +640,10 @@ class TestAgain:
         run()
         schedules.remove("nightly")
         with pytest.raises(Conflict, match="there is no such schedule"):
-            queues.again(id, schedules)
+            schedules.rerun(id)
         for foreign in (queue.enqueue(jobs.add, 1, 2).id, id.replace("default", "other")):
-            with pytest.raises(NotAllowed, match="expected a run of the namespace 'default'"):
-                queues.again(foreign, schedules)
+            with pytest.raises(ScheduleError, match="expected a run of the namespace 'default'"):
+                schedules.rerun(foreign)
 
     def test_a_fire_time_to_come_is_refused(self, schedules: Schedules) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add")
@@ -656,7 +656,7 @@ class TestAgain:
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
         run()
-        run_now = from_meta(Job.fetch(queues.again(id, schedules), connection=connection).meta)
+        run_now = from_meta(Job.fetch(schedules.rerun(id), connection=connection).meta)
         origin = origin_of(id)
         assert run_now
         assert origin
@@ -736,9 +736,9 @@ class TestRaces:
         schedules.trigger("nightly")  # loads the script
         run()
         with reply_lost(monkeypatch), pytest.raises(StoreUnavailable):
-            queues.again(id, schedules)
+            schedules.rerun(id)
         with pytest.raises(ScheduleError, match="expected no run in progress"):
-            queues.again(id, schedules)
+            schedules.rerun(id)
         run()
         with reply_lost(monkeypatch), pytest.raises(ConnectionError):
             queues.delete(id, ANA)

@@ -285,8 +285,8 @@ def retry(
     run, job = _run(site, id), id
     if said.again:
         try:
-            job = site.queues.again(
-                id, schedules_for(site, token), force=said.force, reason=said.reason,
+            job = schedules_for(site, token).rerun(
+                id, force=said.force, reason=said.reason,
                 asked=asked_by(request),
             )  # fmt: skip
         except Conflict:

@@ -134,7 +134,7 @@ def _act(
             return f"Told the worker {site.queues.stop(id, who)} to stop it.", id
         case "again":
             force = form.get("force") == "1"
-            job = site.queues.again(id, schedules_for(site, token), force=force, reason=reason)
+            job = schedules_for(site, token).rerun(id, force=force, reason=reason)
             return f"Enqueued {job} for the same fire time.", job
         case _:
             raise _unknown(verb, VERBS)
