@@ -81,7 +81,8 @@ def test_time_and_decision_are_pure() -> None:
         *PACKAGE.glob("manifest/**/*.py"),
     ]
     names = ("redaction", "outbound/addresses", "store/counters", "jobs/results",
-             "schedules/edits", "schedules/serializers", "alerts/rules", "clock/reconcile",
+             "schedules/edits", "schedules/serializers", "schedules/upcoming",
+             "alerts/rules", "clock/reconcile",
              "doctor/server_checks", "doctor/schedule_checks")  # fmt: skip
     for path in [*pure, *(PACKAGE / f"{name}.py" for name in names)]:
         used = third_party(path) & {"redis", "rq", "os", "time", "click"}

@@ -67,12 +67,10 @@ def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> No
     terminal; elsewhere more than 1,000 take --yes. More than 10,000 take several backfills. The
     leading clock does it.
     """
-    from rq_clock.schedules.serializers import zone_of
-
     store = open_store()
     schedules = schedules_of(store)
     entry = store.load([name])[0].get(name) or not_found(store, name)
-    zone = tz or (zone_of(entry.schedule) if entry.schedule else "UTC")
+    zone = tz or entry.tz
     first = instant(start, "--from", now(), tz=zone, ages=True)
     last = instant(end, "--to", now(), tz=zone, ages=True, whole_day=True)
     found = schedules.preview_backfill(name, first, last, again=said["again"])

@@ -216,7 +216,7 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
 
 
 def _tell_defined(store: Store, name: str, verb: str, *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import schedule_view, zone_of
+    from rq_clock.schedules.serializers import schedule_view
 
     entry = store.load([name])[0].get(name)
     if as_json:
@@ -228,7 +228,7 @@ def _tell_defined(store: Store, name: str, verb: str, *, as_json: bool) -> None:
         click.echo(f"{name}: {verb}, revision {entry.revision}: {view['words']}")
         if entry.next_fire:
             jitter = shown_jitter(entry.schedule.offset)
-            line = f"next {shown(entry.next_fire, zone_of(entry.schedule))}  {jitter}"
+            line = f"next {shown(entry.next_fire, entry.tz)}  {jitter}"
             click.echo(line.rstrip())
     if entry and entry.schedule:
         for warning in entry.schedule.trigger.warnings():

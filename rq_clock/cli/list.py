@@ -205,8 +205,9 @@ def _clipped(line: str, columns: int) -> str:
 
 def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
     from rq_clock.schedules.serializers import density_view
+    from rq_clock.schedules.upcoming import density
 
-    view = density_view(entries, now(), *SPANS[name])
+    view = density_view(density(entries, now(), *SPANS[name]))
     if as_json:
         print_json(view)
         return

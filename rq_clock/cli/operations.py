@@ -173,15 +173,13 @@ def _chosen(names: tuple[str, ...], everything: bool) -> list[str]:
 
 
 def _tell_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
-    from rq_clock.schedules.serializers import zone_of
-
     t = now()
     if after and after.pause(t):
         complain(f"{name}: still paused, as all schedules are; `rq-clock resume --all` ends that")
     elif before and not before.pause(t):
         click.echo(f"{name}: was not paused", err=True)
     else:
-        zone = zone_of(after.schedule) if after and after.schedule else "UTC"
+        zone = after.tz if after else "UTC"
         fire = after.next_fire if after else None
         click.echo(f"{name}: resumed" + (f", next {shown(fire, zone)}" if fire else ""))
 
@@ -201,7 +199,7 @@ def _tell_own_pauses(store: Store) -> None:
 def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
     """Skip the next fire time of the schedule NAME, or the next few. Said again, it holds instead
     of what was said before."""
-    from rq_clock.schedules.serializers import upcoming, zone_of
+    from rq_clock.schedules.upcoming import upcoming
 
     if undo and count is not None:
         raise click.UsageError("--undo takes all of it back; leave -n out")
@@ -212,7 +210,7 @@ def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
         click.echo(f"{name}: skips nothing any more")
     elif entry and entry.schedule:
         skipped = upcoming(entry, now(), count or 1, last)
-        tz = zone_of(entry.schedule)
+        tz = entry.tz
         for fire in skipped[:10]:
             click.echo(f"{name}: skips {shown(fire.fire_time, tz)}")
         if len(skipped) > 10:

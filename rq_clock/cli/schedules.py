@@ -26,9 +26,9 @@ from rq_clock.errors import ScheduleError
 
 if TYPE_CHECKING:
     from rq_clock.model.entry import Entry
-    from rq_clock.schedules.serializers import Upcoming
     from rq_clock.store.backfills import Backfill
     from rq_clock.store.store import Store
+    from rq_clock.timing.describe import Fire
     from rq_clock.timing.triggers import Trigger
 
 MOST = 1000
@@ -88,10 +88,10 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
 
 def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import Upcoming, fire_view
+    from rq_clock.schedules.serializers import fire_view
     from rq_clock.timing.describe import dst_remarks, fires, words
 
-    found = [Upcoming(f.fire_time, f.local, f.notes) for f in fires(trigger, after, count)]
+    found = fires(trigger, after, count)
     remarks = dst_remarks(trigger, after)
     if as_json:
         print_json(
@@ -126,12 +126,12 @@ def next_(name: str | None, start: str | None, until: str | None, **said: Any) -
 
     Those of paused schedules are told only when the schedule is named.
     """
-    from rq_clock.schedules.serializers import fire_view, zone_of
+    from rq_clock.schedules.serializers import fire_view
 
     store, tz = open_store(), said["tz"]
     entry = (store.load([name])[0].get(name) or not_found(store, name)) if name else None
     if tz is None:
-        tz = zone_of(entry.schedule) if entry and entry.schedule else "UTC"
+        tz = entry.tz if entry else "UTC"
     after = instant(start, "--from", now(), tz=tz) if start else now()
     last = instant(until, "--until", now(), tz=tz, whole_day=True) if until else None
     if last is not None and last <= after:
@@ -168,19 +168,19 @@ def _soonest(store: Store, most: int, *, everything: bool) -> list[Entry]:
 
 def _merged(
     entries: list[Entry], after: datetime, most: int, last: datetime | None
-) -> list[tuple[str, Upcoming]]:
-    from rq_clock.schedules.serializers import upcoming
+) -> list[tuple[str, Fire]]:
+    from rq_clock.schedules.upcoming import upcoming
 
     found = [(e.name, fire) for e in entries for fire in upcoming(e, after, most, last)]
     return sorted(found, key=lambda pair: (pair[1].fire_time, pair[0]))[:most]
 
 
-def _fire_line(fire: Upcoming) -> str:
+def _fire_line(fire: Fire) -> str:
     line = shown_local(fire.local)
     if fire.offset:
         line += f"  {shown_jitter(fire.offset)}"
     held = {"paused": "paused: it will be skipped", "requested": "it will be skipped, as asked for"}
-    notes = [*fire.notes, *([held[fire.held]] if fire.held else [])]
+    notes = [*fire.notes, *([held[fire.blocked_by]] if fire.blocked_by else [])]
     return line + "".join(f"\n    {note}" for note in notes)
 
 
@@ -198,7 +198,8 @@ def show(name: str, count: int, as_json: bool) -> None:
     """All that is known of the schedule NAME: its rule in words, what is to come and what was, who
     has paused it and why, its backfills and its definition."""
     from rq_clock.cli.runs import rows_of
-    from rq_clock.schedules.serializers import backfill_view, fire_view, schedule_view, upcoming
+    from rq_clock.schedules.serializers import backfill_view, fire_view, schedule_view
+    from rq_clock.schedules.upcoming import upcoming
 
     store = open_store()
     entry = store.load([name])[0].get(name) or not_found(store, name)

@@ -164,6 +164,11 @@ class Entry:
         )
 
     @property
+    def tz(self) -> str:
+        """Return the zone of the schedule's trigger; UTC without one."""
+        return self.schedule.trigger.tz if self.schedule else "UTC"
+
+    @property
     def decided(self) -> datetime:
         """The instant up to which every fire time is decided."""
         return max(self.marker, self.known_since) if self.marker else self.known_since

@@ -20,7 +20,7 @@ from rq_clock.store.audit import Actor
 from rq_clock.store.backfills import Backfill, Step
 from rq_clock.store.operations import Operations
 from rq_clock.timing.instants import from_ms, to_ms
-from rq_clock.timing.triggers import MANY, Cron, from_spec
+from rq_clock.timing.triggers import MANY, from_spec
 from rq_clock.timing.zones import zone
 
 SEARCHED = 1000
@@ -176,8 +176,7 @@ def _under(rule: str, schedule: Schedule) -> Schedule:
 def _in_zone(schedule: Schedule, t: datetime) -> datetime:
     """An instant; without a zone it is on the clock of the schedule's."""
     if t.utcoffset() is None:
-        tz = schedule.trigger.tz if isinstance(schedule.trigger, Cron) else "UTC"
-        t = t.replace(tzinfo=zone(tz).info)
+        t = t.replace(tzinfo=zone(schedule.trigger.tz).info)
     return t.astimezone(UTC)
 
 

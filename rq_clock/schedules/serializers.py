@@ -10,10 +10,8 @@ Not here: how it looks on a terminal or a page.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rq_clock.model.decision import Skip
@@ -23,9 +21,9 @@ from rq_clock.model.ledger import LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import shown_target
 from rq_clock.redaction import masked_json, masked_url
-from rq_clock.timing.describe import fires, words
+from rq_clock.schedules.upcoming import Density
+from rq_clock.timing.describe import Fire, words
 from rq_clock.timing.instants import iso, to_ms
-from rq_clock.timing.triggers import MANY, Cron, Trigger
 from rq_clock.timing.zones import zone
 
 if TYPE_CHECKING:
@@ -34,23 +32,8 @@ if TYPE_CHECKING:
     from rq_clock.store.audit import AuditEntry
     from rq_clock.store.backfills import Backfill
 
-HERDS = 5
-"""Crowded instants that a density tells one by one."""
 _MS = timedelta(milliseconds=1)
 _SECOND = timedelta(seconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Upcoming:
-    """A fire time to come, jitter included, the same on the clock of the schedule's zone, and what
-    is odd about it. `held` says why it will be skipped: paused, requested, or ""."""
-
-    fire_time: datetime
-    local: datetime
-    notes: tuple[str, ...] = ()
-    offset: timedelta = timedelta(0)
-    held: str = ""
 
 
 # ---- schedules --------------------------------------------------------------------------------
@@ -70,11 +53,11 @@ def schedule_view(
         "revision": entry.revision,
         "words": words(schedule.trigger) if schedule else None,
         "trigger": schedule.trigger.spec() if schedule else None,
-        "zone": zone_of(schedule) if schedule else None,
+        "zone": schedule.trigger.tz if schedule else None,
         **(shown_target(schedule.target) if schedule else {"func": None, "runs": None}),
         **_options(schedule),
         "nextFireTime": iso(fire) if fire else None,
-        "nextLocal": _local(fire, schedule).isoformat() if fire and schedule else None,
+        "nextLocal": _local(fire, entry.tz) if fire and schedule else None,
         "marker": iso(entry.marker) if entry.marker else None,
         "knownSince": iso(entry.known_since),
         "pause": pause_view(pause) if pause else None,
@@ -108,15 +91,6 @@ def _options(s: Schedule | None) -> dict[str, Any]:
     }
 
 
-def zone_of(schedule: Schedule) -> str:
-    """The zone on whose clock a schedule lives; an interval has none but UTC."""
-    return schedule.trigger.tz if isinstance(schedule.trigger, Cron) else "UTC"
-
-
-def _local(t: datetime, schedule: Schedule) -> datetime:
-    return t.astimezone(zone(zone_of(schedule)).info)
-
-
 def pause_view(pause: Pause) -> dict[str, Any]:
     """An operator's pause."""
     return {
@@ -142,27 +116,14 @@ def _seconds(span: timedelta | None) -> float | None:
     return None if span is None else span / _SECOND
 
 
+def _local(t: datetime, tz: str) -> str:
+    return t.astimezone(zone(tz).info).isoformat()
+
+
 # ---- fire times -------------------------------------------------------------------------------
 
 
-def upcoming(
-    entry: Entry, after: datetime, most: int, until: datetime | None = None
-) -> list[Upcoming]:
-    """The first `most` fire times of a schedule after an instant, up to `until`."""
-    schedule = entry.schedule
-    if schedule is None:
-        return []
-    offset, holds, found = schedule.offset, entry.holds, []
-    for fire in fires(schedule.trigger, after - offset, most):
-        t = fire.fire_time + offset
-        if until is not None and t > until:
-            break
-        held = next((hold.reason for hold in holds if entry.decided < t <= hold.until), "")
-        found.append(Upcoming(t, _local(t, schedule), fire.notes, offset, held))
-    return found
-
-
-def fire_view(fire: Upcoming) -> dict[str, Any]:
+def fire_view(fire: Fire) -> dict[str, Any]:
     """A fire time to come; `skipped` says for what reason it will not be enqueued, as things stand
     (paused, requested)."""
     view = {
@@ -170,7 +131,7 @@ def fire_view(fire: Upcoming) -> dict[str, Any]:
         "local": fire.local.isoformat(),
         "zone": getattr(fire.local.tzinfo, "key", None) or "UTC",
         "notes": list(fire.notes),
-        "skipped": fire.held or None,
+        "skipped": fire.blocked_by or None,
     }
     return view | ({"jitterOffsetMs": fire.offset // _MS} if fire.offset else {})
 
@@ -295,66 +256,13 @@ def _added(step: Step) -> dict[str, Any]:
 # ---- density ----------------------------------------------------------------------------------
 
 
-def density_view(
-    entries: Iterable[Entry], after: datetime, span: timedelta, bucket: timedelta, cell: timedelta
-) -> dict[str, Any]:
-    """How many fire times lie in each `bucket` of the `span` after an instant, and the `herds`:
-    the most crowded stretches of the length of a `cell`. Those that are held do not count."""
-    counts: Counter[int] = Counter()
-    spread: dict[tuple[Trigger, timedelta], Counter[int]] = {}
-    start = after - (after - _EPOCH) % bucket
-    for entry in entries:
-        schedule = entry.schedule
-        if schedule is None or entry.next_fire is None:
-            continue
-        held = [hold.until for hold in entry.holds if hold.until > after]
-        begin = max([after, *held])
-        if begin >= start + span:
-            continue
-        key = schedule.trigger, schedule.offset
-        if held:
-            counts.update(_cells(schedule, begin, start + span, cell))
-            continue
-        if key not in spread:
-            spread[key] = _cells(schedule, after, start + span, cell)
-        counts.update(spread[key])
-    buckets: Counter[int] = Counter()
-    for ms, count in counts.items():
-        buckets[ms // (bucket // _MS)] += count
-    first, size = (start - _EPOCH) // bucket, bucket // _MS
-    herds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:HERDS]
+def density_view(found: Density) -> dict[str, Any]:
+    """Return the fire times per bucket, and the most crowded cells."""
     return {
-        "from": iso(start),
-        "to": iso(start + span),
-        "bucketSeconds": bucket / _SECOND,
-        "buckets": [
-            {"from": _iso(n * size), "fires": buckets[n]}
-            for n in range(first, first + span // bucket)
-        ],
-        "herdSeconds": cell / _SECOND,
-        "herds": [{"from": _iso(ms), "fires": count} for ms, count in herds if count > 1],
+        "from": iso(found.start),
+        "to": iso(found.end),
+        "bucketSeconds": found.bucket / _SECOND,
+        "buckets": [{"from": iso(t), "fires": count} for t, count in found.buckets],
+        "herdSeconds": found.cell / _SECOND,
+        "herds": [{"from": iso(t), "fires": count} for t, count in found.herds],
     }
-
-
-def _cells(schedule: Schedule, after: datetime, until: datetime, cell: timedelta) -> Counter[int]:
-    """How many fire times in (after, until) lie in each cell, by its start in ms. A trigger that
-    fires too often to be walked along is counted by cell."""
-    trigger, offset = schedule.trigger, schedule.offset
-    last = until - _MS
-    counted: Counter[int] = Counter()
-    if trigger.count(after - offset, last - offset) < MANY:
-        t = schedule.next_after(after)
-        while t is not None and t <= last:
-            counted[to_ms(t) // (cell // _MS) * (cell // _MS)] += 1
-            t = schedule.next_after(t)
-        return counted
-    while after < last:
-        start = (after + _MS - _EPOCH) // cell * cell + _EPOCH
-        end = min(start + cell - _MS, last)
-        counted[to_ms(start)] = trigger.count(after - offset, end - offset)
-        after = end
-    return counted
-
-
-def _iso(ms: int) -> str:
-    return iso(_EPOCH + ms * _MS)

@@ -18,6 +18,7 @@ from itertools import groupby, pairwise
 from rq_clock.errors import ScheduleError
 from rq_clock.timing.cron import CATCH_UP, DAY, CronRule, Expression, Field
 from rq_clock.timing.triggers import Cron, Every, Trigger
+from rq_clock.timing.zones import zone
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FEW = 6  # so many times of day are easier to read one by one than as a rule
@@ -31,11 +32,17 @@ _MONTHS = (
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """A fire time in UTC, the same on the clock of the trigger's zone, and what is odd about it."""
+    """An upcoming fire time: in UTC, in the trigger's zone, and what clock changes do to it.
+
+    `offset` is the jitter that it includes. `blocked_by` says why it will be skipped: paused,
+    requested, or "".
+    """
 
     fire_time: datetime
     local: datetime
     notes: tuple[str, ...] = ()
+    offset: timedelta = timedelta(0)
+    blocked_by: str = ""
 
 
 def words(trigger: Trigger) -> str:
@@ -43,20 +50,23 @@ def words(trigger: Trigger) -> str:
     if faults := trigger.faults():
         raise ScheduleError("; ".join(faults))
     if isinstance(trigger, Cron):
-        zone = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
-        return _cron(trigger.rule.expression, zone)
+        place = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
+        return _cron(trigger.rule.expression, place)
     return _every(trigger) if isinstance(trigger, Every) else f"once at {_instant(trigger.at)}"
 
 
-def fires(trigger: Trigger, after: datetime, n: int) -> list[Fire]:
-    """Return the first `n` fire times after an instant; fewer when there are no more."""
+def fires(
+    trigger: Trigger, after: datetime, n: int, offset: timedelta = timedelta(0)
+) -> list[Fire]:
+    """Return the first `n` fire times after an instant, jitter included; fewer at the end."""
     found: list[Fire] = []
+    after -= offset
     while len(found) < n and (t := trigger.next_after(after)):
+        notes: list[str] = []
         if isinstance(trigger, Cron):
             notes = _notes(trigger.rule, max(0, int(after.timestamp())), int(t.timestamp()))
-            found.append(Fire(t, t.astimezone(trigger.rule.zone.info), tuple(notes)))
-        else:
-            found.append(Fire(t, t))
+        local = (t + offset).astimezone(zone(trigger.tz).info)
+        found.append(Fire(t + offset, local, tuple(notes), offset))
         after = t
     return found
 

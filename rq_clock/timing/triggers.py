@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from rq_clock.errors import ScheduleError
 from rq_clock.timing.cron import MANY, CronRule, Expression, fault
@@ -95,6 +95,7 @@ class Every:
     Never "last run + period": lateness does not add up, and a restart keeps the phase.
     """
 
+    tz: ClassVar[str] = "UTC"
     period: int
     anchor: int = 0
     problems: tuple[str, ...] = ()  # what `every` was given that is no period at all
@@ -136,6 +137,7 @@ class Every:
 class Once:
     """Fires at one instant, an aware UTC datetime in whole milliseconds; built by `once`."""
 
+    tz: ClassVar[str] = "UTC"
     at: datetime
 
     def faults(self) -> list[str]:

@@ -14,17 +14,17 @@ from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import command, webhook
 from rq_clock.schedules.serializers import (
-    Upcoming,
     audit_view,
     backfill_view,
     density_view,
     fire_view,
     run_view,
     schedule_view,
-    upcoming,
 )
+from rq_clock.schedules.upcoming import density, upcoming
 from rq_clock.store.audit import AuditEntry
 from rq_clock.store.backfills import Backfill
+from rq_clock.timing.describe import Fire
 from rq_clock.timing.triggers import Trigger, cron, every, once
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -177,7 +177,7 @@ class TestFireTimes:
         assert upcoming(replace(entry(every(hours=1)), schedule=None), NOON, 10) == []
 
     def test_a_plain_one_has_no_more_keys_than_it_needs(self) -> None:
-        assert fire_view(Upcoming(NOON, NOON)) == {
+        assert fire_view(Fire(NOON, NOON)) == {
             "fireTime": "2026-03-01T12:00:00Z",
             "local": "2026-03-01T12:00:00+00:00",
             "zone": "UTC",
@@ -258,7 +258,7 @@ class TestDensity:
     AT = NOON + timedelta(minutes=29, seconds=30)
 
     def of(self, *entries: Entry, span: timedelta = HOUR) -> dict[str, Any]:
-        return density_view(entries, self.AT, span, MINUTE, SECOND)
+        return density_view(density(entries, self.AT, span, MINUTE, SECOND))
 
     def test_every_fire_time_of_the_span_counts_once(self) -> None:
         view = self.of(entry(every(minutes=10)), entry(cron("0 * * * *"), name="y"))

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from rq_clock.errors import Conflict, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.schedules.backfill import Preview
-from rq_clock.schedules.serializers import backfill_view, upcoming, zone_of
+from rq_clock.schedules.serializers import backfill_view
 from rq_clock.schedules.service import RequestId, Schedules
+from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.operations import Operations
 from rq_clock.timing.instants import iso
 from rq_clock.timing.triggers import MANY
@@ -162,7 +163,7 @@ def _span(site: Context, name: str, said: taken.BackfillAsked) -> tuple[datetime
         raise Conflict([(name, "missing")])
     if entry.schedule is None:
         raise Problem("conflict", f"{name}: it has no fire times: {entry.fault}")
-    tz, found = zone_of(entry.schedule), []
+    tz, found = entry.tz, []
     for pointer, value in (("/from", said.start), ("/to", said.end)):
         try:
             found.append(times.on_the_clock(value, tz, whole_day=pointer == "/to"))

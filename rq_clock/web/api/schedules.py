@@ -14,7 +14,8 @@ from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule
 from rq_clock.schedules.listing import Row, Status
-from rq_clock.schedules.serializers import fire_view, run_view, schedule_view, upcoming, zone_of
+from rq_clock.schedules.serializers import fire_view, run_view, schedule_view
+from rq_clock.schedules.upcoming import upcoming
 from rq_clock.timing.instants import iso
 from rq_clock.web.api import parameters as times
 from rq_clock.web.api import requests as taken
@@ -200,7 +201,7 @@ def next_fire_times(
     skipped as things stand. An instant without a zone is on the clock of the schedule's."""
     pulse = site.overview.pulse()
     entry = _existing(site, name, pulse).entry
-    tz = zone_of(entry.schedule) if entry.schedule else "UTC"
+    tz = entry.tz
     after, last = pulse.now, None
     for parameter, value in (("from", start), ("until", until)):
         try:

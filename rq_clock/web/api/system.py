@@ -19,7 +19,7 @@ from rq_clock.manifest.export import choose
 from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule
 from rq_clock.schedules.listing import Status
-from rq_clock.schedules.serializers import Upcoming, audit_view, fire_view, pause_view, plan_view
+from rq_clock.schedules.serializers import audit_view, fire_view, pause_view, plan_view
 from rq_clock.store.operations import BATCH_LIMIT as MOST_AT_ONCE
 from rq_clock.store.operations import Operations
 from rq_clock.timing.describe import dst_remarks, fires, words
@@ -61,12 +61,11 @@ def explain(site: Web, _: Read, given: taken.Explain) -> Response:
     fields = given.model_dump(exclude_none=True, exclude={"n"})
     trigger = trigger_from(fields)
     now = Operations(site.store).now()
-    found = [Upcoming(f.fire_time, f.local, f.notes) for f in fires(trigger, now, given.n)]
     return answer(
         {
             "words": words(trigger),
             "warnings": trigger.warnings(),
-            "next": [fire_view(fire) for fire in found],
+            "next": [fire_view(fire) for fire in fires(trigger, now, given.n)],
             "clockChanges": dst_remarks(trigger, now),
         }
     )

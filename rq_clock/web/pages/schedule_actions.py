@@ -14,8 +14,8 @@ from fastapi.responses import Response
 from rq_clock.errors import ScheduleError
 from rq_clock.schedules.backfill import Preview
 from rq_clock.schedules.detail import ScheduleDetail
-from rq_clock.schedules.serializers import upcoming, zone_of
 from rq_clock.schedules.service import BACKFILL_LIMIT, Schedules
+from rq_clock.schedules.upcoming import upcoming
 from rq_clock.settings import Token
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.zones import zone
@@ -75,8 +75,7 @@ Owner = Annotated[Asked, Depends(_admin)]
 
 
 def _zone(found: ScheduleDetail) -> str:
-    schedule = found.row.entry.schedule
-    return zone_of(schedule) if schedule else "UTC"
+    return found.row.entry.tz
 
 
 # ---- run now ----------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ def skip(asked: Operator, form: Fields) -> Response:
         if said == "0":
             return "Nothing is skipped any more."
         entry = schedules.get(asked.name)
-        at = _told(last, zone_of(entry.schedule) if entry and entry.schedule else "UTC")
+        at = _told(last, entry.tz if entry else "UTC")
         return f"Skips {at}." if said == "1" else f"Skips the next {said}, up to {at}."
 
     return asked.attempt("skip", form, act)

@@ -17,13 +17,8 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.schedules.listing import BARS, Status
-from rq_clock.schedules.serializers import (
-    backfill_view,
-    instant_of,
-    schedule_view,
-    upcoming,
-    zone_of,
-)
+from rq_clock.schedules.serializers import backfill_view, instant_of, schedule_view
+from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.audit import AuditEntry
 from rq_clock.timing.triggers import MANY, Cron
 from rq_clock.timing.zones import zone
@@ -88,7 +83,7 @@ def schedule_page(
     pulse, found = existing(site, name)
     row, now = found.row, pulse.now
     entry, schedule = row.entry, row.entry.schedule
-    tz = zone_of(schedule) if schedule else "UTC"
+    tz = entry.tz
     coming = upcoming(entry, max(now, entry.decided), COMING)
     skipping = entry.skipping if entry.skipping and entry.skipping.until > now else None
     pause = entry.pause(now)

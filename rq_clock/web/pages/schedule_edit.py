@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.schedules.serializers import Upcoming
 from rq_clock.settings import Token
 from rq_clock.timing.describe import dst_remarks, fires
 from rq_clock.timing.triggers import Once
@@ -129,17 +128,13 @@ def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
     if trigger is None or trigger.faults() or faults:
         empty = not draft.say("cron") and draft.say("when") in ("", "cron")
         return {"said": "", "when_faults": {} if empty else faults, "coming": [], "warnings": []}
-    offset = draft.schedule.offset if draft.schedule else None
-    found = [
-        Upcoming(f.fire_time + offset, f.local + offset, f.notes, offset) if offset
-        else Upcoming(f.fire_time, f.local, f.notes)
-        for f in fires(trigger, now, NEXT)
-    ]  # fmt: skip
+    offset = draft.schedule.offset if draft.schedule else timedelta(0)
+    found = fires(trigger, now, NEXT, offset)
     warnings = list(trigger.warnings())
     if not found:
         late = isinstance(trigger, Once)
         warnings.append("that has passed: it is due at once" if late else "it never fires")
     return {
         "said": sentence(trigger), "when_faults": {}, "coming": found, "warnings": warnings,
-        "remarks": dst_remarks(trigger, now), "tz": getattr(trigger, "tz", "UTC"),
+        "remarks": dst_remarks(trigger, now), "tz": trigger.tz,
     }  # fmt: skip

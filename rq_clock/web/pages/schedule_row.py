@@ -19,7 +19,6 @@ from rq_clock.model.filters import state_of
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.targets import Target
 from rq_clock.schedules.listing import Row
-from rq_clock.schedules.serializers import zone_of
 from rq_clock.timing.describe import words
 from rq_clock.timing.triggers import Cron, Trigger
 from rq_clock.web.pages.filters import ago, pill, span, when
@@ -50,7 +49,7 @@ class ScheduleRow:
 def line(row: Row, now: datetime) -> ScheduleRow:
     """A schedule as the list shows it."""
     entry, schedule = row.entry, row.entry.schedule
-    tz = zone_of(schedule) if schedule else "UTC"
+    tz = entry.tz
     states = states_of(row, now)
     return ScheduleRow(
         name=entry.name,

@@ -15,7 +15,8 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.filters import Filter
 from rq_clock.model.ledger import Lost
 from rq_clock.schedules.listing import Listing, Row
-from rq_clock.schedules.serializers import density_view, instant_of, upcoming, zone_of
+from rq_clock.schedules.serializers import instant_of
+from rq_clock.schedules.upcoming import density, upcoming
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Read, Web
 from rq_clock.web.pages.filters import local_text
@@ -138,7 +139,7 @@ def lane_of(row: Row, window: Window) -> Lane:
     else:
         planned = len(coming)
         for fire in coming:
-            held = {"paused": "paused", "requested": "to be skipped"}.get(fire.held, "")
+            held = {"paused": "paused", "requested": "to be skipped"}.get(fire.blocked_by, "")
             what = f"planned, but {held}" if held else "planned"
             shape = _SHAPES["held" if held else "planned"]
             marks.append(Mark(fire.fire_time, window.x(fire.fire_time), shape, what))
@@ -196,25 +197,18 @@ def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
     begin = max(window.now, window.start)
     if begin >= window.end:
         return None
-    found = density_view(
-        (row.entry for row in listing.rows), begin, window.end - begin, BUCKET, CELL
-    )
-    highest = max((bucket["fires"] for bucket in found["buckets"]), default=0)
+    found = density((row.entry for row in listing.rows), begin, window.end - begin, BUCKET, CELL)
+    highest = max((count for _, count in found.buckets), default=0)
     bars = []
-    for bucket in found["buckets"]:
-        start = datetime.fromisoformat(bucket["from"])
-        if bucket["fires"] and window.has(start):
-            height = round(4 + 32 * bucket["fires"] / highest, 1)
+    for start, count in found.buckets:
+        if count and window.has(start):
+            height = round(4 + 32 * count / highest, 1)
             text = local_text(start.astimezone(zone(window.tz).info), window.now.year)
-            bars.append((window.x(start), height, f"{bucket['fires']:,} from {text} on"))
-    herds = [
-        (datetime.fromisoformat(herd["from"]), herd["fires"])
-        for herd in found["herds"] if herd["fires"] >= 3
-    ]  # fmt: skip
+            bars.append((window.x(start), height, f"{count:,} from {text} on"))
+    herds = [(start, count) for start, count in found.herds if count >= 3]
     width = round(100 * (BUCKET / SPAN), 2)
-    return {"bars": bars, "width": width, "herds": herds, "total": sum(
-        bucket["fires"] for bucket in found["buckets"]
-    )}  # fmt: skip
+    total = sum(count for _, count in found.buckets)
+    return {"bars": bars, "width": width, "herds": herds, "total": total}
 
 
 def _table(lanes: Sequence[Lane]) -> list[tuple[datetime, str, str]]:
@@ -225,7 +219,7 @@ def _table(lanes: Sequence[Lane]) -> list[tuple[datetime, str, str]]:
 
 def _zones(rows: Sequence[Row], chosen: str) -> list[str]:
     """Those to choose from: of the schedules that are shown."""
-    found = {zone_of(row.entry.schedule) for row in rows if row.entry.schedule}
+    found = {row.entry.tz for row in rows if row.entry.schedule}
     return ["UTC", *sorted((found | {chosen}) - {"UTC"})]
 
 
