@@ -106,20 +106,21 @@ def _job(store: Store, run: str) -> str:
 def _latest(store: Store, name: str) -> str | None:
     """The job of a schedule's latest run. The number in the id of one by hand stands in the audit,
     and of any that has ended in the stream of runs."""
+    from rq_clock.model.job_id import JobId
     from rq_clock.model.ledger import Enqueued
     from rq_clock.schedules.serializers import run_view
-    from rq_clock.timing.instants import to_ms
 
     entry = next((e for e in reversed(store.ledger(name)) if isinstance(e, Enqueued)), None)
     if entry is None:
         return None
     job: str | None = run_view(name, entry, store.namespace)["job"]
     if job is None:
-        start = f"{store.namespace}-{name}-{to_ms(entry.fire_time)}-"
+        run = JobId(store.namespace, name, entry.fire_time)
         known = [row["job"] for row in _rows_of_all(store, 1000)]
         known += [str(said.detail.get("job")) for said in schedules_of(store).audit(1000)]
         known += [id for one in schedules_of(store).backfills() for id in one.jobs]
-        job = next((id for id in known if id.startswith(start)), None)
+        ids = ((text, JobId.parse(text)) for text in known)
+        job = next((text for text, id in ids if id and id.kind and id.same_fire_time(run)), None)
     return job
 
 

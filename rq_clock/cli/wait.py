@@ -174,7 +174,7 @@ def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None
     with _Bar(backfill.total, backfill.id) as bar:
         for pause in _pauses():
             found = changes.backfill(id)
-            seen = _failures(store, f"-b{backfill.number}", seen, failed)
+            seen = _failures(store, backfill, seen, failed)
             if found is not None:
                 bar.show(found.enqueued - len(found.jobs))
             if found is None or found.state != "running":
@@ -183,8 +183,9 @@ def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None
     raise AssertionError("the pauses never end")
 
 
-def _failures(store: Store, suffix: str, seen: str, failed: dict[str, str]) -> str:
+def _failures(store: Store, backfill: Backfill, seen: str, failed: dict[str, str]) -> str:
     """Add the failed runs that ended since the entry `seen`; the newest entry."""
+    from rq_clock.model.job_id import JobId
     from rq_clock.model.ledger import Enqueued
 
     found = _ended(store)
@@ -192,7 +193,13 @@ def _failures(store: Store, suffix: str, seen: str, failed: dict[str, str]) -> s
         if ended.id == seen:
             break
         entry = ended.entry
-        if not ended.job_id.endswith(suffix) or ended.again or not isinstance(entry, Enqueued):
+        run = JobId.parse(ended.job_id)
+        of_it = run and (run.schedule, run.kind, run.number) == (
+            backfill.schedule,
+            "b",
+            backfill.number,
+        )
+        if not of_it or ended.again or not isinstance(entry, Enqueued):
             continue
         if entry.attempt and entry.attempt.state != "ok":
             failed[ended.job_id] = entry.attempt.error or entry.attempt.state

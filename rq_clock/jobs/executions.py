@@ -337,7 +337,9 @@ class Executions:
         origin = execution.origin
         args: list[Any] = [execution.worker, *claim]
         args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
-        args += [origin.schedule, to_ms(origin.fire_time), origin.marks] if origin else [""] * 3
+        args += (
+            [origin.schedule, to_ms(origin.fire_time), origin.ledger_codes] if origin else [""] * 3
+        )
         args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
         counts = _counts(execution, ending) if origin else []
         args += [len(counts), *(word for count in counts for word in count)]

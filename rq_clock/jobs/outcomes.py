@@ -22,7 +22,7 @@ from rq.queue import Queue
 from rq.results import Result
 from rq.utils import utcformat
 
-from rq_clock.model.job_id import Origin, origin_of
+from rq_clock.model.job_id import JobId
 from rq_clock.redaction import masked_text
 from rq_clock.timing.instants import to_ms
 
@@ -80,9 +80,9 @@ class Execution:
         return [0]
 
     @property
-    def origin(self) -> Origin | None:
+    def origin(self) -> JobId | None:
         """The schedule and fire time that made the job; None for a job of no schedule."""
-        return origin_of(self.job_id) if b"fire_time" in self.fields.get(b"meta", b"") else None
+        return JobId.parse(self.job_id) if b"fire_time" in self.fields.get(b"meta", b"") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

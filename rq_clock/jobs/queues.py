@@ -55,7 +55,7 @@ from rq_clock.jobs.records import (
     result_view,
     worker_of,
 )
-from rq_clock.model.job_id import origin_of
+from rq_clock.model.job_id import JobId
 from rq_clock.store.audit import AUDIT, FEW, Actor
 from rq_clock.store.scripts import key_of, load_script, text
 from rq_clock.store.store import Store
@@ -159,7 +159,7 @@ class Queues:
 
     def job(self, id: str) -> JobDetail:
         """One job. Of a run that RQ has forgotten, what is known of its attempts. Raises NoJob."""
-        origin = origin_of(id)
+        origin = JobId.parse(id)
         ours = origin is not None and origin.namespace == self._store.namespace
         since = to_ms(origin.fire_time) if origin and ours else ""
         args = [id, since, ATTEMPTS, _LARGEST, 4 * _LARGEST]
@@ -240,11 +240,11 @@ class Queues:
 
 def _books(id: str) -> list[str | int]:
     """A job as the script takes it: where the books of its schedule are, if it is a run."""
-    origin = origin_of(id)
+    origin = JobId.parse(id)
     if origin is None:
         return [id, "", "", "", ""]
     prefix = key_of(origin.namespace, "")
-    return [id, prefix, origin.schedule, to_ms(origin.fire_time), origin.marks]
+    return [id, prefix, origin.schedule, to_ms(origin.fire_time), origin.ledger_codes]
 
 
 def _fault(verb: str, id: str, word: str, said: str) -> RqClockError:

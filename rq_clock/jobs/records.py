@@ -23,7 +23,7 @@ from rq_clock.errors import ScheduleError
 from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.outcomes import one_line
 from rq_clock.jobs.results import end_of_trace, trace_of, value_of
-from rq_clock.model.job_id import Origin, origin_of
+from rq_clock.model.job_id import JobId
 from rq_clock.redaction import masked_text
 from rq_clock.store.scripts import text
 from rq_clock.timing.instants import from_ms
@@ -105,7 +105,7 @@ class JobRow:
     queue: str
     status: str
     description: str
-    run: Origin | None
+    run: JobId | None
     created: datetime | None
     enqueued: datetime | None
     started: datetime | None
@@ -158,7 +158,7 @@ class JobDetail:
     def nothing(cls, id: str) -> JobDetail:
         """A job of which nothing is left here."""
         return cls(
-            job=_seen(id, {}, "", origin_of(id), "", ""), fields={}, results=(), attempts=(),
+            job=_seen(id, {}, "", JobId.parse(id), "", ""), fields={}, results=(), attempts=(),
             dependents=(), dependent_count=0, expires_in=None,
         )  # fmt: skip
 
@@ -223,14 +223,14 @@ def listed(kind: str, row: Any) -> JobRow:
     score, id, queue, values, _ = row
     said = (value.decode(errors="replace") for value in values)
     fields = dict(zip(_FIELDS, said, strict=True))
-    origin = origin_of(text(id)) if fields["meta"] else None
+    origin = JobId.parse(text(id)) if fields["meta"] else None
     due = text(score) if kind == "scheduled" else ""
     trace = end_of_trace(fields["trace"].encode())
     return _seen(text(id), fields, text(queue), origin, due, trace)
 
 
 def _seen(
-    id: str, fields: Mapping[str, str], queue: str, run: Origin | None, due: str, trace: str
+    id: str, fields: Mapping[str, str], queue: str, run: JobId | None, due: str, trace: str
 ) -> JobRow:
     def time(name: str) -> datetime | None:
         return _time(fields.get(name, ""))
@@ -289,7 +289,7 @@ def result_view(id: str, answer: Any) -> JobDetail | None:
         return None
     told = tuple(_result_of(text(entry), _pairs(said)) for entry, said in results)
     trace = next((t.trace for t in told if t.trace), "")
-    origin = origin_of(id) if ended or fields.get("meta") else None
+    origin = JobId.parse(id) if ended or fields.get("meta") else None
     return JobDetail(
         job=_seen(id, fields, fields.get("origin", ""), origin, text(due), trace),
         fields={n: value for n, value in fields.items() if n not in ("meta", "description")},

@@ -11,8 +11,8 @@ from rq_clock.timing.instants import from_ms
 _MS = timedelta(milliseconds=1)
 
 
-MARKS = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
-"""The first letter of an enqueued fire time in the ledger, and why it was enqueued."""
+LEDGER_CODES = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
+"""Ledger code of an enqueued fire time → why it was enqueued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,16 @@ LedgerEntry = Enqueued | Skip | Lost
 
 def ledger_entry(line: str) -> LedgerEntry:
     """What one line of a ledger says; its forms are in store.py."""
-    mark, first, rest = line.split(" ", 2)
-    if mark == "-":
+    code, first, rest = line.split(" ", 2)
+    if code == "-":
         last, count, reason = rest.split(" ")
         return Skip(reason, from_ms(first), from_ms(last), int(count))
-    if mark == "x":
+    if code == "x":
         return Lost(from_ms(first), rest)
     lag, _, ending = rest.partition(" ")
     return Enqueued(
         from_ms(first),
-        MARKS[mark],
+        LEDGER_CODES[code],
         None if lag == "-" else int(lag) * _MS,
         _attempt(ending) if ending else None,
     )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rq_clock.model.job_id import schedules_of
+from rq_clock.model.job_id import JobId, jobs_by_schedule
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
 from rq_clock.schedules.listing import BARS, Row, Status
 from rq_clock.store.audit import AUDIT, AuditEntry, audit_entry
 from rq_clock.store.backfills import Backfill, backfills_of
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.timing.instants import from_ms
 
 BACKFILLS = 100
 """The newest backfills of all, among which those of the schedule are looked for."""
@@ -38,21 +38,21 @@ class ScheduleDetail:
     def job_of(self, entry: Enqueued) -> str:
         """The id of a run's job. The number in that of a run by hand stands in the audit, in that
         of a backfill's it is the backfill's; empty when that is not known any more."""
-        job = f"{self.namespace}-{self.row.entry.name}-{to_ms(entry.fire_time)}"
+        job_id = JobId(self.namespace, self.row.entry.name, entry.fire_time)
         if entry.reason in ("schedule", "catch_up"):
-            return job
+            return str(job_id)
         if entry.reason == "manual":
             asked = self._trigger(entry)
             return str(asked.detail["job"]) if asked else ""
         spans = [b for b in self.backfills if b.start <= entry.fire_time <= b.end]
-        return f"{job}-b{spans[0].number}" if len(spans) == 1 else ""
+        return str(replace(job_id, kind="b", number=spans[0].number)) if len(spans) == 1 else ""
 
     def _trigger(self, entry: Enqueued) -> AuditEntry | None:
         if entry.reason != "manual":
             return None
-        start = f"{self.namespace}-{self.row.entry.name}-{to_ms(entry.fire_time)}-m"
-        jobs = ((said, str(said.detail.get("job", ""))) for said in self.audited)
-        return next((said for said, job in jobs if job.startswith(start)), None)
+        run = JobId(self.namespace, self.row.entry.name, entry.fire_time)
+        jobs = ((audited, JobId.parse(str(audited.detail.get("job")))) for audited in self.audited)
+        return next((a for a, id in jobs if id and id.kind == "m" and id.same_fire_time(run)), None)
 
 
 def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
@@ -71,7 +71,7 @@ def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
     failing, lines, ids, entries = answers[-4:]
     ledger = tuple(ledger_entry(text(line)) for line in lines)
     mine = [id for id in map(text, ids) if id.rpartition("-")[0] == name]
-    running = schedules_of(store.namespace, pulse.running).get(name, "")
+    running = jobs_by_schedule(store.namespace, pulse.running).get(name, "")
     since = None if failing is None else from_ms(int(failing))
     return ScheduleDetail(
         row=Row(entry, ledger[-BARS:], since, running),

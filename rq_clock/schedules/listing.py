@@ -26,7 +26,7 @@ from rq_clock.jobs.executions import Slot
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Entry, Pause, pause_from
 from rq_clock.model.filters import STATES, Filter, searched
-from rq_clock.model.job_id import schedules_of
+from rq_clock.model.job_id import jobs_by_schedule
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.model.schedule import Schedule, from_definition
 from rq_clock.store.scripts import text, texts
@@ -134,7 +134,7 @@ class ScheduleList:
         answers = pipe.execute()
         entries = read(answers)[0]
         *_, failing = answers[: -len(names)]
-        running = schedules_of(self._store.namespace, pulse.running)
+        running = jobs_by_schedule(self._store.namespace, pulse.running)
         found = []
         for name, failed, lines in zip(names, failing, answers[-len(names) :], strict=True):
             if name in entries:
@@ -250,7 +250,7 @@ class ScheduleList:
         late = [text(name) for name, score in said["late"] if score < overdue]
         failing = [text(name) for name in said["failing"]]
         if wanted.state:
-            running = list(schedules_of(self._store.namespace, pulse.running))
+            running = list(jobs_by_schedule(self._store.namespace, pulse.running))
             lists = [{"late": late, "failing": failing, "running": running}[wanted.state]]
         else:
             lists = [late, [name for name in failing if name not in set(late)]]
@@ -373,7 +373,7 @@ class _Index:
         self._pauses = {text(n): pause_from(p) for n, p in said.get("pauses", {}).items()}
         self._declared = {text(name) for name in said.get("declared", ())}
         self._outcomes = texts(said.get("outcomes", {}))
-        self._running = schedules_of(namespace, pulse.running)
+        self._running = jobs_by_schedule(namespace, pulse.running)
 
     def fits(self, name: str, wanted: Filter) -> bool:
         """Whether its state and origin are those that are wanted; what is invalid or has ended

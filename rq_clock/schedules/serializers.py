@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import state_of
+from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import shown_target
 from rq_clock.redaction import masked_json, masked_url
 from rq_clock.schedules.upcoming import Density
 from rq_clock.timing.describe import Fire, words
-from rq_clock.timing.instants import iso, to_ms
+from rq_clock.timing.instants import iso
 from rq_clock.timing.zones import zone
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def run_view(
         return row | {"state": "lost", "error": "the job vanished", "job": entry.job_id}
     row |= {"reason": entry.reason, "state": "waiting", "job": job}
     if job is None and entry.reason in ("schedule", "catch_up"):
-        row["job"] = f"{namespace}-{schedule}-{to_ms(entry.fire_time)}"
+        row["job"] = str(JobId(namespace, schedule, entry.fire_time))
     if entry.lag is not None:
         row["lagMs"] = entry.lag / _MS
     if entry.attempt:

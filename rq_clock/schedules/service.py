@@ -32,7 +32,7 @@ from redis.exceptions import RedisError
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
 from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.filters import Filter, Page
-from rq_clock.model.job_id import origin_of
+from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
@@ -271,7 +271,7 @@ class Schedules:
                 raise ScheduleError(f"{name}: it cannot run: {entry.fault}")
             now, number = asked or (changes.now(), randbits(32))
             if asked and not fire_time and _has_run(changes.store.ledger(name), now):
-                return f"{changes.store.namespace}-{name}-{to_ms(now)}-m{number}"
+                return str(JobId(changes.store.namespace, name, now, "m", str(number)))
             if fire_time is not None and fire_time >= now:
                 raise ScheduleError(
                     f"{name}: expected fire_time in the past, got {fire_time.isoformat()}"
@@ -296,7 +296,7 @@ class Schedules:
         """
         with self._redis() as changes:
             namespace = changes.store.namespace
-        origin = origin_of(job_id)
+        origin = JobId.parse(job_id)
         if origin is None or origin.namespace != namespace:
             raise ScheduleError(
                 f"{job_id}: expected a run of the namespace {namespace!r}, whose id contains its "

@@ -9,10 +9,11 @@ from rq import Queue, Retry
 from rq.job import Job
 
 from rq_clock.model.decision import is_on_time
-from rq_clock.model.ledger import MARKS
+from rq_clock.model.job_id import JobId
+from rq_clock.model.ledger import LEDGER_CODES
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import iso, to_ms
+from rq_clock.timing.instants import iso
 
 
 class _Queue(Queue):
@@ -43,14 +44,18 @@ class JobBuilder:
         return self._queues[name]
 
     def build(
-        self, schedule: Schedule, fire_time: datetime, now: datetime, manner: str = ""
+        self,
+        schedule: Schedule,
+        fire_time: datetime,
+        now: datetime,
+        kind: str = "",
+        number: str = "",
     ) -> tuple[str, str, list[tuple[Any, ...]]]:
-        """Id, ledger mark and recorded commands of the job for one fire time. `manner` is that of
-        what no rule of time asks for: m or b (by hand, backfill) and a number of its own."""
-        mark = manner[:1] or ("s" if is_on_time(fire_time, now) else "c")
-        job_id = f"{self._store.namespace}-{schedule.name}-{to_ms(fire_time)}"
-        job_id += f"-{manner}" if manner else ""
-        run = {"schedule": schedule.name, "fire_time": iso(fire_time), "reason": MARKS[mark]}
+        """Return the id, ledger code and recorded commands of the job for one fire time. `kind` and
+        `number` are those of the JobId, for a run by hand or of a backfill."""
+        code = kind or ("s" if is_on_time(fire_time, now) else "c")
+        job_id = str(JobId(self._store.namespace, schedule.name, fire_time, kind, number))
+        run = {"schedule": schedule.name, "fire_time": iso(fire_time), "reason": LEDGER_CODES[code]}
         queue = self.queue(schedule.queue)
         job = queue.create_job(
             **schedule.call(),
@@ -70,7 +75,7 @@ class JobBuilder:
             commands.insert(0, _group(job.key, schedule.group, schedule.group_limit))
         # A message is packed whole: text that cannot be sent must not get into one.
         "".join(w for command in commands for w in command if isinstance(w, str)).encode()
-        return job_id, mark, commands
+        return job_id, code, commands
 
 
 def _retry(retries: int | tuple[int, ...]) -> Retry | None:

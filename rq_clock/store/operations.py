@@ -119,7 +119,7 @@ class Operations:
         stands in the way even with `force`."""
         assert entry.schedule is not None
         fire, builder = fire_time or now, JobBuilder(self.store)
-        job_id, _, commands = builder.build(entry.schedule, fire, now, manner=f"m{number}")
+        job_id, _, commands = builder.build(entry.schedule, fire, now, kind="m", number=number)
         queue = builder.queue(entry.schedule.queue).key
         keys = self.store.keys("definitions", "markers", "audit", f"ledger:{entry.name}")
         verb, detail = "trigger", {"job": job_id, "force": force}
@@ -204,8 +204,9 @@ class Operations:
         words += [self.store.history, to_ms(now), " ".join(step.living), KEEP_REMOVED_MS]
         words.append(len(step.fire_times))
         for fire_time in step.fire_times:
-            manner = f"b{backfill.number}"
-            job_id, _, commands = builder.build(schedule, fire_time, now, manner=manner)
+            job_id, _, commands = builder.build(
+                schedule, fire_time, now, kind="b", number=backfill.number
+            )
             words += [job_id, to_ms(fire_time), *_commands(commands)]
         keys += [queue, *self.store.keys("counters", "markers")]
         answer = self._scripts["backfill"](keys, words)

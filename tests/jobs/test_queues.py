@@ -36,7 +36,7 @@ from rq_clock.jobs.executions import Executions
 from rq_clock.jobs.queues import BulkResult, JobFilter, NoJob, NotAllowed, Queues
 from rq_clock.jobs.results import trace_of, value_of
 from rq_clock.model.entry import Lease
-from rq_clock.model.job_id import origin_of
+from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.targets import command
 from rq_clock.run import from_meta
@@ -589,7 +589,7 @@ class TestAgain:
         run()
         schedules.update("nightly", result_ttl=60)
         new = schedules.rerun(id, reason="late data")
-        first, second = origin_of(id), origin_of(new)
+        first, second = JobId.parse(id), JobId.parse(new)
         assert first
         assert second
         assert new != id
@@ -657,7 +657,7 @@ class TestAgain:
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
         run()
         run_now = from_meta(Job.fetch(schedules.rerun(id), connection=connection).meta)
-        origin = origin_of(id)
+        origin = JobId.parse(id)
         assert run_now
         assert origin
         assert run_now.fire_time == origin.fire_time

@@ -332,7 +332,7 @@ def told(found: JobDetail) -> dict[str, Any]:
     entries = [e.entry for e in found.attempts if isinstance(e.entry, Enqueued)]
     first = entries[0] if entries else None
     lag = first.lag if first else None
-    reason = first.reason if first else _MANNERS.get(origin.marks) if origin else None
+    reason = first.reason if first else _MANNERS.get(origin.kind) if origin else None
     return {
         "id": job.id,
         "schedule": origin.schedule if origin else None,

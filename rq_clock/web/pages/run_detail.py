@@ -10,8 +10,8 @@ from typing import Any
 
 from rq_clock.jobs.queues import NoJob
 from rq_clock.jobs.records import JobDetail
-from rq_clock.model.job_id import Origin, origin_of
-from rq_clock.model.ledger import MARKS, Attempt, Enqueued, ledger_entry
+from rq_clock.model.job_id import JobId
+from rq_clock.model.ledger import LEDGER_CODES, Attempt, Enqueued, ledger_entry
 from rq_clock.runners.output import shown
 from rq_clock.store.scripts import text
 from rq_clock.web.context import Context
@@ -78,7 +78,7 @@ class RunDetail:
 
 def read_run(site: Context, id: str, now: datetime) -> RunDetail:
     """Read it, in two round trips. Raises NoJob when nothing at all is known of it."""
-    store, origin = site.store, origin_of(id)
+    store, origin = site.store, JobId.parse(id)
     ours = origin is not None and origin.namespace == store.namespace
     pipe: Any = store.redis.pipeline(transaction=False)
     pipe.get(store.key(f"output:{id}"))
@@ -107,13 +107,13 @@ def _told(site: Context, id: str, *, known: bool) -> JobDetail:
         return JobDetail.nothing(id)
 
 
-def _entry(lines: Sequence[str], origin: Origin) -> Enqueued | None:
+def _entry(lines: Sequence[str], origin: JobId) -> Enqueued | None:
     """The entry of a run in its schedule's ledger."""
     for line in reversed(lines):
         entry = ledger_entry(line)
         if isinstance(entry, Enqueued) and entry.fire_time == origin.fire_time:
-            mark = next(mark for mark, reason in MARKS.items() if reason == entry.reason)
-            if mark in origin.marks:
+            mark = next(mark for mark, reason in LEDGER_CODES.items() if reason == entry.reason)
+            if mark in origin.ledger_codes:
                 return entry
     return None
 

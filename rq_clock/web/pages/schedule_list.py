@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from rq_clock.errors import ScheduleError
 from rq_clock.model.filters import Filter
-from rq_clock.model.job_id import schedules_of
+from rq_clock.model.job_id import jobs_by_schedule
 from rq_clock.schedules.listing import TROUBLED, Listing
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Token
@@ -80,7 +80,7 @@ def _tabs(listing: Listing, said: Mapping[str, str], namespace: str) -> list[tup
     if not any(value for name, value in said.items() if name != "state"):
         late = f"{pulse.late:,}" + ("+" if pulse.late > TROUBLED else "")
         counts = {"": f"{pulse.size:,}", "late": late, "failing": f"{pulse.failing:,}"}
-        counts["running"] = f"{len(schedules_of(namespace, pulse.running)):,}"
+        counts["running"] = f"{len(jobs_by_schedule(namespace, pulse.running)):,}"
     if total is not None:
         counts[said["state"]] = f"{total:,}"
     shown = [*TABS, *([said["state"]] if said["state"] not in TABS else [])]
