@@ -5,7 +5,7 @@ READY := .venv/ready
 PEERS := .venv/peers/ready
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## .venv with everything for development
 
@@ -15,14 +15,24 @@ run: setup  ## Redis, clock, worker and web process in the foreground; Ctrl-C en
 	REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6399/0} \
 	$(BIN)/honcho -f Procfile.dev start -p $${PORT:-8000}
 
-test: setup  ## the tests
-	$(BIN)/pytest -n 3 --dist loadfile
+PYTEST = $(BIN)/pytest -n 3 --dist loadfile
+test: setup  ## all tests but the long ones
+	$(PYTEST)
+
+test-unit: setup  ## the tests without a server or another process
+	$(BIN)/pytest -n 2 --dist worksteal -m "unit and not soak"
+
+test-integration: setup  ## the tests that need a server
+	$(PYTEST) -m "integration and not soak"
+
+test-process: setup  ## the tests that start processes, kill them, or drive a browser
+	$(PYTEST) -m "process and not soak"
 
 check: setup  ## what CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(PYTEST)
 
 format: setup  ## write the code as `make check` wants it
 	$(BIN)/ruff check --fix .
@@ -73,4 +83,4 @@ $(PEERS): requirements-bench.txt | $(READY)
 	-$(BIN)/python -m venv --clear .venv/peers && .venv/peers/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes -r requirements-bench.txt && touch $@
 
-.PHONY: help setup run test check format bench bench-scale bench-web house screenshots storm lock clean
+.PHONY: help setup run test test-unit test-integration test-process check format bench bench-scale bench-web house screenshots storm lock clean

@@ -1,12 +1,20 @@
-"""The suite's fixtures: real servers, and an environment in which nothing is set.
+"""The suite's tiers and fixtures: real servers, and an environment in which nothing is set.
 
-RQ_CLOCK_EXAMPLES sets the number of examples of a property (300); RQ_CLOCK_TEST_SERVER runs the
-suite on another Redis or Valkey than the embedded one, named by its binary.
+Each test has one tier, alone runnable with `-m`:
+
+    unit         the rest; opens no socket and starts no process, which a guard enforces
+    integration  has a fixture that starts a server, or the mark
+    process      has a fixture that starts a process of ours or a browser, or the mark
+
+RQ_CLOCK_EXAMPLES sets the number of examples of a property (100; CI takes 300).
+RQ_CLOCK_TEST_SERVER names the binary of another Redis or Valkey to test on.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +28,47 @@ from rq_clock.devserver import Server, free_url
 BINARY = os.environ.get("RQ_CLOCK_TEST_SERVER")
 
 settings.register_profile(
-    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "300")), deadline=None
+    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "100")), deadline=None
 )
 settings.load_profile("rq-clock")
+
+TIERS = ("process", "integration", "unit")
+STARTS_PROCESS = {"chromium", "process", "running", "start", "wheel"}
+STARTS_SERVER = {"fresh_server", "server"}
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier that an item is marked with, or else the one that its fixtures give it."""
+    for tier in TIERS:
+        if item.get_closest_marker(tier):
+            return tier
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if fixtures & STARTS_PROCESS:
+        return "process"
+    return "integration" if fixtures & STARTS_SERVER else "unit"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = tier_of(item)
+        if not item.get_closest_marker(tier):
+            item.add_marker(tier)
+
+
+@pytest.fixture(autouse=True)
+def unit_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a unit test that opens a socket or starts a process."""
+    if not request.node.get_closest_marker("unit"):
+        return
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("expected no socket and no process in a unit test; mark it integration")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(os, "fork", refuse)
 
 
 @pytest.fixture(autouse=True)

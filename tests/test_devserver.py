@@ -18,6 +18,8 @@ from rq_clock.devserver import CLIENTS_SECONDS, Server, free_url
 from rq_clock.errors import RqClockError
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.process
+
 SERVE = """
 import sys
 from pathlib import Path

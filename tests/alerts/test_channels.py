@@ -36,6 +36,8 @@ from rq_clock.log import logger
 from rq_clock.settings import Settings
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.integration
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes, or so").decode()
 Heard = Callable[[str], list[dict[str, Any]]]

@@ -317,11 +317,13 @@ class TestCompletion:
         assert self.completed(redis_url, "rq-clock list --tz europe/berl") == []
         assert self.completed(redis_url, "rq-clock next --tz europe/berl") == ["Europe/Berlin"]
 
+    @pytest.mark.integration
     def test_without_redis_nothing_is_offered_and_nothing_said(self) -> None:
         assert self.completed(free_url(), "rq-clock show ") == []
         assert self.completed("nonsense", "rq-clock show ") == []
 
 
+@pytest.mark.process
 def test_the_module_is_the_command() -> None:
     words = [sys.executable, "-m", "rq_clock", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -331,6 +333,7 @@ def test_the_module_is_the_command() -> None:
         assert all(f"\n  {one.name} " in done.stdout for one in commands)
 
 
+@pytest.mark.process
 def test_help_loads_nothing_that_takes_long() -> None:
     code = (
         "import sys\nfrom rq_clock.cli import main\nmain(['--help'], standalone_mode=False)\n"
@@ -354,6 +357,7 @@ def test_a_reader_that_leaves_early_is_no_error(redis_url: str, connection: Redi
     assert done.stderr == ""
 
 
+@pytest.mark.process
 def test_a_faulty_script_starts_nothing(tmp_path: Path) -> None:
     """`python clock.py` with a wrong entry ends before it looks for a Redis."""
     script = tmp_path / "clock.py"

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import pytest
 from redis import Redis
 
 from rq_clock.clock.process import RENEW_SECONDS
@@ -34,6 +35,8 @@ from tests.clock.storm import (
     marker_of,
 )
 from tests.helpers import wait_until
+
+pytestmark = pytest.mark.process
 
 BEHIND = timedelta(seconds=3)
 EACH_SECOND = {"every": 1000}

@@ -14,6 +14,8 @@ from rq_clock.store.store import LEASE_MS
 from tests.clock.storm import PATIENCE, Client, ClockProcess, account, add, catch_up, client, ledger
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.process
+
 Start = Callable[..., ClockProcess]
 LEASE = "rq-clock:default:lease"
 FENCE = "rq-clock:default:fence"

@@ -40,6 +40,8 @@ from tests.clock.storm import (
 from tests.conftest import BINARY
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.process
+
 Start = Callable[..., ClockProcess]
 OFTEN = add(*TWENTY, when="every(milliseconds=200)")
 TLS_SERVER = shutil.which("redis-server")

@@ -36,6 +36,8 @@ from tests.conftest import BINARY
 from tests.helpers import wait_until
 from tests.proxy import Proxy
 
+pytestmark = pytest.mark.process
+
 Body = Callable[[Path], str]
 Starter = Callable[[str], ClockProcess]
 LEASE_SECONDS = LEASE_MS / 1000

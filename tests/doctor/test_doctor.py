@@ -35,6 +35,8 @@ from rq_clock.timing.triggers import Trigger, cron, every, once
 from rq_clock.version import releases
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.integration
+
 OWNER = ("local", "")
 HOUR = timedelta(hours=1)
 

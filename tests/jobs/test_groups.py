@@ -25,6 +25,8 @@ from rq import Queue
 from rq_clock.devserver import Server
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

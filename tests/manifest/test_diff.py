@@ -205,6 +205,7 @@ class TestApply:
         assert (len(rest.added), len(rest.changed), told) == (9, 1, [BATCH_LIMIT, 10])
         assert store.size() == BATCH_LIMIT + 10
 
+    @pytest.mark.integration
     def test_without_redis_it_says_so(self) -> None:
         away = Schedules(settings=Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"}))
         with pytest.raises(StoreUnavailable):

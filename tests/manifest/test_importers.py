@@ -393,6 +393,7 @@ class TestSettings:
         target = target_of(from_crontab("HOME=/srv/app\n0 0 * * * bin/x", system=False))
         assert (target.cwd, target.env) == ("/srv/app", {"HOME": "/srv/app"})
 
+    @pytest.mark.process
     def test_the_shell_of_the_crontab_runs_the_command(self) -> None:
         text = 'SHELL=/bin/bash\n0 0 * * * [[ a == a ]] && echo "it\'s" ${BASH_VERSION:+bash}\n'
         target = target_of(from_crontab(text, system=False))
@@ -440,6 +441,7 @@ class TestCommands:
             ('read a; cat; echo "$a, it\'s"%1%2', "2\n1, it's\n"),
         ],
     )
+    @pytest.mark.process
     def test_what_follows_a_percent_is_read_by_the_command(self, line: str, printed: str) -> None:
         assert output(entry(line.replace(r"cat a\\", "cat "))) == printed
 

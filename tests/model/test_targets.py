@@ -404,6 +404,7 @@ class TestCheck:
         monkeypatch.setattr("socket.getaddrinfo", offline)
         assert app.target_faults(schedule(webhook("https://no-such-name.invalid/"))) == []
 
+    @pytest.mark.process
     def test_declaring_imports_nothing_that_runs_them(self) -> None:
         code = (
             "import sys; from rq_clock import Clock, command; Clock, command\n"

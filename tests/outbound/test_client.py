@@ -27,6 +27,8 @@ from rq_clock.version import __version__
 from tests.helpers import wait_until
 from tests.runners.lab import FIRE_TIME, KEY, Said, enqueue, quick, said, work
 
+pytestmark = pytest.mark.integration
+
 __all__ = ["quick", "said"]  # fixtures
 
 

@@ -27,6 +27,8 @@ from tests.runners.lab import (
     wait_until_gone,
 )
 
+pytestmark = pytest.mark.process
+
 __all__ = ["quick", "said"]  # fixtures
 
 

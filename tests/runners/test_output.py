@@ -19,6 +19,8 @@ from rq_clock.runners.tasks import keep_output, run_command
 from tests.helpers import wait_until
 from tests.runners.lab import JOB_ID, KEY, ROOT, Said, enqueue, lines, quick, said, work
 
+pytestmark = pytest.mark.process
+
 __all__ = ["quick", "said"]  # fixtures
 
 

@@ -45,6 +45,8 @@ from tests.runners.lab import (
     work,
 )
 
+pytestmark = pytest.mark.process
+
 __all__ = ["quick", "said"]  # fixtures
 
 

@@ -667,6 +667,7 @@ class TestBackfill:
 
 
 class TestOutage:
+    @pytest.mark.integration
     def test_without_redis_every_verb_says_so_in_one_error(self) -> None:
         away = Schedules(settings=Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"}))
         calls: tuple[list[Any], ...] = (

@@ -31,6 +31,8 @@ from tests.simulator import editors
 from tests.simulator.editors import ASKED, LOOSE, STEADY, TASK, TOLD
 from tests.simulator.records import PREFIX, Ledger, Rule, jobs_of
 
+pytestmark = pytest.mark.process
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["__main__", "tests.simulator.editors"])
 EDITORS = 3

@@ -257,6 +257,7 @@ class TestAttempts:
             assert web.get("/api/v1/schedules", headers=bearer("guess")).status_code == 401
             assert web.get("/api/v1/schedules", headers=bearer("guess")).status_code == 429
 
+    @pytest.mark.integration
     def test_they_are_counted_while_redis_is_away(self) -> None:
         with TestClient(made(free_url())) as web:
             codes = [
@@ -330,6 +331,7 @@ def away() -> Iterator[TestClient]:
         yield client
 
 
+@pytest.mark.integration
 def test_without_redis_the_door_still_works(away: TestClient) -> None:
     logged_in(away)
     answer = away.get("/")

@@ -30,6 +30,8 @@ from tests.clock.storm import LEASHED, ROOT
 from tests.helpers import round_trips, wait_until
 from tests.web.test_server import PATIENCE, TOKEN, WebProcess
 
+pytestmark = pytest.mark.process
+
 
 class Listener:
     """A client of a stream that notes what it hears. Where it is `deaf`, it reads nothing."""

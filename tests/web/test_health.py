@@ -59,6 +59,7 @@ class TestHealth:
         assert answer.status_code == 200
         assert checks(answer) == {"redis": True, "data": True}
 
+    @pytest.mark.integration
     def test_it_is_not_ready_without_redis_and_names_no_address(self) -> None:
         answer = web("redis://:secret@127.0.0.1:1").get("/readyz")
         assert (answer.status_code, checks(answer)) == (503, {"redis": False})

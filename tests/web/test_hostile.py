@@ -87,6 +87,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
         return Walked(tmp_path_factory.mktemp("walked"))
 
 
+@pytest.mark.process
 class TestData:
     def test_whatever_there_is_can_be_looked_at(self, walked: Walked) -> None:
         for part in (

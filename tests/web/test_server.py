@@ -36,6 +36,8 @@ from rq_clock.web.server import GRACE_SECONDS, listening
 from tests.clock.storm import LEASHED, ROOT
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.process
+
 TOKEN = "0123456789abcdef0123"
 PATIENCE = 20.0
 WITHIN = 2.0

@@ -50,6 +50,8 @@ from tests.worker.storm import (
     work_until_open,
 )
 
+pytestmark = pytest.mark.process
+
 Body = Callable[[Path], str]
 STORMS, OTHERS = 2, 4
 """Tests that run at the same time; more would starve each other."""

@@ -800,6 +800,7 @@ class TestOutages:
             worker.process.kill()
             worker.process.wait()
 
+    @pytest.mark.process
     def test_a_worker_that_waits_for_its_redis_ends_when_told_to(self, tmp_path: Path) -> None:
         worker = Process("redis://127.0.0.1:1", tmp_path / "worker.log")
         worker.says("store.waiting")

@@ -554,6 +554,7 @@ class TestTheWhole:
         for cursor in ("x", "1", "%2B", "1-1)"):
             assert api.refused("GET", f"/audit?cursor={cursor}")[0] == "422 validation"
 
+    @pytest.mark.integration
     def test_without_redis_every_answer_says_so(self) -> None:
         api = Caller(app_on(free_url()))
         for method, path in (("GET", "/schedules"), ("GET", "/clock"), ("GET", "/queues"),

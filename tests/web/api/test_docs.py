@@ -16,6 +16,8 @@ from rq_clock.web.problems import KINDS
 from tests.clock.storm import ROOT
 from tests.web.test_server import TOKEN, WebProcess
 
+pytestmark = pytest.mark.process
+
 PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
