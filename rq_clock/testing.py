@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from rq_clock.clock.clock import Clock
 from rq_clock.model.decision import due, is_on_time
 from rq_clock.model.schedule import Schedule
 from rq_clock.run import Run, running
+from rq_clock.timing.instants import read_instant
 
 
 class FakeClock:
@@ -29,7 +30,7 @@ class FakeClock:
     datetime or ISO 8601 text with an offset."""
 
     def __init__(self, clock: Clock, start: datetime | str, *, run_tasks: bool = True) -> None:
-        self.now = _instant(start)
+        self.now = read_instant(start)
         self._run_tasks = run_tasks
         self._schedules = list(clock.declared.values())
         self._markers = {s.name: self.now for s in self._schedules}
@@ -40,7 +41,7 @@ class FakeClock:
         With `outage` nothing is decided before `until`: each schedule's catch-up says what still
         runs. The same fire time never runs twice, also when `until` lies in the past.
         """
-        end = self.now + until if isinstance(until, timedelta) else _instant(until)
+        end = self.now + until if isinstance(until, timedelta) else read_instant(until)
         runs: list[tuple[Run, Schedule]] = []
         for schedule in self._schedules:
             runs += self._pass(schedule, end, outage=outage)
@@ -67,15 +68,6 @@ class FakeClock:
                 reason = "schedule" if is_on_time(fire_time, now) else "catch_up"
                 runs.append((Run(schedule.name, fire_time, reason), schedule))
         return runs
-
-
-def _instant(t: datetime | str) -> datetime:
-    found = datetime.fromisoformat(t) if isinstance(t, str) else t
-    if found.tzinfo is None:
-        raise ValueError(
-            f"expected an instant with an offset, such as 2026-03-29T00:00Z, got {t!r}"
-        )
-    return found.astimezone(UTC)
 
 
 def _resolve(target: str) -> Callable[..., object]:

@@ -24,8 +24,9 @@ from rq_clock.cli.common import (
     table,
 )
 from rq_clock.cli.completion import queue_names
-from rq_clock.cli.params import shown_jitter, shown_span
+from rq_clock.cli.params import shown_jitter
 from rq_clock.errors import StoreUnavailable
+from rq_clock.timing.durations import duration_text
 
 if TYPE_CHECKING:
     from rq_clock.model.entry import Entry
@@ -146,7 +147,7 @@ def _note(entry: Entry, view: dict[str, Any], now: datetime) -> str:
     if view["state"] == "invalid":
         return str(view["fault"])
     if view["state"] == "late" and entry.next_fire:
-        return f"by {shown_span(now - entry.next_fire)}"
+        return f"by {duration_text(now - entry.next_fire)}"
     if pause := view["pause"]:
         until = f"until {pause['until']} " if pause["until"] else ""
         return f"{until}by {pause['by']}" + (f": {pause['reason']}" if pause["reason"] else "")

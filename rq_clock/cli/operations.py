@@ -26,7 +26,8 @@ from rq_clock.cli.common import (
     sign,
 )
 from rq_clock.cli.completion import schedule_names
-from rq_clock.cli.params import Duration, Zone, instant, shown, shown_span
+from rq_clock.cli.params import Duration, Zone, instant, shown
+from rq_clock.timing.durations import duration_text
 
 if TYPE_CHECKING:
     from rq_clock.cli.wait import Outcome
@@ -103,7 +104,7 @@ def _tell(outcome: Outcome, job_id: str) -> None:
         complain(f"{job_id} is gone, and nothing says how it ended")
         return
     attempt = outcome.ended and getattr(outcome.ended.entry, "attempt", None)
-    took = f" after {shown_span(attempt.ended - attempt.started)}" if attempt else ""
+    took = f" after {duration_text(attempt.ended - attempt.started)}" if attempt else ""
     tries = f", attempt {attempt.number}" if attempt and attempt.number > 1 else ""
     error = f": {outcome.error}" if outcome.error else ""
     click.echo(f"{outcome.state}{took}{tries}{error}", err=True)

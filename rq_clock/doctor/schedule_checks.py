@@ -16,9 +16,10 @@ from datetime import datetime, timedelta
 
 from rq_clock.doctor import server_checks as surroundings
 from rq_clock.doctor.facts import Facts, Seen
-from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, few, span_of
+from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, few
 from rq_clock.model.decision import ON_TIME
 from rq_clock.timing.describe import dst_remarks
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
 from rq_clock.timing.triggers import Once, Trigger
 
@@ -112,7 +113,7 @@ def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
     yield from _about(
         WARNING,
         "late",
-        {name: f"{name} by {span_of(lateness)}" for name, lateness in late.items()},
+        {name: f"{name} by {duration_text(lateness)}" for name, lateness in late.items()},
         "{} late: {}",
         "if a clock leads, its log says why (run.undecided, commit.refused)",
     )

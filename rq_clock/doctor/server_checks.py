@@ -12,6 +12,7 @@ from itertools import islice
 
 from rq_clock.doctor.facts import Facts, server_version
 from rq_clock.store.store import DATA_VERSION, OLDEST_REDIS, newer_data
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
 
 ERROR, WARNING, INFO = "error", "warning", "info"
@@ -215,7 +216,7 @@ def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
         yield Finding(
             level=WARNING,
             code="leader-unproven",
-            text=f"{instance} leads for {span_of(since)} and is not through its first pass",
+            text=f"{instance} leads for {duration_text(since)} and has not finished its first pass",
             remedy="ask again in a moment; if it stays so, read the log of the clock",
         )
     elif "tick" in facts.leader and facts.time - from_ms(facts.leader["tick"]) > TELLING:
@@ -223,8 +224,8 @@ def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
         yield Finding(
             level=WARNING,
             code="leader-silent",
-            text=f"{instance} leads, and its last tick was {span_of(silent)} ago, unless its clock "
-            "is so much behind",
+            text=f"{instance} leads, and its last tick was {duration_text(silent)} ago, unless its "
+            "clock is that far behind",
             remedy="read the log of the clock, and compare the clocks of the machines",
         )
 
@@ -310,8 +311,3 @@ def few(told: Collection[str]) -> str:
 
 def count_of(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def span_of(span: timedelta) -> str:
-    """As hours, minutes and seconds; none when two clocks make it less than that."""
-    return str(timedelta(seconds=max(0, round(span.total_seconds()))))

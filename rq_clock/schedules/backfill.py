@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.model.decision import DECISION_LIMIT
@@ -19,9 +19,8 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.store.audit import Actor
 from rq_clock.store.backfills import Backfill, Step
 from rq_clock.store.operations import Operations
-from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.timing.instants import from_ms, read_instant, to_ms
 from rq_clock.timing.triggers import MANY, from_spec
-from rq_clock.timing.zones import zone
 
 SEARCHED = 1000
 """Fire times that a step looks at, at most: those that ran already cost nothing else."""
@@ -63,7 +62,7 @@ def preview(
     come is the clock's. Raises ScheduleError for a span that cannot be."""
     schedule = entry.schedule
     assert schedule is not None
-    start, end = (_in_zone(schedule, t) for t in (start, end))
+    start, end = (read_instant(t, schedule.trigger.tz, field=entry.name) for t in (start, end))
     if end < start:
         raise ScheduleError(
             f"{entry.name}: expected the end of the span after its start, got "
@@ -171,13 +170,6 @@ def _under(rule: str, schedule: Schedule) -> Schedule:
     spec = json.loads(rule)
     jitter = spec.pop("jitter", None)
     return replace(schedule, trigger=from_spec(spec), jitter=jitter and jitter * _MS)
-
-
-def _in_zone(schedule: Schedule, t: datetime) -> datetime:
-    """An instant; without a zone it is on the clock of the schedule's."""
-    if t.utcoffset() is None:
-        t = t.replace(tzinfo=zone(schedule.trigger.tz).info)
-    return t.astimezone(UTC)
 
 
 CLOCK = Actor(by="clock")

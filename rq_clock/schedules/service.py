@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from secrets import randbits, token_hex
 from time import monotonic
@@ -51,7 +51,7 @@ from rq_clock.store.backfills import Backfill
 from rq_clock.store.client import connect, diagnose
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import to_ms
+from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.timing.triggers import Trigger, once
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class Schedules:
         overlaps, unless with `force`; and when one of that very fire time is.
         """
         if fire_time is not None:
-            fire_time = _aware(fire_time, "fire_time")
+            fire_time = read_instant(fire_time, field="fire_time")
         with self._redis() as changes:
             entry = self._existing(name)
             if entry.schedule is None:
@@ -323,7 +323,7 @@ class Schedules:
         self._refuse_missed(names, missed)
         with self._redis() as changes:
             now = changes.now()
-            if until is not None and _aware(until, "until") <= now:
+            if until is not None and read_instant(until, field="until") <= now:
                 raise ScheduleError(f"expected until in the future, got {until.isoformat()}")
             before = {n: p.since for n, p in changes.store.pauses(names).items() if p.at(now)}
             pause = Pause(reason=reason, by=self._by, since=now, until=until, missed=missed)
@@ -654,12 +654,6 @@ def _listed(names: str | Iterable[str]) -> list[str]:
 def _has_run(ledger: Iterable[LedgerEntry], t: datetime) -> bool:
     """Whether a run by hand was asked for at this instant; its job may be forgotten already."""
     return any(isinstance(e, Enqueued) and (e.reason, e.fire_time) == ("manual", t) for e in ledger)
-
-
-def _aware(t: datetime, option: str) -> datetime:
-    if t.utcoffset() is None:
-        raise ScheduleError(f"expected {option} with a zone, got {t.isoformat()}")
-    return t.astimezone(UTC)
 
 
 def _near(store: Store, name: str) -> str:

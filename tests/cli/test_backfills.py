@@ -67,9 +67,9 @@ class TestBackfill:
         ("words", "code", "told"),
         [
             ("nope --from 5h --to 1h", 3, "no schedule 'nope'"),
-            ("x --from someday --to 1h", 2, "--from: expected an instant"),
-            ("x --from 5h --to someday", 2, "--to: expected an instant"),
-            ("x --from 2026-02-30 --to 1h", 2, "--from: expected an instant"),
+            ("x --from someday --to 1h", 2, "--from: expected a date and time"),
+            ("x --from 5h --to someday", 2, "--to: expected a date and time"),
+            ("x --from 2026-02-30 --to 1h", 2, "--from: expected a date and time"),
             ("x --from 1h --to 5h", 1, "expected the end of the span after its start"),
             ("x --from now+1h --to now+2h", 1, "expected a span of the past"),
             ("x --from 5h --to 1h --at-once 0", 2, "--at-once"),

@@ -127,7 +127,7 @@ class TestExplain:
     def test_a_wrong_instant_is_a_matter_of_usage(self, run: Run) -> None:
         result = run("explain", "* * * * *", "--from", "someday")
         assert result.exit_code == 2
-        assert "expected an instant such as" in result.stderr
+        assert "expected a date and time such as" in result.stderr
 
 
 class TestStatus:

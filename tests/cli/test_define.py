@@ -72,7 +72,7 @@ class TestAdd:
         assert first.startswith("x: added, revision ")
         assert first.endswith(": at 06:00 every day, Asia/Tokyo time")
         assert " Asia/Tokyo  (" in second
-        assert second.endswith(" s jitter")
+        assert second.endswith(" jitter")
         assert schedules.audit()[0].by == "ana"
 
     @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ class TestAdd:
             ("--every 1h --url https://x.example --env A=b", "--env goes with --command"),
             ("--every 1h --tz Asia/Tokyo --func a.b", "an interval has no zone"),
             ("--cron @daily --tz Asia/Tokio --func a.b", "did you mean 'Asia/Tokyo'?"),
-            ("--every often --func a.b", "expected a time such as 90s"),
-            ("--at someday --func a.b", "--at: expected an instant"),
+            ("--every often --func a.b", "expected a duration such as 90s"),
+            ("--at someday --func a.b", "--at: expected a date and time"),
             ("--every 1h --func a.b --arg text", "text stands in quotes"),
             ("--every 1h --func a.b --kwarg k", "expected NAME=VALUE"),
             ("--every 1h --func a.b --kwarg k=text", "--kwarg: expected JSON"),
-            ("--every 1h --func a.b --retries often", "expected a time such as"),
+            ("--every 1h --func a.b --retries often", "expected a duration such as"),
             ("--every 1h --func a.b --timeout 1.5s", "expected whole seconds"),
             ("--every 1h --func a.b --catch-up-limit few", "expected a whole number"),
         ],

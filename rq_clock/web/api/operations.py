@@ -17,9 +17,8 @@ from rq_clock.schedules.serializers import backfill_view
 from rq_clock.schedules.service import RequestId, Schedules
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.operations import Operations
-from rq_clock.timing.instants import iso
+from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.triggers import MANY
-from rq_clock.web.api import parameters as times
 from rq_clock.web.api import requests as taken
 from rq_clock.web.api import responses as given
 from rq_clock.web.api.routing import (
@@ -166,8 +165,8 @@ def _span(site: Context, name: str, said: taken.BackfillAsked) -> tuple[datetime
     tz, found = entry.tz, []
     for pointer, value in (("/from", said.start), ("/to", said.end)):
         try:
-            found.append(times.on_the_clock(value, tz, whole_day=pointer == "/to"))
-        except ValueError as error:
+            found.append(read_instant(value, tz, whole_day=pointer == "/to"))
+        except ScheduleError as error:
             raise wrong(pointer, str(error)) from None
     start, end = found
     if end < start:

@@ -9,12 +9,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import WithJsonSchema
 
-from rq_clock.web.api.parameters import LONGEST, aware
+from rq_clock.errors import ScheduleError
+from rq_clock.timing.instants import LONGEST, read_instant
 from rq_clock.web.api.schemas import NAME, Instant, Missed, Model
+
+
+def _instant(value: Any) -> datetime:
+    try:
+        return read_instant(value)
+    except ScheduleError as error:
+        raise ValueError(str(error)) from None  # which pydantic collects
+
 
 Given = Annotated[
     datetime,
-    BeforeValidator(aware),
+    BeforeValidator(_instant),
     WithJsonSchema({"type": "string", "format": "date-time", "maxLength": LONGEST}),
 ]
 """ISO 8601 with a zone."""

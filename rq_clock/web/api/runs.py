@@ -19,8 +19,7 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
 from rq_clock.schedules.serializers import instant_of, run_view
 from rq_clock.store.audit import Actor
-from rq_clock.timing.instants import iso, to_ms
-from rq_clock.web.api import parameters as times
+from rq_clock.timing.instants import iso, read_instant, to_ms
 from rq_clock.web.api import requests as taken
 from rq_clock.web.api import responses as given
 from rq_clock.web.api import schemas as models
@@ -194,8 +193,8 @@ def _wanted(state: str | None, reason: str | None, since: Any, until: Any) -> Wa
     found: dict[str, datetime | None] = {}
     for parameter, value in (("since", since), ("until", until)):
         try:
-            found[parameter] = times.aware(value) if value else None
-        except ValueError as error:
+            found[parameter] = read_instant(value) if value else None
+        except ScheduleError as error:
             raise wrong(parameter, str(error)) from None
     return Wanted(state=state, reason=reason or None, **found)
 

@@ -16,8 +16,7 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.schedules.listing import Row, Status
 from rq_clock.schedules.serializers import fire_view, run_view, schedule_view
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.timing.instants import iso
-from rq_clock.web.api import parameters as times
+from rq_clock.timing.instants import LONGEST, iso, read_instant
 from rq_clock.web.api import requests as taken
 from rq_clock.web.api import responses as given
 from rq_clock.web.api.routing import (
@@ -193,9 +192,9 @@ def next_fire_times(
     n: Annotated[int, Query(ge=1, le=100, description="How many.")] = 10,
     start: Annotated[
         str | None,
-        Query(alias="from", max_length=times.LONGEST, description="Start here instead of now."),
+        Query(alias="from", max_length=LONGEST, description="Start here instead of now."),
     ] = None,
-    until: Annotated[str | None, Query(max_length=times.LONGEST, description="The last.")] = None,
+    until: Annotated[str | None, Query(max_length=LONGEST, description="The last.")] = None,
 ) -> Response:
     """The next fire times, with what changes of the clocks do to them, and whether they will be
     skipped as things stand. An instant without a zone is on the clock of the schedule's."""
@@ -205,8 +204,8 @@ def next_fire_times(
     after, last = pulse.now, None
     for parameter, value in (("from", start), ("until", until)):
         try:
-            found = times.on_the_clock(value, tz, whole_day=parameter == "until") if value else None
-        except ValueError as error:
+            found = read_instant(value, tz, whole_day=parameter == "until") if value else None
+        except ScheduleError as error:
             raise wrong(parameter, str(error)) from None
         after, last = (found or after, last) if parameter == "from" else (after, found)
     return answer({"data": [fire_view(fire) for fire in upcoming(entry, after, n, last)]})

@@ -20,10 +20,10 @@ from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import LeaseGrant
 from rq_clock.schedules.listing import Status
 from rq_clock.store.scripts import text
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.version import releases
 from rq_clock.web.context import Context, Read, Web
-from rq_clock.web.pages.filters import span
 from rq_clock.web.pages.layout import page
 
 router = APIRouter()
@@ -104,7 +104,7 @@ def _leader(pulse: Status, clockwork: Clockwork) -> dict[str, Any] | None:
 
 def _lag(said: Mapping[str, str], name: str) -> str:
     value = said.get(name, "")
-    return span(timedelta(milliseconds=int(value))) if value.isdecimal() else "—"
+    return duration_text(timedelta(milliseconds=int(value))) if value.isdecimal() else "—"
 
 
 def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -117,7 +117,7 @@ def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     used = f"{int(info.get('used_memory', 0)) / _MEGABYTE:,.0f} MB"
     return [
         ("Server", f"{kind} {version}"),
-        ("Up for", span(timedelta(seconds=int(info.get("uptime_in_seconds", 0))))),
+        ("Up for", duration_text(timedelta(seconds=int(info.get("uptime_in_seconds", 0))))),
         ("Memory", f"{used} of {most / _MEGABYTE:,.0f} MB" if most else f"{used}, without a limit"),
         ("When it is full", str(info.get("maxmemory_policy", "unknown"))),
         ("Append-only file", "yes" if info.get("aof_enabled") else "no"),

@@ -23,6 +23,7 @@ from jinja2 import Environment, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
 from rq_clock.timing.zones import zone
 
@@ -47,25 +48,14 @@ _MONTHS = (
 
 def install(env: Environment) -> None:
     """Make these known to templates."""
-    env.filters |= {"urlencode": segment, "span": span, "ago": _ago, "when": _when, "count": count}
+    env.filters |= {
+        "urlencode": segment,
+        "span": duration_text,
+        "ago": _ago,
+        "when": _when,
+        "count": count,
+    }
     env.globals |= {"SIGNS": SIGNS, "pill": pill, "link": _link}
-
-
-def span(length: timedelta) -> str:
-    """A length of time in words: two units at most."""
-    seconds = abs(length) / timedelta(seconds=1)
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.5:
-        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min" + (f" {rest} s" if rest and minutes < 10 else "")
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h" + (f" {minutes} min" if minutes and hours < 10 else "")
-    days, hours = divmod(hours, 24)
-    return f"{days} d" + (f" {hours} h" if hours and days < 10 else "")
 
 
 def ago(t: datetime, now: datetime) -> str:
@@ -74,7 +64,7 @@ def ago(t: datetime, now: datetime) -> str:
     rounded = timedelta(seconds=seconds if seconds < 120 else seconds // 60 * 60)
     if not rounded:
         return "now"
-    return f"in {span(rounded)}" if t > now else f"{span(rounded)} ago"
+    return f"in {duration_text(rounded)}" if t > now else f"{duration_text(rounded)} ago"
 
 
 def local_text(local: datetime, year: int | None, *, seconds: bool = False) -> str:

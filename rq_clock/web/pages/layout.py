@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from rq_clock.schedules.listing import TROUBLED, Status
 from rq_clock.settings import Token
+from rq_clock.timing.durations import duration_text
 from rq_clock.version import __version__
 from rq_clock.web.context import path_of, root_of, site_of
 from rq_clock.web.pages import filters
@@ -152,10 +153,10 @@ def _clock(pulse: Status) -> Mapping[str, str]:
     lag, most = (leader.get(name, "") for name in ("lag_p50_ms", "lag_p99_ms"))
     return {
         "name": leader.get("instance", ""),
-        "lag": filters.span(timedelta(milliseconds=int(lag))) if lag else "",
-        "lag_most": filters.span(timedelta(milliseconds=int(most))) if most else "",
+        "lag": duration_text(timedelta(milliseconds=int(lag))) if lag else "",
+        "lag_most": duration_text(timedelta(milliseconds=int(most))) if most else "",
         "late": f"{pulse.late:,}" + ("+" if pulse.late > TROUBLED else ""),
-        "silent": filters.span(pulse.now - pulse.led) if pulse.led else "",
+        "silent": duration_text(pulse.now - pulse.led) if pulse.led else "",
     }
 
 

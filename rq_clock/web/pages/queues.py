@@ -4,7 +4,6 @@ happen, and a form that does it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -15,7 +14,7 @@ from rq_clock.jobs.queues import SWEEP, JobFilter, NoJob
 from rq_clock.jobs.records import KINDS, Jobs
 from rq_clock.settings import Token
 from rq_clock.store.audit import Actor
-from rq_clock.timing.instants import iso
+from rq_clock.timing.instants import iso, read_instant
 from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
 from rq_clock.web.pages.filters import path_with
 from rq_clock.web.pages.job_display import VERBS, look, pairs, verbs_of
@@ -185,7 +184,7 @@ def sweep(request: Request, site: Web, token: Operate, verb: str, form: Fields) 
         raise _unknown(verb, _SWEEPS)
     match = JobFilter(
         queue=form.get("queue", ""), schedule=form.get("schedule", ""), text=form.get("q", ""),
-        before=_before(form.get("before", "")),
+        before=read_instant(form.get("before", ""), field="before"),
     )  # fmt: skip
     who = Actor(by=token.name, reason=form.get("reason", "").strip())
     swept = site.queues.sweep(verb, match, who)
@@ -201,16 +200,6 @@ def sweep(request: Request, site: Web, token: Operate, verb: str, form: Fields) 
 
 def _list(match: JobFilter) -> str:
     return path_with("/jobs", queue=match.queue, schedule=match.schedule, q=match.text)
-
-
-def _before(said: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(said)
-    except ValueError:
-        raise Problem("validation", f"before: expected an instant, got {said!r}") from None
-    if at.tzinfo is None:
-        raise Problem("validation", f"before: expected an instant with its zone, got {said!r}")
-    return at
 
 
 def _back(path: str) -> str:

@@ -14,8 +14,8 @@ from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import LEDGER_CODES, Attempt, Enqueued, ledger_entry
 from rq_clock.runners.output import shown
 from rq_clock.store.scripts import text
+from rq_clock.timing.durations import duration_text
 from rq_clock.web.context import Context
-from rq_clock.web.pages.filters import span
 from rq_clock.web.pages.job_display import TracebackLine, pairs, traceback_lines, verbs_of
 
 _NO_TIME = timedelta(0)
@@ -136,15 +136,19 @@ def _ladder(told: JobDetail, entry: Enqueued | None, now: datetime) -> list[Mile
     rungs = [Milestone("Fire time", fire, "")] if fire else []
     rungs.append(Milestone("Enqueued", enqueued, _late(fire, enqueued, entry)))
     if started:
-        waited = f"waited {span(max(started - enqueued, _NO_TIME))}" if enqueued else ""
+        waited = f"waited {duration_text(max(started - enqueued, _NO_TIME))}" if enqueued else ""
         rungs.append(Milestone("Started", started, waited))
     elif live:
-        since = f"waits for {span(max(now - enqueued, _NO_TIME))}" if enqueued else "waits"
+        since = f"waits for {duration_text(max(now - enqueued, _NO_TIME))}" if enqueued else "waits"
         rungs.append(Milestone("Started", None, f"{since}, {job.status}"))
     if ended:
-        rungs.append(Milestone("Ended", ended, f"took {span(ended - started)}" if started else ""))
+        rungs.append(
+            Milestone("Ended", ended, f"took {duration_text(ended - started)}" if started else "")
+        )
     elif started:
-        rungs.append(Milestone("Ended", None, f"runs for {span(max(now - started, _NO_TIME))}"))
+        rungs.append(
+            Milestone("Ended", None, f"runs for {duration_text(max(now - started, _NO_TIME))}")
+        )
     return rungs
 
 
@@ -162,5 +166,5 @@ def _late(fire: datetime | None, enqueued: datetime | None, entry: Enqueued | No
         return ""
     gap = max(enqueued - fire, _NO_TIME)
     if entry and entry.reason in ("manual", "backfill"):
-        return f"{span(gap)} after it" if gap else "asked for by hand"
-    return f"{span(gap)} late"
+        return f"{duration_text(gap)} after it" if gap else "asked for by hand"
+    return f"{duration_text(gap)} late"

@@ -18,9 +18,8 @@ from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.schedules.listing import Status
 from rq_clock.schedules.serializers import run_view
 from rq_clock.settings import Token
-from rq_clock.timing.instants import to_ms
+from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.web.context import Context, Read, Web
-from rq_clock.web.pages.form_times import instant
 from rq_clock.web.pages.job_display import look
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.run_detail import read_run
@@ -223,4 +222,4 @@ def _within(at: datetime, since: datetime | None, until: datetime | None) -> boo
 
 
 def _instant(said: str, field: str) -> datetime | None:
-    return instant(said, "UTC", field) if said else None
+    return read_instant(said, "UTC", field=field) if said else None

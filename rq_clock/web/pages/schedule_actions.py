@@ -17,11 +17,11 @@ from rq_clock.schedules.detail import ScheduleDetail
 from rq_clock.schedules.service import BACKFILL_LIMIT, Schedules
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.settings import Token
-from rq_clock.timing.instants import to_ms
+from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Admin, Context, Operate, Web, schedules_for
 from rq_clock.web.pages.filters import local_text
-from rq_clock.web.pages.form_times import instant, tomorrow_at_nine, until_of
+from rq_clock.web.pages.form_times import NINE, until_of
 from rq_clock.web.pages.layout import Fields, done, page
 from rq_clock.web.pages.schedule_detail import existing
 
@@ -45,7 +45,7 @@ class Asked:
         tz, entry = _zone(found), found.row.entry
         return page(
             self.request, "action.html", self.token, pulse, verb=verb, name=self.name, tz=tz,
-            entry=entry, row=found.row, tomorrow=tomorrow_at_nine(pulse.now, tz),
+            entry=entry, row=found.row, tomorrow=read_instant(NINE, tz, now=pulse.now),
             pause=entry.pause(pulse.now), most=BACKFILL_LIMIT,
             coming=upcoming(entry, max(pulse.now, entry.decided), SKIPS),
             **{"form": {}, **values},
@@ -217,8 +217,8 @@ class _Span:
         if not at_once.isdecimal() or len(at_once) > 9 or not 1 <= int(at_once) <= 1000:
             raise ScheduleError(f"at once: expected a number from 1 to 1,000, got {at_once!r}")
         return cls(
-            start=instant(form.get("from", ""), tz, "from"),
-            end=instant(form.get("to", ""), tz, "to"),
+            start=read_instant(form.get("from", ""), tz, field="from"),
+            end=read_instant(form.get("to", ""), tz, field="to"),
             at_once=int(at_once),
             again=form.get("again") == "1",
         )

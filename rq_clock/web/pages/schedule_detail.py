@@ -20,10 +20,11 @@ from rq_clock.schedules.listing import BARS, Status
 from rq_clock.schedules.serializers import backfill_view, instant_of, schedule_view
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.audit import AuditEntry
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import MANY, Cron
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Context, Read, Web
-from rq_clock.web.pages.filters import local_text, pill, span
+from rq_clock.web.pages.filters import local_text, pill
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.schedule_row import late, pause_told, sentence, states_of
 from rq_clock.web.pages.snippets import as_cli, as_curl, definition
@@ -126,8 +127,8 @@ def _fate(found: ScheduleDetail, entry: LedgerEntry) -> Fate:
         if attempt := entry.attempt:
             since = entry.fire_time + (entry.lag or _NO_TIME)
             waited = max(_NO_TIME, attempt.started - since)
-            row |= {"waited": span(waited) if attempt.number == 1 else ""}
-            row |= {"took": span(attempt.ended - attempt.started), "said": attempt.error}
+            row |= {"waited": duration_text(waited) if attempt.number == 1 else ""}
+            row |= {"took": duration_text(attempt.ended - attempt.started), "said": attempt.error}
             if attempt.number > 1:
                 row["reason"] += f" · attempt {attempt.number}"
         elif found.row.running and found.row.running == row["job"]:
@@ -171,4 +172,4 @@ def _figures(ledger: Sequence[LedgerEntry]) -> Figures:
 
 def _quantile(values: Sequence[timedelta], percent: int) -> str:
     """The least value that so many are not above."""
-    return span(values[-(-len(values) * percent // 100) - 1]) if values else ""
+    return duration_text(values[-(-len(values) * percent // 100) - 1]) if values else ""

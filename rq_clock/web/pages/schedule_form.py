@@ -22,10 +22,11 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Webhook
 from rq_clock.model.validation import NAME
 from rq_clock.redaction import is_secret
-from rq_clock.timing.instants import iso
+from rq_clock.timing.durations import duration_spec, read_duration
+from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.triggers import Trigger
 from rq_clock.timing.zones import zone_faults
-from rq_clock.web.pages.form_times import instant, on_the_clock, span_of, span_text
+from rq_clock.web.pages.form_times import field_value
 
 WHEN = ("when", "cron", "every", "at", "tz", "name", "jitter")
 """The fields that say when a schedule fires."""
@@ -146,12 +147,12 @@ class Draft:
         tz = self.say("tz")
         match self.say("when"):
             case "every":
-                period = self._take("every", span_of)
+                period = self._take("every", read_duration)
                 return {"every": 1000 if period is None else period // _MS}
             case "once":
                 if found := zone_faults(tz):
                     self.faults["tz"] += found
-                at = self._take("at", lambda text: instant(text, "UTC" if found else tz, "at"))
+                at = self._take("at", lambda text: read_instant(text, "UTC" if found else tz))
                 return {"once": iso(at or datetime.fromisoformat("2000-01-01T00:00Z"))}
         return {"cron": self.say("cron"), "tz": tz}
 
@@ -208,7 +209,7 @@ class Draft:
 
 
 def _in_seconds(text: str) -> float:
-    seconds = -1.0 if text == "-1" else span_of(text) / timedelta(seconds=1)
+    seconds = -1.0 if text == "-1" else read_duration(text) / timedelta(seconds=1)
     return int(seconds) if seconds == int(seconds) else seconds
 
 
@@ -247,7 +248,7 @@ def values_of(schedule: Schedule) -> dict[str, str]:
         "cron": said.get("cron", ""),
         "tz": said.get("tz", "UTC"),
         "every": str(said.get("every", "")),
-        "at": on_the_clock(instant(said["once"], "UTC", "at"), "UTC") if kind == "once" else "",
+        "at": field_value(read_instant(said["once"]), "UTC") if kind == "once" else "",
         "what": what,
         "func": said.get("func", ""),
         "args": _text(said.get("args")),
@@ -278,4 +279,4 @@ def _text(value: Any) -> str:
 def _span(seconds: float | None) -> str:
     if seconds is None or seconds == -1:
         return "" if seconds is None else "-1"
-    return span_text(timedelta(seconds=seconds))
+    return duration_spec(timedelta(seconds=seconds))

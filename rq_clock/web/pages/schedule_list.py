@@ -16,8 +16,9 @@ from rq_clock.schedules.listing import TROUBLED, Listing
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Token
 from rq_clock.store.operations import BATCH_LIMIT
+from rq_clock.timing.instants import read_instant
 from rq_clock.web.context import Context, Operate, Read, Web, root_of, schedules_for
-from rq_clock.web.pages.form_times import tomorrow_at_nine, until_of
+from rq_clock.web.pages.form_times import NINE, until_of
 from rq_clock.web.pages.layout import Fields, Lists, done, here, page
 from rq_clock.web.pages.schedule_row import line
 from rq_clock.web.problems import Problem
@@ -161,7 +162,7 @@ def _ask(request: Request, site: Context, token: Token, chosen: Chosen, **values
     pulse = site.overview.pulse()
     return page(
         request, "bulk.html", token, pulse, chosen=chosen, everything=chosen.names == (ALL,),
-        tomorrow=tomorrow_at_nine(pulse.now, "UTC"), tz="UTC", **{"form": {}, **values},
+        tomorrow=read_instant(NINE, "UTC", now=pulse.now), tz="UTC", **{"form": {}, **values},
     )  # fmt: skip
 
 

@@ -20,8 +20,9 @@ from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.targets import Target
 from rq_clock.schedules.listing import Row
 from rq_clock.timing.describe import words
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import Cron, Trigger
-from rq_clock.web.pages.filters import ago, pill, span, when
+from rq_clock.web.pages.filters import ago, pill, when
 from rq_clock.web.pages.sparkline import bars
 
 _TONES = {"invalid": "bad", "failing": "bad", "late": "warn"}
@@ -120,7 +121,7 @@ def _last(tail: Sequence[LedgerEntry], tz: str, now: datetime) -> Markup:
     for entry in reversed(tail):
         if isinstance(entry, Enqueued) and entry.attempt:
             attempt = entry.attempt
-            took = span(attempt.ended - attempt.started)
+            took = duration_text(attempt.ended - attempt.started)
             since = when(attempt.ended, tz, now, word=ago(attempt.ended, now))
             lateness = Markup(" ·") + late(entry.lag) if entry.lag is not None else ""
             return Markup(f"{since}<small>{took}{lateness}</small>")
@@ -131,7 +132,7 @@ def late(lag: timedelta | None) -> Markup:
     """How late a run was enqueued: " +0.4 s", marked when that was not on time."""
     if lag is None:
         return Markup("")
-    said = f"+{span(lag)}"
+    said = f"+{duration_text(lag)}"
     return Markup(f' <b class="warned">{said} late</b>' if lag > ON_TIME else f" {said}")
 
 
@@ -141,7 +142,7 @@ def _next(row: Row, tz: str, now: datetime) -> Markup:
     if fire is None:
         return Markup("—")
     overdue = now - fire > ON_TIME
-    said = f"{span(now - fire)} overdue" if overdue else ago(max(fire, now), now)
+    said = f"{duration_text(now - fire)} overdue" if overdue else ago(max(fire, now), now)
     held = "" if overdue else next((h.reason for h in row.entry.holds if fire <= h.until), "")
     told = {"paused": "skipped: paused", "requested": "skipped, as asked for"}.get(held, "")
     return Markup(f"{said}<small>{when(fire, tz, now)}{f' · {told}' if told else ''}</small>")

@@ -16,9 +16,9 @@ from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.redaction import masked_json, masked_url
+from rq_clock.timing.durations import duration_spec
 from rq_clock.timing.instants import iso
 from rq_clock.timing.triggers import Cron, Every
-from rq_clock.web.pages.form_times import span_text
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _OF_SECONDS = ("timeout", "result_ttl", "failure_ttl", "catch_up_window", "jitter")
@@ -55,7 +55,7 @@ def _when(schedule: Schedule) -> Iterator[str]:
         if trigger.tz != "UTC":
             yield from ("--tz", trigger.tz)
     elif isinstance(trigger, Every):
-        yield from ("--every", span_text(timedelta(milliseconds=trigger.period)))
+        yield from ("--every", duration_spec(timedelta(milliseconds=trigger.period)))
     else:
         yield from ("--at", iso(trigger.at))
 
@@ -98,7 +98,7 @@ def _how(schedule: Schedule) -> Iterator[str]:
         if value == (usual if option == "overlap" else defaults[option].default):
             continue
         if isinstance(value, timedelta):
-            value = span_text(value)
+            value = duration_spec(value)
         elif isinstance(value, tuple):
             value = ",".join(f"{delay}s" for delay in value)
         elif option in _OF_SECONDS and value != -1:

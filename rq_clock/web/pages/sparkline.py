@@ -18,9 +18,10 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost
 from rq_clock.schedules.listing import BARS
 from rq_clock.schedules.serializers import instant_of
+from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import MANY
 from rq_clock.timing.zones import zone
-from rq_clock.web.pages.filters import local_text, span
+from rq_clock.web.pages.filters import local_text
 
 MISSED = ("window", "limit", "past")
 """Reasons of skips that nobody asked for: the fire time had passed before it could be decided."""
@@ -119,5 +120,5 @@ def _title(entry: LedgerEntry, state: str, tz: str) -> str:
         return f"{said} ({entry.reason})" + (f", {entry.count:,} times" if entry.count > 1 else "")
     if isinstance(entry, Lost) or entry.attempt is None:
         return said
-    late = f", {span(entry.lag)} late" if entry.lag is not None else ""
-    return f"{said}, took {span(entry.attempt.ended - entry.attempt.started)}{late}"
+    late = f", {duration_text(entry.lag)} late" if entry.lag is not None else ""
+    return f"{said}, took {duration_text(entry.attempt.ended - entry.attempt.started)}{late}"

@@ -628,7 +628,7 @@ def test_nothing_chosen_and_too_much_are_refused(
     assert browser.post("/bulk", data={"verb": "pause"}).status_code == 422
     assert browser.post("/bulk", data={"verb": "odd", "name": "fine"}).status_code == 422
     assert browser.post("/bulk/odd", data={"names": "fine"}).status_code == 422
-    monkeypatch.setattr("rq_clock.web.pages.schedule_list.MOST", 3)
+    monkeypatch.setattr("rq_clock.web.pages.schedule_list.BATCH_LIMIT", 3)
     page = browser.post("/bulk", data={"verb": "pause", "all": "1"})
     assert page.status_code == 422
     assert "at most 3 schedules" in text_of(page)
@@ -748,9 +748,9 @@ def test_a_name_is_taken_once(one: str, schedules: Schedules, browser: TestClien
         ("when=cron&cron=61+*+*+*+*", "expected minute 0-59"),
         ("when=cron&cron=*+*+*+*+*&tz=Mars", "expected a time zone"),
         ("when=every&every=15m", "Every 15 minutes."),
-        ("when=every&every=often", "expected a length of time"),
+        ("when=every&every=often", "expected a duration"),
         ("when=once&at=2001-01-01T00:00", "it is due at once"),
-        ("when=once&at=", "expected a date and a time"),
+        ("when=once&at=", "expected a date and time"),
         ("when=cron&cron=", "Say when it fires"),
         ("", "Say when it fires"),
         (f"when=cron&cron={HTML}", "&lt;script&gt;"),

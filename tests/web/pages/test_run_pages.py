@@ -302,7 +302,7 @@ class TestOneRun:
         assert ladder == sorted(ladder)
         assert re.search(r"waited [\d.]+ m?s Started .* took [\d.]+ m?s Ended", seen)
         assert "ValueError: no money" in seen
-        assert re.search(r"Innermost in your code: \S+worker_jobs.py, line \d+, in fail", seen)
+        assert re.search(r"Innermost in your code: \S+jobs.py, line \d+, in fail", seen)
         assert re.search(r'<b>  File "[^"]*worker_jobs.py"', unescape(page.text))
         assert not re.search(r'<b>  File "[^"]*site-packages', unescape(page.text))
         for verb in ("requeue", "again", "delete"):
@@ -440,7 +440,7 @@ class TestOperations:
         assert {id.decode() for id in connection.lrange("rq:queue:mail", 0, -1)} == set(ids)
         [noted] = schedules.audit(1)
         assert (noted.verb, noted.reason, noted.detail["jobs"]) == ("requeue", "mail is back", 3)
-        assert "expected an instant" in text(
+        assert "expected a date and time" in text(
             browser.post("/sweep/delete", data={"queue": "mail"}), 422
         )
 
