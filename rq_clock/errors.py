@@ -1,8 +1,8 @@
 """The exceptions of rq-clock.
 
     RqClockError
-    ├── ScheduleError      a declaration is wrong; the text lists every fault of it
-    │   └── Conflict       a change at run time does not fit what there is
+    ├── ScheduleError      a declaration is wrong; `faults` has all of its faults
+    │   └── Conflict       a change at run time conflicts with the current state
     ├── LeaseLost          another clock holds a newer fencing token; nothing was written
     ├── Busy               someone else works under a lock, or has done the work already
     ├── LockLost           a block no longer holds its lock
@@ -17,37 +17,101 @@ Each text says what was expected, what came instead and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 
 class RqClockError(Exception):
     """Anything that rq-clock raises on purpose."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong. `field` is the path of the option, spelled as in a manifest: "cron",
+    "webhook.url", "catchUp"; "" for the whole. `schedule` is the name of the schedule, `line` the
+    line of the file, `column` the first character of a wrong item in a cron expression."""
+
+    field: str
+    text: str
+    schedule: str = ""
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        line = f"line {self.line}: " if self.line else ""
+        schedule = f"{self.schedule}: " if self.schedule else ""
+        return f"{line}{schedule}{self.text}"
+
+
 class ScheduleError(RqClockError):
-    """A schedule, trigger or target is declared wrongly. Raised before anything starts."""
+    """A schedule, trigger or target is declared wrongly. Raised before anything starts.
+
+    A fault may be a plain text: it is about the whole then.
+    """
+
+    def __init__(self, *faults: Fault | str) -> None:
+        self.faults = tuple(f if isinstance(f, Fault) else Fault("", f) for f in faults)
+        super().__init__(*self.faults)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.faults))
 
 
-class Conflict(ScheduleError):
-    """A change that does not fit what there is; nothing was changed. `faults` are pairs of a
-    schedule and why: exists, missing, declared, stale and the revision that it has now, or running
-    and the job in its way."""
+class ConflictKind(StrEnum):
+    """Why a change was refused."""
 
-    def __init__(self, faults: Sequence[tuple[str, str]], near: str = "") -> None:
-        told = [(name, *why.partition(" ")) for name, why in faults]
-        lines = [f"{name}: {_CONFLICTS[why].format(more)}" for name, why, _, more in told]
-        super().__init__("\n".join(lines) + (f"; did you mean {near!r}?" if near else ""))
-        self.faults = tuple(faults)
+    EXISTS = "exists"
+    MISSING = "missing"
+    DECLARED = "declared"
+    STALE = "stale"
+    RUNNING = "running"
 
 
 _CONFLICTS = {
-    "exists": "exists already with another definition; update it, or add it with replace=True",
-    "missing": "there is no such schedule",
-    "declared": "is declared in code; change it there and deploy (it can be paused, resumed, "
-    "skipped, triggered and backfilled here)",
-    "stale": "was changed by someone else meanwhile; read it again and repeat the change",
-    "running": "expected no run in progress, got {}; wait for it, or force it",
+    ConflictKind.EXISTS: "exists already with another definition; update it, or add it with "
+    "replace=True",
+    ConflictKind.MISSING: "there is no such schedule",
+    ConflictKind.DECLARED: "is declared in code; change it there and deploy (it can be paused, "
+    "resumed, skipped, triggered and backfilled here)",
+    ConflictKind.STALE: "was changed by someone else meanwhile; read it again and repeat the "
+    "change",
+    ConflictKind.RUNNING: "expected no run in progress, got {}; wait for it, or force it",
 }
+
+
+class Conflict(ScheduleError):
+    """A change conflicts with the current state of the schedule `name`; nothing was changed.
+
+    `detail` is the id of the running job (RUNNING), the present revision (STALE), or a similar name
+    (MISSING). When a change of several schedules conflicts with several of them, this is the first,
+    and `all` has each of them.
+    """
+
+    def __init__(
+        self, kind: ConflictKind, name: str, detail: str = "", *, more: Sequence[Conflict] = ()
+    ) -> None:
+        text = _CONFLICTS[kind].format(detail)
+        if kind is ConflictKind.MISSING and detail:
+            text += f"; did you mean {detail!r}?"
+        super().__init__(
+            Fault("", text, schedule=name), *(fault for other in more for fault in other.faults)
+        )
+        self.kind = kind
+        self.name = name
+        self.detail = detail
+        self.more = tuple(more)
+
+    @property
+    def all(self) -> list[Conflict]:
+        """Return one conflict for each schedule."""
+        return [Conflict(self.kind, self.name, self.detail), *self.more]
+
+    @classmethod
+    def join(cls, conflicts: Sequence[Conflict]) -> Conflict:
+        """Return one conflict for all of these, at least one."""
+        first, *more = conflicts
+        return cls(first.kind, first.name, first.detail, more=more)
 
 
 class LeaseLost(RqClockError):

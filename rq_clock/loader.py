@@ -11,15 +11,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rq_clock.clock.clock import Clock, collect_faults
-from rq_clock.errors import RqClockError
+from rq_clock.errors import Fault, RqClockError
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.outbound.addresses import literal, refusal
 from rq_clock.settings import Settings
 
 
-def load(name: str) -> tuple[Clock, list[str]]:
-    """The clock that `name` points at, and every fault of its declarations.
+def load(name: str) -> tuple[Clock, list[Fault]]:
+    """Return the clock that `name` points at, and every fault of its declarations.
 
     Raises RqClockError when there is no such module or no clock in it.
     """
@@ -44,20 +44,20 @@ def load(name: str) -> tuple[Clock, list[str]]:
     return clock, faults + clock.faults()
 
 
-def target_faults(schedule: Schedule) -> list[str]:
-    """Why a worker could not run the schedule's target; imports a function to find out.
+def target_faults(schedule: Schedule) -> list[Fault]:
+    """Return why a worker could not run the schedule's target; imports a function to find out.
 
     Of a command and a webhook it looks at what would be the same in a worker: the directory, and an
     address in the URL. Programs and names may well be found only there.
     """
     target = schedule.target
     if isinstance(target, Command):
-        found = _command_fault(target)
+        field, text = "command.cwd", _command_fault(target)
     elif isinstance(target, Webhook):
-        found = _webhook_fault(target)
+        field, text = "webhook.url", _webhook_fault(target)
     else:
-        found = _function_fault(target)
-    return [f"{schedule.name}: {found}"] if found else []
+        field, text = "func", _function_fault(target)
+    return [Fault(field, text, schedule=schedule.name)] if text else []
 
 
 def _command_fault(target: Command) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from rq_clock.errors import Conflict, RqClockError, StoreUnavailable
+from rq_clock.errors import Conflict, ConflictKind, RqClockError, StoreUnavailable
 
 if TYPE_CHECKING:
     from rq_clock.schedules.service import Schedules
@@ -65,8 +65,9 @@ class Commands(click.Group):
             ctx.exit(UNREACHABLE)
         except RqClockError as error:
             complain(str(error))
-            faults = error.faults if isinstance(error, Conflict) else ()
-            ctx.exit(NOT_FOUND if any(why == "missing" for _, why in faults) else 1)
+            conflicts = error.all if isinstance(error, Conflict) else ()
+            missing = any(c.kind is ConflictKind.MISSING for c in conflicts)
+            ctx.exit(NOT_FOUND if missing else 1)
         except (KeyboardInterrupt, click.Abort):
             click.echo(err=True)  # behind the terminal's ^C, or the question
             ctx.exit(INTERRUPTED)

@@ -32,7 +32,7 @@ from rq_clock.cli.common import (
 )
 from rq_clock.cli.completion import queue_names, schedule_names
 from rq_clock.cli.params import Duration, Zone, instant, shown, shown_jitter
-from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 
 if TYPE_CHECKING:
     from rq_clock.model.schedule import Schedule
@@ -161,7 +161,7 @@ def add(name: str, again: bool, as_json: bool, **said: Any) -> None:
     try:
         schedules_of(store).add(name, trigger, target, replace=again, **options)
     except Conflict as conflict:
-        if conflict.faults[0][1] != "exists":
+        if conflict.kind is not ConflictKind.EXISTS:
             raise
         raise ScheduleError(
             f"{name}: exists already with another definition; `rq-clock update` it, or give "

@@ -96,4 +96,4 @@ def _code(name: str) -> Code:
         return Code(problem=str(error))
     except Exception as error:
         return Code(faults=[f"{name!r} breaks on import: {type(error).__name__}: {error}"])
-    return Code(schedules=clock.declared, faults=faults)
+    return Code(schedules=clock.declared, faults=[*map(str, faults)])

@@ -80,9 +80,8 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
     from rq_clock.timing.triggers import cron
 
     trigger = cron(expression, tz)
-    faults = trigger.faults()
-    if faults:
-        raise ScheduleError("\n".join(faults))
+    if faults := trigger.faults():
+        raise ScheduleError(*faults)
     after = instant(start, "--from", now(), tz=tz) if start else now()
     _explain(trigger, after, count, as_json=as_json)
 

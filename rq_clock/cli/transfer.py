@@ -178,7 +178,7 @@ def _deploy() -> dict[str, Any]:
     settings = Settings.from_env()
     clock, faults = app.load(settings.app)
     if faults:
-        raise ScheduleError("\n".join(faults))
+        raise ScheduleError(*faults)
     return deploy_view(open_store(), clock.declared, settings.release, now())
 
 
@@ -253,8 +253,8 @@ def _make(store: Store, plan: Plan, reason: str) -> None:
             schedules_of(store).apply(plan, reason=reason, progress=progress)
         except Conflict as conflict:
             done = f"the first {made:,} changes were made" if made else "nothing was changed"
-            faults = _first(str(conflict).splitlines())
-            raise ScheduleError("\n".join([*faults, f"{done}; run it again"])) from None
+            faults = _first([str(fault) for fault in conflict.faults])
+            raise ScheduleError(*faults, f"{done}; run it again") from None
 
 
 # ---- import -----------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def _only_new(plan: Plan) -> Plan:
     if others:
         told = [f"{name}: exists already with another definition" for name in _first(others)]
         remedy = "nothing was imported; give --prefix, or remove them before"
-        raise ScheduleError("\n".join([*told, remedy]))
+        raise ScheduleError(*told, remedy)
     unchanged = plan.unchanged + len(plan.changed)
     return replace(plan, steps=tuple(plan.added), unchanged=unchanged)
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rq_clock import log as logs
-from rq_clock.errors import RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.errors import Fault, RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.log import log_event
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
@@ -24,14 +24,14 @@ from rq_clock.settings import Settings
 from rq_clock.signals import Signals
 from rq_clock.timing.triggers import Trigger
 
-_collected: ContextVar[list[str] | None] = ContextVar("faults", default=None)
+_collected: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
 
 
 @contextmanager
-def collect_faults() -> Iterator[list[str]]:
-    """Within this block `Clock.add` notes faults in the list instead of raising, so that a check
+def collect_faults() -> Iterator[list[Fault]]:
+    """Within this block `Clock.add` adds faults to the list instead of raising, so that a check
     can report those of all schedules at once."""
-    faults: list[str] = []
+    faults: list[Fault] = []
     token = _collected.set(faults)
     try:
         yield faults
@@ -82,18 +82,23 @@ class Clock:
         """
         try:
             if name in self._schedules:
-                raise ScheduleError(f"{name}: declared twice; names are unique within a clock")
+                text = "declared twice; names are unique within a clock"
+                raise ScheduleError(Fault("name", text, schedule=name))
             self._schedules[name] = declare(name, trigger, target, options)
         except ScheduleError as error:
             faults = _collected.get()
             if faults is None:
                 raise
-            faults.extend(str(error).splitlines())
+            faults.extend(error.faults)
 
-    def faults(self) -> list[str]:
-        """What is wrong between schedules; each of them alone was checked by `add`."""
+    def faults(self) -> list[Fault]:
+        """Return what is wrong between schedules; `add` has checked each of them alone."""
         return [
-            f"{s.name}: renamed_from {s.renamed_from!r} is still declared; remove one of the two"
+            Fault(
+                "renamedFrom",
+                f"renamed_from {s.renamed_from!r} is still declared; remove one of the two",
+                schedule=s.name,
+            )
             for s in self._schedules.values()
             if s.renamed_from in self._schedules
         ]
@@ -116,7 +121,7 @@ class Clock:
             logs.set_up(stamp=settings.stamped_logs)
             faults = self.faults()
             if faults:
-                raise ScheduleError("\n".join(faults))
+                raise ScheduleError(*faults)
             with Signals() as signals:
                 if settings.disabled:
                     log_event("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")

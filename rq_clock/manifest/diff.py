@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.manifest.document import Item, Paused, document
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
@@ -130,8 +130,8 @@ def compare(
     wanted = {item.schedule.name: item for item in items}
     if len(wanted) < len(items):
         raise ScheduleError("expected each schedule once, got one twice; names are unique")
-    if declared := [(n, "declared") for n in wanted if n in entries and entries[n].declared]:
-        raise Conflict(declared)
+    if declared := [n for n in wanted if n in entries and entries[n].declared]:
+        raise Conflict.join([Conflict(ConflictKind.DECLARED, n) for n in declared])
     steps, past = [], []
     for name, item in wanted.items():
         step = _step(item, entries.get(name), pauses.get(name), now)

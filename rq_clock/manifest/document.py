@@ -28,21 +28,21 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest import reader as plain
 from rq_clock.manifest.reader import key_shown, kind_of
 from rq_clock.model import targets
 from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
-from rq_clock.model.validation import NAME
+from rq_clock.model.validation import NAME, name_fault
 from rq_clock.redaction import MASK, masked_json, masked_url, printable
 from rq_clock.timing.durations import UNITS
 from rq_clock.timing.instants import from_ms, iso, to_ms
@@ -97,7 +97,7 @@ class Manifest:
 
     entries: Mapping[str, Any]
     lines: Mapping[str, int]
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
     masks: bool
 
     def items(self, stored: Mapping[str, Schedule]) -> list[Item]:
@@ -111,10 +111,9 @@ class Manifest:
             try:
                 found.append(item(name, entry, was, masks=self.masks))
             except ScheduleError as error:
-                at = f"line {self.lines[name]}: " if name in self.lines else ""
-                faults += [at + line for line in str(error).splitlines()]
+                faults += [replace(fault, line=self.lines.get(name)) for fault in error.faults]
         if faults:
-            raise ScheduleError("\n".join(faults))
+            raise ScheduleError(*faults)
         return found
 
 
@@ -138,14 +137,17 @@ def read(text: str) -> Manifest:
         raise ScheduleError(f"expected a manifest with version and schedules, got {got}")
     version, entries = whole.get("version"), whole.get("schedules")
     if version != VERSION or version is True:
-        faults.append(f"expected 'version: {VERSION}', got {_shown(version)}")
+        text = f"expected 'version: {VERSION}', got {_shown(version)}"
+        faults.append(Fault("version", text))
     if not isinstance(entries, dict):
         got = kind_of(entries)
-        faults.append(f"expected schedules as a mapping of names, or {{}} for none, got {got}")
+        text = f"expected schedules as a mapping of names, or {{}} for none, got {got}"
+        faults.append(Fault("schedules", text))
         entries = {}
     secrets = whole.get("secrets", "masked")
     if secrets not in ("masked", "included"):
-        faults.append(f"expected secrets to be masked or included, got {_shown(secrets)}")
+        text = f"expected secrets to be masked or included, got {_shown(secrets)}"
+        faults.append(Fault("secrets", text))
     known = ("version", "secrets", "schedules")
     faults += [_unknown(key, known) for key in whole if key not in known]
     lines = {path[1]: line for path, line in found.lines.items() if path[:-1] == ("schedules",)}
@@ -161,10 +163,10 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
     Raises ScheduleError with every fault of the entry.
     """
     if not NAME.match(name):
-        shown = key_shown(name)
-        raise ScheduleError(f"{shown}: expected a name of 1-100 letters, digits, '_' or '-'")
+        raise ScheduleError(name_fault(key_shown(name)))
     if not isinstance(entry, dict):
-        raise ScheduleError(f"{name}: expected a schedule's words and values, got {kind_of(entry)}")
+        text = f"expected a schedule's words and values, got {kind_of(entry)}"
+        raise ScheduleError(Fault("", text, schedule=name))
     faults = [_unknown(key, _KNOWN) for key in entry if key not in _KNOWN]
     for kind, short in _TARGETS.items():
         if short and isinstance(entry.get(kind), str):
@@ -184,26 +186,28 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
         for key, option in _OPTIONS.items()
         if key in entry
     }
-    told = [f"{name}: {fault}" for fault in faults]
+    faults = [replace(fault, schedule=name) for fault in faults]
     try:
         schedule = declare(name, when, target, options)
     except ScheduleError as error:
-        raise ScheduleError("\n".join([*told, str(error)])) from None
-    if told:
-        raise ScheduleError("\n".join(told))
+        faults += error.faults
+    if faults:
+        raise ScheduleError(*faults)
     return Item(schedule=schedule, paused=paused)
 
 
-def trigger(entry: Mapping[str, Any], faults: list[str]) -> Trigger:
+def trigger(entry: Mapping[str, Any], faults: list[Fault]) -> Trigger:
     """The rule of time of an entry; its faults are added to `faults`, and then it is any rule, so
     that others are found as well."""
     kinds = [kind for kind in _TRIGGERS if kind in entry]
     if len(kinds) != 1:
-        faults.append(f"expected one of cron, every and once, got {' and '.join(kinds) or 'none'}")
+        got = " and ".join(kinds) or "none"
+        faults.append(Fault("", f"expected one of cron, every and once, got {got}"))
         return Every(1000)
     [kind] = kinds
     for other, words in _TRIGGERS.items():
-        faults += [f"{w} goes with {other}" for w in words if w in entry and other != kind]
+        misplaced = [word for word in words if word in entry and other != kind]
+        faults += [Fault(word, f"{word} goes with {other}") for word in misplaced]
     if kind == "cron":
         return cron(entry["cron"], entry.get("tz", "UTC"))
     if kind == "once":
@@ -216,94 +220,98 @@ def trigger(entry: Mapping[str, Any], faults: list[str]) -> Trigger:
     return Every(period, anchor)
 
 
-def _target(entry: Mapping[str, Any], faults: list[str]) -> Target:
+def _target(entry: Mapping[str, Any], faults: list[Fault]) -> Target:
     """What runs; anything when there is a fault."""
     kinds = [kind for kind in _TARGETS if kind in entry]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
-        faults.append(f"expected one of func, command and webhook, got {got}")
+        faults.append(Fault("", f"expected one of func, command and webhook, got {got}"))
         return "any.thing"
     [kind] = kinds
     spec = entry[kind]
     if kind == "func":
         if isinstance(spec, str):
             return spec
-        faults.append(f"expected func as the dotted name of a function, got {kind_of(spec)}")
+        text = f"expected func as the dotted name of a function, got {kind_of(spec)}"
+        faults.append(Fault("func", text))
         return "any.thing"
     needed = _TARGETS[kind]
     if not isinstance(spec, dict) or needed not in spec:
-        faults.append(
-            f"expected {kind} as a text or as a mapping with {needed}, got {kind_of(spec)}"
-        )
+        text = f"expected {kind} as a text or as a mapping with {needed}, got {kind_of(spec)}"
+        faults.append(Fault(kind, text))
         return "any.thing"
     known = [f.name for f in fields(Command if kind == "command" else Webhook)]
-    faults += [f"{kind}: {_unknown(key, known)}" for key in spec if key not in known]
+    faults += [_unknown(key, known, kind) for key in spec if key not in known]
     given = {key: value for key, value in spec.items() if key in known}
     if "timeout" in given:
         given["timeout"] = _in_seconds(f"{kind}.timeout", given["timeout"], faults)
     return targets.from_spec(kind, given)
 
 
-def _paused(value: Any, faults: list[str]) -> Paused | None:
+def _paused(value: Any, faults: list[Fault]) -> Paused | None:
     if value is None or value is False:
         return None
     if value is True:
         value = {}
     if not isinstance(value, dict):
-        faults.append(
-            f"expected paused as a mapping with reason, until, missed, got {kind_of(value)}"
-        )
+        text = f"expected paused as a mapping with reason, until, missed, got {kind_of(value)}"
+        faults.append(Fault("paused", text))
         return None
     known = [f.name for f in fields(Paused)]
-    faults += [f"paused: {_unknown(key, known)}" for key in value if key not in known]
+    faults += [_unknown(key, known, "paused") for key in value if key not in known]
     reason, missed = value.get("reason", ""), value.get("missed", "skip")
     if not isinstance(reason, str):
-        faults.append(f"paused: expected reason as text, got {kind_of(reason)}")
+        text = f"paused: expected reason as text, got {kind_of(reason)}"
+        faults.append(Fault("paused.reason", text))
     if missed not in MISSED:
-        faults.append(f"paused: expected missed to be skip, latest or all, got {_shown(missed)}")
+        text = f"paused: expected missed to be skip, latest or all, got {_shown(missed)}"
+        faults.append(Fault("paused.missed", text))
     until = value.get("until")
     if until is not None:
-        until = _instant("paused: until", until, faults)
+        until = _instant("paused.until", until, faults)
     return Paused(reason=reason, until=until, missed=missed)
 
 
-def _instant(key: str, value: Any, faults: list[str]) -> datetime | None:
+def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
     """An instant in whole milliseconds, rounded up as `once` does."""
     if isinstance(value, str):
         with suppress(ValueError, OverflowError):
             t = datetime.fromisoformat(value).astimezone(UTC)
             if datetime.fromisoformat(value).tzinfo:
                 return once(t).at
-    faults.append(f"expected {key} as 2026-03-29T02:30:00Z or with +02:00, got {_shown(value)}")
+    shown = field.replace(".", ": ")
+    text = f"expected {shown} as 2026-03-29T02:30:00Z or with +02:00, got {_shown(value)}"
+    faults.append(Fault(field, text))
     return None
 
 
-def _period(value: Any, faults: list[str]) -> int:
+def _period(value: Any, faults: list[Fault]) -> int:
     """A period in milliseconds."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match:
         return int(match[1]) * _MS[match[2]]
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    faults.append(
-        f"expected every in milliseconds or as 15m (ms, s, m, h, d, w), got {_shown(value)}"
-    )
+    text = f"expected every in milliseconds or as 15m (ms, s, m, h, d, w), got {_shown(value)}"
+    faults.append(Fault("every", text))
     return 1000
 
 
-def _in_seconds(key: str, value: Any, faults: list[str]) -> Any:
+def _in_seconds(field: str, value: Any, faults: list[Fault]) -> Any:
     """What a duration means in seconds; what is none is left to the schedule to refuse."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match:
         ms = int(match[1]) * _MS[match[2]]
         value = ms // 1000 if ms % 1000 == 0 else ms / 1000
     if isinstance(value, int | float) and not -1e10 < value < 1e10:
-        faults.append(f"expected {key} in seconds or as 15m, got {_shown(value)}")
+        faults.append(Fault(field, f"expected {field} in seconds or as 15m, got {_shown(value)}"))
         return None
     return value
 
 
-def _unmasked(given: Any, stored: Any, shown: Any, path: tuple[str, ...], faults: list[str]) -> Any:
+def _unmasked(
+    given: Any, stored: Any, shown: Any, path: tuple[str, ...], faults: list[Fault]
+) -> Any:
     """What is given, with the stored value for each that is masked as that one is shown."""
     if isinstance(given, dict):
         return {
@@ -319,10 +327,11 @@ def _unmasked(given: Any, stored: Any, shown: Any, path: tuple[str, ...], faults
         return given
     if given == shown:
         return stored
-    faults.append(
+    text = (
         f"{'.'.join(path)} is masked, and there is no stored value that it stands for; write the "
-        "value, or export with --with-secrets"
+        "value itself"
     )
+    faults.append(Fault(".".join(path[:2] if path[0] in _TARGETS else path[:1]), text))
     return given.replace("…", "")  # which would be a fault of its own
 
 
@@ -339,10 +348,14 @@ def _part(value: Any, key: str | int) -> Any:
     return _NOTHING
 
 
-def _unknown(key: str, known: Iterable[str]) -> str:
+def _unknown(key: str, known: Iterable[str], part: str = "") -> Fault:
+    """Return the fault of an unknown key; `part` is the key that its mapping stands under."""
     near = get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown {key_shown(key)}; {hint}"
+    text = f"unknown {key_shown(key)}; {hint}"
+    path = [part] if part else []
+    path += [] if "." in key else [key]
+    return Fault(".".join(path), f"{part}: {text}" if part else text)
 
 
 def _shown(value: Any) -> str:
@@ -385,10 +398,11 @@ def dump(items: Iterable[Item], *, form: str = "yaml", secrets: bool = False) ->
         try:
             json.dumps(entry, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ScheduleError(
-                f"{name}: expected Unicode, got half of a surrogate pair in a text, which no "
-                "manifest can hold; change it"
-            ) from None
+            fault = (
+                "expected Unicode, got half of a surrogate pair in a text, which no manifest can "
+                "hold; change it"
+            )
+            raise ScheduleError(Fault("", fault, schedule=name)) from None
     whole: dict[str, Any] = {"version": VERSION}
     whole |= {"secrets": "included"} if secrets else {}
     whole["schedules"] = entries

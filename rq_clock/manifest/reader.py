@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.redaction import printable
 
 LONGEST = 32 * 1024 * 1024
@@ -42,7 +42,7 @@ class Plain:
 
     value: Any = None
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
-    twice: list[str] = field(default_factory=list)
+    twice: list[Fault] = field(default_factory=list)
 
 
 def read(text: str) -> Plain:
@@ -63,7 +63,7 @@ def _from_json(text: str) -> Plain:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                plain.twice.append(f"{key_shown(key)} is given twice")
+                plain.twice.append(Fault("", f"{key_shown(key)} is given twice"))
             found[key] = value
         return found
 
@@ -73,13 +73,14 @@ def _from_json(text: str) -> Plain:
     try:
         plain.value = json.loads(text, object_pairs_hook=mapping, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise ScheduleError(f"line {error.lineno}: expected JSON: {error.msg}") from None
+        fault = Fault("", f"expected JSON: {error.msg}", line=error.lineno)
+        raise ScheduleError(fault) from None
     except RecursionError:
-        raise _too_deep("") from None
+        raise _too_deep() from None
     except ValueError as error:  # a number of thousands of digits
         raise ScheduleError(f"expected JSON: {error}") from None
     if _depth_exceeds(plain.value, DEEPEST):
-        raise _too_deep("")
+        raise _too_deep()
     return plain
 
 
@@ -90,8 +91,9 @@ def _depth_exceeds(value: Any, most: int) -> bool:
     return most == 0 or any(_depth_exceeds(v, most - 1) for v in values)
 
 
-def _too_deep(at: str) -> ScheduleError:
-    return ScheduleError(f"{at}expected at most {DEEPEST} levels of lists and mappings")
+def _too_deep(line: int | None = None) -> ScheduleError:
+    text = f"expected at most {DEEPEST} levels of lists and mappings"
+    return ScheduleError(Fault("", text, line=line))
 
 
 # ---- YAML -------------------------------------------------------------------------------------
@@ -102,9 +104,9 @@ def _from_yaml(text: str) -> Plain:
         return _Reader(text).whole()
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
-        at = f"line {mark.line + 1}: " if mark else ""
-        what = printable(str(error.problem or error.context), 200)
-        raise ScheduleError(f"{at}expected YAML: {what}") from None
+        text = f"expected YAML: {printable(str(error.problem or error.context), 200)}"
+        line = mark.line + 1 if mark else None
+        raise ScheduleError(Fault("", text, line=line)) from None
     except yaml.YAMLError as error:
         what = printable(str(error).splitlines()[0], 200)
         raise ScheduleError(f"expected YAML: {what}") from None
@@ -123,20 +125,20 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise ScheduleError(f"{_at(event)}expected one document, got a second one")
+                    raise _refused(event, "expected one document, got a second one")
                 self._plain.value = self._value(next(self._events), ())
         return self._plain
 
     def _value(self, event: Any, path: tuple[str, ...]) -> Any:
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             name = f"{'*' if isinstance(event, yaml.AliasEvent) else '&'}{event.anchor}"
-            raise ScheduleError(f"{_at(event)}expected no anchors and aliases, got {name}")
+            raise _refused(event, f"expected no anchors and aliases, got {name}")
         if event.tag is not None:
-            raise ScheduleError(f"{_at(event)}expected no tags, got {printable(event.tag, 50)}")
+            raise _refused(event, f"expected no tags, got {printable(event.tag, 50)}")
         if isinstance(event, yaml.ScalarEvent):
             return _scalar(event)
         if len(path) == DEEPEST:
-            raise _too_deep(_at(event))
+            raise _too_deep(_line(event))
         if isinstance(event, yaml.SequenceStartEvent):
             return [self._value(e, (*path, "")) for e in self._until(yaml.SequenceEndEvent)]
         return self._mapping(path)
@@ -145,13 +147,14 @@ class _Reader:
         found: dict[str, Any] = {}
         for event in self._until(yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
-                raise ScheduleError(f"{_at(event)}expected a word as a key")
+                raise _refused(event, "expected a word as a key")
             self._value(event, path)  # for what is refused of it
             key = event.value
             value = self._value(next(self._events), (*path, key))
             if key in found:
-                owner = f"{printable(path[1], 100)}: " if len(path) > 1 else ""
-                self._plain.twice.append(f"{_at(event)}{owner}{key_shown(key)} is given twice")
+                owner = printable(path[1], 100) if len(path) > 1 else ""
+                text = f"{key_shown(key)} is given twice"
+                self._plain.twice.append(Fault("", text, schedule=owner, line=_line(event)))
             elif len(path) < 2:
                 self._plain.lines[(*path, key)] = _line(event)
             found[key] = value
@@ -168,8 +171,8 @@ def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
 
 
-def _at(event: Any) -> str:
-    return f"line {_line(event)}: "
+def _refused(event: Any, text: str) -> ScheduleError:
+    return ScheduleError(Fault("", text, line=_line(event)))
 
 
 def _scalar(event: Any) -> Any:

@@ -20,13 +20,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.model import targets
 from rq_clock.model.targets import Target
 from rq_clock.model.validation import faults
@@ -68,7 +68,7 @@ class Schedule:
     def __post_init__(self) -> None:
         found = list(faults(self))
         if found:
-            raise ScheduleError("\n".join(f"{self.name}: {fault}" for fault in found))
+            raise ScheduleError(*(replace(fault, schedule=str(self.name)) for fault in found))
 
     @property
     def offset(self) -> timedelta:
@@ -136,7 +136,7 @@ def declare(
 
     Raises ScheduleError with every fault.
     """
-    unknown = [_unknown_option(option) for option in options if option not in _OPTION_NAMES]
+    found = [_unknown_option(name, option) for option in options if option not in _OPTION_NAMES]
     known = {o: _normal(o, v) for o, v in options.items() if o in _OPTION_NAMES}
     if not known.get("overlap"):
         known["overlap"] = _usual_overlap(known.get("catch_up", "latest"))
@@ -145,10 +145,9 @@ def declare(
     try:
         schedule = Schedule(name=name, trigger=trigger, target=target, **known)
     except ScheduleError as error:
-        lines = [*(f"{name}: {fault}" for fault in unknown), str(error)]
-        raise ScheduleError("\n".join(lines)) from None
-    if unknown:
-        raise ScheduleError("\n".join(f"{name}: {fault}" for fault in unknown))
+        found += error.faults
+    if found:
+        raise ScheduleError(*found)
     return schedule
 
 
@@ -169,8 +168,8 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
         AttributeError,
         RuntimeError,
     ) as error:
-        fault = f"{name}: cannot read the stored definition {_shown(text)}: {error}"
-        raise ScheduleError(fault) from None
+        fault = f"cannot read the stored definition {_shown(text)}: {error}"
+        raise ScheduleError(Fault("", fault, schedule=name)) from None
     return declare(name, trigger, target, options)
 
 
@@ -199,10 +198,10 @@ def _shown(text: str | bytes) -> str:
     return "(not shown, it may hold secrets)" if secretive else masked_text(shown)
 
 
-def _unknown_option(option: str) -> str:
+def _unknown_option(name: str, option: str) -> Fault:
     near = get_close_matches(option, _OPTION_NAMES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_OPTION_NAMES))}"
-    return f"unknown option {option!r}; {hint}"
+    return Fault(option, f"unknown option {option!r}; {hint}", schedule=name)
 
 
 def _snake(name: str) -> str:

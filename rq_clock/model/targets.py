@@ -23,6 +23,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from rq_clock.errors import Fault
 from rq_clock.redaction import (
     MASK,
     is_secret,
@@ -66,23 +67,26 @@ class Command:
     def __repr__(self) -> str:
         return _repr(self)
 
-    def faults(self) -> Iterator[str]:
-        """Everything that is wrong, one line each; nothing when the target can be used."""
+    def faults(self) -> Iterator[Fault]:
+        """Yield everything that is wrong; nothing when the target can be used."""
         shell: Any = self.shell
         if not isinstance(shell, str) or not shell.strip():
             got = repr(shell) if isinstance(shell, str) else type(shell).__name__
-            yield f"expected a command line, as 'df -h /', got {got}"
+            yield Fault("command.shell", f"expected a command line, as 'df -h /', got {got}")
         elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
-            yield (
+            text = (
                 f"expected a command line of at most {LONGEST_COMMAND:,} characters, none of them "
                 "NUL or half of a surrogate pair; put the rest into a script"
             )
+            yield Fault("command.shell", text)
         if self.timeout is not None and not _is_time(self.timeout):
-            yield f"expected a command's timeout in seconds, above 0, got {self.timeout!r}"
+            text = f"expected a command's timeout in seconds, above 0, got {self.timeout!r}"
+            yield Fault("command.timeout", text)
         cwd: Any = self.cwd
         if cwd is not None and (not isinstance(cwd, str) or not cwd or not _TEXT.match(cwd)):
-            yield f"expected cwd to be a directory, got {cwd!r}"
-        yield from _named_texts("env", self.env, _VARIABLE, _NO_NUL)
+            yield Fault("command.cwd", f"expected cwd to be a directory, got {cwd!r}")
+        for text in _named_texts("env", self.env, _VARIABLE, _NO_NUL):
+            yield Fault("command.env", text)
 
     def call(self, limit: int | None) -> dict[str, Any]:
         """What RQ is to call. `limit` is the schedule's timeout: how long a command may take
@@ -123,21 +127,25 @@ class Webhook:
     def __repr__(self) -> str:
         return _repr(self)
 
-    def faults(self) -> Iterator[str]:
-        """Everything that is wrong with it alone, one line each. Whether its address may be
-        called is known only where it is called; `rq-clock check` looks at what it can."""
-        yield from _url_faults(self.url)
+    def faults(self) -> Iterator[Fault]:
+        """Yield everything that is wrong with it alone. Whether its address may be called is known
+        only where it is called; `rq-clock check` looks at what it can."""
+        yield from (Fault("webhook.url", text) for text in _url_faults(self.url))
         if self.method not in METHODS:
-            yield f"expected method {', '.join(METHODS)}, got {self.method!r}"
+            text = f"expected method {', '.join(METHODS)}, got {self.method!r}"
+            yield Fault("webhook.method", text)
         if self.method in ("GET", "HEAD") and self.json is not None:
-            yield f"a {self.method} carries no json; use method='POST' or leave it out"
+            text = f"a {self.method} carries no json; use method='POST' or leave it out"
+            yield Fault("webhook.json", text)
         if not _is_time(self.timeout) or self.timeout > LONGEST_CALL:
-            yield (
+            text = (
                 f"expected a webhook's timeout in seconds, above 0 and at most {LONGEST_CALL}, "
                 f"got {self.timeout!r}"
             )
-        yield from _named_texts("headers", self.headers, _HEADER, _ASCII)
-        yield from _header_faults(self.headers)
+            yield Fault("webhook.timeout", text)
+        for text in _named_texts("headers", self.headers, _HEADER, _ASCII):
+            yield Fault("webhook.headers", text)
+        yield from (Fault("webhook.headers", text) for text in _header_faults(self.headers))
 
     def call(self, limit: int | None) -> dict[str, Any]:
         """What RQ is to call. `limit` is the schedule's timeout."""

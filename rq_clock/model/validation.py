@@ -1,7 +1,8 @@
-"""What is wrong with a declaration, in words: expectation, what came, remedy.
+"""Checks a declaration. Each fault names its field, and its text says what was expected, what came
+and what to do.
 
-Checks yield one line a fault and never stop at the first. What comes in is whatever a user wrote,
-so nothing is taken for its annotated type here.
+Checks yield every fault and never stop at the first. Values are whatever a user wrote: no annotated
+type can be relied on here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from rq_clock.errors import Fault
 from rq_clock.model.targets import Command, Webhook, webhook
 from rq_clock.redaction import masked_text, masked_url
 from rq_clock.timing.triggers import Cron, Every, Once
@@ -29,38 +31,52 @@ _LONGEST_INT = 14_000
 """Bits. Python writes no integer of more than 4,300 digits (14,284 bits) as text."""
 _LARGEST = 512 * 1024
 """Bytes of arguments as JSON."""
+_SECONDS = {"timeout": "timeout", "result_ttl": "resultTtl", "failure_ttl": "failureTtl"}
+_DURATIONS = {"catch_up_window": "catchUpWindow", "jitter": "jitter"}
+_COUNTS = {"catch_up_limit": "catchUpLimit", "group_limit": "groupLimit"}
 
 
-def faults(s: Any) -> Iterator[str]:
-    """Everything that is wrong with a Schedule, taken by itself."""
+def faults(s: Any) -> Iterator[Fault]:
+    """Yield everything that is wrong with a Schedule, taken by itself."""
     if not isinstance(s.name, str) or not NAME.match(s.name):
-        yield f"expected a name of 1-100 letters, digits, '_' or '-', got {_shown(s.name)}"
+        yield name_fault(_shown(s.name))
     if isinstance(s.trigger, Cron | Every | Once):
         yield from s.trigger.faults()
     else:
-        yield f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
+        text = f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
+        yield Fault("", text)
     if isinstance(s.target, Command | Webhook):
         yield from s.target.faults()
         yield from _foreign_options(s)
     else:
-        yield from _target_faults(s.target)
+        yield from (Fault("func", text) for text in _target_faults(s.target))
     yield from _argument_faults(s)
     yield from _number_faults(s)
     yield from _policy_faults(s)
     if s.ping is not None:
-        yield from (f"ping: {fault}" for fault in webhook(s.ping, method="GET").faults())
+        for fault in webhook(s.ping, method="GET").faults():
+            yield Fault("ping", f"ping: {fault.text}")
     if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
-        yield f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
+        text = f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
+        yield Fault("renamedFrom", text)
     if s.renamed_from == s.name:
-        yield "expected renamed_from to differ from the name; leave it out when nothing is renamed"
+        text = "expected renamed_from to differ from the name; leave it out when nothing is renamed"
+        yield Fault("renamedFrom", text)
 
 
-def _foreign_options(s: Any) -> Iterator[str]:
-    """Options that only a function can take."""
+def name_fault(shown: str = "") -> Fault:
+    """Return the fault of a schedule's name; `shown` is the name as a message may show it."""
+    got = f", got {shown}" if shown else ""
+    return Fault("name", f"expected a name of 1-100 letters, digits, '_' or '-'{got}")
+
+
+def _foreign_options(s: Any) -> Iterator[Fault]:
+    """Yield the options that only a function can take."""
     kind, place = s.target.kind, "its env or its text" if s.target.kind == "command" else "its json"
     for option in ("args", "kwargs"):
         if getattr(s, option):
-            yield f"{option} go to a function, and a {kind} is none; put them into {place}"
+            text = f"{option} go to a function, and a {kind} is none; put them into {place}"
+            yield Fault(option, text)
 
 
 def _target_faults(target: object) -> Iterator[str]:
@@ -88,35 +104,43 @@ def _target_faults(target: object) -> Iterator[str]:
         yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {target!r}"
 
 
-def _argument_faults(s: Any) -> Iterator[str]:
+def _argument_faults(s: Any) -> Iterator[Fault]:
     faults = list(_call_faults(s))
     yield from faults
     if not faults:
-        size = len(json.dumps([s.args, s.kwargs, _body(s)], ensure_ascii=False).encode())
-        if size > _LARGEST:
-            yield (
+        parts = {"args": s.args, "kwargs": s.kwargs, "webhook.json": _body(s)}
+        sizes = {
+            field: len(json.dumps(value, ensure_ascii=False).encode())
+            for field, value in parts.items()
+        }
+        if (size := sum(sizes.values())) > _LARGEST:
+            text = (
                 f"expected arguments of at most {_LARGEST // 1024} kB as JSON, got "
                 f"{size // 1024} kB; store the data elsewhere and pass its key"
             )
+            yield Fault(max(sizes, key=lambda field: sizes[field]), text)
     if not isinstance(s.queue, str) or not s.queue or _HALF.search(s.queue):
-        yield f"expected queue to be the name of a queue, got {s.queue!r}"
+        yield Fault("queue", f"expected queue to be the name of a queue, got {s.queue!r}")
     if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
-        yield f"expected tags to be a list of words, got {s.tags!r}"
+        yield Fault("tags", f"expected tags to be a list of words, got {s.tags!r}")
     elif any(map(_HALF.search, s.tags)):
-        yield f"expected tags of text that UTF-8 can hold, got {s.tags!r}; encode it first"
+        text = f"expected tags of text that UTF-8 can hold, got {s.tags!r}; encode it first"
+        yield Fault("tags", text)
 
 
-def _call_faults(s: Any) -> Iterator[str]:
-    """What is wrong with the values that the target is called with."""
+def _call_faults(s: Any) -> Iterator[Fault]:
+    """Yield what is wrong with the values that the target is called with."""
     if not isinstance(s.args, tuple):
-        yield f"expected args to be a list of JSON values, got {masked_text(_shown(s.args))}"
+        got = masked_text(_shown(s.args))
+        yield Fault("args", f"expected args to be a list of JSON values, got {got}")
     else:
-        yield from _json_faults(list(s.args), "args")
+        yield from (Fault("args", text) for text in _json_faults(list(s.args), "args"))
     if not isinstance(s.kwargs, dict):
-        yield f"expected kwargs to be a dict with text keys, got {masked_text(_shown(s.kwargs))}"
+        got = masked_text(_shown(s.kwargs))
+        yield Fault("kwargs", f"expected kwargs to be a dict with text keys, got {got}")
     else:
-        yield from _json_faults(s.kwargs, "kwargs")
-    yield from _json_faults(_body(s), "json")
+        yield from (Fault("kwargs", text) for text in _json_faults(s.kwargs, "kwargs"))
+    yield from (Fault("webhook.json", text) for text in _json_faults(_body(s), "json"))
 
 
 def _body(s: Any) -> object:
@@ -180,55 +204,66 @@ def _shown(value: object) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _number_faults(s: Any) -> Iterator[str]:
+def _number_faults(s: Any) -> Iterator[Fault]:
     longest = _YEARS // timedelta(seconds=1)
-    for option in ("timeout", "result_ttl", "failure_ttl"):
+    for option, field in _SECONDS.items():
         value = getattr(s, option)
         least = 1 if option == "timeout" else 0
         if value is None or value == -1:  # RQ's word for "without end"
             continue
         if not _is_whole(value) or not least <= value <= longest:
-            yield (
+            text = (
                 f"expected {option} in whole seconds, at least {least} and at most 50 years, or -1 "
                 f"for no end, got {_shown(value)}"
             )
+            yield Fault(field, text)
     delays = s.retries if isinstance(s.retries, tuple) else (s.retries,)
     if not all(_is_whole(n) and 0 <= n <= longest for n in delays) or not delays:
-        yield (
+        text = (
             "expected retries to be a count, 0 or more, or a list of delays in whole seconds, "
             f"got {_shown(s.retries)}"
         )
-    for option in ("catch_up_window", "jitter"):
+        yield Fault("retries", text)
+    for option, field in _DURATIONS.items():
         value = getattr(s, option)
         if value is not None and not (isinstance(value, timedelta) and _MS <= value <= _YEARS):
-            yield (
+            text = (
                 f"expected {option} as timedelta or seconds, at least 0.001 s and at most 50 "
                 f"years, got {_shown(value)}"
             )
-    if s.catch_up_limit is not None and (not _is_whole(s.catch_up_limit) or s.catch_up_limit < 1):
-        yield f"expected catch_up_limit to be a count, at least 1, got {_shown(s.catch_up_limit)}"
+            yield Fault(field, text)
+    for option, field in _COUNTS.items():
+        value = getattr(s, option)
+        if value is None and option == "catch_up_limit":
+            continue
+        if not _is_whole(value) or value < 1:
+            yield Fault(field, f"expected {option} to be a count, at least 1, got {_shown(value)}")
 
 
-def _policy_faults(s: Any) -> Iterator[str]:
+def _policy_faults(s: Any) -> Iterator[Fault]:
     if s.catch_up not in ("latest", "all", "none"):
-        yield f"expected catch_up 'latest', 'all' or 'none', got {s.catch_up!r}"
+        text = f"expected catch_up 'latest', 'all' or 'none', got {s.catch_up!r}"
+        yield Fault("catchUp", text)
     if s.overlap not in ("skip", "allow"):
-        yield f"expected overlap 'skip' or 'allow', got {s.overlap!r}"
+        yield Fault("overlap", f"expected overlap 'skip' or 'allow', got {s.overlap!r}")
     if s.catch_up == "all" and s.overlap == "skip":
-        yield (
+        text = (
             "catch_up='all' says that every fire time matters, overlap='skip' drops those that "
             "come while a job still runs; use overlap='allow' or catch_up='latest'"
         )
+        yield Fault("overlap", text)
     if s.catch_up != "all" and s.catch_up_limit is not None:
-        yield f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
+        text = f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
+        yield Fault("catchUpLimit", text)
     if s.group is not None and not (isinstance(s.group, str) and _GROUP.match(s.group)):
-        yield f"expected group as 1-100 characters without spaces, got {_shown(s.group)}"
-    if not _is_whole(s.group_limit) or s.group_limit < 1:
-        yield f"expected group_limit to be a count, at least 1, got {_shown(s.group_limit)}"
-    elif s.group_limit > 1 and s.group is None:
-        yield f"group_limit goes with group, got {s.group_limit} without one"
+        text = f"expected group as 1-100 characters without spaces, got {_shown(s.group)}"
+        yield Fault("group", text)
+    if _is_whole(s.group_limit) and s.group_limit > 1 and s.group is None:
+        text = f"group_limit goes with group, got {s.group_limit} without one"
+        yield Fault("groupLimit", text)
     if s.catch_up == "none" and s.catch_up_window is not None:
-        yield "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"
+        text = "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"
+        yield Fault("catchUpWindow", text)
 
 
 def _is_whole(value: object) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeAlias
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
@@ -71,7 +71,8 @@ def next_batch(given: Iterator[ScheduleArgs]) -> list[Schedule]:
     names = [s.name for s in schedules]
     if len(set(names)) < len(names):
         twins = sorted({n for n in names if names.count(n) > 1})
-        raise ScheduleError("\n".join(f"{n}: given twice; names are unique" for n in twins))
+        text = "given twice; names are unique"
+        raise ScheduleError(*(Fault("name", text, schedule=n) for n in twins))
     return schedules
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.filters import Filter, Page
 from rq_clock.model.job_id import JobId
@@ -151,7 +151,7 @@ class Schedules:
         try:
             self._add([declare(name, once(at), target, options)], replace=False, audit=False)
         except Conflict as conflict:
-            if key is None or conflict.faults[0][1] != "exists":
+            if key is None or conflict.kind is not ConflictKind.EXISTS:
                 raise
         return name
 
@@ -163,11 +163,11 @@ class Schedules:
         while True:
             entry = self._existing(name)
             if revision is not None and revision != entry.revision:
-                raise Conflict([(name, f"stale {entry.revision}")])
+                raise Conflict(ConflictKind.STALE, name, entry.revision)
             try:
                 return self._edit([self._changed(entry, dict(changes))], "update", [name])[0]
             except Conflict as conflict:
-                if revision is not None or not conflict.faults[0][1].startswith("stale"):
+                if revision is not None or conflict.kind is not ConflictKind.STALE:
                     raise
 
     def remove(self, names: str | Iterable[str], *, revision: str | None = None) -> None:
@@ -280,7 +280,7 @@ class Schedules:
                 entry, now, str(number), self._who(reason), force=force, fire_time=fire_time
             )
         if running:
-            raise Conflict([(name, f"running {running[0]}")])
+            raise Conflict(ConflictKind.RUNNING, name, running[0])
         return job_id
 
     def rerun(
@@ -364,7 +364,7 @@ class Schedules:
                 now = changes.now()
                 entry = changes.settle(self._existing(name).name, now)  # what is due is not next
             if entry is None:
-                raise Conflict([(name, "missing")])
+                raise Conflict(ConflictKind.MISSING, name)
             if entry.schedule is None:
                 raise ScheduleError(f"{name}: it has no fire times: {entry.fault}")
             last = max(now, entry.decided)
@@ -489,7 +489,7 @@ class Schedules:
                 now = self._now(changes)
                 return changes.edit(edits, now, verb, self._who(reason), **detail)
             except Conflict as conflict:
-                raise self._told_better(changes, conflict) from None
+                raise self._with_near_name(changes, conflict) from None
 
     def _insist(self, change: Callable[[], T]) -> T:
         """Make a change anew as often as someone else, or the clock, gets ahead of it."""
@@ -497,7 +497,7 @@ class Schedules:
             try:
                 return change()
             except Conflict as conflict:
-                if not any(why.startswith("stale") for _, why in conflict.faults):
+                if not any(c.kind is ConflictKind.STALE for c in conflict.all):
                     raise
         return change()
 
@@ -510,18 +510,20 @@ class Schedules:
             with suppress(ScheduleError):  # what cannot run must not keep from pausing it
                 catch_up_backfill(changes, name, now)
 
-    def _told_better(self, changes: Operations, conflict: Conflict) -> Conflict:
-        """With the neighbour of a name that does not exist."""
-        missing = [name for name, why in conflict.faults if why == "missing"]
-        if not missing:
-            return conflict
-        return Conflict(conflict.faults, _near(changes.store, missing[0]))
+    def _with_near_name(self, changes: Operations, conflict: Conflict) -> Conflict:
+        """Return the conflict with a similar name for the first schedule that does not exist."""
+        found = conflict.all
+        for index, one in enumerate(found):
+            if one.kind is ConflictKind.MISSING:
+                found[index] = Conflict(one.kind, one.name, _near(changes.store, one.name))
+                break
+        return Conflict.join(found)
 
     def _existing(self, name: str) -> Entry:
         with self._redis() as changes:
             entry = changes.store.load([name])[0].get(name)
             if entry is None:
-                raise Conflict([(name, "missing")], _near(changes.store, name))
+                raise Conflict(ConflictKind.MISSING, name, _near(changes.store, name))
             return entry
 
     def _add(
@@ -545,7 +547,7 @@ class Schedules:
     def _changed(self, entry: Entry, changes: dict[str, Any]) -> Edit:
         """The edit that an update is."""
         if entry.declared:
-            raise Conflict([(entry.name, "declared")])
+            raise Conflict(ConflictKind.DECLARED, entry.name)
         schedule = apply_changes(entry, changes)
         with self._redis() as redis:
             return self._replaced(entry, schedule, redis.now())
@@ -560,7 +562,8 @@ class Schedules:
             with self._redis() as changes:
                 settled = changes.settle(entry.name, now)
             if settled is None or settled.revision != entry.revision:
-                raise Conflict([(entry.name, f"stale {settled.revision if settled else ''}")])
+                revision = settled.revision if settled else ""
+                raise Conflict(ConflictKind.STALE, entry.name, revision)
         edit = edit_to_add(schedule, now, {})
         return Edit(
             name=entry.name,
@@ -587,7 +590,9 @@ class Schedules:
         """Names, the pauses of their own that hold now, and the revisions they were found in."""
         known, everything = changes.store.load([n for n in names if n != ALL])
         if unknown := [n for n in names if n != ALL and n not in known]:
-            raise self._told_better(changes, Conflict([(n, "missing") for n in unknown]))
+            raise self._with_near_name(
+                changes, Conflict.join([Conflict(ConflictKind.MISSING, n) for n in unknown])
+            )
         revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
         found = changes.store.pauses(names)  # last: one from now on makes its revision stale
         return [(n, pause, revisions[n]) for n, pause in found.items() if pause.at(now)]

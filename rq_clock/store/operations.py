@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rq_clock.errors import Conflict, LeaseLost, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, LeaseLost, ScheduleError
 from rq_clock.log import log_warning
 from rq_clock.model.entry import Entry, Lease, Pause, SkipRequest, decide, to_json
 from rq_clock.store.audit import AUDIT, Actor, AuditEntry, _parse_entry, audit_entry
@@ -74,7 +74,7 @@ class Operations:
         kind, *rest = self._scripts["edit"](keys, [*args, *audited, *words])
         if kind == b"refused":
             pairs = zip(rest[::2], rest[1::2], strict=True)
-            raise Conflict([(edits[int(n) - 1].name, text(why)) for n, why in pairs])
+            raise Conflict.join([_conflict(edits[int(n) - 1].name, text(why)) for n, why in pairs])
         return [text(revision) for revision in rest]
 
     def settle(self, name: str, now: datetime) -> Entry | None:
@@ -134,7 +134,7 @@ class Operations:
         )  # fmt: skip
         kind, *rest = (text(word) for word in answer)
         if kind == "missing":
-            raise Conflict([(entry.name, "missing")])
+            raise Conflict(ConflictKind.MISSING, entry.name)
         if kind == "error":
             raise ScheduleError(f"{entry.name}: it cannot be enqueued: {rest[0]}")
         return job_id, rest
@@ -168,7 +168,7 @@ class Operations:
         head = ["ask", backfill.id, to_ms(backfill.since), AUDIT, before, len(audited)]
         answer = self._scripts["chore"](keys, [*head, *audited, *_flat(fields)])
         if answer < 0:
-            raise Conflict([(backfill.schedule, "stale")])
+            raise Conflict(ConflictKind.STALE, backfill.schedule)
         return bool(answer)
 
     def cancel_backfill(self, id: str, now: datetime, who: Actor) -> bool:
@@ -337,3 +337,9 @@ class Edit:
 
 def _ms(t: datetime | None) -> int | str:
     return "" if t is None else to_ms(t)
+
+
+def _conflict(name: str, reason: str) -> Conflict:
+    """Return the conflict that edit.lua reports: its kind and, of a stale one, the revision."""
+    kind, _, detail = reason.partition(" ")
+    return Conflict(ConflictKind(kind), name, detail)

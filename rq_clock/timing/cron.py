@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from croniter import CroniterBadDateError, croniter
 
+from rq_clock.errors import Fault
 from rq_clock.timing.zones import Zone
 
 MANY = 10_000
@@ -133,10 +134,9 @@ class Field(NamedTuple):
         return [text for text in (plain, others, *nearest) if text]
 
 
-def fault(expected: str, got: str, source: str = "", hint: str = "") -> str:
-    """What is wrong with a declaration, in the words that all faults share."""
-    where = f" in {source!r}" if source else ""
-    return f"expected {expected}, got {got}{where}" + (f": {hint}" if hint else "")
+def fault_text(expected: str, got: str, hint: str = "") -> str:
+    """Return the text of a fault."""
+    return f"expected {expected}, got {got}" + (f": {hint}" if hint else "")
 
 
 class Expression:
@@ -144,9 +144,13 @@ class Expression:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
         self.warnings: list[str] = []
-        self.fields = [self._field(*field) for field in zip(_KINDS, self._split(), strict=False)]
+        self.fields: list[Field] = []
+        column = 1
+        for kind, part in zip(_KINDS, self._split(), strict=False):
+            self.fields.append(self._field(kind, part, column))
+            column += len(part) + 1
         if self.faults:
             return
         minute, hour, dom, month, dow = self.fields
@@ -156,7 +160,7 @@ class Expression:
         self.days = Days(dom, month, dow, either=self.either_day)
         if self.days.first(0) == _NEVER:
             expected = "a day that comes within 50 years"
-            self.faults.append(fault(expected, repr(text), hint="it never fires"))
+            self.faults.append(Fault("cron", fault_text(expected, repr(text), "it never fires")))
 
     def _split(self) -> list[str]:
         """The texts of the five fields. None of them, and a fault, when there are others."""
@@ -173,25 +177,27 @@ class Expression:
             expected, got = f"5 fields, {names}", f"{len(texts)} in {self.text!r}"
             hint = "for seconds use every(seconds=)" if len(texts) == 6 else ""
         if expected:
-            self.faults.append(fault(expected, got, hint=hint))
+            self.faults.append(Fault("cron", fault_text(expected, got, hint)))
             return []
         return texts
 
-    def _field(self, kind: _Kind, text: str) -> Field:
+    def _field(self, kind: _Kind, text: str, column: int) -> Field:
         values: set[int] = set()
         special: dict[str, None] = {}  # an ordered set
         for item in text.split(","):
             if day := _special(kind, item.lower()):
                 special[day] = None
             else:
-                values.update(self._numbers(kind, item))
+                values.update(self._numbers(kind, item, column))
+            column += len(item) + 1
         return Field(text, tuple(sorted(values)), tuple(special), len(values) == kind.size)
 
-    def _fault(self, expected: object, item: str, hint: str = "") -> tuple[int, ...]:
-        self.faults.append(fault(str(expected), repr(item), self.text, hint))
+    def _fault(self, expected: object, item: str, column: int, hint: str = "") -> tuple[int, ...]:
+        text = fault_text(str(expected), f"{item!r} in {self.text!r}", hint)
+        self.faults.append(Fault("cron", text, column=column))
         return ()
 
-    def _numbers(self, kind: _Kind, item: str) -> Iterable[int]:
+    def _numbers(self, kind: _Kind, item: str, column: int) -> Iterable[int]:
         """The values that an item of a list names. None of them, and a fault, when it is wrong."""
         match = _ITEM.fullmatch(item.lower())
         first, last, step = match.group("first", "last", "step") if match else ("", "", "")
@@ -200,16 +206,16 @@ class Expression:
         misplaced = item.startswith("?") and not kind.name.startswith("day")
         if match is None or misplaced or low is None or high is None:
             hints = (hint for pattern, hint in _HINTS if re.fullmatch(pattern, item.lower()))
-            return self._fault(kind, item, next(hints, ""))
+            return self._fault(kind, item, column, next(hints, ""))
         if step and not 1 <= int(step) <= kind.size:
             hint = f"step {step} is wider than {kind}" if int(step) else ""
-            return self._fault(f"{kind.name} step 1-{kind.size}", item, hint)
+            return self._fault(f"{kind.name} step 1-{kind.size}", item, column, hint)
         if high < low and (high == 0 or not last) and kind.high > kind.top:
             high = kind.high  # SAT-SUN and 7/1: here Sunday is the last day of the week
         if low <= high:
             return (n if n <= kind.top else 0 for n in range(low, high + 1, int(step or 1)))
         if step:
-            return self._fault("a range with a step to go upwards", item)
+            return self._fault("a range with a step to go upwards", item, column)
         parts = [*range(low, kind.top + 1), *range(kind.low, high + 1)]
         listed = ",".join(map(str, parts))
         self.warnings.append(f"{item!r} in {self.text!r} wraps around: it means {listed}")

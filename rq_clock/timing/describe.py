@@ -48,7 +48,7 @@ class Fire:
 def words(trigger: Trigger) -> str:
     """Return when a trigger fires, in English: "at 03:00 every day, Europe/Berlin time"."""
     if faults := trigger.faults():
-        raise ScheduleError("; ".join(faults))
+        raise ScheduleError(*faults)
     if isinstance(trigger, Cron):
         place = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
         return _cron(trigger.rule.expression, place)

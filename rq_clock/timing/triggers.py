@@ -26,8 +26,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
 
-from rq_clock.errors import ScheduleError
-from rq_clock.timing.cron import MANY, CronRule, Expression, fault
+from rq_clock.errors import Fault, ScheduleError
+from rq_clock.timing.cron import MANY, CronRule, Expression, fault_text
 from rq_clock.timing.zones import zone, zone_faults
 
 __all__ = ["MANY", "Cron", "Every", "Once", "Trigger", "cron", "every", "from_spec", "once"]
@@ -55,11 +55,12 @@ class Cron:
     expression: str
     tz: str = "UTC"
 
-    def faults(self) -> list[str]:
-        """Everything that is wrong, one line each; empty when the trigger can be used."""
-        text = _text_faults("a cron expression", self.expression)
-        name = _text_faults("a time zone", self.tz)
-        return (text or _expression(self.expression).faults) + (name or zone_faults(self.tz))
+    def faults(self) -> list[Fault]:
+        """Return everything that is wrong; nothing when the trigger can be used."""
+        found = _text_faults("cron", "a cron expression", self.expression)
+        found = found or _expression(self.expression).faults.copy()
+        tz = _text_faults("tz", "a time zone", self.tz)
+        return found + (tz or [Fault("tz", text) for text in zone_faults(self.tz)])
 
     def warnings(self) -> list[str]:
         """What is valid but may not mean what its author thinks, one line each."""
@@ -98,15 +99,15 @@ class Every:
     tz: ClassVar[str] = "UTC"
     period: int
     anchor: int = 0
-    problems: tuple[str, ...] = ()  # what `every` was given that is no period at all
+    problems: tuple[Fault, ...] = ()  # of arguments of `every` that make no period
 
-    def faults(self) -> list[str]:
-        """Everything that is wrong, one line each; empty when the trigger can be used."""
+    def faults(self) -> list[Fault]:
+        """Return everything that is wrong; nothing when the trigger can be used."""
         if self.problems or 0 < self.period <= _LONGEST_PERIOD:
             return list(self.problems)
         hint = f"give at least one of {', '.join(_UNITS)}" if self.period == 0 else ""
         got = f"{self.period} ms" if abs(self.period) < 10**20 else "one far beyond"
-        return [fault("a period of 1 ms to 50 years", got, hint=hint)]
+        return [Fault("every", fault_text("a period of 1 ms to 50 years", got, hint))]
 
     def warnings(self) -> list[str]:
         """Nothing: an interval means what it says."""
@@ -140,11 +141,12 @@ class Once:
     tz: ClassVar[str] = "UTC"
     at: datetime
 
-    def faults(self) -> list[str]:
-        """Everything that is wrong, one line each; empty when the trigger can be used."""
-        faults = _datetime_faults(self.at, "")
+    def faults(self) -> list[Fault]:
+        """Return everything that is wrong; nothing when the trigger can be used."""
+        faults = _datetime_faults("once", self.at)
         if not faults and self.at.year > _LAST_YEAR:
-            faults.append(fault(f"an instant up to the year {_LAST_YEAR}", self.at.isoformat()))
+            text = fault_text(f"an instant up to the year {_LAST_YEAR}", self.at.isoformat())
+            faults.append(Fault("once", text))
         return faults
 
     def warnings(self) -> list[str]:
@@ -220,13 +222,14 @@ def every(  # noqa: PLR0913 - one keyword a unit, as timedelta has them
                 raise ValueError
             part = Fraction(str(amount)) * size  # by its text, so that 0.1 is a tenth
         except ValueError:
-            problems.append(fault(f"{unit} as a number", repr(amount)))
+            problems.append(Fault("every", fault_text(f"{unit} as a number", repr(amount))))
             continue
         if part.denominator != 1:
-            problems.append(fault(f"{unit} that make whole milliseconds", repr(amount)))
+            expected = f"{unit} that make whole milliseconds"
+            problems.append(Fault("every", fault_text(expected, repr(amount))))
         period += int(part)
     if anchor is not None:
-        problems += _datetime_faults(anchor, " as anchor")
+        problems += _datetime_faults("anchor", anchor, " as anchor")
     if problems:
         return Every(0, 0, tuple(problems))
     return Every(period, 0 if anchor is None else _milliseconds(anchor))
@@ -234,7 +237,7 @@ def every(  # noqa: PLR0913 - one keyword a unit, as timedelta has them
 
 def once(at: datetime) -> Once:
     """Fire at one instant, never early: it is rounded up to the next whole millisecond."""
-    if not _datetime_faults(at, ""):
+    if not _datetime_faults("once", at):
         at = _moment(_milliseconds(at)) or at
     return Once(at)
 
@@ -252,24 +255,27 @@ def from_spec(spec: Mapping[str, Any]) -> Trigger:
     if whole and spec.keys() == {"once"} and (at := _moment(spec["once"])):
         return Once(at)
     shapes = '{"cron": text, "tz": zone}, {"every": milliseconds} or {"once": epoch milliseconds}'
-    raise ScheduleError(fault(shapes, repr(spec)))
+    raise ScheduleError(fault_text(shapes, repr(spec)))
 
 
 def _refuse_faulty(trigger: Trigger) -> None:
     if faults := trigger.faults():
-        raise ScheduleError("; ".join(faults))
+        raise ScheduleError(*faults)
 
 
-def _text_faults(what: str, value: object) -> list[str]:
-    return [] if isinstance(value, str) else [fault(f"{what} as text", repr(value))]
+def _text_faults(field: str, expected: str, value: object) -> list[Fault]:
+    if isinstance(value, str):
+        return []
+    return [Fault(field, fault_text(f"{expected} as text", repr(value)))]
 
 
-def _datetime_faults(at: object, role: str) -> list[str]:
+def _datetime_faults(field: str, at: object, role: str = "") -> list[Fault]:
+    expected = f"an aware datetime{role}"
     if not isinstance(at, datetime):
-        return [fault(f"an aware datetime{role}", repr(at))]
+        return [Fault(field, fault_text(expected, repr(at)))]
     if at.utcoffset() is None:
         hint = "give it a zone, such as tzinfo=timezone.utc"
-        return [fault(f"an aware datetime{role}", at.isoformat(), hint=hint)]
+        return [Fault(field, fault_text(expected, at.isoformat(), hint))]
     return []
 
 

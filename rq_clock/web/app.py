@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from rq_clock.errors import RqClockError
+from rq_clock.errors import Fault, RqClockError
 from rq_clock.settings import Settings
 from rq_clock.version import __version__
 from rq_clock.web import api, health, metrics, pages
@@ -85,9 +85,10 @@ def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()[:FAULTS]
     faults = [
-        (_place(fault["loc"]), str(fault["msg"]).removeprefix("Value error, ")) for fault in found
+        Fault(_place(fault["loc"]), str(fault["msg"]).removeprefix("Value error, "))
+        for fault in found
     ]
-    detail = "; ".join(f"{at.strip('/') or 'body'}: {text}" for at, text in faults)
+    detail = "; ".join(f"{fault.field.strip('/') or 'body'}: {fault.text}" for fault in faults)
     return _answer(request, Problem("validation", detail, errors=faults))
 
 

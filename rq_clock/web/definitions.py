@@ -1,18 +1,16 @@
-"""Definitions of schedules as callers and forms give them, in the words of a manifest: read by its
-reader, judged by `declare`, and each fault told at the field that it is about.
-"""
+"""Definitions of schedules in the body of a request, in the words of a manifest: read by its
+reader, and each fault at the JSON pointer of its field."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest.document import document, item, trigger
-from rq_clock.manifest.reader import key_shown
 from rq_clock.model.schedule import Schedule
-from rq_clock.timing.triggers import Cron, Trigger
+from rq_clock.timing.triggers import Trigger
 from rq_clock.web.problems import Problem
 
 _WHEN = {"cron": ("cron", "tz"), "every": ("every", "anchor"), "once": ("once",)}
@@ -22,41 +20,48 @@ _OPTIONS = (
     "catch_up_window", "catch_up_limit", "overlap", "group", "group_limit", "jitter", "tags",
     "ping",
 )  # fmt: skip
-_PARTS = {
-    "user and password": "webhook",
-    "shell": "command", "cwd": "command", "env": "command", "command line": "command",
-    "url": "webhook", "URL": "webhook", "method": "webhook", "headers": "webhook",
-    "header": "webhook", "json": "webhook",
-}  # fmt: skip
-"""Words about a part of a target, and which target that is."""
-_ALIASES = {"command line": "shell", "URL": "url", "user and password": "url", "header": "headers"}
-_FUNC = ("dotted name", "function", "script", "workers")
 
 
 def schedule_from(name: str, given: Mapping[str, Any], was: Schedule | None = None) -> Schedule:
-    """The schedule that a definition means; masked values stand for those of the one that `was`.
+    """Return the schedule of a definition; masked values stand for those of the one that `was`.
 
     Raises Problem with every fault, at its field.
     """
     entry = {key: value for key, value in given.items() if value is not None}
     if "paused" in entry:
-        message = "a pause is no part of a definition; pause it when it is there"
-        raise Problem("validation", f"paused: {message}", errors=[("/paused", message)])
+        text = "a pause is no part of a definition; pause the schedule when it exists"
+        raise Problem("validation", f"paused: {text}", errors=[Fault("/paused", text)])
     try:
         return item(name, entry, was, masks=True).schedule
     except ScheduleError as error:
-        raise Problem("validation", str(error), errors=faults_at(name, entry, str(error))) from None
+        raise Problem("validation", str(error), errors=pointed(error.faults, entry)) from None
 
 
 def trigger_from(given: Mapping[str, Any]) -> Trigger:
-    """The rule of time of a definition. Raises Problem."""
-    faults: list[str] = []
+    """Return the trigger of a definition. Raises Problem."""
+    faults: list[Fault] = []
     found = trigger(given, faults)
     faults += found.faults()
     if faults:
-        text = "\n".join(faults)
-        raise Problem("validation", text, errors=faults_at("", given, text))
+        text = "\n".join(map(str, faults))
+        raise Problem("validation", text, errors=pointed(faults, given))
     return found
+
+
+def pointed(faults: Iterable[Fault], entry: object) -> list[Fault]:
+    """Return the faults of a definition with the JSON pointer of each as its field."""
+    return [replace(fault, field=_pointer(fault.field, entry)) for fault in faults]
+
+
+def _pointer(field: str, entry: object) -> str:
+    """Return the JSON pointer of a field, as deep as the entry goes: a webhook may be a text."""
+    pointer, value = "", entry
+    for part in field.split(".") if field else ():
+        if not isinstance(value, Mapping):
+            break
+        pointer += "/" + part.replace("~", "~0").replace("/", "~1")
+        value = value.get(part)
+    return pointer
 
 
 def patched(was: Schedule, patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,58 +78,9 @@ def patched(was: Schedule, patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of(schedule: Schedule) -> dict[str, Any]:
-    """Everything of a schedule but its name, as `Schedules.update` takes it."""
+    """Return everything of a schedule but its name, as `Schedules.update` expects it."""
     parts = ("trigger", "target", *_OPTIONS)
     return {part: getattr(schedule, part) for part in parts}
-
-
-def faults_at(name: str, entry: Mapping[str, Any], text: str) -> list[tuple[str, str]]:
-    """The faults in a text, one a line, each with the JSON pointer of the field it is about; ""
-    is the whole."""
-    when = trigger(entry, [])
-    of_trigger = when.faults()
-    found = []
-    for line in text.splitlines():
-        fault = line.removeprefix(f"{name}: ").removeprefix(f"{key_shown(name)}: ")
-        if fault in of_trigger:
-            found.append((_of_trigger(when, entry, fault), fault))
-        else:
-            found.append((_pointer(entry, fault), fault))
-    return found
-
-
-def _of_trigger(when: Trigger, entry: Mapping[str, Any], fault: str) -> str:
-    if isinstance(when, Cron):
-        return "/tz" if "a time zone" in fault else "/cron"
-    return next((f"/{kind}" for kind in _WHEN if kind in entry), "")
-
-
-def _pointer(entry: Mapping[str, Any], fault: str) -> str:
-    if match := re.match(r"(?:(\w+): )?unknown '([\w-]+)'", fault):
-        return "".join(f"/{part}" for part in match.groups() if part)
-    if fault.startswith("expected one of "):
-        return ""
-    if fault.startswith("expected a name"):
-        return "/name"
-    match = _WORDS.search(fault)
-    if match is None:
-        return ""
-    word = match[0]
-    if word in _FUNC:
-        return "/func"
-    if word not in _PARTS:
-        return f"/{_camel(word)}"
-    target = entry.get(_PARTS[word])
-    part = _ALIASES.get(word, word)
-    return f"/{_PARTS[word]}" + (f"/{part}" if isinstance(target, dict) else "")
-
-
-def _camel(word: str) -> str:
-    return re.sub(r"_(.)", lambda match: match[1].upper(), word)
-
-
-_KNOWN = {*_OPTIONS, *map(_camel, _OPTIONS), *_WHEN, *_WHAT, "tz", "anchor", *_PARTS, *_FUNC}
-_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(_KNOWN, key=len, reverse=True))})\b")
 
 
 def _merged(value: Any, patch: Any) -> Any:

@@ -44,6 +44,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ConnectionError
 
+from rq_clock.errors import Fault
 from rq_clock.store.scripts import key_of, load_script, text
 from rq_clock.timing.instants import from_ms
 from rq_clock.web.problems import Problem
@@ -90,7 +91,9 @@ class Idempotency:
         if not 0 < len(key) <= LONGEST or not key.isascii() or not key.isprintable():
             expected = f"expected 1-{LONGEST} plain characters, got {len(key)} of any"
             raise Problem(
-                "validation", f"Idempotency-Key: {expected}", errors=[("Idempotency-Key", expected)]
+                "validation",
+                f"Idempotency-Key: {expected}",
+                errors=[Fault("Idempotency-Key", expected)],
             )
         mark = sha256(f"{token}\n{key}".encode()).hexdigest()
         record, who = self._key(f"idempotency:{mark}"), token_hex(8)

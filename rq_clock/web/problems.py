@@ -23,14 +23,20 @@ A page shows the same text. Not here: which code raises what.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse
 
-from rq_clock.errors import Conflict, RqClockError, ScheduleError, StoreUnavailable
+from rq_clock.errors import (
+    Conflict,
+    ConflictKind,
+    Fault,
+    RqClockError,
+    ScheduleError,
+    StoreUnavailable,
+)
 from rq_clock.jobs.queues import NoJob
 from rq_clock.store.client import diagnose
 
@@ -57,30 +63,31 @@ MEDIA_TYPE = "application/problem+json"
 FAULTS, LONGEST = 20, 4000
 """Faults of a request, and characters of the text about them, that are told."""
 _OF_CONFLICT = {
-    "exists": "exists",
-    "missing": "not-found",
-    "declared": "declared-in-code",
-    "running": "overlap",
+    ConflictKind.EXISTS: "exists",
+    ConflictKind.MISSING: "not-found",
+    ConflictKind.DECLARED: "declared-in-code",
+    ConflictKind.STALE: "stale-revision",
+    ConflictKind.RUNNING: "overlap",
 }
 
 
 class Problem(Exception):
-    """An answer that is an error. `errors` are pairs of a JSON pointer into the body, or the name
-    of a parameter, and what is wrong there; of very many the first are told."""
+    """An answer that is an error. The field of each of its `errors` is a JSON pointer into the body
+    or the name of a parameter; of very many only the first are kept."""
 
     def __init__(
         self,
         kind: str,
         detail: str,
         *,
-        errors: Sequence[tuple[str, str]] = (),
+        errors: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.status, self.title = KINDS[kind]
         self.detail = _short(detail)
-        self.errors = tuple((at, _short(text)) for at, text in tuple(errors)[:FAULTS])
+        self.errors = tuple(errors[:FAULTS])
         self.headers = dict(headers or {})
 
     def document(self, instance: str | None = None) -> dict[str, Any]:
@@ -94,7 +101,7 @@ class Problem(Exception):
         if instance:
             document["instance"] = instance
         if self.errors:
-            document["errors"] = [_error(at, text) for at, text in self.errors]
+            document["errors"] = [_error(fault) for fault in self.errors]
         return document
 
     def answer(self, request_id: str) -> JSONResponse:
@@ -112,8 +119,7 @@ def problem_of(error: Exception, redis_url: str | None) -> Problem:
     if isinstance(error, StoreUnavailable):
         return Problem("store-unavailable", str(error), headers=_LATER)
     if isinstance(error, Conflict):
-        why = error.faults[0][1].split()[0]
-        return Problem(_OF_CONFLICT.get(why, "stale-revision"), str(error))
+        return Problem(_OF_CONFLICT[error.kind], str(error))
     if isinstance(error, NoJob):
         return Problem("not-found", str(error))
     if isinstance(error, ScheduleError):
@@ -129,12 +135,8 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _error(at: str, message: str) -> dict[str, Any]:
-    """A place where a request is wrong; of an item of a cron expression also the column."""
-    error: dict[str, Any] = {"pointer" if at[:1] in ("", "/") else "parameter": at}
-    error["message"] = message
-    if match := re.search(r"got '(.+?)' in '(.+?)'", message):
-        item, text = match.groups()
-        found = [m.start() for m in re.finditer(rf"(?<![^ ,]){re.escape(item)}(?![^ ,])", text)]
-        error |= {"column": found[0] + 1} if len(found) == 1 else {}
-    return error
+def _error(fault: Fault) -> dict[str, Any]:
+    """Return a fault as one of the `errors`; of an item of a cron expression also the column."""
+    kind = "pointer" if fault.field[:1] in ("", "/") else "parameter"
+    error: dict[str, Any] = {kind: fault.field, "message": _short(fault.text)}
+    return error | ({"column": fault.column} if fault.column else {})

@@ -52,7 +52,11 @@ class TestAdd:
             clock.add("one", cron("61 3 * * *"), note, que="x")
             clock.add("two", every(seconds=-1), note)
             clock.add("three", every(seconds=1), note)
-        assert [fault.partition(":")[0] for fault in faults] == ["one", "one", "two"]
+        assert [(fault.schedule, fault.field) for fault in faults] == [
+            ("one", "que"),
+            ("one", "cron"),
+            ("two", "every"),
+        ]
         assert list(clock.declared) == ["three"]
 
     def test_a_rename_from_a_name_that_is_still_declared_is_a_fault(self) -> None:
@@ -60,7 +64,7 @@ class TestAdd:
         clock.add("old", every(hours=1), note)
         clock.add("new", every(hours=1), note, renamed_from="old")
         [fault] = clock.faults()
-        assert fault.startswith("new: renamed_from 'old' is still declared")
+        assert str(fault).startswith("new: renamed_from 'old' is still declared")
 
     def test_declared_schedules_cannot_be_changed_from_outside(self) -> None:
         with pytest.raises(TypeError):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.manifest.diff import Difference, differences, hidden
 from rq_clock.manifest.document import Item, Paused
 from rq_clock.model.entry import Change, Entry, Lease, Pause
@@ -110,12 +110,12 @@ class TestApply:
         before = everything(connection)
         with pytest.raises(Conflict) as conflict:
             schedules.apply(plan)
-        [(name, why)] = conflict.value.faults
-        assert (name, why.split()[0]) == ("job-50", "stale")
+        [one] = conflict.value.all
+        assert (one.kind, one.name) == (ConflictKind.STALE, "job-50")
         assert everything(connection) == before
 
     @pytest.mark.parametrize(
-        ("meanwhile", "why"),
+        ("meanwhile", "kind"),
         [
             (lambda s: s.add("new", HOURLY, TASK), "exists"),
             (lambda s: s.remove("old"), "missing"),
@@ -127,7 +127,7 @@ class TestApply:
         schedules: Schedules,
         connection: Redis,
         meanwhile: Callable[[Schedules], object],
-        why: str,
+        kind: str,
     ) -> None:
         schedules.add("old", DAILY, TASK)
         schedules.add("going", DAILY, TASK)
@@ -136,7 +136,7 @@ class TestApply:
         before = everything(connection)
         with pytest.raises(Conflict, match=r".") as conflict:
             schedules.apply(plan)
-        assert conflict.value.faults[0][1].startswith(why)
+        assert conflict.value.kind == kind
         assert everything(connection) == before
 
     def test_a_changed_schedule_keeps_marker_and_pause(
@@ -170,7 +170,8 @@ class TestApply:
         declare_in_code(store, "a", "b")
         with pytest.raises(Conflict) as conflict:
             schedules.plan([item("a"), item("b"), item("c")])
-        assert conflict.value.faults == (("a", "declared"), ("b", "declared"))
+        found = [(one.kind, one.name) for one in conflict.value.all]
+        assert found == [(ConflictKind.DECLARED, "a"), (ConflictKind.DECLARED, "b")]
 
     def test_twins_are_refused(self, schedules: Schedules) -> None:
         with pytest.raises(ScheduleError, match="names are unique"):

@@ -387,13 +387,13 @@ class TestCheck:
         (tmp_path / "data").mkdir()
         assert app.target_faults(schedule(command("df", cwd="data"))) == []
         assert app.target_faults(schedule(command("no-such-program", cwd=tmp_path))) == []
-        assert app.target_faults(schedule(command("df", cwd="nowhere"))) == [
-            "nightly: expected cwd to be a directory, got 'nowhere'"
-        ]
+        [fault] = app.target_faults(schedule(command("df", cwd="nowhere")))
+        assert str(fault) == "nightly: expected cwd to be a directory, got 'nowhere'"
+        assert fault.field == "command.cwd"
 
     def test_an_address_has_to_be_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         inside = schedule(webhook("http://127.0.0.1:8000/hook"))
-        assert "127.0.0.1 is a loopback address" in app.target_faults(inside)[0]
+        assert "127.0.0.1 is a loopback address" in app.target_faults(inside)[0].text
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.1:8000")
         assert app.target_faults(inside) == []
 

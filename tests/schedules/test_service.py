@@ -16,7 +16,7 @@ from rq.job import Job
 
 from rq_clock.clock.backfiller import Backfiller
 from rq_clock.clock.planner import Planner
-from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Change, Entry, Lease
 from rq_clock.model.filters import state_of
@@ -278,7 +278,7 @@ class TestEditing:
         schedules.add_many([("a", every(hours=1), TASK), ("b", every(hours=1), TASK)])
         with pytest.raises(Conflict) as caught:
             schedules.remove(["a", "c"])
-        assert caught.value.faults == (("c", "missing"),)
+        assert (caught.value.kind, caught.value.name) == (ConflictKind.MISSING, "c")
         assert store.size() == 2
         schedules.remove(["a", "b"])
         assert store.size() == 0

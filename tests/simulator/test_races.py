@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import every
@@ -184,7 +184,7 @@ class Races(RuleBasedStateMachine):
         what else it may be refused for."""
         if not isinstance(told, ScheduleError):
             return False
-        if isinstance(told, Conflict) and told.faults[0][1] == "missing":
+        if isinstance(told, Conflict) and told.kind is ConflictKind.MISSING:
             assert not self.there(name)
         else:
             assert any(text in str(told) for text in others), told

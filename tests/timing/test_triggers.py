@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.timing.cron import CronRule, Expression
 from rq_clock.timing.triggers import MANY, Cron, Every, Once, Trigger, cron, every, from_spec, once
 from rq_clock.timing.zones import zone, zone_names
+
+
+def texts(trigger: Trigger) -> list[str]:
+    return [fault.text for fault in trigger.faults()]
 
 
 def at(text: str) -> datetime:
@@ -442,7 +446,7 @@ class TestFaults:
     def test_a_fault_says_what_was_expected_and_what_came(
         self, expression: str, faults: list[str]
     ) -> None:
-        assert cron(expression).faults() == faults
+        assert texts(cron(expression)) == faults
 
     @pytest.mark.parametrize(
         ("tz", "fault"),
@@ -460,15 +464,32 @@ class TestFaults:
     )
     def test_an_unknown_zone_is_a_fault_with_its_neighbour(self, tz: str, fault: str) -> None:
         expected = f"expected a time zone such as 'Europe/Berlin', {fault}"
-        assert cron("0 3 * * *", tz).faults() == [expected]
+        assert cron("0 3 * * *", tz).faults() == [Fault("tz", expected)]
+
+    @pytest.mark.parametrize(
+        ("expression", "columns"),
+        [
+            ("61 24 * 13 *", [1, 4, 9]),
+            ("1,61 0 * * 1,61,8", [3, 14, 17]),
+            ("0 0 * * 8-9,0", [9]),
+            ("*  25  * * *", [3]),
+            ("0 3 * *", [None]),
+        ],
+    )
+    def test_a_fault_names_its_field_and_the_column_of_its_item(
+        self, expression: str, columns: list[int | None]
+    ) -> None:
+        faults = cron(expression).faults()
+        assert [fault.column for fault in faults] == columns
+        assert {fault.field for fault in faults} == {"cron"}
 
     def test_faults_of_the_expression_and_of_the_zone_come_together(self) -> None:
         assert len(cron("61 24 * * *", "Mars/Olympus").faults()) == 3
 
     @pytest.mark.parametrize("value", [5, None, ["0 3 * * *"], b"0 3 * * *", {}])
     def test_what_is_not_text_is_a_fault(self, value: Any) -> None:
-        assert cron(value).faults() == [f"expected a cron expression as text, got {value!r}"]
-        assert cron("0 3 * * *", value).faults() == [f"expected a time zone as text, got {value!r}"]
+        assert texts(cron(value)) == [f"expected a cron expression as text, got {value!r}"]
+        assert texts(cron("0 3 * * *", value)) == [f"expected a time zone as text, got {value!r}"]
 
     def test_a_faulty_trigger_answers_no_question_about_time(self) -> None:
         t = at("2026-01-01T00:00Z")
@@ -655,7 +676,7 @@ class TestEvery:
     def test_a_fault_says_what_was_expected_and_what_came(
         self, trigger: Every, faults: list[str]
     ) -> None:
-        assert trigger.faults() == faults
+        assert texts(trigger) == faults
 
 
 class TestOnce:
@@ -683,7 +704,7 @@ class TestOnce:
         ],
     )
     def test_a_fault_says_what_was_expected_and_what_came(self, value: Any, fault: str) -> None:
-        assert once(value).faults() == [fault]
+        assert once(value).faults() == [Fault("once", fault)]
 
 
 class TestSpec:

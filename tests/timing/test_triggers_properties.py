@@ -237,7 +237,7 @@ def walk(trigger: Cron | Every, after: datetime, until: datetime) -> list[dateti
 def valid(meaning: Meaning, key: str = "UTC") -> Cron:
     trigger = cron(meaning.text, key)
     faults = trigger.faults()
-    assume(not any("never fires" in fault for fault in faults))
+    assume(not any("never fires" in fault.text for fault in faults))
     assert not faults
     return trigger
 

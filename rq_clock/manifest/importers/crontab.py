@@ -105,7 +105,9 @@ def _add_entry(found: _Found, entry: CrontabEntry, with_users: bool, tz: str) ->
     own_zone = entry.settings.get("CRON_TZ")
     trigger = cron(entry.when, tz if own_zone is None else own_zone.removeprefix(":"))
     if problems := trigger.faults():
-        raise ScheduleError(_told(entry, trigger.expression, "; ".join(problems)))
+        raise ScheduleError(
+            _told(entry, trigger.expression, "; ".join(fault.text for fault in problems))
+        )
     if problem := unlike_cron(trigger.expression):
         raise ScheduleError(_told(entry, trigger.expression, problem))
     said = [_zone_note(trigger.tz, own_zone), POLICIES, _NO_LIMIT]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from rq_clock.errors import Conflict, RqClockError, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, Fault, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.schedules.backfill import Preview
 from rq_clock.schedules.serializers import backfill_view
@@ -159,7 +159,7 @@ def _span(site: Context, name: str, said: taken.BackfillAsked) -> tuple[datetime
     times."""
     entry = site.store.load([name])[0].get(name)
     if entry is None:
-        raise Conflict([(name, "missing")])
+        raise Conflict(ConflictKind.MISSING, name)
     if entry.schedule is None:
         raise Problem("conflict", f"{name}: it has no fire times: {entry.fault}")
     tz, found = entry.tz, []
@@ -272,10 +272,9 @@ def _done(site: Context, said: taken.Many, act: Callable[[list[str]], None]) -> 
                 act(left)
             break
         except Conflict as conflict:
-            found = {name: Conflict([(name, why)]) for name, why in conflict.faults}
-            faults |= found
+            faults |= {one.name: one for one in conflict.all}
     else:  # somebody is always faster
-        faults |= {name: Conflict([(name, "stale")]) for name in names if name not in faults}
+        faults |= {name: Conflict(ConflictKind.STALE, name) for name in names if name not in faults}
     return _results([_result(site, name, faults.get(name)) for name in names])
 
 
@@ -321,4 +320,4 @@ def _fits(at: str = "", *, invalid: str = "conflict") -> Iterator[None]:
     except Conflict:
         raise
     except ScheduleError as error:
-        raise Problem(invalid, str(error), errors=[(at, str(error))] if at else ()) from None
+        raise Problem(invalid, str(error), errors=[Fault(at, str(error))] if at else ()) from None

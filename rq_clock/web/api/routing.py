@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from rq_clock.errors import RqClockError, ScheduleError
+from rq_clock.errors import Fault, RqClockError, ScheduleError
 from rq_clock.manifest import reader as plain
 from rq_clock.settings import Token
 from rq_clock.web.context import Needs, root_of, site_of
@@ -109,7 +109,7 @@ def read_json(text: str) -> Any:
         said = str(error) if isinstance(error, ScheduleError) else f"expected JSON: {error}"
         raise Problem("validation", said) from None
     if found.twice:
-        raise Problem("validation", "; ".join(found.twice))
+        raise Problem("validation", "; ".join(map(str, found.twice)))
     return found.value
 
 
@@ -256,7 +256,7 @@ def expected_revision(given: str | None) -> str | None:
 
 def wrong(at: str, message: str) -> Problem:
     """A request that is wrong at one place: a pointer, or a parameter."""
-    return Problem("validation", f"{at.lstrip('/')}: {message}", errors=[(at, message)])
+    return Problem("validation", f"{at.lstrip('/')}: {message}", errors=[Fault(at, message)])
 
 
 # ---- what the document says -------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
@@ -159,7 +159,7 @@ def _ledger(
     place = place_of(cursor, str, int)
     entries = site.store.ledger(name)
     if not entries and name not in site.store.load([name])[0]:
-        raise Conflict([(name, "missing")])
+        raise Conflict(ConflictKind.MISSING, name)
     entries.reverse()
     start = 0
     if place:  # what was told last; when it is gone, so is all behind it

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.manifest.document import document
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry
@@ -96,10 +96,10 @@ def add_schedule(request: Request, site: Web, token: Admin, given: taken.NewSche
     claim = claim_of(request)
     try:
         if entry is not None and not (claim and claim.again):
-            raise Conflict([(name, "exists")])
+            raise Conflict(ConflictKind.EXISTS, name)
         schedules_for(site, token).add(name, **options_of(schedule))
     except Conflict as conflict:
-        if conflict.faults[0][1] != "exists":
+        if conflict.kind is not ConflictKind.EXISTS:
             raise
         said = f"{name}: exists already; change it with PATCH, or replace it with PUT"
         raise Problem("exists", said) from None
@@ -160,9 +160,9 @@ def patch_schedule(
     for tries_left in reversed(range(TRIES)):
         entry, was = _stored(site, name)
         if entry is None:
-            raise Conflict([(name, "missing")])
+            raise Conflict(ConflictKind.MISSING, name)
         if entry.declared:
-            raise Conflict([(name, "declared")])
+            raise Conflict(ConflictKind.DECLARED, name)
         if was is None:
             raise Problem("conflict", f"{entry.fault}; replace it with PUT")
         schedule = schedule_from(name, patched(was, dict(given)), was)
@@ -172,7 +172,7 @@ def patch_schedule(
             )
             break
         except Conflict as conflict:
-            if revision or not tries_left or not conflict.faults[0][1].startswith("stale"):
+            if revision or not tries_left or conflict.kind is not ConflictKind.STALE:
                 raise
     return _told(request, site, schedule, 200)
 
@@ -241,7 +241,7 @@ def _existing(site: Context, name: str, pulse: Status) -> Row:
     """Raises Conflict when there is no such schedule."""
     rows = site.overview.rows([name], pulse)
     if not rows:
-        raise Conflict([(name, "missing")])
+        raise Conflict(ConflictKind.MISSING, name)
     return rows[0]
 
 

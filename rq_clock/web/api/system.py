@@ -3,8 +3,8 @@ document of the API itself."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from rq_clock.doctor.facts import Code, gather
 from rq_clock.doctor.schedule_checks import findings, healthy
-from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.errors import Conflict, Fault, ScheduleError
 from rq_clock.manifest.document import dump
 from rq_clock.manifest.document import read as read_manifest
 from rq_clock.manifest.export import choose
@@ -39,7 +39,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.context import Admin, Context, Read, Web, root_of, schedules_for
-from rq_clock.web.definitions import trigger_from
+from rq_clock.web.definitions import pointed, trigger_from
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route)
@@ -142,15 +142,17 @@ def apply(
         raise wrong("", "expected a manifest with version and schedules, got nothing")
     if request.headers["content-type"].startswith(JSON):
         read_json(text)
+    entries: Mapping[str, Any] = {}
     try:
         manifest = read_manifest(text)
+        entries = manifest.entries
         items = manifest.items(_stored(site, list(manifest.entries)))
         schedules = schedules_for(site, token)
         plan = schedules.plan(items, prune=prune)
     except Conflict:
         raise
     except ScheduleError as error:
-        raise Problem("validation", str(error), errors=_faults(str(error))) from None
+        raise Problem("validation", str(error), errors=_faults(error.faults, entries)) from None
     if len(plan.steps) > MOST_AT_ONCE:
         raise wrong("/schedules", f"expected at most {MOST_AT_ONCE:,} changes at once; divide it")
     if not dry_run and plan.steps:
@@ -158,12 +160,16 @@ def apply(
     return answer({**plan_view(plan, site.settings.namespace), "dryRun": dry_run})
 
 
-def _faults(text: str) -> list[tuple[str, str]]:
-    """What is wrong with a manifest, each line at the schedule that it is about."""
+def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
+    """Return the faults of a manifest, each at its JSON pointer."""
     found = []
-    for line in text.splitlines():
-        match = re.match(r"(?:line \d+: )?([A-Za-z0-9_-]{1,100}): (.+)", line)
-        found.append((f"/schedules/{match[1]}", match[2]) if match else ("", line))
+    for fault in faults:
+        name = fault.schedule
+        [inner] = pointed([replace(fault, schedule="")], entries.get(name, {}))
+        if name or fault.field == "name":
+            at = f"/schedules/{name}{inner.field}" if name else "/schedules"
+            inner = replace(inner, field=at)
+        found.append(replace(inner, text=str(inner)))
     return found
 
 

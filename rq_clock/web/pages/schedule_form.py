@@ -8,7 +8,6 @@ masked is the one that is stored.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,7 +19,7 @@ from rq_clock.errors import ScheduleError
 from rq_clock.manifest import document as manifest
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Webhook
-from rq_clock.model.validation import NAME
+from rq_clock.model.validation import NAME, name_fault
 from rq_clock.redaction import is_secret
 from rq_clock.timing.durations import duration_spec, read_duration
 from rq_clock.timing.instants import iso, read_instant
@@ -35,23 +34,17 @@ EMPTY = {
     "catch_up": "latest", "retries": "0",
 }  # fmt: skip
 """A form before anything was entered."""
-_FIELDS = (
-    ("headers", r"\bheaders?\b"),
-    ("body", r"carries no json|\bjson\b"),
-    ("method", r"expected method"),
-    ("env", r"\benv\b"),
-    ("cwd", r"\bcwd\b"),
-    ("command", r"command line|command\.shell"),
-    ("func", r"dotted name|worker can import|lives in the script"),
-    ("url", r"\bURL\b|webhook\.url"),
-    ("kwargs", r"\bkwargs\b"),
-    ("args", r"\bargs\b"),
-    *((name, name) for name in (
-        "timeout", "overlap", "catch_up_window", "catch_up_limit", "catch_up", "jitter", "retries",
-        "queue", "tags",
-    )),
+_FIELDS = {
+    "once": "at", "command.shell": "command", "command.cwd": "cwd", "command.env": "env",
+    "command.timeout": "timeout", "webhook.url": "url", "webhook.method": "method",
+    "webhook.headers": "headers", "webhook.json": "body", "webhook.timeout": "timeout",
+    "catchUp": "catch_up", "catchUpWindow": "catch_up_window", "catchUpLimit": "catch_up_limit",
+}  # fmt: skip
+"""The field of a form that has another name than the one of a manifest."""
+_SHOWN = (
+    "name", "cron", "tz", "every", "func", "args", "kwargs", "queue", "timeout", "retries",
+    "overlap", "jitter", "tags", *_FIELDS.values(),
 )  # fmt: skip
-"""A field, and what a fault says that belongs to it; the first that fits."""
 _KINDS = {"cron": "cron", "every": "every", "once": "at"}
 _KEPT = ("anchor", "resultTtl", "failureTtl", "group", "groupLimit", "ping")
 """What an edit leaves alone."""
@@ -104,31 +97,19 @@ class Draft:
     def _understand(self, entry: Mapping[str, Any], was: Schedule | None) -> None:
         name = self.say("name") or _NAMELESS
         if not self.say("name") or not NAME.match(name):
-            got = f", got {name!r}" if self.say("name") else ""
-            fault = f"expected a name of 1-100 letters, digits, '_' or '-'{got}"
-            self.faults["name"].append(fault)
+            shown = repr(name) if self.say("name") else ""
+            self.faults["name"].append(name_fault(shown).text)
             name = _NAMELESS
         try:
             found = manifest.item(name, entry, was, masks=bool(was)).schedule
         except ScheduleError as error:
-            for line in str(error).splitlines():
-                self._tell(line.removeprefix(f"{name}: "))
+            for fault in error.faults:
+                field = _FIELDS.get(fault.field, fault.field)
+                self.faults[field if field in _SHOWN else ""].append(fault.text)
             return
         self._keep_headers(found, was)
         if not any(self.faults.values()):
             self.schedule = found
-
-    def _tell(self, fault: str) -> None:
-        """A fault at its field."""
-        fault = fault.replace("write the value, or export with --with-secrets", "enter the value")
-        kind = _KINDS.get(self.say("when"), "cron")
-        if fault in zone_faults(self.say("tz")):
-            name = "tz"
-        elif self.trigger and fault in self.trigger.faults():
-            name = kind
-        else:
-            name = next((name for name, pattern in _FIELDS if re.search(pattern, fault)), "")
-        self.faults[name].append(fault)
 
     def _keep_headers(self, found: Schedule, was: Schedule | None) -> None:
         """A secret that nobody has seen goes to no other host."""

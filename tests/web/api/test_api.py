@@ -87,6 +87,9 @@ class TestAdding:
             ({"every": "5m", "command": "ls", "args": [1]}, ["/args"]),
             ({"every": "5m", "webhook": "ftp://example.com"}, ["/webhook"]),
             ({"every": "5m", "webhook": {"url": "https://u:p@e.com"}}, ["/webhook/url"]),
+            ({"every": "5m", "webhook": "https://u:p@queue.example.com/x"}, ["/webhook"]),
+            ({"every": "5m", "func": "mail headers"}, ["/func"]),
+            ({"every": "5m", "command": "ls", "kwargs": {"json": 1}}, ["/kwargs"]),
             ({"every": "5m", "webhook": {"url": "https://e.com", "method": "COPY"}},
              ["/webhook/method"]),
             ({"every": "5m", "func": "a.b", "args": "x"}, ["/args"]),
@@ -506,8 +509,10 @@ class TestManifests:
     @pytest.mark.parametrize(
         ("text", "pointer"),
         [
-            ("version: 1\nschedules:\n  a:\n    every: 5m\n    comand: ls", "/schedules/a"),
-            ("version: 2\nschedules: {}", ""),
+            ("version: 1\nschedules:\n  a:\n    every: 5m\n    comand: ls", "/schedules/a/comand"),
+            ("version: 1\nschedules:\n  a: {cron: 61 3 * * *, func: a.b}", "/schedules/a/cron"),
+            ("version: 1\nschedules:\n  a b: {}", "/schedules"),
+            ("version: 2\nschedules: {}", "/version"),
             ("- 1", ""),
             ("", ""),
             ("a: &b 1", ""),

@@ -705,6 +705,24 @@ def test_commands_and_web_calls_are_added_too(schedules: Schedules, browser: Tes
     assert hook.schedule.trigger == once(datetime(2999, 1, 1, tzinfo=UTC))
 
 
+@pytest.mark.parametrize(
+    ("form", "fields"),
+    [
+        ({"func": "mail headers"}, {"func"}),
+        ({"func": "tasks.command line"}, {"func"}),
+        ({"what": "url", "url": "https://u:p@json.example.com/"}, {"url"}),
+        ({"what": "url", "url": "https://example.com", "method": "GET", "body": "1"}, {"body"}),
+        ({"what": "command", "command": "ls", "env": "1url=args"}, {"env"}),
+        ({"func": "a.b", "retries": "-2s"}, {"retries"}),
+    ],
+)
+def test_a_fault_stands_at_its_field_whatever_its_text_mentions(
+    browser: TestClient, form: dict[str, str], fields: set[str]
+) -> None:
+    page = browser.post("/new", data={"name": "a", "cron": "0 3 * * *", **form})
+    assert set(re.findall(r'id="e-(\w+)"', page.text)) == fields
+
+
 def test_every_fault_is_told_at_its_field_and_what_was_entered_stays(
     schedules: Schedules, browser: TestClient
 ) -> None:
