@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from rq_clock.errors import Fault, RqClockError
 from rq_clock.settings import Settings
 from rq_clock.version import __version__
 from rq_clock.web import api, health, metrics, pages
-from rq_clock.web import events as live
 from rq_clock.web.auth import SAFE
 from rq_clock.web.context import Context, Needs, path_of, site_of
 from rq_clock.web.middleware import Guard
@@ -31,15 +29,10 @@ _STATIC = Path(__file__).parent / "static"
 
 
 def create_app(
-    settings: Settings | None = None,
-    *,
-    redis: Redis | None = None,
-    read_only: bool = False,
-    closing: asyncio.Event | None = None,
+    settings: Settings | None = None, *, redis: Redis | None = None, read_only: bool = False
 ) -> FastAPI:
-    """The whole web process as an ASGI app; mounted under a path, its links stay there. Makes no
-    connection. Who runs the server may set `closing` when it is to end: streams end at once then;
-    without it they are short. Raises RqClockError for a setting that cannot be."""
+    """Return the whole web process as an ASGI app. Mounted under a path, its links stay there.
+    Makes no connection. Raises RqClockError for a wrong setting."""
     settings = settings or Settings.from_env()
     app = FastAPI(
         title="rq-clock",
@@ -47,12 +40,10 @@ def create_app(
         summary="Schedules for RQ that survive restarts",
         openapi_url=None,  # nobody reads it without a token, see api/description.py
     )
-    site = Context.of(settings, redis, read_only=read_only, closing=closing)
-    app.state.web, app.state.live = site, live.Live(site.store, closing)
+    app.state.web = Context.of(settings, redis, read_only=read_only)
     app.add_middleware(Guard, late=_late, behind_proxy=settings.behind_proxy)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router)
-    app.include_router(live.router)
     app.include_router(api.router)
     app.include_router(api.docs)
     app.include_router(health.router)
@@ -105,6 +96,8 @@ def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return _answer(request, Problem("not-found", f"nothing at {path_of(request)}"))
+    if error.status_code == 304:
+        return Response(status_code=304, headers=error.headers)
     if not _is_api(request):
         return Response(error.detail, error.status_code, error.headers)
     document = {"type": "about:blank", "title": error.detail, "status": error.status_code}
@@ -119,4 +112,4 @@ def _unheard(request: Request, error: Exception) -> Response:
 def _is_api(request: Request) -> bool:
     """Whether a machine asks, which would take a page for an answer."""
     path = path_of(request)
-    return path.startswith("/api/") or path in ("/metrics", "/events")
+    return path.startswith("/api/") or path == "/metrics"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -18,6 +17,7 @@ from rq_clock.settings import Settings, Token
 from rq_clock.store.client import connect
 from rq_clock.store.store import Store
 from rq_clock.web.auth import SAFE, Access
+from rq_clock.web.changes import Changes
 from rq_clock.web.problems import Problem
 
 REPLY_SECONDS = 0.6
@@ -36,19 +36,11 @@ class Context:
     overview: ScheduleList
     queues: Queues
     access: Access
+    changes: Changes
     read_only: bool
-    closing: asyncio.Event | None = None
-    """Set when the process is to end: streams end then. None when somebody else runs the server."""
 
     @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        redis: Redis | None,
-        *,
-        read_only: bool,
-        closing: asyncio.Event | None = None,
-    ) -> Context:
+    def of(cls, settings: Settings, redis: Redis | None, *, read_only: bool) -> Context:
         """Raises StoreUnavailable when there is no REDIS_URL."""
         redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
         store = Store(redis, settings.namespace, history=settings.history)
@@ -60,8 +52,8 @@ class Context:
             overview=ScheduleList(store),
             queues=Queues(store, runs=settings.runs),
             access=Access(settings, redis),
+            changes=Changes(store),
             read_only=read_only,
-            closing=closing,
         )
 
 

@@ -21,7 +21,7 @@ from rq_clock.settings import Settings, tokens_from
 from rq_clock.web.app import create_app
 
 GRACE_SECONDS = 5
-"""How long requests may go on after a signal; streams are told and end at once."""
+"""How long requests may go on after a signal."""
 CLIENT_SECONDS = 0.3
 """How long a client may then take to send the rest of a request, or to read that of an answer."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -43,8 +43,7 @@ def serve(
         settings = replace(settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin:{token}")))
     elif not settings.tokens:
         log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
-    closing = asyncio.Event()
-    app = create_app(settings, read_only=read_only, closing=closing)
+    app = create_app(settings, read_only=read_only)
     with listening(host, port) as listener:
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         if token_file:
@@ -62,7 +61,7 @@ def serve(
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        _Server(config, closing).run([listener])
+        _Server(config).run([listener])
 
 
 def _kept(path: Path) -> str:
@@ -92,18 +91,8 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that tells streams to end and hangs up on clients that stand still, where uvicorn
-    waits for them, for ever if need be; and whose process then ends well, where uvicorn's dies of
-    the signal."""
-
-    def __init__(self, config: uvicorn.Config, closing: asyncio.Event) -> None:
-        super().__init__(config)
-        self._closing = closing
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
+    """A server that hangs up on clients that stand still, where uvicorn waits for them, forever if
+    need be. Its process then exits with 0, where uvicorn's dies of the signal."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().call_later(CLIENT_SECONDS, self._hang_up)
@@ -122,5 +111,3 @@ class _Server(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
-        if self._loop:
-            self._loop.call_soon_threadsafe(self._closing.set)

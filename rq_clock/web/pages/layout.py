@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
 
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from itsdangerous import BadSignature, URLSafeSerializer
@@ -19,7 +20,7 @@ from rq_clock.schedules.listing import TROUBLED, Status
 from rq_clock.settings import Token
 from rq_clock.timing.durations import duration_text
 from rq_clock.version import __version__
-from rq_clock.web.context import path_of, root_of, site_of
+from rq_clock.web.context import Web, path_of, root_of, site_of
 from rq_clock.web.pages import filters
 from rq_clock.web.problems import Problem
 
@@ -51,7 +52,7 @@ def page(
     first = "/" + path[1:].partition("/")[0]
     theme = request.cookies.get(THEME, "")
     opened = request.headers.get("sec-fetch-dest") != "empty"  # not fetched by a page's script
-    context = {
+    context: dict[str, Any] = {
         "token": token,
         "scopes": () if site.read_only or not token else token.scopes,
         "read_only": site.read_only,
@@ -73,9 +74,28 @@ def page(
     response = HTMLResponse(text.encode(errors="backslashreplace"), status)  # half a surrogate pair
     if problem := values.get("problem"):
         response.headers.update(problem.headers)
+    elif status == 200 and (etag := getattr(request.state, "etag", "")):
+        response.headers["ETag"] = etag
     if opened and FLASH in request.cookies:
         response.delete_cookie(FLASH, path=context["root"] or "/")
     return response
+
+
+def unless_same(request: Request, site: Web) -> None:
+    """Answer a page that asks for itself again with 304 if it would be made the same.
+
+    Answers stay `no-store`: the page keeps its ETag itself, and no page is left on a disk. A page
+    that a person opens sends no ETag, so it is always made anew."""
+    known = request.headers.get("if-none-match")
+    token = site.access.session(request) if known else None
+    if token is None:
+        return
+    latest = site.changes.latest(request.path_params.get("id", ""))
+    looks = (__version__, request.cookies.get(THEME, ""), site.read_only, site.settings.namespace)
+    parts = repr((latest, token.name, sorted(token.scopes), *looks))
+    request.state.etag = f'"{sha256(parts.encode()).hexdigest()[:24]}"'
+    if known == request.state.etag:
+        raise HTTPException(304, headers={"ETag": request.state.etag})
 
 
 def fragment(request: Request, template: str, /, **values: Any) -> Response:

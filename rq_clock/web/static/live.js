@@ -1,125 +1,59 @@
-// Keeps open pages as they are on the server. One tab of a browser listens to /events for all its
-// tabs, since HTTP/1.1 gives a host six connections, and the seventh tab would wait for ever. Each
-// tab that shows a region which has changed fetches its own URL again and takes over what differs.
+// Keeps an open page as it is on the server: asks for its own URL again every few seconds, with the
+// ETag of the answer before, and takes over what differs. A hidden tab asks for nothing.
 
 "use strict";
 
 {
   const base = document.body.dataset.root;
-  const name = `rq-clock ${base}`;
   const words = {
     live: "Live",
-    polling: "Updated every 5 s",
     reconnecting: "Reconnecting…",
     away: "Redis cannot be used",
     off: "Not updated",
   };
-  const channel = "BroadcastChannel" in window ? new BroadcastChannel(name) : null;
-  const turn = document.createElement("button");
-  let state = "";
-  let leave = null;                    // ends what `begin` has begun
+  let etag = '""';
+  let stop = null;                     // ends the polling
 
-  // ---- who listens ------------------------------------------------------------------------------
+  // Spread out, so that many pages do not ask at once.
+  const pause = () => (document.querySelector("[data-running]") ? 1000 : 2000 + 3000 * Math.random());
 
-  // A hidden tab does nothing, so a browser's work is that of what is looked at.
-  function begin() {
-    if (leave || document.hidden) return;
-    const left = new AbortController();
-    leave = () => { left.abort(); leave = null; state = ""; };
-    if (!navigator.locks || !channel) {  // browsers have locks for https and localhost alone
-      poll(left.signal);
-      return;
-    }
-    channel.postMessage({ hello: true });
-    // Held for as long as we listen; who waits is next when this tab is closed, hidden or dead.
-    navigator.locks.request(name, { signal: left.signal }, () => listen(left.signal)).catch(() => {});
-  }
-
-  function listen(left) {
-    let source, silence, trouble, later;
-    const tell = (message) => { channel.postMessage(message); hear(message); };
-    const answer = ({ data }) => { if (data.hello && state) tell({ state, again: true }); };
-
-    function connect() {
-      source = new EventSource(`${base}/events`);
-      source.addEventListener("store", ({ data }) => {
-        alive();
-        tell({ state: data === "up" ? "live" : "away" });
-      });
-      source.addEventListener("changed", ({ data }) => { alive(); tell({ changed: data.split(" ") }); });
-      source.addEventListener("ping", () => { alive(); tell({ changed: ["clock"] }); });
-      source.onerror = () => {
-        // Streams end now and then, and are back at once: nothing to worry anybody with.
-        trouble ??= setTimeout(() => tell({ state: "reconnecting" }), 2000);
-        // To an answer that is no stream, as a router's 503, the browser does not come back. Or
-        // nobody is logged in any more: then the page itself leads to the login.
-        if (source.readyState === EventSource.CLOSED) {
-          later = setTimeout(connect, 3000);
-          refresh();
-        }
-      };
-    }
-
-    // A connection that was cut without a word looks like one on which nothing happens.
-    function alive() {
-      clearTimeout(trouble);
-      trouble = null;
-      clearTimeout(silence);
-      silence = setTimeout(() => { source.close(); tell({ state: "reconnecting" }); connect(); }, 40_000);
-    }
-
-    connect();
-    channel.addEventListener("message", answer);
-    return new Promise((done) => left.addEventListener("abort", () => {
-      source.close();
-      for (const timer of [silence, trouble, later]) clearTimeout(timer);
-      channel.removeEventListener("message", answer);
-      done();
-    }));
-  }
-
-  async function poll(left) {
+  async function poll(left, wait) {
     while (!left.aborted) {
-      show(await refresh() ? "polling" : "reconnecting");
-      await new Promise((done) => setTimeout(done, 5000));
+      if (wait) await new Promise((done) => setTimeout(done, pause()));
+      wait = true;
+      const state = left.aborted || await refresh();
+      if (!left.aborted) show(state);
     }
   }
 
-  function hear(message) {
-    if (!leave) return;
-    if (message.state) {
-      const known = message.again && message.state === state;
-      show(message.state);
-      if (state === "live" && !known) refresh();  // what has changed before, nobody has told
-    }
-    const shown = (region) => document.querySelector(`[data-region~="${region}"]`);
-    if (message.changed?.some(shown)) refresh();
+  function begin(wait) {
+    if (stop || document.hidden) return;
+    const left = new AbortController();
+    stop = () => { left.abort(); stop = null; };
+    if (wait) show("live");            // the page is new
+    poll(left.signal, wait);
   }
 
-  function show(now) {
-    state = now;
+  function show(state) {
     const place = document.getElementById("live");  // a status: read aloud whenever it changes
-    if (place && place.textContent !== words[now]) place.textContent = words[now];
-    if (place) place.dataset.state = now;
+    if (place && place.textContent !== words[state]) place.textContent = words[state];
+    if (place) place.dataset.state = state;
   }
 
-  // ---- what has changed -------------------------------------------------------------------------
-
-  let fetching = false, again = false;
-
-  // At most one at a time, and one a second. Whether the server has answered.
   async function refresh() {
-    if (fetching || document.hidden) { again = fetching; return true; }
-    fetching = true;
+    const headers = { "If-None-Match": etag };
     try {
-      const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+      const answer = await fetch(location.href, { cache: "no-store", headers, signal: AbortSignal.timeout(10_000) });
       if (answer.redirected && new URL(answer.url).pathname === `${base}/login`) anew();
-      else if (answer.ok) take(new DOMParser().parseFromString(await answer.text(), "text/html"));
-      return answer.status < 500;
+      else if (answer.ok) {
+        take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        etag = answer.headers.get("ETag") ?? '""';
+      }
+      // A router's 503 has not our request's id.
+      if (answer.status === 503 && answer.headers.has("X-Request-Id")) return "away";
+      return answer.status < 500 ? "live" : "reconnecting";
     } catch {
-      return false;
-    } finally {
-      setTimeout(() => { fetching = false; if (again) { again = false; refresh(); } }, 1000);
+      return "reconnecting";
     }
   }
 
@@ -127,18 +61,15 @@
   const anew = () => location.replace(location.pathname + location.search);
 
   function take(page) {
-    const regions = [...document.querySelectorAll("[data-region]")];
-    if (!document.querySelector("main :is(form, [data-region])") && page.querySelector("main [data-region]")) {
+    if (!document.querySelector("main :is(form, [data-live])") && page.querySelector("main [data-live]")) {
       anew();  // this one says that Redis is away, and that is over
     }
     const focused = document.activeElement;
-    const tails = [...document.querySelectorAll("[data-region~=output] pre")].filter(
+    const tails = [...document.querySelectorAll("#output pre")].filter(
       (tail) => tail.scrollHeight - tail.scrollTop - tail.clientHeight < 8,
     );
-    for (const region of regions) {
-      const same = `[data-region="${region.dataset.region}"]`;
-      const place = [...document.querySelectorAll(same)].indexOf(region);
-      const next = region.id ? page.getElementById(region.id) : page.querySelectorAll(same)[place];
+    for (const region of document.querySelectorAll("[data-live]")) {
+      const next = page.getElementById(region.id);
       if (next) merge(region, next);
     }
     if (focused.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
@@ -187,24 +118,25 @@
 
   const choice = "rq-clock-live";
   const stored = () => { try { return localStorage.getItem(choice); } catch { return null; } };
+  const button = document.createElement("button");
 
-  function choose() {
-    turn.textContent = stored() === "off" ? "Update live" : "Stop updating";
-    if (stored() === "off") { leave?.(); show("off"); } else begin();
+  function choose(wait = false) {
+    const off = stored() === "off";
+    button.textContent = off ? "Update live" : "Stop updating";
+    if (off) { stop?.(); show("off"); } else begin(wait);
   }
 
-  turn.type = "button";
-  turn.className = "quiet";
-  turn.addEventListener("click", () => {
+  button.type = "button";
+  button.className = "quiet";
+  button.addEventListener("click", () => {
     localStorage.setItem(choice, stored() === "off" ? "on" : "off");
     choose();
   });
-  if (document.querySelector("header nav")) {  // who is not logged in may not listen
-    document.getElementById("live")?.after(turn);
-    channel?.addEventListener("message", ({ data }) => hear(data));
+  if (document.querySelector("header nav")) {  // only with a login
+    document.getElementById("live")?.after(button);
     addEventListener("storage", (event) => { if (event.key === choice) choose(); });
-    document.addEventListener("visibilitychange", () => { if (document.hidden) leave?.(); else choose(); });
+    document.addEventListener("visibilitychange", () => { if (document.hidden) stop?.(); else choose(); });
     addEventListener("pageshow", (event) => { if (event.persisted) choose(); });
-    choose();
+    choose(true);
   }
 }

@@ -50,7 +50,6 @@ OPERATIONS = [
     (method.upper(), path)
     for path, methods in app_on(free_url()).openapi()["paths"].items()
     for method in methods
-    if not path.endswith("/events")
 ]
 
 

@@ -122,12 +122,6 @@ class Place:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def streams(self) -> int:
-        """How many listen to the web process."""
-        ports = f":{int(self.port):04X}"
-        lines = Path("/proc/net/tcp").read_text().splitlines()
-        return sum(line.split()[1].endswith(ports) and line.split()[3] == "01" for line in lines)
-
 
 def log_in(page: Page, url: str) -> None:
     """As a person does."""

@@ -7,7 +7,6 @@ it; nothing runs. The pages are told that it is NOW by the client through which 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import sys
@@ -331,8 +330,7 @@ def at_now(url: str) -> Redis:
 def served(redis: Redis, url: str) -> Iterator[str]:
     """The address of a web process that reads through this client."""
     settings = Settings.from_env({"REDIS_URL": url, "RQ_CLOCK_TOKENS": f"ana:admin:{TOKEN}"})
-    closing = asyncio.Event()
-    app = create_app(settings, redis=redis, closing=closing)
+    app = create_app(settings, redis=redis)
     port = int(free_url().rpartition(":")[2].partition("/")[0])
     config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

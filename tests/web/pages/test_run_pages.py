@@ -303,7 +303,7 @@ class TestOneRun:
         assert re.search(r"waited [\d.]+ m?s Started .* took [\d.]+ m?s Ended", seen)
         assert "ValueError: no money" in seen
         assert re.search(r"Innermost in your code: \S+jobs.py, line \d+, in fail", seen)
-        assert re.search(r'<b>  File "[^"]*worker_jobs.py"', unescape(page.text))
+        assert re.search(r'<b>  File "[^"]*worker/jobs.py"', unescape(page.text))
         assert not re.search(r'<b>  File "[^"]*site-packages', unescape(page.text))
         for verb in ("requeue", "again", "delete"):
             assert f"/jobs/{job}/{verb}" in page.text
@@ -338,7 +338,7 @@ class TestOneRun:
             connection, "default", job, b"[1234 bytes came before]\n\x1b[1mbold\x1b[0m\n50%\r100%\n"
         )
         page = browser.get(f"/runs/{job}")
-        assert 'data-region="output"' in page.text
+        assert 'id="output" data-live' in page.text
         assert "Truncated: 1,234 bytes came before this. bold 100%" in text(page)
 
     def test_a_run_that_waits_says_so(self, schedules: Schedules, browser: TestClient) -> None:
