@@ -52,7 +52,6 @@ from datetime import timedelta
 from functools import wraps
 from queue import Empty, SimpleQueue
 from secrets import token_hex
-from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -61,8 +60,9 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.log import log_warning
+from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.store.client import connect, diagnose
+from rq_clock.store.client import diagnose
 from rq_clock.store.scripts import key_of, load_script, text
 
 LONGEST_TIMEOUT = 86_400
@@ -277,7 +277,7 @@ class _Keeper:
     """
 
     def __init__(self, name: str, timeout: float, wait: float, redis: Redis | None) -> None:
-        settings = Settings.from_env()
+        settings, self._runtime = Settings.from_env(), Runtime()
         self.name = name
         self.token = 0
         self.lost = ""
@@ -327,9 +327,9 @@ class _Keeper:
 
     def _acquire(self) -> RqClockError | None:
         """Get the lock, or say why not. An order meanwhile ends the waiting."""
-        until, pause, lost_a_reply = monotonic() + self._wait, SHORTEST_PAUSE, False
+        until, pause, lost_a_reply = self._runtime.monotonic() + self._wait, SHORTEST_PAUSE, False
         while True:
-            asked = monotonic()
+            asked = self._runtime.monotonic()
             try:
                 refusal = self._ask()
             except Exception as error:
@@ -340,7 +340,7 @@ class _Keeper:
             if refusal is None:
                 self._ours_until = asked + self._timeout
                 return None
-            left = until - monotonic()
+            left = until - self._runtime.monotonic()
             if isinstance(refusal, Busy) and refusal.done and refusal.free_in > left:
                 return refusal
             if left <= 0 or self._order(min(pause, left)) is not None:
@@ -360,7 +360,7 @@ class _Keeper:
         """Refresh until the block ends, or the lock is lost and the block ends. The order."""
         pause = self._timeout / 3
         while (order := self._order(pause)) is None:
-            asked = monotonic()
+            asked = self._runtime.monotonic()
             try:
                 self._compare(self._renew_script([self._lock], [self._owner, self._ttl]))
                 self._ours_until = asked + self._timeout
@@ -412,7 +412,7 @@ class _Keeper:
 
     def _unheard(self, error: Exception) -> RqClockError:
         """Redis could not be asked: the lock is lost if its time is over."""
-        if monotonic() < self._ours_until:
+        if self._runtime.monotonic() < self._ours_until:
             return self._unavailable(error)
         self._lose(f"Redis could not be asked for {self._timeout:g} s ({error})")
         return LockLost(self.lost)
@@ -493,7 +493,7 @@ def _client(settings: Settings) -> Redis:
     """This process's client for locks, whatever a task or RQ does with theirs."""
     key = os.getpid(), settings.redis_url, settings.tls_verify  # a fork shares no connection
     if key not in _clients:
-        _clients.setdefault(key, connect(settings=settings))
+        _clients.setdefault(key, Runtime().connect(settings))
     return _clients[key]
 
 

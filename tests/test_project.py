@@ -25,6 +25,7 @@ LEVELS = [
     {"timing", "outbound"},
     {"model", "settings", "log"},
     {"store", "manifest"},
+    {"runtime"},
     {"jobs", "runners", "lock", "devserver"},
     {"schedules", "alerts", "doctor"},
     {"clock", "worker", "web"},
@@ -91,7 +92,7 @@ def test_time_and_decision_are_pure() -> None:
 
 def test_only_the_loop_and_the_command_line_read_the_wall_clock() -> None:
     reading = re.compile(r"datetime\.now\(|time\.time\(|utcnow\(|\.today\(")
-    assert readers_of(reading) == {"clock/process", "worker/worker", "cli/common"}
+    assert readers_of(reading) == {"runtime", "cli/common"}
 
 
 def test_tasks_never_import_the_clock() -> None:

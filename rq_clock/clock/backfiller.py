@@ -1,10 +1,10 @@
-"""What the leader does beside the tick, at operators' request: backfills, and fire times that are
-to be made up for when a pause has ended.
+"""Backfills, which the leader enqueues step by step beside the tick: those that operators start,
+and those that catch up with the fire times of a pause that has ended.
 
-Each chore stands in `chores` with the instant at which to look at it. A step of a backfill is a
-script that names the fencing token and what it is based on; a pause is made up for by a backfill
-whose id is that of the pause. So each is done once, whoever does it and however often, and a clock
-that dies in the middle leaves it to the next one.
+Each stands in the sorted set `chores` with the instant of the next look at it. A step of a backfill
+is a script that compares the fencing token and the cursor of the step before. The backfill of a
+pause has the pause's id. So each is done once, however often it is tried, and a clock that dies in
+the middle leaves it to the next one.
 """
 
 from __future__ import annotations
@@ -19,66 +19,66 @@ from rq_clock.store.client import is_outage
 from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 
-NEWS = ":chores"
-"""What the news say when there is something to do; no schedule can be called that."""
+BACKFILLS_CHANGED = ":chores"
+"""The message that announces work for the backfiller; no schedule can have this name."""
 BURST = 20
-"""Chores done in one look: a hundred backfills must not hold up the tick."""
+"""Steps in one look: a hundred backfills must not delay the tick."""
 _MS = timedelta(milliseconds=1)
 
 
 class Backfiller:
-    """The chores of one namespace, for its leader."""
+    """The backfills of one namespace, for its leader."""
 
     def __init__(self, store: Store) -> None:
-        self._changes = Operations(store)
+        self._operations = Operations(store)
         self._store = store
         self._faults = FaultLog()
         self._pauses: dict[str, timedelta] = {}
         """Backfill → time until the next look at it."""
 
     def look(self, lease: Lease, now: datetime) -> datetime | None:
-        """Do what is to be done by now; when there is more. Raises LeaseLost and redis-py's
+        """Do the steps that are due. Return when the next one is. Raises LeaseLost and redis-py's
         errors."""
-        ready, following = self._changes.chores(now)
-        for chore, when in list(ready.items())[:BURST]:
-            kind, _, name = chore.partition(":")
+        ready, following = self._operations.chores(now)
+        for item, when in list(ready.items())[:BURST]:
+            kind, _, name = item.partition(":")
             try:
                 if kind == "backfill":
-                    self._go_on(lease, name, when, now)
+                    self._step(lease, name, when, now)
                 else:
-                    catch_up_backfill(self._changes, name, now)
-                    self._changes.done(chore, when)
-                self._faults.clear("chore.failed", chore=chore)
+                    catch_up_backfill(self._operations, name, now)
+                    self._operations.done(item, when)
+                self._faults.clear("backfill.failed", item=item)
             except Exception as error:
                 if is_outage(error):
                     raise
-                self._faults.report("chore.failed", error, chore=chore)
-                self._changes.later(chore, now + LONGEST_LOOK * 10)
+                self._faults.report("backfill.failed", error, item=item)
+                self._operations.later(item, now + LONGEST_LOOK * 10)
         if ready:
-            left, following = self._changes.chores(now)
+            left, following = self._operations.chores(now)
             return now if left else following
         return following
 
-    def _go_on(self, lease: Lease, id: str, when: int, now: datetime) -> None:
-        backfill = self._changes.backfill(id)
+    def _step(self, lease: Lease, id: str, when: int, now: datetime) -> None:
+        backfill = self._operations.backfill(id)
         if backfill is None or backfill.state != "running":
-            self._changes.done(f"backfill:{id}", when)
+            self._operations.done(f"backfill:{id}", when)
             return
         entry = self._store.load([backfill.schedule])[0].get(backfill.schedule)
         if entry is None or entry.schedule is None:
-            self._changes.cancel_backfill(id, now, Actor(by="clock", reason="no such schedule"))
+            self._operations.cancel_backfill(id, now, Actor(by="clock", reason="no such schedule"))
             return
-        living = self._changes.living(backfill.jobs)
+        living = self._operations.living(backfill.jobs)
         ended = len(living) < len(backfill.jobs)
         pause = self._pauses.get(id, SHORTEST_LOOK) * 2
         self._pauses[id] = SHORTEST_LOOK if ended else min(pause, LONGEST_LOOK)
-        todo = step(backfill, entry.schedule, living, now, now + self._pauses[id])
-        if not self._changes.step_backfill(lease, backfill, todo, now):
+        next_step = step(backfill, entry.schedule, living, now, now + self._pauses[id])
+        if not self._operations.step_backfill(lease, backfill, next_step, now):
             return
-        for fire_time in todo.fire_times:
+        for fire_time in next_step.fire_times:
             log_event(
                 "run.backfilled", schedule=backfill.schedule, fire_time=fire_time, backfill=id
             )
-        if todo.over:
+        if next_step.over:
             self._pauses.pop(id, None)
             log_event("backfill.done", backfill=id, schedule=backfill.schedule)

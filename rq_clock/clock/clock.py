@@ -1,6 +1,6 @@
-"""What an app sees: declare schedules, then run the clock process.
+"""The face for apps: declare schedules, then run the clock process.
 
-`Clock` holds the declared schedules and never runs user code; being the clock is session.py.
+`Clock` holds the declared schedules and never runs user code; the clock process is process.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rq_clock.errors import Fault, RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.log import log_event
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
+from rq_clock.runtime import Runtime
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from rq_clock.signals import Signals
 from rq_clock.timing.triggers import Trigger
 
 _collected: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
@@ -76,7 +76,7 @@ class Clock:
         Options: args, kwargs (JSON), queue, timeout, result_ttl, failure_ttl (seconds), retries (a
         count or a list of delays in seconds), catch_up ("latest", "all", "none"), catch_up_window
         (timedelta or seconds), catch_up_limit, overlap ("skip", "allow"), group, group_limit,
-        jitter (timedelta or seconds), tags, ping (a URL that is told of its runs), renamed_from.
+        jitter (timedelta or seconds), tags, ping (a URL called for each of its runs), renamed_from.
 
         Raises ScheduleError with every fault of this declaration; nothing is declared then.
         """
@@ -122,12 +122,12 @@ class Clock:
             faults = self.faults()
             if faults:
                 raise ScheduleError(*faults)
-            with Signals() as signals:
+            with Runtime() as runtime:
                 if settings.disabled:
                     log_event("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")
-                    signals.wait(None)
+                    runtime.wait(None)
                     return
-                ClockProcess(self._schedules, settings, signals, **vars(options)).run()
+                ClockProcess(self._schedules, settings, runtime, **vars(options)).run()
         except StoreUnavailable as error:
             sys.exit(_fail(error, 4))
         except RqClockError as error:

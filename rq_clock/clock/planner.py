@@ -1,12 +1,12 @@
-"""What the leading clock knows to be coming, and the work of turning it into commits.
+"""The coming fire times of the leading clock, and the work of turning them into commits.
 
 Fire times are found in the due index up to AHEAD before they come, decided and packed while
 there is time, and at their instant only sent. All of it is guess and cache: the commit compares
-marker, revision and fencing token, so a `Stage` can be thrown away at any moment, and is, after
-every doubt (a lost connection, a lost lease).
+marker, revision and fencing token, so a `Planner` can be thrown away at any moment, and
+is, after every doubt (a lost connection, a lost lease).
 
-`turn(now)` does one small piece of work and says how long to wait for the next; it never reads
-a clock and never sleeps, so a test drives it through any wall clock it likes.
+`turn(now)` does one small piece of work and returns how long to wait for the next. It reads no
+clock and never sleeps, so a test drives it through any wall clock it likes.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from rq_clock.timing.instants import from_ms, to_ms
 AHEAD = timedelta(seconds=15)
 """How long before its instant a fire time is looked for and packed."""
 SCAN_MS = 10_000
-"""How often the due index is read on. What changes in between is announced as news."""
+"""How often the due index is read on. Changes in between are announced."""
 RESCAN_MS = 60_000
 """How often it is read from the start, in case an announcement was lost."""
 SLICE = 50
 """Schedules decided in one turn: about 5 ms."""
 GUARD_MS = 10
 """No slice is begun this shortly before something has to be sent."""
-HOT = 4096
+CACHE_LIMIT = 4096
 """Schedules kept in memory between two fire times that are near each other."""
 BACKOFF = 60.0
-"""Seconds at most between two attempts at a schedule that cannot be committed."""
+"""Longest pause, in seconds, between two attempts at a schedule that cannot be committed."""
 LOOK_MS = 60_000
 """How often the jobs that block a schedule are looked for, and how many schedules in one go."""
-LOOKS = 20
+LOOK_LIMIT = 20
 BURST = 64
 """Messages sent before the loop looks around (signals, lease) again."""
 
@@ -67,19 +67,19 @@ class Planner:
         *,
         memory: int,
         witness: Callable[[CommitResult], None] | None = None,
-        tally: Counters | None = None,
+        counters: Counters | None = None,
         faults: FaultLog | None = None,
     ) -> None:
         self._store = store
         self._lease = lease
         self._memory = memory
         self._witness = witness
-        """Is shown what was committed, between two sends: it must be quick and never raise."""
-        self._tally = Counters() if tally is None else tally
+        """Called with each commit, between two sends: it must be quick and never raise."""
+        self._counters = Counters() if counters is None else counters
         self._builder = JobBuilder(store)
-        self._wire = CommitChannel(store)
+        self._channel = CommitChannel(store)
         self._everything = "0"
-        self._hot: dict[str, Entry] = {}
+        self._cache: dict[str, Entry] = {}
         self._coming: dict[str, int] = {}
         """Schedule → the instant (ms) at which it is to be decided or is staged for."""
         self._heap: list[tuple[int, str]] = []
@@ -91,49 +91,50 @@ class Planner:
         self._latest = self._scan_at = self._rescan_at = 0
         self._failing: dict[str, tuple[int, int]] = {}
         self._refused = 0
-        self._held_until = 0
+        self._retry_at = 0
         self._invalid: dict[str, str] = {}
         self._faults = FaultLog() if faults is None else faults
         self._blocked: dict[str, tuple[int, list[str]]] = {}
         """Schedule → when to look (ms) for the jobs that made its last fire time an overlap."""
         self._missing: set[str] = set()
-        self._told: set[str] = set()
-        """Schedules that the news named since the last turn."""
+        self._announced: set[str] = set()
+        """Schedules that were announced as changed since the last turn."""
         self._answered: deque[tuple[Batch, list[CommitResult] | CommitRefusal]] = deque()
         self.in_flight: list[Planned] = []
-        """Sent, but the answer has not come: after a lost connection nobody knows."""
+        """Sent, and not answered: after a lost connection their outcome is unknown."""
         self.lags: deque[float] = deque(maxlen=1000)
         self.lost: deque[tuple[str, str]] = deque(maxlen=1000)
         """Schedules and jobs of theirs that were found nowhere."""
         self.enqueued = 0
 
     def finish(self, now: datetime) -> None:
-        """Take in the answers that have come; for the log, before the process ends."""
+        """Process the answers that have come, for the log, before the process ends."""
         while self._settle_one(to_ms(now)):
             pass
 
     # ---- one turn -----------------------------------------------------------------------------
 
     def turn(self, now: datetime) -> float:
-        """Do the most urgent piece of work; seconds until the next one, 0 when there is more.
+        """Do the most urgent piece of work. Return the seconds until the next one, 0 when there is
+        more now.
 
         Raises LeaseLost, and redis-py's errors when the server is gone.
         """
         now_ms = to_ms(now)
         if now_ms < self._latest - 1000:  # the wall clock went back: its plans are void
-            self._held_until = 0
+            self._retry_at = 0
             self._failing.clear()
             self.look_again("*")
         self._latest = now_ms
-        held = now_ms < self._held_until
-        if not self._answered:  # they say what comes next, but know of no edit since
-            if self._told:
-                self._look_up(now_ms)
+        backing_off = now_ms < self._retry_at
+        if not self._answered:  # answers plan the next fire time, but ignore later edits
+            if self._announced:
+                self._read_announced(now_ms)
             if now_ms >= self._scan_at:
                 self._scan(now_ms)
-            if held:
-                return (min(self._held_until, self._scan_at) - now_ms) / 1000
-        sent = not held and self._send(now_ms)
+            if backing_off:
+                return (min(self._retry_at, self._scan_at) - now_ms) / 1000
+        sent = not backing_off and self._send(now_ms)
         if sent or self._settle_one(now_ms) or self._stage(now_ms):
             return 0
         for instant in list(self._open):
@@ -168,27 +169,27 @@ class Planner:
             self._invalid.clear()
 
     def look_again(self, names: Iterable[str]) -> None:
-        """Something changed these schedules ("*": all of them)."""
+        """Read these schedules again: they were changed ("*": all of them)."""
         for name in names:
             if name == "*":
                 self._scan_at = self._rescan_at = 0
-                self._hot.clear()
+                self._cache.clear()
                 self._invalid.clear()
             else:
-                self._told.add(name)
-                self._hot.pop(name, None)
+                self._announced.add(name)
+                self._cache.pop(name, None)
                 self._invalid.pop(name, None)
                 self._faults.clear("schedule.invalid", schedule=name)
 
-    def _look_up(self, now_ms: int) -> None:
-        """When are those due that the news named? Costs follow their number, so that thousands of
-        one-off jobs a second can be added while the due index is long."""
+    def _read_announced(self, now_ms: int) -> None:
+        """Look up when the announced schedules are due. The cost follows their number, so that
+        thousands of one-off jobs a second can be added while the due index is long."""
         horizon = now_ms + AHEAD // timedelta(milliseconds=1)
-        for name, when in self._store.fire_times(sorted(self._told)).items():
-            self._hot.pop(name, None)
+        for name, when in self._store.fire_times(sorted(self._announced)).items():
+            self._cache.pop(name, None)
             if when <= horizon:
                 self._expect(name, when)
-        self._told.clear()
+        self._announced.clear()
 
     def _expect(self, name: str, when: int) -> None:
         if name in self._failing:
@@ -200,7 +201,7 @@ class Planner:
     # ---- deciding and packing -----------------------------------------------------------------
 
     def _stage(self, now_ms: int) -> bool:
-        """Decide and pack one slice. False when there is none to do now."""
+        """Decide and pack one slice. Return False when there is none to do now."""
         horizon = now_ms + AHEAD // timedelta(milliseconds=1)
         if self._ready and self._ready[0][0] <= now_ms + GUARD_MS:
             return False
@@ -222,7 +223,7 @@ class Planner:
             if entry is None:
                 del self._coming[name]  # removed since
             elif entry.schedule is None:
-                self._leave(name, entry.fault)
+                self._set_aside(name, entry.fault)
             else:
                 with self._guard(name):
                     self._decide(entry, max(when, now_ms), staged=when > now_ms)
@@ -230,33 +231,33 @@ class Planner:
 
     @contextmanager
     def _guard(self, name: str) -> Iterator[None]:
-        """Whatever is raised over one schedule is that schedule's fault; the others go on."""
+        """Treat an error that is not an outage as this schedule's fault; the others go on."""
         try:
             yield
         except Exception as error:
             if is_outage(error):
                 raise
-            self._leave(name, error)
+            self._set_aside(name, error)
 
-    def _leave(self, name: str, error: Exception | str) -> None:
+    def _set_aside(self, name: str, error: Exception | str) -> None:
         """Leave a schedule undecided until it is changed, or the index is read from its start."""
         self._coming.pop(name, None)
-        self._hot.pop(name, None)
+        self._cache.pop(name, None)
         self._invalid[name] = str(error)
         self._faults.report("schedule.invalid", error, schedule=name)
 
     def _read(self, names: list[str]) -> dict[str, Entry]:
-        """These schedules as they are remembered, and else as Redis has them."""
-        missing = [name for name in names if name not in self._hot]
+        """Return these schedules from the cache, or else from Redis."""
+        missing = [name for name in names if name not in self._cache]
         if missing:
             found, everything = self._store.load(missing)
-            if everything != self._everything:  # of this, what is remembered knows nothing
-                self._hot.clear()
+            if everything != self._everything:  # the pause of all changed: the cache is stale
+                self._cache.clear()
                 found, everything = self._store.load(names)
             self._everything = everything
         else:
             found = {}
-        return found | {name: self._hot.pop(name) for name in names if name in self._hot}
+        return found | {name: self._cache.pop(name) for name in names if name in self._cache}
 
     def _decide(self, entry: Entry, instant: int, *, staged: bool) -> None:
         now = from_ms(instant)
@@ -272,7 +273,7 @@ class Planner:
 
     def _pack(self, instant: int) -> None:
         batch = self._open.pop(instant)
-        batch.pack(self._store, self._lease, self._wire)
+        batch.pack(self._store, self._lease, self._channel)
         self._bytes += batch.size
         self._sequence += 1
         heapq.heappush(self._ready, (instant, self._sequence, batch))
@@ -280,7 +281,7 @@ class Planner:
     # ---- sending ------------------------------------------------------------------------------
 
     def _send(self, now_ms: int) -> bool:
-        """Send what is due. False when nothing is."""
+        """Send the batches that are due. Return False when none is."""
         for instant in [i for i in self._open if i <= now_ms]:
             self._pack(instant)
         batches: list[Batch] = []
@@ -288,20 +289,20 @@ class Planner:
             batch = heapq.heappop(self._ready)[2]
             self._bytes -= batch.size
             if batch.expired(from_ms(now_ms)):  # the process was stopped, or the clock jumped
-                self._decide_anew(batch.planned)
+                self._decide_again(batch.planned)
             else:
                 batches.append(batch)
         if not batches:
             return self._scan_at == 0 and not self._answered
         self.in_flight = [planned for batch in batches for planned in batch.planned]
-        results = self._wire.commit(batches)
+        results = self._channel.commit(batches)
         self.in_flight = []
         self._answered.extend(zip(batches, results, strict=True))
         return True
 
     def _settle_one(self, now_ms: int) -> bool:
-        """Take in the answers to one batch; sending goes first, so that a crowd is not held up
-        by the log lines of those before."""
+        """Process the answers to one batch. Sending goes first, so that a crowd is not delayed by
+        the log lines of the batches before."""
         if not self._answered:
             return False
         batch, result = self._answered.popleft()
@@ -313,21 +314,21 @@ class Planner:
                     self._settle(answer, now_ms)
         return True
 
-    def _decide_anew(self, planned: Iterable[Planned]) -> None:
+    def _decide_again(self, planned: Iterable[Planned]) -> None:
         """Drop these decisions and read again from Redis when they are due."""
         for plan in planned:
             self._coming.pop(plan.entry.name, None)
-            self._hot.pop(plan.entry.name, None)
+            self._cache.pop(plan.entry.name, None)
         self._scan_at = self._rescan_at = 0
 
     def _refuse(self, batch: Batch, refusal: CommitRefusal, now_ms: int) -> None:
-        self._decide_anew(batch.planned)
+        self._decide_again(batch.planned)
         if refusal.changed:
-            self._hot.clear()
+            self._cache.clear()
             return
-        if now_ms >= self._held_until:  # once for all batches of this attempt
+        if now_ms >= self._retry_at:  # once for all batches of this attempt
             self._refused += 1
-            self._held_until = now_ms + int(_backoff(self._refused) * 1000)
+            self._retry_at = now_ms + int(_backoff(self._refused) * 1000)
             log_warning(
                 "commit.refused",
                 error=refusal,
@@ -346,9 +347,9 @@ class Planner:
             self._refused = 0
             log_event("commit.accepted")
         if answer.kind == "stale" and not was_committed(answer.planned, answer.detail):
-            self._decide_anew([answer.planned])
+            self._decide_again([answer.planned])
             return
-        self._report(answer)
+        self._log(answer)
         self._count(answer.planned, answer.kind, answer.at)
         if self._witness:
             self._witness(answer)
@@ -357,20 +358,20 @@ class Planner:
             self._blocked[name] = (look, answer.detail.split())
         elif answer.planned.job_ids:
             self._blocked.pop(name, None)
-        self._go_on(answer.planned, now_ms)
+        self._expect_next(answer.planned, now_ms)
 
-    def _go_on(self, planned: Planned, now_ms: int) -> None:
-        """The marker moved: what comes next for this schedule?"""
+    def _expect_next(self, planned: Planned, now_ms: int) -> None:
+        """Expect the next fire time of this schedule, whose marker moved."""
         entry, decision = planned.entry, planned.decision
         self._coming.pop(entry.name, None)
         horizon = max(self._scanned or 0, now_ms)
         if decision.next is None or to_ms(decision.next) > horizon:
             return
-        if len(self._hot) >= HOT:
-            del self._hot[next(iter(self._hot))]
+        if len(self._cache) >= CACHE_LIMIT:
+            del self._cache[next(iter(self._cache))]
         decided_any = decision.fire_times or decision.skips
         marker = decision.marker if decided_any else entry.marker
-        self._hot[entry.name] = replace(entry, marker=marker)
+        self._cache[entry.name] = replace(entry, marker=marker)
         self._expect(entry.name, to_ms(decision.next))
 
     def _fail(self, name: str, error: str, now_ms: int) -> None:
@@ -378,9 +379,9 @@ class Planner:
         count = self._failing.get(name, (0, 0))[0] + 1
         pause = _backoff(count)
         self._failing[name] = (count, now_ms + int(pause * 1000))
-        self._tally.add(UNDECIDED, schedule=name)
+        self._counters.add(UNDECIDED, schedule=name)
         log_warning("run.undecided", schedule=name, error=error, retry_in=f"{pause:g}s")
-        self._hot.pop(name, None)
+        self._cache.pop(name, None)
         self._expect(name, self._coming.pop(name, now_ms))
 
     # ---- beside the tick ----------------------------------------------------------------------
@@ -393,7 +394,8 @@ class Planner:
         )
 
     def settle(self, entries: Iterable[Entry], now: datetime) -> None:
-        """Decide what these entries, as they are given, left undecided until `now`."""
+        """Decide the fire times until `now` that these entries left undecided, by the definitions
+        in them."""
         now_ms = to_ms(now)
         self._scan_at = self._rescan_at = now_ms + RESCAN_MS
         for entry in entries:
@@ -401,28 +403,28 @@ class Planner:
             with self._guard(entry.name):
                 following = entry.schedule.next_after(entry.decided)
                 if following is not None and following <= now:
-                    self._hot[entry.name] = entry
+                    self._cache[entry.name] = entry
                     self._expect(entry.name, to_ms(following))
         while self.turn(now) == 0:
             pass
 
     def check_blocked(self, now: datetime) -> None:
-        """Look, once a minute a schedule, whether the job that blocks it still exists anywhere.
-        One that is found nowhere twice is lost: a worker died between taking and starting it."""
+        """Check, once a minute for each schedule, whether the job that blocks it still exists. One
+        that is found nowhere twice is lost: a worker died between taking and starting it."""
         now_ms = to_ms(now)
-        for name, (look, jobs) in list(self._blocked.items())[:LOOKS]:
+        for name, (look, jobs) in list(self._blocked.items())[:LOOK_LIMIT]:
             if look > now_ms:
                 continue
             del self._blocked[name]
             self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
             try:
-                self._look_for(name, jobs, now)
+                self._find_lost(name, jobs, now)
             except Exception as error:
                 if is_outage(error):
                     raise
                 self._faults.report("duty.failed", error, duty="overlap", schedule=name)
 
-    def _look_for(self, name: str, jobs: list[str], now: datetime) -> None:
+    def _find_lost(self, name: str, jobs: list[str], now: datetime) -> None:
         gone = self._store.vanished(jobs)
         for job_id in self._missing.intersection(gone):
             if self._store.job_lost(self._lease, name, job_id, now):
@@ -431,9 +433,9 @@ class Planner:
         self._missing.difference_update(jobs)
         self._missing.update(gone)
 
-    # ---- saying -------------------------------------------------------------------------------
+    # ---- logging ------------------------------------------------------------------------------
 
-    def _report(self, answer: CommitResult) -> None:
+    def _log(self, answer: CommitResult) -> None:
         plan = answer.planned
         schedule = plan.entry.schedule
         assert schedule is not None
@@ -475,10 +477,11 @@ class Planner:
     def _count(self, plan: Planned, kind: str, at: datetime | None = None) -> None:
         over = plan.decision.next is None and not plan.entry.declared
         name, at = "" if over else plan.entry.name, at if kind == "ok" else None
-        self._tally.decided(name, plan.decision, plan.decided_at, at, overlap=kind == "overlap")
+        self._counters.decided(name, plan.decision, plan.decided_at, at, overlap=kind == "overlap")
 
-    def recognise(self, planned: list[Planned]) -> None:
-        """After a lost connection: which of these were committed although no answer came?"""
+    def confirm(self, planned: list[Planned]) -> None:
+        """Log and count those of these that were committed although no answer came: to be called
+        after a lost connection."""
         states, _ = self._store.load([plan.entry.name for plan in planned])
         for plan in planned:
             entry = states.get(plan.entry.name)
@@ -489,7 +492,7 @@ class Planner:
                 )
 
     def lag_summary(self) -> dict[str, str]:
-        """Lag of the newest on-time runs, for the lease."""
+        """Return the lag of the newest on-time runs, for the lease."""
         lags = sorted(self.lags)
         if not lags:
             return {}
@@ -502,5 +505,5 @@ class Planner:
 
 
 def _backoff(attempt: int) -> float:
-    """1, 2, 4 … BACKOFF seconds."""
+    """Return 1, 2, 4 … BACKOFF seconds."""
     return min(float(2 ** min(attempt - 1, 10)), BACKOFF)

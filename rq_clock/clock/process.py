@@ -1,28 +1,26 @@
 """One process's life as a clock: the lease, the loop, signals and outages.
 
-Take the lease, reconcile once, then turn after turn let `Stage` enqueue what is due and sleep
-until the next instant; step down when a newer clock comes, stand by, lead again when the lease is
+Take the lease, reconcile once, then turn after turn let the `Planner` enqueue what is due and sleep
+until the next instant. Step down when a newer clock comes, stand by, lead again when the lease is
 free, give it back on SIGTERM and SIGINT. Redis may be away at any time, for any time.
 
-All state is in Redis; what this process knows can be thrown away. This module holds the only
-reading of the wall clock. What happens if the process dies at any step, a reply is lost or
-another clock runs there is in ARCHITECTURE.md, as a table.
+All state is in Redis; nothing in this process has to be saved. Time and signals come from its
+`Runtime`. What happens if the process dies at any step, a reply is lost or another clock runs there
+is in docs/internals/crashes.md, as a table.
 """
 
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from rq_clock.alerts.monitor import Monitor
-from rq_clock.clock.backfiller import NEWS as CHORES
-from rq_clock.clock.backfiller import Backfiller
+from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import Plan, differing, plan
 from rq_clock.errors import LeaseLost
@@ -31,9 +29,9 @@ from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.entry import Lease, LeaseRefused
 from rq_clock.model.schedule import Schedule
+from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.signals import Signals
-from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, connect, is_outage, socket_of
+from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.scripts import text
@@ -46,24 +44,33 @@ RENEW_SECONDS = 4.0
 REPORT_EVERY = 3
 """Renewals from one report of the leader's facts (lag, last tick) to the next."""
 EARLY_SECONDS, EARLY_PART = 0.0003, 1 / 500
-"""How much before an instant a sleep ends: Linux lets a select sleep 0.1 % longer than it is told,
-so a long sleep is followed by a short one, and the last fraction of a millisecond is spun away."""
+"""How much before an instant a sleep ends: Linux lets a select sleep 0.1 % too long, so a long
+sleep is followed by a short one, and the last fraction of a millisecond is spun away."""
 QUIET_SECONDS, COLLECT_EVERY = 1.0, 25
-"""A leader looks for garbage when nothing is due for this long, or at every so many reports: with
+"""A leader collects garbage when nothing is due for this long, or at every 25th report: with
 100,000 jobs staged that takes 0.15 s, and its turns leave next to none that counting references
 does not free."""
 NEWCOMER_SECONDS = 0.5
 """How long a clock that has not led yet lets others go first when a lease has run out: the holder
 died, and if that was in a crash loop, the next of the loop must not win against one that works."""
-CHORES_SECONDS = 60.0
-"""How often the leader looks for chores, in case an announcement was lost."""
+BACKFILL_SECONDS = 60.0
+"""How often the leader looks for backfills, in case an announcement was lost."""
 COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
-"""How often what was counted is written, when nothing is due for so long; and how much later when
-that never is, or when there is nothing but ticks to tell."""
-DUTIES = ("care", "chores", "watch", "counts")
-"""What the leader does beside the tick, the most urgent first."""
+"""How often counts are written, when nothing is due for COUNT_ROOM; and how much later when that
+never happens, or when only ticks were counted."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
+
+
+@dataclass(slots=True)
+class Duty:
+    """Work of the leader beside the tick."""
+
+    name: str
+    look: Callable[[Planner, Lease], float]
+    """Do it; return the seconds until it is due again."""
+    next_at: float = 0.0
+    """When it is due (monotonic)."""
 
 
 class ClockProcess:
@@ -73,35 +80,36 @@ class ClockProcess:
         self,
         declared: Mapping[str, Schedule],
         settings: Settings,
-        signals: Signals,
+        runtime: Runtime,
         *,
         take_over: bool = False,
         remove_all: bool = False,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._declared = declared
         self._settings = settings
-        self._signals = signals
+        self._runtime = runtime
+        self._signals = runtime.signals
         self._remove_all = remove_all
-        self._wall = wall
-        self._store = Store(
-            connect(settings=settings), settings.namespace, history=settings.history
-        )
+        self._store = Store(runtime.connect(settings), settings.namespace, history=settings.history)
         self._mode = "take-over" if take_over else "starting"
-        self._care = Reaper(
+        self._reaper = Reaper(
             Executions(self._store.redis, settings.namespace, runs=settings.runs),
             settings.max_interruptions,
         )
-        self._chores = Backfiller(self._store)
-        self._watch = Monitor(self._store, settings)
-        self._tally = Counters()
+        self._backfiller = Backfiller(self._store)
+        self._monitor = Monitor(self._store, settings)
+        self._counters = Counters()
         self._faults = FaultLog()
-        self._due = dict.fromkeys(DUTIES, 0.0)
-        """Duty → when it is next to be done (monotonic)."""
-        self._led = 0
-        self._patience = Reconnect(settings.redis_url)
+        self._reaping = Duty("reaper", self._reap)
+        self._backfilling = Duty("backfills", self._backfill)
+        self._duties = [self._reaping, self._backfilling, Duty("alerts", self._check_alerts)]
+        """The most urgent first."""
+        self._counting = Duty("counts", self._write_counts)
+        self._last_token = 0
+        """The fencing token of the lease under which this process led last."""
+        self._reconnect = Reconnect(settings.redis_url)
         self._warned = False
-        self._unsure: list[Planned] = []
+        self._unconfirmed: list[Planned] = []
         self._condition = ""
 
     def run(self) -> None:
@@ -110,16 +118,16 @@ class ClockProcess:
             try:
                 self._serve()
             except (RedisError, OSError) as error:
-                pause = self._patience.try_again(error)
+                pause = self._reconnect.try_again(error)
                 self._enter("outage")
                 self._store.redis.connection_pool.disconnect()
-                self._care.forget()
-                self._signals.wait(pause)
-        self._watch.close()
+                self._reaper.forget()
+                self._runtime.wait(pause)
+        self._monitor.close()
         log_event("clock.stopped")
 
     def _enter(self, condition: str) -> bool:
-        """Whether this is news: each condition is said once, when it begins."""
+        """Enter a condition. Return whether it has just begun: each is logged once."""
         changed, self._condition = self._condition != condition, condition
         return changed
 
@@ -128,32 +136,32 @@ class ClockProcess:
             if not self._warned:
                 log_warning("store.warning", text=warning)
         self._warned = True
-        news = self._store.listen()
+        subscription = self._store.listen()
         try:
             while not self._signals.stopping:
                 answer = self._store.acquire(
                     self._settings.instance,
                     (self._settings.owner, self._settings.former_owner),
                     self._mode,
-                    self._wall(),
+                    self._runtime.wall(),
                 )
                 self._mode = "waiting"
-                self._patience.answered()
+                self._reconnect.answered()
                 if isinstance(answer, LeaseRefused):
-                    self._stand_by(answer, news)
+                    self._stand_by(answer, subscription)
                     continue
                 try:
-                    self._lead(answer, news)
+                    self._lead(answer, subscription)
                 except LeaseLost as error:
                     self._enter("deposed")
                     log_event("clock.deposed", reason=error)
         finally:
-            news.close()
+            subscription.close()
 
-    def _stand_by(self, refused: LeaseRefused, news: PubSub) -> None:
+    def _stand_by(self, refused: LeaseRefused, subscription: PubSub) -> None:
         """Wait until the lease may be free."""
-        self._patience.succeeded()
-        seconds = refused.wait + (0.005 if self._led else NEWCOMER_SECONDS)
+        self._reconnect.succeeded()
+        seconds = refused.wait + (0.005 if self._last_token else NEWCOMER_SECONDS)
         if refused.kind == "foreign":
             seconds = FOREIGN_SECONDS
             if self._enter("foreign"):
@@ -168,17 +176,17 @@ class ClockProcess:
                 )
         elif self._enter("standby"):
             log_event("clock.standby", leader=refused.holder)
-        self._wait(seconds, news)
+        self._wait(seconds, subscription)
 
-    def _wait(self, seconds: float, news: PubSub) -> list[str]:
-        """Sleep; what the news said meanwhile."""
-        sock = socket_of(news.connection)
-        heard = self._signals.wait(seconds, *([sock] if sock else []))
-        return _read(news) if heard else []
+    def _wait(self, seconds: float, subscription: PubSub) -> list[str]:
+        """Sleep. Return the messages that came meanwhile."""
+        sock = socket_of(subscription.connection)
+        readable = self._runtime.wait(seconds, *([sock] if sock else []))
+        return _read(subscription) if readable else []
 
     # ---- leading ------------------------------------------------------------------------------
 
-    def _lead(self, lease: Lease, news: PubSub) -> None:
+    def _lead(self, lease: Lease, subscription: PubSub) -> None:
         """Lead until a signal; raises LeaseLost when a newer clock leads."""
         self._enter("leading")
         log_event(
@@ -188,149 +196,145 @@ class ClockProcess:
             instance=self._settings.instance,
             version=__version__,
         )
-        if not self._led or lease.number <= self._led + 1:
+        if not self._last_token or lease.number <= self._last_token + 1:
             self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
             gc.freeze()
-        self._led = lease.number
-        self._patience.succeeded()
-        self._watch.forget()
-        witness = self._watch.witness
-        memory = self._settings.stage_bytes
-        stage = Planner(
-            self._store, lease, memory=memory, witness=witness, tally=self._tally,
-            faults=self._faults,
+        self._last_token = lease.number
+        self._reconnect.succeeded()
+        self._monitor.forget()
+        planner = Planner(
+            self._store, lease, memory=self._settings.stage_bytes, witness=self._monitor.witness,
+            counters=self._counters, faults=self._faults,
         )  # fmt: skip
         gc.disable()  # see QUIET_SECONDS
         try:
-            stage.recognise(self._unsure)
-            self._unsure = []
-            self._turn(stage, lease, news)
-            stage.finish(self._wall())
-            while self._tally.waiting:
-                self._do("counts", lambda: self._write_counts(lease))
+            planner.confirm(self._unconfirmed)
+            self._unconfirmed = []
+            self._turn(planner, lease, subscription)
+            planner.finish(self._runtime.wall())
+            while self._counters.waiting:
+                self._do(self._counting, planner, lease)
             self._store.release(lease)
         finally:
             gc.enable()
-            self._unsure = stage.in_flight
+            self._unconfirmed = planner.in_flight
 
-    def _turn(self, stage: Planner, lease: Lease, news: PubSub) -> None:
-        renewals, renewed, busy = 0, time.monotonic(), 0.0
+    def _turn(self, planner: Planner, lease: Lease, subscription: PubSub) -> None:
+        monotonic = self._runtime.monotonic
+        renewals, renewed, busy = 0, monotonic(), 0.0
         while not self._signals.stopping:
-            began = time.monotonic()
-            seconds = stage.turn(self._wall())
-            busy += time.monotonic() - began
+            began = monotonic()
+            seconds = planner.turn(self._runtime.wall())
+            busy += monotonic() - began
             if seconds > 0:
-                self._tally.tick(busy)
+                self._counters.tick(busy)
                 busy = 0.0
             first_pass_done = renewals == 0 and seconds > 0
-            if first_pass_done or time.monotonic() - renewed >= RENEW_SECONDS:
+            if first_pass_done or monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
-                tell = first_pass_done or renewals % REPORT_EVERY == 0
-                self._store.renew(lease, **(self._facts(stage) if proven and tell else {}))
-                renewals, renewed = renewals + proven, time.monotonic()
-                self._hear(stage, _read(news))  # also lets redis-py notice a dead subscription
-                if tell and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
+                report = first_pass_done or renewals % REPORT_EVERY == 0
+                self._store.renew(lease, **(self._facts(planner) if proven and report else {}))
+                renewals, renewed = renewals + proven, monotonic()
+                # Reading also lets redis-py notice a dead subscription.
+                self._handle(planner, _read(subscription))
+                if report and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
                     gc.collect()
                 continue
-            if seconds > 0 and self._do_duty(seconds, stage, lease):
+            if seconds > 0 and (duty := self._due_duty(seconds)):
+                self._do(duty, planner, lease)
                 continue
-            duties = (at for duty, at in self._due.items() if duty != "counts")
-            soonest = min(renewed + RENEW_SECONDS, *duties)
-            until_renewal = soonest - time.monotonic()
+            wake_at = min(renewed + RENEW_SECONDS, *(duty.next_at for duty in self._duties))
             nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)
-            heard = self._wait(min(nap, until_renewal), news)
-            if "lease" in heard:
-                renewed = 0.0  # someone else may lead now: ask before the next commit does
-            self._hear(stage, heard)
-            stage.check_blocked(self._wall())
+            messages = self._wait(min(nap, wake_at - monotonic()), subscription)
+            if "lease" in messages:
+                renewed = 0.0  # someone else may lead now: renew before the next commit fails
+            self._handle(planner, messages)
+            planner.check_blocked(self._runtime.wall())
 
-    def _do_duty(self, seconds: float, stage: Planner, lease: Lease) -> bool:
-        """One thing beside the tick, if it is time for one; nothing is due for so long."""
-        moment, room = time.monotonic(), seconds >= COUNT_ROOM
-        duties: dict[str, Callable[[], float]] = {
-            "care": self._take_care,
-            "chores": lambda: self._do_chores(lease),
-            "watch": lambda: self._look_for_alerts(moment, stage, lease),
-            "counts": lambda: self._write_counts(lease),
-        }
-        pause = 0 if self._tally.news and room else COUNT_LATEST
-        for name, duty in duties.items():
-            if moment >= self._due[name] + (pause if name == "counts" else 0):
-                self._do(name, duty)
-                return True
-        return False
+    def _handle(self, planner: Planner, messages: list[str]) -> None:
+        for duty, message in ((self._reaping, REAP), (self._backfilling, BACKFILLS_CHANGED)):
+            if message in messages:
+                duty.next_at = 0.0
+        others = ("lease", REAP, BACKFILLS_CHANGED)
+        planner.look_again(message for message in messages if message not in others)
 
-    def _do(self, name: str, duty: Callable[[], float]) -> None:
-        """Do a duty, which returns the seconds until it is to be done again. Whatever it raises
-        ends no process: it is logged once, and the duty is done again later."""
+    # ---- duties -------------------------------------------------------------------------------
+
+    def _due_duty(self, seconds: float) -> Duty | None:
+        """Return the most urgent duty that is due, if any. No schedule is due for `seconds`."""
+        now = self._runtime.monotonic()
+        for duty in self._duties:
+            if now >= duty.next_at:
+                return duty
+        pause = 0 if self._counters.news and seconds >= COUNT_ROOM else COUNT_LATEST
+        return self._counting if now >= self._counting.next_at + pause else None
+
+    def _do(self, duty: Duty, planner: Planner, lease: Lease) -> None:
+        """Do a duty. An error that is not an outage ends no process: it is logged once, and the
+        duty is done again later."""
         pause = RENEW_SECONDS
         try:
-            pause = duty()
-            self._faults.clear("duty.failed", duty=name)
+            pause = duty.look(planner, lease)
+            self._faults.clear("duty.failed", duty=duty.name)
         except Exception as error:
             if is_outage(error):
                 raise
-            self._faults.report("duty.failed", error, duty=name)
-        self._due[name] = time.monotonic() + pause
+            self._faults.report("duty.failed", error, duty=duty.name)
+        duty.next_at = self._runtime.monotonic() + pause
 
-    def _hear(self, stage: Planner, words: list[str]) -> None:
-        if REAP in words:
-            self._due["care"] = 0.0
-        if CHORES in words:
-            self._due["chores"] = 0.0
-        stage.look_again(word for word in words if word not in ("lease", REAP, CHORES))
-
-    def _take_care(self) -> float:
+    def _reap(self, planner: Planner, lease: Lease) -> float:
         """Look after workers that died and retries that wait."""
-        now = self._wall()
-        due = self._care.look(time.monotonic(), now)
+        now = self._runtime.wall()
+        due = self._reaper.look(self._runtime.monotonic(), now)
         pause = (due - now).total_seconds() if due else RENEW_SECONDS
         return min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
 
-    def _look_for_alerts(self, moment: float, stage: Planner, lease: Lease) -> float:
-        pause = self._watch.look(moment, self._wall(), stage.report(), lease)
-        stage.lost.clear()
+    def _backfill(self, planner: Planner, lease: Lease) -> float:
+        """Go on with the backfills that operators have started."""
+        now = self._runtime.wall()
+        due = self._backfiller.look(lease, now)
+        pause = (due - now).total_seconds() if due else BACKFILL_SECONDS
+        return min(max(pause, 0.0), BACKFILL_SECONDS)
+
+    def _check_alerts(self, planner: Planner, lease: Lease) -> float:
+        """Find problems and report them."""
+        moment, now = self._runtime.monotonic(), self._runtime.wall()
+        pause = self._monitor.look(moment, now, planner.report(), lease)
+        planner.lost.clear()
         return pause
 
-    def _do_chores(self, lease: Lease) -> float:
-        """What operators have asked for."""
-        now = self._wall()
-        due = self._chores.look(lease, now)
-        pause = (due - now).total_seconds() if due else CHORES_SECONDS
-        return min(max(pause, 0.0), CHORES_SECONDS)
-
-    def _write_counts(self, lease: Lease) -> float:
-        """Write a portion of what was counted; one that cannot be written is dropped."""
-        if portion := self._tally.portion():
-            number = f"{self._settings.instance} {self._tally.number}"
+    def _write_counts(self, planner: Planner, lease: Lease) -> float:
+        """Write a portion of the counts. One that cannot be written is dropped."""
+        if portion := self._counters.portion():
+            number = f"{self._settings.instance} {self._counters.number}"
             try:
                 self._store.count(lease, number, portion)
             except Exception as error:
                 if is_outage(error):
                     raise
-                self._tally.written()
+                self._counters.written()
                 raise
-            self._tally.written()
-        return 0.0 if self._tally.waiting else COUNT_SECONDS
+            self._counters.written()
+        return 0.0 if self._counters.waiting else COUNT_SECONDS
 
-    def _facts(self, stage: Planner) -> dict[str, str | int]:
-        """What the leader says of itself, for `status` and whoever looks."""
+    def _facts(self, planner: Planner) -> dict[str, str | int]:
+        """Return the leader's facts, for `status` and the pages."""
         return {
             "proven": 1,
-            "tick": to_ms(self._wall()),
+            "tick": to_ms(self._runtime.wall()),
             **releases(),
             "release": self._settings.release,
-            "enqueued": stage.enqueued,
-            **stage.lag_summary(),
+            "enqueued": planner.enqueued,
+            **planner.lag_summary(),
         }
 
     def _reconcile(self, lease: Lease) -> None:
-        """Make Redis hold what the code declares. Interrupted, it is taken up by the next clock:
-        each step is whole, and what is done already compares equal."""
-        started, now = time.monotonic(), self._wall()
+        """Make Redis hold what the code declares. If interrupted, the next clock goes on: each step
+        is whole, and finished ones compare equal."""
+        started, now = self._runtime.monotonic(), self._runtime.wall()
         stored = self._store.declared()
         if self._settings.release and self._store.released() > self._settings.release:
-            self._leave_alone()
+            self._log_older_release()
             return
         if stored and not self._declared and not self._remove_all:
             log_warning(
@@ -346,21 +350,22 @@ class ClockProcess:
             self._faults.report("schedule.invalid", error, schedule=name)
         if difference.unsettled:
             memory = self._settings.stage_bytes
-            closing = Planner(self._store, lease, memory=memory, tally=self._tally)
+            closing = Planner(self._store, lease, memory=memory, counters=self._counters)
             closing.settle(difference.unsettled, now)
         steps = self._store.reconcile(lease, self._settings.release, now, difference.changes)
         for went_through in steps:
             if not went_through:
-                self._leave_alone()
+                self._log_older_release()
                 return
             self._store.renew(lease)
         for change in difference.changes:
             if change.past:
-                self._tally.add("fire skipped past", schedule=change.name)
-        if difference or not self._led:
-            _say_difference(difference, started, len(self._declared))
+                self._counters.add("fire skipped past", schedule=change.name)
+        if difference or not self._last_token:
+            seconds = self._runtime.monotonic() - started
+            _log_difference(difference, len(self._declared), seconds)
 
-    def _leave_alone(self) -> None:
+    def _log_older_release(self) -> None:
         log_event(
             "reconcile.older",
             release=self._settings.release,
@@ -368,7 +373,7 @@ class ClockProcess:
         )
 
 
-def _say_difference(difference: Plan, started: float, total: int) -> None:
+def _log_difference(difference: Plan, total: int, seconds: float) -> None:
     few = len(difference.changes) <= 20
     for name in difference.added if few else ():
         log_event("schedule.added", schedule=name)
@@ -385,17 +390,17 @@ def _say_difference(difference: Plan, started: float, total: int) -> None:
         "reconcile.done",
         schedules=total,
         **difference.counts(),
-        ms=f"{(time.monotonic() - started) * 1000:.0f}",
+        ms=f"{seconds * 1000:.0f}",
     )
 
 
-def _read(news: PubSub) -> list[str]:
-    """All messages that have come."""
-    words: list[str] = []
-    connection: Any = news.connection
+def _read(subscription: PubSub) -> list[str]:
+    """Return all messages that have come."""
+    messages: list[str] = []
+    connection: Any = subscription.connection
     while True:
-        message = news.get_message(timeout=0)
+        message = subscription.get_message(timeout=0)
         if message is not None:
-            words.append(text(message["data"]))
+            messages.append(text(message["data"]))
         elif not connection.can_read(timeout=0):  # None also stands for an acknowledgement, and
-            return words  # what came right behind it would make no socket readable
+            return messages  # what came right behind it would make no socket readable

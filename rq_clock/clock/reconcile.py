@@ -1,8 +1,8 @@
-"""What a deploy changes: the declared schedules compared with the stored ones. Pure.
+"""The changes of a deploy: the declared schedules compared with the stored ones. Pure.
 
-Unchanged schedules cost a comparison of two strings. A changed rule of time takes effect from
-now; what the old rule left undecided (a fire time in the middle of the deploy) is decided first,
-by the old rule and the new options, so that no fire time falls between two releases.
+Unchanged schedules cost a comparison of two strings. A changed trigger takes effect from now. The
+fire times that the old trigger left undecided (one in the middle of the deploy) are decided first,
+by the old trigger and the new options, so that no fire time falls between two releases.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Plan:
     changes: list[Change] = field(default_factory=list)
     unsettled: list[Entry] = field(default_factory=list)
     invalid: dict[str, Exception] = field(default_factory=dict)
-    """Declared schedules that raised something; what is stored of them stays as it is."""
+    """Declared schedules that raised an error; their stored definitions stay."""
 
     def __bool__(self) -> bool:
         return bool(self.changes)
 
     def counts(self) -> dict[str, int]:
-        """How many of each, for a log line."""
+        """Return how many there are of each, for a log line."""
         return {
             "added": len(self.added),
             "changed": len(self.changed),
@@ -43,7 +43,7 @@ class Plan:
 
 
 def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> list[str]:
-    """Names, old ones of renames included, whose stored state `plan` needs."""
+    """Return the names, old ones of renames included, whose stored state `plan` needs."""
     names = []
     for name, schedule in declared.items():
         if stored.get(name) != _definition(schedule):
@@ -59,14 +59,14 @@ def plan(
     entries: Mapping[str, Entry],
     now: datetime,
 ) -> Plan:
-    """Compare. `stored` holds the definitions that came from code, `entries` the state of what
-    `differing` named; a run-time schedule among those is taken over by the code."""
+    """Compare. `stored` holds the definitions that came from code, `entries` the state of the
+    names that `differing` returned; code takes over a run-time schedule among those."""
     found = Plan()
     moved: set[str] = set()
     for name, schedule in declared.items():
         try:
             _compare(found, moved, schedule, stored.get(name), entries, now)
-        except Exception as error:  # whatever it is, the others are put in order
+        except Exception as error:  # one fault must not stop the others
             found.invalid[name] = error
     found.removed = [name for name in stored if name not in declared and name not in moved]
     found.changes += [Change("remove", name) for name in found.removed]
@@ -81,7 +81,7 @@ def _compare(
     entries: Mapping[str, Entry],
     now: datetime,
 ) -> None:
-    """Add what makes one schedule as it is declared."""
+    """Add the change that gives one schedule its declared definition."""
     name, definition = schedule.name, schedule.definition()
     definition.encode()
     if stored == definition:
@@ -100,16 +100,16 @@ def _compare(
         found.changed.append(name)
     found.changes.append(change)
     if entry is not None and change.restart and entry.schedule is not None:
-        keeps_old_rule = replace(
+        keeps_old_trigger = replace(
             schedule, name=entry.name, renamed_from=None, trigger=entry.schedule.trigger
         )
-        found.unsettled.append(replace(entry, schedule=keeps_old_rule))
+        found.unsettled.append(replace(entry, schedule=keeps_old_trigger))
 
 
 def _definition(schedule: Schedule) -> str | None:
     try:
         return schedule.definition()
-    except Exception:  # `plan` says what it is
+    except Exception:  # `plan` reports it
         return None
 
 

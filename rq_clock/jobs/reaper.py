@@ -52,7 +52,7 @@ class Reaper:
                 except Exception as error:
                     if is_outage(error):
                         raise
-                    self._faults.report("duty.failed", error, duty="care", worker=place.worker)
+                    self._faults.report("duty.failed", error, duty="reaper", worker=place.worker)
         for _ in range(BURST if moved else 0):
             _, due, moved = self._executions.scan(now)
             if not moved:

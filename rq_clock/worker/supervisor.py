@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from rq_clock import log as logs
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, log_warning
+from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.signals import Signals
-from rq_clock.store.client import connect
 from rq_clock.worker.work_horse import die_with
 from rq_clock.worker.worker import Worker
 
@@ -47,7 +46,7 @@ def run_worker(
         if count == 1:
             _work(names, settings, burst, max_jobs)
         else:
-            connect(settings=settings)  # says what is wrong with the URL, once and not in each
+            Runtime().connect(settings)  # reports a wrong URL once, and not in each process
             log_event("worker.pool", processes=count, connections=count * CONNECTIONS)
             _supervise(names, count, burst, max_jobs)
     except RqClockError as error:
@@ -55,19 +54,22 @@ def run_worker(
 
 
 def _work(names: Sequence[str], settings: Settings, burst: bool, max_jobs: int | None) -> None:
-    worker = Worker(names, connection=connect(settings=settings), settings=settings)
+    runtime = Runtime(signal.SIGCHLD)
+    connection = runtime.connect(settings)
+    worker = Worker(names, connection=connection, settings=settings, runtime=runtime)
     worker.work(burst=burst, max_jobs=max_jobs)
 
 
 def _supervise(names: Sequence[str], count: int, burst: bool, max_jobs: int | None) -> None:
     children: set[int] = set()
-    with Signals(signal.SIGCHLD) as signals:
+    with Runtime(signal.SIGCHLD) as runtime:
+        signals = runtime.signals
         missing, told = count, False
         while missing or children:
             while missing and not signals.stopping:
-                children.add(_fork(signals, names, burst, max_jobs))
+                children.add(_fork(runtime, names, burst, max_jobs))
                 missing -= 1
-            signals.wait(None)
+            runtime.wait(None)
             if signals.stopping and not told:
                 told, missing = True, 0
                 for pid in children:
@@ -81,20 +83,20 @@ def _supervise(names: Sequence[str], count: int, burst: bool, max_jobs: int | No
                     log_warning(
                         "worker.died", pid=pid, status=status, restart_in=f"{RESTART_SECONDS:g}s"
                     )
-                    signals.wait(RESTART_SECONDS)
+                    runtime.wait(RESTART_SECONDS)
                     missing += 1
             if signals.stopping:
                 missing = 0
 
 
-def _fork(signals: Signals, names: Sequence[str], burst: bool, max_jobs: int | None) -> int:
+def _fork(runtime: Runtime, names: Sequence[str], burst: bool, max_jobs: int | None) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        signals.__exit__()
+        runtime.__exit__()
         die_with(parent, signal.SIGTERM)
         _work(names, Settings.from_env(), burst, max_jobs)
         status = 0

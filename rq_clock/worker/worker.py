@@ -19,8 +19,6 @@ import logging
 import os
 import signal
 import socket
-import time
-from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -36,9 +34,9 @@ from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
+from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.signals import Signals
-from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, connect, is_outage, socket_of
+from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of
 from rq_clock.worker.work_horse import JobRunner, WorkHorse
 
 BEAT = 2.0
@@ -70,8 +68,10 @@ class Worker(RQWorker):
 
     def __init__(
         self, queues: Any, name: str | None = None, *, settings: Settings | None = None,
-        **options: Any,
+        runtime: Runtime | None = None, **options: Any,
     ) -> None:  # fmt: skip
+        self._runtime = runtime or Runtime(signal.SIGCHLD)
+        self._signals = self._runtime.signals
         self._settings = settings or Settings.from_env()
         options["prepare_for_work"] = False  # would talk to Redis here, which may be away
         super().__init__(queues, name or self._settings.instance, **options)
@@ -130,8 +130,8 @@ class Worker(RQWorker):
         self._dequeue_strategy = dequeue_strategy
         self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
         self.hostname, self.pid = socket.gethostname(), os.getpid()
-        self._idle_since = time.monotonic()
-        with Signals(signal.SIGCHLD) as self._signals:
+        self._idle_since = self._runtime.monotonic()
+        with self._runtime:
             try:
                 while self._go_on():
                     self._attempt()
@@ -141,7 +141,9 @@ class Worker(RQWorker):
 
     def _go_on(self) -> bool:
         if self._task is not None:
-            return not (self._news is None and time.monotonic() >= self._stop_at + LAST_TRY)
+            return not (
+                self._news is None and self._runtime.monotonic() >= self._stop_at + LAST_TRY
+            )
         if self._max_jobs is not None and self._ended >= self._max_jobs:
             return False
         return not (self._signals.stopping or self._finished)
@@ -168,19 +170,19 @@ class Worker(RQWorker):
     def _step(self) -> None:
         if self._horse is None and not (self._task and self._task.ending):
             self._start_horse()
-        if time.monotonic() >= self._beat_at:
+        if self._runtime.monotonic() >= self._beat_at:
             self._beat()
         if self._task is not None and self._task.ending is not None and self._spent is None:
             self._close(self._task.execution, self._task.ending)
         elif self._task is not None:
-            self._wait(self._beat_at - time.monotonic())
+            self._wait(self._beat_at - self._runtime.monotonic())
         elif self._look and (execution := self._take()) is not None:
             self._begin(execution)
         elif not self._idle():
             self._finished = True
 
     def _take(self) -> Execution | None:
-        return self._executions.take(self.name, self._queues(), _utc())
+        return self._executions.take(self.name, self._queues(), self._runtime.wall())
 
     def _idle(self) -> bool:
         """Wait until there may be a job. False when this worker was not to wait so long."""
@@ -190,15 +192,15 @@ class Worker(RQWorker):
         for_good = self._idle_since + self._max_idle if self._max_idle else float("inf")
         if self._executions.suspended:
             self._enter("suspended")
-            self._wait(min(BEAT, for_good - time.monotonic()))
+            self._wait(min(BEAT, for_good - self._runtime.monotonic()))
         elif not self._watch_queues():
             self._futile = 0
             until = min(self._beat_at, for_good)
-            self._wait(until - time.monotonic() if self._tracking else POLL)
+            self._wait(until - self._runtime.monotonic() if self._tracking else POLL)
         else:  # it came in this moment; or what is there can't be taken, since it is no queue
             self._futile += 1
             self._wait(POLL if self._futile > 1 else 0)
-        return time.monotonic() < for_good
+        return self._runtime.monotonic() < for_good
 
     # ---- Redis comes and goes -------------------------------------------------------------------
 
@@ -208,7 +210,7 @@ class Worker(RQWorker):
         news.execute_command("CLIENT", "ID")
         self._news_id = int(news.connection.read_response())
         news.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
-        self._executions.register(self.name, _utc())
+        self._executions.register(self.name, self._runtime.wall())
         if not self.connection.exists(self.key):
             self.register_birth()  # type: ignore[no-untyped-call]
         self._news, self._beat_at = news, 0.0
@@ -236,13 +238,13 @@ class Worker(RQWorker):
             log_event("worker.serving", name=self.name, connections=2, **fields)
 
     def _beat(self) -> None:
-        self._beat_at = time.monotonic() + BEAT
-        if self._executions.beat(self.name, self.worker_ttl + 60, _utc()):
-            due = self._care.look(time.monotonic(), _utc())
-            pause = (due - _utc()).total_seconds() if due else BEAT
-            self._beat_at = time.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
-        if self._task is None and time.monotonic() >= self._clean_at:
-            self._clean_at = time.monotonic() + MAINTENANCE
+        self._beat_at = self._runtime.monotonic() + BEAT
+        if self._executions.beat(self.name, self.worker_ttl + 60, self._runtime.wall()):
+            due = self._care.look(self._runtime.monotonic(), self._runtime.wall())
+            pause = (due - self._runtime.wall()).total_seconds() if due else BEAT
+            self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
+        if self._task is None and self._runtime.monotonic() >= self._clean_at:
+            self._clean_at = self._runtime.monotonic() + MAINTENANCE
             self._clean()
             self._look_for_others()
 
@@ -280,9 +282,9 @@ class Worker(RQWorker):
         return bool(self._tracking and waiting)
 
     def _deregister(self) -> None:
-        until = time.monotonic() + LAST_TRY / 2  # for the webhooks of the last job
-        while self._dismissed and time.monotonic() < until:
-            self._signals.wait(until - time.monotonic())
+        until = self._runtime.monotonic() + LAST_TRY / 2  # for the webhooks of the last job
+        while self._dismissed and self._runtime.monotonic() < until:
+            self._runtime.wait(until - self._runtime.monotonic())
             self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
         for horse in self._dismissed:
             horse.kill()
@@ -300,10 +302,10 @@ class Worker(RQWorker):
     def _give_back(self) -> None:
         """Put back a job that was given to this worker in a reply that was lost: it was told to
         end before it could ask again."""
-        execution = self._executions.take(self.name, [], _utc())
+        execution = self._executions.take(self.name, [], self._runtime.wall())
         if execution is not None:
             error, most = "the worker had to end", self._settings.max_interruptions
-            ending = endings.interrupted(execution, _utc(), most, error=error)
+            ending = endings.interrupted(execution, self._runtime.wall(), most, error=error)
             self._executions.close(execution, ending)
             self._report(execution, ending)
 
@@ -328,7 +330,7 @@ class Worker(RQWorker):
         self._enter("serving")
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
-        task = _Task(execution, time.monotonic())
+        task = _Task(execution, self._runtime.monotonic())
         if self._horse is None:
             self._start_horse()
         assert self._horse
@@ -342,7 +344,9 @@ class Worker(RQWorker):
         """Store how the job ended and, with that, take the next one."""
         following = None
         if self._goes_on_after(execution):
-            following = self._executions.close_and_take(execution, ending, self._queues(), _utc())
+            following = self._executions.close_and_take(
+                execution, ending, self._queues(), self._runtime.wall()
+            )
         else:
             self._executions.close(execution, ending)
         self._ended += 1
@@ -355,13 +359,13 @@ class Worker(RQWorker):
     def _goes_on_after(self, execution: Execution) -> bool:
         """Whether the next job may be taken in the same breath."""
         enough = self._max_jobs is not None and self._ended + 1 >= self._max_jobs
-        return not (self._signals.stopping or enough or time.monotonic() >= self._beat_at)
+        return not (self._signals.stopping or enough or self._runtime.monotonic() >= self._beat_at)
 
     def _forget(self, *, keep_horse: bool = False) -> None:
         """The job is not this worker's any more."""
         horse, task = self._horse, self._task
         self._task = self._stopped_job_id = None
-        self._idle_since = time.monotonic()
+        self._idle_since = self._runtime.monotonic()
         if not keep_horse:
             self._stop_horse()
         elif horse is None:
@@ -390,8 +394,8 @@ class Worker(RQWorker):
     def _start_horse(self) -> None:
         """Have a process ready for the next job."""
         if self._rider is None:  # makes no connection; what it takes to make it, it takes once
-            redis, most = connect(settings=self._settings), self._settings.max_interruptions
-            self._rider = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=most)
+            redis, limit = self._runtime.connect(self._settings), self._settings.max_interruptions
+            self._rider = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=limit)
         news = socket_of(self._news.connection) if self._news else None
         closed = [self._signals.close, self.connection.connection_pool.reset]
         self._horse = WorkHorse(self._rider, [*closed, *([news.close] if news else [])])
@@ -411,7 +415,7 @@ class Worker(RQWorker):
         """Wait for the end of the process, which ends after a job that did not succeed, and fork
         the next one meanwhile."""
         horse.dismiss()
-        now = time.monotonic()
+        now = self._runtime.monotonic()
         self._spent = horse
         self._spent_until = min(now + FAREWELL, max(now, self._stop_at) + LEAVE_SECONDS)
         self._horse, self._horse_pid = None, 0
@@ -452,20 +456,20 @@ class Worker(RQWorker):
         """Sleep for so long or until something happens, and take it in."""
         running = self._running
         limit = min(running.kill_at, self._stop_at) if running else self._spent_until
-        seconds = min(seconds, limit - time.monotonic())
+        seconds = min(seconds, limit - self._runtime.monotonic())
         news = socket_of(self._news.connection) if self._news else None
         others: list[Any] = [news] if news else []
         if self._horse is not None and (running or self._task is None):
             others.append(self._horse)
         was_stopping = self._signals.stopping
-        ready = self._signals.wait(seconds, *others)
+        ready = self._runtime.wait(seconds, *others)
         if self._signals.stopping and not was_stopping:
             self._prepare_to_stop()
         if self._horse in ready or self._signals.ended_child:
             self._look_at_horse()
         if news in ready:
             self._hear()
-        now = time.monotonic()
+        now = self._runtime.monotonic()
         running = self._running
         if running is not None and self._horse is not None:
             if now >= self._stop_at and not self._told_to_leave:
@@ -480,7 +484,7 @@ class Worker(RQWorker):
             self._spent_until = float("inf")
 
     def _prepare_to_stop(self) -> None:
-        self._stop_at = time.monotonic() + self._settings.grace_seconds
+        self._stop_at = self._runtime.monotonic() + self._settings.grace_seconds
         log_event("worker.stopping", running=self._task.job_id if self._task else "none")
         if self._horse is not None and self._running is not None:
             self._horse.ask_to_stop()
@@ -524,7 +528,7 @@ class Worker(RQWorker):
     def _death(self, execution: Execution, status: int) -> Outcome:
         """How a job ended whose process did."""
         assert self._horse
-        now, why = _utc(), self._horse.kill_reason
+        now, why = self._runtime.wall(), self._horse.kill_reason
         by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
         if self._stopped_job_id == execution.job_id:
             trace = "Job stopped by user, work-horse terminated."
@@ -555,7 +559,3 @@ class _Task:
     @property
     def job_id(self) -> str:
         return self.execution.job_id
-
-
-def _utc() -> datetime:
-    return datetime.now(UTC)

@@ -307,12 +307,14 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
         clock.said("run.enqueued")
         redis.xadd(f"{prefix}runs", {"odd": "x"})
         redis.publish(f"{prefix}news", b"\xff")
-        wait_until(lambda: len(clock.events("chore.failed")) == 2, 10, "both backfills are named")
-        wait_until(lambda: clock.events("duty.failed"), 10, "the watch is named")
+        wait_until(
+            lambda: len(clock.events("backfill.failed")) == 2, 10, "both backfills are named"
+        )
+        wait_until(lambda: clock.events("duty.failed"), 10, "the alerts are named")
         fired = len(clock.events("run.enqueued"))
         wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, 10, "it goes on")
         assert clock.terminate() == 0
-    assert [event.fields["duty"] for event in clock.events("duty.failed")] == ["watch"]
+    assert [event.fields["duty"] for event in clock.events("duty.failed")] == ["alerts"]
     assert len(clock.events("clock.leading")) == 1
     assert not clock.events("store.waiting")
 

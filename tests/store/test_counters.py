@@ -47,7 +47,7 @@ class Clock(Wall):
     def lead(self, instance: str) -> None:
         super().lead(instance)
         self.tally = Counters()
-        self.stage = Planner(self.store, self.lease, memory=self.memory, tally=self.tally)
+        self.stage = Planner(self.store, self.lease, memory=self.memory, counters=self.tally)
 
     @property
     def executions(self) -> Executions:
