@@ -178,7 +178,7 @@ class TestAPersonsPath:
         seen(page, "3, oldest first")
         seen(page, "Sun 29 Mar 03:00 CEST")
         press(page, "Enqueue 3 runs")
-        seen(page, "A backfill of 3 runs goes on.")
+        seen(page, "Started a backfill of 3 runs.")
         seen(page, "3 of 3")
 
     def retries_what_failed(self, page: Page, place: Place) -> None:
@@ -500,7 +500,7 @@ class TestWithoutScripts:
         page.get_by_label("To").fill("2026-04-02T12:00")
         press(page, "Preview")
         press(page, "Enqueue 2 runs")
-        seen(page, "A backfill of 2 runs goes on.")
+        seen(page, "Started a backfill of 2 runs.")
 
     def test_many_are_paused_at_once(self, page: Page) -> None:
         for name in ("nightly-report", "flaky"):

@@ -457,7 +457,7 @@ def test_the_next_ones_are_skipped_and_that_is_undone(
     assert entry.skipping is not None
     assert (entry.skipping.count, entry.skipping.by) == (2, "ana")
     undone = browser.post("/schedules/one/skip", data={"count": "0"})
-    assert "Nothing is skipped any more." in main_of(undone)
+    assert "No fire time is skipped any more." in main_of(undone)
     for wrong in ("", "x", "-1", "1000"):
         assert browser.post("/schedules/one/skip", data={"count": wrong}).status_code == 409
 
@@ -516,12 +516,12 @@ def test_a_backfill_is_seen_before_it_is_asked_for(
     assert "No clock leads: it begins when one does." in main_of(preview)
     assert schedules.backfills() == []
     done = browser.post("/schedules/one/backfill", data={**span, "sure": "1"})
-    assert "A backfill of 3 runs goes on." in main_of(done)
+    assert "Started a backfill of 3 runs." in main_of(done)
     [backfill] = schedules.backfills()
     assert (backfill.total, backfill.at_once, backfill.by) == (3, 2, "ana")
     assert f'href="/schedules/one/backfills/{backfill.id}/cancel"' in done.text
     canceled = browser.post(f"/schedules/one/backfills/{backfill.id}/cancel", data={})
-    assert "enqueues no more" in main_of(canceled)
+    assert "Canceled the backfill." in main_of(canceled)
     assert schedules.backfills()[0].state == "canceled"
     again = browser.post(f"/schedules/one/backfills/{backfill.id}/cancel", data={})
     assert again.status_code == 409
