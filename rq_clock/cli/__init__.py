@@ -1,51 +1,78 @@
 """The `rq-clock` command.
 
-Data goes to standard output, talk to standard error. Every command that reads has `--json`: one
-document, camelCase, the objects that an API gives (views.py). Exit codes:
+Data goes to standard output, messages to standard error. Every read command supports `--json`: one
+document, camelCase, with the same objects as the API (schedules/serializers.py). Exit codes:
 
-    0 done   1 failed   2 usage   3 no such schedule   4 Redis cannot be used   5 a check says no
-    6 not ended within the time to wait   130 interrupted
+    0 done   1 failed   2 usage   3 no such schedule   4 Redis unusable   5 check failed
+    6 still running after the time to wait   130 interrupted
 
-Somebody is asked only on a terminal, and nothing ever needs it. What a command needs is imported
-inside it, so that `--help` and completion answer at once.
+A command asks only on a terminal, and `--yes` answers. The module of a command is imported when it
+runs. What imports redis or rq is imported even later, so that help and completion stay fast.
 """
 
 from __future__ import annotations
 
 import click
 
-from rq_clock.cli.backfills import backfill, backfill_cancel, backfills
-from rq_clock.cli.common import Commands
-from rq_clock.cli.completion import completion
-from rq_clock.cli.define import add, remove, update
-from rq_clock.cli.doctor import doctor
-from rq_clock.cli.list import list_
-from rq_clock.cli.operations import audit, pause, resume, run, skip
-from rq_clock.cli.processes import healthcheck, redis, status, web, worker
-from rq_clock.cli.runs import history, logs
-from rq_clock.cli.schedules import check, explain, next_, show
-from rq_clock.cli.transfer import apply, diff, export, import_
+from rq_clock.cli.group import LazyGroup
 from rq_clock.version import __version__
 
+_HERE = "rq_clock.cli"
+SECTIONS = {
+    "Schedules": {
+        "list": (f"{_HERE}.list:list_", "List schedules with their next fire times."),
+        "show": (f"{_HERE}.schedules:show", "Show everything about one schedule."),
+        "next": (f"{_HERE}.schedules:next_", "Show the next fire times of one or all schedules."),
+        "explain": (f"{_HERE}.schedules:explain", "Explain when a cron expression fires."),
+        "check": (f"{_HERE}.schedules:check", "Validate the declared schedules."),
+    },
+    "Operations": {
+        "run": (f"{_HERE}.operations:run", "Run a schedule now."),
+        "pause": (f"{_HERE}.operations:pause", "Pause schedules."),
+        "resume": (f"{_HERE}.operations:resume", "Resume paused schedules."),
+        "skip": (f"{_HERE}.operations:skip", "Skip the next fire times of a schedule."),
+        "backfill": (f"{_HERE}.backfills:backfill", "Run past fire times of a schedule."),
+        "backfills": (f"{_HERE}.backfills:backfills", "List the newest backfills."),
+        "backfill-cancel": (f"{_HERE}.backfills:backfill_cancel", "Cancel a backfill."),
+        "audit": (f"{_HERE}.operations:audit", "Show who changed what, when and why."),
+    },
+    "Run-time schedules": {
+        "add": (f"{_HERE}.define:add", "Add a schedule."),
+        "update": (f"{_HERE}.define:update", "Change a schedule."),
+        "remove": (f"{_HERE}.define:remove", "Remove schedules."),
+    },
+    "Import and export": {
+        "diff": (f"{_HERE}.transfer:diff", "Show what a deploy or `apply` would change."),
+        "export": (f"{_HERE}.transfer:export", "Write the run-time schedules to a file."),
+        "apply": (f"{_HERE}.transfer:apply", "Make the run-time schedules match a file."),
+        "import": (f"{_HERE}.transfer:import_", "Import schedules from another tool."),
+    },
+    "Runs": {
+        "history": (f"{_HERE}.runs:history", "Show past runs and their outcomes."),
+        "logs": (f"{_HERE}.runs:logs", "Print the output of a run."),
+    },
+    "Processes": {
+        "status": (f"{_HERE}.processes:status", "Show whether the clock works."),
+        "doctor": (f"{_HERE}.doctor:doctor", "Find problems and their remedies."),
+        "healthcheck": (f"{_HERE}.processes:healthcheck", "Check a process from the shell."),
+        "web": (f"{_HERE}.processes:web", "Run the web process."),
+        "worker": (f"{_HERE}.processes:worker", "Run a worker."),
+        "redis": (f"{_HERE}.processes:redis", "Run an embedded Valkey for development."),
+    },
+    "Shell": {
+        "completion": (f"{_HERE}.completion:completion", "Print a shell's completion script."),
+    },
+}
+"""Title → command → its place and short help, which is also the first sentence of its help."""
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=LazyGroup, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="rq-clock")
 def main() -> None:
     """Schedules for RQ that survive restarts.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 no such schedule, 4 Redis cannot be used,
-    5 a check says no, 6 not ended within the time to wait, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no such schedule, 4 Redis unusable, 5 check failed,
+    6 still running after the time to wait, 130 interrupted.
     """
-
-
-SECTIONS = {
-    "Schedules": (list_, show, next_, explain, check),
-    "Operations": (run, pause, resume, skip, backfill, backfills, backfill_cancel, audit),
-    "Run-time schedules": (add, update, remove),
-    "Moving": (diff, export, apply, import_),
-    "Runs": (history, logs),
-    "Processes": (status, doctor, healthcheck, web, worker, redis),
-    "Shell": (completion,),
-}
-for title, commands in SECTIONS.items():
-    main.add_section(title, commands)

@@ -46,26 +46,26 @@ TOLD = 10
 """Failed runs that are told one by one."""
 
 
-@click.command(short_help="Run fire times of the past.")
+@click.command()
 @click.argument("name", shell_complete=schedule_names)
-@click.option("--from", "start", metavar="INSTANT|AGE", required=True, help="The first one.")
-@click.option("--to", "end", metavar="INSTANT|AGE", required=True, help="The last one.")
-@click.option("--tz", type=Zone(), help="Zone of times without one (the schedule's).")
-@click.option("--dry-run", is_flag=True, help="Say what it would enqueue, and nothing else.")
+@click.option("--from", "start", metavar="INSTANT|AGE", required=True, help="Start of the span.")
+@click.option("--to", "end", metavar="INSTANT|AGE", required=True, help="End of the span.")
+@click.option("--tz", type=Zone(), help="Zone of times without one (default: the schedule's).")
+@click.option("--dry-run", is_flag=True, help="Only show what it would enqueue.")
 @click.option(
-    "--at-once", type=click.IntRange(1), default=1, show_default=True, help="So many side by side."
+    "--at-once", type=click.IntRange(1), default=1, show_default=True, help="Concurrent runs."
 )
-@click.option("--again", is_flag=True, help="Also those that ran already.")
-@click.option("--wait", is_flag=True, help="Until all of them have ended.")
+@click.option("--again", is_flag=True, help="Include fire times that have run already.")
+@click.option("--wait", is_flag=True, help="Wait until all runs have ended.")
 @reason_option
 @yes_option
 @json_option
 def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> None:
-    """Run fire times of the past of the schedule NAME, from … to …, both inclusive, oldest first.
+    """Run past fire times of a schedule.
 
-    A date alone is the whole day. What it would enqueue is shown first, and asked for on a
-    terminal; elsewhere more than 1,000 take --yes. More than 10,000 take several backfills. The
-    leading clock does it.
+    The span from --from to --to includes both ends; the oldest fire time runs first. A date alone
+    is the whole day. On a terminal the command shows what it would enqueue and asks. Scripts must
+    pass --yes for more than 1,000 fire times. The limit is 10,000. The leading clock does the work.
     """
     store = open_store()
     schedules = schedules_of(store)
@@ -158,11 +158,14 @@ def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command(short_help="The newest backfills.")
+@click.command()
 @count_option
 @json_option
 def backfills(count: int, as_json: bool) -> None:
-    """The newest backfills, newest first; those that ended are kept for 30 days."""
+    """List the newest backfills.
+
+    Ended backfills are kept for 30 days.
+    """
     from rq_clock.schedules.serializers import backfill_view
 
     found = schedules_of(open_store()).backfills(count)
@@ -183,11 +186,14 @@ def backfill_cells(b: Backfill) -> tuple[str, ...]:
     return (b.id, *span, came, str(b.at_once), sign(b.state), b.by, b.reason)
 
 
-@click.command("backfill-cancel", short_help="Let a backfill enqueue no more.")
+@click.command("backfill-cancel")
 @click.argument("id", shell_complete=backfill_ids)
 @reason_option
 def backfill_cancel(id: str, reason: str) -> None:
-    """Let the backfill ID enqueue no more; what it has enqueued runs."""
+    """Cancel a backfill.
+
+    It enqueues nothing more. Jobs that it has enqueued still run.
+    """
     from rq_clock.store.operations import Operations
 
     store = open_store()

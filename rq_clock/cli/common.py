@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from rq_clock.errors import Conflict, ConflictKind, RqClockError, StoreUnavailable
+from rq_clock.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from rq_clock.schedules.service import Schedules
@@ -31,94 +29,17 @@ LOOKS = {
 """State → its sign and colour. The word always stands beside them."""
 
 
-class Commands(click.Group):
-    """Turns the project's errors into a line each and an exit code, and gives every command
-    `--color`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.append(_color_option())
-        self._sections: dict[str, Sequence[click.Command]] = {}
-
-    def add_section(self, title: str, commands: Sequence[click.Command]) -> None:
-        """Add commands that stand together in the help."""
-        self._sections[title] = commands
-        for command in commands:
-            self.add_command(command)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, commands in self._sections.items():
-            with formatter.section(title):
-                formatter.write_dl([(str(c.name), c.get_short_help_str(60)) for c in commands])
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        cmd.params.append(_color_option())
-        super().add_command(cmd, name)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a sign that the terminal lacks is no reason
-        try:
-            return super().invoke(ctx)
-        except StoreUnavailable as error:
-            complain(str(error))
-            ctx.exit(UNREACHABLE)
-        except RqClockError as error:
-            complain(str(error))
-            conflicts = error.all if isinstance(error, Conflict) else ()
-            missing = any(c.kind is ConflictKind.MISSING for c in conflicts)
-            ctx.exit(NOT_FOUND if missing else 1)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo(err=True)  # behind the terminal's ^C, or the question
-            ctx.exit(INTERRUPTED)
-        except Exception as error:
-            if reason := _of_redis(error):
-                complain(reason)
-                ctx.exit(UNREACHABLE)
-            raise
-
-
-def _of_redis(error: Exception) -> str:
-    """What is wrong with the server, when it went away in the middle; else nothing."""
-    redis = sys.modules.get("redis.exceptions")
-    if redis is None or not isinstance(error, redis.RedisError):
-        return ""
-    from rq_clock.settings import Settings
-    from rq_clock.store.client import diagnose
-
-    return diagnose(error, Settings.from_env().redis_url)
-
-
-def _color_option() -> click.Option:
-    def choose(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            ctx.color = {"auto": None, "always": True, "never": False}[value]
-        elif ctx.parent is None:  # click heeds neither
-            if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-                ctx.color = False
-            elif os.environ.get("FORCE_COLOR"):
-                ctx.color = True
-
-    return click.Option(
-        ["--color"],
-        type=click.Choice(["auto", "always", "never"]),
-        callback=choose,
-        expose_value=False,
-        help="Default: auto, on a terminal; NO_COLOR and FORCE_COLOR are heeded.",
-    )
-
-
 def complain(text: str) -> None:
     for line in text.splitlines():
         click.echo(f"rq-clock: {line}", err=True)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 count_option = click.option(
-    "-n", "--count", default=10, show_default=True, type=click.IntRange(1, 1000), help="How many."
+    "-n", "--count", default=10, show_default=True, type=click.IntRange(1, 1000), help="Rows."
 )
-reason_option = click.option("--reason", default="", help="Why; it stands in the audit.")
-yes_option = click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+reason_option = click.option("--reason", default="", help="Reason for the audit.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Answer yes.")
 
 
 def now() -> datetime:

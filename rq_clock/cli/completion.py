@@ -24,11 +24,13 @@ MOST = 500
 SEARCHED = 10_000
 
 
-@click.command(short_help="Print the script that completes names in a shell.")
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes commands, schedules and queues.
+    """Print a shell's completion script.
+
+    It completes commands, options, schedules, queues and backfills.
 
     For bash: eval "$(rq-clock completion bash)" in ~/.bashrc.
     """

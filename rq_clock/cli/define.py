@@ -85,48 +85,88 @@ class Retries(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
 
 
 _WHEN = (
-    click.option("--cron", metavar="EXPRESSION", help="Fires when the clock matches this."),
-    click.option("--every", type=Duration(), help="Fires at this interval, from the epoch on."),
-    click.option("--at", metavar="INSTANT", help="Fires once; then the schedule is removed."),
-    click.option("--tz", type=Zone(), help="Zone of --cron, and of an instant without one (UTC)."),
+    click.option(
+        "--cron", metavar="EXPRESSION", help="Fire when the clock matches this expression."
+    ),
+    click.option("--every", type=Duration(), help="Fire at this interval, counted from the epoch."),
+    click.option("--at", metavar="INSTANT", help="Fire once; then the schedule is removed."),
+    click.option("--tz", type=Zone(), help="Zone of --cron and --at (default: UTC)."),
 )
 _WHAT = (
-    click.option("--func", metavar="MODULE.FUNCTION", help="Runs this Python function."),
-    click.option("--arg", "args", metavar="JSON", multiple=True, help="Its next argument."),
-    click.option("--kwarg", "kwargs", metavar="NAME=JSON", multiple=True, help="Another one."),
-    click.option("--command", metavar="TEXT", help="Runs this shell command."),
-    click.option("--cwd", metavar="PATH", help="Directory of the command."),
-    click.option("--env", metavar="NAME=TEXT", multiple=True, help="A variable of the command."),
-    click.option("--url", metavar="URL", help="Calls this URL."),
-    click.option("--method", metavar="WORD", help="HTTP method of the call (POST)."),
-    click.option("--header", "headers", metavar="NAME:TEXT", multiple=True, help="Of the call."),
-    click.option("--body", metavar="JSON", help="Body of the call."),
+    click.option("--func", metavar="MODULE.FUNCTION", help="Python function to run."),
+    click.option(
+        "--arg", "args", metavar="JSON", multiple=True, help="Positional argument; repeatable."
+    ),
+    click.option(
+        "--kwarg",
+        "kwargs",
+        metavar="NAME=JSON",
+        multiple=True,
+        help="Keyword argument; repeatable.",
+    ),
+    click.option("--command", metavar="TEXT", help="Shell command to run."),
+    click.option("--cwd", metavar="PATH", help="Working directory of the command."),
+    click.option(
+        "--env",
+        metavar="NAME=TEXT",
+        multiple=True,
+        help="Environment variable of the command; repeatable.",
+    ),
+    click.option("--url", metavar="URL", help="URL to call."),
+    click.option("--method", metavar="WORD", help="HTTP method of the call (default: POST)."),
+    click.option(
+        "--header",
+        "headers",
+        metavar="NAME:TEXT",
+        multiple=True,
+        help="Header of the call; repeatable.",
+    ),
+    click.option("--body", metavar="JSON", help="JSON body of the call."),
 )
 _HOW = (
-    click.option("--queue", metavar="NAME", shell_complete=queue_names, help="RQ queue (default)."),
-    click.option("--timeout", type=Seconds(none=True), help="Of a run; -1 for no end."),
-    click.option("--retries", type=Retries(), help="Of a failed run: 3, or delays: 10s,1m."),
-    click.option("--result-ttl", type=Seconds(none=True), help="How long RQ keeps a result."),
-    click.option("--failure-ttl", type=Seconds(none=True), help="How long it keeps a failed job."),
     click.option(
-        "--catch-up", type=click.Choice(["latest", "all", "none"]),
-        help="Which fire times are made up for that passed while no clock ran (latest).",
+        "--queue", metavar="NAME", shell_complete=queue_names, help="RQ queue (default: default)."
     ),
-    click.option("--catch-up-window", type=Duration(none=True), help="How old they may be."),
-    click.option("--catch-up-limit", type=Count(), help="How many at most, with all."),
     click.option(
-        "--overlap", type=click.Choice(["skip", "allow"]),
-        help="What becomes of a fire time while the previous run goes on (skip).",
+        "--timeout", type=Seconds(none=True), help="Maximum run time, such as 10m; -1 for none."
     ),
-    click.option("--group", metavar="NAME", help="Runs of a group go one at a time, in order."),
-    click.option("--group-limit", type=click.IntRange(1), help="Or so many at a time."),
+    click.option("--retries", type=Retries(), help="Retries of a failed run: 3, or delays 10s,1m."),
+    click.option("--result-ttl", type=Seconds(none=True), help="Time that RQ keeps a result."),
+    click.option("--failure-ttl", type=Seconds(none=True), help="Time that RQ keeps a failed job."),
     click.option(
-        "--jitter", type=Duration(none=True),
-        help="Moves the schedule by a fixed part of this, chosen by its name.",
+        "--catch-up",
+        type=click.Choice(["latest", "all", "none"]),
+        help="Fire times to run that passed while no clock ran (default: latest).",
     ),
-    click.option("--tag", "tags", metavar="WORD", multiple=True, help="A word for people."),
-    click.option("--ping", metavar="URL", help="Called at the start and the end of a run."),
-)  # fmt: skip
+    click.option(
+        "--catch-up-window",
+        type=Duration(none=True),
+        help="Maximum age of a fire time to catch up.",
+    ),
+    click.option(
+        "--catch-up-limit", type=Count(), help="Maximum number to catch up, with --catch-up all."
+    ),
+    click.option(
+        "--overlap",
+        type=click.Choice(["skip", "allow"]),
+        help="If the previous run is still going: skip the fire time, or allow it (default: skip).",
+    ),
+    click.option("--group", metavar="NAME", help="Group whose runs take turns, in order."),
+    click.option(
+        "--group-limit",
+        type=click.IntRange(1),
+        help="Concurrent runs allowed in the group (default: 1).",
+    ),
+    click.option(
+        "--jitter",
+        type=Duration(none=True),
+        help="Delay every fire time by a fixed part of this, derived from the name.",
+    ),
+    click.option(
+        "--tag", "tags", metavar="WORD", multiple=True, help="Label to filter by; repeatable."
+    ),
+    click.option("--ping", metavar="URL", help="URL to call when a run starts and ends."),
+)
 _OPTIONS = (
     "queue", "timeout", "retries", "result_ttl", "failure_ttl", "catch_up", "catch_up_window",
     "catch_up_limit", "overlap", "group", "group_limit", "jitter", "ping",
@@ -140,14 +180,17 @@ def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(short_help="Add a schedule.")
+@click.command()
 @click.argument("name")
 @_definition
-@click.option("--replace", "again", is_flag=True, help="Also one that exists; keeps its history.")
+@click.option(
+    "--replace", "again", is_flag=True, help="Replace an existing schedule; its history stays."
+)
 @json_option
 def add(name: str, again: bool, as_json: bool, **said: Any) -> None:
-    """Add the schedule NAME: when (--cron, --every or --at), and what (--func, --command or --url).
+    """Add a schedule.
 
+    --cron, --every or --at is when it fires; --func, --command or --url is what it runs.
     Values of --arg, --kwarg and --body are JSON: 42, true, '"text"'. Leave secrets in the app's
     environment.
     """
@@ -170,16 +213,17 @@ def add(name: str, again: bool, as_json: bool, **said: Any) -> None:
     _tell_defined(store, name, "added", as_json=as_json)
 
 
-@click.command(short_help="Change what is named of a schedule, and nothing else.")
+@click.command()
 @click.argument("name", shell_complete=schedule_names)
 @_definition
-@click.option("--revision", help="Only if this is still the one that `show` told.")
+@click.option("--revision", help="Change only this revision, as `show` prints it.")
 @json_option
 def update(name: str, revision: str | None, as_json: bool, **said: Any) -> None:
-    """Change what is named of the run-time schedule NAME, and nothing else.
+    """Change a schedule.
 
-    The word none takes an option away: --jitter none. --kwarg k=1 changes one argument, --kwarg k
-    takes it away (the same of --env and --header); --arg and --tag are given all anew.
+    Only the options that you pass change. The word none removes an option: --jitter none.
+    --kwarg k=1 sets one argument, and --kwarg k removes it; --env and --header work the same.
+    --arg and --tag replace all arguments and tags.
     """
     store = open_store()
     entry = store.load([name])[0].get(name) or not_found(store, name)
@@ -196,13 +240,14 @@ def update(name: str, revision: str | None, as_json: bool, **said: Any) -> None:
     _tell_defined(store, name, "changed", as_json=as_json)
 
 
-@click.command(short_help="Remove schedules.")
+@click.command()
 @click.argument("names", nargs=-1, required=True, shell_complete=schedule_names)
 @yes_option
 def remove(names: tuple[str, ...], yes: bool) -> None:
-    """Remove the run-time schedules NAMES: all of them or, when one does not fit, none.
+    """Remove schedules.
 
-    Jobs that are enqueued stay; the history stays readable for 30 days.
+    Only run-time schedules can be removed. If one of NAMES cannot be removed, none is. Enqueued
+    jobs stay. The history stays readable for 30 days.
     """
     store = open_store()
     refuse_unknown(store, names)

@@ -20,13 +20,14 @@ COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
 
 @click.command()
 @click.option(
-    "--rebuild-index", is_flag=True, help="First put the due index right; safe beside a clock."
+    "--rebuild-index", is_flag=True, help="Rebuild the due index first; safe while a clock runs."
 )
 @json_option
 def doctor(rebuild_index: bool, as_json: bool) -> None:
-    """Examine Redis, the namespace and the declared schedules: what is wrong, and the remedy.
+    """Find problems and their remedies.
 
-    Exit 5 when there is an error or a warning.
+    It examines Redis, the namespace and the declared schedules. Exits with 5 if it finds an error
+    or a warning.
     """
     from rq_clock.doctor.facts import gather
     from rq_clock.doctor.schedule_checks import findings, healthy

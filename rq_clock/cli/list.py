@@ -60,23 +60,27 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
         return [CompletionItem(state) for state in STATES if state.startswith(incomplete)]
 
 
-@click.command("list", short_help="All schedules, with their next fire time.")
-@click.option("--state", type=States(), help="Only these, such as late,paused.")
-@click.option("--queue", shell_complete=queue_names, help="Only those of this queue.")
-@click.option("--tag", help="Only those with this tag.")
-@click.option("--origin", type=click.Choice(["declared", "run-time"]), help="Only those.")
-@click.option("--text", help="Only those with this in their name or target.")
+@click.command("list")
+@click.option("--state", type=States(), help="Show only these states, such as late,paused.")
+@click.option("--queue", shell_complete=queue_names, help="Show only this queue.")
+@click.option("--tag", help="Show only this tag.")
+@click.option(
+    "--origin",
+    type=click.Choice(["declared", "run-time"]),
+    help="Show only declared or only run-time schedules.",
+)
+@click.option("--text", help="Show only names and targets that contain this.")
 @click.option(
     "--sort", type=click.Choice(["name", "next", "state"]), default="name", show_default=True,
 )  # fmt: skip
-@click.option("--watch", is_flag=True, help="Redraw every 2 s, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Redraw every 2 s until Ctrl-C.")
 @click.option(
     "--density", is_flag=False, flag_value="hour", type=click.Choice(list(SPANS)),
-    help="Instead, how many fire times come in each minute of the next hour, or hour of the day.",
+    help="Show the fire times per minute of the next hour, or per hour of the next day, instead.",
 )  # fmt: skip
 @json_option
 def list_(watch: bool, density: str | None, as_json: bool, **said: Any) -> None:
-    """All schedules that run, declared and run-time, with their next fire time."""
+    """List schedules with their next fire times."""
     if watch and (as_json or density or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a terminal; here leave it out")
     store = open_store()

@@ -42,19 +42,20 @@ names_argument = click.argument("names", nargs=-1, shell_complete=schedule_names
 # ---- run --------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Run a schedule now; wait for it, follow its output.")
+@click.command()
 @name_argument
-@click.option("--force", is_flag=True, help="Also while its previous run goes on.")
-@click.option("--wait", is_flag=True, help="Until it has ended for good.")
-@click.option("--follow", is_flag=True, help="Print its output as it comes; waits, too.")
-@click.option("--timeout", type=Duration(), help="Wait no longer than this.")
+@click.option("--force", is_flag=True, help="Run even if the previous run is still going.")
+@click.option("--wait", is_flag=True, help="Wait until the run has ended, retries included.")
+@click.option("--follow", is_flag=True, help="Wait, and print the output as it comes.")
+@click.option("--timeout", type=Duration(), help="Maximum time to wait.")
 @reason_option
 @json_option
 def run(name: str, wait: bool, follow: bool, as_json: bool, **said: Any) -> None:
-    """Run the schedule NAME now, also a paused one, and print its job's id.
+    """Run a schedule now.
 
-    The schedule is not moved. With --wait: exit 0 when the run was ok, 1 when it failed, 6 when it
-    has not ended within --timeout; it goes on then, as it does after Ctrl-C.
+    It prints the job's id. Paused schedules run too, and the next fire time stays the same. With
+    --wait it exits with 0 if the run succeeded, 1 if it failed, 6 if it is still going after
+    --timeout. A run that is still going then, or after Ctrl-C, continues.
     """
     if as_json and follow:
         raise click.UsageError("--follow prints what the run prints, which is no JSON")
@@ -113,21 +114,22 @@ def _tell(outcome: Outcome, job_id: str) -> None:
 # ---- pause, resume, skip ----------------------------------------------------------------------
 
 
-@click.command(short_help="Enqueue nothing of schedules for a time.")
+@click.command()
 @names_argument
-@click.option("--all", "everything", is_flag=True, help="All schedules, also those to come.")
-@click.option("--for", "span", type=Duration(), help="So long, such as 2h.")
-@click.option("--until", metavar="INSTANT", help="Until then, such as 'tomorrow 09:00'.")
+@click.option("--all", "everything", is_flag=True, help="All schedules, future ones too.")
+@click.option("--for", "span", type=Duration(), help="Duration of the pause, such as 2h.")
+@click.option("--until", metavar="INSTANT", help="End of the pause, such as 'tomorrow 09:00'.")
 @click.option("--tz", type=Zone(), default="UTC", show_default=True, help="Zone of --until.")
 @click.option(
     "--missed", type=MISSED, default="skip", show_default=True,
-    help="At the end, of the fire times that were missed: none, the latest, or all are run.",
+    help="Missed fire times to run when the pause ends: none, the latest, or all.",
 )  # fmt: skip
 @reason_option
 def pause(names: tuple[str, ...], everything: bool, until: str | None, **said: Any) -> None:
-    """Enqueue nothing of the schedules NAMES until they are resumed, or for a time.
+    """Pause schedules.
 
-    Their fire times are recorded as skipped; a one-off job waits. It survives deploys.
+    Their fire times are recorded as skipped until you resume them, or until the pause ends. One-off
+    jobs wait. A pause survives deploys.
     """
     span, tz = said["span"], said["tz"]
     if span is not None and until is not None:
@@ -143,14 +145,14 @@ def pause(names: tuple[str, ...], everything: bool, until: str | None, **said: A
         click.echo(f"{name}: {sign('paused')} {how_long}")
 
 
-@click.command(short_help="Go on with paused schedules.")
+@click.command()
 @names_argument
 @click.option("--all", "everything", is_flag=True, help="End the pause of all schedules.")
 @click.option(
-    "--missed", type=MISSED, help="Overrules what the pause said about missed fire times."
+    "--missed", type=MISSED, help="Missed fire times to run, instead of what the pause set."
 )
 def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None:
-    """Go on with the paused schedules NAMES, from now."""
+    """Resume paused schedules."""
     chosen = _chosen(names, everything)
     store = open_store()
     before, _ = store.load(names)
@@ -192,14 +194,18 @@ def _tell_own_pauses(store: Store) -> None:
         complain(f"still paused by themselves: {listed}{', …' if len(own) > 10 else ''}")
 
 
-@click.command(short_help="Skip the next fire times of a schedule.")
+@click.command()
 @name_argument
-@click.option("-n", "--count", type=click.IntRange(1, 1000), help="How many; 1 if not said.")
-@click.option("--undo", is_flag=True, help="Skip none any more.")
+@click.option(
+    "-n", "--count", type=click.IntRange(1, 1000), help="Fire times to skip (default: 1)."
+)
+@click.option("--undo", is_flag=True, help="Skip nothing after all.")
 @reason_option
 def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
-    """Skip the next fire time of the schedule NAME, or the next few. Said again, it holds instead
-    of what was said before."""
+    """Skip the next fire times of a schedule.
+
+    A later `skip` replaces an earlier one.
+    """
     from rq_clock.schedules.upcoming import upcoming
 
     if undo and count is not None:
@@ -221,11 +227,11 @@ def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
 # ---- the audit --------------------------------------------------------------------------------
 
 
-@click.command(short_help="Who changed what, when and why.")
+@click.command()
 @count_option
 @json_option
 def audit(count: int, as_json: bool) -> None:
-    """Who changed what, when and why, newest first."""
+    """Show who changed what, when and why."""
     from rq_clock.schedules.serializers import audit_view
 
     rows = [audit_view(one) for one in schedules_of(open_store()).audit(count)]

@@ -19,16 +19,18 @@ NO_CLOCK = "no clock leads; start one (`heroku ps:scale clock=1`, `python clock.
 
 @click.command()
 @click.argument("queues", nargs=-1)
-@click.option("--burst", is_flag=True, help="End when the queues are empty.")
-@click.option("--concurrency", type=click.IntRange(1, 1000), help="Workers in this process.")
-@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs in each worker.")
+@click.option("--burst", is_flag=True, help="Stop when the queues are empty.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1000), help="Number of workers in this process."
+)
+@click.option("--max-jobs", type=click.IntRange(1), help="Stop each worker after this many jobs.")
 def worker(
     queues: tuple[str, ...], burst: bool, concurrency: int | None, max_jobs: int | None
 ) -> None:
-    """Run a worker for QUEUES, highest priority first (default: WORKER_QUEUES).
+    """Run a worker.
 
-    SIGTERM and SIGINT let the running job go on for RQ_CLOCK_GRACE_SECONDS; then it goes back to
-    the front of its queue.
+    It serves QUEUES, highest priority first (default: WORKER_QUEUES). After SIGTERM or SIGINT the
+    running job has RQ_CLOCK_GRACE_SECONDS to finish; then it goes back to the front of its queue.
     """
     from rq_clock.worker.supervisor import run_worker
 
@@ -37,18 +39,26 @@ def worker(
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 on a platform.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Default: PORT, or 8000.")
-@click.option("--read-only", is_flag=True, help="Change nothing, whoever asks.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 on a platform.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on (default: PORT, or 8000)."
+)
+@click.option("--read-only", is_flag=True, help="Refuse every change, whatever the token.")
 @click.option(
     "--dev-token",
     metavar="FILE",
-    help="On a laptop: let in and print the token in FILE, which is made when there is none.",
+    help="For development: accept and print the token in FILE, created if missing.",
 )
 def web(host: str, port: int | None, read_only: bool, dev_token: str | None) -> None:
-    """Run the web process: pages, API, metrics. Needs `pip install "rq-clock[web]"`.
+    """Run the web process.
 
-    Only holders of a token of RQ_CLOCK_TOKENS get in.
+    It serves pages, the API and metrics to holders of a token in RQ_CLOCK_TOKENS. It needs
+    `pip install "rq-clock[web]"`.
     """
     try:
         from rq_clock.web.server import serve
@@ -73,7 +83,10 @@ def web(host: str, port: int | None, read_only: bool, dev_token: str | None) -> 
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Whether the clock works: who leads, how late it is. Exit 5 when something is wrong."""
+    """Show whether the clock works.
+
+    It prints the leading clock and its lag. Exits with 5 if something is wrong.
+    """
     store = open_store()
     report = _health(store, now())
     if as_json:
@@ -106,10 +119,11 @@ def status(as_json: bool) -> None:
 @click.command()
 @click.argument("process", type=click.Choice(["clock", "web", "worker"]))
 def healthcheck(process: str) -> None:
-    """Whether PROCESS is well, where HTTP is no way to ask: exit 0, or 5 and a line why not.
+    """Check a process from the shell.
 
-    clock: one leads. worker: one has given a sign of life in the last seconds. web: the one of this
-    machine answers on PORT.
+    Exits with 0 if PROCESS is healthy, with 5 and the reason if not. clock: a clock leads. worker:
+    a worker has sent a heartbeat in the last seconds. web: the web process of this machine answers
+    on PORT.
     """
     check = {"clock": _no_clock, "web": _no_web, "worker": _no_worker}[process]
     if why := check():
@@ -149,9 +163,12 @@ def _no_web() -> str:
 
 
 @click.command()
-@click.option("--data", default=".data", show_default=True, help="Where the server keeps its data.")
+@click.option("--data", default=".data", show_default=True, help="Directory of the server's data.")
 def redis(data: str) -> None:
-    """Run an embedded Valkey for development, at REDIS_URL or on port 6399."""
+    """Run an embedded Valkey for development.
+
+    It listens at REDIS_URL, or on port 6399.
+    """
     from pathlib import Path
 
     from rq_clock.devserver import serve

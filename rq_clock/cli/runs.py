@@ -29,19 +29,23 @@ STATES = ["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skippe
 HEAD = ("SCHEDULE", "FIRE TIME (UTC)", "STATE", "TRY", "TOOK", "")
 
 
-@click.command(short_help="What became of fire times.")
+@click.command()
 @click.argument("name", required=False, shell_complete=schedule_names)
-@click.option("--state", type=click.Choice(STATES), help="Only these.")
-@click.option("--since", metavar="INSTANT|AGE", help="ISO 8601, or an age such as 90m, 12h, 7d.")
+@click.option("--state", type=click.Choice(STATES), help="Show only this state.")
+@click.option(
+    "--since",
+    metavar="INSTANT|AGE",
+    help="Show only runs since then: ISO 8601, or an age such as 12h.",
+)
 @count_option
 @json_option
 def history(
     name: str | None, state: str | None, since: str | None, count: int, as_json: bool
 ) -> None:
-    """What became of fire times, newest first: of the schedule NAME, or of all.
+    """Show past runs and their outcomes.
 
-    One schedule's history has every fire time: enqueued, skipped with the reason, and how its
-    latest attempt ended. That of all has every attempt that has ended.
+    With NAME: every fire time of that schedule, newest first, enqueued or skipped, with the reason
+    and the outcome of the latest attempt. Without: every attempt that has ended.
     """
     oldest = instant(since, "--since", now(), ages=True) if since else None
     found = open_store()
@@ -58,13 +62,16 @@ def history(
         click.echo("nothing has ended yet" if not name else f"nothing yet of {name}", err=True)
 
 
-@click.command(short_help="What a run has printed.")
+@click.command()
 @click.argument("run", metavar="RUN|NAME", shell_complete=schedule_names)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Print new output until the run has ended.")
 def logs(run: str, follow: bool) -> None:
-    """What a RUN (a job's id, see `history --json`) has printed: the last 64 kB of a shell
-    command's output, also while it runs, or a web call's answer. Of a schedule's NAME: its latest
-    run. It is kept for RQ_CLOCK_OUTPUT_HOURS."""
+    """Print the output of a run.
+
+    RUN is a job's id, as `history --json` prints it; NAME stands for the schedule's latest run. The
+    output is the last 64 kB of a shell command, also while it runs, or the response of a web call.
+    It is kept for RQ_CLOCK_OUTPUT_HOURS.
+    """
     from rq_clock.cli.wait import Follower, wait_for_job
 
     found = open_store()

@@ -37,10 +37,11 @@ MOST = 1000
 
 @click.command()
 def check() -> None:
-    """Check the declared schedules: for the release phase and CI.
+    """Validate the declared schedules.
 
-    Every fault is listed; exit 1 when there is one. Targets are imported, as a worker would. What
-    a deploy would change is told when Redis answers within 3 s; nothing fails for it.
+    For the release phase and CI. It imports the targets, as a worker would, lists every fault, and
+    exits with 1 if there is one. If Redis answers within 3 s, it also shows what a deploy would
+    change; that never fails the check.
     """
     from rq_clock import loader as app
     from rq_clock.cli.diff import tell_deploy
@@ -66,16 +67,14 @@ def check() -> None:
 
 @click.command()
 @click.argument("expression")
-@click.option(
-    "--tz", type=Zone(), default="UTC", show_default=True, help="Zone of the clock on the wall."
-)
-@click.option("--from", "start", metavar="INSTANT", help="Start here instead of now.")
+@click.option("--tz", type=Zone(), default="UTC", show_default=True, help="Zone of the expression.")
+@click.option("--from", "start", metavar="INSTANT", help="Start of the list (default: now).")
 @count_option
 @json_option
 def explain(expression: str, tz: str, start: str | None, count: int, as_json: bool) -> None:
-    """Say in words when a cron EXPRESSION fires, and when next.
+    """Explain when a cron expression fires.
 
-    What a change of the clocks does to a fire time is noted beside it.
+    It prints the expression in words and the next fire times, with the effects of clock changes.
     """
     from rq_clock.timing.triggers import cron
 
@@ -113,17 +112,21 @@ def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) ->
         click.echo(f"    {remark}")
 
 
-@click.command("next", short_help="The next fire times, of one schedule or of all.")
+@click.command("next")
 @click.argument("name", required=False, shell_complete=schedule_names)
-@click.option("--from", "start", metavar="INSTANT", help="Start here instead of now.")
-@click.option("--until", metavar="INSTANT", help="The last one; shows up to 1,000.")
-@click.option("--tz", type=Zone(), help="Zone of times without one (the schedule's, else UTC).")
-@click.option("-n", "--count", type=click.IntRange(1, MOST), help="How many; 10 if not said.")
+@click.option("--from", "start", metavar="INSTANT", help="Start of the list (default: now).")
+@click.option("--until", metavar="INSTANT", help="End of the list; shows up to 1,000.")
+@click.option(
+    "--tz", type=Zone(), help="Zone of times without one (default: the schedule's, else UTC)."
+)
+@click.option(
+    "-n", "--count", type=click.IntRange(1, MOST), help="Fire times to show (default: 10)."
+)
 @json_option
 def next_(name: str | None, start: str | None, until: str | None, **said: Any) -> None:
-    """The next fire times: of one schedule, or of all, soonest first.
+    """Show the next fire times of one or all schedules.
 
-    Those of paused schedules are told only when the schedule is named.
+    The soonest comes first. Paused schedules appear only if you name them.
     """
     from rq_clock.schedules.serializers import fire_view
 
@@ -186,16 +189,18 @@ def _fire_line(fire: Fire) -> str:
 # ---- all of one -------------------------------------------------------------------------------
 
 
-@click.command(short_help="All that is known of one schedule.")
+@click.command()
 @click.argument("name", shell_complete=schedule_names)
 @click.option(
     "-n", "--count", default=5, show_default=True, type=click.IntRange(1, 100),
-    help="Fire times to come, and runs.",
+    help="Upcoming fire times and past runs to show.",
 )  # fmt: skip
 @json_option
 def show(name: str, count: int, as_json: bool) -> None:
-    """All that is known of the schedule NAME: its rule in words, what is to come and what was, who
-    has paused it and why, its backfills and its definition."""
+    """Show everything about one schedule.
+
+    Its trigger in words, upcoming fire times, past runs, pause, backfills and definition.
+    """
     from rq_clock.cli.runs import rows_of
     from rq_clock.schedules.serializers import backfill_view, fire_view, schedule_view
     from rq_clock.schedules.upcoming import upcoming

@@ -56,16 +56,22 @@ prune_option = click.option(
 # ---- export -----------------------------------------------------------------------------------
 
 
-@click.command(short_help="Write the run-time schedules to a file.")
-@click.option("-o", "--output", metavar="FILE", help="Write there instead of standard output.")
-@click.option("--format", "form", type=click.Choice(["yaml", "json"]), help="By FILE, else yaml.")
-@click.option("--tag", "tags", multiple=True, help="Only those with this tag, or one of several.")
+@click.command()
+@click.option("-o", "--output", metavar="FILE", help="File to write (default: standard output).")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["yaml", "json"]),
+    help="Format (default: by the name of FILE, else yaml).",
+)
+@click.option("--tag", "tags", multiple=True, help="Export only this tag; repeatable.")
 @click.option("--with-secrets", is_flag=True, help="Write secrets in clear instead of ****.")
 def export(output: str | None, form: str | None, tags: tuple[str, ...], with_secrets: bool) -> None:
-    """Write the run-time schedules as a manifest, which `apply` reads; with their pauses.
+    """Write the run-time schedules to a file.
 
-    Declared schedules are left out, since they belong to the code, and so are the one-off jobs of
-    `Schedules.once`. Where `apply` finds a secret masked, it keeps the one that is stored.
+    The manifest includes their pauses; `apply` reads it. Declared schedules belong to the code and
+    are left out, and so are the one-off jobs of `Schedules.once`. Where a secret is masked, `apply`
+    keeps the stored one.
     """
     from rq_clock.manifest.document import dump
 
@@ -123,17 +129,17 @@ def _tell_hidden(schedules: Sequence[Schedule]) -> None:
 # ---- apply, diff ------------------------------------------------------------------------------
 
 
-@click.command(short_help="Make the run-time schedules what a file says.")
+@click.command()
 @file_argument
 @prune_option
 @dry_run_option
 @yes_option
 def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
-    """Make the run-time schedules what the manifest FILE (- is standard input) says.
+    """Make the run-time schedules match a file.
 
-    It shows what changes, and asks; all of it is changed or, when someone else has changed one of
-    these schedules meanwhile, nothing. Schedules that are not in FILE stay, but with --prune. Who
-    is not asked, as in a script, gives --yes.
+    FILE is a manifest; - is standard input. The command shows the changes and asks. Scripts must
+    pass --yes. It makes all of the changes, or none if somebody else has changed one of these
+    schedules meanwhile. Schedules that are not in FILE stay, unless you pass --prune.
     """
     from rq_clock.schedules.serializers import plan_view
 
@@ -143,15 +149,16 @@ def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
     _carry_out(store, plan, f"apply {_name(file)}", dry_run=dry_run, yes=yes)
 
 
-@click.command(short_help="What a deploy, or `apply FILE`, would change.")
+@click.command()
 @click.argument("file", type=click.File("rb"), required=False)
 @prune_option
 @json_option
 def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
-    """Without FILE: what the clock would change after a deploy of the code that is here
-    (RQ_CLOCK_APP), and what of the past it would enqueue at once. With FILE: what `apply` would.
+    """Show what a deploy or `apply` would change.
 
-    Exit 0 when nothing would change, 5 when something would.
+    Without FILE: what the clock would change after a deploy of this code (RQ_CLOCK_APP), and the
+    past fire times that it would enqueue at once. With FILE: what `apply FILE` would change. Exits
+    with 0 if nothing would change, 5 if something would.
     """
     from rq_clock.schedules.serializers import plan_view
 
@@ -260,29 +267,31 @@ def _make(store: Store, plan: Plan, reason: str) -> None:
 # ---- import -----------------------------------------------------------------------------------
 
 
-@click.command("import", short_help="Add the schedules of another tool.")
+@click.command("import")
 @click.argument("source", type=click.Choice(["crontab", "heroku", "crontogo"]))
 @file_argument
-@click.option("--prefix", default="", help="Begin their names with this.")
+@click.option("--prefix", default="", help="Prefix for the names.")
 @click.option("--queue", default="default", shell_complete=queue_names, help="RQ queue.")
-@click.option("--tz", type=Zone(), help="Of a crontab: zone of its machine.  [default: UTC]")
+@click.option("--tz", type=Zone(), help="Zone of a crontab's machine (default: UTC).")
 @click.option(
     "--system/--user",
     default=None,
-    help="Of a crontab: the system's, whose sixth field is a user, or a user's; else guessed.",
+    help="Kind of crontab: the sixth field is a user, or not (default: guess).",
 )
 @dry_run_option
 @yes_option
 def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: Any) -> None:
-    """Add the schedules of another tool, as shell commands, from FILE (- is standard input):
+    """Import schedules from another tool.
+
+    They become shell commands. FILE is one of these; - is standard input:
 
     \b
     crontab   what `crontab -l` prints, or /etc/crontab
     heroku    the table of Heroku Scheduler's dashboard, copied
     crontogo  what `heroku cron:jobs:export` writes, or JSON of Cron To Go
 
-    It shows what would be added, what means something else here and what is left out, and asks.
-    Schedules that exist stay as they are. What was paused there is paused here.
+    The command shows what it would add, what means something else here and what it leaves out, and
+    asks. Existing schedules stay as they are. Paused schedules stay paused.
     """
     from rq_clock.schedules.serializers import plan_view
 

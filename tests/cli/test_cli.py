@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from redis import Redis
 from rq import Queue
 
 from rq_clock import Schedules, every
-from rq_clock.cli import SECTIONS
+from rq_clock.cli import SECTIONS, main
 from rq_clock.devserver import free_url
 from rq_clock.model.entry import Lease
 from tests.cli.terminal import PATIENCE, Run, command, environment, fill, runner
@@ -328,9 +329,20 @@ def test_the_module_is_the_command() -> None:
     words = [sys.executable, "-m", "rq_clock", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: rq-clock [OPTIONS] COMMAND")
-    for title, commands in SECTIONS.items():
+    for title, rows in SECTIONS.items():
         assert f"\n{title}:\n" in done.stdout
-        assert all(f"\n  {one.name} " in done.stdout for one in commands)
+        assert all(f"\n  {name} " in done.stdout for name in rows)
+
+
+def test_the_list_of_commands_has_the_first_sentence_of_each_help() -> None:
+    ctx = click.Context(main)
+    for rows in SECTIONS.values():
+        for name, (_, text) in rows.items():
+            command = main.get_command(ctx, name)
+            assert command
+            assert command.name == name
+            assert command.get_short_help_str(100) == text
+            assert len(text) <= 60
 
 
 @pytest.mark.process

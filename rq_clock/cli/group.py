@@ -1,0 +1,109 @@
+"""The command group: commands that are imported when they run, errors as lines and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
+
+import click
+
+from rq_clock.cli.common import INTERRUPTED, NOT_FOUND, UNREACHABLE, complain
+from rq_clock.errors import Conflict, ConflictKind, RqClockError, StoreUnavailable
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it runs, lists the commands by section without importing
+    them, prints errors as lines with exit codes, and gives every command `--color`.
+
+    `sections`: title → command → (where it is defined, as "module:attribute", and its short help).
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_color_option())
+        self.sections = sections
+        self._rows = {name: row for rows in sections.values() for name, row in rows.items()}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._rows)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self._rows and cmd_name not in self.commands:
+            module, _, attribute = self._rows[cmd_name][0].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            command.params.append(_color_option())
+            self.add_command(command)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, rows in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in rows.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        names = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in self._rows.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # for terminals that lack a sign
+        try:
+            return super().invoke(ctx)
+        except StoreUnavailable as error:
+            complain(str(error))
+            ctx.exit(UNREACHABLE)
+        except RqClockError as error:
+            complain(str(error))
+            conflicts = error.all if isinstance(error, Conflict) else ()
+            missing = any(c.kind is ConflictKind.MISSING for c in conflicts)
+            ctx.exit(NOT_FOUND if missing else 1)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo(err=True)  # behind the terminal's ^C, or the question
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            if reason := _redis_fault(error):
+                complain(reason)
+                ctx.exit(UNREACHABLE)
+            raise
+
+
+def _redis_fault(error: Exception) -> str:
+    """Return what is wrong with the server if it went away during a command, else ""."""
+    redis = sys.modules.get("redis.exceptions")
+    if redis is None or not isinstance(error, redis.RedisError):
+        return ""
+    from rq_clock.settings import Settings
+    from rq_clock.store.client import diagnose
+
+    return diagnose(error, Settings.from_env().redis_url)
+
+
+def _color_option() -> click.Option:
+    def choose(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.color = {"auto": None, "always": True, "never": False}[value]
+        elif ctx.parent is None:  # click reads neither variable
+            if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+                ctx.color = False
+            elif os.environ.get("FORCE_COLOR"):
+                ctx.color = True
+
+    return click.Option(
+        ["--color"],
+        type=click.Choice(["auto", "always", "never"]),
+        callback=choose,
+        expose_value=False,
+        help="Default: auto, on a terminal. NO_COLOR and FORCE_COLOR are honored.",
+    )
