@@ -3,13 +3,6 @@
     with rq_clock.exclusive("delete-old-users", timeout=60) as lock:
         …
 
-Keys, with the prefix `rq-clock:<namespace>:`; instants are epoch milliseconds of the server:
-
-    key                 type     holds
-    locks:<name>        hash     owner, token, since; done, once its block has ended and the lock
-                                 is kept back; expires
-    lock-tokens         hash     lock → the newest token granted; never expires
-
 - A lock is free at the latest `timeout` seconds after its process was last heard of, whatever
   befell it: killed, stopped, cut off, or a grant whose reply was lost.
 - No lock in Redis can stop a process that was frozen in the middle of a write and wakes after its
@@ -63,7 +56,8 @@ from rq_clock.log import log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
 from rq_clock.store.client import diagnose
-from rq_clock.store.scripts import key_of, load_script, text
+from rq_clock.store.keys import key_of
+from rq_clock.store.scripts import load_script, text
 
 LONGEST_TIMEOUT = 86_400
 """Seconds. What is to be kept for longer than a day without a word is a hold, not a lock."""

@@ -133,30 +133,45 @@ def test_no_other_module_reads_the_environment() -> None:
     assert readers_of(reading) == {"settings", "cli/group", "worker/work_horse"}
 
 
+def keys_used() -> set[str]:
+    """The key names that the package's Python and Lua spell, without what stands behind a colon."""
+    used: set[str] = set()
+    for source in map(Path.read_text, PACKAGE.rglob("*.py")):
+        used |= set(re.findall(r'key(?:_of)?\((?:[\w.]+, )?f?"([a-z-]+)', source))
+        for call in re.findall(r"store\.keys\(([^)]*)\)|self\.keys\(([^)]*)\)", source, re.DOTALL):
+            used |= set(re.findall(r'"([a-z-]+)', "".join(call)))
+    for source in map(Path.read_text, PACKAGE.rglob("*.lua")):
+        used |= set(re.findall(r"\bkey\('([a-z-]+)", source))
+        for table in re.findall(r"HASHES = \{([^}]*)\}", source):
+            used |= set(re.findall(r"'([a-z-]+)'", table))
+    return used
+
+
 def test_every_key_stands_in_the_table() -> None:
-    modules = [PACKAGE / "store" / "store.py", PACKAGE / "store" / "operations.py"]
-    modules.append(PACKAGE / "jobs" / "executions.py")
-    modules.append(PACKAGE / "web" / "idempotency.py")
-    documented: set[str] = set()
-    turns = (PACKAGE / "store" / "lua" / "turns.lua").read_text()
-    used = set(re.findall(r"prefix \.\. '([a-z]+)", turns))
-    for source in map(Path.read_text, modules):
-        used |= set(re.findall(r'key\(f?"([a-z]+)', source))
-        for call in re.findall(r"\.keys\(([^)]*)\)", source, re.DOTALL):
-            used |= set(re.findall(r'"([a-z]+)', call))
-        table = source.split('"""')[1]
-        documented |= set(re.findall(r"^    ([a-z]+)[ :]", table, re.MULTILINE)) - {"key"}
-    assert used == documented
+    table = (PACKAGE / "store" / "keys.py").read_text().split('"""')[1]
+    types = "hash|number|string|stream|channel|set|zset|list"
+    documented = re.findall(
+        rf"^    ([a-z-]+)\S*(?: <[^>]*>)*(?: id>)? +(?:{types}) ", table, re.MULTILINE
+    )
+    assert keys_used() == set(documented)
 
 
 def test_every_script_says_what_it_takes_and_gives() -> None:
     for path in (PACKAGE / "store" / "lua").glob("*.lua"):
-        head = path.read_text().partition("\n\n")[0]
+        source = path.read_text()
+        head = source.partition("\n\n")[0]
         assert all(word in head for word in ("KEYS", "ARGV", "Returns")), path.name
-        numbers = re.findall(r"KEYS\[(\d+)\]", path.read_text())
-        told = max((int(n) for n in numbers), default=0)
+        numbers = re.findall(r"KEYS\[(\d+)\]", source)
+        implied = int(source.startswith("--! keys"))  # keys.lua reads the first one
+        used = max((int(n) for n in numbers), default=implied)
         listed = head.partition("KEYS")[2].partition("ARGV")[0]
-        assert len(re.findall(r"(?<!\d)\d+ (?=[a-z\"])", listed)) == told, path.name
+        assert len(re.findall(r"(?<!\d)\d+ (?=[a-z\"])", listed)) == used, path.name
+
+
+def test_no_script_composes_a_key_by_itself() -> None:
+    for path in (PACKAGE / "store" / "lua").glob("*.lua"):
+        spelled = re.findall(r"rq-clock|KEYS\[\d+\] \.\.", path.read_text())
+        assert not spelled, f"{path.name} composes a key: {spelled}"
 
 
 def test_no_test_sleeps() -> None:

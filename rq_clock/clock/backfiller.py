@@ -19,7 +19,7 @@ from rq_clock.store.client import is_outage
 from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 
-BACKFILLS_CHANGED = ":chores"
+BACKFILLS_CHANGED = ":duties"
 """The message that announces work for the backfiller; no schedule can have this name."""
 BURST = 20
 """Steps in one look: a hundred backfills must not delay the tick."""

@@ -29,7 +29,7 @@ def rebuild(store: Store) -> Iterator[tuple[int, int]]:
             "between the two: run this from the release that the clock runs"
         )
     script = load_script(store.redis, "rebuild")
-    keys = store.keys("definitions", "markers", "revisions", "due", "news")
+    keys = store.keys("due")
     for portion in _portions(store.all_names()):
         words: list[str | int] = []
         for name, seen in _look(store, portion)[0].items():

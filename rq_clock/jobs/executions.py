@@ -1,20 +1,5 @@
 """Who runs which job: the state that workers share, and the scripts that keep it.
 
-    key (rq-clock:<namespace>:…)
-    workers        hash     worker → "<last sign of life> [<execution> <job id> <queue>]"
-    caretaker      string   the worker that takes care of the dead while no clock leads; expires
-    succeeded      hash     schedule → newest fire time whose run succeeded
-    outcomes       hash     schedule → "<state> <fire time> <started> <ended> <newest success's end
-                            or -> <newest failure's end or ->" of its latest run that ended for
-                            good; a vanished job's start and end are when it was found missing
-    failing        zset     schedule by its newest failure's end, from then until its next success;
-                            a run that an operator stops is neither
-    turns:<group>  set      jobs of the group whose turn it is: one, unless it has a limit
-    waiting:<group>  list   its parked jobs, in the order in which they get their turn
-    groups         set      the groups that have parked jobs
-    runs           stream   every ended attempt of every run, newest last, capped: schedule, job,
-                            its entry as the ledger has it, and where the job goes on (again)
-
 RQ's own structures are kept as RQ's worker keeps them (started registry, execution, job and worker
 hashes, results), so its tools, dashboards and job API see nothing unusual. Two differences carry
 the promises. A job is taken from its queue and begun in one script, so there is no moment at which
@@ -47,14 +32,15 @@ from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.store import counters
 from rq_clock.store.client import is_outage
-from rq_clock.store.scripts import key_of, load_script, text
+from rq_clock.store.keys import key_of
+from rq_clock.store.scripts import load_script, text
 from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
 ABANDONED = 240
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
 takes us, and more than a failover of the server lasts."""
 REAP_MS = 3_000
-REAP = ":care"
+REAP = ":reap"
 """What the news say when a job was scheduled; no schedule can be called that."""
 
 
@@ -128,9 +114,8 @@ class Executions:
         """Whether the last `take` found that RQ's tools have suspended all work."""
         self._runs = runs
         self._faults = FaultLog()
-        self._scripts = {name: load_script(redis, name) for name in ("beat", "watch")}
-        self._scripts |= {n: load_script(redis, "turns", n) for n in ("take", "care")}
-        self._scripts["close"] = load_script(redis, "turns", "outcomes", "close")
+        names = ("beat", "close", "scan", "take", "watch")
+        self._scripts = {name: load_script(redis, name) for name in names}
 
     def _key(self, name: str, namespace: str = "") -> str:
         return key_of(namespace or self.namespace, name)
@@ -156,12 +141,12 @@ class Executions:
 
     def beat(self, worker: str, ttl: int, now: datetime) -> bool:
         """Say that the worker lives. Whether it should take care of the dead. Raises Gone."""
-        keys = [self._key("workers"), self._key("lease"), self._key("caretaker")]
+        keys = [self._key("workers"), self._key("lease"), self._key("reaper")]
         times = [now.timestamp(), utcformat(now), ABANDONED, ttl, REAP_MS]
         answer = self._run("beat", keys, [worker, *times])
         if answer == b"gone":
             raise Evicted(f"{worker} was counted as dead")
-        return bool(answer == b"care")
+        return bool(answer == b"reap")
 
     def close(self, execution: Execution, ending: Outcome) -> None:
         """End an execution. Raises Gone when the worker was counted as dead: nothing was written
@@ -205,7 +190,7 @@ class Executions:
         """What a clock watches beside its tick: fire times before `before` that are undecided,
         what ended since `attempt` ("": nothing yet, only where that is), which of `jobs` still
         wait or run, and the queues that nobody serves. At most so many of each; one command."""
-        keys = [self._key("due"), self._key("runs"), self._key("definitions"), "rq:queues"]
+        keys = [self._key("due"), "rq:queues"]
         answer = self._run("watch", keys, [to_ms(before), attempt, most, *jobs])
         overdue, last, ended, live, unserved = answer
         pairs = zip(overdue[::2], overdue[1::2], strict=True)
@@ -245,7 +230,7 @@ class Executions:
         """Every worker's place; and queue the jobs that RQ has scheduled for now or before: the
         next instant at which one is due, and how many were queued."""
         keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), most]
-        flat, soonest, *moved = self._run("care", keys, args)
+        flat, soonest, *moved = self._run("scan", keys, args)
         places = [
             Slot(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
         ]
@@ -273,9 +258,8 @@ class Executions:
             if execution is not None and ending is not None:
                 self._close(["dead", place.value], execution, ending)
             else:
-                answer = self._run(
-                    "close", self._close_keys("", ""), [place.worker, "dead", place.value]
-                )
+                args = [place.worker, "dead", place.value]
+                answer = self._run("close", [self._key("workers"), self._key("runs")], args)
                 if answer[0] == b"gone":
                     return False
         except Evicted:
@@ -287,10 +271,10 @@ class Executions:
     def _take(
         self, worker: str, queues: Sequence[str], now: datetime
     ) -> tuple[str, list[str], list[Any]]:
-        keys = [self._key("workers"), self._key("succeeded"), "rq:suspended"]
+        keys = [self._key("workers"), "rq:suspended"]
         keys += [f"rq:queue:{queue}" for queue in queues]
         times = [now.timestamp(), utcformat(now), ABANDONED]
-        return "take", keys, [worker, uuid4().hex, *times, f"{self.namespace}-"]
+        return "take", keys, [worker, uuid4().hex, *times]
 
     def _declare(self, job_id: bytes) -> None:
         """Copy the group that a job's meta names to where scripts can read it. For jobs that are
@@ -349,20 +333,8 @@ class Executions:
         args.append(len(commands))
         for command in commands:
             args += [len(command), *command]
-        keys = self._close_keys(origin.namespace, origin.schedule) if origin else None
-        return "close", keys or self._close_keys("", ""), args
-
-    def _close_keys(self, namespace: str, schedule: str) -> list[str]:
-        return [
-            self._key("workers"),
-            self._key("succeeded", namespace),
-            self._key("runs", namespace),
-            self._key(f"ledger:{schedule}", namespace),
-            self._key("markers", namespace),
-            self._key("outcomes", namespace),
-            self._key("failing", namespace),
-            self._key("counters", namespace),
-        ]
+        runs = self._key("runs", origin.namespace if origin else "")
+        return "close", [self._key("workers"), runs], args
 
     def _dependents(self, execution: Execution, ending: Outcome) -> _Dependents:
         """Return the jobs that depend on one that ends, and the commands that queue those that can

@@ -57,7 +57,8 @@ from rq_clock.jobs.records import (
 )
 from rq_clock.model.job_id import JobId
 from rq_clock.store.audit import AUDIT, FEW, Actor
-from rq_clock.store.scripts import key_of, load_script, text
+from rq_clock.store.keys import key_of
+from rq_clock.store.scripts import load_script, text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 
@@ -68,6 +69,7 @@ SWEEP = 1000
 PORTION = 200
 ATTEMPTS = 2000
 """Ended attempts among which those of one job are looked for, from its enqueueing on."""
+_SCRIPTS = ("browse", "inspect", "operate", "queues")
 _LONGEST = 500
 _LARGEST = 64 * 1024
 _REQUEUABLE = ("failed", "stopped", "canceled")
@@ -125,8 +127,7 @@ class Queues:
     def __init__(self, store: Store, *, runs: int = 1000) -> None:
         self._store = store
         self._runs = runs
-        self._scripts = {n: load_script(store.redis, n) for n in ("queues", "browse", "inspect")}
-        self._scripts["operate"] = load_script(store.redis, "turns", "outcomes", "operate")
+        self._scripts = {n: load_script(store.redis, n) for n in _SCRIPTS}
 
     # ---- looking ------------------------------------------------------------------------------
 
@@ -233,7 +234,7 @@ class Queues:
         head: list[Any] = [verb, to_ms(now), utcformat(now), who.by, _VERBS[verb], who.reason, told]
         head += [AUDIT, self._runs, given_up, counted, FEW]
         words = [word for id in ids for word in _books(id)]
-        keys = self._store.keys("workers", "audit")
+        keys = self._store.keys("workers")
         answer = [text(word) for word in self._scripts["operate"](keys, [*head, *words])]
         return list(zip(answer[::2], answer[1::2], strict=True))
 

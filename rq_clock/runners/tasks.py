@@ -1,13 +1,9 @@
 """What the jobs of commands and webhooks call, in a worker: rq-clock's or the stock one.
 
-Ordinary functions of RQ. What a run leaves behind is one key, besides what any job leaves:
-
-    rq-clock:<namespace>:output:<job id>    string   the last 64 kB that a command printed, written
-                                                     about once a second while it runs; or a web
-                                                     call's status and the first 2 kB of its answer.
-                                                     Expires after RQ_CLOCK_OUTPUT_HOURS
-
-A job that runs again writes it anew. Secrets that are known by name are masked in it.
+Ordinary functions of RQ. Besides what any job leaves, a run leaves its output: the last 64 kB that
+a command printed, written about once a second while it runs; or the status of a web call and the
+first 2 kB of its answer. It expires after RQ_CLOCK_OUTPUT_HOURS. A job that runs again writes it
+anew. Secrets that are known by name are masked in it.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ from rq_clock.run import Run, current_run, stopping
 from rq_clock.runners.output import KEPT, Output, Record
 from rq_clock.runners.shell import Ended, Shell
 from rq_clock.settings import Settings, environment
-from rq_clock.store.scripts import key_of
+from rq_clock.store.keys import key_of
 from rq_clock.timing.instants import iso
 from rq_clock.version import __version__
 

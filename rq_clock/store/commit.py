@@ -20,7 +20,6 @@ from typing import Any
 
 from redis import Connection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
-from rq.job import Job
 
 from rq_clock.errors import LeaseLost
 from rq_clock.model.decision import Decision
@@ -154,15 +153,11 @@ class Batch:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
         words = [word for shape in self._shapes.values() for word in shape.common()]
         own = [row[place] for shape, row in self._rows for place in shape.places]
-        keys = store.keys(
-            "lease", "markers", "revisions", "due", "definitions", "pauses", "skips",
-            "succeeded", "outcomes", "failing", "counters",
-        )  # fmt: skip
-        head = [lease.token, store.key("ledger:"), store.history, self.everything]
+        keys = store.keys("lease", "markers", "due")
+        head = [lease.token, store.history, self.everything]
         self.message = wire.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
-            Job.redis_job_namespace_prefix, len(self._shapes), *words,
-            len(self.planned), *self._words, *own,
+            len(self._shapes), *words, len(self.planned), *self._words, *own,
         )  # fmt: skip
         self._words, self._shapes, self._rows = [], {}, []
 

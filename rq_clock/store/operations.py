@@ -4,15 +4,6 @@ hand, backfills, and the audit of all this.
 Nothing here talks to the clock, and all of it works while no clock runs. Each change is one script
 that says what it is based on; the revision that it raises makes void whatever the clock has
 prepared, so a change and a fire time at the same instant happen one after the other.
-
-The keys stand in the table of store.py; of these, two are written only from here:
-
-    backfill:<id>  hash    schedule, start, end (ms), at_once, total, by, reason, since; rule, that
-                           of time by which it was asked for (JSON); left_out, fire times (ms) that
-                           ran already; then what the leader keeps: cursor,
-                           the newest fire time (ms) decided; enqueued, skipped; jobs, those that
-                           may live; state: running, done, canceled
-    audit          stream  by, verb, schedules (the first few), count, reason, detail
 """
 
 from __future__ import annotations
@@ -45,9 +36,8 @@ class Operations:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.redis = store.redis
-        self._scripts = {name: load_script(store.redis, name) for name in ("edit", "chore")}
-        for name in ("trigger", "backfill"):
-            self._scripts[name] = load_script(store.redis, "jobs", "outcomes", name)
+        names = ("edit", "trigger", "backfill_edit", "backfill_step")
+        self._scripts = {name: load_script(store.redis, name) for name in names}
 
     def now(self) -> datetime:
         """The server's time: a laptop that is a minute ahead must not decide what is not due."""
@@ -65,11 +55,8 @@ class Operations:
         Raises Conflict with every one that did not fit.
         """
         audited = _flat(_parse_entry(verb, [e.name for e in edits], who, detail)) if who else []
-        keys = self.store.keys(
-            "definitions", "declared", "markers", "revisions", "pauses", "skips", "due",
-            "chores", "revision", "audit", "news", "succeeded", "outcomes", "failing", "counters",
-        )  # fmt: skip
-        args = [to_ms(now), self.store.key("ledger:"), KEEP_REMOVED_MS, AUDIT, len(audited)]
+        keys = self.store.keys("definitions")
+        args = [to_ms(now), KEEP_REMOVED_MS, AUDIT, len(audited)]
         words = [word for edit in edits for word in edit.words()]
         kind, *rest = self._scripts["edit"](keys, [*args, *audited, *words])
         if kind == b"refused":
@@ -121,14 +108,13 @@ class Operations:
         fire, builder = fire_time or now, JobBuilder(self.store)
         job_id, _, commands = builder.build(entry.schedule, fire, now, kind="m", number=number)
         queue = builder.queue(entry.schedule.queue).key
-        keys = self.store.keys("definitions", "markers", "audit", f"ledger:{entry.name}")
         verb, detail = "trigger", {"job": job_id, "force": force}
         if fire_time:
             verb, detail = "again", detail | {"fireTime": iso(fire_time)}
         audited = _flat(_parse_entry(verb, [entry.name], who, detail))
         overlap = "allow" if force else entry.schedule.overlap
         answer = self._scripts["trigger"](
-            [*keys, queue, self.store.key("counters")],
+            [self.store.key("definitions"), queue],
             [entry.name, job_id, to_ms(now), overlap, self.store.history, AUDIT, to_ms(fire),
              len(audited), *audited, *_commands(commands)],
         )  # fmt: skip
@@ -163,10 +149,10 @@ class Operations:
             "left_out": " ".join(map(str, sorted(backfill.left_out))),
             "state": "running",
         }
-        keys = self.store.keys(f"backfill:{backfill.id}", "backfills", "chores", "audit", "news")
+        keys = self.store.keys("backfills")
         before = "" if asked is None else asked
-        head = ["ask", backfill.id, to_ms(backfill.since), AUDIT, before, len(audited)]
-        answer = self._scripts["chore"](keys, [*head, *audited, *_flat(fields)])
+        head = ["create", backfill.id, to_ms(backfill.since), AUDIT, before, len(audited)]
+        answer = self._scripts["backfill_edit"](keys, [*head, *audited, *_flat(fields)])
         if answer < 0:
             raise Conflict(ConflictKind.STALE, backfill.schedule)
         return bool(answer)
@@ -174,9 +160,9 @@ class Operations:
     def cancel_backfill(self, id: str, now: datetime, who: Actor) -> bool:
         """Let a backfill enqueue no more; what it has enqueued runs. False when it has ended."""
         audited = _flat(_parse_entry("cancel-backfill", [id.rpartition("-")[0]], who, {"id": id}))
-        keys = self.store.keys(f"backfill:{id}", "backfills", "chores", "audit", "news")
+        keys = self.store.keys("backfills")
         args = ["cancel", id, to_ms(now), AUDIT, "", len(audited), *audited]
-        return bool(self._scripts["chore"](keys, args))
+        return bool(self._scripts["backfill_edit"](keys, args))
 
     def backfill(self, id: str) -> Backfill | None:
         """One backfill; None when there is none, or none any more."""
@@ -196,9 +182,7 @@ class Operations:
         schedule = step.schedule
         builder = JobBuilder(self.store)
         queue = builder.queue(schedule.queue).key
-        keys = self.store.keys(
-            "lease", f"backfill:{backfill.id}", "chores", f"ledger:{backfill.schedule}", "backfills"
-        )
+        keys = [*self.store.keys("lease", f"backfill:{backfill.id}"), queue]
         words: list[Any] = [lease.token, backfill.id, _ms(backfill.cursor), _ms(step.cursor)]
         words += [step.skipped, "done" if step.over else "running", to_ms(step.look)]
         words += [self.store.history, to_ms(now), " ".join(step.living), KEEP_REMOVED_MS]
@@ -208,8 +192,7 @@ class Operations:
                 schedule, fire_time, now, kind="b", number=backfill.number
             )
             words += [job_id, to_ms(fire_time), *_commands(commands)]
-        keys += [queue, *self.store.keys("counters", "markers")]
-        answer = self._scripts["backfill"](keys, words)
+        answer = self._scripts["backfill_step"](keys, words)
         if answer == b"lost":
             raise LeaseLost("another clock leads, or the lease ran out")
         if answer not in (b"ok", b"stale"):
@@ -219,7 +202,7 @@ class Operations:
     def chores(self, now: datetime, most: int = 100) -> tuple[dict[str, int], datetime | None]:
         """What the leader has to do by now, with the instant (ms) from which on, and when the next
         comes."""
-        key = self.store.key("chores")
+        key = self.store.key("duties")
         found: Any = self.redis.zrange(key, 0, most, withscores=True)
         strange = [chore for chore, _ in found if not chore.isascii()]
         if strange:  # none of ours, and none that could be done
@@ -235,7 +218,7 @@ class Operations:
 
     def later(self, chore: str, when: datetime) -> None:
         """Look at this one then."""
-        self.redis.zadd(self.store.key("chores"), {chore: to_ms(when)}, xx=True)
+        self.redis.zadd(self.store.key("duties"), {chore: to_ms(when)}, xx=True)
 
     def living(self, jobs: Sequence[str]) -> list[str]:
         """Those of these jobs that are queued, running or waiting."""
@@ -248,19 +231,18 @@ class Operations:
     def done(self, chore: str, when: int) -> None:
         """This one needs nothing any more, unless it was asked for anew: it is to be looked at
         at another instant (ms) then."""
-        keys = self.store.keys("", "backfills", "chores", "audit", "news")
-        self._scripts["chore"](keys, ["done", chore, when])
+        self._scripts["backfill_edit"](self.store.keys("backfills"), ["finish", chore, when])
 
     def unfinished(self, names: Sequence[str], now: datetime) -> list[str]:
         """Those of these schedules that have a pause behind them which the leader has not made up
         for yet."""
-        scores = self.redis.zmscore(self.store.key("chores"), [f"pause:{name}" for name in names])
+        scores = self.redis.zmscore(self.store.key("duties"), [f"pause:{name}" for name in names])
         ended = zip(names, scores, strict=True)
         return [name for name, score in ended if score is not None and score <= to_ms(now)]
 
     def running(self, name: str) -> list[Backfill]:
         """The backfills of a schedule that go on."""
-        chores: Any = self.redis.zrange(self.store.key("chores"), 0, -1)
+        chores: Any = self.redis.zrange(self.store.key("duties"), 0, -1)
         head = f"backfill:{name}-"
         ids = [
             chore.removeprefix("backfill:") for chore in map(text, chores) if chore.startswith(head)

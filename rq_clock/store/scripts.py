@@ -1,4 +1,4 @@
-"""Lua scripts and keys: how they are loaded, named and their answers decoded."""
+"""Lua scripts: how they are loaded, and how their answers are decoded."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from redis import Redis
 _LUA = Path(__file__).parent / "lua"
 
 
-def key_of(namespace: str, name: str) -> str:
-    """A key of a namespace; store.py, executions.py and lock.py say which there are."""
-    return f"rq-clock:{namespace}:{name}"
-
-
-def load_script(redis: Redis, *names: str) -> Any:
-    """The script that the last name tells, behind those that it uses, from lua/."""
-    return redis.register_script("".join(map(_lua, names)))
+def load_script(redis: Redis, name: str) -> Any:
+    """Return a script of lua/, ready to be called."""
+    return redis.register_script(_source(name))
 
 
 @cache
-def _lua(name: str) -> str:
-    return (_LUA / f"{name}.lua").read_text()
+def _source(name: str) -> str:
+    """Return a script behind the parts that its first line names: `--! keys outcomes`."""
+    script = (_LUA / f"{name}.lua").read_text()
+    first = script.partition("\n")[0]
+    parts = first.removeprefix("--!").split() if first.startswith("--!") else []
+    return "".join([*map(_source, parts), script])
 
 
 def text(value: Any) -> str:

@@ -1,49 +1,4 @@
-"""All state of rq-clock in Redis. Nothing else reads or writes these keys.
-
-Prefix `rq-clock:<namespace>:`; instants are epoch milliseconds.
-
-    key                 type     holds
-    lease               hash     token, instance, owner, since, proven, and what the leader says
-                                 of itself; expires when it is not renewed
-    fence               number   grows with every change of holder
-    unproven            string   instance that deposed a leader and is not through its first
-                                 pass yet; expires
-    handovers           stream   every new grant of the lease, capped: instance, owner, token
-                                 (its number), how (free, deposed, taken-over), from (the holder
-                                 before, or ""); the entry's id has the instant
-    meta                hash     version (of this data), owner, release (last one reconciled), led
-                                 (when a clock renewed the lease last), counted (its newest
-                                 portion of counters)
-    definitions         hash     schedule → definition, JSON of Schedule.definition()
-    declared            set      schedules that come from code; the others were added at run time
-    markers             hash     schedule → "<marker or -> <known since> [job id…]": the newest
-                                 decided fire time, since when it is known, and the jobs that
-                                 overlap has to look at (the last one is the last enqueued)
-    revision            number   source of revisions
-    revisions           hash     schedule → number raised by every change of definition or pause;
-                                 "*" for what holds for all
-    pauses              hash     schedule or "*" → JSON of state.Pause; also one that has ended
-    skips               hash     schedule → JSON of state.Skipping
-    chores              zset     what the leader has to do beside the tick, by when: "pause:<name>"
-                                 ends a timed pause, "backfill:<id>" goes on with a backfill
-    backfills           zset     ids of backfills, by when they were asked for
-    backfill:<id>       hash     one: see changes.py; expires when it has ended
-    alerts              hash     "<kind>:<schedule or queue>" → JSON of alerts.Alert; "@runs" → the
-                                 entry of `runs` up to which they are known
-    audit               stream   who changed what, when and why; capped
-    due                 zset     schedule by next fire time; derived from the rest
-    ledger:<schedule>   list     what became of each fire time, oldest first, capped:
-                                 "s|c|m|b <fire time> <lag ms>"      enqueued: on schedule, caught
-                                                                     up, manually, backfilled;
-                                                                     with how it ended, behind that:
-                                 " <state> <attempt> <started> <ended> <worker> <error…>"
-                                 "- <first> <last> <count> <reason>" skipped
-                                 "x <instant> <job id>"              a job found to be lost
-    counters            hash     field → number: see counters.py; of all schedules
-    counters:<schedule>  hash    the same of one
-    output:<job id>     string   the last 64 kB that a command printed, or the status and the first
-                                 2 kB of a web call's answer; written while it runs, expires
-    news                channel  "lease", "*" or a schedule: something changed, look
+"""All state of rq-clock in Redis. Nothing else reads or writes its keys, which keys.py lists.
 
 The rules that keep each fire time to exactly one job live in lua/: every script says what it
 reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token it
@@ -79,7 +34,8 @@ from rq_clock.model.entry import (
 from rq_clock.model.ledger import Enqueued, Lost, ledger_entry
 from rq_clock.model.schedule import from_definition
 from rq_clock.store.counters import VANISHED
-from rq_clock.store.scripts import key_of, load_script, text, texts
+from rq_clock.store.keys import key_of
+from rq_clock.store.scripts import load_script, text, texts
 from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
 DATA_VERSION = 1
@@ -90,7 +46,7 @@ DEPOSE_PAUSE_MS = 30_000
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_SCRIPTS = ("acquire", "alerts", "commit", "count", "reconcile", "release", "renew")
+_SCRIPTS = ("acquire", "alerts", "commit", "count", "lost", "reconcile", "release", "renew")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
@@ -107,7 +63,6 @@ class Store:
         self.namespace = namespace
         self.history = history
         self._scripts = {name: load_script(redis, name) for name in _SCRIPTS}
-        self._scripts["lost"] = load_script(redis, "outcomes", "lost")
 
     def key(self, name: str) -> str:
         return key_of(self.namespace, name)
@@ -222,17 +177,8 @@ class Store:
 
         Yields False, and stops, when a later release of the owner has written. Raises LeaseLost.
         """
-        keys = self.keys(
-            "lease", "meta", "definitions", "declared", "markers", "revisions", "pauses", "due",
-            "revision", "news", "skips", "chores", "succeeded", "outcomes", "failing", "counters",
-        )  # fmt: skip
-        head: list[str | int] = [
-            lease.token,
-            release,
-            to_ms(now),
-            self.key("ledger:"),
-            KEEP_REMOVED_MS,
-        ]
+        keys = self.keys("lease", "meta")
+        head: list[str | int] = [lease.token, release, to_ms(now), KEEP_REMOVED_MS]
         for chunk in _chunks(list(changes), _CHUNK):
             args: list[str | int] = []
             for c in chunk:
@@ -329,7 +275,7 @@ class Store:
     def count(self, lease: Lease, number: str, counts: Iterable[tuple[str, str, int]]) -> None:
         """Add these counts: schedule ("" for all), field, by how much. Those of one `number` that
         grows, "<instance> <n>", are added once, however often they are sent. Raises LeaseLost."""
-        keys = self.keys("lease", "meta", "markers", "counters")
+        keys = self.keys("lease", "meta")
         words = [word for count in counts for word in count]
         if not self._scripts["count"](keys, [lease.token, number, *words]):
             raise LeaseLost("another clock leads, or the lease ran out")
@@ -365,9 +311,8 @@ class Store:
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
         """Record that a job which blocks `name` has vanished; it blocks no longer. False when
         it had stopped blocking already, or the lease is gone."""
-        keys = self.keys("lease", "markers", f"ledger:{name}", "outcomes", "failing", "counters")
         args = [lease.token, name, job_id, to_ms(now), VANISHED]
-        return bool(self._scripts["lost"](keys, args))
+        return bool(self._scripts["lost"](self.keys("lease"), args))
 
     def vanished(self, job_ids: Sequence[str]) -> list[str]:
         """Those of RQ's jobs that claim to be waiting or running, but are in none of the places

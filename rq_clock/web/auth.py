@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 
 from rq_clock.settings import Settings, Token
-from rq_clock.store.scripts import key_of
+from rq_clock.store.keys import key_of
 from rq_clock.web.problems import Problem
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ class Changes:
 
     def _look(self, job: str) -> str:
         keys = self._store.keys(
-            "revision", "due", "failing", "chores", "lease", "alerts", "workers",
+            "revision", "due", "failing", "duties", "lease", "alerts", "workers",
             f"output:{job}", "handovers", "runs", "audit",
         )  # fmt: skip
         return text(self._script(keys, [int(ON_TIME.total_seconds() * 1000), OLD_SECONDS]))

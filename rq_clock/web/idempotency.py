@@ -1,10 +1,8 @@
 """Requests that may be sent again: a POST with an `Idempotency-Key` acts once, however often it
 arrives (draft-ietf-httpapi-idempotency-key-header).
 
-    key (rq-clock:<namespace>:…)
-    idempotency:<hash of token and key>  hash  request (hash of method, path, query and body),
-                                               began (ms), who works on it until when (ms), answer;
-                                               expires after 24 h
+A record is kept for 24 h under the hash of token and key: request (hash of method, path, query and
+body), began (ms), who works on it until when (ms), answer.
 
 The same request is given the first answer again, another one under the same key is refused, and
 one that comes while the first is at work is told to come back. What a run or a backfill is told
@@ -45,7 +43,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from rq_clock.errors import Fault
-from rq_clock.store.scripts import key_of, load_script, text
+from rq_clock.store.keys import key_of
+from rq_clock.store.scripts import load_script, text
 from rq_clock.timing.instants import from_ms
 from rq_clock.web.problems import Problem
 

@@ -291,8 +291,8 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
     with client(server.url) as redis:
         redis.hset(f"{prefix}backfill:odd-1", "state", "running")
         redis.set(f"{prefix}backfill:odd-2", "x")
-        redis.zadd(f"{prefix}chores", {"backfill:odd-1": 1, "backfill:odd-2": 1, odd: 1})
-        redis.zadd(f"{prefix}chores", {"pause:later": "inf"})
+        redis.zadd(f"{prefix}duties", {"backfill:odd-1": 1, "backfill:odd-2": 1, odd: 1})
+        redis.zadd(f"{prefix}duties", {"pause:later": "inf"})
         redis.hset(f"{prefix}workers", odd, odd)
         redis.hset(f"{prefix}workers", "idle", "x")
         redis.sadd("rq:queues", b"rq:queue:\xff")

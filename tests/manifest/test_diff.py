@@ -253,7 +253,7 @@ class TestPauses:
         assert (found.reason, found.by, found.until, found.missed) == (
             "not yet", "ana", FAR_AWAY, "latest",
         )  # fmt: skip
-        assert store.redis.zscore(store.key("chores"), "pause:a") == FAR_AWAY.timestamp() * 1000
+        assert store.redis.zscore(store.key("duties"), "pause:a") == FAR_AWAY.timestamp() * 1000
 
     def test_one_that_is_not_named_stays_as_it_is(self, schedules: Schedules, store: Store) -> None:
         schedules.add("a", DAILY, TASK)

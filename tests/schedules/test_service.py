@@ -556,7 +556,7 @@ def finish_chores(store: Store, lease: Lease, connection: Redis, at_once: int = 
         living = jobs(connection)
         assert len(living) <= at_once
         end(connection, *living)
-        if not connection.zcard(store.key("chores")):
+        if not connection.zcard(store.key("duties")):
             return
         at += timedelta(seconds=3)
     raise AssertionError("the chores do not end")
@@ -663,7 +663,7 @@ class TestBackfill:
         future = now(store) + HOUR
         assert "of the past" in faults(schedules, "backfill", "hourly", future, future + HOUR)
         assert "at_once" in faults(schedules, "backfill", "hourly", self.START, self.END, at_once=0)
-        assert not connection.exists(store.key("backfills"), store.key("chores"))
+        assert not connection.exists(store.key("backfills"), store.key("duties"))
 
 
 class TestOutage:

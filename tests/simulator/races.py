@@ -188,7 +188,7 @@ class Leader:
         while words[-1:] != ["that is all"]:
             message = self._news.get_message(timeout=5)
             words += [message["data"].decode()] if message else []
-        self.stage.look_again(w for w in words[:-1] if w not in ("lease", ":chores"))
+        self.stage.look_again(w for w in words[:-1] if w not in ("lease", ":duties"))
 
     def turn(self) -> bool:
         """One turn; whether there is more to do now."""

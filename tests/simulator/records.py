@@ -328,7 +328,7 @@ class Books:
 
     def running(self) -> list[str]:
         """Backfills that go on."""
-        chores = self.redis.zrange(PREFIX + "chores", 0, -1)
+        chores = self.redis.zrange(PREFIX + "duties", 0, -1)
         return [c.decode()[9:] for c in chores if c.startswith(b"backfill:")]
 
     # ---- what workers did ---------------------------------------------------------------------

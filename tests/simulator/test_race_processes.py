@@ -116,7 +116,7 @@ class Storm:
         def done() -> bool:
             self.work()
             waiting = [n for n in self.redis.hkeys(PREFIX + "definitions") if n[:5] == b"once-"]
-            return not (waiting or self.redis.zcard(PREFIX + "chores"))
+            return not (waiting or self.redis.zcard(PREFIX + "duties"))
 
         wait_until(done, PATIENCE, "the end of all chores and one-off jobs")
         catch_up(self.redis, STEADY)

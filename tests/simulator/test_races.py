@@ -427,7 +427,7 @@ class Races(RuleBasedStateMachine):
             self.leader.finish()
             self.check()
             self.books.end_jobs(10_000)
-            if not self.raw.zcard(PREFIX + "chores"):
+            if not self.raw.zcard(PREFIX + "duties"):
                 break
         self.wall.ms += 61_000  # a one-off job that was held up may be looked at so late
         self.leader.finish()
@@ -499,7 +499,7 @@ class Race:
             self.raw.delete("rq:queue:default", *self.raw.keys("rq:job:*"))
             self.wall.ms += 3000
             self.clock.finish()
-            if not self.raw.zcard(PREFIX + "chores"):
+            if not self.raw.zcard(PREFIX + "duties"):
                 break
         return sorted(t - MIDNIGHT for t in self.ledger().backfilled.elements())
 
@@ -583,7 +583,7 @@ class TestPauses:
         race.edit.resume("a")
         race.edit.pause("a", until=race.wall.at(1000), missed=missed)
         race.tick(2000)
-        assert not race.raw.zcard(PREFIX + "chores")
+        assert not race.raw.zcard(PREFIX + "duties")
         race.tick(60_000)
         assert race.runs() == [60_000]
 

@@ -76,7 +76,7 @@ CHANGES: dict[str, Act] = {
     "a schedule is added": add,
     "a fire time is decided": lambda redis: redis.zadd(key("due"), {"s0": 4_000_000_000_000}),
     "a schedule fails": lambda redis: redis.zadd(key("failing"), {"s0": 1}),
-    "a backfill goes on": lambda redis: redis.zadd(key("chores"), {"backfill:s0-1": 1}),
+    "a backfill goes on": lambda redis: redis.zadd(key("duties"), {"backfill:s0-1": 1}),
     "another clock leads": lambda redis: redis.hset(key("lease"), "token", "2.x"),
     "an alert is raised": lambda redis: redis.hset(key("alerts"), "late", "1"),
     "a worker begins a job": lambda redis: redis.hset(key("workers"), "w", "1 execution job-1 q"),

@@ -509,7 +509,7 @@ def test_the_job_of_a_killed_worker_is_back_on_its_queue_soon(path: Path) -> str
 
 
 def caretaker(redis: Client) -> str:
-    return (redis.get("rq-clock:default:caretaker") or b"").decode()
+    return (redis.get("rq-clock:default:reaper") or b"").decode()
 
 
 # ---- one job ----------------------------------------------------------------------------------

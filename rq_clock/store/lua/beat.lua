@@ -1,22 +1,22 @@
 -- A worker's sign of life, for itself and for what it runs.
 --
--- KEYS  1 workers   2 lease   3 caretaker
+-- KEYS  1 workers   2 lease   3 reaper
 -- ARGV  1 worker   2 now, epoch seconds   3 now, as RQ writes it   4 seconds until RQ counts a
 --       silent execution as abandoned   5 the same for a silent worker   6 ms for which a worker
---       takes care when no clock leads
+--       is the reaper when no clock leads
 -- Returns "gone"   this worker was counted as dead, and what it ran was given away
 --         "well"
---         "care"   well, and as no clock leads, this worker has to take care of the dead
+--         "reap"   well, and as no clock leads, this worker has to reap the dead
 -- The first write is one that a full server takes too; then it takes the rest (redis.io, "scripts
 -- and memory limits"). A worker must not look dead because the server is full.
 
-local held, key = redis.call('HGET', KEYS[1], ARGV[1]), 'rq:worker:' .. ARGV[1]
-if not held or redis.call('EXPIRE', key, ARGV[5]) == 0 then
+local slot, key = redis.call('HGET', KEYS[1], ARGV[1]), 'rq:worker:' .. ARGV[1]
+if not slot or redis.call('EXPIRE', key, ARGV[5]) == 0 then
   return 'gone'
 end
 redis.call('HSET', key, 'last_heartbeat', ARGV[3])
 
-local execution, id, queue = string.match(held, '^%d+ (%S+) (%S+) (.+)$')
+local execution, id, queue = string.match(slot, '^%d+ (%S+) (%S+) (.+)$')
 local time = redis.call('TIME')
 local beat = time[1] .. string.format('%06d', time[2])
 redis.call('HSET', KEYS[1], ARGV[1],
@@ -36,9 +36,9 @@ end
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'well'
 end
-local caretaker = redis.call('GET', KEYS[3])
-if not caretaker or caretaker == ARGV[1] then
+local reaper = redis.call('GET', KEYS[3])
+if not reaper or reaper == ARGV[1] then
   redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[6])
-  return 'care'
+  return 'reap'
 end
 return 'well'

@@ -1,16 +1,16 @@
+--! keys turns outcomes
 -- End an execution: RQ's commands for how it ended, and the run's record, in one step.
 --
--- Its worker does it, or in its place who found the worker dead. Only one of them can: the
--- execution ends here. What the other brings is refused.
+-- Its worker does it, or the process that found the worker dead. Only one of them can: the
+-- execution ends here, and the other one is refused.
 --
--- KEYS  1 workers   2 succeeded   3 runs   4 the ledger of its schedule   5 markers   6 outcomes
---       7 failing   8 counters
+-- KEYS  1 workers   2 runs, of the namespace of its schedule
 -- ARGV  1 worker
 --       2 "own": as the worker, which goes on   3 the execution
 --         "dead": in its place                  3 its value in workers, as it was silent
 --       4 number of its dependents that the commands deal with, then each; -1: it goes on
---       … schedule, or "" for a job of none   fire time, ms   pattern of its mark in the ledger
---         how it ended, as the ledger says it   "1" when it succeeded   runs to keep
+--       … schedule, or "" for a job of none   fire time, ms   pattern of its code in the ledger
+--         how it ended, as the ledger has it   "1" when it succeeded   runs to keep
 --         where the job goes on: "front", "queue", "later", or "" when that was the end of it
 --       … number of counts, then for each its field and how much is added to it
 --       … number of commands, then for each the number of its words and the words
@@ -20,12 +20,12 @@
 --         {"dependents"}  jobs came to depend on it in between; nothing was written
 --         {"error", text}       the server refused a command; what went before it stays written
 
-local held = redis.call('HGET', KEYS[1], ARGV[1])
+local slot = redis.call('HGET', KEYS[1], ARGV[1])
 local dead = ARGV[2] == 'dead'
-if not held or (dead and held ~= ARGV[3]) then
+if not slot or (dead and slot ~= ARGV[3]) then
   return {'gone'}
 end
-local execution, id, queue = string.match(held, '^%d+ (%S+) (%S+) (.+)$')
+local execution, id, queue = string.match(slot, '^%d+ (%S+) (%S+) (.+)$')
 if not dead and execution ~= ARGV[3] then
   return {'ended'}  -- its own work: only the worker itself, or its death, frees its place
 end
@@ -49,7 +49,7 @@ local function leave()
   else
     redis.call('HDEL', 'rq:worker:' .. ARGV[1], 'current_job')
     redis.call('HSET', 'rq:worker:' .. ARGV[1], 'state', 'idle')
-    redis.call('HSET', KEYS[1], ARGV[1], string.match(held, '^%d+'))
+    redis.call('HSET', KEYS[1], ARGV[1], string.match(slot, '^%d+'))
   end
 end
 
@@ -57,19 +57,11 @@ local group = execution and redis.call('HGET', 'rq:job:' .. id, 'rq_clock_group'
 if not execution or redis.call('EXISTS', 'rq:job:' .. id) == 0
   or not redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
   leave()
-  if group ~= '' then
-    free_turns(group)
-    pass_on(group)
-  end
+  pass_turn(group)
   return {'refused'}
 end
 
-local position = 4
-local function take()
-  position = position + 1
-  return ARGV[position - 1]
-end
-
+position = 4
 local count, expected = tonumber(take()), {}
 for _ = 1, count do
   expected[take()] = true
@@ -81,24 +73,24 @@ for _, dependent in ipairs(redis.call('SMEMBERS', 'rq:job:' .. id .. ':dependent
 end
 
 leave()
-local schedule, fire, marks, ending, success, keep = take(), take(), take(), take(), take(), take()
-local again, known = take(), false
+local schedule, fire, codes, ending, success, keep = take(), take(), take(), take(), take(), take()
+local again, known, of = take(), false, prefix_of(KEYS[2])
 if schedule ~= '' then
-  known = redis.call('HEXISTS', KEYS[5], schedule) == 1
-  local line = finish(KEYS[4], marks, fire, ending)
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', keep, '*', 'schedule', schedule, 'job', id,
+  known = redis.call('HEXISTS', key('markers', of), schedule) == 1
+  local line = finish(schedule, codes, fire, ending, of)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', keep, '*', 'schedule', schedule, 'job', id,
     'entry', line, 'again', again)
-  local newest = redis.call('HGET', KEYS[2], schedule)
+  local newest = redis.call('HGET', key('succeeded', of), schedule)
   if known and success == '1' and (not newest or tonumber(newest) < tonumber(fire)) then
-    redis.call('HSET', KEYS[2], schedule, fire)
+    redis.call('HSET', key('succeeded', of), schedule, fire)
   end
   if known and (again == '' or success == '1') then
     local state, started, ended = string.match(ending, '^(%S+) %d+ (%d+) (%d+)')
-    remember(KEYS[6], KEYS[7], schedule, state, fire, started, ended)
+    remember(schedule, state, fire, started, ended, of)
   end
 end
 for _ = 1, tonumber(take()) do
-  tally(KEYS[8], known and schedule, take(), take())
+  tally(known and schedule, take(), take(), of)
 end
 
 local failure
@@ -107,8 +99,8 @@ for _ = 1, tonumber(take()) do
   for w = 1, tonumber(take()) do
     words[w] = take()
   end
-  local reply = redis.pcall(unpack(words))
-  failure = failure or type(reply) == 'table' and reply.err
+  local fault = attempt(unpack(words))
+  failure = failure or fault
 end
 if group ~= '' and count >= 0 then
   end_turn(group, id)

@@ -1,14 +1,13 @@
+--! keys
 -- Commit a batch of decisions: enqueue the jobs, move the markers, write the ledger.
 --
 -- Each schedule of the batch stands alone: it is committed whole or left as it was. What can be
 -- known beforehand is checked before its first write; what fails in the middle is undone.
 --
--- KEYS  1 lease   2 markers   3 revisions   4 due   5 definitions   6 pauses   7 skips
---       8 succeeded   9 outcomes   10 failing   11 counters
--- ARGV  1 token, or "" for who decides beside the clock what a change would else take away
---       2 prefix of the ledger keys   3 entries a ledger may have   4 revision of "*"
---       5 prefix of RQ's job keys
---       6 number of shapes, then for each what is the same in the commands of many jobs:
+-- KEYS  1 lease   2 markers   3 due
+-- ARGV  1 token, or "" for a decision beside the clock, which a change would else take away
+--       2 entries a ledger may have   3 revision of "*"
+--       4 number of shapes, then for each what is the same in the commands of many jobs:
 --         number of commands, then the number of words of each; the words of all
 --         number of places, then each: which of the words are a job's own
 --         number of schedules, then for each schedule:
@@ -19,7 +18,7 @@
 --         overlap ("skip" | "allow")
 --         number of skips, then for each: first ms, last ms, count, reason
 --         number of jobs, then for each:
---           job id   fire time (ms)   ledger mark (see store.py)   key of its queue   its shape
+--           job id   fire time (ms)   ledger code   key of its queue   its shape
 --         then for each job, in order: a word for each place of its shape
 -- Returns {"lost"}                    the token is no longer the lease's; nothing was written
 --         {"changed"}                 the revision of "*" moved on; nothing was written
@@ -37,15 +36,9 @@ if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return {'lost'}
 end
 
-local ledger_prefix, ledger_cap, job_prefix = ARGV[2], tonumber(ARGV[3]), ARGV[5]
-local clock = redis.call('TIME')
+local cap, clock = ARGV[2], redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local position = 6
-
-local function take()
-  position = position + 1
-  return ARGV[position - 1]
-end
+position = 4
 
 local shapes = {}
 for s = 1, tonumber(take()) do
@@ -71,7 +64,7 @@ for i = 1, tonumber(take()) do
     entry.skips[s] = {take(), take(), take(), take()}
   end
   for j = 1, tonumber(take()) do
-    local job = {id = take(), fire = take(), mark = take(), queue = take(),
+    local job = {id = take(), fire = take(), code = take(), queue = take(),
       shape = shapes[tonumber(take())], own = own}
     own = own + #job.shape.places
     entry.jobs[j] = job
@@ -80,55 +73,34 @@ for i = 1, tonumber(take()) do
 end
 local states = redis.call('HMGET', KEYS[2], unpack(names))
 names[#names + 1] = '*'
-local revisions = redis.call('HMGET', KEYS[3], unpack(names))
-if (revisions[#names] or '0') ~= ARGV[4] then
+local revisions = redis.call('HMGET', key('revisions'), unpack(names))
+if (revisions[#names] or '0') ~= ARGV[3] then
   return {'changed'}
 end
-for i, key in ipairs({KEYS[2], KEYS[4]}) do
-  local kind = redis.call('TYPE', key).ok
+for i, name in ipairs({KEYS[2], KEYS[3]}) do
+  local kind = redis.call('TYPE', name).ok
   if kind ~= 'none' and kind ~= (i == 1 and 'hash' or 'zset') then
-    return {'error', 'WRONGTYPE ' .. key .. ' is a ' .. kind}
+    return {'error', 'WRONGTYPE ' .. name .. ' is a ' .. kind}
   end
 end
 
-local LIVE = {queued = true, started = true, scheduled = true, deferred = true}
-
-local function living(jobs)
-  local found = {}
-  for id in string.gmatch(jobs, '%S+') do
-    local status = redis.pcall('HGET', job_prefix .. id, 'status')
-    if type(status) == 'string' and LIVE[status] then
-      found[#found + 1] = id
-    end
-  end
-  return found
-end
-
-local queue_types = {}
-
--- What would make a write of this schedule fail, asked before the first one.
+-- What would make a write of this schedule fail, looked up before the first one.
 local function obstacle(entry)
-  local length = redis.pcall('LLEN', ledger_prefix .. entry.name)
-  if type(length) == 'table' then
-    return 'its ledger: ' .. length.err
+  local fault = attempt('LLEN', key('ledger:' .. entry.name))
+  if fault then
+    return 'its ledger: ' .. fault
   end
   for _, job in ipairs(entry.jobs) do
-    local kind = queue_types[job.queue]
-    if not kind then
-      kind = redis.call('TYPE', job.queue).ok
-      queue_types[job.queue] = kind
-    end
-    if kind ~= 'none' and kind ~= 'list' then
-      return 'the key ' .. job.queue .. ' of its queue is a ' .. kind .. ', not a list'
-    end
+    fault = fault or queue_fault(job.queue)
   end
+  return fault
 end
 
--- Leave out jobs for which `taken` gives a reason: their fire times become skips.
-local function leave_out(entry, taken)
+-- Leave out jobs for which `reason_of` has a reason: their fire times become skips.
+local function leave_out(entry, reason_of)
   local left = {}
   for _, job in ipairs(entry.jobs) do
-    local reason = taken(job)
+    local reason = reason_of(job)
     if reason then
       entry.skips[#entry.skips + 1] = {job.fire, job.fire, 1, reason}
     else
@@ -141,16 +113,10 @@ end
 -- A job id names its fire time. One that exists although the marker says otherwise (someone
 -- deleted markers, a replica came back old) was enqueued before: a second time is never right.
 local function duplicate(job)
-  return redis.call('EXISTS', job_prefix .. job.id) == 1 and 'duplicate'
+  return redis.call('EXISTS', 'rq:job:' .. job.id) == 1 and 'duplicate'
 end
 
--- Run one command that may fail; returns the error's text then.
-local function attempt(...)
-  local reply = redis.pcall(...)
-  return type(reply) == 'table' and reply.err or nil
-end
-
-local function enqueue(jobs)
+local function enqueue_all(jobs)
   for _, job in ipairs(jobs) do
     local words, first = job.shape.words, 1
     for p, place in ipairs(job.shape.places) do
@@ -160,9 +126,8 @@ local function enqueue(jobs)
       local err = attempt(unpack(words, first, last))
       first = last + 1
       if err then
-        for _, undo in ipairs(jobs) do
-          redis.pcall('LREM', undo.queue, -1, undo.id)
-          redis.pcall('DEL', job_prefix .. undo.id)
+        for _, written in ipairs(jobs) do
+          undo(written.id, written.queue)
         end
         return err
       end
@@ -171,31 +136,26 @@ local function enqueue(jobs)
 end
 
 -- Runs of neighbouring skips for one reason are one entry: "- first last count reason".
-local function record_skip(key, skip)
+local function record_skip(ledger, skip)
   local first, last, count, reason = unpack(skip)
   local since, before, why =
-    string.match(redis.call('LINDEX', key, -1) or '', '^%- (%d+) %d+ (%d+) (%S+)$')
+    string.match(redis.call('LINDEX', ledger, -1) or '', '^%- (%d+) %d+ (%d+) (%S+)$')
   if why == reason then
     count = math.min(before + count, 10000)
-    return attempt('LSET', key, -1, '- ' .. since .. ' ' .. last .. ' ' .. count .. ' ' .. reason)
+    return attempt('LSET', ledger, -1, '- ' .. since .. ' ' .. last .. ' ' .. count .. ' ' .. reason)
   end
-  return attempt('RPUSH', key, '- ' .. first .. ' ' .. last .. ' ' .. count .. ' ' .. reason)
+  return attempt('RPUSH', ledger, '- ' .. first .. ' ' .. last .. ' ' .. count .. ' ' .. reason)
 end
 
 -- The ledger comes after the jobs: once they are in, the server takes writes and the ledger is
 -- known to be a list, so only an entry without jobs can still fail here, with nothing to undo.
-local function record(entry)
-  local key, length = ledger_prefix .. entry.name, 0
+local function record_all(entry)
   for _, skip in ipairs(entry.skips) do
-    local err = record_skip(key, skip)
+    local err = record_skip(key('ledger:' .. entry.name), skip)
     if err then return err end
   end
   for _, job in ipairs(entry.jobs) do
-    local lag = math.max(now - job.fire, 0)  -- the clock's host may be ahead of this server
-    length = redis.call('RPUSH', key, job.mark .. ' ' .. job.fire .. ' ' .. lag)
-  end
-  if length > ledger_cap then
-    redis.call('LTRIM', key, -ledger_cap, -1)
+    record(entry.name, job.code, job.fire, now, cap)
   end
 end
 
@@ -204,39 +164,36 @@ local answers = {'done', now}
 local markers, due, gone, over = {}, {}, {}, {}
 
 for i, entry in ipairs(entries) do
-  local state, revision = states[i], revisions[i] or '0'
-  local base, jobs = string.match(state or '', '^(%S+ %S+) ?(.*)$')
+  local state, revision = parse(states[i]), revisions[i] or '0'
   local answer
-  if base ~= entry.base or revision ~= entry.revision then
-    answer = 'stale ' .. revision .. ' ' .. (state or '')
+  if not state or state.base ~= entry.base or revision ~= entry.revision then
+    answer = 'stale ' .. revision .. ' ' .. (states[i] or '')
   else
-    local alive
+    local overlap
     if entry.overlap == 'skip' and #entry.jobs > 0 then
-      alive = living(jobs)
-      jobs = table.concat(alive, ' ')
-      if #alive > 0 then
+      state.jobs = living(state.jobs)
+      overlap = #state.jobs > 0 and 'overlap ' .. table.concat(state.jobs, ' ')
+      if overlap then
         leave_out(entry, function() return 'overlap' end)
       end
     end
     leave_out(entry, duplicate)
-    local why = obstacle(entry) or enqueue(entry.jobs) or record(entry)
+    local why = obstacle(entry) or enqueue_all(entry.jobs) or record_all(entry)
     if why and #markers == 0 and SERVER_WIDE[string.match(why, '^%-?(%S+)')] then
       return {'error', why}
     end
     if why then
       answer = 'error ' .. why
     else
-      answer = alive and #alive > 0 and 'overlap ' .. jobs or 'ok'
+      answer = overlap or 'ok'
       if #entry.jobs > 0 then
-        jobs = entry.jobs[#entry.jobs].id
+        state.jobs = {entry.jobs[#entry.jobs].id}
       end
-      local since = string.match(base, ' (%S+)$')
+      state.marker = entry.marker
       markers[#markers + 1] = entry.name
-      markers[#markers + 1] = entry.marker .. ' ' .. since .. (jobs ~= '' and ' ' .. jobs or '')
+      markers[#markers + 1] = format(state)
       if entry.next_fire == 'end' then
         over[#over + 1] = entry.name
-        gone[#gone + 1] = entry.name
-        redis.call('PEXPIRE', ledger_prefix .. entry.name, 86400000)
       elseif entry.next_fire == '' then
         gone[#gone + 1] = entry.name
       else
@@ -249,16 +206,7 @@ for i, entry in ipairs(entries) do
 end
 
 if #markers > 0 then redis.call('HSET', KEYS[2], unpack(markers)) end
-if #due > 0 then redis.call('ZADD', KEYS[4], unpack(due)) end
-if #gone > 0 then redis.call('ZREM', KEYS[4], unpack(gone)) end
-if #over > 0 then
-  for _, key in ipairs({KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]}) do
-    redis.call('HDEL', key, unpack(over))
-  end
-  redis.call('ZREM', KEYS[10], unpack(over))
-  for i, name in ipairs(over) do
-    over[i] = KEYS[11] .. ':' .. name
-  end
-  redis.call('DEL', unpack(over))
-end
+if #due > 0 then redis.call('ZADD', KEYS[3], unpack(due)) end
+if #gone > 0 then redis.call('ZREM', KEYS[3], unpack(gone)) end
+if #over > 0 then drop(over, 86400000) end
 return answers

@@ -1,8 +1,9 @@
+--! keys
 -- Add to the counters what was collected in memory.
 --
--- KEYS  1 lease   2 meta   3 markers   4 counters
--- ARGV  1 token, or "" for who decides beside the clock   2 who counts, and a number that grows, or
---       ""   then for each: schedule, or "" for all of them; field; how much is added
+-- KEYS  1 lease   2 meta
+-- ARGV  1 token, or "" for a decision beside the clock   2 the instance that counts, and a number
+--       that grows, or ""   then for each: schedule, or "" for all of them; field; how much is added
 -- Returns 1, also when it was done before; 0 when the token is no longer the lease's, and nothing
 -- was written. What the server refuses is left out: no count may hold up a clock.
 
@@ -17,10 +18,9 @@ if ARGV[2] ~= '' then
 end
 for i = 3, #ARGV, 3 do
   local name = ARGV[i]
-  if name == '' then
-    redis.pcall('HINCRBY', KEYS[4], ARGV[i + 1], ARGV[i + 2])
-  elseif redis.call('HEXISTS', KEYS[3], name) == 1 then
-    redis.pcall('HINCRBY', KEYS[4] .. ':' .. name, ARGV[i + 1], ARGV[i + 2])
+  if name == '' or redis.call('HEXISTS', key('markers'), name) == 1 then
+    local counters = name == '' and 'counters' or 'counters:' .. name
+    redis.pcall('HINCRBY', key(counters), ARGV[i + 1], ARGV[i + 2])
   end
 end
 return 1

@@ -1,12 +1,10 @@
+--! keys
 -- Change schedules at run time: add, edit, remove, pause, resume, skip. All of them or none.
 --
--- KEYS  1 definitions   2 declared   3 markers   4 revisions   5 pauses   6 skips   7 due
---       8 chores   9 revision (counter)   10 audit   11 news (channel)   12 succeeded
---       13 outcomes   14 failing   15 counters
--- ARGV  1 now ms   2 prefix of the ledger keys   3 ms to keep a removed schedule's ledger
---       4 entries the audit may have   5 number of words of an entry for the audit, then these
---       … number of words of an entry, from here
---       then for each schedule ("*" only to pause all), 8 values; "=" leaves something as it is:
+-- KEYS  1 definitions
+-- ARGV  1 now ms   2 ms to keep a removed schedule's ledger   3 entries the audit may have
+--       4 number of words of an entry for the audit, then these
+--       … then for each schedule ("*" only to pause all), 8 values; "=" leaves something as it is:
 --       name
 --       what it has to be: "new" | "there" | "either" | its revision; behind that, if nothing may
 --       have been decided meanwhile: " <marker> <known since>"
@@ -15,19 +13,18 @@
 --       next fire time (ms, or "" for none)
 --       pause (JSON, or "" for none)
 --       skip (JSON, or "" for none)
---       when its pause ends (ms, or "" for never), for the clock to look after
+--       when its pause ends (ms, or "" for never), for the clock's duties
 -- Returns {"done", revision…}
 --         {"refused", then for each that did not fit: its number, why}, nothing was written;
 --           why: exists | missing | declared | stale <its revision>
 --
--- A pause begins with the first fire time that it holds, also one that was due before it, and it
--- ends no sooner than with the last that the clock has skipped for it: these are made up for.
+-- A pause begins with the first fire time that it blocks, also one that was due before it, and it
+-- ends no sooner than with the last that the clock has skipped for it: these are caught up.
 -- An "exists" is none for a schedule that is there with the same definition: adding again is
 -- harmless. The new revision makes what the clock has staged for a schedule stale, so a change
 -- holds from this instant on.
 
-local now, ledger, keep = ARGV[1], ARGV[2], ARGV[3]
-local first = 6 + tonumber(ARGV[5])
+local now, keep, first = ARGV[1], ARGV[2], 5 + tonumber(ARGV[4])
 
 local names, count = {}, 0
 for i = first, #ARGV, 8 do
@@ -35,9 +32,9 @@ for i = first, #ARGV, 8 do
   names[count] = ARGV[i]
 end
 local definitions = redis.call('HMGET', KEYS[1], unpack(names))
-local revisions = redis.call('HMGET', KEYS[4], unpack(names))
-local declared = redis.call('SMISMEMBER', KEYS[2], unpack(names))
-local states = redis.call('HMGET', KEYS[3], unpack(names))
+local revisions = redis.call('HMGET', key('revisions'), unpack(names))
+local declared = redis.call('SMISMEMBER', key('declared'), unpack(names))
+local states = redis.call('HMGET', key('markers'), unpack(names))
 
 local refused, same = {'refused'}, {}
 for n = 1, count do
@@ -68,47 +65,45 @@ end
 -- Writes are gathered into long commands: thousands are added at once.
 local gathered, lengths = {}, {}
 
-local function write(command, key, first, second)
-  local words, length = gathered[key], lengths[key]
+local function write(command, to, first, second)
+  local words, length = gathered[to], lengths[to]
   if not words then
-    words, length = {command, key}, 2
-    gathered[key] = words
+    words, length = {command, to}, 2
+    gathered[to] = words
   end
   words[length + 1], words[length + 2] = first, second
-  lengths[key] = length + 2
+  lengths[to] = length + 2
   if length > 4000 then
     redis.call(unpack(words))
-    gathered[key] = nil
+    gathered[to] = nil
   end
 end
 
-local function put(key, name, value)
+local function put(hash, name, value)
   if value == '' then
-    redis.call('HDEL', key, name)
+    redis.call('HDEL', hash, name)
   elseif value ~= '=' then
-    write('HSET', key, name, value)
+    write('HSET', hash, name, value)
   end
 end
 
-local function index(key, name, score)
+local function index(zset, name, score)
   if score == '' then
-    redis.call('ZREM', key, name)
+    redis.call('ZREM', zset, name)
   elseif score ~= '=' then
-    write('ZADD', key, score, name)
+    write('ZADD', zset, score, name)
   end
 end
 
 local function restart(name, since)
-  local marker, known, jobs =
-    string.match(redis.call('HGET', KEYS[3], name) or '- 0', '^(%S+) (%S+)(.*)$')
-  if marker ~= '-' and tonumber(marker) > tonumber(since) then
-    since = marker  -- decided already, by the rule that held then
-  end
-  redis.call('HSET', KEYS[3], name, marker .. ' ' .. since .. jobs)
+  local state = state_of(name) or parse('- 0')
+  local decided = state.marker ~= '-' and tonumber(state.marker) > tonumber(since)
+  state.since = decided and state.marker or since  -- decided already, by the trigger of that time
+  keep_state(name, state)
 end
 
 local function exact(name, pause, ends, state)
-  local since, fire = string.match(pause, '"since": (%d+)'), redis.call('ZSCORE', KEYS[7], name)
+  local since, fire = string.match(pause, '"since": (%d+)'), redis.call('ZSCORE', key('due'), name)
   if since and fire and tonumber(fire) < tonumber(since) then
     pause = string.gsub(pause, '"since": %d+', '"since": ' .. fire)
   end
@@ -119,39 +114,32 @@ local function exact(name, pause, ends, state)
   return pause, ends
 end
 
-local answers, news, last = {'done'}, {}, redis.call('INCRBY', KEYS[9], count)
+local answers, news, last = {'done'}, {}, redis.call('INCRBY', key('revision'), count)
 for n = 1, count do
   local i = first + n * 8 - 8
   local name, definition, since, fire = names[n], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   if same[n] then
     answers[n + 1] = revisions[n] or '0'
   elseif definition == '' then
-    for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[12], KEYS[13]}) do
-      redis.call('HDEL', key, name)
-    end
-    redis.call('ZREM', KEYS[7], name)
-    redis.call('ZREM', KEYS[14], name)
-    redis.call('DEL', KEYS[15] .. ':' .. name)
-    redis.call('ZREM', KEYS[8], 'pause:' .. name)
-    redis.call('PEXPIRE', ledger .. name, keep)
+    drop({name}, keep)
     answers[n + 1] = ''
     news[name] = true
   else
     local revision = string.format('%d', last - count + n)
     if not definitions[n] and name ~= '*' then
-      write('HSET', KEYS[3], name, '- ' .. since)
-      redis.call('PERSIST', ledger .. name)
+      write('HSET', key('markers'), name, '- ' .. since)
+      redis.call('PERSIST', key('ledger:' .. name))
     elseif since ~= '=' then
       restart(name, since)
     end
     put(KEYS[1], name, definition)
     local pause, ends = exact(name, ARGV[i + 5], ARGV[i + 7], states[n])
-    put(KEYS[5], name, pause)
-    put(KEYS[6], name, ARGV[i + 6])
-    index(KEYS[7], name, fire)
-    index(KEYS[8], 'pause:' .. name, ends)
-    news[':chores'] = news[':chores'] or tonumber(ends) and true
-    write('HSET', KEYS[4], name, revision)
+    put(key('pauses'), name, pause)
+    put(key('skips'), name, ARGV[i + 6])
+    index(key('due'), name, fire)
+    index(key('duties'), 'pause:' .. name, ends)
+    news[':duties'] = news[':duties'] or tonumber(ends) and true
+    write('HSET', key('revisions'), name, revision)
     answers[n + 1] = revision
     -- what is new and far away, the clock finds in time
     local near = definitions[n] or fire == '=' or fire == '' or tonumber(fire) < now + 30000
@@ -162,9 +150,9 @@ for _, words in pairs(gathered) do
   redis.call(unpack(words))
 end
 for name in pairs(news) do
-  redis.call('PUBLISH', KEYS[11], name)
+  redis.call('PUBLISH', key('news'), name)
 end
-if first > 6 then
-  redis.call('XADD', KEYS[10], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 6, first - 1))
+if first > 5 then
+  redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 5, first - 1))
 end
 return answers

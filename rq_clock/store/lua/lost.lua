@@ -1,6 +1,7 @@
+--! keys outcomes
 -- Record that a job which blocks its schedule has vanished, and stop it from blocking.
 --
--- KEYS  1 lease   2 markers   3 the schedule's ledger   4 outcomes   5 failing   6 counters
+-- KEYS  1 lease
 -- ARGV  1 token   2 schedule   3 job id   4 now ms, which stands for its start and its end
 --       5 the field of counters for such a run
 -- Returns 1; 0 when the token is no longer the lease's or the job blocks nothing any more.
@@ -8,21 +9,18 @@
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0
 end
-local state = redis.call('HGET', KEYS[2], ARGV[2]) or ''
-local base, jobs = string.match(state, '^(%S+ %S+) ?(.*)$')
-local left, found = '', 0
-for id in string.gmatch(jobs or '', '%S+') do
-  if id == ARGV[3] then
-    found = 1
-  else
-    left = left .. ' ' .. id
-  end
+local name, id, now = ARGV[2], ARGV[3], ARGV[4]
+local state, left = state_of(name), {}
+for _, job in ipairs(state and state.jobs or {}) do
+  left[#left + 1] = job ~= id and job or nil
 end
-if found == 1 then
-  redis.call('RPUSH', KEYS[3], 'x ' .. ARGV[4] .. ' ' .. ARGV[3])
-  redis.call('HSET', KEYS[2], ARGV[2], base .. left)
-  local fire = string.match(ARGV[3], '%-(%d+)%-[mb]%d+$') or string.match(ARGV[3], '%-(%d+)$')
-  remember(KEYS[4], KEYS[5], ARGV[2], 'lost', fire or ARGV[4], ARGV[4], ARGV[4])
-  tally(KEYS[6], ARGV[2], ARGV[5], 1)
+if not state or #left == #state.jobs then
+  return 0
 end
-return found
+state.jobs = left
+redis.call('RPUSH', key('ledger:' .. name), 'x ' .. now .. ' ' .. id)
+keep_state(name, state)
+local fire = string.match(id, '%-(%d+)%-[mb]%d+$') or string.match(id, '%-(%d+)$')
+remember(name, 'lost', fire or now, now, now)
+tally(name, ARGV[5], 1)
+return 1

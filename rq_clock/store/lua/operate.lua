@@ -1,94 +1,57 @@
--- What an operator does to jobs, whoever made them: requeue, cancel, delete, stop; each job whole or
--- not at all, and with the books of its schedule. Behind turns.lua and outcomes.lua.
+--! keys turns outcomes
+-- What an operator does to jobs, of schedules and others: requeue, cancel, delete, stop; each job
+-- whole or not at all, and with the records of its schedule.
 --
--- KEYS  1 workers   2 audit. Beside these are used, of the namespace that a run is of, markers,
---       ledger:<schedule>, runs, outcomes, failing and counters
+-- KEYS  1 workers. The records are in the namespace of the run.
 -- ARGV  1 requeue | cancel | delete | stop   2 now ms   3 now as RQ writes it   4 by   5 verb for
 --       the audit   6 reason   7 detail for the audit, JSON   8 entries the audit may have
---       9 entries of runs to keep   10 what the ledger says of one that is given up
+--       9 entries of runs to keep   10 the error of a run that is given up
 --       11 the field of counters for such a run   12 names that the audit spells out
 --       … then for each job: id; prefix of the keys of its namespace, schedule, fire time (ms) and
---       pattern of its mark in the ledger, or four times "" for what has not the id of a run
+--       pattern of its code in the ledger, or four times "" for a job with another id
 -- Returns for each job a word and a detail
---         ok                        what was done: the queue, or the worker that was told to stop
+--         ok                        what was done: the queue, or the worker that has to stop
 --         missing                   there is no such job
---         state, its status         it is not one to which this can be done
+--         state, its status         this cannot be done in its state
 --         twin, job                 another run of the same fire time is queued or running
 --         error, text               the key of its queue is no list, or no worker listens
 -- What was done to any of them is one entry of the audit.
 
 local verb, now, text = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local ENDED = {failed = true, stopped = true, canceled = true}
-local MOST_WATCHED = 100  -- jobs of one schedule that overlap has to look at
+local WATCHED_LIMIT = 100  -- jobs of one schedule that overlap has to look at
 
-local function status_of(id)
-  return redis.call('HGET', 'rq:job:' .. id, 'status') or ''
-end
-
--- The queued and running jobs that the clock watches of this schedule; nil when there is no such.
-local function watched(job)
-  local state = redis.call('HGET', job.prefix .. 'markers', job.schedule)
-  if not state then
-    return nil
-  end
-  local base, jobs = string.match(state, '^(%S+ %S+) ?(.*)$')
-  local listed, alive = {}, {}
-  for id in string.gmatch(jobs, '%S+') do
-    listed[#listed + 1] = id
-    alive[#alive + 1] = ALIVE[status_of(id)] and id or nil
-  end
-  return base, listed, alive
-end
-
--- Another job for the same fire time that has not ended.
-local function twin(job)
-  local _, _, alive = watched(job)
-  local start = string.match(job.id, '^(.*)%-[mb]%d+$') or job.id
-  for _, id in ipairs(alive or {}) do
-    if id ~= job.id and (id == start or string.sub(id, 1, #start + 1) == start .. '-') then
-      return id
-    end
-  end
-end
-
--- Let overlap know that it is alive again: before the one that the clock enqueued last, by which
--- the clock knows its own commit.
+-- Let overlap look at a job that lives again.
 local function watch(job)
-  local base, listed, alive = watched(job)
-  if not base then
-    return
-  end
-  for _, id in ipairs(listed) do
+  local state = state_of(job.schedule, job.prefix)
+  for _, id in ipairs(state and state.jobs or {}) do
     if id == job.id then
       return
     end
   end
-  if #alive < MOST_WATCHED then
-    local last = listed[#listed]
-    if last and alive[#alive] ~= last then
-      alive[#alive + 1] = last
-    end
-    redis.call('HSET', job.prefix .. 'markers', job.schedule,
-      base .. ' ' .. table.concat({job.id, unpack(alive)}, ' '))
+  local alive = state and living(state.jobs)
+  if state and #alive < WATCHED_LIMIT then
+    add_job(state, job.id, alive)
+    keep_state(job.schedule, state, job.prefix)
   end
 end
 
--- A run is given up before its end: the books say so.
+-- Record that a run is given up before its end.
 local function give_up(job)
-  local prefix = job.prefix
+  local of, schedule = job.prefix, job.schedule
   local attempts = redis.call('HGET', 'rq:job:' .. job.id, 'rq_clock_attempt') or '0'
   local ending = 'stopped ' .. attempts .. ' ' .. now .. ' ' .. now .. ' - ' .. ARGV[10]
-  local line = finish(prefix .. 'ledger:' .. job.schedule, job.marks, job.fire, ending)
-  redis.pcall('XADD', prefix .. 'runs', 'MAXLEN', '~', ARGV[9], '*', 'schedule', job.schedule,
+  local line = finish(schedule, job.codes, job.fire, ending, of)
+  redis.pcall('XADD', key('runs', of), 'MAXLEN', '~', ARGV[9], '*', 'schedule', schedule,
     'job', job.id, 'entry', line, 'again', '')
-  local known = redis.call('HEXISTS', prefix .. 'markers', job.schedule) == 1
+  local known = redis.call('HEXISTS', key('markers', of), schedule) == 1
   if known then
-    remember(prefix .. 'outcomes', prefix .. 'failing', job.schedule, 'stopped', job.fire, now, now)
+    remember(schedule, 'stopped', job.fire, now, now, of)
   end
-  tally(prefix .. 'counters', known and job.schedule, ARGV[11], 1)
+  tally(known and schedule, ARGV[11], 1, of)
 end
 
--- Out of wherever a job that has not begun is.
+-- Remove a job that has not begun from wherever it waits.
 local function take_out(job, status)
   if status == 'queued' then
     redis.call('LREM', 'rq:queue:' .. job.queue, 0, job.id)
@@ -97,35 +60,29 @@ local function take_out(job, status)
   redis.call('ZREM', 'rq:deferred:' .. job.queue, job.id)
 end
 
-local function pass_turn(group)
-  if group and group ~= '' then
-    free_turns(group)
-    pass_on(group)
-  end
-end
-
 local operations = {}
 
 function operations.requeue(job, status)
-  local key, queue = 'rq:job:' .. job.id, 'rq:queue:' .. job.queue
+  local hash, queue = 'rq:job:' .. job.id, 'rq:queue:' .. job.queue
   if not ENDED[status] then
     return 'state', status
   end
-  local kind = redis.call('TYPE', queue).ok
-  if kind ~= 'none' and kind ~= 'list' then
-    return 'error', 'the key ' .. queue .. ' of its queue is a ' .. kind .. ', not a list'
+  local fault = queue_fault(queue)
+  if fault then
+    return 'error', fault
   end
-  local other = job.run and twin(job)
+  local state = job.run and state_of(job.schedule, job.prefix)
+  local other = state and twin(job.id, living(state.jobs))
   if other then
     return 'twin', other
   end
-  redis.call('HSET', key, 'status', 'queued', 'enqueued_at', text, 'started_at', '',
+  redis.call('HSET', hash, 'status', 'queued', 'enqueued_at', text, 'started_at', '',
     'ended_at', '', 'worker_name', '')
-  redis.call('HDEL', key, 'rq_clock_interruptions')
+  redis.call('HDEL', hash, 'rq_clock_interruptions')
   redis.call('ZREM', 'rq:failed:' .. job.queue, job.id)
   redis.call('ZREM', 'rq:canceled:' .. job.queue, job.id)
-  local ttl = tonumber(redis.call('HGET', key, 'ttl') or '')
-  for _, kept in ipairs({key, key .. ':dependents', key .. ':dependencies'}) do
+  local ttl = tonumber(redis.call('HGET', hash, 'ttl') or '')
+  for _, kept in ipairs({hash, hash .. ':dependents', hash .. ':dependencies'}) do
     if ttl and ttl > 0 then
       redis.call('EXPIRE', kept, ttl)
     else
@@ -141,12 +98,11 @@ function operations.requeue(job, status)
 end
 
 function operations.cancel(job, status)
-  if not ALIVE[status] or status == 'started' then
+  if not LIVE[status] or status == 'started' then
     return 'state', status
   end
-  local key = 'rq:job:' .. job.id
   redis.call('ZADD', 'rq:canceled:' .. job.queue, math.floor(now / 1000), job.id)
-  redis.call('HSET', key, 'status', 'canceled', 'ended_at', text)
+  redis.call('HSET', 'rq:job:' .. job.id, 'status', 'canceled', 'ended_at', text)
   take_out(job, status)
   if job.run then
     give_up(job)
@@ -159,19 +115,19 @@ function operations.delete(job, status)
   if status == 'started' then
     return 'state', status
   end
-  local key = 'rq:job:' .. job.id
+  local hash = 'rq:job:' .. job.id
   take_out(job, status)
-  if ALIVE[status] and job.run then
+  if LIVE[status] and job.run then
     give_up(job)
   end
   for _, registry in ipairs({'failed', 'finished', 'canceled'}) do
     redis.call('ZREM', 'rq:' .. registry .. ':' .. job.queue, job.id)
   end
-  local of = redis.call('HGET', key, 'group_id')
+  local of = redis.call('HGET', hash, 'group_id')
   if of and of ~= '' then
     redis.call('SREM', 'rq:group:' .. of, job.id)
   end
-  redis.call('DEL', key, key .. ':dependents', key .. ':dependencies', 'rq:results:' .. job.id,
+  redis.call('DEL', hash, hash .. ':dependents', hash .. ':dependencies', 'rq:results:' .. job.id,
     'rq:executions:' .. job.id)
   pass_turn(job.group)
   return 'ok', job.queue
@@ -194,7 +150,7 @@ local answers, done, schedules, named = {}, 0, {}, {}
 for i = 13, #ARGV, 5 do
   local id = ARGV[i]
   local job = {id = id, prefix = ARGV[i + 1], schedule = ARGV[i + 2], fire = ARGV[i + 3],
-    marks = ARGV[i + 4]}
+    codes = ARGV[i + 4]}
   local status, queue, group, meta = unpack(redis.call('HMGET', 'rq:job:' .. id, 'status',
     'origin', 'rq_clock_group', 'meta'))
   local word, detail = 'missing', ''
@@ -214,12 +170,12 @@ for i = 13, #ARGV, 5 do
   answers[#answers + 1] = detail
 end
 if done > 0 then
-  local said = cjson.decode(ARGV[7])
+  local detail = cjson.decode(ARGV[7])
   if #answers > 2 then
-    said.jobs = done
+    detail.jobs = done
   end
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], '*', 'by', ARGV[4], 'verb', ARGV[5],
+  redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[8], '*', 'by', ARGV[4], 'verb', ARGV[5],
     'schedules', table.concat(schedules, ' ', 1, math.min(#schedules, tonumber(ARGV[12]))),
-    'count', #schedules, 'reason', ARGV[6], 'detail', cjson.encode(said))
+    'count', #schedules, 'reason', ARGV[6], 'detail', cjson.encode(detail))
 end
 return answers

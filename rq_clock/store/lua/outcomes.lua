@@ -1,5 +1,6 @@
--- How runs ended, for the books of their schedule, and counts; what close.lua, lost.lua and others
--- begin with. None of this may stand in the way of an end: what the server refuses here is left out.
+-- How runs ended, for the records of their schedule, and counts. It stands behind keys.lua, before
+-- the scripts that name it. A schedule may be of another namespace, whose prefix is `of`. Nothing
+-- here may stand in the way of an end: what the server refuses is left out.
 --
 -- KEYS  none
 -- ARGV  none
@@ -7,7 +8,8 @@
 
 -- Keep how a run has ended for good, beside the newest success and failure before it. A run that
 -- was stopped is neither.
-local function remember(outcomes, failing, schedule, state, fire, started, ended)
+local function remember(schedule, state, fire, started, ended, of)
+  local outcomes, failing = key('outcomes', of), key('failing', of)
   local before = redis.pcall('HGET', outcomes, schedule)
   local ok, failure = string.match(type(before) == 'string' and before or '', '(%S+) (%S+)$')
   if state == 'ok' then
@@ -22,24 +24,25 @@ local function remember(outcomes, failing, schedule, state, fire, started, ended
 end
 
 -- Add to a count of all schedules, and to the schedule's own if there is such a schedule.
-local function tally(counters, schedule, field, by)
-  redis.pcall('HINCRBY', counters, field, by)
+local function tally(schedule, field, by, of)
+  redis.pcall('HINCRBY', key('counters', of), field, by)
   if schedule then
-    redis.pcall('HINCRBY', counters .. ':' .. schedule, field, by)
+    redis.pcall('HINCRBY', key('counters:' .. schedule, of), field, by)
   end
 end
 
--- Enter in a ledger how the latest attempt at a fire time ended; its entry then, also when that is
--- not kept any more.
-local function finish(ledger, marks, fire, ending)
+-- Enter in a ledger how the latest attempt at a fire time ended. Returns its entry, also when that is
+-- not kept any more. `codes` is a pattern of the codes that it may have.
+local function finish(schedule, codes, fire, ending, of)
+  local ledger = key('ledger:' .. schedule, of)
   local length = redis.pcall('LLEN', ledger)
   for i = 1, type(length) == 'number' and length or 0 do
     local head = string.match(redis.call('LINDEX', ledger, -i),
-      '^' .. marks .. ' ' .. fire .. ' %-?%d+')
+      '^' .. codes .. ' ' .. fire .. ' %-?%d+')
     if head then
       redis.call('LSET', ledger, -i, head .. ' ' .. ending)
       return head .. ' ' .. ending
     end
   end
-  return (string.match(marks, '^%l$') or 's') .. ' ' .. fire .. ' - ' .. ending
+  return (string.match(codes, '^%l$') or 's') .. ' ' .. fire .. ' - ' .. ending
 end

@@ -1,6 +1,7 @@
+--! keys
 -- Put the due index right for some schedules, from what definitions and markers say.
 --
--- KEYS  1 definitions   2 markers   3 revisions   4 due   5 news (channel)
+-- KEYS  1 due
 -- ARGV  for each schedule, 4 values:
 --       name
 --       base ("<marker> <known since>" that its next fire time was reckoned from), or "" for one
@@ -12,22 +13,22 @@
 local changed = 0
 for i = 1, #ARGV, 4 do
   local name, base, revision, fire = unpack(ARGV, i, i + 3)
-  local there, same = redis.call('HEXISTS', KEYS[1], name) == 1, false
+  local there, same = redis.call('HEXISTS', key('definitions'), name) == 1, false
   if base == '' then
     same = not there
   elseif there then
-    local state = redis.call('HGET', KEYS[2], name) or ''
-    same = string.match(state, '^%S+ %S+') == base
-      and (redis.call('HGET', KEYS[3], name) or '0') == revision
+    local state = state_of(name)
+    same = state and state.base == base
+      and (redis.call('HGET', key('revisions'), name) or '0') == revision
   end
   if same and fire == '' then
-    changed = changed + redis.call('ZREM', KEYS[4], name)
-  elseif same and tonumber(redis.call('ZSCORE', KEYS[4], name) or '-1') ~= tonumber(fire) then
-    redis.call('ZADD', KEYS[4], fire, name)
+    changed = changed + redis.call('ZREM', KEYS[1], name)
+  elseif same and tonumber(redis.call('ZSCORE', KEYS[1], name) or '-1') ~= tonumber(fire) then
+    redis.call('ZADD', KEYS[1], fire, name)
     changed = changed + 1
   end
 end
 if changed > 0 then
-  redis.call('PUBLISH', KEYS[5], '*')
+  redis.call('PUBLISH', key('news'), '*')
 end
 return changed

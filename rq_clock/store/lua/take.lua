@@ -1,47 +1,48 @@
+--! keys turns
 -- Take the next job and begin its execution, in one step: a job is in its queue or in RQ's started
 -- registry, and never on the way between them.
 --
--- KEYS  1 workers   2 succeeded   3 rq:suspended   4… the queues, in order
+-- KEYS  1 workers   2 rq:suspended   3… the queues, in order
 -- ARGV  1 worker   2 id for the execution   3 now, epoch seconds   4 now, as RQ writes it
---       5 seconds until RQ counts a silent execution as abandoned   6 prefix of this namespace's
---       job ids
+--       5 seconds until RQ counts a silent execution as abandoned
 -- Returns {"gone"}             this worker was counted as dead; it has to register anew
 --         {"nothing"}          there is no job
---         {"suspended"}        RQ's tools have said that nobody is to take any
+--         {"suspended"}        RQ's tools have suspended all work
 --         {"more"}             many were parked, and there may be others
---         {"undeclared", id}   the job's meta speaks of a group; the hash has to say of which
+--         {"undeclared", id}   the job's meta names a group that its hash does not
 --         {"job", execution, job id, name of its queue, newest successful fire time or "", hash}
--- Sending it again is harmless: a worker that holds an execution is told that one again.
+-- Sending it again is harmless: a worker that has an execution gets that one again.
 
-local MOST_PARKED = 200  -- in one go: a few milliseconds
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-if not held then
+local PARKED_LIMIT = 200  -- in one go: a few milliseconds
+local slot = redis.call('HGET', KEYS[1], ARGV[1])
+if not slot then
   return {'gone'}
 end
-local now, text, ttl, ours = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local now, text, ttl = ARGV[3], ARGV[4], ARGV[5]
+local ours = string.match(prefix, ':(.*):$') .. '-'
 
-local function told(execution, id, queue)
+local function answer(execution, id, queue)
   local previous = ''
   if string.sub(id, 1, #ours) == ours then
     local schedule = string.match(string.sub(id, #ours + 1), '^(.+)%-%d+$')
-    previous = schedule and redis.call('HGET', KEYS[2], schedule) or ''
+    previous = schedule and redis.call('HGET', key('succeeded'), schedule) or ''
   end
   return {'job', execution, id, queue, previous, redis.call('HGETALL', 'rq:job:' .. id)}
 end
 
-local execution, id, queue = string.match(held, '^%d+ (%S+) (%S+) (.+)$')
+local execution, id, queue = string.match(slot, '^%d+ (%S+) (%S+) (.+)$')
 if execution then
-  return told(execution, id, queue)
+  return answer(execution, id, queue)
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then
+if redis.call('EXISTS', KEYS[2]) == 1 then
   return {'suspended'}
 end
 
 local function begin()
-  local key, all = 'rq:execution:' .. id .. ':' .. execution, 'rq:executions:' .. id
-  redis.call('HSET', key, 'id', execution, 'created_at', now, 'last_heartbeat', now,
+  local own, all = 'rq:execution:' .. id .. ':' .. execution, 'rq:executions:' .. id
+  redis.call('HSET', own, 'id', execution, 'created_at', now, 'last_heartbeat', now,
     'worker_name', ARGV[1])
-  redis.call('EXPIRE', key, ttl)
+  redis.call('EXPIRE', own, ttl)
   redis.call('ZADD', all, now + ttl + 60, execution)
   redis.call('EXPIRE', all, ttl + 60)
   redis.call('ZADD', 'rq:wip:' .. queue, now + ttl, id .. ':' .. execution)
@@ -54,18 +55,18 @@ local function begin()
   local time = redis.call('TIME')
   redis.call('HSET', KEYS[1], ARGV[1],
     time[1] .. string.format('%06d', time[2]) .. ' ' .. execution .. ' ' .. id .. ' ' .. queue)
-  return told(execution, id, queue)
+  return answer(execution, id, queue)
 end
 
 -- The first id in a queue; a key that is no list has none and stops no other queue.
-local function head(key)
-  local id = redis.pcall('LINDEX', key, 0)
+local function head(list)
+  local id = redis.pcall('LINDEX', list, 0)
   return type(id) == 'string' and id
 end
 
 local parked = 0
 execution = ARGV[2]
-for i = 4, #KEYS do
+for i = 3, #KEYS do
   queue = string.sub(KEYS[i], #'rq:queue:' + 1)
   id = head(KEYS[i])
   while id do
@@ -83,7 +84,7 @@ for i = 4, #KEYS do
         return begin()
       end
       parked = parked + 1
-      if parked == MOST_PARKED then
+      if parked == PARKED_LIMIT then
         return {'more'}
       end
     end

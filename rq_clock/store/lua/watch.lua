@@ -1,9 +1,10 @@
+--! keys
 -- What the leading clock looks at beside its tick, in one go: fire times that nobody has decided,
 -- attempts that have ended, jobs that hold up their schedules, queues that no worker serves.
 --
--- KEYS  1 due   2 runs   3 definitions   4 rq:queues
+-- KEYS  1 due   2 rq:queues
 -- ARGV  1 fire times before this (ms) are overdue   2 the attempt that was seen last, or "" for the
---       newest there is   3 most of each kind   … ids of jobs
+--       newest there is   3 limit of each kind   … ids of jobs
 -- Returns {overdue, attempt, ended, live, unserved}
 --         overdue    schedule, fire time (ms), …: the longest overdue first
 --         attempt    the one to go on from next time
@@ -13,22 +14,22 @@
 --         unserved   queues with waiting jobs and no living worker
 -- Nothing is written.
 
-local most = tonumber(ARGV[3])
+local limit = tonumber(ARGV[3])
 local overdue = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1], 'WITHSCORES',
-  'LIMIT', 0, most)
+  'LIMIT', 0, limit)
 
 local seen, ended = ARGV[2], {}
 if seen == '' then
-  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  local newest = redis.call('XREVRANGE', key('runs'), '+', '-', 'COUNT', 1)[1]
   seen = newest and newest[1] or '0-0'
 else
-  for _, attempt in ipairs(redis.call('XRANGE', KEYS[2], '(' .. seen, '+', 'COUNT', most)) do
+  for _, attempt in ipairs(redis.call('XRANGE', key('runs'), '(' .. seen, '+', 'COUNT', limit)) do
     local id, fields = attempt[1], attempt[2]
     local schedule
     for i = 1, #fields, 2 do
       schedule = fields[i] == 'schedule' and fields[i + 1] or schedule
     end
-    local definition = redis.call('HGET', KEYS[3], schedule)
+    local definition = redis.call('HGET', key('definitions'), schedule)
     if definition then
       local pings = string.find(definition, '"ping":', 1, true)
       ended[#ended + 1] = {id, fields, pings and definition or ''}
@@ -37,13 +38,9 @@ else
   end
 end
 
-local LIVE = {queued = true, started = true, scheduled = true, deferred = true}
 local live = {}
 for i = 4, #ARGV do
-  local status = redis.call('HGET', 'rq:job:' .. ARGV[i], 'status')
-  if status and LIVE[status] then
-    live[#live + 1] = ARGV[i]
-  end
+  live[#live + 1] = is_live(ARGV[i]) and ARGV[i] or nil
 end
 
 local function served(name)
@@ -56,7 +53,7 @@ local function served(name)
 end
 
 local unserved = {}
-for _, queue in ipairs(redis.call('SMEMBERS', KEYS[4])) do
+for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   local name = string.sub(queue, #'rq:queue:' + 1)
   local length = redis.pcall('LLEN', queue)
   if type(length) == 'number' and length > 0 and not served(name) then

@@ -313,8 +313,8 @@ class Past:
 
 def at_now(url: str) -> Redis:
     """A client to whom the server's clock stands still, also in scripts, and its figures too."""
-    script, still = scripts._lua, f"({{'{int(NOW.timestamp())}', '0'}})"
-    scripts._lua = cache(lambda name: script(name).replace("redis.call('TIME')", still))
+    script, still = scripts._source, f"({{'{int(NOW.timestamp())}', '0'}})"
+    scripts._source = cache(lambda name: script(name).replace("redis.call('TIME')", still))
     redis = Redis.from_url(url)
     redis.set_response_callback("TIME", lambda *_, **__: (int(NOW.timestamp()), 0))
     info = {

@@ -1,8 +1,9 @@
--- Look at the workers, move the jobs of RQ's scheduled registries whose time has come to their
+--! keys turns
+-- Read the workers, move the jobs of RQ's scheduled registries whose time has come to their
 -- queues, and let groups go on whose job was deleted or canceled when it had the turn.
 --
 -- KEYS  1 workers   2 rq:queues
--- ARGV  1 now, epoch seconds   2 now, as RQ writes it   3 most to move at once
+-- ARGV  1 now, epoch seconds   2 now, as RQ writes it   3 limit of jobs to move at once
 -- Returns {workers, the next instant at which a job is due, epoch seconds, or "", job id…}
 -- A queue that a stock RQ scheduler has locked is left to it.
 
@@ -13,12 +14,12 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   if redis.call('EXISTS', 'rq:scheduler-lock:' .. name) == 0 then
     local due = redis.call('ZRANGEBYSCORE', registry, '-inf', ARGV[1], 'LIMIT', 0, left)
     for _, id in ipairs(due) do
-      local key = 'rq:job:' .. id
+      local job = 'rq:job:' .. id
       redis.call('ZREM', registry, id)
       left = left - 1
-      if redis.call('EXISTS', key) == 1 then
-        redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[2])
-        local front = redis.call('HGET', key, 'enqueue_at_front') == '1'
+      if redis.call('EXISTS', job) == 1 then
+        redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[2])
+        local front = redis.call('HGET', job, 'enqueue_at_front') == '1'
         redis.call(front and 'LPUSH' or 'RPUSH', queue, id)
         moved[#moved + 1] = id
       end
@@ -29,8 +30,7 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     end
   end
 end
-for _, group in ipairs(redis.call('SRANDMEMBER', prefix .. 'groups', ARGV[3])) do
-  free_turns(group)
-  pass_on(group)
+for _, group in ipairs(redis.call('SRANDMEMBER', key('groups'), ARGV[3])) do
+  pass_turn(group)
 end
 return {redis.call('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}

@@ -1,33 +1,37 @@
+--! keys outcomes
 -- Go on with a backfill: enqueue its next fire times.
 --
--- KEYS  1 lease   2 the backfill (hash)   3 chores   4 the schedule's ledger   5 backfills
---       6 its queue   7 counters   8 markers
+-- KEYS  1 lease   2 the backfill (hash)   3 its queue
 -- ARGV  1 token   2 id   3 cursor that this is based on (ms or "")   4 new cursor
 --       5 fire times left out with this step   6 state after it: running | done
 --       7 when to look again, ms   8 entries a ledger may have   9 now ms
 --       10 its jobs that still lived, separated by spaces   11 ms to keep it when it is over
---       12 number of jobs, then for each: job id, fire time (ms), its commands as jobs.lua takes
+--       12 number of jobs, then for each: job id, fire time (ms), its commands as `enqueue` takes
 --          them
 -- Returns "ok", "lost" (the token is no longer the lease's), "stale" (it went on, was canceled or
--- is gone), or what stood in the way. Only with "ok" anything was written, or, where a server takes
--- no more writes, those before it; their ids keep them from being enqueued twice.
+-- is gone), or the fault. Only with "ok" anything was written, or, where a server takes no more
+-- writes, what came before the fault; the job ids keep those from being enqueued twice.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 'lost'
 end
-local chore = 'backfill:' .. ARGV[2]
-local state, cursor = unpack(redis.call('HMGET', KEYS[2], 'state', 'cursor'))
+local duty, keep = 'backfill:' .. ARGV[2], ARGV[11]
+local state, cursor, schedule = unpack(redis.call('HMGET', KEYS[2], 'state', 'cursor', 'schedule'))
+
+local function finish_duty()
+  redis.call('ZREM', key('duties'), duty)
+  redis.call('PEXPIRE', KEYS[2], keep)
+end
+
 if state ~= 'running' then
-  redis.call('ZREM', KEYS[3], chore)
-  redis.call('PEXPIRE', KEYS[2], ARGV[11])
+  finish_duty()
   return 'stale'
 end
 if (cursor or '') ~= ARGV[3] then
   return 'stale'
 end
 
-local schedule = redis.call('HGET', KEYS[2], 'schedule')
-schedule = redis.call('HEXISTS', KEYS[8], schedule) == 1 and schedule
+local known = redis.call('HEXISTS', key('markers'), schedule) == 1 and schedule
 local jobs, enqueued = {}, 0
 for id in string.gmatch(ARGV[10], '%S+') do
   jobs[#jobs + 1] = id
@@ -35,14 +39,14 @@ end
 position = 13
 for _ = 1, tonumber(ARGV[12]) do
   local id, fire = take(), take()
-  local failure, before = enqueue(id, KEYS[6])
-  if failure then
+  local fault, before = enqueue(id, KEYS[3])
+  if fault then
     redis.pcall('HINCRBY', KEYS[2], 'enqueued', enqueued)
-    return failure
+    return fault
   end
   if not before then
-    record(KEYS[4], 'b', fire, ARGV[9], ARGV[8])
-    tally(KEYS[7], schedule, 'fire enqueued backfill', 1)
+    record(schedule, 'b', fire, ARGV[9], ARGV[8])
+    tally(known, 'fire enqueued backfill', 1)
     enqueued = enqueued + 1
   end
   jobs[#jobs + 1] = id
@@ -51,10 +55,9 @@ redis.call('HINCRBY', KEYS[2], 'enqueued', enqueued)
 redis.call('HINCRBY', KEYS[2], 'skipped', ARGV[5])
 redis.call('HSET', KEYS[2], 'cursor', ARGV[4], 'state', ARGV[6], 'jobs', table.concat(jobs, ' '))
 if ARGV[6] == 'running' then
-  redis.call('ZADD', KEYS[3], ARGV[7], chore)
+  redis.call('ZADD', key('duties'), ARGV[7], duty)
 else
-  redis.call('ZREM', KEYS[3], chore)
-  redis.call('PEXPIRE', KEYS[2], ARGV[11])
+  finish_duty()
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[9] - ARGV[11])
+redis.call('ZREMRANGEBYSCORE', key('backfills'), '-inf', ARGV[9] - keep)
 return 'ok'

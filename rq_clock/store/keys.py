@@ -1,0 +1,85 @@
+"""Every key of a namespace. Instants are epoch milliseconds; prefix `rq-clock:<namespace>:`.
+
+    the lease of the clock
+    lease                hash     token, instance, owner, since, proven, and what the leader reports
+                                  of itself; expires when it is not renewed
+    fence                number   grows with every change of holder
+    unproven             string   instance that deposed a leader and has not finished its first pass
+                                  yet; expires
+    handovers            stream   every new grant of the lease, capped: instance, owner, token (its
+                                  number), how (free, deposed, taken-over), from (the holder before,
+                                  or ""); the entry's id has the instant
+    meta                 hash     version (of this data), owner, release (last one reconciled), led
+                                  (when a clock last renewed the lease), counted (its newest portion
+                                  of counters)
+    news                 channel  "lease", ":duties", ":reap", "*" or a schedule: look there
+
+    schedules
+    definitions          hash     schedule → definition, JSON of Schedule.definition()
+    declared             set      schedules that come from code; the others were added at run time
+    markers              hash     schedule → "<marker or -> <known since> [job id…]": the newest
+                                  decided fire time, since when it is known, and the jobs that
+                                  overlap has to look at (the last one is the last enqueued)
+    revision             number   source of revisions
+    revisions            hash     schedule → number raised by every change of definition or pause;
+                                  "*" for what holds for all
+    pauses               hash     schedule or "*" → JSON of entry.Pause; also one that has ended
+    skips                hash     schedule → JSON of entry.SkipRequest
+    due                  zset     schedule by next fire time; derived from the rest
+    ledger:<schedule>    list     what became of each fire time, oldest first, capped:
+                                  "<s|c|m|b> <fire time> <lag ms>"    enqueued: on schedule, caught
+                                                                      up, manual, backfill; behind
+                                                                      that how it ended:
+                                  " <state> <attempt> <started> <ended> <worker> <error…>"
+                                  "- <first> <last> <count> <reason>" skipped
+                                  "x <instant> <job id>"              a job found to be lost
+    duties               zset     what the leader has to do beside the tick, by when: "pause:<name>"
+                                  catches up after a timed pause, "backfill:<id>" takes the next
+                                  step of a backfill
+    backfills            zset     ids of backfills, by creation
+    backfill:<id>        hash     schedule, start, end, at_once, total, by, reason, since; rule, the
+                                  trigger at its creation (JSON); left_out, fire times that ran
+                                  already; and what the leader keeps: cursor, the newest fire time
+                                  decided; enqueued, skipped; jobs, those that may live; state:
+                                  running, done, canceled. Expires when it has ended
+    audit                stream   by, verb, schedules (the first few), count, reason, detail; capped
+    alerts               hash     "<kind>:<schedule or queue>" → JSON of the alert; "@runs" → the
+                                  entry of `runs` up to which they are known
+
+    runs and workers
+    workers              hash     worker → "<last sign of life> [<execution> <job id> <queue>]"
+    reaper               string   the worker that reaps the dead while no clock leads; expires
+    runs                 stream   every ended attempt of every run, newest last, capped: schedule,
+                                  job, its ledger entry, and where the job goes on (again)
+    succeeded            hash     schedule → newest fire time whose run succeeded
+    outcomes             hash     schedule → "<state> <fire time> <started> <ended> <end of the
+                                  newest success or -> <end of the newest failure or ->" of its
+                                  latest run that ended for good; a lost job starts and ends when it
+                                  was found missing
+    failing              zset     schedule by its newest failure's end, from then until its next
+                                  success; a run that an operator stops is neither
+    turns:<group>        set      jobs of the group whose turn it is: one, unless it has a limit
+    waiting:<group>      list     its parked jobs, in the order in which they get their turn
+    groups               set      the groups that have parked jobs
+    output:<job id>      string   the last 64 kB that a command printed, or the status and the first
+                                  2 kB of a web call's answer; written while it runs, expires
+    counters             hash     field → number: see counters.py; of all schedules
+    counters:<schedule>  hash     the same of one
+
+    apps and web
+    locks:<name>         hash     owner, token, since; done, once its block has ended and the lock
+                                  is kept back; expires
+    lock-tokens          hash     lock → the newest token granted
+    attempts:<address>   number   failed logins of an address; expires
+    idempotency:<hash>   hash     a request that carries an Idempotency-Key: see idempotency.py;
+                                  expires
+
+Nobody else reads or writes these keys. Jobs and their queues are RQ's.
+"""
+
+from __future__ import annotations
+
+
+def key_of(namespace: str, name: str) -> str:
+    """Return a key of a namespace."""
+    return f"rq-clock:{namespace}:{name}"

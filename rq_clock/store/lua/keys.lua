@@ -1,0 +1,173 @@
+-- The keys of a namespace and what several scripts do with them. It stands before the scripts that
+-- name it in their first line.
+--
+-- KEYS  1 any key of the namespace: it has the prefix of all others
+-- ARGV  read by `take`, from `position` on
+-- Returns nothing by itself
+
+local function prefix_of(name)
+  return string.match(name, '^[^:]*:[^:]*:')
+end
+
+local prefix, position = prefix_of(KEYS[1]), 1
+
+-- A key of this namespace, or of the one whose prefix is `of`.
+local function key(name, of)
+  return (of or prefix) .. name
+end
+
+local function take()
+  position = position + 1
+  return ARGV[position - 1]
+end
+
+-- Run a command that may fail; its error.
+local function attempt(...)
+  local reply = redis.pcall(...)
+  return type(reply) == 'table' and reply.err or nil
+end
+
+-- ---- jobs ----
+
+local LIVE = {queued = true, started = true, scheduled = true, deferred = true}
+
+local function is_live(id)
+  local status = redis.pcall('HGET', 'rq:job:' .. id, 'status')
+  return type(status) == 'string' and LIVE[status] or false
+end
+
+local function living(jobs)
+  local found = {}
+  for _, id in ipairs(jobs) do
+    found[#found + 1] = is_live(id) and id or nil
+  end
+  return found
+end
+
+local kinds = {}
+
+-- Why nothing can be put into a queue; nil when it can.
+local function queue_fault(queue)
+  kinds[queue] = kinds[queue] or redis.call('TYPE', queue).ok
+  if kinds[queue] ~= 'none' and kinds[queue] ~= 'list' then
+    return 'the key ' .. queue .. ' of its queue is a ' .. kinds[queue] .. ', not a list'
+  end
+end
+
+local function undo(id, queue)
+  redis.pcall('LREM', queue, -1, id)
+  redis.pcall('DEL', 'rq:job:' .. id)
+end
+
+-- Enqueue a job whose commands come next in ARGV: their number, then for each the number of its
+-- words and the words. All of them or none. Returns the fault, and whether the job was there before;
+-- then it is left alone.
+local function enqueue(id, queue)
+  local exists, fault = redis.call('EXISTS', 'rq:job:' .. id) == 1, queue_fault(queue)
+  for _ = 1, tonumber(take()) do
+    local words = {}
+    for w = 1, tonumber(take()) do
+      words[w] = take()
+    end
+    fault = fault or not exists and attempt(unpack(words)) or nil
+  end
+  if fault and not exists then
+    undo(id, queue)
+  end
+  return fault, exists
+end
+
+-- Another of these jobs that has the same fire time.
+local function twin(id, jobs)
+  local start = string.match(id, '^(.*)%-[mb]%d+$') or id
+  for _, other in ipairs(jobs) do
+    if other ~= id and (other == start or string.sub(other, 1, #start + 1) == start .. '-') then
+      return other
+    end
+  end
+end
+
+-- ---- schedules ----
+
+-- A schedule's value in markers: "<marker or -> <known since> [job id…]". Nil when it has none.
+local function parse(text)
+  local marker, since, listed = string.match(text or '', '^(%S+) (%S+) ?(.*)$')
+  if not marker then
+    return nil
+  end
+  local jobs = {}
+  for id in string.gmatch(listed, '%S+') do
+    jobs[#jobs + 1] = id
+  end
+  return {marker = marker, since = since, base = marker .. ' ' .. since, jobs = jobs}
+end
+
+local function format(state)
+  return table.concat({state.marker, state.since, unpack(state.jobs)}, ' ')
+end
+
+local function state_of(name, of)
+  return parse(redis.call('HGET', key('markers', of), name))
+end
+
+local function keep_state(name, state, of)
+  redis.call('HSET', key('markers', of), name, format(state))
+end
+
+-- Let overlap look at a job that the clock did not enqueue, beside those that live. The job that the
+-- clock enqueued last stays the last, ended or not: the clock recognises its commit by it.
+local function add_job(state, id, alive)
+  local last = state.jobs[#state.jobs]
+  if last and alive[#alive] ~= last then
+    alive[#alive + 1] = last
+  end
+  state.jobs = {id, unpack(alive)}
+end
+
+-- Enter an enqueued fire time in a schedule's ledger of at most `cap` entries.
+local function record(name, code, fire, now, cap)
+  local ledger = key('ledger:' .. name)
+  local lag = math.max(now - fire, 0)  -- the clock's host may be ahead of this server
+  if redis.call('RPUSH', ledger, code .. ' ' .. fire .. ' ' .. lag) > tonumber(cap) then
+    redis.call('LTRIM', ledger, -cap, -1)
+  end
+end
+
+local HASHES = {'definitions', 'markers', 'revisions', 'pauses', 'skips', 'succeeded', 'outcomes'}
+
+-- Forget schedules. Their ledgers stay for `keep` ms.
+local function drop(names, keep)
+  for _, hash in ipairs(HASHES) do
+    redis.call('HDEL', key(hash), unpack(names))
+  end
+  redis.call('SREM', key('declared'), unpack(names))
+  redis.call('ZREM', key('due'), unpack(names))
+  redis.call('ZREM', key('failing'), unpack(names))
+  for _, name in ipairs(names) do
+    redis.call('ZREM', key('duties'), 'pause:' .. name)
+    redis.call('DEL', key('counters:' .. name))
+    redis.call('PEXPIRE', key('ledger:' .. name), keep)
+  end
+end
+
+-- Give all that is known of a schedule to one of another name.
+local function carry_over(old, new)
+  for _, hash in ipairs(HASHES) do
+    local value = redis.call('HGET', key(hash), old)
+    if value then
+      redis.call('HSET', key(hash), new, value)
+    end
+  end
+  for index, head in pairs({failing = '', duties = 'pause:'}) do
+    local score = redis.call('ZSCORE', key(index), head .. old)
+    if score then
+      redis.call('ZADD', key(index), score, head .. new)
+    end
+  end
+  for _, kind in ipairs({'ledger:', 'counters:'}) do
+    if redis.call('EXISTS', key(kind .. old)) == 1 then
+      redis.call('RENAME', key(kind .. old), key(kind .. new))
+    end
+  end
+  drop({old}, 0)
+end
