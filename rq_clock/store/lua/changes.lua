@@ -1,6 +1,6 @@
 -- Read what open pages depend on. While the answer is the same, a page that was rendered stays right.
 --
--- KEYS  1 revision   2 due   3 failing   4 chores   5 lease   6 alerts   7 workers
+-- KEYS  1 revision   2 due   3 failing   4 duties   5 lease   6 alerts   7 workers
 --       8 output of the job that the page shows   9 handovers   10 runs   11 audit
 -- ARGV  1 ms after which a fire time counts as late
 --       2 s after which a page is old: it says how long ago things were
