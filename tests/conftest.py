@@ -18,12 +18,20 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from redis import Redis
+from rq import Queue
 
 from rq_clock.devserver import Server, free_url
+from rq_clock.log import logger
+from rq_clock.schedules.service import Schedules
+from rq_clock.settings import Settings
+from rq_clock.store.store import Store
+from rq_clock.worker.worker import Worker
+from tests.helpers import Events
 
 BINARY = os.environ.get("RQ_CLOCK_TEST_SERVER")
 
@@ -114,3 +122,45 @@ def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return servers.enter_context(Server(path, free_url(), binary=BINARY, **directives))
 
         yield start
+
+
+@pytest.fixture
+def store(connection: Redis) -> Store:
+    return Store(connection, "default")
+
+
+@pytest.fixture
+def schedules(connection: Redis, redis_url: str) -> Schedules:
+    settings = Settings.from_env({"REDIS_URL": redis_url})
+    return Schedules(connection, by="ana", settings=settings)
+
+
+@pytest.fixture
+def queue(connection: Redis) -> Queue:
+    return Queue("default", connection=connection)
+
+
+@pytest.fixture
+def work(connection: Redis, redis_url: str) -> Callable[..., bool]:
+    """Run a worker in this process until its queues are empty: `work(RQ_CLOCK_HORSE_JOBS="1")`."""
+
+    def work(*queues: str, max_jobs: int | None = None, **env: str) -> bool:
+        settings = Settings.from_env({"REDIS_URL": redis_url, **env})
+        worker = Worker(list(queues) or ["default"], connection=connection, settings=settings)
+        return worker.work(burst=True, logging_level="CRITICAL", max_jobs=max_jobs)
+
+    return work
+
+
+@pytest.fixture
+def events(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Events:
+    """Return the fields of every log event of a name: `events("run.enqueued")`."""
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
+    caplog.set_level("INFO", logger="rq_clock")
+
+    def events(name: str) -> list[dict[str, Any]]:
+        found: list[Any] = [r for r in caplog.records if getattr(r, "event", "") == name]
+        return [record.fields for record in found]
+
+    return events

@@ -16,6 +16,7 @@ from rq_clock.store.operations import Edit, Operations
 from rq_clock.store.store import Store
 
 T = TypeVar("T")
+Events = Callable[[str], list[dict[str, Any]]]
 
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:

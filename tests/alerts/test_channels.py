@@ -32,29 +32,13 @@ from rq_clock.alerts import channels
 from rq_clock.alerts.channels import A_MINUTE, QUEUE, Channel, Channels, Ping, Pings
 from rq_clock.alerts.rules import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, Report, report
 from rq_clock.errors import RqClockError
-from rq_clock.log import logger
 from rq_clock.settings import Settings
-from tests.helpers import wait_until
+from tests.helpers import Events, wait_until
 
 pytestmark = pytest.mark.integration
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes, or so").decode()
-Heard = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Heard:
-    """The fields of every event of a name that was logged."""
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(logger, "handlers", [])
-    caplog.set_level("INFO", logger="rq_clock")
-
-    def heard(event: str) -> list[dict[str, Any]]:
-        found: list[Any] = [r for r in caplog.records if getattr(r, "event", "") == event]
-        return [record.fields for record in found]
-
-    return heard
 
 
 class Hub(ThreadingHTTPServer):
@@ -309,17 +293,17 @@ class TestWebhook:
 
     @pytest.mark.usefixtures("impatient")
     def test_a_refused_report_is_sent_again_under_the_same_id(
-        self, hub: Hub, opened: Open, heard: Heard
+        self, hub: Hub, opened: Open, events: Events
     ) -> None:
         hub.statuses = [500, 503, 429]
         opened(alert_url=hub.url).tell(failing())
         calls = arrived(hub, 4)
         assert len({headers(call)["webhook-id"] for call in calls}) == 1
-        assert heard("channel.dead") == []
+        assert events("channel.dead") == []
 
     @pytest.mark.usefixtures("impatient")
     def test_a_dead_channel_is_logged_once_and_once_when_it_is_back(
-        self, hub: Hub, opened: Open, heard: Heard
+        self, hub: Hub, opened: Open, events: Events
     ) -> None:
         hub.statuses = [500] * 6
         out = opened(alert_url=f"{hub.url}/services/hunter22")
@@ -327,10 +311,10 @@ class TestWebhook:
             out.tell(failing(f"dead{i}"))
         arrived(hub, 6)  # four attempts, and then one for each report
         out.tell(failing("back"))
-        wait_until(lambda: heard("channel.back"), 20, "its return")
+        wait_until(lambda: events("channel.back"), 20, "its return")
         out.tell(failing("again"))
         arrived(hub, 8)
-        [dead], [back] = heard("channel.dead"), heard("channel.back")
+        [dead], [back] = events("channel.dead"), events("channel.back")
         assert dead == {
             "channel": "webhook", "place": hub.url,
             "error": "expected an answer of 2xx, got 500 Internal Server Error",
@@ -376,13 +360,13 @@ class TestMail:
 
     @pytest.mark.usefixtures("impatient")
     def test_a_password_never_goes_to_another_machine_in_the_clear(
-        self, post: Post, opened: Open, heard: Heard, monkeypatch: pytest.MonkeyPatch
+        self, post: Post, opened: Open, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(channels, "_is_here", lambda host: False)  # it takes another machine
         address = f"smtp://me:hunter22@127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example"
         opened(alert_mail=address).tell(failing())
-        wait_until(lambda: heard("channel.dead"), 20, "its death")
-        assert "no TLS" in heard("channel.dead")[0]["error"]
+        wait_until(lambda: events("channel.dead"), 20, "its death")
+        assert "no TLS" in events("channel.dead")[0]["error"]
         assert post.mails == []
         assert post.logins == []
         assert not [line for line in post.lines if line.startswith("AUTH")]
@@ -403,25 +387,25 @@ class TestMail:
     @needs_openssl
     @pytest.mark.usefixtures("impatient")
     def test_a_server_that_nobody_vouches_for_gets_no_password(
-        self, certificate: ssl.SSLContext, opened: Open, heard: Heard,
+        self, certificate: ssl.SSLContext, opened: Open, events: Events,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.delenv("SSL_CERT_FILE")
         with serving(Post(certificate)) as server:
             address = f"smtp://me:hunter22@localhost:{server.port}/?from=a@b.example&to=c@d.example"
             opened(alert_mail=address).tell(failing())
-            wait_until(lambda: heard("channel.dead"), 20, "its death")
+            wait_until(lambda: events("channel.dead"), 20, "its death")
             assert server.logins == []
 
     @pytest.mark.usefixtures("impatient")
     def test_a_refused_password_is_not_logged(
-        self, post: Post, opened: Open, heard: Heard, caplog: pytest.LogCaptureFixture
+        self, post: Post, opened: Open, events: Events, caplog: pytest.LogCaptureFixture
     ) -> None:
         post.refuses = "wrong password: hunter22"
         address = f"smtp://me:hunter22@127.0.0.1:{post.port}/?from=a@b.example&to=c@d.example"
         opened(alert_mail=address).tell(failing())
-        wait_until(lambda: heard("channel.dead"), 20, "its death")
-        [dead] = heard("channel.dead")
+        wait_until(lambda: events("channel.dead"), 20, "its death")
+        [dead] = events("channel.dead")
         assert dead["place"] == f"127.0.0.1:{post.port}"
         assert "535" in dead["error"]
         assert "hunter22" not in caplog.text
@@ -457,7 +441,7 @@ class TestChannel:
             "s0", "s0", "s1", "s2", "s3", "s4",
         ]  # fmt: skip
 
-    def test_a_full_queue_loses_the_oldest_and_says_so_once(self, heard: Heard) -> None:
+    def test_a_full_queue_loses_the_oldest_and_says_so_once(self, events: Events) -> None:
         gate, sent = threading.Event(), []
 
         def send(thing: int) -> None:
@@ -474,10 +458,10 @@ class TestChannel:
         channel.close()
         channel.join(time.monotonic() + 20)
         assert sent == [-1, *range(50, QUEUE + 50)]
-        [full] = heard("channel.full")
+        [full] = events("channel.full")
         assert full["channel"] == "test"
 
-    def test_nothing_that_is_raised_ends_it(self, heard: Heard) -> None:
+    def test_nothing_that_is_raised_ends_it(self, events: Events) -> None:
         sent = []
 
         def send(thing: int) -> None:
@@ -491,10 +475,10 @@ class TestChannel:
         wait_until(lambda: sent, 20, "the second one")
         channel.close()
         channel.join(time.monotonic() + 20)
-        assert heard("channel.dead") == [
+        assert events("channel.dead") == [
             {"channel": "test", "place": "there", "error": "token=****"}
         ]
-        assert heard("channel.back") == [{"channel": "test", "place": "there"}]
+        assert events("channel.back") == [{"channel": "test", "place": "there"}]
 
     def test_a_channel_that_is_not_set_up_has_no_thread(self, opened: Open) -> None:
         before = threading.active_count()
@@ -607,12 +591,12 @@ class TestPings:
         assert pings._schedules == {}
 
     def test_a_schedules_address_follows_the_rule_of_webhooks(
-        self, hub: Hub, opened: Open, heard: Heard
+        self, hub: Hub, opened: Open, events: Events
     ) -> None:
         out = opened()
         out.pings.ended("inside", f"{hub.url}/x", "job", 0.0, ok=True)
-        wait_until(lambda: heard("channel.dead"), 20, "the refusal")
-        [dead] = heard("channel.dead")
+        wait_until(lambda: events("channel.dead"), 20, "the refusal")
+        [dead] = events("channel.dead")
         assert (dead["channel"], dead["place"]) == ("pings", "inside")
         assert "RQ_CLOCK_WEBHOOK_ALLOW" in dead["error"]
         assert hub.seen == []
@@ -621,33 +605,33 @@ class TestPings:
         arrived(hub)
 
     def test_one_schedules_dead_service_is_told_apart_from_the_others(
-        self, hub: Hub, opened: Open, heard: Heard
+        self, hub: Hub, opened: Open, events: Events
     ) -> None:
         out = opened(webhook_allow="127.0.0.1")
         hub.statuses = [404, 204, 404, 204]
         for moment, name in enumerate(["a", "b", "a", "a"]):
             out.pings.ended(name, f"{hub.url}/{name}", "job", float(moment), ok=True)
-        wait_until(lambda: heard("channel.back"), 20, "its return")
-        assert [fields["place"] for fields in heard("channel.dead")] == ["a"]
-        assert [fields["place"] for fields in heard("channel.back")] == ["a"]
+        wait_until(lambda: events("channel.back"), 20, "its return")
+        assert [fields["place"] for fields in events("channel.dead")] == ["a"]
+        assert [fields["place"] for fields in events("channel.back")] == ["a"]
 
 
 class TestLog:
-    def test_every_edge_has_a_line_and_many_have_one(self, heard: Heard) -> None:
+    def test_every_edge_has_a_line_and_many_have_one(self, events: Events) -> None:
         alert = Alert(kind=LATE, subject="s", since=NOON, last=NOON, detail="is undecided")
         began, over = Edge(BEGAN, alert, NOON), Edge(RECOVERED, alert, NOON)
         channels.log([began, over], many=False)
-        [late], [recovered] = heard("alert.late"), heard("alert.recovered")
+        [late], [recovered] = events("alert.late"), events("alert.recovered")
         assert (late["schedule"], late["state"], late["detail"]) == ("s", BEGAN, "is undecided")
         assert (recovered["kind"], recovered["since"]) == (LATE, "2026-03-01T12:00:00Z")
         channels.log([began] * 20, many=True)
-        [digest] = heard("alert.digest")
+        [digest] = events("alert.digest")
         assert digest["late"] == 20
-        assert len(heard("alert.late")) == 1
+        assert len(events("alert.late")) == 1
 
     @pytest.mark.usefixtures("impatient")
     def test_no_address_and_no_key_is_ever_logged(
-        self, hub: Hub, opened: Open, heard: Heard, caplog: pytest.LogCaptureFixture
+        self, hub: Hub, opened: Open, events: Events, caplog: pytest.LogCaptureFixture
     ) -> None:
         refused = hub.url.replace(str(hub.server_port), "1")
         out = opened(
@@ -660,9 +644,9 @@ class TestLog:
         out.tell(failing())
         out.alive(0.0)
         out.pings.ended("s", f"{refused}/hunter22", "job", 0.0, ok=True)
-        wait_until(lambda: len(heard("channel.dead")) == 4, 20, "four deaths")
+        wait_until(lambda: len(events("channel.dead")) == 4, 20, "four deaths")
         assert "hunter22" not in caplog.text
-        assert {fields["channel"] for fields in heard("channel.dead")} == {
+        assert {fields["channel"] for fields in events("channel.dead")} == {
             "webhook", "mail", "ping", "pings",
         }  # fmt: skip
 

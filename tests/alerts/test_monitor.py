@@ -32,11 +32,11 @@ from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, every, once
-from tests.alerts.test_channels import Heard, Hub, arrived, heard, hub
+from tests.alerts.test_channels import Hub, arrived, hub
 from tests.clock.storm import ClockProcess, account, add, catch_up, ledger
-from tests.helpers import pause, wait_until
+from tests.helpers import Events, pause, wait_until
 
-__all__ = ["heard", "hub"]  # fixtures
+__all__ = ["hub"]  # fixtures
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -163,62 +163,64 @@ def bodies(server: Hub) -> list[dict[str, Any]]:
 
 
 class TestLate:
-    def test_what_an_outage_held_up_is_told_and_its_end_too(self, lead: Lead, heard: Heard) -> None:
+    def test_what_an_outage_held_up_is_told_and_its_end_too(
+        self, lead: Lead, events: Events
+    ) -> None:
         leader = lead()
         leader.declare(schedule(overlap="allow"))
         leader.run(NOON + 90 * SECOND)
         leader.outage(5 * MINUTE)
         leader.run(NOON + 6 * MINUTE + 40 * SECOND)
-        [late] = heard("alert.late")
+        [late] = events("alert.late")
         assert late["schedule"] == "s"
         assert late["since"] == "2026-03-01T12:02:00Z"
         assert late["detail"] == "was enqueued 270 s late"
         assert list(leader.kept()) == ["late:s"]
         leader.run(NOON + 9 * MINUTE)
-        [over] = heard("alert.recovered")
+        [over] = events("alert.recovered")
         assert (over["kind"], over["schedule"]) == ("late", "s")
-        assert len(heard("alert.late")) == 1
+        assert len(events("alert.late")) == 1
         assert leader.kept() == {}
 
-    def test_a_restart_that_costs_seconds_is_no_news(self, lead: Lead, heard: Heard) -> None:
+    def test_a_restart_that_costs_seconds_is_no_news(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(overlap="allow"))
         leader.run(NOON + 50 * SECOND)
         leader.outage(65 * SECOND)
         leader.run(NOON + 3 * MINUTE)
-        assert heard("run.enqueued")
-        assert heard("alert.late") == []
+        assert events("run.enqueued")
+        assert events("alert.late") == []
         assert leader.kept() == {}
 
-    def test_what_came_too_late_to_run_at_all_is_told(self, lead: Lead, heard: Heard) -> None:
+    def test_what_came_too_late_to_run_at_all_is_told(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(catch_up="none"), schedule("t", catch_up_window=30))
         leader.run(NOON + 30 * SECOND)
         leader.outage(3 * MINUTE)
         leader.run(NOON + 3 * MINUTE + 45 * SECOND)
-        details = {late["schedule"]: late["detail"] for late in heard("alert.late")}
+        details = {late["schedule"]: late["detail"] for late in events("alert.late")}
         assert details == {
             "s": "came too late to run, 150 s late", "t": "was enqueued 150 s late",
         }  # fmt: skip
 
     def test_one_that_cannot_be_written_is_told_after_the_grace_with_the_reason(
-        self, lead: Lead, connection: Redis, heard: Heard
+        self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         connection.set("rq:queue:broken", "x")
         leader = lead(alert_grace_seconds="20")
         leader.declare(schedule(queue="broken", overlap="allow"), schedule("fine"))
         leader.run(NOON + 75 * SECOND)
-        assert heard("alert.late") == []
+        assert events("alert.late") == []
         leader.run(NOON + 2 * MINUTE)
-        [late] = heard("alert.late")
+        [late] = events("alert.late")
         assert (late["schedule"], late["since"]) == ("s", "2026-03-01T12:01:00Z")
         assert "run.undecided" in late["detail"]
         connection.delete("rq:queue:broken")
         leader.run(NOON + 5 * MINUTE)
-        assert [over["schedule"] for over in heard("alert.recovered")] == ["s"]
+        assert [over["schedule"] for over in events("alert.recovered")] == ["s"]
 
     def test_a_definition_that_cannot_be_read_says_so(
-        self, lead: Lead, connection: Redis, heard: Heard
+        self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule())
@@ -226,33 +228,33 @@ class TestLate:
             "rq-clock:default:definitions", "s", '{"every":60000,"func":"tasks.x","later":1}'
         )
         leader.run(NOON + 3 * MINUTE)
-        [late] = heard("alert.late")
+        [late] = events("alert.late")
         assert "unknown option 'later'" in late["detail"]
 
-    def test_a_pause_is_not_late_and_ends_what_was(self, lead: Lead, heard: Heard) -> None:
+    def test_a_pause_is_not_late_and_ends_what_was(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(overlap="allow"), schedule("other", overlap="allow"))
         leader.run(NOON + 30 * SECOND)
         pause(leader.store, "s", leader.now)
         leader.outage(5 * MINUTE)
         leader.run(leader.now + 10 * SECOND)
-        assert [late["schedule"] for late in heard("alert.late")] == ["other"]
+        assert [late["schedule"] for late in events("alert.late")] == ["other"]
         pause(leader.store, "*", leader.now)
         leader.run(leader.now + 2 * MINUTE)
         assert leader.kept() == {}
-        assert heard("alert.recovered") == []
+        assert events("alert.recovered") == []
 
     def test_a_one_off_job_that_was_late_is_told_and_then_over(
-        self, lead: Lead, heard: Heard
+        self, lead: Lead, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule("launch", once(NOON + MINUTE)))
         leader.outage(10 * MINUTE)
         leader.run(leader.now + 2 * MINUTE)
-        assert [late["schedule"] for late in heard("alert.late")] == ["launch"]
+        assert [late["schedule"] for late in events("alert.late")] == ["launch"]
         assert leader.kept() == {}
 
-    def test_a_removed_schedule_keeps_no_alert(self, lead: Lead, heard: Heard) -> None:
+    def test_a_removed_schedule_keeps_no_alert(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(overlap="allow"), schedule("other"))
         leader.run(NOON + 30 * SECOND)
@@ -266,7 +268,7 @@ class TestLate:
 
 class TestFailing:
     def test_an_attempt_that_goes_on_is_no_failure_and_one_that_does_not_is(
-        self, lead: Lead, heard: Heard
+        self, lead: Lead, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule(retries=1, catch_up="all"))
@@ -275,18 +277,18 @@ class TestFailing:
             leader.end(how)
         leader.run(leader.now + 10 * SECOND)
         assert [e.again for e in leader.executions.ended(10)] == ["queue", "front"]
-        assert heard("alert.failing") == []
+        assert events("alert.failing") == []
         leader.end(fails)
         leader.run(leader.now + 10 * SECOND)
-        [failing] = heard("alert.failing")
+        [failing] = events("alert.failing")
         assert (failing["schedule"], failing["count"]) == ("s", 1)
         assert failing["detail"] == "ValueError: password=****"
         leader.run(NOON + 130 * SECOND)
         leader.end(ok)
         leader.run(leader.now + 10 * SECOND)
-        assert [over["schedule"] for over in heard("alert.recovered")] == ["s"]
+        assert [over["schedule"] for over in events("alert.recovered")] == ["s"]
 
-    def test_one_that_is_interrupted_too_often_has_failed(self, lead: Lead, heard: Heard) -> None:
+    def test_one_that_is_interrupted_too_often_has_failed(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(catch_up="all"))
         leader.run(NOON + 70 * SECOND)
@@ -294,10 +296,10 @@ class TestFailing:
         leader.end(interrupted)
         leader.run(leader.now + 10 * SECOND)
         assert [e.again for e in leader.executions.ended(10)] == ["", "front"]
-        assert len(heard("alert.failing")) == 1
+        assert len(events("alert.failing")) == 1
 
     def test_what_an_operator_stops_neither_fails_nor_succeeds(
-        self, lead: Lead, heard: Heard
+        self, lead: Lead, events: Events
     ) -> None:
         leader = lead(alert_failures="2")
         leader.declare(schedule(catch_up="all"))
@@ -305,21 +307,21 @@ class TestFailing:
         for how in (fails, stopped, fails):
             leader.end(how)
         leader.run(leader.now + 10 * SECOND)
-        assert [failing["count"] for failing in heard("alert.failing")] == [2]
+        assert [failing["count"] for failing in events("alert.failing")] == [2]
 
-    def test_what_ended_before_the_first_look_is_no_news(self, lead: Lead, heard: Heard) -> None:
+    def test_what_ended_before_the_first_look_is_no_news(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(catch_up="all"))
-        while not heard("run.enqueued"):  # no look until there is something to have missed
+        while not events("run.enqueued"):  # no look until there is something to have missed
             leader.stage.turn(leader.now)
             leader.now += SECOND
         leader.end(fails)
         leader.look()
         leader.look()
-        assert heard("alert.failing") == []
+        assert events("alert.failing") == []
 
     def test_a_job_that_vanished_has_failed(
-        self, lead: Lead, connection: Redis, heard: Heard
+        self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule())
@@ -329,12 +331,12 @@ class TestFailing:
             leader.run(NOON + minute * MINUTE)
             leader.stage.check_blocked(leader.now)
         leader.look()
-        assert len(heard("run.lost")) == 1
-        [failing] = heard("alert.failing")
+        assert len(events("run.lost")) == 1
+        [failing] = events("alert.failing")
         assert "has vanished" in failing["detail"]
 
     def test_more_than_one_look_takes_in_follow_at_once_and_none_is_passed_over(
-        self, lead: Lead, connection: Redis, heard: Heard
+        self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule(catch_up="all"))
@@ -347,42 +349,42 @@ class TestFailing:
         leader.run(leader.now + 10 * SECOND)
         assert attempt.job_id == job_id
         assert leader.kept()["failing:s"]["count"] == 500
-        assert len(heard("alert.failing")) == 1
+        assert len(events("alert.failing")) == 1
 
 
 class TestStuckAndUnserved:
     def test_a_job_that_holds_up_its_schedule_for_an_hour_is_told_until_it_ends(
-        self, lead: Lead, heard: Heard
+        self, lead: Lead, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule("s", every(minutes=10)))
         leader.run(NOON + 75 * MINUTE)
-        assert heard("alert.stuck") == []
+        assert events("alert.stuck") == []
         assert list(leader.kept()) == ["stuck:s"]
         leader.run(NOON + 85 * MINUTE)
-        [stuck] = heard("alert.stuck")
+        [stuck] = events("alert.stuck")
         assert stuck["since"] == "2026-03-01T12:20:00Z"
         assert stuck["detail"] == leader.end(ok)
         leader.run(leader.now + 10 * SECOND)
-        assert [over["kind"] for over in heard("alert.recovered")] == ["stuck"]
+        assert [over["kind"] for over in events("alert.recovered")] == ["stuck"]
         assert leader.kept() == {}
 
     def test_a_queue_without_a_worker_is_told_until_one_lives(
-        self, lead: Lead, connection: Redis, heard: Heard
+        self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         leader = lead()
         leader.declare(schedule("s", every(minutes=10), queue="reports"))
         leader.run(NOON + 10 * MINUTE + 50 * SECOND)
-        assert heard("alert.no-worker") == []
+        assert events("alert.no-worker") == []
         leader.run(NOON + 11 * MINUTE + 10 * SECOND)
-        [waiting] = heard("alert.no-worker")
+        [waiting] = events("alert.no-worker")
         assert waiting["queue"] == "reports"
         connection.sadd("rq:workers:reports", "rq:worker:dead")  # no hash: it is gone
         leader.run(leader.now + MINUTE)
-        assert heard("alert.recovered") == []
+        assert events("alert.recovered") == []
         leader.serve("reports")
         leader.run(leader.now + 10 * SECOND)
-        assert [over["queue"] for over in heard("alert.recovered")] == ["reports"]
+        assert [over["queue"] for over in events("alert.recovered")] == ["reports"]
 
 
 class Unsure(Store):
@@ -409,55 +411,55 @@ def fallen_behind(leader: Leader) -> None:
 
 class TestKeeping:
     def test_a_restarted_clock_tells_nothing_twice_and_tells_the_end(
-        self, lead: Lead, heard: Heard
+        self, lead: Lead, events: Events
     ) -> None:
         first = lead()
         fallen_behind(first)
         first.look()
         first.end(fails)
         first.run(first.now + 10 * SECOND)
-        assert (len(heard("alert.late")), len(heard("alert.failing"))) == (1, 1)
+        assert (len(events("alert.late")), len(events("alert.failing"))) == (1, 1)
         second = lead()
         second.now = second.look_at = first.now
         second.run(second.now + 20 * SECOND)
-        assert (len(heard("alert.late")), len(heard("alert.failing"))) == (1, 1)
+        assert (len(events("alert.late")), len(events("alert.failing"))) == (1, 1)
         second.run(second.now + 2 * MINUTE)
         second.end(ok)
         second.run(second.now + 10 * SECOND)
-        assert {over["kind"] for over in heard("alert.recovered")} == {"late", "failing"}
+        assert {over["kind"] for over in events("alert.recovered")} == {"late", "failing"}
         assert second.kept() == {}
 
-    def test_a_deposed_clock_tells_nothing(self, lead: Lead, heard: Heard) -> None:
+    def test_a_deposed_clock_tells_nothing(self, lead: Lead, events: Events) -> None:
         deposed = lead()
         fallen_behind(deposed)
         newer = lead()
         with pytest.raises(LeaseLost):
             deposed.look()
-        assert heard("alert.late") == []
+        assert events("alert.late") == []
         assert newer.kept() == {}
 
     def test_what_was_kept_although_the_reply_was_lost_is_told_once(
-        self, lead: Lead, heard: Heard
+        self, lead: Lead, events: Events
     ) -> None:
         leader = lead(store=Unsure)
         fallen_behind(leader)
         leader.lose("reply")
-        assert heard("alert.late") == []
+        assert events("alert.late") == []
         assert list(leader.kept()) == ["late:s"]
         for _ in range(2):
             leader.lead()
             leader.look()
-        assert len(heard("alert.late")) == 1
+        assert len(events("alert.late")) == 1
 
-    def test_what_was_not_kept_is_found_out_again(self, lead: Lead, heard: Heard) -> None:
+    def test_what_was_not_kept_is_found_out_again(self, lead: Lead, events: Events) -> None:
         leader = lead(store=Unsure)
         fallen_behind(leader)
         leader.end(fails)
         leader.lose("word")
-        assert (heard("alert.late"), leader.kept()) == ([], {})
+        assert (events("alert.late"), leader.kept()) == ([], {})
         leader.lead()
         leader.look()
-        assert (len(heard("alert.late")), len(heard("alert.failing"))) == (1, 1)
+        assert (len(events("alert.late")), len(events("alert.failing"))) == (1, 1)
 
     def test_a_look_at_nothing_is_one_command_and_writes_nothing(
         self, lead: Lead, connection: Any
@@ -479,7 +481,7 @@ class TestKeeping:
         assert 60 / LOOK_SECONDS <= 15
 
     def test_a_full_server_keeps_alerts_and_the_outside_is_told_that_it_is_late(
-        self, lead: Lead, fresh_server: Callable[..., Server], heard: Heard, hub: Hub
+        self, lead: Lead, fresh_server: Callable[..., Server], events: Events, hub: Hub
     ) -> None:
         server = fresh_server()
         with Redis.from_url(server.url) as redis:
@@ -489,19 +491,19 @@ class TestKeeping:
             arrived(hub)
             redis.config_set("maxmemory", 1)
             leader.run(NOON + 3 * MINUTE)
-            assert heard("commit.refused")
+            assert events("commit.refused")
             assert list(leader.kept()) == ["late:s"]
             arrived(hub, 2)
             redis.config_set("maxmemory", 0)
             leader.run(NOON + 6 * MINUTE)
             arrived(hub, 4)
-        assert len(heard("alert.late")) == len(heard("alert.recovered")) == 1
+        assert len(events("alert.late")) == len(events("alert.recovered")) == 1
         assert sorted(hub.paths()[:2]) == ["/alert", "/alive"]
 
 
 class TestTelling:
     def test_many_at_once_are_one_line_and_one_report(
-        self, lead: Lead, heard: Heard, hub: Hub
+        self, lead: Lead, events: Events, hub: Hub
     ) -> None:
         leader = lead(alert_url=f"{hub.url}/in")
         names = [f"s{i:02}" for i in range(DIGEST + 1)]
@@ -510,8 +512,8 @@ class TestTelling:
         leader.outage(5 * MINUTE)
         leader.run(leader.now + 10 * SECOND)
         arrived(hub)
-        [digest] = heard("alert.digest")
-        assert (digest["late"], heard("alert.late")) == (11, [])
+        [digest] = events("alert.digest")
+        assert (digest["late"], events("alert.late")) == (11, [])
         [body] = bodies(hub)
         assert (body["kind"], body["count"]) == ("digest", 11)
         assert sorted(alert["schedule"] for alert in body["alerts"]) == names
@@ -527,7 +529,7 @@ class TestTelling:
         assert sorted(body["schedule"] for body in bodies(hub)) == ["a", "b"]
 
     def test_what_fails_look_after_look_is_gathered_after_ten_reports_a_minute(
-        self, lead: Lead, heard: Heard, hub: Hub
+        self, lead: Lead, events: Events, hub: Hub
     ) -> None:
         leader = lead(alert_url=f"{hub.url}/in")
         leader.declare(*(schedule(f"s{i:02}", every(hours=1)) for i in range(30)))
@@ -535,7 +537,7 @@ class TestTelling:
         for _ in range(30):
             leader.end(fails)
             leader.look()
-        assert len(heard("alert.failing")) == 30
+        assert len(events("alert.failing")) == 30
         arrived(hub, REPORTS)
         leader.now += MINUTE
         leader.look()
@@ -578,11 +580,11 @@ class TestPings:
         ids = [call["path"].partition("?rid=")[2] for call in hub.seen]
         assert ids[0] == ids[1] != ids[2] == ids[3]
 
-    def test_a_skipped_fire_time_starts_nothing(self, lead: Lead, hub: Hub, heard: Heard) -> None:
+    def test_a_skipped_fire_time_starts_nothing(self, lead: Lead, hub: Hub, events: Events) -> None:
         leader = lead(webhook_allow="127.0.0.1")
         leader.declare(schedule("s", every(minutes=10), ping=f"{hub.url}/uuid"))
         leader.run(NOON + 35 * MINUTE)
-        assert len(heard("run.skipped")) == 2
+        assert len(events("run.skipped")) == 2
         leader.watch.close()
         assert hub.paths() == ["/uuid/start"]
 
@@ -602,13 +604,13 @@ class TestPings:
         assert hub.paths() == ["/alive"] * 3
 
     def test_one_faulty_schedule_does_not_silence_the_clock(
-        self, lead: Lead, hub: Hub, connection: Redis, heard: Heard
+        self, lead: Lead, hub: Hub, connection: Redis, events: Events
     ) -> None:
         connection.set("rq:queue:broken", "x")
         leader = lead(ping_url=f"{hub.url}/alive")
         leader.declare(schedule(queue="broken"))
         leader.run(NOON + 5 * MINUTE + 30 * SECOND)
-        assert heard("alert.late")
+        assert events("alert.late")
         arrived(hub, 6)
 
 

@@ -9,19 +9,9 @@ import pytest
 from redis import Redis
 
 from rq_clock import Schedules, cron, every
-from tests.cli.terminal import Run, Terminal, everything, leading, runner, serving
+from tests.cli.terminal import Run, Terminal, everything, leading, serving
 
 ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"
-
-
-@pytest.fixture
-def run(redis_url: str) -> Run:
-    return runner(redis_url, RQ_CLOCK_USER="ana")
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection)
 
 
 class TestBackfill:

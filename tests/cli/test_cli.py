@@ -19,15 +19,7 @@ from rq_clock import Schedules, every
 from rq_clock.cli import SECTIONS, main
 from rq_clock.devserver import free_url
 from rq_clock.model.entry import Lease
-from tests.cli.terminal import PATIENCE, Run, command, environment, fill, runner
-
-
-@pytest.fixture
-def run(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `rq-clock` in an empty directory against the shared server."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return runner(redis_url)
+from tests.cli.terminal import PATIENCE, Run, command, environment, fill
 
 
 def write_app(name: str, text: str) -> str:

@@ -12,20 +12,10 @@ from redis import Redis
 from rq_clock import Schedules, command, cron, every, once, webhook
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
-from tests.cli.terminal import Run, Terminal, everything, fill, runner
+from tests.cli.terminal import Run, Terminal, everything, fill
 
 HOUR = timedelta(hours=1)
 TASK = "tasks.demo.heartbeat"
-
-
-@pytest.fixture
-def run(redis_url: str) -> Run:
-    return runner(redis_url, RQ_CLOCK_USER="ana")
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection)
 
 
 def schedule(schedules: Schedules, name: str = "x") -> Schedule:

@@ -16,28 +16,12 @@ from rq.job import Job
 
 from rq_clock import Schedules, command, cron, every, once
 from rq_clock.cli.wait import Follower
-from rq_clock.store.store import Store
-from tests.cli.terminal import PATIENCE, Run, Terminal, everything, fill, runner, serving
+from tests.cli.terminal import PATIENCE, Run, Terminal, everything, fill, serving
 from tests.cli.terminal import command as process
 from tests.helpers import wait_until
 
 HOUR = timedelta(hours=1)
 ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"
-
-
-@pytest.fixture
-def run(redis_url: str) -> Run:
-    return runner(redis_url, RQ_CLOCK_USER="ana")
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection)
-
-
-@pytest.fixture
-def store(connection: Redis) -> Store:
-    return Store(connection, "default")
 
 
 class TestRun:
@@ -348,7 +332,7 @@ class TestAudit:
         first, second = run("audit").stdout.splitlines()[1:]
         assert first.split()[1:4] == ["ana", "pause", "all"]
         assert r"release \x1b[31m42" in first
-        assert second.split()[1:4] == ["app", "add", "a"]
+        assert second.split()[1:4] == ["ana", "add", "a"]
         [row] = json.loads(run("audit", "-n", "1", "--json").stdout)
         assert (row["verb"], row["schedules"], row["count"]) == ("pause", ["*"], 1)
 

@@ -7,27 +7,16 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from redis import Redis
 
 from rq_clock import Schedules, command, cron, every, once, webhook
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
-from tests.cli.terminal import Run, everything, fill, runner
+from tests.cli.terminal import Run, everything, fill
 from tests.helpers import pause
 
 HOUR = timedelta(hours=1)
 TASK = "tasks.demo.heartbeat"
-
-
-@pytest.fixture
-def run(redis_url: str) -> Run:
-    return runner(redis_url)
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection, by="ana")
 
 
 def names(document: str) -> list[str]:

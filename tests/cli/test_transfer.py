@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import stat
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,27 +16,14 @@ from redis import Redis
 from rq_clock import Clock, Schedules, command, cron, every, once, webhook
 from rq_clock.cli import main
 from rq_clock.model.entry import Change, Lease
-from rq_clock.settings import Settings
 from rq_clock.store.store import Store
-from tests.cli.terminal import Run, Terminal, everything, runner
+from tests.cli.terminal import Run, Terminal, everything
 
 TASK = "json.dumps"
 DAILY = cron("0 3 * * *")
 FAR_AWAY = datetime(2099, 1, 1, tzinfo=UTC)
 SECRET = webhook("https://example.com", headers={"Authorization": "Bearer hunter2"})
 HEAD = "version: 1\nschedules:\n"
-
-
-@pytest.fixture
-def run(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `rq-clock` in an empty directory against the shared server."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return runner(redis_url, RQ_CLOCK_USER="ana")
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection, by="app", settings=Settings.from_env({}))
 
 
 def piped(url: str, text: str, *words: str) -> Result:

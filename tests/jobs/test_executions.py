@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rq import Queue, Retry
+from rq import Retry
 from rq.job import Job
 
 from rq_clock.jobs import outcomes as endings
@@ -28,11 +28,6 @@ def executions(connection: Any) -> Executions:
         executions.register(worker, NOON)
         connection.hset(f"rq:worker:{worker}", "birth", "x")
     return executions
-
-
-@pytest.fixture
-def queue(connection: Any) -> Any:
-    return Queue("default", connection=connection)
 
 
 def take(executions: Executions, worker: str, *queues: str) -> Execution:

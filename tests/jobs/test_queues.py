@@ -54,39 +54,11 @@ from tests.worker import jobs as jobs
 ROOT = Path(__file__).parents[2]
 ANA = Actor(by="ana", reason="the bank is back")
 HOUR = timedelta(hours=1)
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture
-def store(connection: Redis) -> Store:
-    return Store(connection, "default")
 
 
 @pytest.fixture
 def queues(store: Store) -> Queues:
     return Queues(store)
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection, by="ana", settings=Settings.from_env({}))
-
-
-@pytest.fixture
-def queue(connection: Any) -> Queue:
-    return Queue("default", connection=connection)
-
-
-@pytest.fixture
-def run(connection: Any, redis_url: str) -> Callable[..., bool]:
-    """Run a worker of ours in this process until its queues are empty."""
-
-    def run(*names: str) -> bool:
-        settings = Settings.from_env({"REDIS_URL": redis_url})
-        worker = Worker(list(names) or ["default"], connection=connection, settings=settings)
-        return worker.work(burst=True, logging_level="CRITICAL")
-
-    return run
 
 
 @pytest.fixture
@@ -142,11 +114,11 @@ class TestLooking:
     """What is shown is what RQ has."""
 
     def test_a_queue_tells_its_jobs_and_for_how_long_the_first_one_waits(
-        self, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         queue.enqueue(jobs.fail)
         queue.enqueue(jobs.add, 1, 2)
-        run()
+        work()
         waits = queue.enqueue(jobs.add, 1, 2)
         queue.enqueue(jobs.add, 1, 2, depends_on=waits)
         queue.enqueue_in(HOUR, jobs.add, 1, 2)
@@ -280,10 +252,10 @@ class TestLooking:
         assert other.run is None
 
     def test_secrets_in_a_call_and_in_an_error_are_masked(
-        self, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail, text="token=hunter22hunter22")
-        run()
+        work()
         [listed] = queues.jobs("failed").jobs
         told = queues.job(job.id)
         assert "hunter22" not in f"{listed}{told}"
@@ -291,7 +263,7 @@ class TestLooking:
         assert "ValueError" in told.trace
 
     def test_a_job_tells_what_rq_has_of_it(
-        self, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2, job_timeout=77, retry=Retry(max=2))
         child = queue.enqueue(jobs.add, 3, 4, depends_on=job)
@@ -300,16 +272,16 @@ class TestLooking:
         assert (before.job.status, before.job.retries_left) == ("queued", 2)
         assert before.fields["timeout"] == "77"
         assert before.job.description == "tests.worker.jobs.add(1, 2)"
-        run()
+        work()
         after = queues.job(job.id)
         assert (after.results[0].value, after.results[0].kind) == ("3", "successful")
         assert after.expires_in
 
     def test_a_run_that_rq_has_forgotten_is_told_by_its_attempts(
-        self, store: Store, schedules: Schedules, queues: Queues, run: Callable[..., bool]
+        self, store: Store, schedules: Schedules, queues: Queues, work: Callable[..., bool]
     ) -> None:
         id = fire(store, schedules, "short", "tests.worker.jobs.add", args=[1, 2], result_ttl=0)
-        run()
+        work()
         told = queues.job(id)
         assert not told.exists
         [attempt] = told.attempts
@@ -380,10 +352,10 @@ class TestRequeue:
 
     def test_it_keeps_its_id_and_fire_time_and_its_ledger_says_how_it_ended_now(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.fail")
-        run()
+        work()
         connection.hset(f"rq:job:{id}", "rq_clock_interruptions", 9)
         assert queues.requeue(id, ANA) == "default"
         job = Job.fetch(id, connection=connection)
@@ -391,7 +363,7 @@ class TestRequeue:
         assert connection.ttl(job.key) == -1  # it would vanish from its queue
         assert id not in FailedJobRegistry("default", connection=connection)
         assert connection.hget(job.key, "rq_clock_interruptions") is None
-        run()
+        work()
         [entry] = ledger(store, "nightly")
         assert entry.attempt
         assert (entry.attempt.state, entry.attempt.number) == ("failed", 2)
@@ -402,10 +374,10 @@ class TestRequeue:
         )  # fmt: skip
 
     def test_of_two_who_ask_one_is_refused_and_it_runs_once(
-        self, connection: Any, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, connection: Any, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail)
-        run()
+        work()
         queues.requeue(job.id, ANA)
         with pytest.raises(
             NotAllowed, match="expected one that is failed, stopped or canceled, got"
@@ -415,10 +387,10 @@ class TestRequeue:
 
     def test_overlap_minds_it(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.fail")
-        run()
+        work()
         entry = schedules.get("nightly")
         assert entry
         connection.hset(store.key("markers"), "nightly", entry.base)  # the clock has gone on
@@ -427,23 +399,23 @@ class TestRequeue:
             schedules.trigger("nightly")
 
     def test_a_job_that_stock_workers_failed_runs_on_either(
-        self, connection: Any, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, connection: Any, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail)
         stock = StockWorker([queue], connection=connection)
         stock.work(burst=True, logging_level="CRITICAL")
         queues.requeue(job.id, ANA)
-        run()
+        work()
         queues.requeue(job.id, ANA)
         stock.work(burst=True, logging_level="CRITICAL")
         assert len(job.results()) == 3
         assert job.id in FailedJobRegistry(queue=queue)
 
     def test_a_queue_whose_key_is_no_list_is_told_and_nothing_written(
-        self, connection: Any, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, connection: Any, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail)
-        run()
+        work()
         connection.set(queue.key, "x")
         with pytest.raises(NotAllowed, match="is a string, not a list"):
             queues.requeue(job.id, ANA)
@@ -456,12 +428,12 @@ class TestRequeue:
 
     def test_a_group_gets_its_turns(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.fail", group="acme")
-        run()
+        work()
         queues.requeue(id, ANA)
-        run()
+        work()
         assert states(store, "nightly") == ["failed"]
         assert connection.keys("rq-clock:default:turns:*") == []
 
@@ -472,7 +444,7 @@ class TestCancelAndDelete:
     @pytest.mark.parametrize("verb", ["cancel", "delete"])
     def test_a_run_that_waits_is_stopped_in_its_ledger(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool], verb: str,
+        work: Callable[..., bool], verb: str,
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
         getattr(queues, verb)(id, ANA)
@@ -486,12 +458,12 @@ class TestCancelAndDelete:
         assert schedules.audit(1)[0].verb == f"{verb}-job"
         assert connection.zcard(store.key("failing")) == 0
         assert connection.hget(store.key("counters:nightly"), "run stopped -") == b"1"
-        run()
+        work()
         assert states(store, "nightly") == ["stopped"]
         schedules.trigger("nightly")  # nothing is in the way
 
     def test_a_canceled_job_is_kept_and_can_be_requeued(
-        self, connection: Any, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, connection: Any, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
         queues.cancel(job.id, ANA)
@@ -499,14 +471,14 @@ class TestCancelAndDelete:
         assert job.id in CanceledJobRegistry("default", connection=connection)
         queues.requeue(job.id, ANA)
         assert job.id not in CanceledJobRegistry("default", connection=connection)
-        run()
+        work()
         assert job.return_value() == 3
 
     def test_a_deleted_job_leaves_nothing(
-        self, connection: Any, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, connection: Any, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         failed, later = queue.enqueue(jobs.fail), queue.enqueue_in(HOUR, jobs.add, 1, 2)
-        run()
+        work()
         for job in (failed, later):
             queues.delete(job.id, ANA)
             assert connection.keys(f"*{job.id}*") == []
@@ -583,10 +555,10 @@ class TestAgain:
 
     def test_it_is_another_job_of_the_same_fire_time(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.what_run", result_ttl=0)
-        run()
+        work()
         schedules.update("nightly", result_ttl=60)
         new = schedules.rerun(id, reason="late data")
         first, second = JobId.parse(id), JobId.parse(new)
@@ -594,7 +566,7 @@ class TestAgain:
         assert second
         assert new != id
         assert (first.fire_time, first.schedule) == (second.fire_time, second.schedule)
-        run()
+        work()
         seen: Any = Job.fetch(new, connection=connection).return_value()
         fire_time = first.fire_time.isoformat()
         assert (seen["fire_time"], seen["reason"], seen["attempt"]) == (fire_time, "manual", 1)
@@ -605,39 +577,39 @@ class TestAgain:
         assert (noted.verb, noted.reason, noted.detail["job"]) == ("again", "late data", new)
 
     def test_not_while_that_fire_time_is_in_progress_even_with_force(
-        self, store: Store, schedules: Schedules, queues: Queues, run: Callable[..., bool]
+        self, store: Store, schedules: Schedules, queues: Queues, work: Callable[..., bool]
     ) -> None:
         id = fire(store, schedules, "nightly", "tests.worker.jobs.fail", overlap="allow")
         with pytest.raises(ScheduleError, match=f"expected no run in progress, got {id}"):
             schedules.rerun(id, force=True)
-        run()
+        work()
         new = schedules.rerun(id)
         with pytest.raises(ScheduleError, match=f"got {new}"):
             schedules.rerun(id)
         with pytest.raises(NotAllowed, match=f"expected no other run of its fire time.*got {new}"):
             queues.requeue(id, ANA)
-        run()
+        work()
         assert states(store, "nightly") == ["failed", "failed"]
         queues.requeue(id, ANA)
 
     def test_another_run_in_progress_is_minded_unless_forced(
-        self, store: Store, schedules: Schedules, queues: Queues, run: Callable[..., bool]
+        self, store: Store, schedules: Schedules, queues: Queues, work: Callable[..., bool]
     ) -> None:
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
-        run()
+        work()
         other = schedules.trigger("nightly")
         with pytest.raises(ScheduleError, match=f"expected no run in progress, got {other}"):
             schedules.rerun(id)
         schedules.rerun(id, force=True)
-        run()
+        work()
         assert states(store, "nightly") == ["ok"] * 3
 
     def test_only_runs_of_schedules_that_exist(
         self, store: Store, schedules: Schedules, queue: Any, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
-        run()
+        work()
         schedules.remove("nightly")
         with pytest.raises(Conflict, match="there is no such schedule"):
             schedules.rerun(id)
@@ -652,10 +624,10 @@ class TestAgain:
 
     def test_its_meta_tells_it_to_stock_workers_too(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
-        run()
+        work()
         run_now = from_meta(Job.fetch(schedules.rerun(id), connection=connection).meta)
         origin = JobId.parse(id)
         assert run_now
@@ -668,10 +640,10 @@ class TestRaces:
 
     def test_of_many_who_requeue_at_once_one_does(
         self, redis_url: str, connection: Any, queue: Any, schedules: Schedules,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         job = queue.enqueue(jobs.fail)
-        run()
+        work()
         barrier = threading.Barrier(8)
 
         def requeue(_: int) -> str:
@@ -721,10 +693,10 @@ class TestRaces:
 
     def test_asked_again_after_a_lost_reply_nothing_is_done_twice(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool], monkeypatch: pytest.MonkeyPatch,
+        work: Callable[..., bool], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "nightly", "tests.worker.jobs.fail")
-        run()
+        work()
         with pytest.raises(NoJob):
             queues.stop("none", ANA)  # loads the script
         with reply_lost(monkeypatch), pytest.raises(ConnectionError):
@@ -732,14 +704,14 @@ class TestRaces:
         with pytest.raises(NotAllowed, match="got one that is queued"):
             queues.requeue(id, ANA)
         assert connection.lrange("rq:queue:default", 0, -1) == [id.encode()]
-        run()
+        work()
         schedules.trigger("nightly")  # loads the script
-        run()
+        work()
         with reply_lost(monkeypatch), pytest.raises(StoreUnavailable):
             schedules.rerun(id)
         with pytest.raises(ScheduleError, match="expected no run in progress"):
             schedules.rerun(id)
-        run()
+        work()
         with reply_lost(monkeypatch), pytest.raises(ConnectionError):
             queues.delete(id, ANA)
         with pytest.raises(NoJob):
@@ -773,12 +745,12 @@ class TestSweep:
     """What is done to many is done to those that match, each once, and is one line of the audit."""
 
     def test_all_that_match_and_no_other(
-        self, connection: Any, schedules: Schedules, queues: Queues, run: Callable[..., bool]
+        self, connection: Any, schedules: Schedules, queues: Queues, work: Callable[..., bool]
     ) -> None:
         mail, bulk = Queue("mail", connection=connection), Queue("bulk", connection=connection)
         wanted = [mail.enqueue(jobs.fail, f"smtp {i}").id for i in range(3)]
         other = [mail.enqueue(jobs.fail, "quota").id, bulk.enqueue(jobs.fail, "smtp").id]
-        run("mail", "bulk")
+        work("mail", "bulk")
         match = JobFilter(queue="mail", text="SMTP")
         assert {job.id for job in queues.matching(match)[0]} == set(wanted)
         assert queues.sweep("requeue", match, ANA) == BulkResult(3)
@@ -792,13 +764,13 @@ class TestSweep:
         assert queues.sweep("delete", JobFilter(), ANA).done == 2
 
     def test_what_failed_since_somebody_looked_is_left(
-        self, queue: Any, queues: Queues, run: Callable[..., bool]
+        self, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         queue.enqueue(jobs.fail)
-        run()
+        work()
         seen = queues.look().now
         queue.enqueue(jobs.fail)
-        run()
+        work()
         assert queues.sweep("delete", JobFilter(before=seen), ANA).done == 1
 
     def test_of_very_many_a_bounded_number_is_done_and_the_rest_is_told(
@@ -812,12 +784,12 @@ class TestSweep:
 
     def test_several_fire_times_of_a_schedule_go_together(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,
-        run: Callable[..., bool],
+        work: Callable[..., bool],
     ) -> None:  # fmt: skip
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.fail", overlap="allow")
         for _ in range(150):
             schedules.trigger("nightly", force=True)
-        run()
+        work()
         entry = schedules.get("nightly")
         assert entry
         connection.hset(store.key("markers"), "nightly", entry.base)  # the clock has gone on

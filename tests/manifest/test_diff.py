@@ -30,16 +30,6 @@ FAR_AWAY = datetime(2099, 1, 1, tzinfo=UTC)
 TASK = "tasks.demo.heartbeat"
 
 
-@pytest.fixture
-def store(connection: Redis) -> Store:
-    return Store(connection, "default")
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection, by="ana", settings=Settings.from_env({}))
-
-
 def item(
     name: str, trigger: Trigger = DAILY, target: Target = TASK, *, paused: Paused | None = None,
     **options: Any,

@@ -211,7 +211,7 @@ class TestRealCrontabs:
 
     def test_a_users_crontab_gets_names_and_zones_line_by_line(self) -> None:
         imported = from_crontab(USERS)
-        assert [(s.name, s.trigger.tz) for s in imported.schedules] == [  # type: ignore[union-attr]
+        assert [(s.name, s.trigger.tz) for s in imported.schedules] == [
             ("rotate-the-logs", "Europe/Berlin"),
             ("manage-sync_orders", "Europe/Berlin"),
             ("artisan-report-send", "Europe/Berlin"),

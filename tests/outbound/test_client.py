@@ -24,12 +24,10 @@ from rq_clock.redaction import MASK
 from rq_clock.run import Run, running
 from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
-from tests.helpers import wait_until
-from tests.runners.lab import FIRE_TIME, KEY, Said, enqueue, quick, said, work
+from tests.helpers import Events, wait_until
+from tests.runners.lab import FIRE_TIME, KEY, enqueue, work
 
 pytestmark = pytest.mark.integration
-
-__all__ = ["quick", "said"]  # fixtures
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -134,7 +132,7 @@ def nobody_calls() -> bool:
 
 
 class TestWebhook:
-    def test_a_call_says_who_calls_and_what_for(self, web: Server, said: Said) -> None:
+    def test_a_call_says_who_calls_and_what_for(self, web: Server, events: Events) -> None:
         with running(Run("nightly", FIRE_TIME, "schedule")):
             result = call_webhook(f"{web.url}/status/201/made?a=b%20c", json={"full": "ü"})
         assert result == {"status": 201, "body": "made"}
@@ -150,7 +148,7 @@ class TestWebhook:
             "Idempotency-Key": "nightly/2026-03-01T03:00:00Z",
             "Connection": "close",
         }
-        [answered] = said("webhook.answered")
+        [answered] = events("webhook.answered")
         assert (answered["schedule"], answered["status"]) == ("nightly", 201)
 
     def test_a_call_without_json_has_no_body(self, web: Server) -> None:

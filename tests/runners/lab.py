@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,11 @@ from typing import Any
 import pytest
 from rq import Queue, SimpleWorker
 
-from rq_clock import run
 from rq_clock.errors import CommandFailed
-from rq_clock.log import logger
 from rq_clock.model.schedule import declare
-from rq_clock.runners import shell
 from rq_clock.runners.tasks import run_command
 from rq_clock.timing.triggers import every
-from tests.helpers import wait_until
+from tests.helpers import Events, wait_until
 
 ROOT = Path(__file__).parents[2]
 FIRE_TIME = datetime(2026, 3, 1, 3, tzinfo=UTC)
@@ -30,32 +26,8 @@ STOCK = (
 """The worker of RQ itself."""
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Stubborn processes are killed soon; what is logged is heard; nobody is told to stop yet."""
-    monkeypatch.setattr(shell, "GRACE_SECONDS", 0.4)
-    monkeypatch.setattr(run, "_stopping", False)
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(logger, "handlers", [])
-    caplog.set_level("INFO", logger="rq_clock")
-
-
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[dict[str, Any]]]:
-    """The fields of every event of a name."""
-
-    def said(event: str) -> list[dict[str, Any]]:
-        found: list[Any] = [r for r in caplog.records if getattr(r, "event", "") == event]
-        return [record.fields for record in found]
-
-    return said
-
-
-Said = Callable[[str], list[dict[str, Any]]]
-
-
-def lines(said: Said, stream: str = "stdout") -> list[str]:
-    return [fields["line"] for fields in said("run.output") if fields["stream"] == stream]
+def lines(events: Events, stream: str = "stdout") -> list[str]:
+    return [fields["line"] for fields in events("run.output") if fields["stream"] == stream]
 
 
 def failure(line: str, **options: Any) -> str:

@@ -22,14 +22,10 @@ from tests.runners.lab import (
     enqueue,
     lives,
     pids_in,
-    quick,
-    said,
     wait_until_gone,
 )
 
 pytestmark = pytest.mark.process
-
-__all__ = ["quick", "said"]  # fixtures
 
 
 OURS = "from rq_clock import run_worker; run_worker()"

@@ -16,45 +16,43 @@ from rq_clock.model.targets import command
 from rq_clock.redaction import MASK, Secrets
 from rq_clock.runners import output
 from rq_clock.runners.tasks import keep_output, run_command
-from tests.helpers import wait_until
-from tests.runners.lab import JOB_ID, KEY, ROOT, Said, enqueue, lines, quick, said, work
+from tests.helpers import Events, wait_until
+from tests.runners.lab import JOB_ID, KEY, ROOT, enqueue, lines, work
 
 pytestmark = pytest.mark.process
 
-__all__ = ["quick", "said"]  # fixtures
-
 
 class TestOutput:
-    def test_not_utf_8_is_shown_as_escapes(self, said: Said) -> None:
+    def test_not_utf_8_is_shown_as_escapes(self, events: Events) -> None:
         run_command(r"printf 'a\377b\nf\303\274r\n'")
-        assert lines(said) == [r"a\xffb", "für"]
+        assert lines(events) == [r"a\xffb", "für"]
 
-    def test_a_line_without_an_end_is_a_line(self, said: Said) -> None:
+    def test_a_line_without_an_end_is_a_line(self, events: Events) -> None:
         run_command("printf one; printf two >&2")
-        assert (lines(said), lines(said, "stderr")) == (["one"], ["two"])
+        assert (lines(events), lines(events, "stderr")) == (["one"], ["two"])
 
-    def test_terminals_are_not_obeyed(self, said: Said) -> None:
+    def test_terminals_are_not_obeyed(self, events: Events) -> None:
         run_command(r"printf '\033[31mred\033[0m \033]0;title\007\007end\n10%%\r99%%\r\n'")
-        assert lines(said) == [r"red \x07end", "99%"]
+        assert lines(events) == [r"red \x07end", "99%"]
 
-    def test_a_long_line_is_cut_and_said_to_be(self, said: Said) -> None:
+    def test_a_long_line_is_cut_and_said_to_be(self, events: Events) -> None:
         run_command("head -c 3000 /dev/zero | tr '\\0' x; echo; head -c 99999 /dev/zero")
-        first, second = said("run.output")
+        first, second = events("run.output")
         assert first["line"] == "x" * 1999 + "…"
         assert first["cut_of_bytes"] == 3000
         assert len(second["line"]) == 2000
         assert second["cut_of_bytes"] == 99999
 
-    def test_a_thousand_lines_are_logged_and_the_rest_is_counted(self, said: Said) -> None:
+    def test_a_thousand_lines_are_logged_and_the_rest_is_counted(self, events: Events) -> None:
         run_command("seq 1 2500; printf tail; seq 1 10 >&2")
-        assert len(said("run.output")) == 1000
-        assert lines(said)[-1] == "1000"
-        assert said("run.output_cut") == [{"logged": 1000, "more_lines": 1511}]
+        assert len(events("run.output")) == 1000
+        assert lines(events)[-1] == "1000"
+        assert events("run.output_cut") == [{"logged": 1000, "more_lines": 1511}]
 
-    def test_a_thousand_lines_are_all_logged(self, said: Said) -> None:
+    def test_a_thousand_lines_are_all_logged(self, events: Events) -> None:
         run_command("seq 1 1000")
-        assert len(said("run.output")) == 1000
-        assert not said("run.output_cut")
+        assert len(events("run.output")) == 1000
+        assert not events("run.output_cut")
 
     def test_the_record_is_what_was_printed(self, connection: Any) -> None:
         enqueue(connection, command(r"echo one; printf 'a\377\nb'"))
@@ -107,7 +105,7 @@ class TestOutput:
         assert first == f"[{len(everything) - len(kept) + len(first) + 1} bytes came before]"
 
     def test_what_cannot_be_recorded_is_said_once(
-        self, said: Said, monkeypatch: pytest.MonkeyPatch
+        self, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(output, "WRITE_SECONDS", 0.01)
         tries = []
@@ -121,7 +119,7 @@ class TestOutput:
             wait_until(lambda: len(tries) == 1, 10, "a try")
             record.changed()
             wait_until(lambda: len(tries) == 2, 10, "another")
-        assert said("run.output_lost") == [{"reason": "nobody there"}]
+        assert events("run.output_lost") == [{"reason": "nobody there"}]
 
     def test_a_redis_that_is_stuck_does_not_hold_up_the_command(
         self, monkeypatch: pytest.MonkeyPatch

@@ -28,46 +28,42 @@ from rq_clock.runners import shell
 from rq_clock.runners.tasks import CommandTimedOut, run_command
 from rq_clock.testing import FakeClock
 from rq_clock.timing.triggers import every
+from tests.helpers import Events
 from tests.runners.lab import (
     FIRE_TIME,
     ROOT,
     STOCK,
-    Said,
     enqueue,
     failure,
     lines,
     lives,
     pid_in,
     pids_in,
-    quick,
-    said,
     wait_until_gone,
     work,
 )
 
 pytestmark = pytest.mark.process
 
-__all__ = ["quick", "said"]  # fixtures
-
 
 class TestCommand:
-    def test_exit_code_zero_is_success(self, said: Said) -> None:
+    def test_exit_code_zero_is_success(self, events: Events) -> None:
         run_command("echo one; echo two >&2; echo three")
-        assert lines(said) == ["one", "three"]
-        assert lines(said, "stderr") == ["two"]
-        assert said("command.started") == [{"command": "echo one; echo two >&2; echo three"}]
-        [ended] = said("command.ended")
+        assert lines(events) == ["one", "three"]
+        assert lines(events, "stderr") == ["two"]
+        assert events("command.started") == [{"command": "echo one; echo two >&2; echo three"}]
+        [ended] = events("command.ended")
         assert ended["exit"] == 0
         assert float(ended["took"].removesuffix("s")) > 0
 
-    def test_another_exit_code_is_a_failure_with_its_last_words(self, said: Said) -> None:
+    def test_another_exit_code_is_a_failure_with_its_last_words(self, events: Events) -> None:
         text = failure("echo first >&2; echo no disk >&2; echo ' ' >&2; exit 3")
         assert text == "exit code 3; last words: no disk"
-        assert said("command.ended")[0]["exit"] == 3
+        assert events("command.ended")[0]["exit"] == 3
 
-    def test_a_signal_is_told_by_its_name(self, said: Said) -> None:
+    def test_a_signal_is_told_by_its_name(self, events: Events) -> None:
         assert failure("kill -KILL $$") == "SIGKILL"
-        assert said("command.ended")[0]["signal"] == "SIGKILL"
+        assert events("command.ended")[0]["signal"] == "SIGKILL"
         assert failure("exit 137") == "exit code 137 (128 + SIGKILL)"
 
     def test_a_command_that_does_not_exist_says_so(self) -> None:
@@ -80,37 +76,37 @@ class TestCommand:
         assert "nowhere" in text
 
     def test_it_runs_in_its_directory_with_its_variables_and_nothing_to_read(
-        self, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "data").mkdir()
         monkeypatch.setenv("FROM_APP", "app")
         monkeypatch.setenv("OVERRIDDEN", "app")
         env = {"GIVEN": "two words", "OVERRIDDEN": "given"}
         run_command('pwd; echo "$FROM_APP $GIVEN $OVERRIDDEN"; cat', cwd="data", env=env)
-        assert lines(said) == [str(tmp_path / "data"), "app two words given"]
+        assert lines(events) == [str(tmp_path / "data"), "app two words given"]
 
     def test_it_runs_at_the_apps_root_when_nothing_is_said(
-        self, tmp_path: Path, said: Said
+        self, tmp_path: Path, events: Events
     ) -> None:
         run_command("pwd")
-        assert lines(said) == [str(tmp_path)]
+        assert lines(events) == [str(tmp_path)]
 
-    def test_it_knows_its_run(self, said: Said) -> None:
+    def test_it_knows_its_run(self, events: Events) -> None:
         told = "env | grep ^RQ_CLOCK_ | sort"
         before = datetime(2026, 3, 1, 2, tzinfo=UTC)
         with running(Run("nightly", FIRE_TIME, "catch_up", previous=before)):
             run_command(told)
-        assert lines(said) == [
+        assert lines(events) == [
             "RQ_CLOCK_FIRE_TIME=2026-03-01T03:00:00Z",
             "RQ_CLOCK_PREVIOUS=2026-03-01T02:00:00Z",
             "RQ_CLOCK_REASON=catch_up",
             "RQ_CLOCK_SCHEDULE=nightly",
         ]
-        assert said("command.ended")[0]["schedule"] == "nightly"
+        assert events("command.ended")[0]["schedule"] == "nightly"
 
-    def test_it_has_a_session_of_its_own(self, said: Said) -> None:
+    def test_it_has_a_session_of_its_own(self, events: Events) -> None:
         run_command("echo $$; ps -o pgid= -o sid= -p $$")
-        own, group, session = " ".join(lines(said)).split()
+        own, group, session = " ".join(lines(events)).split()
         assert own == group == session
         assert own != str(os.getpgrp())
 
@@ -129,11 +125,11 @@ class TestCommand:
 
 
 class TestEnding:
-    def test_a_timeout_ends_the_command(self, said: Said) -> None:
+    def test_a_timeout_ends_the_command(self, events: Events) -> None:
         with pytest.raises(CommandTimedOut, match=r"^ended by SIGTERM after 0\.2 s, its timeout$"):
             run_command("echo $$ > pid; sleep 60", timeout=0.2)
         wait_until_gone(*pids_in("pid"))
-        assert said("command.ended")[0]["because"] == "timeout"
+        assert events("command.ended")[0]["because"] == "timeout"
         assert issubclass(CommandTimedOut, JobTimeoutException)
 
     def test_a_timeout_ends_all_that_it_started_however_stubborn(self) -> None:
@@ -149,10 +145,10 @@ class TestEnding:
             run_command(line, timeout=0.5)
         assert not any(map(lives, pids_in("one", "two", "three", "four", "five")))
 
-    def test_a_command_may_end_well_when_it_is_told_to(self, said: Said) -> None:
+    def test_a_command_may_end_well_when_it_is_told_to(self, events: Events) -> None:
         with pytest.raises(CommandTimedOut, match="exit code 7"):
             run_command("trap 'echo bye; exit 7' TERM; sleep 60 & wait", timeout=0.2)
-        assert lines(said) == ["bye"]
+        assert lines(events) == ["bye"]
 
     def test_what_a_command_leaves_behind_is_ended(self) -> None:
         run_command(
@@ -176,13 +172,13 @@ class TestEnding:
         assert lives(pid)
         os.kill(pid, signal.SIGKILL)
 
-    def test_rqs_own_timeout_ends_it_too(self, connection: Any, said: Said) -> None:
+    def test_rqs_own_timeout_ends_it_too(self, connection: Any, events: Events) -> None:
         kwargs = {"shell": "echo $$ > pid; trap '' TERM; while :; do sleep 60; done"}
         queue = Queue("default", connection=connection)
         job: Any = queue.enqueue("rq_clock.runners.run_command", kwargs=kwargs, job_timeout=1)
         work(connection)
         assert "JobTimeoutException" in job.latest_result().exc_string
-        assert said("command.failed")[0]["reason"] == "JobTimeoutException"
+        assert events("command.failed")[0]["reason"] == "JobTimeoutException"
         wait_until_gone(*pids_in("pid"))
 
     def test_the_commands_own_timeout_is_met_before_rqs(self, connection: Any) -> None:
@@ -204,11 +200,11 @@ class TestEnding:
         yield
         teller.join()
 
-    def test_a_shutdown_interrupts_a_command(self, said: Said) -> None:
+    def test_a_shutdown_interrupts_a_command(self, events: Events) -> None:
         with self.told_to_stop_after("pid"), pytest.raises(Interrupted, match="shutdown"):
             run_command("echo $$ > pid; sleep 60")
         wait_until_gone(*pids_in("pid"))
-        assert said("command.ended")[0]["because"] == "its worker's shutdown"
+        assert events("command.ended")[0]["because"] == "its worker's shutdown"
 
     def test_a_shutdown_kills_a_stubborn_command(self) -> None:
         with self.told_to_stop_after("pid"), pytest.raises(Interrupted, match="SIGKILL"):
@@ -260,8 +256,8 @@ def test_the_stock_workers_log_gets_the_lines(redis_url: str, connection: Any) -
     assert logging.getLogger("rq_clock") is logger
 
 
-def test_a_fake_clock_runs_commands_too(said: Said) -> None:
+def test_a_fake_clock_runs_commands_too(events: Events) -> None:
     clock = Clock()
     clock.add("disk", every(hours=1), command("echo $RQ_CLOCK_FIRE_TIME"))
     FakeClock(clock, "2026-03-01T02:30Z").advance("2026-03-01T03:30Z")
-    assert lines(said) == ["2026-03-01T03:00:00Z"]
+    assert lines(events) == ["2026-03-01T03:00:00Z"]

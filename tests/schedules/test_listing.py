@@ -13,7 +13,6 @@ from rq_clock.model.targets import command
 from rq_clock.schedules import listing as overview
 from rq_clock.schedules.listing import SORTS, Listing, ScheduleList
 from rq_clock.schedules.service import ALL, Schedules
-from rq_clock.settings import Settings
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
@@ -21,11 +20,6 @@ from tests.helpers import round_trips
 
 PREFIX = "rq-clock:default:"
 TASK = "tasks.nothing"
-
-
-@pytest.fixture
-def schedules(connection: Redis, redis_url: str) -> Schedules:
-    return Schedules(connection, settings=Settings.from_env({"REDIS_URL": redis_url}))
 
 
 @pytest.fixture

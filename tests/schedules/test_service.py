@@ -34,16 +34,6 @@ HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 TASK = "tasks.demo.heartbeat"
 
 
-@pytest.fixture
-def store(connection: Redis) -> Store:
-    return Store(connection, "default")
-
-
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection, by="ana", settings=Settings.from_env({}))
-
-
 def now(store: Store) -> datetime:
     seconds, micros = store.redis.time()
     return datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))

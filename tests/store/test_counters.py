@@ -35,8 +35,6 @@ from tests.helpers import pause, wait_until
 
 PREFIX = "rq-clock:default:"
 HOUR = timedelta(hours=1)
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-"""A worker in the tests' own process forks; pytest's watchdog is a thread."""
 
 
 class Clock(Wall):

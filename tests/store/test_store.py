@@ -28,11 +28,6 @@ MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def store(connection: Redis) -> Store:
-    return Store(connection, "default")
-
-
 def acquire(store: Store, instance: str = "clock.1", mode: str = "starting") -> Lease:
     lease = store.acquire(instance, OURS, mode, MIDNIGHT)
     assert isinstance(lease, Lease), lease

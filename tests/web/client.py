@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from fastapi import FastAPI
 from redis import Redis
 from starlette.testclient import TestClient
@@ -13,12 +12,13 @@ from starlette.testclient import TestClient
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.web import create_app
-from rq_clock.web import middleware as guard
 from rq_clock.web.api import responses as given
 from rq_clock.web.api import schemas as models
 
 VALUES = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "operate", "admin")}
 TOKENS = ",".join(f"{scope}:{scope}:{value}" for scope, value in VALUES.items())
+ADMIN, OPERATOR, READER = (f"{name}-token-0123456789" for name in ("admin", "operator", "reader"))
+PAGE_TOKENS = f"ana:admin:{ADMIN},oli:operate+read:{OPERATOR},eve:read:{READER}"
 API = "/api/v1"
 
 
@@ -27,13 +27,6 @@ def app_on(redis_url: str, *, read_only: bool = False) -> FastAPI:
     these tests are about what is answered, on a machine that may be busy."""
     settings = Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS})
     return create_app(settings, redis=Redis.from_url(redis_url), read_only=read_only)
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer comes too late."""
-    monkeypatch.setattr(guard, "LOOK_SECONDS", 60)
-    monkeypatch.setattr(guard, "CHANGE_SECONDS", 60)
 
 
 class Caller:

@@ -18,7 +18,6 @@ from rq_clock.devserver import Server, free_url
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
 from rq_clock.web import create_app
-from rq_clock.web import middleware as guard
 from rq_clock.web.auth import ATTEMPTS, COOKIE
 from rq_clock.web.context import Needs
 from rq_clock.web.middleware import MOST_BYTES
@@ -63,12 +62,6 @@ def scopes_of(dependant: Any) -> list[str]:
 
 ROUTES = routes()
 UNSAFE = [(m, p, s) for m, p, s in ROUTES if m not in ("GET", "HEAD")]
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long an answer may take is no matter here, where the machine may be busy."""
-    monkeypatch.setattr(guard, "LOOK_SECONDS", 60)
 
 
 @pytest.fixture(scope="module")

@@ -33,16 +33,11 @@ from rq_clock.web import middleware as guard
 from rq_clock.worker.worker import Worker
 from tests.clock.storm import ROOT
 from tests.web import hostile
-from tests.web.client import API, VALUES, Caller, app_on, patience
+from tests.web.client import API, VALUES, Caller, app_on
 from tests.web.hostile import asked_of, plant, snapshot
 from tests.web.test_server import WebProcess
 from tests.worker import jobs as worker_jobs
 
-pytestmark = [
-    pytest.mark.usefixtures("patience"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
-]
-__all__ = ["patience"]
 HERE = {"Sec-Fetch-Site": "same-origin"}
 ADMIN = {"Authorization": f"Bearer {VALUES['admin']}"}
 HOUR = every(hours=1)

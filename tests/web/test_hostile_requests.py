@@ -24,12 +24,10 @@ from rq_clock.devserver import Server
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
-from tests.web.client import API, VALUES, app_on, patience
+from tests.web.client import API, VALUES, app_on
 from tests.web.test_server import TOKEN, WebProcess
 from tests.worker import jobs as worker_jobs
 
-pytestmark = pytest.mark.usefixtures("patience")
-__all__ = ["patience"]
 HERE = {"Sec-Fetch-Site": "same-origin"}
 LONG = "9" * 5000
 """Digits that Python refuses to read as a number."""

@@ -17,10 +17,8 @@ from rq_clock.settings import Settings
 from rq_clock.store.client import connect
 from rq_clock.web import create_app, idempotency
 from tests.proxy import Proxy
-from tests.web.client import TOKENS, Caller, app_on, patience
+from tests.web.client import TOKENS, Caller, app_on
 
-pytestmark = pytest.mark.usefixtures("patience")
-__all__ = ["patience"]
 KEY = {"Idempotency-Key": "it-1"}
 RULE = {"every": "1h", "func": "a.b"}
 DIES = """

@@ -70,11 +70,6 @@ def with_label(found: Samples, name: str, label: str) -> dict[str, float]:
     return {dict(labels)[label]: value for labels, value in found.get(name, {}).items()}
 
 
-@pytest.fixture
-def schedules(connection: Redis) -> Schedules:
-    return Schedules(connection, by="test")
-
-
 class TestSingleSchedules:
     def test_a_schedule_is_told_with_its_instants(
         self, connection: Redis, schedules: Schedules

@@ -44,25 +44,6 @@ from tests.helpers import wait_until
 from tests.worker import jobs as jobs
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-"""A worker in the tests' own process forks; pytest's watchdog is a thread."""
-
-
-@pytest.fixture
-def queue(connection: Any) -> Queue:
-    return Queue("default", connection=connection)
-
-
-@pytest.fixture
-def run(connection: Any, redis_url: str) -> Callable[..., bool]:
-    """Run a worker in this process until its queues are empty: `run(RQ_CLOCK_HORSE_JOBS="1")`."""
-
-    def run(*queues: str, max_jobs: int | None = None, **env: str) -> bool:
-        settings = Settings.from_env({"REDIS_URL": redis_url, **env})
-        worker = Worker(list(queues) or ["default"], connection=connection, settings=settings)
-        return worker.work(burst=True, logging_level="CRITICAL", max_jobs=max_jobs)
-
-    return run
 
 
 class Process:
@@ -137,9 +118,9 @@ def beats(connection: Any) -> int:
 class TestBooks:
     """What RQ's tools find afterwards."""
 
-    def test_a_result_is_where_rq_has_it(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_a_result_is_where_rq_has_it(self, queue: Any, work: Callable[..., bool]) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
-        assert run()
+        assert work()
         job.refresh()
         assert (job.get_status(), job.return_value(), job.worker_name) == (
             "finished", 3, job.latest_result().worker_name,
@@ -152,7 +133,7 @@ class TestBooks:
     @pytest.mark.parametrize("options", [{}, {"result_ttl": 60}, {"result_ttl": -1}, {"ttl": 90}])
     @pytest.mark.parametrize("function", [jobs.pid, jobs.fail])
     def test_the_books_hold_what_they_hold_after_rqs_own_worker(
-        self, connection: Any, queue: Any, run: Callable[..., bool],
+        self, connection: Any, queue: Any, work: Callable[..., bool],
         function: Any, options: dict[str, Any],
     ) -> None:  # fmt: skip
         def books(job: Job) -> dict[str, Any]:
@@ -175,87 +156,87 @@ class TestBooks:
             }
 
         ours = queue.enqueue(function, **options)
-        run()
+        work()
         stocks = queue.enqueue(function, **options)
         SimpleWorker([queue], connection=connection).work(burst=True, logging_level="CRITICAL")
         assert books(ours) == books(stocks)
 
     def test_a_failure_is_in_the_registry_with_its_trace_and_its_callback_was_called(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail, "gone", on_failure=Callback(jobs.on_failure))
-        run()
+        work()
         assert job.get_status() == "failed"
         assert "ValueError: gone" in job.latest_result().exc_string
         assert job.id in FailedJobRegistry(queue=queue)
         assert connection.lrange("called", 0, -1) == [b"failure ValueError"]
 
     def test_a_success_callback_is_called_and_can_fail_the_job(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         good = queue.enqueue(jobs.add, 1, 2, on_success=Callback(jobs.on_success))
         bad = queue.enqueue(jobs.add, 1, 2, on_success=Callback("tests.worker.jobs.gone"))
-        run()
+        work()
         assert connection.lrange("called", 0, -1) == [b"success 3"]
         assert (good.get_status(), bad.get_status()) == ("finished", "failed")
 
     def test_a_job_that_may_be_retried_is(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail, retry=Retry(max=2))
-        run()
+        work()
         job.refresh()
         assert (job.get_status(), job.retries_left) == ("failed", 0)
         assert connection.hget(job.key, "rq_clock_attempt") == b"3"
 
     def test_a_retry_with_a_delay_waits_in_rqs_registry(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail, retry=Retry(max=2, interval=[30, 60]))
         before = datetime.now(UTC)
-        run()
+        work()
         assert job.get_status() == "scheduled"
         at = queue.scheduled_job_registry.get_scheduled_time(job)
         assert timedelta(seconds=29) < at - before < timedelta(seconds=35)
 
-    def test_a_job_can_ask_for_a_retry(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_a_job_can_ask_for_a_retry(self, queue: Any, work: Callable[..., bool]) -> None:
         job = queue.enqueue(jobs.ask_again, 2)
-        run()
+        work()
         job.refresh()
         assert (job.get_status(), job.number_of_retries) == ("failed", 2)
         assert [result.type.name for result in job.results()] == ["FAILED", "RETRIED", "RETRIED"]
 
     def test_what_depends_on_a_job_is_queued_with_its_end(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         parent = queue.enqueue(jobs.add, 1, 2)
         child = queue.enqueue(jobs.add, 3, 4, depends_on=parent)
         grandchild = queue.enqueue(jobs.add, 5, 6, depends_on=[parent, child])
-        run()
+        work()
         assert [j.get_status() for j in (child, grandchild)] == ["finished", "finished"]
         assert DeferredJobRegistry(queue=queue).count == 0
 
     def test_what_depends_on_a_failed_job_waits_unless_it_allows_failure(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         parent = queue.enqueue(jobs.fail)
         waits = queue.enqueue(jobs.add, 3, 4, depends_on=parent)
         goes = queue.enqueue(jobs.add, 3, 4, depends_on=Dependency([parent], allow_failure=True))
-        run()
+        work()
         assert [j.get_status() for j in (waits, goes)] == ["deferred", "finished"]
 
     def test_a_result_that_is_not_wanted_leaves_nothing(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2, result_ttl=0)
-        run()
+        work()
         assert connection.keys(f"*{job.id}*") == []
 
     def test_a_result_that_cannot_be_pickled_does_not_fail_the_job(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.unpicklable)
-        run()
+        work()
         assert job.get_status() == "finished"
         assert "nserializable" in str(job.return_value())
 
@@ -268,28 +249,28 @@ class TestBooks:
         ],
     )
     def test_a_job_that_cannot_be_called_fails_and_says_why(
-        self, queue: Any, run: Callable[..., bool], function: str, args: Any, told: str
+        self, queue: Any, work: Callable[..., bool], function: str, args: Any, told: str
     ) -> None:
         job = queue.enqueue(function, *args)
-        run()
+        work()
         assert job.get_status() == "failed"
         assert told in job.latest_result().exc_string
 
     def test_a_job_whose_data_is_garbage_fails_alone(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         bad, good = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 3, 4)
         connection.hset(bad.key, "data", "garbage")
         connection.hset(bad.key, "started_at", "never")
-        run()
+        work()
         assert (connection.hget(bad.key, "status"), good.return_value()) == (b"failed", 7)
 
     @pytest.mark.parametrize("text", ["\udcff.txt", "a\x00b", "\ud83d", "é"])
     def test_an_error_is_recorded_whatever_its_text(
-        self, queue: Any, run: Callable[..., bool], text: str
+        self, queue: Any, work: Callable[..., bool], text: str
     ) -> None:
         bad, good = queue.enqueue(jobs.fail, text), queue.enqueue(jobs.add, 1, 2)
-        run()
+        work()
         shown = text.encode(errors="backslashreplace").decode()
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
         trace = bad.latest_result().exc_string
@@ -297,26 +278,26 @@ class TestBooks:
         assert trace.endswith(f"ValueError: {shown}\n")
 
     def test_an_error_that_has_no_text_is_recorded_with_its_trace(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         bad, good = queue.enqueue(jobs.fail_silently), queue.enqueue(jobs.add, 1, 2)
-        run()
+        work()
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
         assert "SilentError: <exception str() failed>" in bad.latest_result().exc_string
 
     def test_an_interruption_is_recorded_whatever_its_reason(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.give_up, "\udcff")
-        run(RQ_CLOCK_MAX_INTERRUPTIONS="1")
+        work(RQ_CLOCK_MAX_INTERRUPTIONS="1")
         assert job.get_status() == "failed"
         assert "Interrupted: \\udcff" in job.latest_result().exc_string
 
     def test_a_result_that_has_no_text_ends_one_job_and_no_other(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         done = [queue.enqueue(f) for f in (jobs.pid, jobs.answer_silently, jobs.pid)]
-        run()
+        work()
         assert [job.get_status() for job in done] == ["finished"] * 3
         assert done[0].return_value() == done[2].return_value()
 
@@ -336,49 +317,49 @@ class TestBooks:
         assert "KeyError: '\\udcff'" in bad.latest_result().exc_string
 
     def test_an_id_whose_job_was_deleted_is_passed_over(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         gone, job = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 3, 4)
         gone.delete(remove_from_queue=False)
-        run()
+        work()
         assert job.return_value() == 7
 
     def test_queues_are_served_in_their_order(
-        self, connection: Any, run: Callable[..., bool], tmp_path: Path
+        self, connection: Any, work: Callable[..., bool], tmp_path: Path
     ) -> None:
         path = tmp_path / "told"
         for name in ("low", "high"):
             for i in range(2):
                 Queue(name, connection=connection).enqueue(jobs.tell, str(path), f"{name} {i}")
-        run("high", "low")
+        work("high", "low")
         assert lines(path) == ["high 0", "high 1", "low 0", "low 1"]
 
-    def test_no_more_jobs_than_asked_for(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_no_more_jobs_than_asked_for(self, queue: Any, work: Callable[..., bool]) -> None:
         waiting = [queue.enqueue(jobs.add, 1, 2) for _ in range(3)]
-        run(max_jobs=2)
+        work(max_jobs=2)
         assert [j.get_status() for j in waiting] == ["finished", "finished", "queued"]
 
-    def test_rqs_own_repetition_is_kept(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_rqs_own_repetition_is_kept(self, queue: Any, work: Callable[..., bool]) -> None:
         from rq import Repeat
 
         job = queue.enqueue(jobs.add, 1, 2, repeat=Repeat(times=2))
-        run()
+        work()
         job.refresh()
         assert (job.get_status(), job.repeats_left, len(job.results())) == ("finished", 0, 3)
 
     def test_suspended_workers_take_nothing(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
         connection.set("rq:suspended", 1)
-        run()
+        work()
         assert job.get_status() == "queued"
 
     def test_the_stock_worker_goes_on_where_this_one_stopped(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail, retry=Retry(max=2))
-        run(max_jobs=1)
+        work(max_jobs=1)
         StockWorker([queue], connection=connection).work(burst=True, logging_level="CRITICAL")
         job.refresh()
         assert (job.get_status(), job.retries_left) == ("failed", 0)
@@ -389,22 +370,22 @@ class TestIsolation:
 
     @pytest.mark.parametrize("how", ["exit", "SIGSEGV", "SIGKILL", "SIGABRT"])
     def test_a_job_that_ends_its_process_fails_alone(
-        self, queue: Any, run: Callable[..., bool], how: str
+        self, queue: Any, work: Callable[..., bool], how: str
     ) -> None:
         first, bad, last = (
             queue.enqueue(jobs.pid),
             queue.enqueue(jobs.die, how),
             queue.enqueue(jobs.pid),
         )
-        run()
+        work()
         assert bad.get_status() == "failed"
         assert "terminated unexpectedly" in bad.latest_result().exc_string
         assert first.return_value() != last.return_value()
         assert os.getpid() not in (first.return_value(), last.return_value())
 
-    def test_one_process_serves_many_jobs(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_one_process_serves_many_jobs(self, queue: Any, work: Callable[..., bool]) -> None:
         done = [queue.enqueue(jobs.pid) for _ in range(5)]
-        run()
+        work()
         assert len({job.return_value() for job in done}) == 1
 
     @pytest.mark.parametrize(
@@ -419,43 +400,43 @@ class TestIsolation:
         ids=["raises", "times out", "asks for a retry", "is interrupted", "callback raises"],
     )
     def test_a_job_that_does_not_succeed_takes_its_process_along(
-        self, queue: Any, run: Callable[..., bool], function: Any, args: Any,
+        self, queue: Any, work: Callable[..., bool], function: Any, args: Any,
         options: dict[str, Any],
     ) -> None:  # fmt: skip
         first = queue.enqueue(jobs.pid)
         bad = queue.enqueue(function, *args, **options)
         last = queue.enqueue(jobs.pid)
-        run(RQ_CLOCK_MAX_INTERRUPTIONS="1")
+        work(RQ_CLOCK_MAX_INTERRUPTIONS="1")
         assert bad.get_status() == "failed"
         assert first.return_value() != last.return_value()
 
     def test_a_job_cannot_touch_the_transaction_of_one_that_failed(
-        self, queue: Any, run: Callable[..., bool], tmp_path: Path
+        self, queue: Any, work: Callable[..., bool], tmp_path: Path
     ) -> None:
         path = str(tmp_path / "database")
         with sqlite3.connect(path) as database:
             database.execute("CREATE TABLE rows (name)")
         queue.enqueue(jobs.insert, path, "half", end_well=False)
         queue.enqueue(jobs.insert, path, "whole", end_well=True)
-        run()
+        work()
         rows = database.execute("SELECT name FROM rows").fetchall()
         database.close()
         assert rows == [("whole",)]
 
     def test_a_job_that_timed_out_leaves_no_thread_behind(
-        self, queue: Any, run: Callable[..., bool], tmp_path: Path
+        self, queue: Any, work: Callable[..., bool], tmp_path: Path
     ) -> None:
         path = str(tmp_path / "told")
         late = queue.enqueue(jobs.write_in_a_thread, path, job_timeout=1)
         after = queue.enqueue(jobs.grows, path)
-        run()
+        work()
         assert "JobTimeoutException" in late.latest_result().exc_string
         assert lines(tmp_path / "told")
         assert after.return_value() is False
 
     @pytest.mark.parametrize(("seconds", "flushed"), [(0.3, ["flushed"]), (60, [])])
     def test_errors_are_flushed_before_the_process_of_a_failed_job_ends_unless_that_hangs(
-        self, queue: Any, run: Callable[..., bool], tmp_path: Path,
+        self, queue: Any, work: Callable[..., bool], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch, seconds: float, flushed: list[str],
     ) -> None:  # fmt: skip
         """Libraries that report errors wrap `perform_job` and send what they collected after it."""
@@ -471,101 +452,101 @@ class TestIsolation:
         monkeypatch.setattr(StockWorker, "perform_job", perform_and_flush)
         monkeypatch.setattr(worker_module, "FAREWELL", 2.0)
         bad, good = queue.enqueue(jobs.fail, "no"), queue.enqueue(jobs.add, 1, 2)
-        run()
+        work()
         assert "ValueError: no" in bad.latest_result().exc_string
         assert (good.return_value(), lines(tmp_path / "told")) == (3, flushed)
 
     def test_a_process_for_each_job_if_that_is_wanted(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         done = [queue.enqueue(jobs.pid) for _ in range(5)]
-        run(RQ_CLOCK_HORSE_JOBS="1")
+        work(RQ_CLOCK_HORSE_JOBS="1")
         assert len({job.return_value() for job in done}) == 5
 
     def test_a_process_that_has_grown_is_replaced(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         done = [queue.enqueue(jobs.grow, n) for n in (1, 1, 60, 1)]
-        run(RQ_CLOCK_HORSE_MB="40")
+        work(RQ_CLOCK_HORSE_MB="40")
         a, b, c, d = (job.return_value() for job in done)
         assert a == b == c != d
 
     def test_what_a_dead_job_has_started_is_ended(
-        self, queue: Any, run: Callable[..., bool], tmp_path: Path
+        self, queue: Any, work: Callable[..., bool], tmp_path: Path
     ) -> None:
         queue.enqueue(jobs.leave_a_child, str(tmp_path / "pid"))
-        run()
+        work()
         child = Path("/proc") / lines(tmp_path / "pid")[0] / "stat"
         wait_until(
             lambda: not child.exists() or ") Z " in child.read_text(), 5, "the child is gone"
         )
 
     def test_a_job_that_closes_what_the_worker_listens_to_fails_alone(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         bad, good = queue.enqueue(jobs.close_everything), queue.enqueue(jobs.add, 1, 2)
-        run()
+        work()
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
 
-    def test_pools_of_processes_end(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_pools_of_processes_end(self, queue: Any, work: Callable[..., bool]) -> None:
         job = queue.enqueue(jobs.use_pools, 25, job_timeout=60)
-        run()
+        work()
         assert job.return_value() == 25 * 28
 
     def test_processes_that_a_job_started_can_be_terminated(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.terminate_children, 10, job_timeout=60)
-        run()
+        work()
         assert job.return_value() == [-signal.SIGTERM] * 10
 
     @pytest.mark.parametrize("way", ["fork", "thread", "preexec_fn"])
     def test_a_forked_process_has_pythons_own_signal_handlers(
-        self, queue: Any, run: Callable[..., bool], way: str
+        self, queue: Any, work: Callable[..., bool], way: str
     ) -> None:
         job = queue.enqueue(jobs.handlers_of_a_fork, way)
-        run()
+        work()
         assert job.return_value() == [True] * 6
 
     def test_a_forked_process_keeps_a_handler_that_the_job_has_set(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.own_handler_of_a_fork)
-        run()
+        work()
         assert job.return_value() == 7
 
     @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 5)])
     def test_a_forked_process_that_comes_out_of_the_job_ends(
-        self, queue: Any, run: Callable[..., bool], how: str, code: int
+        self, queue: Any, work: Callable[..., bool], how: str, code: int
     ) -> None:
         job = queue.enqueue(jobs.fork_and, how, job_timeout=3)
         other = queue.enqueue(jobs.add, 1, 2)
-        run()
+        work()
         assert (job.return_value(), other.return_value()) == (code, 3)
         assert len(job.results()) == 1
 
     def test_a_process_that_a_callback_forked_ends(
-        self, queue: Any, run: Callable[..., bool]
+        self, queue: Any, work: Callable[..., bool]
     ) -> None:
         callback = Callback(jobs.fork_on_success, timeout=3)
         job, other = queue.enqueue(jobs.pid, on_success=callback), queue.enqueue(jobs.pid)
-        run()
+        work()
         assert job.return_value() == other.return_value()
         assert len(job.results()) == 1
 
-    def test_a_timeout_raises_in_the_job(self, queue: Any, run: Callable[..., bool]) -> None:
+    def test_a_timeout_raises_in_the_job(self, queue: Any, work: Callable[..., bool]) -> None:
         job = queue.enqueue(jobs.wait, 60, job_timeout=1)
-        run()
+        work()
         assert job.get_status() == "failed"
         assert "JobTimeoutException" in job.latest_result().exc_string
 
     def test_a_job_that_does_not_yield_to_its_timeout_is_killed(
-        self, queue: Any, run: Callable[..., bool], tmp_path: Path,
+        self, queue: Any, work: Callable[..., bool], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr(worker_module, "OVERTIME", 0.3)
         job = queue.enqueue(jobs.stubborn, str(tmp_path / "told"), job_timeout=1)
-        run()
+        work()
         assert lines(tmp_path / "told") == ["began", "JobTimeoutException"]
         assert job.get_status() == "failed"
         assert "maximum timeout value (1 seconds)" in job.latest_result().exc_string
@@ -653,12 +634,12 @@ class TestEnding:
         assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
 
     def test_a_job_that_is_interrupted_for_ever_fails_in_the_end(
-        self, connection: Any, queue: Any, run: Callable[..., bool], tmp_path: Path
+        self, connection: Any, queue: Any, work: Callable[..., bool], tmp_path: Path
     ) -> None:
         job = queue.enqueue(jobs.polite, str(tmp_path / "told"))
         connection.hset(job.key, "rq_clock_interruptions", 2)
         queue.enqueue("rq_clock.run.stop", at_front=True)
-        run(RQ_CLOCK_MAX_INTERRUPTIONS="2")
+        work(RQ_CLOCK_MAX_INTERRUPTIONS="2")
         assert job.get_status() == "failed"
         assert job.id in FailedJobRegistry(queue=queue)
 
@@ -891,12 +872,12 @@ class TestRuns:
         return enqueue
 
     def test_a_task_knows_its_run_and_the_last_that_succeeded(
-        self, connection: Any, enqueue: Callable[..., str], run: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
     ) -> None:
         told: list[Any] = []
         for hour in (1, 2):
             job = Job.fetch(enqueue(hour), connection=connection)
-            run()
+            work()
             told.append(job.return_value())
         assert told[0] == {
             "schedule": "hourly", "fire_time": "2026-03-01T01:00:00+00:00", "reason": "schedule",
@@ -905,12 +886,12 @@ class TestRuns:
         assert told[1]["previous"] == "2026-03-01T01:00:00+00:00"
 
     def test_the_ledger_says_how_a_run_ended(
-        self, connection: Any, enqueue: Callable[..., str], run: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
     ) -> None:
         enqueue(1)
-        run()
+        work()
         enqueue(2, "tests.worker.jobs.fail", args=["no\nreason"], retries=1)
-        run()
+        work()
         first, second = connection.lrange("rq-clock:default:ledger:hourly", 0, -1)
         assert first.split(b" ")[0] == b"s"
         assert first.split(b" ")[3:5] == [b"ok", b"1"]
@@ -930,34 +911,34 @@ class TestRuns:
         )
 
     def test_a_job_that_died_without_a_word_has_its_record(
-        self, connection: Any, enqueue: Callable[..., str], run: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
     ) -> None:
         enqueue(1, "tests.worker.jobs.die", args=["SIGKILL"])
-        run()
+        work()
         (entry,) = connection.lrange("rq-clock:default:ledger:hourly", 0, -1)
         assert entry.split(b" ")[3] == b"failed"
         assert b"signal 9" in entry
 
     def test_a_job_of_no_schedule_leaves_no_record_even_if_its_id_looks_like_one(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         queue.enqueue(jobs.add, 1, 2, job_id="default-hourly-1772323200000")
-        run()
+        work()
         assert connection.keys("rq-clock:default:runs") == []
 
     def test_a_job_that_only_names_a_group_is_no_run(
-        self, connection: Any, queue: Any, run: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.what_run, meta={"rq_clock": {"group": "shop"}})
-        run()
+        work()
         assert (job.get_status(), job.return_value()) == ("finished", {})
 
     def test_what_runs_are_kept_is_bounded(
-        self, connection: Any, enqueue: Callable[..., str], run: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
     ) -> None:
         for hour in range(1, 6):
             enqueue(hour)
-        run(RQ_CLOCK_RUNS="1")
+        work(RQ_CLOCK_RUNS="1")
         assert connection.xlen("rq-clock:default:runs") <= 101  # trimmed in whole nodes of 100
 
     def test_a_delayed_retry_is_promoted_without_a_scheduler(

@@ -16,7 +16,7 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every
 from rq_clock.web.idempotency import LONGEST
 from tests.helpers import round_trips
-from tests.web.client import VALUES, Caller, app_on, patience, schedules_on
+from tests.web.client import VALUES, Caller, app_on, schedules_on
 
 YAML = {"Content-Type": "application/yaml"}
 DAILY = {"cron": "0 6 * * *", "tz": "Asia/Tokyo", "func": "tasks.send", "args": [42]}
@@ -24,15 +24,6 @@ HOOK = {
     "every": "15m",
     "webhook": {"url": "https://example.com/x", "headers": {"Authorization": "Bearer hush-hush"}},
 }
-
-
-pytestmark = pytest.mark.usefixtures("patience")
-__all__ = ["patience"]
-
-
-@pytest.fixture
-def api(redis_url: str) -> Caller:
-    return Caller(app_on(redis_url))
 
 
 def declare(connection: Redis, *names: str) -> None:

@@ -29,7 +29,7 @@ from rq_clock.model.targets import command, webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import cron, every, once
-from tests.web.client import VALUES, app_on, patience
+from tests.web.client import VALUES, app_on
 
 EXAMPLES = int(os.environ.get("RQ_CLOCK_EXAMPLES", "300"))
 FEW = max(2, EXAMPLES // 30)
@@ -41,8 +41,6 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-pytestmark = pytest.mark.usefixtures("patience")
-__all__ = ["patience"]
 NAMES = ["daily", "often", "shell", "hook", "later", "gone"]
 
 

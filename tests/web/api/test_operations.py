@@ -11,39 +11,15 @@ import pytest
 from redis import Redis
 from rq import Queue
 
-from rq_clock.settings import Settings
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
-from rq_clock.worker.worker import Worker
 from tests.helpers import round_trips
-from tests.web.client import Caller, app_on, patience, schedules_on
+from tests.web.client import Caller, app_on, schedules_on
 from tests.worker import jobs as jobs
 
-pytestmark = [
-    pytest.mark.usefixtures("patience"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
-]
-__all__ = ["patience"]
 OK = {"every": "1h", "func": "tests.worker.jobs.add", "args": [1, 2]}
 BAD = {"every": "1h", "func": "tests.worker.jobs.fail"}
 SHELL = {"every": "1h", "command": "echo one; echo two"}
-
-
-@pytest.fixture
-def api(redis_url: str) -> Caller:
-    return Caller(app_on(redis_url))
-
-
-@pytest.fixture
-def work(connection: Redis, redis_url: str) -> Callable[[], None]:
-    """Let a worker run what is queued."""
-
-    def work() -> None:
-        settings = Settings.from_env({"REDIS_URL": redis_url})
-        worker = Worker(["default"], connection=connection, settings=settings)
-        worker.work(burst=True, logging_level="CRITICAL")
-
-    return work
 
 
 class TestOfOne:

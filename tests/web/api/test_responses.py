@@ -7,23 +7,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from rq import Worker as StockWorker
 
-from rq_clock.settings import Settings
 from rq_clock.timing.triggers import cron
 from rq_clock.web.api import responses as answers
-from rq_clock.worker.worker import Worker
-from tests.web.client import Caller, app_on, patience, schedules_on
+from tests.web.client import Caller, app_on, schedules_on
 
-pytestmark = [
-    pytest.mark.usefixtures("patience"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
-]
-__all__ = ["patience"]
 SECRET = "hush-hush-hush"
 WHEN: list[dict[str, Any]] = [
     {"cron": "*/5 * * * *"},
@@ -55,23 +47,6 @@ ODD: list[Any] = [
 ]  # fmt: skip
 FIELDS = ("cron", "tz", "every", "anchor", "once", "func", "args", "kwargs", "command", "webhook",
           "paused", "name", "renamedFrom", *HOW)  # fmt: skip
-
-
-@pytest.fixture
-def api(redis_url: str) -> Caller:
-    return Caller(app_on(redis_url))
-
-
-@pytest.fixture
-def work(connection: Redis, redis_url: str) -> Callable[[], None]:
-    """Let a worker run what is queued."""
-
-    def work() -> None:
-        settings = Settings.from_env({"REDIS_URL": redis_url})
-        worker = Worker(["default"], connection=connection, settings=settings)
-        worker.work(burst=True, logging_level="CRITICAL")
-
-    return work
 
 
 def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, str]:

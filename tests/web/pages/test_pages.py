@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
-from fastapi import FastAPI
 from redis import Redis
 from starlette.testclient import TestClient
 
@@ -26,44 +25,11 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
 from rq_clock.web import create_app
 from tests.helpers import round_trips
+from tests.web.client import ADMIN, OPERATOR, PAGE_TOKENS, READER
 
 HTML = "<script>alert(1)</script>"
-ADMIN, OPERATOR, READER = (f"{name}-token-0123456789" for name in ("admin", "operator", "reader"))
-TOKENS = f"ana:admin:{ADMIN},oli:operate:{OPERATOR},eve:read:{READER}"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 DAILY = cron("30 2 * * *", tz="Europe/Berlin")
-
-
-@pytest.fixture
-def settings(redis_url: str) -> Settings:
-    return Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS})
-
-
-@pytest.fixture
-def schedules(connection: Redis, settings: Settings) -> Schedules:
-    return Schedules(connection, by="test", settings=settings)
-
-
-@pytest.fixture
-def site(settings: Settings, connection: Redis) -> Callable[..., TestClient]:
-    """A browser that is logged in with a token. Redis may take its time: the machine is busy."""
-
-    def browser(token: str = ADMIN, *, under: str = "", **options: Any) -> TestClient:
-        app = create_app(settings, redis=connection, **options)
-        if under:
-            outer = FastAPI()
-            outer.mount(under, app)
-            app = outer
-        client = TestClient(app, headers={"Sec-Fetch-Site": "same-origin"})
-        client.post(f"{under}/login", data={"token": token}, follow_redirects=False)
-        return client
-
-    return browser
-
-
-@pytest.fixture
-def browser(site: Callable[..., TestClient]) -> TestClient:
-    return site()
 
 
 @pytest.fixture
@@ -210,7 +176,7 @@ def test_a_row_tells_when_what_and_how_it_went(several: None, browser: TestClien
 
 
 def test_a_pause_is_told_with_who_and_why(several: None, browser: TestClient) -> None:
-    assert "by test: “holiday”" in main_of(browser.get("/?state=paused"))
+    assert "by ana: “holiday”" in main_of(browser.get("/?state=paused"))
 
 
 def test_pages_lead_on_and_say_where_one_is(schedules: Schedules, browser: TestClient) -> None:
@@ -310,7 +276,7 @@ def test_a_pause_of_all_stands_on_every_page(schedules: Schedules, browser: Test
     schedules.pause(ALL, reason="moving house")
     for path in ("/", "/schedules/one"):
         page = text_of(browser.get(path))
-        assert "All schedules are paused by test" in page
+        assert "All schedules are paused by ana" in page
         assert "“moving house”" in page
 
 
@@ -329,7 +295,7 @@ def test_a_page_is_told_nothing_of_where_else_to_go(browser: TestClient) -> None
 
 
 def test_without_redis_a_page_says_so(settings: Settings) -> None:
-    away = Settings.from_env({"REDIS_URL": free_url(), "RQ_CLOCK_TOKENS": TOKENS})
+    away = Settings.from_env({"REDIS_URL": free_url(), "RQ_CLOCK_TOKENS": PAGE_TOKENS})
     client = TestClient(create_app(away), headers={"Authorization": f"Bearer {ADMIN}"})
     for path in ("/", "/schedules/one", "/new", "/schedules/one/run"):
         page = client.get(path)
@@ -365,7 +331,7 @@ def test_a_schedule_tells_its_past_and_its_future(
     assert "catch-up +40 ms 60 ms 2 s ✓ ok" in told
     assert "✕ failed ValueError: no such account" in told
     assert "the job vanished" in told
-    assert "manual · test" in told
+    assert "manual · ana" in told
     assert "50 % of 2" in told
     assert "1 ok, 1 failed, 1 lost, 1 missed, 5 skipped, 1 waiting" in told
     assert f'href="/runs/{job}"' in page.text

@@ -14,8 +14,6 @@ from html import unescape
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from redis import Redis
 from rq import Queue
 from starlette.testclient import TestClient
 
@@ -31,14 +29,12 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every
 from rq_clock.web import create_app
 from rq_clock.web.pages.job_display import traceback_lines
-from rq_clock.worker.worker import Worker
 from tests.helpers import round_trips
+from tests.web.client import ADMIN, OPERATOR, PAGE_TOKENS, READER
 from tests.worker import jobs as jobs
 
 HTML = "<script>alert(1)</script>"
 SECRET = "hunter2hunter2"
-ADMIN, OPERATOR, READER = (f"{name}-token-0123456789" for name in ("admin", "operator", "reader"))
-TOKENS = f"ana:admin:{ADMIN},oli:operate+read:{OPERATOR},eve:read:{READER}"
 HOUR = timedelta(hours=1)
 PAGES = (
     "/timeline", "/timeline?view=table", "/timeline?shift=-24&tz=Europe/Berlin", "/runs",
@@ -47,55 +43,6 @@ PAGES = (
     "/jobs?schedule=nightly&q=smtp", "/sweep/requeue", "/sweep/delete?queue=mail", "/clock",
     "/audit", "/audit?by=ana&verb=trigger&schedule=nightly",
 )  # fmt: skip
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture
-def settings(redis_url: str) -> Settings:
-    return Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS})
-
-
-@pytest.fixture
-def schedules(connection: Redis, settings: Settings) -> Schedules:
-    return Schedules(connection, by="ana", settings=settings)
-
-
-@pytest.fixture
-def store(connection: Redis) -> Store:
-    return Store(connection, "default")
-
-
-@pytest.fixture
-def site(settings: Settings) -> Callable[..., TestClient]:
-    """A browser that is logged in with a token."""
-
-    def browser(token: str = ADMIN, *, under: str = "", **options: Any) -> TestClient:
-        app = create_app(settings, **options)
-        if under:
-            outer = FastAPI()
-            outer.mount(under, app)
-            app = outer
-        client = TestClient(app, headers={"Sec-Fetch-Site": "same-origin"})
-        client.post(f"{under}/login", data={"token": token}, follow_redirects=False)
-        return client
-
-    return browser
-
-
-@pytest.fixture
-def browser(site: Callable[..., TestClient]) -> TestClient:
-    return site()
-
-
-@pytest.fixture
-def work(connection: Any, settings: Settings) -> Callable[..., None]:
-    """Run a worker in this process until its queues are empty."""
-
-    def work(*queues: str) -> None:
-        worker = Worker(list(queues) or ["default"], connection=connection, settings=settings)
-        worker.work(burst=True, logging_level="CRITICAL")
-
-    return work
 
 
 def text(page: Any, status: int = 200) -> str:
@@ -164,7 +111,7 @@ class TestEveryPage:
         self, fresh_server: Callable[..., Any], site: Callable[..., TestClient]
     ) -> None:
         server = fresh_server()
-        settings = Settings.from_env({"REDIS_URL": server.url, "RQ_CLOCK_TOKENS": TOKENS})
+        settings = Settings.from_env({"REDIS_URL": server.url, "RQ_CLOCK_TOKENS": PAGE_TOKENS})
         client = TestClient(create_app(settings), headers={"Sec-Fetch-Site": "same-origin"})
         client.post("/login", data={"token": ADMIN}, follow_redirects=False)
         server.stop()
