@@ -279,7 +279,8 @@ def asked_of(app: FastAPI) -> Iterator[str]:
         "/?sort=last",
         "/?state=running", "/runs?q=x&state=failed", "/runs?schedule=plain", "/runs?queue=default",
         "/schedules/plain?history=all", "/api/v1/manifest?format=json", "/readyz?verbose=1",
-        "/sweep/delete?q=x", "/api/v1/runs?schedule=plain", "/?sure=1&force=1&verb=run&name=plain",
+        "/bulk-jobs/delete?q=x", "/api/v1/runs?schedule=plain",
+        "/?sure=1&force=1&verb=run&name=plain",
         "/schedules/plain/run?force=1&sure=1", "/schedules/plain/delete?sure=1&revision=1",
     )  # fmt: skip
 

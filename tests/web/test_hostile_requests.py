@@ -95,7 +95,7 @@ class TestParameters:
                 assert answer.status_code < 500, (path, name)
         fields = {
             "/schedules/plain/skip": ("count",), "/schedules/plain/pause": ("date",),
-            "/schedules/plain/backfill": ("from", "at_once"), "/sweep/delete": ("before",),
+            "/schedules/plain/backfill": ("from", "at_once"), "/bulk-jobs/delete": ("before",),
             "/new": ("retries", "timeout", "jitter", "catch_up_limit", "every", "at", "args"),
         }  # fmt: skip
         for path, names in fields.items():

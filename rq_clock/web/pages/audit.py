@@ -1,4 +1,4 @@
-"""The audit: who changed what, when and why."""
+"""The audit page: each change with its actor, time and reason."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ def audit_page(  # noqa: PLR0913 - one a filter
     request: Request, site: Web, token: Read, by: str = "", verb: str = "", schedule: str = "",
     cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
-    """Entries that fit, newest first."""
-    said = {"by": by.strip(), "verb": verb.strip(), "schedule": schedule.strip()}
+    """Return the matching entries, newest first."""
+    query = {"by": by.strip(), "verb": verb.strip(), "schedule": schedule.strip()}
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
     pulse = site.overview.pulse()
-    most = 2 * AUDIT if any(said.values()) else ROWS + 1  # it is capped about, not exactly
-    found = Operations(site.store).audit(most, cursor or "+")
-    fits = [entry for entry in found if _fits(entry, **said)]
+    limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # it is capped about, not exactly
+    found = Operations(site.store).audit(limit, cursor or "+")
+    fits = [entry for entry in found if _fits(entry, **query)]
     following = fits[ROWS - 1].id if len(fits) > ROWS else ""
-    rows = [(entry, _told(entry.detail)) for entry in fits[:ROWS]]
+    rows = [(entry, _details(entry.detail)) for entry in fits[:ROWS]]
     return page(
-        request, "audit.html", token, pulse, rows=rows, said=said, following=following, at=at,
-        filtered=any(said.values()), kept=AUDIT,
+        request, "audit.html", token, pulse, rows=rows, query=query, following=following, at=at,
+        filtered=any(query.values()), kept=AUDIT,
     )  # fmt: skip
 
 
 def _fits(entry: AuditEntry, by: str, verb: str, schedule: str) -> bool:
-    """`schedule` is one of those that an entry spells out, which are the first few."""
+    """Whether an entry fits. `schedule` is one of the first few, which an entry names."""
     if by and entry.by.lower() != by.lower():
         return False
     return (not verb or entry.verb == verb) and (not schedule or schedule in entry.schedules)
 
 
-def _told(detail: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What an entry says beside the rest, in words."""
+def _details(detail: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the other facts of an entry as texts."""
     shown = masked_json(dict(detail)).items()
     return [(name, _word(value)) for name, value in shown if value not in (None, "", False)]
 
 
 def _word(value: Any) -> str:
-    said = "yes" if value is True else str(value)
-    return said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
+    word = "yes" if value is True else str(value)
+    return word if len(word) <= _LONGEST else word[: _LONGEST - 1] + "…"

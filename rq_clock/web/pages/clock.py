@@ -1,5 +1,4 @@
-"""The clock: who leads and since when, how far behind it is, what is wrong, and what the doctor
-finds when asked."""
+"""The page of the clock: leader, late schedules, alerts, server, and the doctor's findings."""
 
 from __future__ import annotations
 
@@ -48,14 +47,14 @@ class Clockwork:
 
 @router.get("/clock")
 def clock_page(request: Request, site: Web, token: Read, checks: str = "") -> Response:
-    """How the clock is; with the doctor's findings if so wanted."""
+    """Return the page; with `checks`, also the doctor's findings."""
     pulse = site.overview.pulse()
     found = _examined(site, pulse) if checks else None
     clockwork = _read(site, pulse)
     return page(
         request, "clock.html", token, pulse, leader=_leader(pulse, clockwork), work=clockwork,
         findings=found, healthy=healthy(found) if found is not None else None,
-        whole=pulse.size <= WHOLE, most=WHOLE, here=releases(),
+        whole=pulse.size <= WHOLE, limit=WHOLE, here=releases(),
     )  # fmt: skip
 
 
@@ -83,43 +82,46 @@ def _read(site: Context, pulse: Status) -> Clockwork:
 
 
 def _leader(pulse: Status, clockwork: Clockwork) -> dict[str, Any] | None:
-    """What the leading clock says of itself."""
-    said = pulse.leader
-    if not said:
+    """Return the facts that the leader has stored."""
+    fields = pulse.leader
+    if not fields:
         return None
     newest = clockwork.handovers[0] if clockwork.handovers else None
-    token = said.get("token", "").partition(".")[0]
+    token = fields.get("token", "").partition(".")[0]
     return {
-        "instance": said.get("instance", ""),
-        "owner": said.get("owner", ""),
+        "instance": fields.get("instance", ""),
+        "owner": fields.get("owner", ""),
         "token": token,
         "since": newest.at if newest and str(newest.token) == token else None,
-        "tick": from_ms(said["tick"]) if said.get("tick", "").isdecimal() else None,
-        "lag": [_lag(said, f"lag_p{percent}_ms") for percent in (50, 99)],
-        "enqueued": said.get("enqueued", ""),
-        "release": "" if said.get("release") == "0" else said.get("release", ""),
-        "versions": [(key, said[key]) for key in releases() if said.get(key)],
+        "tick": from_ms(fields["tick"]) if fields.get("tick", "").isdecimal() else None,
+        "lag": [_lag(fields, f"lag_p{percent}_ms") for percent in (50, 99)],
+        "enqueued": fields.get("enqueued", ""),
+        "release": "" if fields.get("release") == "0" else fields.get("release", ""),
+        "versions": [(key, fields[key]) for key in releases() if fields.get(key)],
     }
 
 
-def _lag(said: Mapping[str, str], name: str) -> str:
-    value = said.get(name, "")
+def _lag(fields: Mapping[str, str], name: str) -> str:
+    value = fields.get(name, "")
     return duration_text(timedelta(milliseconds=int(value))) if value.isdecimal() else "—"
 
 
 def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Facts about the Redis, those that it tells."""
+    """Return facts about the server."""
     if not info:
         return []
     kind = "Valkey" if info.get("server_name") == "valkey" else "Redis"
     version = info.get("valkey_version") or info.get("redis_version", "unknown")
-    most = int(info.get("maxmemory", 0))
+    limit = int(info.get("maxmemory", 0))
     used = f"{int(info.get('used_memory', 0)) / _MEGABYTE:,.0f} MB"
     return [
         ("Server", f"{kind} {version}"),
-        ("Up for", duration_text(timedelta(seconds=int(info.get("uptime_in_seconds", 0))))),
-        ("Memory", f"{used} of {most / _MEGABYTE:,.0f} MB" if most else f"{used}, without a limit"),
-        ("When it is full", str(info.get("maxmemory_policy", "unknown"))),
+        ("Uptime", duration_text(timedelta(seconds=int(info.get("uptime_in_seconds", 0))))),
+        (
+            "Memory",
+            f"{used} of {limit / _MEGABYTE:,.0f} MB" if limit else f"{used}, without a limit",
+        ),
+        ("Eviction policy", str(info.get("maxmemory_policy", "unknown"))),
         ("Append-only file", "yes" if info.get("aof_enabled") else "no"),
         ("Connections", f"{info.get('connected_clients', '?')} of {info.get('maxclients', '?')}"),
         ("Replicas", str(info.get("connected_slaves", 0))),
@@ -127,7 +129,7 @@ def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _examined(site: Context, pulse: Status) -> list[Finding]:
-    """What the doctor finds; of very many schedules he looks at none."""
+    """Return the doctor's findings. Of very many schedules he checks none."""
     owner = site.settings.owner, site.settings.former_owner
     facts = gather(site.store, site.executions, owner, _NOT_READ, whole=pulse.size <= WHOLE)
     return findings(facts, facts.time)

@@ -1,5 +1,4 @@
-"""How values look on a page: instants with their zone, spans, states with sign and word, links.
-Pure.
+"""Values on a page: instants with their zone, durations, states with sign and word, links. Pure.
 
 In a template:
 
@@ -118,8 +117,8 @@ def segment(word: str) -> str:
 
 def path_with(path: str, **query: Any) -> str:
     """A path with a query; what is empty is left out."""
-    said = {name: value for name, value in query.items() if value not in (None, "", False)}
-    return f"{path}?{urlencode(said, errors='replace')}" if said else path
+    kept = {name: value for name, value in query.items() if value not in (None, "", False)}
+    return f"{path}?{urlencode(kept, errors='replace')}" if kept else path
 
 
 @pass_context

@@ -1,4 +1,4 @@
-"""How jobs look on pages: their state, what can be done to them, tracebacks. Pure."""
+"""Jobs on pages: state, allowed actions, traceback. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERBS = {
     "stop": "Stop",
     "again": "Run again",
 }
-"""What can be done to a job, and the word on its button."""
+"""Action on a job → the word on its button."""
 _LOOKS = {
     "queued": ("waiting", "queued"),
     "scheduled": ("waiting", "scheduled"),
@@ -31,12 +31,12 @@ _FOREIGN = re.compile(r"[/\\](?:site-packages|dist-packages|rq_clock|lib[/\\]pyt
 
 
 def look(status: str) -> Markup:
-    """The pill of a job's status, as RQ has it, or of how a run ended."""
+    """Return the pill of a job's status in RQ, or of a run's outcome."""
     return pill(*_LOOKS.get(status, (status,) if status else ("ended", "forgotten")))
 
 
 def verbs_of(job: JobRow, namespace: str) -> list[str]:
-    """What may be done to a job that is in this state."""
+    """Return the allowed actions on a job."""
     found = []
     if job.status == "started":
         found.append("stop")
@@ -60,8 +60,7 @@ class TracebackLine:
 
 
 def traceback_lines(trace: str) -> tuple[list[TracebackLine], str]:
-    """A traceback with the frames of the app's own code told apart from those of libraries, and
-    the innermost of these in words."""
+    """Return the lines of a traceback, marking the app's frames, and its innermost frame."""
     lines: list[TracebackLine] = []
     own, place = False, ""
     for text in trace.rstrip().splitlines():
@@ -78,5 +77,5 @@ def traceback_lines(trace: str) -> tuple[list[TracebackLine], str]:
 
 
 def pairs(found: Sequence[str]) -> list[tuple[str, str]]:
-    """Verbs with the words on their buttons."""
+    """Return verbs with the words on their buttons."""
     return [(verb, VERBS[verb]) for verb in found]

@@ -1,4 +1,4 @@
-"""What all pages share: rendering, the strip that says how the clock is, messages, forms."""
+"""Shared by all pages: rendering, the status strip, messages, forms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rq_clock.web.context import Web, path_of, root_of, site_of
 from rq_clock.web.pages import filters
 from rq_clock.web.problems import Problem
 
-FLASH = "rq_clock_said"
+FLASH = "rq_clock_message"
 THEME, THEMES = "rq_clock_theme", ("light", "dark")
 NAVIGATION = (
     ("s", "/", "Schedules"),
@@ -34,9 +34,15 @@ NAVIGATION = (
     ("c", "/clock", "Clock"),
     ("a", "/audit", "Audit"),
 )
-"""Key behind "g", path and word of each part."""
-_OTHERS = {"/schedules": "/", "/new": "/", "/bulk": "/", "/jobs": "/queues"}
-"""First parts of paths that belong to a part of another path."""
+"""Key after "g", path and word of each section."""
+_OTHERS = {
+    "/schedules": "/",
+    "/new": "/",
+    "/bulk": "/",
+    "/jobs": "/queues",
+    "/bulk-jobs": "/queues",
+}
+"""First segment of a path → the section that it belongs to."""
 _TEMPLATES = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 _TEMPLATES.env.trim_blocks = _TEMPLATES.env.lstrip_blocks = True
 filters.install(_TEMPLATES.env)
@@ -46,8 +52,8 @@ _TEMPLATES.env.globals["NAVIGATION"] = NAVIGATION
 def page(
     request: Request, template: str, token: Token | None, pulse: Status | None, /, **values: Any
 ) -> Response:
-    """A page. `pulse` is how the clock is, for the strip under the head; None when that is not
-    known (Redis is away) or not to be told (nobody is logged in)."""
+    """Render a page. `pulse` fills the strip below the header; it is None while Redis is away, and
+    without a login."""
     site, path = site_of(request), path_of(request)
     first = "/" + path[1:].partition("/")[0]
     theme = request.cookies.get(THEME, "")
@@ -99,12 +105,12 @@ def unless_same(request: Request, site: Web) -> None:
 
 
 def fragment(request: Request, template: str, /, **values: Any) -> Response:
-    """A part of a page."""
+    """Render a part of a page."""
     return _TEMPLATES.TemplateResponse(request, template, {"root": root_of(request), **values})
 
 
 def done(request: Request, to: str, message: str) -> Response:
-    """After an action: to this path of ours, with a word on what was done."""
+    """Redirect to a path of this site after an action, with a message."""
     root = root_of(request)
     response = RedirectResponse(root + to, 303)
     remember(request, response, FLASH, _signer(request).dumps(message), 60)
@@ -112,7 +118,7 @@ def done(request: Request, to: str, message: str) -> Response:
 
 
 def remember(request: Request, response: Response, name: str, value: str, seconds: int) -> None:
-    """Let the browser keep something for us, where the app is mounted and nowhere else."""
+    """Set a cookie for the path that the app is mounted under."""
     response.set_cookie(
         name,
         value,
@@ -125,7 +131,7 @@ def remember(request: Request, response: Response, name: str, value: str, second
 
 
 def failed(request: Request, problem: Problem) -> Response:
-    """A page that says what went wrong; who is not logged in comes to the login."""
+    """Return the page of a problem; without a login, a redirect to the login."""
     site, root = site_of(request), root_of(request)
     if problem.kind == "unauthorized" and request.method == "GET" and not site.access.closed:
         return RedirectResponse(f"{root}/login?next={quote(_address(request))}", 303)
@@ -137,30 +143,29 @@ def failed(request: Request, problem: Problem) -> Response:
 
 
 async def form_of(request: Request) -> Mapping[str, str]:
-    """The fields of a form; of one that is there several times, the last."""
+    """Return the fields of a form; of a repeated field, the last value."""
     return {name: values[-1] for name, values in (await lists_of(request)).items()}
 
 
 async def lists_of(request: Request) -> Mapping[str, list[str]]:
-    """The fields of a form, each with all its values."""
+    """Return the fields of a form, each with all its values."""
     body = (await request.body()).decode(errors="replace")
     return parse_qs(body, keep_blank_values=True)
 
 
 Fields = Annotated[Mapping[str, str], Depends(form_of)]
 Lists = Annotated[Mapping[str, list[str]], Depends(lists_of)]
-"""What a plain function takes a form as."""
+"""Parameters of routes."""
 
 
 def here(path: str) -> str:
-    """A path of this site, whatever was asked for."""
+    """Return the path if it is one of this site, or else "/"."""
     plain = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if plain else "/"
 
 
 def _address(request: Request) -> str:
-    """Path and query within the app, as they were asked for; of what was no GET, where its form
-    stands."""
+    """Return path and query within the app; of a POST, the path alone, where its form is."""
     raw = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     path = raw.partition(b"?")[0].decode("ascii", "replace").removeprefix(root_of(request))
     query = f"?{request.url.query}" if request.url.query else ""
@@ -168,13 +173,13 @@ def _address(request: Request) -> str:
 
 
 def _clock(pulse: Status) -> Mapping[str, str]:
-    """What the strip says of the clock, in words."""
+    """Return the texts of the strip."""
     leader = pulse.leader
-    lag, most = (leader.get(name, "") for name in ("lag_p50_ms", "lag_p99_ms"))
+    lag, worst = (leader.get(name, "") for name in ("lag_p50_ms", "lag_p99_ms"))
     return {
         "name": leader.get("instance", ""),
         "lag": duration_text(timedelta(milliseconds=int(lag))) if lag else "",
-        "lag_most": duration_text(timedelta(milliseconds=int(most))) if most else "",
+        "lag_most": duration_text(timedelta(milliseconds=int(worst))) if worst else "",
         "late": f"{pulse.late:,}" + ("+" if pulse.late > TROUBLED else ""),
         "silent": duration_text(pulse.now - pulse.led) if pulse.led else "",
     }

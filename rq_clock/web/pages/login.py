@@ -1,4 +1,4 @@
-"""Logging in and out, and how it looks while one is here."""
+"""Login, logout and the theme."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ async def login(request: Request, site: Web) -> Response:
         raise Problem("forbidden", "expected a login from this site, got one from another")
     form = await form_of(request)
     try:
-        given = form.get("token", "")
-        token = await run_in_threadpool(site.access.check, request, given)
+        token = await run_in_threadpool(site.access.check, request, form.get("token", ""))
     except Problem as problem:
         return page(
             request, "login.html", None, None,
@@ -53,7 +52,7 @@ def logout(request: Request) -> Response:
 
 @router.post("/theme")
 async def theme(request: Request) -> Response:
-    """Light or dark, whatever the system has; anything else is as the system has it."""
+    """Choose light or dark; anything else follows the system."""
     form = await form_of(request)
     response = RedirectResponse(root_of(request) + here(form.get("next", "/")), 303)
     if form.get("theme") in THEMES:

@@ -1,5 +1,4 @@
-"""All that is known of one run, as its page shows it: the ladder of its four instants, its
-attempts, how it ended, what it printed."""
+"""The page of one run: its milestones, attempts, outcome and output."""
 
 from __future__ import annotations
 
@@ -35,11 +34,11 @@ class RunDetail:
     """A run. `entry` is its ledger's; `output` is None when it has printed nothing, or nothing is
     kept; `cut`, how many bytes came before that."""
 
-    told: JobDetail
+    detail: JobDetail
     entry: Enqueued | None
     exists: bool
     """Whether there still is its schedule."""
-    ladder: Sequence[Milestone]
+    milestones: Sequence[Milestone]
     output: str | None
     cut: int
     trace: Sequence[TracebackLine]
@@ -48,7 +47,7 @@ class RunDetail:
     @property
     def state(self) -> str:
         """How its latest attempt ended, or what RQ says of it."""
-        status = self.told.job.status
+        status = self.detail.job.status
         if status == "started":
             return "running"
         if status in ("queued", "scheduled", "deferred", "canceled"):
@@ -59,20 +58,20 @@ class RunDetail:
     @property
     def last(self) -> Attempt | None:
         """Its latest attempt that has ended."""
-        return _last(self.told, self.entry)
+        return _last(self.detail, self.entry)
 
     @property
     def attempts(self) -> list[tuple[Attempt, str]]:
         """Those that have ended, newest first, and where the job went on then."""
         return [
             (ended.entry.attempt, ended.again)
-            for ended in reversed(self.told.attempts)
+            for ended in reversed(self.detail.attempts)
             if isinstance(ended.entry, Enqueued) and ended.entry.attempt
         ]
 
     def verbs(self, namespace: str) -> list[tuple[str, str]]:
         """What may be done to it."""
-        found = verbs_of(self.told.job, namespace)
+        found = verbs_of(self.detail.job, namespace)
         return pairs([verb for verb in found if verb != "again" or self.exists])
 
 
@@ -88,16 +87,16 @@ def read_run(site: Context, id: str, now: datetime) -> RunDetail:
     kept, *rest = pipe.execute()
     lines, exists = rest or ([], 0)
     entry = _entry([text(line) for line in lines], origin) if origin else None
-    told = _told(site, id, known=bool(kept or entry))
+    detail = _detail(site, id, known=bool(kept or entry))
     cut, output = shown(kept) if kept is not None else (0, None)
-    trace, place = traceback_lines(told.trace)
+    trace, place = traceback_lines(detail.trace)
     return RunDetail(
-        told=told, entry=entry, exists=bool(exists), ladder=_ladder(told, entry, now),
+        detail=detail, entry=entry, exists=bool(exists), milestones=_milestones(detail, entry, now),
         output=output, cut=cut, trace=trace, place=place,
     )  # fmt: skip
 
 
-def _told(site: Context, id: str, *, known: bool) -> JobDetail:
+def _detail(site: Context, id: str, *, known: bool) -> JobDetail:
     """What RQ has of it, or nothing if at least something else is known of it."""
     try:
         return site.queues.job(id)
@@ -118,47 +117,47 @@ def _entry(lines: Sequence[str], origin: JobId) -> Enqueued | None:
     return None
 
 
-def _last(told: JobDetail, entry: Enqueued | None) -> Attempt | None:
-    found = [e.entry.attempt for e in told.attempts if isinstance(e.entry, Enqueued)]
+def _last(detail: JobDetail, entry: Enqueued | None) -> Attempt | None:
+    found = [e.entry.attempt for e in detail.attempts if isinstance(e.entry, Enqueued)]
     return (found[-1] if found else None) or (entry.attempt if entry else None)
 
 
-# ---- the ladder -------------------------------------------------------------------------------
+# ---- the milestones ----------------------------------------------------------------------------
 
 
-def _ladder(told: JobDetail, entry: Enqueued | None, now: datetime) -> list[Milestone]:
-    job, last = told.job, _last(told, entry)
+def _milestones(detail: JobDetail, entry: Enqueued | None, now: datetime) -> list[Milestone]:
+    job, last = detail.job, _last(detail, entry)
     fire = job.run.fire_time if job.run else None
-    enqueued = _enqueued(told, entry, last)
+    enqueued = _enqueued(detail, entry, last)
     live = job.status in ("queued", "scheduled", "deferred", "started")
     started = job.started if live or not last else last.started
     ended = None if live else last.ended if last else job.ended
-    rungs = [Milestone("Fire time", fire, "")] if fire else []
-    rungs.append(Milestone("Enqueued", enqueued, _late(fire, enqueued, entry)))
+    found = [Milestone("Fire time", fire, "")] if fire else []
+    found.append(Milestone("Enqueued", enqueued, _late(fire, enqueued, entry)))
     if started:
         waited = f"waited {duration_text(max(started - enqueued, _NO_TIME))}" if enqueued else ""
-        rungs.append(Milestone("Started", started, waited))
+        found.append(Milestone("Started", started, waited))
     elif live:
         since = f"waits for {duration_text(max(now - enqueued, _NO_TIME))}" if enqueued else "waits"
-        rungs.append(Milestone("Started", None, f"{since}, {job.status}"))
+        found.append(Milestone("Started", None, f"{since}, {job.status}"))
     if ended:
-        rungs.append(
+        found.append(
             Milestone("Ended", ended, f"took {duration_text(ended - started)}" if started else "")
         )
     elif started:
-        rungs.append(
+        found.append(
             Milestone("Ended", None, f"runs for {duration_text(max(now - started, _NO_TIME))}")
         )
-    return rungs
+    return found
 
 
-def _enqueued(told: JobDetail, entry: Enqueued | None, last: Attempt | None) -> datetime | None:
+def _enqueued(detail: JobDetail, entry: Enqueued | None, last: Attempt | None) -> datetime | None:
     """When the latest attempt was: of the first one the ledger knows it, of others RQ."""
     first = entry.fire_time + entry.lag if entry and entry.lag is not None else None
-    number = max(told.job.attempt, last.number if last else 0)
-    if first and (number <= 1 or told.job.enqueued is None):
+    number = max(detail.job.attempt, last.number if last else 0)
+    if first and (number <= 1 or detail.job.enqueued is None):
         return first
-    return told.job.enqueued or first or told.job.created
+    return detail.job.enqueued or first or detail.job.created
 
 
 def _late(fire: datetime | None, enqueued: datetime | None, entry: Enqueued | None) -> str:
@@ -166,5 +165,5 @@ def _late(fire: datetime | None, enqueued: datetime | None, entry: Enqueued | No
         return ""
     gap = max(enqueued - fire, _NO_TIME)
     if entry and entry.reason in ("manual", "backfill"):
-        return f"{duration_text(gap)} after it" if gap else "asked for by hand"
+        return f"{duration_text(gap)} after it" if gap else "manual"
     return f"{duration_text(gap)} late"

@@ -1,4 +1,4 @@
-"""Runs: what runs now and what has ended; and one run, or any other job, in full."""
+"""Runs in progress and ended runs; and the page of one run or job."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What runs are asked for by; empty for what does not matter. `since` and `until` are of when
-    an attempt ended, of a schedule's history of fire times."""
+class RunFilter:
+    """The filters of a list of runs. `since` and `until` limit the end of an attempt; with a
+    schedule, the fire time."""
 
     state: str = ""
     schedule: str = ""
@@ -59,7 +59,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """An attempt, or what became of a fire time, as a row."""
+    """An attempt, or the outcome of a fire time, as a row."""
 
     schedule: str
     at: datetime
@@ -71,7 +71,7 @@ class RunLine:
     waited: timedelta | None = None
     took: timedelta | None = None
     ended: datetime | None = None
-    said: str = ""
+    text: str = ""
     first: datetime | None = None
 
     @property
@@ -88,26 +88,26 @@ def runs_page(  # noqa: PLR0913 - one a filter
 ) -> Response:  # fmt: skip
     """Attempts that have ended, newest first, behind those that run; or all fire times of one
     schedule, also the skipped ones."""
-    said = {"state": state, "schedule": schedule, "queue": queue, "reason": reason, "q": q,
+    query = {"state": state, "schedule": schedule, "queue": queue, "reason": reason, "q": q,
             "since": since, "until": until}  # fmt: skip
-    said = {name: value.strip() for name, value in said.items()}
-    wanted = Wanted(
-        state=said["state"], schedule=said["schedule"], queue=said["queue"],
-        reason=said["reason"], text=said["q"].lower(),
-        since=_instant(said["since"], "from"), until=_instant(said["until"], "to"),
+    query = {name: value.strip() for name, value in query.items()}
+    match = RunFilter(
+        state=query["state"], schedule=query["schedule"], queue=query["queue"],
+        reason=query["reason"], text=query["q"].lower(),
+        since=_instant(query["since"], "from"), until=_instant(query["until"], "to"),
     )  # fmt: skip
     pulse = site.overview.pulse()
     running: Sequence[JobRow] = ()
-    if wanted.schedule and (found := detail(site.store, wanted.schedule, pulse)):
-        lines, following, searched = _of_schedule(found, wanted), "", None
+    if match.schedule and (found := detail(site.store, match.schedule, pulse)):
+        lines, following, searched = _of_schedule(found, match), "", None
     else:
-        lines, following, searched = _ended(site, pulse, wanted, cursor)
-        if not cursor and not any(said.values()):
+        lines, following, searched = _ended(site, pulse, match, cursor)
+        if not cursor and not any(query.values()):
             running = site.queues.jobs("started", most=RUNNING).jobs
     return page(
-        request, "runs.html", token, pulse, lines=lines, running=running, said=said, look=look,
-        filtered=any(said.values()), following=following, at=at, states=STATES, reasons=REASONS,
-        searched=searched, of_one=bool(wanted.schedule), known=pulse.running,
+        request, "runs.html", token, pulse, lines=lines, running=running, query=query, look=look,
+        filtered=any(query.values()), following=following, at=at, states=STATES, reasons=REASONS,
+        searched=searched, of_one=bool(match.schedule), known=pulse.running,
     )  # fmt: skip
 
 
@@ -128,9 +128,9 @@ def _job_page(request: Request, site: Context, token: Token, id: str) -> Respons
     run = read_run(site, id, pulse.now)
     may = "operate" in token.scopes and not site.read_only
     return page(
-        request, "run.html", token, pulse, run=run, told=run.told, job=run.told.job, look=look,
-        verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
-        section="/runs" if run.told.job.run else "/queues",
+        request, "run.html", token, pulse, run=run, detail=run.detail, job=run.detail.job,
+        look=look,        verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
+        section="/runs" if run.detail.job.run else "/queues",
     )  # fmt: skip
 
 
@@ -138,21 +138,19 @@ def _job_page(request: Request, site: Context, token: Token, id: str) -> Respons
 
 
 def _ended(
-    site: Context, pulse: Status, wanted: Wanted, cursor: str
+    site: Context, pulse: Status, match: RunFilter, cursor: str
 ) -> tuple[list[RunLine], str, int | None]:
     """The attempts that fit, where to read on, and how many were looked through if that matters."""
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page of runs, got {cursor!r}")
-    queues = site.overview.queues(pulse) if wanted.queue else None
-    if wanted.queue and queues is None:
-        raise Problem(
-            "validation", "queue: there are too many schedules to tell their runs apart by queue"
-        )
-    searches = wanted.searches or wanted.schedule
-    most = SEARCHED if searches else ROWS + 1
-    start = cursor or (str(max(to_ms(wanted.until), 0)) if wanted.until else "+")
+    queues = site.overview.queues(pulse) if match.queue else None
+    if match.queue and queues is None:
+        raise Problem("validation", "queue: too many schedules to filter runs by queue")
+    searches = match.searches or match.schedule
+    limit = SEARCHED if searches else ROWS + 1
+    start = cursor or (str(max(to_ms(match.until), 0)) if match.until else "+")
     before = start if cursor or start == "+" else f"{start}-18446744073709551615"
-    found = site.executions.ended(most, before, wanted.since)
+    found = site.executions.ended(limit, before, match.since)
     lines: list[RunLine] = []
     last = ""
     for ended in found:
@@ -160,13 +158,13 @@ def _ended(
             return lines, last, None
         last = ended.id
         line = line_of(ended.schedule, ended.entry, site.settings.namespace, ended.job_id)
-        if _fits(line, wanted, (queues or {}).get(ended.schedule, "")):
+        if _fits(line, match, (queues or {}).get(ended.schedule, "")):
             lines.append(line)
-    more = len(found) == most
+    more = len(found) == limit
     return lines, last if more else "", len(found) if more else None
 
 
-def _of_schedule(found: ScheduleDetail, wanted: Wanted) -> list[RunLine]:
+def _of_schedule(found: ScheduleDetail, match: RunFilter) -> list[RunLine]:
     """The fire times of one schedule that fit, newest first."""
     name = found.row.entry.name
     queue = found.row.entry.schedule.queue if found.row.entry.schedule else ""
@@ -176,7 +174,7 @@ def _of_schedule(found: ScheduleDetail, wanted: Wanted) -> list[RunLine]:
     )
     return [
         line for line in lines
-        if _fits(line, wanted, queue) and _within(line.at, wanted.since, wanted.until)
+        if _fits(line, match, queue) and _within(line.at, match.since, match.until)
     ]  # fmt: skip
 
 
@@ -189,11 +187,11 @@ def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None =
     row: dict[str, Any] = run_view(schedule, entry, namespace, job)
     line: dict[str, Any] = {
         "schedule": schedule, "state": row["state"], "job": row["job"] or "",
-        "reason": row["reason"] or "", "said": row["error"] or "",
+        "reason": row["reason"] or "", "text": row["error"] or "",
     }  # fmt: skip
     if isinstance(entry, Skip):
         times = f"{entry.count:,} times" if entry.count > 1 else ""
-        return RunLine(**line | {"at": entry.last, "first": entry.first, "said": times})
+        return RunLine(**line | {"at": entry.last, "first": entry.first, "text": times})
     if not isinstance(entry, Enqueued):
         return RunLine(**line | {"at": entry.found})
     line |= {"at": entry.fire_time, "late": entry.lag}
@@ -205,21 +203,21 @@ def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None =
     return RunLine(**line)
 
 
-def _fits(line: RunLine, wanted: Wanted, queue: str) -> bool:
-    if wanted.state and line.state != wanted.state:
+def _fits(line: RunLine, match: RunFilter, queue: str) -> bool:
+    if match.state and line.state != match.state:
         return False
-    if wanted.schedule and line.schedule != wanted.schedule:
+    if match.schedule and line.schedule != match.schedule:
         return False
-    if wanted.queue and queue != wanted.queue:
+    if match.queue and queue != match.queue:
         return False
-    if wanted.reason and line.reason != wanted.reason:
+    if match.reason and line.reason != match.reason:
         return False
-    return wanted.text in f"{line.schedule} {line.job} {line.said}".lower()
+    return match.text in f"{line.schedule} {line.job} {line.text}".lower()
 
 
 def _within(at: datetime, since: datetime | None, until: datetime | None) -> bool:
     return (since is None or at >= since) and (until is None or at <= until)
 
 
-def _instant(said: str, field: str) -> datetime | None:
-    return read_instant(said, "UTC", field=field) if said else None
+def _instant(value: str, field: str) -> datetime | None:
+    return read_instant(value, "UTC", field=field) if value else None

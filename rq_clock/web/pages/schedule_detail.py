@@ -1,4 +1,4 @@
-"""The page of one schedule: what it is, what is to come, what was, and who did what."""
+"""The page of one schedule: its definition, next fire times, history and activity."""
 
 from __future__ import annotations
 
@@ -26,23 +26,22 @@ from rq_clock.timing.zones import zone
 from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.filters import local_text, pill
 from rq_clock.web.pages.layout import page
-from rq_clock.web.pages.schedule_row import late, pause_told, sentence, states_of
+from rq_clock.web.pages.schedule_row import late, pause_text, sentence, states_of
 from rq_clock.web.pages.snippets import as_cli, as_curl, definition
-from rq_clock.web.pages.sparkline import fate, large_bars, tally, told
+from rq_clock.web.pages.sparkline import counts_text, large_bars, outcome, tally
 from rq_clock.web.problems import Problem
 
 router = APIRouter()
 COMING = 10
-"""Fire times to come that are shown."""
+"""Upcoming fire times on the page."""
 RECENT, AUDITED = 30, 20
-"""Rows of the history and of the audit, unless all are wanted."""
+"""Rows of the history and of the audit."""
 _NO_TIME = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fate:
-    """What became of a fire time, as a row of the history. `until` and `count` are of several
-    that were skipped for one reason."""
+class HistoryRow:
+    """The outcome of a fire time as a row. `since` is the first of several skipped together."""
 
     at: datetime
     state: Markup
@@ -52,23 +51,23 @@ class Fate:
     waited: str
     took: str
     job: str
-    said: str
+    text: str
     since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """How the runs did that are in the ledger; empty texts for what nothing is known of."""
+    """Statistics of the runs in the ledger; an unknown figure is empty."""
 
     success: str
     p50: str
     p95: str
     late: str
-    told: str
+    counts: str
 
 
 def existing(site: Context, name: str) -> tuple[Status, ScheduleDetail]:
-    """A schedule and how the clock is. Raises Problem when there is none."""
+    """Return the status and a schedule. Raises Problem when there is none."""
     pulse = site.overview.pulse()
     found = detail(site.store, name, pulse)
     if found is None:
@@ -80,7 +79,7 @@ def existing(site: Context, name: str) -> tuple[Status, ScheduleDetail]:
 def schedule_page(
     request: Request, site: Web, token: Read, name: str, history: str = ""
 ) -> Response:
-    """One schedule; with all of its history if so wanted."""
+    """Return the page of a schedule; with `history=all`, all of its history."""
     pulse, found = existing(site, name)
     row, now = found.row, pulse.now
     entry, schedule = row.entry, row.entry.schedule
@@ -93,32 +92,32 @@ def schedule_page(
         request, "schedule.html", token, pulse,
         entry=entry, schedule=schedule, tz=tz, row=row, view=schedule_view(entry, now),
         states=states_of(row, now), pause=pause,
-        pause_told=pause_told(pause, tz, now) if pause else "",
+        pause_text=pause_text(pause, tz, now) if pause else "",
         paused_alone=bool(pause and pause is not pulse.pause and pause != pulse.pause),
         skipping=skipping,
         sentence=sentence(schedule.trigger) if schedule else "",
         expression=schedule.trigger.expression
         if schedule and isinstance(schedule.trigger, Cron) else "",
         coming=coming, notes=sum(bool(fire.notes) for fire in coming),
-        history=[_fate(found, one) for one in newest], older=len(found.ledger) - len(newest),
+        history=[_history_row(found, one) for one in newest], older=len(found.ledger) - len(newest),
         bars=large_bars(row.tail, tz), figures=_figures(found.ledger), shown=BARS,
         backfills=[(b, backfill_view(b)["state"]) for b in found.backfills],
         audited=found.audited[:AUDITED],
-        details={said.id: _details(said, tz) for said in found.audited[:AUDITED]},
+        details={one.id: _details(one, tz) for one in found.audited[:AUDITED]},
         definition=json.dumps(definition(entry), indent=2, ensure_ascii=False),
         cli=as_cli(entry.name, schedule) if schedule else "",
         curl=as_curl(entry.name, schedule, str(request.base_url)) if schedule else "",
     )  # fmt: skip
 
 
-def _fate(found: ScheduleDetail, entry: LedgerEntry) -> Fate:
+def _history_row(found: ScheduleDetail, entry: LedgerEntry) -> HistoryRow:
     row: dict[str, Any] = {
-        "at": instant_of(entry), "state": pill(fate(entry)), "reason": "", "late": Markup(""),
-        "waited": "", "took": "", "job": "", "said": "", "tone": _tone(fate(entry)),
+        "at": instant_of(entry), "state": pill(outcome(entry)), "reason": "", "late": Markup(""),
+        "waited": "", "took": "", "job": "", "text": "", "tone": _tone(outcome(entry)),
     }  # fmt: skip
     if isinstance(entry, Skip):
         times = f"{'at least ' if entry.count >= MANY else ''}{entry.count:,} times"
-        row |= {"reason": entry.reason, "said": times if entry.count > 1 else ""}
+        row |= {"reason": entry.reason, "text": times if entry.count > 1 else ""}
         row["since"] = entry.first if entry.count > 1 else None
     elif isinstance(entry, Enqueued):
         who = found.asked_by(entry)
@@ -128,20 +127,20 @@ def _fate(found: ScheduleDetail, entry: LedgerEntry) -> Fate:
             since = entry.fire_time + (entry.lag or _NO_TIME)
             waited = max(_NO_TIME, attempt.started - since)
             row |= {"waited": duration_text(waited) if attempt.number == 1 else ""}
-            row |= {"took": duration_text(attempt.ended - attempt.started), "said": attempt.error}
+            row |= {"took": duration_text(attempt.ended - attempt.started), "text": attempt.error}
             if attempt.number > 1:
                 row["reason"] += f" · attempt {attempt.number}"
         elif found.row.running and found.row.running == row["job"]:
             row["state"] = pill("running")
     else:
-        row |= {"said": "the job vanished without a word", "job": entry.job_id}
-    return Fate(**row)
+        row |= {"text": "the job vanished", "job": entry.job_id}
+    return HistoryRow(**row)
 
 
-def _details(said: AuditEntry, tz: str) -> list[tuple[str, str]]:
-    """What an entry of the audit tells beside names and reason; instants on a zone's clock."""
+def _details(entry: AuditEntry, tz: str) -> list[tuple[str, str]]:
+    """Return the other facts of an audit entry as texts, instants in a zone."""
     found = []
-    for key, value in said.detail.items():
+    for key, value in entry.detail.items():
         if value in (None, "", False):
             continue
         with suppress(TypeError, ValueError):
@@ -155,7 +154,7 @@ def _tone(state: str) -> str:
 
 
 def _figures(ledger: Sequence[LedgerEntry]) -> Figures:
-    """Of all that the ledger has."""
+    """Return the statistics of a ledger."""
     ran = [e for e in ledger if isinstance(e, Enqueued)]
     ended = [e.attempt for e in ran if e.attempt and e.attempt.state != "interrupted"]
     ok = sum(attempt.state == "ok" for attempt in ended)
@@ -166,10 +165,10 @@ def _figures(ledger: Sequence[LedgerEntry]) -> Figures:
         p50=_quantile(took, 50),
         p95=_quantile(took, 95),
         late=_quantile(lags, 95),
-        told=told(tally(ledger)),
+        counts=counts_text(tally(ledger)),
     )
 
 
 def _quantile(values: Sequence[timedelta], percent: int) -> str:
-    """The least value that so many are not above."""
+    """Return a percentile as text."""
     return duration_text(values[-(-len(values) * percent // 100) - 1]) if values else ""

@@ -127,7 +127,12 @@ def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
     trigger = draft.trigger
     if trigger is None or trigger.faults() or faults:
         empty = not draft.say("cron") and draft.say("when") in ("", "cron")
-        return {"said": "", "when_faults": {} if empty else faults, "coming": [], "warnings": []}
+        return {
+            "sentence": "",
+            "when_faults": {} if empty else faults,
+            "coming": [],
+            "warnings": [],
+        }
     offset = draft.schedule.offset if draft.schedule else timedelta(0)
     found = fires(trigger, now, NEXT, offset)
     warnings = list(trigger.warnings())
@@ -135,6 +140,6 @@ def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
         late = isinstance(trigger, Once)
         warnings.append("that has passed: it is due at once" if late else "it never fires")
     return {
-        "said": sentence(trigger), "when_faults": {}, "coming": found, "warnings": warnings,
+        "sentence": sentence(trigger), "when_faults": {}, "coming": found, "warnings": warnings,
         "remarks": dst_remarks(trigger, now), "tz": trigger.tz,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The list of schedules, and what can be done to many of them, or to all."""
+"""The list of schedules, and actions on many of them or on all."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rq_clock.timing.instants import read_instant
 from rq_clock.web.context import Context, Operate, Read, Web, root_of, schedules_for
 from rq_clock.web.pages.form_times import NINE, until_of
 from rq_clock.web.pages.layout import Fields, Lists, done, here, page
-from rq_clock.web.pages.schedule_row import line
+from rq_clock.web.pages.schedule_row import schedule_row
 from rq_clock.web.problems import Problem
 
 router = APIRouter()
 SIZES = (25, 50, 100, 200)
 TABS = ("", "late", "failing", "running", "paused", "ended", "invalid")
 """States to choose from, "" for all."""
-RUN_MOST = 200
-"""Schedules that are run by hand at once: each takes three round trips."""
+RUN_LIMIT = 200
+"""Schedules of one bulk run: each takes three round trips."""
 VERBS = ("pause", "resume", "run")
 
 
@@ -47,44 +47,43 @@ def list_page(  # noqa: PLR0913 - one a filter
     cursor: str = "",
     at: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
-    """Schedules that fit, those in trouble first. `at` is how many were shown before."""
-    said = {"state": state, "queue": queue, "tag": tag, "q": q.strip(), "origin": origin}
+    """Return matching schedules, those in trouble first. `at` counts those on earlier pages."""
+    query = {"state": state, "queue": queue, "tag": tag, "q": q.strip(), "origin": origin}
     if size not in SIZES:
         raise Problem("validation", f"size: expected one of {SIZES}, got {size}")
-    listing = site.overview.page(_wanted(said), sort=sort, most=size, cursor=cursor)
-    kept = {**said, "sort": "" if sort == "trouble" else sort, "size": "" if size == 50 else size}
+    listing = site.overview.page(_filter(query), sort=sort, most=size, cursor=cursor)
+    kept = {**query, "sort": "" if sort == "trouble" else sort, "size": "" if size == 50 else size}
     following = {**kept, "cursor": listing.cursor, "at": at + len(listing.rows)}
     return page(
         request, "schedules.html", token, listing.pulse,
-        listing=listing, lines=[line(row, listing.pulse.now) for row in listing.rows],
-        said=said, kept=kept, following=following if listing.cursor else None,
-        tabs=_tabs(listing, said, site.settings.namespace), filtered=any(said.values()),
-        sizes=SIZES, size=size, at=at, most=BATCH_LIMIT,
+        listing=listing, rows=[schedule_row(row, listing.pulse.now) for row in listing.rows],
+        query=query, kept=kept, following=following if listing.cursor else None,
+        tabs=_tabs(listing, query, site.settings.namespace), filtered=any(query.values()),
+        sizes=SIZES, size=size, at=at, limit=BATCH_LIMIT,
     )  # fmt: skip
 
 
-def _wanted(said: Mapping[str, str]) -> Filter:
+def _filter(query: Mapping[str, str]) -> Filter:
     return Filter(
-        state=said.get("state") or None,
-        queue=said.get("queue") or None,
-        tag=said.get("tag") or None,
-        text=said.get("q") or None,
-        origin=said.get("origin") or None,
+        state=query.get("state") or None,
+        queue=query.get("queue") or None,
+        tag=query.get("tag") or None,
+        text=query.get("q") or None,
+        origin=query.get("origin") or None,
     )
 
 
-def _tabs(listing: Listing, said: Mapping[str, str], namespace: str) -> list[tuple[str, str]]:
-    """States and how many there are of each, as far as that is known: under another filter only
-    of the one that is shown."""
+def _tabs(listing: Listing, query: Mapping[str, str], namespace: str) -> list[tuple[str, str]]:
+    """Return the states with their counts; under another filter only the shown state has one."""
     pulse, total = listing.pulse, listing.total
     counts: dict[str, str] = {}
-    if not any(value for name, value in said.items() if name != "state"):
+    if not any(value for name, value in query.items() if name != "state"):
         late = f"{pulse.late:,}" + ("+" if pulse.late > TROUBLED else "")
         counts = {"": f"{pulse.size:,}", "late": late, "failing": f"{pulse.failing:,}"}
         counts["running"] = f"{len(jobs_by_schedule(namespace, pulse.running)):,}"
     if total is not None:
-        counts[said["state"]] = f"{total:,}"
-    shown = [*TABS, *([said["state"]] if said["state"] not in TABS else [])]
+        counts[query["state"]] = f"{total:,}"
+    shown = [*TABS, *([query["state"]] if query["state"] not in TABS else [])]
     return [(tab, counts.get(tab, "")) for tab in shown]
 
 
@@ -92,99 +91,102 @@ def _tabs(listing: Listing, said: Mapping[str, str], namespace: str) -> list[tup
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Schedules that somebody wants to do something to, and where they were chosen."""
+class Selection:
+    """The schedules and the verb of a bulk action, and the list that they were selected on."""
 
     verb: str
     names: tuple[str, ...]
     back: str
 
     @classmethod
-    def read(cls, form: Mapping[str, list[str]], site: Context) -> Chosen:
-        """Those that were ticked or, if so wanted, all that fit the list's filters. Raises Problem
-        when there are none, or too many."""
+    def read(cls, form: Mapping[str, list[str]], site: Context) -> Selection:
+        """Return the selected schedules or, with `all`, those that match the filters of the list.
+        Raises Problem when there are none, or too many."""
         one = {name: values[-1] for name, values in form.items()}
         verb, back = one.get("verb", ""), here(one.get("back", "/"))
         names = form.get("name", [])
         if one.get("all"):
-            names = site.overview.names(_wanted(one), BATCH_LIMIT + 1)
+            names = site.overview.names(_filter(one), BATCH_LIMIT + 1)
         if verb not in VERBS or not names:
-            raise Problem("validation", "expected some schedules to be chosen, got none")
-        most = RUN_MOST if verb == "run" else BATCH_LIMIT
-        if len(names) > most:
+            raise Problem("validation", "expected some schedules to be selected, got none")
+        limit = RUN_LIMIT if verb == "run" else BATCH_LIMIT
+        if len(names) > limit:
             raise Problem(
                 "validation",
-                f"expected at most {most:,} schedules at once, got more; narrow the filter",
+                f"expected at most {limit:,} schedules at once, got more; narrow the filter",
             )
         return cls(verb, tuple(dict.fromkeys(names)), back)
 
 
 @router.get("/pause")
 def pause_all_page(request: Request, site: Web, token: Operate) -> Response:
-    """Asks before all schedules are paused."""
-    return _ask(request, site, token, Chosen("pause", (ALL,), "/"))
+    """Confirm a pause of all schedules."""
+    return _ask(request, site, token, Selection("pause", (ALL,), "/"))
 
 
 @router.get("/resume")
 def resume_all_page(request: Request, site: Web, token: Operate) -> Response:
-    """Asks before the pause of all schedules ends."""
-    return _ask(request, site, token, Chosen("resume", (ALL,), "/"))
+    """Confirm the end of the pause of all schedules."""
+    return _ask(request, site, token, Selection("resume", (ALL,), "/"))
 
 
 @router.get("/bulk")
 @router.get("/bulk/{verb}")
 def begin_again(request: Request, token: Read) -> Response:
-    """Where a page that asks was loaded anew: what was chosen is in the form that led there."""
+    """Lead a reloaded confirmation back to the list: its selection was in the form."""
     return RedirectResponse(f"{root_of(request)}/", 303)
 
 
 @router.post("/bulk")
 def choose(request: Request, site: Web, token: Operate, form: Lists) -> Response:
-    """Asks before something is done to those that were chosen."""
-    return _ask(request, site, token, Chosen.read(form, site))
+    """Confirm an action on the selected schedules."""
+    return _ask(request, site, token, Selection.read(form, site))
 
 
 @router.post("/bulk/{verb}")
 def act(request: Request, site: Web, token: Operate, verb: str, form: Fields) -> Response:
-    """Does it. Those that were shown are meant, whatever fits the filters by now."""
+    """Act on the schedules that the confirmation named, whatever matches by now."""
     names = tuple(form.get("names", "").split())
-    chosen = Chosen(verb, names, here(form.get("back", "/")))
+    selection = Selection(verb, names, here(form.get("back", "/")))
     if verb not in VERBS or not names:
-        raise Problem("validation", "expected some schedules to be chosen, got none")
+        raise Problem("validation", "expected some schedules to be selected, got none")
     try:
-        said = _act(schedules_for(site, token), chosen, form, site)
+        message = _act(schedules_for(site, token), selection, form, site)
     except ScheduleError as error:
-        return _ask(request, site, token, chosen, form=form, error=str(error), status=409)
-    return done(request, chosen.back, said)
+        return _ask(request, site, token, selection, form=form, error=str(error), status=409)
+    return done(request, selection.back, message)
 
 
-def _ask(request: Request, site: Context, token: Token, chosen: Chosen, **values: Any) -> Response:
+def _ask(
+    request: Request, site: Context, token: Token, selection: Selection, **values: Any
+) -> Response:
     pulse = site.overview.pulse()
     return page(
-        request, "bulk.html", token, pulse, chosen=chosen, everything=chosen.names == (ALL,),
+        request, "bulk.html", token, pulse, selection=selection,
+        everything=selection.names == (ALL,),
         tomorrow=read_instant(NINE, "UTC", now=pulse.now), tz="UTC", **{"form": {}, **values},
     )  # fmt: skip
 
 
-def _act(schedules: Schedules, chosen: Chosen, form: Mapping[str, str], site: Context) -> str:
-    """Do it; what was done, in words. Raises ScheduleError."""
-    names, reason = chosen.names, form.get("reason", "").strip()
+def _act(schedules: Schedules, selection: Selection, form: Mapping[str, str], site: Context) -> str:
+    """Act, and return a message. Raises ScheduleError."""
+    names, reason = selection.names, form.get("reason", "").strip()
     what = "all schedules" if names == (ALL,) else _counted(len(names))
-    if chosen.verb == "pause":
+    if selection.verb == "pause":
         until = until_of(form, "UTC", site.overview.pulse().now)
         missed = form.get("missed", "skip")
         schedules.pause(names, reason=reason, until=until, missed=missed)
         return f"Paused {what}."
-    if chosen.verb == "resume":
+    if selection.verb == "resume":
         schedules.resume(names, missed=form.get("missed") or None)
         return f"Resumed {what}."
     return _run(schedules, names, reason)
 
 
 def _run(schedules: Schedules, names: tuple[str, ...], reason: str) -> str:
-    """Run each; what became of them. One that cannot run keeps no other from it."""
-    if len(names) > RUN_MOST or ALL in names:
-        raise ScheduleError(f"expected at most {RUN_MOST} schedules to run at once")
+    """Run each, and return a message. One that cannot run does not stop the others."""
+    if len(names) > RUN_LIMIT or ALL in names:
+        raise ScheduleError(f"expected at most {RUN_LIMIT} schedules to run at once")
     ran, refused = 0, []
     for name in names:
         try:
@@ -192,11 +194,11 @@ def _run(schedules: Schedules, names: tuple[str, ...], reason: str) -> str:
             ran += 1
         except ScheduleError as error:
             refused.append(str(error))
-    told = [f"Enqueued a run of {_counted(ran)}."] if ran else []
+    lines = [f"Enqueued a run of {_counted(ran)}."] if ran else []
     if refused:
-        told.append(f"{_counted(len(refused))} did not run:")
-        told += refused[:10]
-    return "\n".join(told)
+        lines.append(f"{_counted(len(refused))} did not run:")
+        lines += refused[:10]
+    return "\n".join(lines)
 
 
 def _counted(number: int) -> str:

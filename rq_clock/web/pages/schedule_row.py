@@ -1,7 +1,7 @@
-"""A schedule as a line of the list: words ready to be shown. Pure.
+"""A schedule as a row of the list, rendered. Pure.
 
-Made here and not in the template, because a page has up to 200 of them and a template takes ten
-times as long for the same.
+Rows are rendered here and not in the template: a page has up to 200, and a template takes ten
+times as long.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ScheduleRow:
 
     name: str
     look: str
-    rule: Markup
+    trigger: Markup
     runs: str
     queue: str
     tags: tuple[str, ...]
@@ -47,15 +47,15 @@ class ScheduleRow:
     can_run: bool
 
 
-def line(row: Row, now: datetime) -> ScheduleRow:
-    """A schedule as the list shows it."""
+def schedule_row(row: Row, now: datetime) -> ScheduleRow:
+    """Return a schedule as the list shows it."""
     entry, schedule = row.entry, row.entry.schedule
     tz = entry.tz
     states = states_of(row, now)
     return ScheduleRow(
         name=entry.name,
         look=next((_TONES[s] for s in states if s in _TONES), ""),
-        rule=rule(schedule.trigger) if schedule else Markup("—"),
+        trigger=trigger_cell(schedule.trigger) if schedule else Markup("—"),
         runs=_runs(schedule.target) if schedule else "",
         queue=schedule.queue if schedule else "",
         tags=schedule.tags if schedule else (),
@@ -86,30 +86,30 @@ def states_of(row: Row, now: datetime) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def sentence(trigger: Trigger) -> str:
-    """A rule of time in words, as a sentence begins."""
-    said = words(trigger)
-    return said[0].upper() + said[1:]
+    """Return a trigger in words, with a capital."""
+    text = words(trigger)
+    return text[0].upper() + text[1:]
 
 
 @lru_cache(maxsize=4096)
-def rule(trigger: Trigger) -> Markup:
-    """A rule of time in words, and as it is written."""
-    said = sentence(trigger)
+def trigger_cell(trigger: Trigger) -> Markup:
+    """Return a trigger in words, and a cron trigger as it is written."""
+    text = sentence(trigger)
     if not isinstance(trigger, Cron):
-        return escape(said)
+        return escape(text)
     for zoned in (", UTC", f", {trigger.tz} time"):
-        said = said.removesuffix(zoned)
+        text = text.removesuffix(zoned)
     form = Markup("{}<small><code>{}</code> {}</small>")
-    return form.format(said, trigger.expression, trigger.tz)
+    return form.format(text, trigger.expression, trigger.tz)
 
 
-def pause_told(pause: Pause, tz: str, now: datetime) -> Markup:
-    """Who has paused, why, and until when."""
-    said = Markup("")
+def pause_text(pause: Pause, tz: str, now: datetime) -> Markup:
+    """Return the end, actor and reason of a pause."""
+    text = Markup("")
     if pause.until:
-        said = Markup("until {} ({}), ").format(when(pause.until, tz, now), ago(pause.until, now))
-    said += Markup("by {}").format(pause.by)
-    return said + Markup(": “{}”").format(pause.reason) if pause.reason else said
+        text = Markup("until {} ({}), ").format(when(pause.until, tz, now), ago(pause.until, now))
+    text += Markup("by {}").format(pause.by)
+    return text + Markup(": “{}”").format(pause.reason) if pause.reason else text
 
 
 def _runs(target: Target) -> str:
@@ -132,8 +132,8 @@ def late(lag: timedelta | None) -> Markup:
     """How late a run was enqueued: " +0.4 s", marked when that was not on time."""
     if lag is None:
         return Markup("")
-    said = f"+{duration_text(lag)}"
-    return Markup(f' <b class="warned">{said} late</b>' if lag > ON_TIME else f" {said}")
+    text = f"+{duration_text(lag)}"
+    return Markup(f' <b class="warned">{text} late</b>' if lag > ON_TIME else f" {text}")
 
 
 def _next(row: Row, tz: str, now: datetime) -> Markup:
@@ -142,10 +142,10 @@ def _next(row: Row, tz: str, now: datetime) -> Markup:
     if fire is None:
         return Markup("—")
     overdue = now - fire > ON_TIME
-    said = f"{duration_text(now - fire)} overdue" if overdue else ago(max(fire, now), now)
-    held = "" if overdue else next((h.reason for h in row.entry.holds if fire <= h.until), "")
-    told = {"paused": "skipped: paused", "requested": "skipped, as asked for"}.get(held, "")
-    return Markup(f"{said}<small>{when(fire, tz, now)}{f' · {told}' if told else ''}</small>")
+    text = f"{duration_text(now - fire)} overdue" if overdue else ago(max(fire, now), now)
+    block = "" if overdue else next((h.reason for h in row.entry.holds if fire <= h.until), "")
+    note = {"paused": "skipped: paused", "requested": "skipped on request"}.get(block, "")
+    return Markup(f"{text}<small>{when(fire, tz, now)}{f' · {note}' if note else ''}</small>")
 
 
 def _note(row: Row, tz: str, now: datetime) -> Markup:
@@ -153,4 +153,4 @@ def _note(row: Row, tz: str, now: datetime) -> Markup:
     if row.entry.schedule is None:
         return escape(row.entry.fault)
     pause = row.entry.pause(now)
-    return pause_told(pause, tz, now) if pause else Markup("")
+    return pause_text(pause, tz, now) if pause else Markup("")

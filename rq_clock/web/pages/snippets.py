@@ -1,6 +1,6 @@
-"""A schedule as others take it: its definition, as a command line and as a request. Pure.
+"""A schedule to copy: as a definition, a command line and a request. Pure.
 
-Secrets are masked, as everywhere: who copies such a line puts them in again.
+Secrets are masked: put them in again after copying.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def as_cli(name: str, schedule: Schedule) -> str:
 
 def as_curl(name: str, schedule: Schedule, base: str) -> str:
     """The request that puts it there."""
-    given = _encode(document(schedule, secrets=False))
+    body = _encode(document(schedule, secrets=False))
     return (
         f"curl -X PUT {shlex.quote(f'{base}api/v1/schedules/{name}')} \\\n"
         "  -H \"Authorization: Bearer $RQ_CLOCK_TOKEN\" -H 'Content-Type: application/json' \\\n"
-        f"  -d {shlex.quote(given)}"
+        f"  -d {shlex.quote(body)}"
     )
 
 

@@ -1,7 +1,7 @@
-"""What became of a schedule's last fire times, as a row of bars. Pure.
+"""The outcomes of a schedule's last fire times as a row of bars. Pure.
 
 The newest stands at the right. The height is how long a run took, by the square root, so that a run
-of a second and one of an hour are both seen. What failed has its full height, so that it is told
+of a second and one of an hour are both seen. What failed has its full height, so that it shows
 without its colour; what was skipped is a stub, what was lost or came too late is hollow.
 """
 
@@ -24,7 +24,7 @@ from rq_clock.timing.zones import zone
 from rq_clock.web.pages.filters import local_text
 
 MISSED = ("window", "limit", "past")
-"""Reasons of skips that nobody asked for: the fire time had passed before it could be decided."""
+"""Reasons of skips after an outage: the fire time had passed before it was decided."""
 _LOOKS = {
     "ok": "ok", "failed": "bad", "timed_out": "bad", "stopped": "bad", "interrupted": "warn",
     "lost": "hollow", "missed": "hollow", "skipped": "skip-bar", "waiting": "info",
@@ -33,8 +33,8 @@ _STEP, _WIDTH, _HEIGHT, _STUB = 3, 2, 24, 4
 _SECOND = timedelta(seconds=1)
 
 
-def fate(entry: LedgerEntry) -> str:
-    """What became of a fire time: how its run ended, waiting, skipped, missed or lost."""
+def outcome(entry: LedgerEntry) -> str:
+    """Return the outcome of a fire time: how its run ended, waiting, skipped, missed or lost."""
     if isinstance(entry, Enqueued):
         return entry.attempt.state if entry.attempt else "waiting"
     if isinstance(entry, Lost):
@@ -43,24 +43,24 @@ def fate(entry: LedgerEntry) -> str:
 
 
 def tally(tail: Sequence[LedgerEntry]) -> Counter[str]:
-    """How many fire times had which fate."""
+    """Count fire times by outcome."""
     counts: Counter[str] = Counter()
     for entry in tail:
-        counts[fate(entry)] += entry.count if isinstance(entry, Skip) else 1
+        counts[outcome(entry)] += entry.count if isinstance(entry, Skip) else 1
     return counts
 
 
-def told(counts: Counter[str]) -> str:
-    """These counts in words: "55 ok, 3 failed, 1 skipped"."""
+def counts_text(counts: Counter[str]) -> str:
+    """Return counts as text: "55 ok, 3 failed, 1 skipped"."""
     parts = (
         f"{count:,}{'+' if count >= MANY else ''} {state.replace('_', ' ')}"
         for state, count in sorted(counts.items(), key=lambda item: list(_LOOKS).index(item[0]))
     )
-    return ", ".join(parts) or "nothing yet"
+    return ", ".join(parts) or "no runs yet"
 
 
 def bars(tail: Sequence[LedgerEntry]) -> Markup:
-    """The bars of a row, drawn with a path for each look: a page has thousands of bars."""
+    """Return the bars of a row, with one path for each look: a page has thousands of bars."""
     paths: dict[str, list[str]] = {}
     start = _STEP * (BARS - len(tail))
     for i, (state, height) in enumerate(_heights(tail)):
@@ -73,14 +73,14 @@ def bars(tail: Sequence[LedgerEntry]) -> Markup:
     drawn = "".join(f'<path class="{look}" d="{"".join(d)}"/>' for look, d in paths.items())
     width = _STEP * BARS
     return Markup(
-        f'<svg class="bars" role="img" aria-label="{told(tally(tail))}" width="{width}" '
+        f'<svg class="bars" role="img" aria-label="{counts_text(tally(tail))}" width="{width}" '
         f'height="{_HEIGHT + 1}" viewBox="0 0 {width} {_HEIGHT + 1}">'
         f'<path class="floor" d="M0 {_HEIGHT}.5h{width}"/>{drawn}</svg>'
     )
 
 
 def large_bars(tail: Sequence[LedgerEntry], tz: str) -> Markup:
-    """The same, large, each with what it stands for."""
+    """Return larger bars, each with a title."""
     start = _STEP * (BARS - len(tail))
     drawn = [f'<path class="floor" d="M0 {_HEIGHT}h{_STEP * BARS}" stroke-width=".3"/>']
     for i, (entry, (state, height)) in enumerate(zip(tail, _heights(tail), strict=True)):
@@ -91,13 +91,13 @@ def large_bars(tail: Sequence[LedgerEntry], tz: str) -> Markup:
             f"<title>{escape(_title(entry, state, tz))}</title></rect>"
         )
     return Markup(
-        f'<svg class="bars large" role="img" aria-label="{told(tally(tail))}" '
+        f'<svg class="bars large" role="img" aria-label="{counts_text(tally(tail))}" '
         f'preserveAspectRatio="none" viewBox="0 0 {_STEP * BARS} {_HEIGHT}">{"".join(drawn)}</svg>'
     )
 
 
 def _heights(tail: Sequence[LedgerEntry]) -> Iterator[tuple[str, int]]:
-    """The fate and the height of each."""
+    """Yield the outcome and the height of each."""
     took = [
         (e.attempt.ended - e.attempt.started) / _SECOND
         if isinstance(e, Enqueued) and e.attempt else 0.0
@@ -105,7 +105,7 @@ def _heights(tail: Sequence[LedgerEntry]) -> Iterator[tuple[str, int]]:
     ]  # fmt: skip
     longest = max([*took, 0.001])
     for entry, seconds in zip(tail, took, strict=True):
-        state = fate(entry)
+        state = outcome(entry)
         look = _LOOKS[state]
         if look in ("ok", "warn"):
             yield state, _STUB + 1 + round((_HEIGHT - 10) * sqrt(max(0.0, seconds) / longest))
@@ -115,10 +115,10 @@ def _heights(tail: Sequence[LedgerEntry]) -> Iterator[tuple[str, int]]:
 
 def _title(entry: LedgerEntry, state: str, tz: str) -> str:
     at = local_text(instant_of(entry).astimezone(zone(tz).info), None)
-    said = f"{at}: {state.replace('_', ' ')}"
+    text = f"{at}: {state.replace('_', ' ')}"
     if isinstance(entry, Skip):
-        return f"{said} ({entry.reason})" + (f", {entry.count:,} times" if entry.count > 1 else "")
+        return f"{text} ({entry.reason})" + (f", {entry.count:,} times" if entry.count > 1 else "")
     if isinstance(entry, Lost) or entry.attempt is None:
-        return said
+        return text
     late = f", {duration_text(entry.lag)} late" if entry.lag is not None else ""
-    return f"{said}, took {duration_text(entry.attempt.ended - entry.attempt.started)}{late}"
+    return f"{text}, took {duration_text(entry.attempt.ended - entry.attempt.started)}{late}"

@@ -1,4 +1,4 @@
-"""The timeline: what ran and what will, of many schedules side by side, and how dense that is."""
+"""The timeline: past and planned runs of many schedules side by side, and their density."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rq_clock.timing.zones import zone
 from rq_clock.web.context import Read, Web
 from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.layout import page
-from rq_clock.web.pages.sparkline import fate
+from rq_clock.web.pages.sparkline import outcome
 from rq_clock.web.problems import Problem
 
 router = APIRouter()
@@ -32,7 +32,7 @@ PAN = 24
 """Hours by which the links move the window."""
 FURTHEST = 24 * 14
 BAND = 48
-"""Fire times to come of one schedule beyond which they are drawn as a band."""
+"""Upcoming fire times of one schedule beyond which they are drawn as a band."""
 ROWS = 1000
 """Rows of the table that stands for the drawing."""
 THIN = 36
@@ -42,9 +42,9 @@ _HOUR = timedelta(hours=1)
 _SHAPES = {
     "ok": "ok", "failed": "bad", "timed_out": "bad", "stopped": "bad", "interrupted": "again",
     "lost": "lost", "missed": "missed", "skipped": "skip", "waiting": "waits", "planned": "planned",
-    "held": "held",
+    "blocked": "blocked",
 }  # fmt: skip
-"""What became of a fire time, or will → the shape that stands for it."""
+"""Outcome of a fire time → the shape that stands for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +59,20 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """A schedule. `band` is where so many fire times to come lie that they are one: from, width
-    and how many; `told` sums it up. `drawn`: the marks, made here as there are thousands."""
+    """A schedule. `band` stands for many upcoming fire times: start, width and count; `summary`
+    describes the lane. `drawn` holds the marks, rendered here as there are thousands."""
 
     name: str
     look: str
     marks: tuple[Mark, ...]
     drawn: Markup
     band: tuple[float, float, int] | None
-    told: str
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is looked at. Instants become percents of it."""
+    """The span of time on the page. Instants become percents of it."""
 
     start: datetime
     now: datetime
@@ -106,8 +106,8 @@ def timeline_page(  # noqa: PLR0913 - one a filter
     request: Request, site: Web, token: Read, state: str = "", queue: str = "", tag: str = "",
     q: str = "", tz: str = "UTC", shift: int = 0, view: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
-    """Two days of the schedules that fit, those in trouble and due soonest first."""
-    said = {"state": state, "queue": queue, "tag": tag, "q": q, "tz": tz if tz != "UTC" else "",
+    """Return two days of matching schedules, those in trouble and due soonest first."""
+    query = {"state": state, "queue": queue, "tag": tag, "q": q, "tz": tz if tz != "UTC" else "",
             "shift": shift or "", "view": view}  # fmt: skip
     if not -FURTHEST <= shift <= FURTHEST:
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
@@ -118,10 +118,10 @@ def timeline_page(  # noqa: PLR0913 - one a filter
     window = Window(start - HALF + shift * _HOUR, now, _known_zone(tz))
     lanes = [lane_of(row, window) for row in listing.rows]
     return page(
-        request, "timeline.html", token, listing.pulse, listing=listing, lanes=lanes, said=said,
+        request, "timeline.html", token, listing.pulse, listing=listing, lanes=lanes, query=query,
         window=window, ticks=list(window.ticks()), density=_density(listing, window), at=at,
         zones=_zones(listing.rows, tz), tz=window.tz, shift=shift, pan=PAN, view=view,
-        rows=_table(lanes) if view == "table" else [], most=ROWS,
+        rows=_table(lanes) if view == "table" else [], limit=ROWS,
         filtered=bool(state or queue or tag or q), now_x=window.x(now) if window.has(now) else None,
     )  # fmt: skip
 
@@ -139,9 +139,9 @@ def lane_of(row: Row, window: Window) -> Lane:
     else:
         planned = len(coming)
         for fire in coming:
-            held = {"paused": "paused", "requested": "to be skipped"}.get(fire.blocked_by, "")
-            what = f"planned, but {held}" if held else "planned"
-            shape = _SHAPES["held" if held else "planned"]
+            block = {"paused": "paused", "requested": "to be skipped"}.get(fire.blocked_by, "")
+            what = f"planned, but {block}" if block else "planned"
+            shape = _SHAPES["blocked" if block else "planned"]
             marks.append(Mark(fire.fire_time, window.x(fire.fire_time), shape, what))
     return Lane(
         name=entry.name,
@@ -149,21 +149,21 @@ def lane_of(row: Row, window: Window) -> Lane:
         marks=tuple(marks),
         drawn=_drawn(marks, window),
         band=band,
-        told=_summed(marks, band),
+        summary=_summary(marks, band),
     )
 
 
 def _past(row: Row, window: Window) -> list[Mark]:
-    """What became of fire times; what went wrong last, so that it is drawn over the rest."""
+    """Return past fire times; failures last, so that they are drawn over the rest."""
     marks = []
     seen = [entry for entry in row.tail if window.has(instant_of(entry))]
     for entry in seen:
-        at, state = instant_of(entry), fate(entry)
+        at, state = instant_of(entry), outcome(entry)
         what, shape = state.replace("_", " "), _SHAPES.get(state, "waits")
         if isinstance(entry, Skip):
             what += f": {entry.reason}" + (f", {entry.count:,} times" if entry.count > 1 else "")
         elif isinstance(entry, Lost):
-            what = "lost: its job vanished"
+            what = "lost: the job vanished"
         if shape == "ok" and len(seen) > THIN:
             shape = "ok-thin"
         marks.append(Mark(at, window.x(at), shape, what))
@@ -180,20 +180,19 @@ def _drawn(marks: Sequence[Mark], window: Window) -> Markup:
     return Markup("".join(drawn))
 
 
-def _summed(marks: Sequence[Mark], band: tuple[float, float, int] | None) -> str:
-    """What a lane shows, in words."""
+def _summary(marks: Sequence[Mark], band: tuple[float, float, int] | None) -> str:
+    """Describe a lane."""
     counts: dict[str, int] = {}
     for mark in marks:
         word = mark.what.partition(":")[0].partition(",")[0]
         counts[word] = counts.get(word, 0) + 1
     if band:
         counts["planned"] = counts.get("planned", 0) + band[2]
-    return ", ".join(f"{count:,} {word}" for word, count in counts.items()) or "nothing"
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items()) or "no fire times"
 
 
 def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
-    """How many fire times to come lie in each half hour, of the schedules of this page; None when
-    the window is all past."""
+    """Count the upcoming fire times of each half hour; None when the window is all past."""
     begin = max(window.now, window.start)
     if begin >= window.end:
         return None
@@ -212,13 +211,13 @@ def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
 
 
 def _table(lanes: Sequence[Lane]) -> list[tuple[datetime, str, str]]:
-    """What the drawing shows, by time."""
+    """Return the rows of the table, by time."""
     rows = [(mark.at, lane.name, mark.what) for lane in lanes for mark in lane.marks]
     return sorted(rows)[: ROWS + 1]
 
 
 def _zones(rows: Sequence[Row], chosen: str) -> list[str]:
-    """Those to choose from: of the schedules that are shown."""
+    """Return the zones of the schedules on the page."""
     found = {row.entry.tz for row in rows if row.entry.schedule}
     return ["UTC", *sorted((found | {chosen}) - {"UTC"})]
 

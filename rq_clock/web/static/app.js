@@ -1,18 +1,17 @@
-// Keys, and what saves a click. Every page reads and works without this file; what changes by
-// itself is live.js's.
+// Keys and shortcuts. Every page works without this file. live.js keeps pages up to date.
 
 "use strict";
 
 const root = document.body.dataset.root;
-const writing = (element) => element.closest("input, textarea, select, [contenteditable]");
-let behind = "";                       // the key that came before, if it was a "g"
+const typing = (element) => element.closest("input, textarea, select, [contenteditable]");
+let previous = "";                     // the key before this one
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || writing(event.target)) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
   if (document.querySelector("dialog[open]")) return;
   const key = event.key;
-  const go = behind === "g" && document.querySelector(`[data-go="${CSS.escape(key)}"]`);
-  behind = key;
+  const go = previous === "g" && document.querySelector(`[data-go="${CSS.escape(key)}"]`);
+  previous = key;
   if (go) go.click();
   else if (key === "/") document.querySelector("[data-filter]")?.focus();
   else if (key === "?") document.getElementById("keys")?.showModal();
@@ -50,21 +49,21 @@ document.addEventListener("click", (event) => {
 });
 for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
 
-// What a form means, told while one types: its part `data-preview` is fetched anew, with the fields
-// that are named there. Faults are told at their fields.
+// Preview a form while somebody types: load its part `data-preview` again, with the fields named
+// there. Mark the fields that have faults.
 for (const form of document.querySelectorAll("form:has([data-preview])")) {
   const region = form.querySelector("[data-preview]");
-  let timer, asked = 0;
+  let timer, latest = 0;
   form.addEventListener("input", (event) => {
     if (!region.dataset.fields.split(" ").includes(event.target.name)) return;
     clearTimeout(timer);
     timer = setTimeout(async () => {
-      const number = ++asked;
-      const said = new FormData(form);
+      const number = ++latest;
+      const data = new FormData(form);
       const query = new URLSearchParams();
-      for (const name of region.dataset.fields.split(" ")) query.set(name, said.get(name) ?? "");
+      for (const name of region.dataset.fields.split(" ")) query.set(name, data.get(name) ?? "");
       const answer = await fetch(`${root}${region.dataset.preview}?${query}`).catch(() => null);
-      if (number !== asked || !answer?.ok) return;
+      if (number !== latest || !answer?.ok) return;
       region.innerHTML = await answer.text();
       const faulty = (region.querySelector("[data-faults]")?.dataset.faults ?? "").split(" ");
       for (const name of region.dataset.fields.split(" ")) {

@@ -129,7 +129,7 @@ class TestAPersonsPath:
 
     def sees_a_schedule_run(self, page: Page) -> None:
         live(page)
-        rows = page.get_by_role("table", name="What became of each fire time").locator("tbody tr")
+        rows = page.get_by_role("table", name="Fire times and their outcomes").locator("tbody tr")
         before = rows.first.inner_text()
         wait_until(lambda: rows.first.inner_text() != before, PATIENCE, "another run")
         expect(rows.nth(1)).to_contain_text("ok")
@@ -140,7 +140,7 @@ class TestAPersonsPath:
         press(page, "Pause")
         seen(page, "Paused until it is resumed.")
         seen(page, "“the sender is being replaced”")
-        rows = page.get_by_role("table", name="What became of each fire time").locator("tbody tr")
+        rows = page.get_by_role("table", name="Fire times and their outcomes").locator("tbody tr")
         expect(rows.first).to_contain_text("paused")
         expect(rows.first).to_contain_text(re.compile(r"\d times"))
 
@@ -200,7 +200,7 @@ class TestAPersonsPath:
         press(page, "disk-usage", "link")
         press(page, "Run now…", "link")
         press(page, "Run now")
-        page.locator("p").filter(has_text="runs now").get_by_role("link").click()
+        page.locator("p").filter(has_text="is running").get_by_role("link").click()
         output = page.locator("#output")
         expect(output).to_contain_text("half way")
         expect(page.locator("main")).to_contain_text("running")
@@ -213,7 +213,7 @@ class TestAPersonsPath:
         press(page, "Schedules", "link")
         live(page)
         place.clock.kill()
-        seen(page, "No clock is running since")
+        seen(page, "No clock has been running since")
         expect(page.get_by_role("alert")).to_be_visible()
         place.clock = place.start_clock("clock.2")
         seen(page, "clock.2.")
@@ -250,7 +250,7 @@ class TestLive:
     ) -> None:
         live(page)
         place.clock.kill()
-        seen(page, "No clock is running since")
+        seen(page, "No clock has been running since")
         asked.clear()
         wait_until(lambda: page.title() and (page, 304) in asked, PATIENCE, "the same page")
         place.clock = place.start_clock("clock.3")
@@ -277,7 +277,7 @@ class TestLive:
 
     def test_what_a_reader_is_in_the_middle_of_stays(self, page: Page) -> None:
         live(page)
-        box = page.get_by_label("Choose nightly-report")
+        box = page.get_by_label("Select nightly-report")
         box.check()
         page.get_by_role("searchbox").fill("half a wo")
         page.get_by_role("link", name="nightly-report", exact=True).focus()
@@ -504,13 +504,13 @@ class TestWithoutScripts:
 
     def test_many_are_paused_at_once(self, page: Page) -> None:
         for name in ("nightly-report", "flaky"):
-            page.get_by_label(f"Choose {name}").check()
+            page.get_by_label(f"Select {name}").check()
         press(page, "Pause…")
         page.get_by_label("Reason").fill("both")
         press(page, "Pause 2 schedules")
         assert page.locator("main").inner_text().count("both") >= 2
         for name in ("nightly-report", "flaky"):
-            page.get_by_label(f"Choose {name}").check()
+            page.get_by_label(f"Select {name}").check()
         press(page, "Resume…")
         press(page, "Resume 2 schedules")
 

@@ -203,7 +203,7 @@ def test_of_very_many_a_page_says_how_far_it_looked(
         page = browser.get(f"/{query}")
         assert re.search(r"searched \d+ schedules, found \d here", text_of(page))
         found |= set(re.findall(r'id="row-([^"]+)"', page.text))
-        following = re.findall(r'rel="next" href="/([^"]+)">Search on', page.text)
+        following = re.findall(r'rel="next" href="/([^"]+)">Search more', page.text)
         query, asked = following[0].replace("&amp;", "&") if following else "", asked + 1
     assert found == {"s-0000", "s-0400", "s-0800"}
     assert asked > 1
@@ -255,7 +255,7 @@ def test_without_a_clock_every_page_says_since_when(
     for path in ("/", "/schedules/one", "/new", "/schedules/one/pause", "/schedules/none"):
         page = text_of(browser.get(path))
         assert re.search(
-            r"No clock is running since \w+ \d+ \w+ \d\d:\d\d:?\d* UTC \(37 min\)", page
+            r"No clock has been running since \w+ \d+ \w+ \d\d:\d\d:?\d* UTC \(37 min\)", page
         )
         assert "1 schedule is late." in page
         assert "heroku ps:scale clock=1" in page
@@ -477,9 +477,9 @@ def test_a_backfill_is_seen_before_it_is_asked_for(
     span = {"from": f"{start}T00:00", "to": f"{end}T23:00", "at_once": "2", "reason": "lost"}
     preview = browser.post("/schedules/one/backfill", data=span)
     assert preview.status_code == 200
-    assert "Runs 3 , oldest first, at most 2 at once" in main_of(preview)
+    assert "Runs 3 , oldest first, at most 2 at a time" in main_of(preview)
     assert len(re.findall(r"02:30 CES?T", main_of(preview))) >= 4
-    assert "No clock leads: it begins when one does." in main_of(preview)
+    assert "No clock leads. The backfill begins when one does." in main_of(preview)
     assert schedules.backfills() == []
     done = browser.post("/schedules/one/backfill", data={**span, "sure": "1"})
     assert "Started a backfill of 3 runs." in main_of(done)
@@ -568,7 +568,7 @@ def test_all_that_match_are_meant_also_those_of_other_pages(
     for n in range(60):
         schedules.add(f"s-{n:02}", every(hours=1), "tasks.some", queue="even" if n % 2 else "odd")
     page = browser.get("/?queue=even&size=25").text
-    assert "All 30 that match" in text_of(page)
+    assert "All 30 matching schedules" in text_of(page)
     asked = browser.post("/bulk", data={"verb": "pause", "all": "1", "queue": "even"})
     assert "Pause 30 schedules" in main_of(asked)
     [names] = re.findall(r'name="names" value="([^"]+)"', asked.text)
@@ -628,7 +628,7 @@ def test_a_schedule_is_added_as_it_was_entered(schedules: Schedules, browser: Te
     assert previewed.status_code == 200
     told = main_of(previewed)
     assert "At 02:30 every day, Europe/Berlin time." in told
-    assert "When clocks change within a year" in told
+    assert "Clock changes within a year" in told
     assert "does not exist that day" in told
     assert "rq-clock add nightly" in told
     assert schedules.get("nightly") is None
@@ -735,8 +735,8 @@ def test_a_name_is_taken_once(one: str, schedules: Schedules, browser: TestClien
         ("when=every&every=often", "expected a duration"),
         ("when=once&at=2001-01-01T00:00", "it is due at once"),
         ("when=once&at=", "expected a date and time"),
-        ("when=cron&cron=", "Say when it fires"),
-        ("", "Say when it fires"),
+        ("when=cron&cron=", "Enter a trigger"),
+        ("", "Enter a trigger"),
         (f"when=cron&cron={HTML}", "&lt;script&gt;"),
     ],
 )

@@ -40,7 +40,7 @@ PAGES = (
     "/timeline", "/timeline?view=table", "/timeline?shift=-24&tz=Europe/Berlin", "/runs",
     "/runs?state=failed&reason=manual&q=x", "/runs?queue=default", "/runs?schedule=nightly",
     "/runs?since=2026-01-01T00:00&until=2030-01-01T00:00", "/queues", "/jobs", "/jobs?kind=queued",
-    "/jobs?schedule=nightly&q=smtp", "/sweep/requeue", "/sweep/delete?queue=mail", "/clock",
+    "/jobs?schedule=nightly&q=smtp", "/bulk-jobs/requeue", "/bulk-jobs/delete?queue=mail", "/clock",
     "/audit", "/audit?by=ana&verb=trigger&schedule=nightly",
 )  # fmt: skip
 
@@ -102,7 +102,13 @@ class TestEveryPage:
 
     @pytest.mark.parametrize(
         "path",
-        ["/runs/nothing", "/jobs/nothing", "/jobs/x/requeue", "/sweep/eat", "/sweep/delete/more"],
+        [
+            "/runs/nothing",
+            "/jobs/nothing",
+            "/jobs/x/requeue",
+            "/bulk-jobs/eat",
+            "/bulk-jobs/delete/x",
+        ],
     )
     def test_what_is_not_there_is_said(self, browser: TestClient, path: str) -> None:
         assert browser.get(path).status_code == 404
@@ -286,7 +292,7 @@ class TestOneRun:
         )
         page = browser.get(f"/runs/{job}")
         assert 'id="output" data-live' in page.text
-        assert "Truncated: 1,234 bytes came before this. bold 100%" in text(page)
+        assert "Truncated: the first 1,234 bytes are not kept. bold 100%" in text(page)
 
     def test_a_run_that_waits_says_so(self, schedules: Schedules, browser: TestClient) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add")
@@ -304,7 +310,7 @@ class TestOneRun:
         work()
         seen = text(browser.get(f"/runs/{job}"))
         assert seen.count("queued again") == 2
-        assert "the end of it" in seen
+        assert "done" in seen
 
 
 class TestOperations:
@@ -375,23 +381,25 @@ class TestOperations:
         mail = Queue("mail", connection=connection)
         ids = [mail.enqueue(jobs.fail, f"smtp {i}").id for i in range(3)]
         work("mail")
-        asked = browser.get("/sweep/requeue?queue=mail&q=smtp")
+        asked = browser.get("/bulk-jobs/requeue?queue=mail&q=smtp")
         assert "Requeue 3 failed jobs" in text(asked)
         before = re.search(r'name="before" value="([^"]+)"', asked.text)
         assert before
         late = mail.enqueue(jobs.fail, "smtp too").id
         work("mail")
         form = {"queue": "mail", "q": "smtp", "before": before[1], "reason": "mail is back"}
-        assert "Requeued 3 jobs." in text(browser.post("/sweep/requeue", data=form))
+        assert "Requeued 3 jobs." in text(browser.post("/bulk-jobs/requeue", data=form))
         assert connection.hget(f"rq:job:{late}", "status") == b"failed"
         assert {id.decode() for id in connection.lrange("rq:queue:mail", 0, -1)} == set(ids)
         [noted] = schedules.audit(1)
         assert (noted.verb, noted.reason, noted.detail["jobs"]) == ("requeue", "mail is back", 3)
         assert "expected a date and time" in text(
-            browser.post("/sweep/delete", data={"queue": "mail"}), 422
+            browser.post("/bulk-jobs/delete", data={"queue": "mail"}), 422
         )
 
-    @pytest.mark.parametrize("path", ["/jobs/{job}/requeue", "/jobs/{job}/again", "/sweep/delete"])
+    @pytest.mark.parametrize(
+        "path", ["/jobs/{job}/requeue", "/jobs/{job}/again", "/bulk-jobs/delete"]
+    )
     def test_not_for_a_reader_nor_from_another_site_nor_where_nothing_is_changed(
         self, connection: Any, schedules: Schedules, site: Callable[..., TestClient],
         work: Callable[..., None], path: str,
@@ -405,7 +413,7 @@ class TestOperations:
         elsewhere.headers["Sec-Fetch-Site"] = "cross-site"
         assert elsewhere.post(path).status_code == 403
         for page in ("/jobs", "/queues/default", path.rpartition("/")[0].replace("/jobs", "/runs")):
-            if page != "/sweep":
+            if page != "/bulk-jobs":
                 assert "/requeue" not in reader.get(page).text
         assert connection.zcard("rq:failed:default") == 1
 
@@ -418,12 +426,12 @@ class TestQueues:
     ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add", queue="reports")
         seen = text(browser.get("/queues"))
-        assert "Nobody listens to reports. Schedules use it." in seen
-        assert "! nobody listens" in seen
-        assert "No worker lives" in seen
+        assert "No worker serves reports. Schedules use this queue." in seen
+        assert "! no worker" in seen
+        assert "No workers are running" in seen
         schedules.trigger("nightly")
         assert "1 job waits, the first one for" in text(browser.get("/queues"))
-        assert "Nobody listens to it" in text(browser.get("/queues/reports"))
+        assert "No worker serves this queue" in text(browser.get("/queues/reports"))
 
     def test_failed_jobs_are_filtered_and_paged(
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient
@@ -435,7 +443,7 @@ class TestQueues:
         assert following
         assert "51–100 of 300" in text(browser.get(unescape(following[1])))
         assert len(re.findall("<tr class=.bad", browser.get("/jobs?q=tasks.n(7)").text)) == 1
-        assert "No job fits." in text(browser.get("/jobs?q=nothing"))
+        assert "No matching jobs." in text(browser.get("/jobs?q=nothing"))
 
 
 class TestTimeline:
@@ -510,7 +518,7 @@ class TestClockPage:
         monkeypatch.setattr("rq_clock.web.pages.clock.WHOLE", 0)
         with round_trips() as sent:
             seen = text(browser.get("/clock?checks=1"))
-        assert "rq-clock doctor looks at all" in seen
+        assert "rq-clock doctor checks everything" in seen
         assert len(sent) <= 12
 
 
@@ -530,7 +538,7 @@ class TestAudit:
         assert text(browser.get(unescape(following[1]))).count(" add s-") == 11
         assert text(browser.get("/audit?schedule=s-7")).count("ana") >= 2
         assert "pause" in text(browser.get("/audit?verb=pause"))
-        assert "No entry fits" in text(browser.get("/audit?by=nobody"))
+        assert "No matching entries" in text(browser.get("/audit?by=nobody"))
 
 
 class TestTexts:
