@@ -31,6 +31,7 @@ from rq_clock.schedules.edits import ScheduleArgs
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.counters import ended
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Trigger
@@ -114,7 +115,7 @@ def name(i: int) -> str:
 
 def _lead(store: Store, now: datetime) -> None:
     """A clock that leads until the server ends, and has declared the first schedules."""
-    lease = store.acquire("clock.1.4711.0a1b", ("bench", ""), "starting", now)
+    lease = Leases(store).acquire("clock.1.4711.0a1b", ("bench", ""), "starting", now)
     assert isinstance(lease, Lease), "nobody else leads here"
     declared = {
         given[0]: declare(given[0], given[1], given[2], given[3] if len(given) > 3 else {})
@@ -122,7 +123,7 @@ def _lead(store: Store, now: datetime) -> None:
     }
     for _ in store.reconcile(lease, 0, now, plan(declared, {}, {}, now).changes):
         pass
-    store.renew(lease, proven=1, lag_p50_ms=2, lag_p99_ms=7)
+    Leases(store).renew(lease, proven=1, lag_p50_ms=2, lag_p99_ms=7)
     store.redis.persist(store.key("lease"))
 
 

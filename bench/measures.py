@@ -27,6 +27,7 @@ from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import plan
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import declare
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import once
 
@@ -213,7 +214,7 @@ def _staging(redis: Redis, size: int, namespace: str) -> float:
     at = now + timedelta(seconds=10)
     names = [f"herd-{i}" for i in range(size)]
     declared = {n: declare(n, once(at), "bench.task", {"queue": "bench"}) for n in names}
-    lease = store.acquire("bench", ("bench", ""), "starting", now)
+    lease = Leases(store).acquire("bench", ("bench", ""), "starting", now)
     assert isinstance(lease, Lease), "nobody else leads here"
     for _ in store.reconcile(lease, 0, now, plan(declared, {}, {}, now).changes):
         pass

@@ -45,6 +45,7 @@ from rq_clock.model.ledger import Enqueued
 from rq_clock.schedules.edits import ScheduleArgs
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger
 
@@ -348,7 +349,7 @@ def _clocks(pair: Pair) -> Iterator[tuple[Process, ...]]:
 
 def _await_fact(site: Site, fact: str, process: Process) -> float:
     """Seconds from the start of a clock until its lease says this; looks every 2 ms."""
-    while fact not in site.store.leader():
+    while fact not in Leases(site.store).leader():
         process.check()
         if time.monotonic() > process.started + 60:
             raise RuntimeError(f"{site.column}: the lease has no {fact!r} after a minute")

@@ -95,7 +95,9 @@ def not_found(store: Store, name: str) -> NoReturn:
 
 def tell_if_nobody_leads(store: Store, what: str) -> None:
     """Say that nothing happens for now, where it takes a clock."""
-    if not store.leader():
+    from rq_clock.store.lease import Leases
+
+    if not Leases(store).leader():
         complain(f"no clock leads now; {what} when one does")
 
 

@@ -106,7 +106,7 @@ def _caught_up(
                 schedule = old.schedule
             if schedule is None:
                 continue
-            decision = due(schedule, entry.decided, now, entry.holds)
+            decision = due(schedule, entry.decided, now, entry.blocks)
             late = [t for t in decision.fire_times if not is_on_time(t, now)]
             skips = [skip for skip in decision.skips if not is_on_time(skip.first, now)]
             if late or skips:

@@ -132,7 +132,9 @@ def healthcheck(process: str) -> None:
 
 
 def _no_clock() -> str:
-    return "" if open_store().leader() else NO_CLOCK
+    from rq_clock.store.lease import Leases
+
+    return "" if Leases(open_store()).leader() else NO_CLOCK
 
 
 def _no_worker() -> str:
@@ -178,7 +180,9 @@ def redis(data: str) -> None:
 
 
 def _health(store: Store, now: datetime) -> dict[str, Any]:
-    leader = store.leader()
+    from rq_clock.store.lease import Leases
+
+    leader = Leases(store).leader()
     late = store.late(now)
     problems = []
     if not leader:

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from rq_clock.alerts.rules import TickReport
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.decision import ON_TIME, is_on_time
-from rq_clock.model.entry import Entry, Lease, decide
+from rq_clock.model.entry import Entry, Lease
 from rq_clock.store.client import is_outage
 from rq_clock.store.commit import (
     Batch,
@@ -261,7 +261,7 @@ class Planner:
 
     def _decide(self, entry: Entry, instant: int, *, staged: bool) -> None:
         now = from_ms(instant)
-        decision = decide(entry, now)
+        decision = entry.decide(now)
         batch = self._open.get(instant)
         if batch is None:
             batch = self._open[instant] = Batch(now, self._everything)

@@ -34,6 +34,7 @@ from rq_clock.settings import Settings
 from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
+from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -91,6 +92,7 @@ class ClockProcess:
         self._signals = runtime.signals
         self._remove_all = remove_all
         self._store = Store(runtime.connect(settings), settings.namespace, history=settings.history)
+        self._leases = Leases(self._store)
         self._mode = "take-over" if take_over else "starting"
         self._reaper = Reaper(
             Executions(self._store.redis, settings.namespace, runs=settings.runs),
@@ -139,7 +141,7 @@ class ClockProcess:
         subscription = self._store.listen()
         try:
             while not self._signals.stopping:
-                answer = self._store.acquire(
+                answer = self._leases.acquire(
                     self._settings.instance,
                     (self._settings.owner, self._settings.former_owner),
                     self._mode,
@@ -214,7 +216,7 @@ class ClockProcess:
             planner.finish(self._runtime.wall())
             while self._counters.waiting:
                 self._do(self._counting, planner, lease)
-            self._store.release(lease)
+            self._leases.release(lease)
         finally:
             gc.enable()
             self._unconfirmed = planner.in_flight
@@ -233,7 +235,7 @@ class ClockProcess:
             if first_pass_done or monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
                 report = first_pass_done or renewals % REPORT_EVERY == 0
-                self._store.renew(lease, **(self._facts(planner) if proven and report else {}))
+                self._leases.renew(lease, **(self._facts(planner) if proven and report else {}))
                 renewals, renewed = renewals + proven, monotonic()
                 # Reading also lets redis-py notice a dead subscription.
                 self._handle(planner, _read(subscription))
@@ -357,7 +359,7 @@ class ClockProcess:
             if not went_through:
                 self._log_older_release()
                 return
-            self._store.renew(lease)
+            self._leases.renew(lease)
         for change in difference.changes:
             if change.past:
                 self._counters.add("fire skipped past", schedule=change.name)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from rq_clock.model.entry import Change, Entry
+from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
+from rq_clock.store.store import Change
 from rq_clock.timing.triggers import Once
 
 

@@ -24,6 +24,7 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, LeaseGrant, Pause, pause_from
 from rq_clock.model.ledger import Enqueued, ledger_entry
 from rq_clock.model.schedule import Schedule
+from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.store import DATA_VERSION, OLDEST_REDIS, Store
 from rq_clock.version import releases
@@ -119,7 +120,8 @@ def gather(
     redis: Any = store.redis
     seconds, microseconds = redis.time()
     time = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
-    leader = store.leader()  # at once, so that its last tick can be held against that time
+    leases = Leases(store)
+    leader = leases.leader()  # at once, so that its last tick can be compared with that time
     info = _allowed(redis.info) or {}
     pause = redis.hget(store.key("pauses"), "*")
     facts = Facts(
@@ -130,7 +132,7 @@ def gather(
         owner=owner,
         meta=texts(redis.hgetall(store.key("meta"))),
         leader=leader,
-        handovers=store.handovers(100),
+        handovers=leases.handovers(100),
         pause=None if pause is None else pause_from(pause),
         code=code,
         unverified=redis.connection_pool.connection_kwargs.get("ssl_cert_reqs") == "none",

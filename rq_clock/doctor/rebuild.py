@@ -7,6 +7,7 @@ from typing import Any
 
 from rq_clock.doctor.facts import _SCAN, _look, _portions
 from rq_clock.errors import RqClockError
+from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import load_script, text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -22,7 +23,7 @@ def rebuild(store: Store) -> Iterator[tuple[int, int]]:
     RqClockError where the leader would reckon otherwise.
     """
     store.check_server()
-    theirs, ours = store.leader().get("tzdata"), releases()["tzdata"]
+    theirs, ours = Leases(store).leader().get("tzdata"), releases()["tzdata"]
     if theirs not in (None, ours):
         raise RqClockError(
             f"expected the leading clock's zone data, {theirs}, got {ours}; fire times differ "

@@ -40,9 +40,9 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """An operator's word that fire times up to `until` are not to be enqueued: `reason` is paused
-    or requested (to skip the next ones)."""
+class Block:
+    """An operator's order to skip fire times up to `until`: `reason` is paused or requested (to
+    skip the next ones)."""
 
     reason: str
     until: datetime = FOR_EVER
@@ -60,26 +60,26 @@ class Decision:
 
 
 def due(
-    schedule: Schedule, marker: datetime, now: datetime, holds: Iterable[Hold] = ()
+    schedule: Schedule, marker: datetime, now: datetime, blocks: Iterable[Block] = ()
 ) -> Decision:
-    """Decide the fire times in (marker, now]. Those that `holds` name are skipped for the first
-    hold that names them; a one-off job waits for the end of a pause instead.
+    """Decide the fire times in (marker, now]. A block skips those up to its end; a one-off job
+    waits for the end of a pause instead.
 
     `marker` is the instant up to which all is decided: the newest decided fire time, or known
-    since for a schedule that never fired. At most MOST fire times come back, oldest first;
-    what is left then is due at once (`next` <= now). A `now` before the marker (the wall clock
-    went back) finds nothing due.
+    since for a schedule that never fired. At most DECISION_LIMIT fire times come back, oldest
+    first; what is left then is due at once (`next` <= now). A `now` before the marker (the wall
+    clock went back) finds nothing due.
     """
     first = schedule.next_after(marker)
     if first is None or first > now:
         return Decision((), (), marker, first)
-    for hold in holds:
-        if isinstance(schedule.trigger, Once) and hold.reason == "paused" and now < hold.until:
-            return Decision((), (), marker, min(hold.until, now + LOOK_AGAIN))
-        held = _Span(schedule).skip(hold.reason, marker, min(now, hold.until))
-        if held is not None:
-            rest = due(schedule, held.last, now, holds)
-            return replace(rest, skips=(held, *rest.skips))
+    for block in blocks:
+        if isinstance(schedule.trigger, Once) and block.reason == "paused" and now < block.until:
+            return Decision((), (), marker, min(block.until, now + LOOK_AGAIN))
+        blocked = _Span(schedule).skip(block.reason, marker, min(now, block.until))
+        if blocked is not None:
+            rest = due(schedule, blocked.last, now, blocks)
+            return replace(rest, skips=(blocked, *rest.skips))
     upcoming = schedule.next_after(first)
     if upcoming is not None and upcoming <= now:
         return _after_outage(schedule, marker, now)

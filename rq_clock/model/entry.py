@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from rq_clock.model.decision import Decision, Hold, due
+from rq_clock.model.decision import Block, Decision, due
 from rq_clock.model.schedule import Schedule
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Once
@@ -178,38 +178,23 @@ class Entry:
         return next((pause for pause in self.pauses if pause.at(now)), None)
 
     @property
-    def holds(self) -> tuple[Hold, ...]:
-        """What the decision about its fire times has to respect."""
+    def blocks(self) -> tuple[Block, ...]:
+        """The spans in which its fire times are skipped."""
         if not self.pauses and self.skipping is None:
             return ()
-        paused = [Hold("paused", p.until) if p.until else Hold("paused") for p in self.pauses]
-        return (*paused, *([Hold("requested", self.skipping.until)] if self.skipping else []))
+        paused = [Block("paused", p.until) if p.until else Block("paused") for p in self.pauses]
+        return (*paused, *([Block("requested", self.skipping.until)] if self.skipping else []))
+
+    def decide(self, now: datetime) -> Decision:
+        """Return what is due by now. A one-off job waits for the end of a pause, so it is not
+        skipped for one that is over."""
+        assert self.schedule is not None
+        blocks = self.blocks
+        if isinstance(self.schedule.trigger, Once):
+            blocks = tuple(b for b in blocks if b.reason != "paused" or now < b.until)
+        return due(self.schedule, self.decided, now, blocks)
 
     @property
     def base(self) -> str:
         """This state as the commit compares it."""
         return f"{to_ms(self.marker) if self.marker else '-'} {to_ms(self.known_since)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One step of a reconcile. `restart`: new, or with a changed rule of time. `past`: the
-    instant of a `once` that had passed before it was first seen."""
-
-    verb: str
-    name: str
-    definition: str = ""
-    next_fire: datetime | None = None
-    restart: bool = False
-    renamed_from: str = ""
-    past: datetime | None = None
-
-
-def decide(entry: Entry, now: datetime) -> Decision:
-    """What is due of a schedule by now, as its holds have it. A one-off job has waited for the end
-    of a pause, so it is not skipped for one that is over."""
-    assert entry.schedule is not None
-    holds = entry.holds
-    if isinstance(entry.schedule.trigger, Once):
-        holds = tuple(h for h in holds if h.reason != "paused" or now < h.until)
-    return due(entry.schedule, entry.decided, now, holds)

@@ -29,7 +29,7 @@ def upcoming(
         t = fire.fire_time
         if until is not None and t > until:
             break
-        blocks = (h.reason for h in entry.holds if entry.decided < t <= h.until)
+        blocks = (h.reason for h in entry.blocks if entry.decided < t <= h.until)
         found.append(replace(fire, blocked_by=next(blocks, "")))
     return found
 
@@ -59,7 +59,7 @@ def density(
         schedule = entry.schedule
         if schedule is None or entry.next_fire is None:
             continue
-        begin = max([after, *(block.until for block in entry.holds)])
+        begin = max([after, *(block.until for block in entry.blocks)])
         if begin >= end:
             continue
         if begin > after:

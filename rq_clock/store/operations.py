@@ -15,7 +15,7 @@ from typing import Any
 
 from rq_clock.errors import Conflict, ConflictKind, LeaseLost, ScheduleError
 from rq_clock.log import log_warning
-from rq_clock.model.entry import Entry, Lease, Pause, SkipRequest, decide, to_json
+from rq_clock.model.entry import Entry, Lease, Pause, SkipRequest, to_json
 from rq_clock.store.audit import AUDIT, Actor, AuditEntry, _parse_entry, audit_entry
 from rq_clock.store.backfills import Backfill, Step, _backfill, backfills_of
 from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal
@@ -73,7 +73,7 @@ class Operations:
             entry = entries.get(name)
             if entry is None or entry.schedule is None:
                 return entry
-            decision = decide(entry, now)
+            decision = entry.decide(now)
             if not decision.fire_times and not decision.skips:
                 return entry
             batch = Batch(now, everything)

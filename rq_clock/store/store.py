@@ -12,6 +12,7 @@ Not here: jobs and their queues, which are RQ's (see batch.py for the one place 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -22,11 +23,8 @@ from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.log import FaultLog
 from rq_clock.model.decision import ON_TIME, Skip
 from rq_clock.model.entry import (
-    Change,
     Entry,
     Lease,
-    LeaseGrant,
-    LeaseRefused,
     Pause,
     pause_from,
     skip_request_from,
@@ -39,18 +37,34 @@ from rq_clock.store.scripts import load_script, text, texts
 from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
 DATA_VERSION = 1
-LEASE_MS = 12_000
-"""A leader that says nothing for this long has lost the lease."""
-DEPOSE_PAUSE_MS = 30_000
-"""After a clock died in its first pass, nobody deposes a working leader for this long."""
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_SCRIPTS = ("acquire", "alerts", "commit", "count", "lost", "reconcile", "release", "renew")
+_SCRIPTS = ("alerts", "commit", "count", "lost", "reconcile")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
 _faults = FaultLog()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of a reconcile. `restart`: new, or with a changed trigger. `past`: the instant of a
+    `once` that had passed before it was first seen."""
+
+    verb: str
+    name: str
+    definition: str = ""
+    next_fire: datetime | None = None
+    restart: bool = False
+    renamed_from: str = ""
+    past: datetime | None = None
+
+    def words(self) -> list[str | int]:
+        """Return the change as lua/reconcile.lua reads it."""
+        fire, past = (to_ms(t) if t else "" for t in (self.next_fire, self.past))
+        words = (self.verb, self.name, self.definition, fire, int(self.restart))
+        return [*words, self.renamed_from, past]
 
 
 class Store:
@@ -106,50 +120,6 @@ class Store:
         news.subscribe(self.key("news"))
         return news
 
-    # ---- the lease ----------------------------------------------------------------------------
-
-    def acquire(
-        self, instance: str, owner: tuple[str, str], mode: str, now: datetime
-    ) -> Lease | LeaseRefused:
-        """Ask for the lease. `mode` is starting (depose a leader of the same owner), waiting
-        (take it when it is free) or take-over (whoever has it).
-
-        Raises StoreUnavailable when a newer release wrote the data.
-        """
-        keys = self.keys("lease", "fence", "meta", "unproven", "news", "handovers", "counters")
-        answer = self._scripts["acquire"](
-            keys,
-            [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS],
-        )
-        kind, *rest = (text(part) for part in answer)
-        if kind == "granted":
-            return Lease(rest[0])
-        if kind == "held":
-            return LeaseRefused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
-        if kind == "foreign":
-            return LeaseRefused("foreign", owner=rest[0], holder=rest[1])
-        raise StoreUnavailable(newer_data(self.namespace, int(rest[0])))
-
-    def renew(self, lease: Lease, **facts: str | int) -> None:
-        """Keep the lease and leave `facts`, if any, on it. Raises LeaseLost."""
-        pairs = [part for pair in facts.items() for part in pair]
-        keys = self.keys("lease", "unproven", "meta")
-        if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
-            raise LeaseLost("another clock leads, or the lease ran out")
-
-    def release(self, lease: Lease) -> None:
-        """Give the lease back at once; a lease that is lost already stays with its new holder."""
-        self._scripts["release"](self.keys("lease", "unproven", "news"), [lease.token])
-
-    def leader(self) -> dict[str, str]:
-        """What the leading clock says of itself; empty when none leads."""
-        return texts(self.redis.hgetall(self.key("lease")))
-
-    def handovers(self, most: int) -> list[LeaseGrant]:
-        """The newest grants of the lease, newest first; about the last hundred are kept."""
-        found: Any = self.redis.xrevrange(self.key("handovers"), count=most)
-        return [LeaseGrant.read(text(id), fields) for id, fields in found]
-
     # ---- definitions --------------------------------------------------------------------------
 
     def declared(self) -> dict[str, str]:
@@ -180,10 +150,7 @@ class Store:
         keys = self.keys("lease", "meta")
         head: list[str | int] = [lease.token, release, to_ms(now), KEEP_REMOVED_MS]
         for chunk in _chunks(list(changes), _CHUNK):
-            args: list[str | int] = []
-            for c in chunk:
-                fire, past = (to_ms(t) if t else "" for t in (c.next_fire, c.past))
-                args += (c.verb, c.name, c.definition, fire, int(c.restart), c.renamed_from, past)
+            args = [word for change in chunk for word in change.words()]
             answer = self._scripts["reconcile"](keys, head + args)
             if answer == 0:
                 raise LeaseLost("another clock leads, or the lease ran out")

@@ -30,6 +30,7 @@ from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.settings import Settings
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, every, once
 from tests.alerts.test_channels import Hub, arrived, hub
@@ -57,7 +58,7 @@ class Leader:
         self.lead()
 
     def lead(self) -> None:
-        lease = self.store.acquire(f"clock.{id(self)}", ("test", ""), "take-over", self.now)
+        lease = Leases(self.store).acquire(f"clock.{id(self)}", ("test", ""), "take-over", self.now)
         assert isinstance(lease, Lease)
         self.lease = lease
         self.watch.forget()
@@ -75,7 +76,7 @@ class Leader:
     def run(self, until: datetime) -> None:
         """Turn and look as the session does, until the wall clock shows `until`."""
         while self.now <= until:
-            self.store.renew(self.lease)
+            Leases(self.store).renew(self.lease)
             seconds = self.stage.turn(self.now)
             if seconds and self.now >= self.look_at:
                 self.look()

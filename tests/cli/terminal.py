@@ -23,8 +23,9 @@ from redis import Redis
 
 from rq_clock import Clock, cron, every
 from rq_clock.cli import main
-from rq_clock.model.entry import Change, Lease
-from rq_clock.store.store import Store
+from rq_clock.model.entry import Lease
+from rq_clock.store.lease import Leases
+from rq_clock.store.store import Change, Store
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def runner(url: str, **always: str) -> Run:
 def fill(connection: Redis, *, now: datetime | None = None) -> Store:
     """Two declared schedules, known since `now`, and a clock that leads."""
     store, now = Store(connection, "default"), now or datetime.now(UTC)
-    lease = store.acquire("clock.1", ("test", ""), "starting", now)
+    lease = Leases(store).acquire("clock.1", ("test", ""), "starting", now)
     assert isinstance(lease, Lease)
     clock = Clock()
     clock.add("feeds", every(minutes=5), "tasks.demo.heartbeat", queue="reports")
@@ -116,7 +117,7 @@ def leading(url: str, path: Path) -> Iterator[None]:
     try:
         with Redis.from_url(url) as redis:
             store = Store(redis, "default")
-            wait_until(store.leader, PATIENCE, "a clock that leads")
+            wait_until(Leases(store).leader, PATIENCE, "a clock that leads")
         yield
     finally:
         clock.terminate()

@@ -19,6 +19,7 @@ from rq_clock import Schedules, every
 from rq_clock.cli import SECTIONS, main
 from rq_clock.devserver import free_url
 from rq_clock.model.entry import Lease
+from rq_clock.store.lease import Leases
 from tests.cli.terminal import PATIENCE, Run, command, environment, fill
 
 
@@ -130,8 +131,9 @@ class TestStatus:
 
     def test_a_leading_clock_is_healthy(self, run: Run, connection: Redis) -> None:
         store = fill(connection)
-        store.renew(Lease(store.leader()["token"]), tick=1772323200000, lag_p50_ms=1,
-                    lag_p99_ms=2, lag_max_ms=3)  # fmt: skip
+        leases = Leases(store)
+        lease = Lease(leases.leader()["token"])
+        leases.renew(lease, tick=1772323200000, lag_p50_ms=1, lag_p99_ms=2, lag_max_ms=3)
         code, report = self.status(run)
         assert code == 0
         assert report["healthy"]

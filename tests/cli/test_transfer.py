@@ -15,8 +15,9 @@ from redis import Redis
 
 from rq_clock import Clock, Schedules, command, cron, every, once, webhook
 from rq_clock.cli import main
-from rq_clock.model.entry import Change, Lease
-from rq_clock.store.store import Store
+from rq_clock.model.entry import Lease
+from rq_clock.store.lease import Leases
+from rq_clock.store.store import Change, Store
 from tests.cli.terminal import Run, Terminal, everything
 
 TASK = "json.dumps"
@@ -364,14 +365,14 @@ def deploy(connection: Redis, text: str, *, at: datetime | None = None, release:
     found: dict[str, Clock] = {}
     exec(f"from rq_clock import *\nclock = Clock()\n{text}", found)
     store = Store(connection, "default")
-    lease = store.acquire("clock.1", ("test", ""), "starting", at)
+    lease = Leases(store).acquire("clock.1", ("test", ""), "starting", at)
     assert isinstance(lease, Lease)
     changes = [
         Change("put", s.name, s.definition(), s.next_after(at), restart=True)
         for s in found["clock"].declared.values()
     ]
     assert all(store.reconcile(lease, release, at, changes))
-    store.release(lease)
+    Leases(store).release(lease)
 
 
 class TestDiffOfADeploy:

@@ -22,6 +22,7 @@ from rq_clock.clock.process import RENEW_SECONDS
 from rq_clock.clock.reconcile import plan
 from rq_clock.devserver import Server
 from rq_clock.model.entry import Lease
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from tests.clock import deaths
 from tests.clock.storm import (
@@ -57,11 +58,11 @@ class Nursery:
         """The schedules of the old release, undecided for three seconds."""
         now = datetime.now(UTC) - BEHIND
         store = Store(self.redis, namespace)
-        lease = store.acquire("old", ("local", ""), "starting", now)
+        lease = Leases(store).acquire("old", ("local", ""), "starting", now)
         assert isinstance(lease, Lease)
         changes = plan(deaths.old_release().declared, {}, {}, now).changes
         assert list(store.reconcile(lease, 0, now, changes)) == [True]
-        store.release(lease)
+        Leases(store).release(lease)
         self._since[namespace] = marker_of(self.redis, "steady", namespace)[1]
 
     def run(self, plans: dict[str, str | None], name: str) -> dict[str, int | None]:

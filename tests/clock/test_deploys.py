@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rq_clock.devserver import Server
-from rq_clock.store.store import LEASE_MS
+from rq_clock.store.lease import LEASE_MS
 from tests.clock.storm import PATIENCE, Client, ClockProcess, account, add, catch_up, client, ledger
 from tests.helpers import wait_until
 

@@ -24,6 +24,7 @@ from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.store.commit import WINDOW
+from rq_clock.store.lease import Leases
 from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
@@ -46,7 +47,7 @@ class Wall:
         self.lead("clock.1")
 
     def lead(self, instance: str) -> None:
-        lease = self.store.acquire(instance, ("test", ""), "take-over", self.now)
+        lease = Leases(self.store).acquire(instance, ("test", ""), "take-over", self.now)
         assert isinstance(lease, Lease)
         self.lease = lease
         self.stage = Planner(self.store, lease, memory=self.memory)

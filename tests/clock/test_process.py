@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rq_clock.devserver import Server, free_url
-from rq_clock.store.store import LEASE_MS
+from rq_clock.store.lease import LEASE_MS
 from tests.clock.storm import (
     PATIENCE,
     TWENTY,

@@ -26,10 +26,11 @@ from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.doctor.server_checks import Finding
 from rq_clock.errors import RqClockError
 from rq_clock.jobs.executions import Executions
-from rq_clock.model.entry import Change, Lease, LeaseRefused, Pause, to_json
+from rq_clock.model.entry import Lease, LeaseRefused, Pause, to_json
 from rq_clock.model.schedule import Schedule, declare
+from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import load_script
-from rq_clock.store.store import Store
+from rq_clock.store.store import Change, Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from rq_clock.version import releases
@@ -73,18 +74,18 @@ def healthy_namespace(redis: Redis, now: datetime) -> Store:
     lease = lead(store, now)
     put(store, now, daily("early", now + HOUR), daily("late", now + 2 * HOUR))
     serve(redis, "default", now)
-    store.renew(lease, proven=1, tick=to_ms(now), **releases())
+    Leases(store).renew(lease, proven=1, tick=to_ms(now), **releases())
     return store
 
 
 def lead(store: Store, now: datetime, instance: str = "clock.1", mode: str = "starting") -> Lease:
-    lease = store.acquire(instance, OWNER, mode, now)
+    lease = Leases(store).acquire(instance, OWNER, mode, now)
     assert isinstance(lease, Lease), lease
     return lease
 
 
 def leader(store: Store) -> Lease:
-    return Lease(store.leader()["token"])
+    return Lease(Leases(store).leader()["token"])
 
 
 def daily(name: str, at: datetime, **options: Any) -> Schedule:
@@ -103,13 +104,13 @@ def put(store: Store, now: datetime, *schedules: Schedule) -> None:
     lease = leader(store)
     for went_through in store.reconcile(lease, 0, now, changes):
         assert went_through
-        store.renew(lease)
+        Leases(store).renew(lease)
 
 
 def tick(store: Store, now: datetime) -> None:
     """Decide and commit what is due at `now`, as the clock does."""
     lease = leader(store)
-    store.renew(lease)
+    Leases(store).renew(lease)
     stage = Planner(store, lease, memory=1 << 20)
     while stage.turn(now) == 0:
         pass
@@ -163,7 +164,7 @@ def test_a_clock_that_has_just_caught_up_leaves_nothing_to_mend(
         schedule("once", once(now - HOUR)),
     )
     serve(connection, "default", now)
-    store.renew(lease, proven=1)
+    Leases(store).renew(lease, proven=1)
     for minutes in (150, 60, 0):
         tick(store, now - timedelta(minutes=minutes))
     assert store.load(["minutely"])[0]["minutely"].marker
@@ -173,7 +174,7 @@ def test_a_clock_that_has_just_caught_up_leaves_nothing_to_mend(
 def test_the_worst_comes_first(store: Store, connection: Redis, now: datetime) -> None:
     put(store, now, schedule("berlin", cron("30 2 * * *", tz="Europe/Berlin")))
     connection.hset(store.key("revisions"), "nobody", 7)
-    store.release(leader(store))
+    Leases(store).release(leader(store))
     told = findings(replace(facts_of(store), time=now), now)
     assert [finding.level for finding in told] == ["error", "warning", "info"]
     assert not healthy(told)
@@ -309,19 +310,19 @@ class TestClocks:
         assert ("behind" if seconds < 0 else "ahead of") in finding.text
 
     def test_a_leader_whose_clock_is_ahead_is_told(self, store: Store, now: datetime) -> None:
-        store.renew(leader(store), tick=to_ms(now + timedelta(seconds=10)))
+        Leases(store).renew(leader(store), tick=to_ms(now + timedelta(seconds=10)))
         assert "the leader's clock" in found(store, now)["clock-skew"].text
 
     def test_a_leader_that_has_not_ticked_for_long_is_told(
         self, store: Store, now: datetime
     ) -> None:
-        store.renew(leader(store), tick=to_ms(now - timedelta(seconds=90)))
+        Leases(store).renew(leader(store), tick=to_ms(now - timedelta(seconds=90)))
         assert level_of(store, now, "leader-silent") == "warning"
 
 
 class TestLeadership:
     def test_no_leader_is_an_error(self, store: Store, now: datetime) -> None:
-        store.release(leader(store))
+        Leases(store).release(leader(store))
         assert level_of(store, now, "no-leader") == "error"
 
     def test_a_leader_that_is_not_through_its_first_pass_is_told(
@@ -338,13 +339,13 @@ class TestLeadership:
     def test_another_version_than_the_leaders_is_told(
         self, store: Store, now: datetime, package: str
     ) -> None:
-        store.renew(leader(store), **{package: "0.0.1"})
+        Leases(store).renew(leader(store), **{package: "0.0.1"})
         assert level_of(store, now, "versions-differ") == "warning"
         assert "0.0.1 there" in found(store, now)["versions-differ"].text
 
     def test_a_leader_of_an_older_release_says_less(self, connection: Redis, now: datetime) -> None:
         store = Store(connection, "default")
-        store.renew(lead(store, now), proven=1)
+        Leases(store).renew(lead(store, now), proven=1)
         assert found(store, now) == {}
 
     def test_data_of_a_newer_release_is_told_and_not_read(
@@ -356,9 +357,9 @@ class TestLeadership:
 
     def test_clocks_that_depose_each_other_are_told(self, store: Store, now: datetime) -> None:
         for number in range(2, 7):
-            store.renew(lead(store, now, f"clock.{number}"), proven=1)
+            Leases(store).renew(lead(store, now, f"clock.{number}"), proven=1)
         assert found(store, now) == {}
-        store.renew(lead(store, now, "clock.7"), proven=1)
+        Leases(store).renew(lead(store, now, "clock.7"), proven=1)
         assert level_of(store, now, "clocks-fight") == "warning"
         facts = facts_of(store)
         later = now + timedelta(minutes=11)
@@ -385,28 +386,30 @@ class TestHandovers:
         store = Store(connection, "default")
         lease = lead(store, now, "clock.1")
         assert lead(store, now, "clock.1") == lease  # asked again: no handover
-        store.renew(lease, proven=1)
-        assert isinstance(store.acquire("clock.2", OWNER, "waiting", now), LeaseRefused)
+        Leases(store).renew(lease, proven=1)
+        assert isinstance(Leases(store).acquire("clock.2", OWNER, "waiting", now), LeaseRefused)
         lead(store, now, "clock.2")
-        laptop = store.acquire("laptop.1", ("laptop", ""), "take-over", now)
+        laptop = Leases(store).acquire("laptop.1", ("laptop", ""), "take-over", now)
         assert isinstance(laptop, Lease)
-        store.release(laptop)
+        Leases(store).release(laptop)
         lead(store, now, "clock.3", "take-over")
-        told = [(h.instance, h.owner, h.token, h.how, h.before) for h in store.handovers(10)]
+        told = [
+            (h.instance, h.owner, h.token, h.how, h.before) for h in Leases(store).handovers(10)
+        ]
         assert told == [
             ("clock.3", "local", 4, "taken-over", ""),
             ("laptop.1", "laptop", 3, "taken-over", "clock.2"),
             ("clock.2", "local", 2, "deposed", "clock.1"),
             ("clock.1", "local", 1, "free", ""),
         ]
-        assert abs(store.handovers(1)[0].at - now) < timedelta(minutes=1)
+        assert abs(Leases(store).handovers(1)[0].at - now) < timedelta(minutes=1)
 
     def test_the_history_is_bounded(self, connection: Redis, now: datetime) -> None:
         store = Store(connection, "default")
         for number in range(300):
-            store.release(lead(store, now, f"clock.{number}"))
-        assert 100 <= len(store.handovers(1000)) <= 200
-        assert [h.token for h in store.handovers(2)] == [300, 299]
+            Leases(store).release(lead(store, now, f"clock.{number}"))
+        assert 100 <= len(Leases(store).handovers(1000)) <= 200
+        assert [h.token for h in Leases(store).handovers(2)] == [300, 299]
 
     def test_a_history_that_cannot_be_written_costs_nobody_the_lease(
         self, connection: Redis, now: datetime
@@ -414,7 +417,7 @@ class TestHandovers:
         store = Store(connection, "default")
         connection.set(store.key("handovers"), "not a stream")
         lead(store, now)
-        assert store.leader()["instance"] == "clock.1"
+        assert Leases(store).leader()["instance"] == "clock.1"
 
 
 class TestMarkers:
@@ -541,7 +544,7 @@ class TestIndex:
         assert connection.zscore(store.key("due"), "minutely") == before
 
     def test_rebuilding_under_other_zone_data_is_refused(self, store: Store) -> None:
-        store.renew(leader(store), tzdata="2001a")
+        Leases(store).renew(leader(store), tzdata="2001a")
         with pytest.raises(RqClockError, match=r"expected the leading clock's zone data, 2001a"):
             list(rebuild(store))
 
@@ -768,7 +771,7 @@ def test_twenty_thousand_schedules_are_examined_in_few_round_trips(
     every_hour = every(hours=1)
     put(store, now, *(schedule(f"s{n}", every_hour, jitter=HOUR) for n in range(20_000)))
     serve(connection, "default", now)
-    store.renew(lease, proven=1)
+    Leases(store).renew(lease, proven=1)
     connection.config_resetstat()
     facts = facts_of(store)
     reads = connection.info("stats")["total_reads_processed"]
@@ -801,7 +804,7 @@ class TestCommand:
         assert rest == ["all good"]
 
     def test_each_finding_is_a_line_and_its_remedy(self, run: Run, store: Store) -> None:
-        store.release(leader(store))
+        Leases(store).release(leader(store))
         result = run()
         assert result.exit_code == 5
         assert result.stdout.splitlines()[:2] == [

@@ -43,6 +43,7 @@ from rq_clock.run import from_meta
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor
+from rq_clock.store.lease import Leases
 from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -87,7 +88,7 @@ def fire(store: Store, schedules: Schedules, name: str, target: Any, **options: 
     now = Operations(store).now()
     store.redis.hset(store.key("markers"), name, f"- {to_ms(now - 2 * HOUR)}")
     store.redis.zadd(store.key("due"), {name: to_ms(now - HOUR)})
-    lease = store.acquire("clock.1", ("local", ""), "take-over", now)
+    lease = Leases(store).acquire("clock.1", ("local", ""), "take-over", now)
     assert isinstance(lease, Lease)
     stage = Planner(store, lease, memory=1 << 20)
     while stage.turn(now) == 0:

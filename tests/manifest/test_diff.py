@@ -12,14 +12,15 @@ from redis import Redis
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.manifest.diff import Difference, differences, hidden
 from rq_clock.manifest.document import Item, Paused
-from rq_clock.model.entry import Change, Entry, Lease, Pause
+from rq_clock.model.entry import Entry, Lease, Pause
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import declare
 from rq_clock.model.targets import Target, command, webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
+from rq_clock.store.lease import Leases
 from rq_clock.store.operations import BATCH_LIMIT
-from rq_clock.store.store import Store
+from rq_clock.store.store import Change, Store
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from tests.cli.terminal import everything
 from tests.helpers import pause, wait_until
@@ -56,7 +57,7 @@ def pause_of(store: Store, name: str) -> Pause:
 
 
 def declare_in_code(store: Store, *names: str) -> None:
-    lease = store.acquire("clock.1", ("local", ""), "starting", LONG_AGO)
+    lease = Leases(store).acquire("clock.1", ("local", ""), "starting", LONG_AGO)
     assert isinstance(lease, Lease)
     found = [declare(name, DAILY, TASK, {}) for name in names]
     changes = [Change("put", s.name, s.definition(), FAR_AWAY, True) for s in found]

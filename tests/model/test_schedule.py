@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.model.decision import DECISION_LIMIT, Decision, Hold, Skip, due
+from rq_clock.model.decision import DECISION_LIMIT, Block, Decision, Skip, due
 from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.model.targets import command
 from rq_clock.timing.triggers import MANY, Trigger, cron, every, once
@@ -135,7 +135,7 @@ class TestDue:
         assert decision == Decision((), (), marker, at("2026-03-01T06:00"))
 
     def test_a_pause_accounts_for_each_fire_time(self) -> None:
-        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T03:30"), [Hold("paused")])
+        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T03:30"), [Block("paused")])
         assert decision.fire_times == ()
         assert decision.skips == (
             Skip("paused", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),

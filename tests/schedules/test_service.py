@@ -18,7 +18,7 @@ from rq_clock.clock.backfiller import Backfiller
 from rq_clock.clock.planner import Planner
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.model.decision import Skip
-from rq_clock.model.entry import Change, Entry, Lease
+from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.filters import state_of
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
@@ -26,7 +26,8 @@ from rq_clock.model.targets import webhook
 from rq_clock.run import from_meta
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Settings
-from rq_clock.store.store import Store
+from rq_clock.store.lease import Leases
+from rq_clock.store.store import Change, Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
 
@@ -40,7 +41,7 @@ def now(store: Store) -> datetime:
 
 
 def lead(store: Store) -> Lease:
-    lease = store.acquire("clock.1", ("local", ""), "starting", now(store))
+    lease = Leases(store).acquire("clock.1", ("local", ""), "starting", now(store))
     assert isinstance(lease, Lease)
     return lease
 
@@ -637,7 +638,9 @@ class TestBackfill:
         from rq_clock.errors import LeaseLost
 
         old = lead(store)
-        assert isinstance(store.acquire("clock.2", ("local", ""), "take-over", now(store)), Lease)
+        assert isinstance(
+            Leases(store).acquire("clock.2", ("local", ""), "take-over", now(store)), Lease
+        )
         schedules.backfill("hourly", self.START, self.END)
         with pytest.raises(LeaseLost):
             Backfiller(store).look(old, now(store))

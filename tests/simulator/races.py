@@ -27,6 +27,7 @@ from rq_clock.model.entry import Lease
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.commit import Planned
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
 
@@ -172,7 +173,7 @@ class Leader:
 
     def _lead(self, mode: str, unsure: list[Planned]) -> None:
         """Take the lease, or be granted again what is its own, and begin with an empty stage."""
-        lease = self._store.acquire(self._instance, ("test", ""), mode, self._wall.now)
+        lease = Leases(self._store).acquire(self._instance, ("test", ""), mode, self._wall.now)
         if not isinstance(lease, Lease):
             raise LeaseLost("another clock leads")
         self.redis.persist(self._store.key("lease"))  # the wall decides how long it lasts

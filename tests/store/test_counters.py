@@ -26,6 +26,7 @@ from rq_clock.jobs.reaper import SILENCE, Reaper
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.settings import Settings
 from rq_clock.store.counters import LATE, PORTION, Counters, CounterSnapshot, bucket
+from rq_clock.store.lease import Leases
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
 from rq_clock.worker.worker import Worker
@@ -443,8 +444,8 @@ class TestTally:
 
     def test_the_grants_of_the_lease_are_counted_by_how(self, clock: Clock) -> None:
         clock.lead("clock.2")
-        clock.store.release(clock.lease)
-        clock.store.acquire("clock.3", ("test", ""), "waiting", clock.now)
+        Leases(clock.store).release(clock.lease)
+        Leases(clock.store).acquire("clock.3", ("test", ""), "waiting", clock.now)
         assert clock.counts().leaders == {"free": 2, "taken-over": 1}
 
 

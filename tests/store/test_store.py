@@ -13,12 +13,13 @@ from rq.job import Job
 
 from rq_clock.errors import Conflict, LeaseLost, StoreUnavailable
 from rq_clock.model.decision import Skip, due
-from rq_clock.model.entry import Change, Entry, Lease, LeaseRefused
+from rq_clock.model.entry import Entry, Lease, LeaseRefused
 from rq_clock.model.ledger import Enqueued, Lost
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, was_committed
 from rq_clock.store.job_commands import JobBuilder
-from rq_clock.store.store import LEASE_MS, Store
+from rq_clock.store.lease import LEASE_MS, Leases
+from rq_clock.store.store import Change, Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every
 from tests.helpers import pause
@@ -29,7 +30,7 @@ HOUR = timedelta(hours=1)
 
 
 def acquire(store: Store, instance: str = "clock.1", mode: str = "starting") -> Lease:
-    lease = store.acquire(instance, OURS, mode, MIDNIGHT)
+    lease = Leases(store).acquire(instance, OURS, mode, MIDNIGHT)
     assert isinstance(lease, Lease), lease
     return lease
 
@@ -37,7 +38,7 @@ def acquire(store: Store, instance: str = "clock.1", mode: str = "starting") -> 
 def refused(
     store: Store, instance: str, mode: str = "starting", owner: str = "production"
 ) -> LeaseRefused:
-    answer = store.acquire(instance, (owner, ""), mode, MIDNIGHT)
+    answer = Leases(store).acquire(instance, (owner, ""), mode, MIDNIGHT)
     assert isinstance(answer, LeaseRefused), answer
     return answer
 
@@ -67,7 +68,7 @@ def batch_of(store: Store, lease: Lease, entries: list[Entry], now: datetime) ->
     batch, builder = Batch(now, store.load([])[1]), JobBuilder(store)
     for e in entries:
         assert e.schedule
-        batch.add(e, due(e.schedule, e.decided, now, e.holds), builder)
+        batch.add(e, due(e.schedule, e.decided, now, e.blocks), builder)
     batch.pack(store, lease, CommitChannel(store))
     return batch
 
@@ -93,14 +94,14 @@ def dump(connection: Redis) -> dict[bytes, Any]:
 class TestLease:
     def test_the_newest_clock_of_the_same_owner_wins(self, store: Store) -> None:
         old = acquire(store, "clock.1")
-        store.renew(old, proven=1)
+        Leases(store).renew(old, proven=1)
         new = acquire(store, "clock.2")
         assert new.number > old.number
         with pytest.raises(LeaseLost):
-            store.renew(old, proven=1)
+            Leases(store).renew(old, proven=1)
 
     def test_a_clock_that_stands_by_deposes_nobody(self, store: Store) -> None:
-        store.renew(acquire(store, "clock.1"), proven=1)
+        Leases(store).renew(acquire(store, "clock.1"), proven=1)
         answer = refused(store, "clock.2", mode="waiting")
         assert (answer.kind, answer.holder) == ("held", "clock.1")
         assert 0 < answer.wait <= LEASE_MS / 1000
@@ -115,14 +116,14 @@ class TestLease:
         connection.config_set("maxmemory", 1)
         try:
             with pytest.raises(ResponseError, match="maxmemory"):
-                store.acquire("clock.1", OURS, "waiting", MIDNIGHT)
+                Leases(store).acquire("clock.1", OURS, "waiting", MIDNIGHT)
         finally:
             connection.config_set("maxmemory", 0)
 
     def test_a_released_lease_is_free_at_once_and_announced(self, store: Store) -> None:
         news = store.listen()
         lease = acquire(store, "clock.1")
-        store.release(lease)
+        Leases(store).release(lease)
         assert acquire(store, "clock.2", mode="waiting").number == lease.number + 1
         heard = [news.get_message(timeout=1) for _ in range(4)]
         assert [m["data"] for m in heard if m] == [b"lease"] * 3
@@ -130,26 +131,30 @@ class TestLease:
 
     def test_releasing_a_lost_lease_leaves_its_new_holder_alone(self, store: Store) -> None:
         old = acquire(store, "clock.1")
-        store.renew(old, proven=1)
+        Leases(store).renew(old, proven=1)
         acquire(store, "clock.2")
-        store.release(old)
-        assert store.leader()["instance"] == "clock.2"
+        Leases(store).release(old)
+        assert Leases(store).leader()["instance"] == "clock.2"
 
     def test_a_clock_of_another_owner_is_refused_also_when_nobody_leads(self, store: Store) -> None:
-        store.release(acquire(store))
+        Leases(store).release(acquire(store))
         answer = refused(store, "laptop.1", owner="laptop")
         assert (answer.kind, answer.owner) == ("foreign", "production")
-        assert store.leader() == {}
+        assert Leases(store).leader() == {}
 
     def test_take_over_changes_the_owner(self, store: Store) -> None:
         acquire(store, "clock.1")
-        assert isinstance(store.acquire("laptop.1", ("laptop", ""), "take-over", MIDNIGHT), Lease)
+        assert isinstance(
+            Leases(store).acquire("laptop.1", ("laptop", ""), "take-over", MIDNIGHT), Lease
+        )
         assert refused(store, "clock.1").kind == "foreign"
 
     def test_an_app_that_learns_its_id_keeps_its_namespace(self, store: Store) -> None:
-        store.release(_granted(store.acquire("clock.1", ("dyno", ""), "starting", MIDNIGHT)))
-        _granted(store.acquire("clock.2", ("app-id", "dyno"), "starting", MIDNIGHT))
-        assert store.leader()["owner"] == "app-id"
+        Leases(store).release(
+            _granted(Leases(store).acquire("clock.1", ("dyno", ""), "starting", MIDNIGHT))
+        )
+        _granted(Leases(store).acquire("clock.2", ("app-id", "dyno"), "starting", MIDNIGHT))
+        assert Leases(store).leader()["owner"] == "app-id"
 
     def test_a_leader_that_is_not_through_its_first_pass_is_not_deposed(self, store: Store) -> None:
         acquire(store, "clock.1")
@@ -158,15 +163,15 @@ class TestLease:
     def test_after_a_deposition_that_failed_nobody_is_deposed_for_a_while(
         self, store: Store, connection: Redis
     ) -> None:
-        store.renew(acquire(store, "steady.1"), proven=1)
+        Leases(store).renew(acquire(store, "steady.1"), proven=1)
         acquire(store, "crashing.1")  # and dies in its first pass
         connection.delete(store.key("lease"))  # its lease runs out
-        store.renew(acquire(store, "steady.1", mode="waiting"), proven=1)
+        Leases(store).renew(acquire(store, "steady.1", mode="waiting"), proven=1)
         assert refused(store, "crashing.2").kind == "held"
 
     def test_a_deposition_that_worked_allows_the_next(self, store: Store) -> None:
         for number in range(1, 5):
-            store.renew(acquire(store, f"clock.{number}"), proven=1)
+            Leases(store).renew(acquire(store, f"clock.{number}"), proven=1)
 
     def test_data_of_a_newer_release_is_refused(self, store: Store, connection: Redis) -> None:
         connection.hset(store.key("meta"), "version", 99)
@@ -273,7 +278,7 @@ class TestCommit:
     def test_a_stale_clock_cannot_enqueue(self, store: Store, connection: Redis) -> None:
         old = acquire(store, "clock.1")
         put(store, old, hourly())
-        store.renew(old, proven=1)
+        Leases(store).renew(old, proven=1)
         batch = batch_of(store, old, [entry(store)], MIDNIGHT + HOUR)
         acquire(store, "clock.2")
         before = dump(connection)
@@ -578,7 +583,7 @@ class TestReconcile:
     def test_a_stale_clock_cannot_reconcile(self, store: Store, connection: Redis) -> None:
         old = acquire(store, "clock.1")
         put(store, old, hourly())
-        store.renew(old, proven=1)
+        Leases(store).renew(old, proven=1)
         acquire(store, "clock.2")
         before = dump(connection)
         with pytest.raises(LeaseLost):

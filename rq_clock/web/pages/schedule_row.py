@@ -143,7 +143,7 @@ def _next(row: Row, tz: str, now: datetime) -> Markup:
         return Markup("—")
     overdue = now - fire > ON_TIME
     text = f"{duration_text(now - fire)} overdue" if overdue else ago(max(fire, now), now)
-    block = "" if overdue else next((h.reason for h in row.entry.holds if fire <= h.until), "")
+    block = "" if overdue else next((h.reason for h in row.entry.blocks if fire <= h.until), "")
     note = {"paused": "skipped: paused", "requested": "skipped on request"}.get(block, "")
     return Markup(f"{text}<small>{when(fire, tz, now)}{f' · {note}' if note else ''}</small>")
 

@@ -24,6 +24,7 @@ from rq_clock.runners.output import shown
 from rq_clock.runners.tasks import keep_output
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
+from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every
@@ -493,10 +494,10 @@ class TestClockPage:
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient
     ) -> None:
         now = datetime.now(UTC)
-        lease = store.acquire("clock.1", ("app", ""), "starting", now - HOUR)
-        lease = store.acquire("clock.2", ("app", ""), "take-over", now)
+        lease = Leases(store).acquire("clock.1", ("app", ""), "starting", now - HOUR)
+        lease = Leases(store).acquire("clock.2", ("app", ""), "take-over", now)
         facts = {"enqueued": 7, "release": 120, "lag_p50_ms": 12, "lag_p99_ms": 3400}
-        store.renew(lease, proven=1, tick=to_ms(now), **facts)  # type: ignore[arg-type]
+        Leases(store).renew(lease, proven=1, tick=to_ms(now), **facts)  # type: ignore[arg-type]
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add")
         connection.zadd(store.key("due"), {"nightly": to_ms(now - HOUR)})
         alert = Alert(kind="no-worker", subject="mail", since=now - HOUR, last=now, detail="3 wait")

@@ -1,0 +1,72 @@
+"""The lease of a namespace: at most one clock holds it, and each grant has a higher fencing token.
+
+A write of the clock names its token, so a clock that was deposed, frozen or cut off cannot write.
+lua/acquire.lua has the rules for who may depose whom.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.model.entry import Lease, LeaseGrant, LeaseRefused
+from rq_clock.store.scripts import load_script, text, texts
+from rq_clock.store.store import DATA_VERSION, Store, newer_data
+from rq_clock.timing.instants import to_ms
+
+LEASE_MS = 12_000
+"""A leader that is silent for this long has lost the lease."""
+DEPOSE_PAUSE_MS = 30_000
+"""After a clock died in its first pass, nobody deposes a working leader for this long."""
+
+
+class Leases:
+    """The lease of one namespace. Methods raise redis-py's RedisError when the server cannot be
+    used."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        names = ("acquire", "release", "renew")
+        self._scripts = {name: load_script(store.redis, name) for name in names}
+
+    def acquire(
+        self, instance: str, owner: tuple[str, str], mode: str, now: datetime
+    ) -> Lease | LeaseRefused:
+        """Request the lease. `mode` is starting (depose a leader of the same owner), waiting (take
+        a free lease) or take-over (depose any leader). `owner` comes with its former name.
+
+        Raises StoreUnavailable when a newer release wrote the data.
+        """
+        keys = self._store.keys(
+            "lease", "fence", "meta", "unproven", "news", "handovers", "counters"
+        )
+        args = [*owner, instance, mode, LEASE_MS, DATA_VERSION, to_ms(now), DEPOSE_PAUSE_MS]
+        kind, *rest = map(text, self._scripts["acquire"](keys, args))
+        if kind == "granted":
+            return Lease(rest[0])
+        if kind == "held":
+            return LeaseRefused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
+        if kind == "foreign":
+            return LeaseRefused("foreign", owner=rest[0], holder=rest[1])
+        raise StoreUnavailable(newer_data(self._store.namespace, int(rest[0])))
+
+    def renew(self, lease: Lease, **facts: str | int) -> None:
+        """Keep the lease and write `facts` on it. Raises LeaseLost."""
+        pairs = [word for pair in facts.items() for word in pair]
+        keys = self._store.keys("lease", "unproven", "meta")
+        if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
+            raise LeaseLost("another clock leads, or the lease ran out")
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back at once; a lease that is lost already stays with its new holder."""
+        self._scripts["release"](self._store.keys("lease", "unproven", "news"), [lease.token])
+
+    def leader(self) -> dict[str, str]:
+        """Return what the leading clock reports of itself; empty when none leads."""
+        return texts(self._store.redis.hgetall(self._store.key("lease")))
+
+    def handovers(self, limit: int) -> list[LeaseGrant]:
+        """Return the newest grants of the lease, newest first; about the last hundred are kept."""
+        found: Any = self._store.redis.xrevrange(self._store.key("handovers"), count=limit)
+        return [LeaseGrant.read(text(id), fields) for id, fields in found]
