@@ -61,8 +61,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 	--generate-hashes --custom-compile-command "make lock"
 lock: setup  ## renew the pins in requirements*.txt
 	$(BIN)/pip install --quiet uv
-	$(COMPILE) pyproject.toml --extra web --output-file requirements.txt
-	$(COMPILE) pyproject.toml --extra web --extra dev --constraints requirements.txt \
+	$(COMPILE) pyproject.toml --extra web --extra alerts --output-file requirements.txt
+	$(COMPILE) pyproject.toml --extra web --extra alerts --extra dev --constraints requirements.txt \
 		--output-file requirements-dev.txt
 	$(COMPILE) --group bench --output-file requirements-bench.txt
 

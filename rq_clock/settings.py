@@ -13,28 +13,13 @@ from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from secrets import token_hex
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from rq_clock.errors import RqClockError
 from rq_clock.outbound.addresses import Allowed, parse_allowed
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
 """Where `rq-clock redis` listens when nothing else is said."""
-_ADDRESS = re.compile(r"[!-~]+@[!-~]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mailbox:
-    """Where mail is handed in, and from whom to whom it goes. `tls` from the first byte, as smtps
-    has it; else as soon as the server offers it."""
-
-    host: str
-    port: int
-    tls: bool
-    user: str
-    password: str = field(repr=False)
-    sender: str
-    to: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +54,7 @@ class Settings:
     alert_stuck: int
     alert_url: str = field(repr=False)
     alert_secret: bytes = field(repr=False)
-    alert_mail: Mailbox | None
+    alert_urls: tuple[str, ...] = field(repr=False)
     ping_url: str = field(repr=False)
     worker_queues: tuple[str, ...]
     worker_concurrency: int
@@ -118,7 +103,7 @@ class Settings:
             alert_stuck=_count(env, "RQ_CLOCK_ALERT_STUCK_SECONDS", 3600),
             alert_url=_url(env, "RQ_CLOCK_ALERT_URL"),
             alert_secret=_secret(env.get("RQ_CLOCK_ALERT_SECRET", "")),
-            alert_mail=_mailbox(env.get("RQ_CLOCK_ALERT_MAIL", "")),
+            alert_urls=_alert_urls(env.get("RQ_CLOCK_ALERT_URLS", "")),
             ping_url=_url(env, "RQ_CLOCK_PING_URL"),
             worker_queues=_queues(env.get("WORKER_QUEUES", "")),
             worker_concurrency=_count(env, "WORKER_CONCURRENCY", 1),
@@ -297,28 +282,12 @@ def _secret(text: str) -> bytes:
         ) from None
 
 
-def _mailbox(url: str) -> Mailbox | None:
-    """smtp://user:password@host:587/?from=…&to=…, with %XX for what else would divide it."""
-    scheme, host, port = _parts(url)
-    pairs = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
-    said = {name: unquote(value) for name, _, value in pairs}
-    sender, *to = [said.get("from", ""), *said.get("to", "").split(",")]
-    valid = scheme in ("smtp", "smtps") and all(map(_ADDRESS.fullmatch, (sender, *to)))
-    if url and not (host and valid):
+def _alert_urls(text: str) -> tuple[str, ...]:
+    """URLs for Apprise, separated by spaces or commas. A URL may hold commas itself."""
+    urls = tuple(re.split(r"[\s,]+(?=[A-Za-z][\w+.-]*://)", text.strip(" ,\n"))) if text else ()
+    if not all(re.match(r"[A-Za-z][\w+.-]*://[^\s/?#]\S*\Z", url) for url in urls):
         raise RqClockError(
-            "RQ_CLOCK_ALERT_MAIL: expected smtp://user:password@host:587/?from=a@b.example&"
-            "to=c@d.example, or smtps, with %XX for other characters than letters and digits, got "
-            "another text (not shown, it may hold secrets)"
+            "RQ_CLOCK_ALERT_URLS: expected URLs of Apprise such as mailtos://user:password@host, "
+            "separated by spaces or commas, got another text (not shown, it may hold secrets)"
         )
-    if not url:
-        return None
-    parts, tls = urlsplit(url), scheme == "smtps"
-    return Mailbox(
-        host=host,
-        port=port or (465 if tls else 587),
-        tls=tls,
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password or ""),
-        sender=sender,
-        to=tuple(to),
-    )
+    return urls

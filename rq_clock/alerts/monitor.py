@@ -212,7 +212,7 @@ class Monitor:
         parts = [[edge] for edge in edges] if len(edges) <= min(room, DIGEST) else [edges]
         for part in parts:
             self._reported.append(moment)
-            self._channels.tell(report(part, self._store.namespace, self._now))
+            self._channels.send(report(part, self._store.namespace, self._now))
         self._untold = []
 
     def _ping(self, sight: Snapshot, tick: TickReport, moment: float) -> None:

@@ -645,7 +645,7 @@ def test_servers_that_hang_delay_no_tick_and_the_end_of_no_clock(
     env = {
         "RQ_CLOCK_ALERT_URL": f"{hub.url}/hang/alert?key=hunter22",
         "RQ_CLOCK_ALERT_SECRET": "hunter22",
-        "RQ_CLOCK_ALERT_MAIL": f"smtp://127.0.0.1:{hub.server_port}/?from=a@b.cd&to=c@d.ef",
+        "RQ_CLOCK_ALERT_URLS": f"json://127.0.0.1:{hub.server_port}/hang/apprise?:key=hunter22",
         "RQ_CLOCK_PING_URL": f"{hub.url}/hang/alive",
         "RQ_CLOCK_WEBHOOK_ALLOW": "127.0.0.1",
     }
@@ -656,7 +656,7 @@ def test_servers_that_hang_delay_no_tick_and_the_end_of_no_clock(
             fields = {"schedule": name, "job": f"default-{name}-1", "entry": entry, "again": ""}
             connection.xadd("rq-clock:default:runs", fields)
         clock.said("alert.failing", times=2)
-        awaited = {"/hang/alert", "/hang/alive", "/hang/run/start"}
+        awaited = {"/hang/alert", "/hang/apprise", "/hang/alive", "/hang/run/start"}
         wait_until(lambda: awaited <= set(hub.paths()), 60, f"{awaited} to hang")
         clock.live(6)
         catch_up(connection, names)

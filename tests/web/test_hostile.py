@@ -236,7 +236,7 @@ class TestSecrets:
         env = {
             "RQ_CLOCK_TOKENS": f"admin:admin:{hush(31)}-long", "RQ_CLOCK_COOKIE_SECRET": hush(32),
             "RQ_CLOCK_ALERT_SECRET": hush(33), "RQ_CLOCK_PING_URL": f"https://x.example/{hush(34)}",
-            "RQ_CLOCK_ALERT_MAIL": f"smtp://u:{hush(35)}@h/?from=a@b.c&to=a@b.c",
+            "RQ_CLOCK_ALERT_URLS": f"mailto://u:{hush(35)}@h/?from=a@b.c&to=a@b.c",
         }  # fmt: skip
         with Redis.from_url(url) as redis, WebProcess(tmp_path, url, **env) as web:
             hide(redis, url)
