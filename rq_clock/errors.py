@@ -40,7 +40,8 @@ class Fault:
 
     def __str__(self) -> str:
         line = f"line {self.line}: " if self.line else ""
-        schedule = f"{self.schedule}: " if self.schedule else ""
+        name = self.schedule[:100]
+        schedule = f"{name if name.isprintable() else ascii(name)}: " if name else ""
         return f"{line}{schedule}{self.text}"
 
 

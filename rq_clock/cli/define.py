@@ -1,24 +1,20 @@
 """Commands that define schedules at run time: add, update, remove.
 
-`update` changes what is named and nothing else; the word "none" takes an option away. Schedules
-that are declared in code are refused: their code would undo it.
+Options become a definition in the words of a manifest, and the manifest's reader checks it.
+Schedules that are declared in code are refused: their code would undo the change.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
 from rq_clock.cli.common import (
     confirm,
     interactive,
+    iso,
     json_option,
     not_found,
     now,
@@ -31,146 +27,119 @@ from rq_clock.cli.common import (
     yes_option,
 )
 from rq_clock.cli.completion import queue_names, schedule_names
-from rq_clock.cli.params import Duration, Zone, instant, shown, shown_jitter
+from rq_clock.cli.params import Zone, instant, shown, shown_jitter
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
+from rq_clock.manifest.document import item, patched
+from rq_clock.manifest.fields import count, json_value, retries, seconds
 
 if TYPE_CHECKING:
     from rq_clock.model.schedule import Schedule
-    from rq_clock.model.targets import Target
     from rq_clock.store.store import Store
-    from rq_clock.timing.triggers import Trigger
 
 NONE = "none"
+REMOVE: Any = object()
+"""The value of an option that is given as "none"."""
 
 
-class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
-    """A whole number, or "none"."""
+class Value(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
+    """A text that a function reads; "none" removes the option."""
 
-    name = "number"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if isinstance(value, int) or value == NONE:
-            return value
-        if not value.removeprefix("-").isdigit():
-            self.fail(f"expected a whole number, or none, got {value!r}")
-        return int(value)
-
-
-class Seconds(Duration):
-    """A duration in whole seconds, -1 for no end, or "none"."""
-
-    name = "duration"
+    def __init__(self, name: str, read: Callable[[str], Any] = str) -> None:
+        self.name = name
+        self._read = read
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if value == "-1":
-            return -1
-        span = super().convert(value, param, ctx)
-        if isinstance(span, timedelta) and span % timedelta(seconds=1):
-            self.fail(f"expected whole seconds, got {value!r}")
-        return span
+        try:
+            return REMOVE if value == NONE else self._read(value)
+        except ScheduleError as error:
+            self.fail(str(error), param, ctx)
 
 
-class Retries(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
-    """How often, or the delays before each retry: 3, or 10s,1m,10m."""
-
-    name = "number|duration,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.isdigit():
-            return int(value)
-        spans = [Duration().convert(part, param, ctx) for part in value.split(",")]
-        return [int(span.total_seconds()) for span in spans]
-
-
+_SECONDS, _JSON = Value("duration", seconds), Value("json", json_value)
 _WHEN = (
     click.option(
         "--cron", metavar="EXPRESSION", help="Fire when the clock matches this expression."
     ),
-    click.option("--every", type=Duration(), help="Fire at this interval, counted from the epoch."),
+    click.option("--every", type=_SECONDS, help="Fire at this interval, counted from the epoch."),
     click.option("--at", metavar="INSTANT", help="Fire once; then the schedule is removed."),
     click.option("--tz", type=Zone(), help="Zone of --cron and --at (default: UTC)."),
 )
 _WHAT = (
     click.option("--func", metavar="MODULE.FUNCTION", help="Python function to run."),
     click.option(
-        "--arg", "args", metavar="JSON", multiple=True, help="Positional argument; repeatable."
+        "--arg", "args", type=_JSON, multiple=True, help="Positional argument; repeatable."
     ),
     click.option(
-        "--kwarg",
-        "kwargs",
-        metavar="NAME=JSON",
-        multiple=True,
+        "--kwarg", "kwargs", metavar="NAME=JSON", multiple=True,
         help="Keyword argument; repeatable.",
     ),
     click.option("--command", metavar="TEXT", help="Shell command to run."),
-    click.option("--cwd", metavar="PATH", help="Working directory of the command."),
+    click.option("--cwd", type=Value("path"), help="Working directory of the command."),
     click.option(
-        "--env",
-        metavar="NAME=TEXT",
-        multiple=True,
+        "--env", metavar="NAME=TEXT", multiple=True,
         help="Environment variable of the command; repeatable.",
     ),
     click.option("--url", metavar="URL", help="URL to call."),
-    click.option("--method", metavar="WORD", help="HTTP method of the call (default: POST)."),
     click.option(
-        "--header",
-        "headers",
-        metavar="NAME:TEXT",
-        multiple=True,
+        "--method", type=Value("word", str.upper), help="HTTP method of the call (default: POST)."
+    ),
+    click.option(
+        "--header", "headers", metavar="NAME:TEXT", multiple=True,
         help="Header of the call; repeatable.",
     ),
-    click.option("--body", metavar="JSON", help="JSON body of the call."),
-)
+    click.option("--body", type=_JSON, help="JSON body of the call."),
+)  # fmt: skip
 _HOW = (
     click.option(
         "--queue", metavar="NAME", shell_complete=queue_names, help="RQ queue (default: default)."
     ),
+    click.option("--timeout", type=_SECONDS, help="Maximum run time, such as 10m; -1 for none."),
     click.option(
-        "--timeout", type=Seconds(none=True), help="Maximum run time, such as 10m; -1 for none."
+        "--retries", type=Value("number|duration,…", retries),
+        help="Retries of a failed run: 3, or delays 10s,1m.",
     ),
-    click.option("--retries", type=Retries(), help="Retries of a failed run: 3, or delays 10s,1m."),
-    click.option("--result-ttl", type=Seconds(none=True), help="Time that RQ keeps a result."),
-    click.option("--failure-ttl", type=Seconds(none=True), help="Time that RQ keeps a failed job."),
+    click.option("--result-ttl", type=_SECONDS, help="Time that RQ keeps a result."),
+    click.option("--failure-ttl", type=_SECONDS, help="Time that RQ keeps a failed job."),
     click.option(
-        "--catch-up",
-        type=click.Choice(["latest", "all", "none"]),
+        "--catch-up", type=click.Choice(["latest", "all", "none"]),
         help="Fire times to run that passed while no clock ran (default: latest).",
     ),
     click.option(
-        "--catch-up-window",
-        type=Duration(none=True),
-        help="Maximum age of a fire time to catch up.",
+        "--catch-up-window", type=_SECONDS, help="Maximum age of a fire time to catch up."
     ),
     click.option(
-        "--catch-up-limit", type=Count(), help="Maximum number to catch up, with --catch-up all."
+        "--catch-up-limit", type=Value("number", count),
+        help="Maximum number to catch up, with --catch-up all.",
     ),
     click.option(
-        "--overlap",
-        type=click.Choice(["skip", "allow"]),
+        "--overlap", type=click.Choice(["skip", "allow"]),
         help="If the previous run is still going: skip the fire time, or allow it (default: skip).",
     ),
-    click.option("--group", metavar="NAME", help="Group whose runs take turns, in order."),
+    click.option("--group", type=Value("name"), help="Group whose runs take turns, in order."),
     click.option(
-        "--group-limit",
-        type=click.IntRange(1),
+        "--group-limit", type=click.IntRange(1),
         help="Concurrent runs allowed in the group (default: 1).",
     ),
     click.option(
-        "--jitter",
-        type=Duration(none=True),
+        "--jitter", type=_SECONDS,
         help="Delay every fire time by a fixed part of this, derived from the name.",
     ),
     click.option(
-        "--tag", "tags", metavar="WORD", multiple=True, help="Label to filter by; repeatable."
+        "--tag", "tags", type=Value("word"), multiple=True, help="Label to filter by; repeatable."
     ),
-    click.option("--ping", metavar="URL", help="URL to call when a run starts and ends."),
-)
-_OPTIONS = (
-    "queue", "timeout", "retries", "result_ttl", "failure_ttl", "catch_up", "catch_up_window",
-    "catch_up_limit", "overlap", "group", "group_limit", "jitter", "ping",
+    click.option("--ping", type=Value("url"), help="URL to call when a run starts and ends."),
 )  # fmt: skip
+_PATHS = {
+    "at": "once", "command": "command.shell", "cwd": "command.cwd", "url": "webhook.url",
+    "method": "webhook.method", "result_ttl": "resultTtl", "failure_ttl": "failureTtl",
+    "catch_up": "catchUp", "catch_up_window": "catchUpWindow", "catch_up_limit": "catchUpLimit",
+    "group_limit": "groupLimit",
+}  # fmt: skip
+"""The options that have another path in a manifest."""
+_PARTS = {
+    "cwd": "command", "env": "command", "method": "url", "headers": "url", "body": "url",
+}  # fmt: skip
+"""The options that go with one target, and the option of that target."""
 
 
 def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,26 +152,23 @@ def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("name")
 @_definition
-@click.option(
-    "--replace", "again", is_flag=True, help="Replace an existing schedule; its history stays."
-)
+@click.option("--replace", is_flag=True, help="Replace an existing schedule; its history stays.")
 @json_option
-def add(name: str, again: bool, as_json: bool, **said: Any) -> None:
+def add(name: str, replace: bool, as_json: bool, **options: Any) -> None:
     """Add a schedule.
 
     --cron, --every or --at is when it fires; --func, --command or --url is what it runs.
     Values of --arg, --kwarg and --body are JSON: 42, true, '"text"'. Leave secrets in the app's
     environment.
     """
-    trigger, target, options = _trigger(said), _target(said), _options(said)
-    if trigger is None or target is None:
+    if not _named(options, "cron", "every", "at") or not _named(options, "func", "command", "url"):
         raise click.UsageError(
-            "say when (--cron, --every or --at) and what (--func, --command or --url)"
+            "expected a time (--cron, --every or --at) and a target (--func, --command or --url)"
         )
-    target = _timed(target, options) or target
+    schedule = item(name, _entry(options, None), None, masks=True).schedule
     store = open_store()
     try:
-        schedules_of(store).add(name, trigger, target, replace=again, **options)
+        schedules_of(store).add(name, **schedule.parts(), replace=replace)
     except Conflict as conflict:
         if conflict.kind is not ConflictKind.EXISTS:
             raise
@@ -210,7 +176,7 @@ def add(name: str, again: bool, as_json: bool, **said: Any) -> None:
             f"{name}: exists already with another definition; `rq-clock update` it, or give "
             "--replace"
         ) from None
-    _tell_defined(store, name, "added", as_json=as_json)
+    _show(store, name, "added", as_json=as_json)
 
 
 @click.command()
@@ -218,26 +184,23 @@ def add(name: str, again: bool, as_json: bool, **said: Any) -> None:
 @_definition
 @click.option("--revision", help="Change only this revision, as `show` prints it.")
 @json_option
-def update(name: str, revision: str | None, as_json: bool, **said: Any) -> None:
+def update(name: str, revision: str | None, as_json: bool, **options: Any) -> None:
     """Change a schedule.
 
     Only the options that you pass change. The word none removes an option: --jitter none.
     --kwarg k=1 sets one argument, and --kwarg k removes it; --env and --header work the same.
     --arg and --tag replace all arguments and tags.
     """
+    if all(value in (None, ()) for value in options.values()):
+        raise click.UsageError("expected an option to change; --help lists them")
     store = open_store()
     entry = store.load([name])[0].get(name) or not_found(store, name)
-    trigger, target = _trigger(said, entry.schedule), _target(said, entry.schedule)
-    changes = _options(said, entry.schedule)
-    was = entry.schedule.target if entry.schedule else None
-    target = _timed(target or was, changes) or target
-    changes |= {"trigger": trigger} if trigger else {}
-    changes |= {"target": target} if target else {}
-    if not changes:
-        raise click.UsageError("say what is to change; --help lists it")
-    # Some of it is based on what was just read, so it holds for that revision only.
+    was = entry.schedule
+    schedule = item(name, _entry(options, was), was, masks=True).schedule
+    # It is based on what was just read, so it holds for that revision only.
+    changes = schedule.parts()
     schedules_of(store).update(name, revision=revision or entry.revision, **changes)
-    _tell_defined(store, name, "changed", as_json=as_json)
+    _show(store, name, "changed", as_json=as_json)
 
 
 @click.command()
@@ -260,7 +223,7 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
         click.echo(f"{name}: removed")
 
 
-def _tell_defined(store: Store, name: str, verb: str, *, as_json: bool) -> None:
+def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
     from rq_clock.schedules.serializers import schedule_view
 
     entry = store.load([name])[0].get(name)
@@ -281,157 +244,104 @@ def _tell_defined(store: Store, name: str, verb: str, *, as_json: bool) -> None:
     tell_if_nobody_leads(store, "it fires")
 
 
-# ---- when -------------------------------------------------------------------------------------
+# ---- from options to a definition -------------------------------------------------------------
 
 
-def _trigger(said: dict[str, Any], was: Schedule | None = None) -> Trigger | None:
-    """The rule of time that is named; None when none is. What of it is not, stays as it `was`."""
-    from rq_clock.timing.triggers import Cron, Every, cron, every, once
+def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
+    """Return the definition that the options make of a schedule as it `was`."""
+    kind = _target_option(options, was)
+    patch: dict[str, Any] = {}
+    for option, value in options.items():
+        if value in (None, ()) or option in ("kwargs", "env", "headers", "body"):
+            continue
+        path = _PATHS.get(option, option)
+        if option == "timeout" and kind == "url" and value is not REMOVE and value > 0:
+            path = "webhook.timeout"  # that of its job follows it
+        part, _, key = path.rpartition(".")
+        (patch.setdefault(part, {}) if part else patch)[key] = _plain(option, value, options, was)
+    if "once" in patch:
+        patch.pop("tz", None)
+    entry = patched(was, patch)
+    # These replace a value that a merge patch would merge with.
+    if options["kwargs"]:
+        entry["kwargs"] = _pairs("--kwarg", options["kwargs"], "=", entry.get("kwargs", {}))
+    if options["env"]:
+        command = entry["command"]
+        command["env"] = _pairs("--env", options["env"], "=", command.get("env", {}))
+    if options["headers"]:
+        call = entry["webhook"]
+        call["headers"] = _pairs("--header", options["headers"], ":", call.get("headers", {}))
+    if options["body"] is not None:
+        entry["webhook"].pop("json", None)
+        entry["webhook"] |= {} if options["body"] is REMOVE else {"json": options["body"]}
+    return entry
 
-    before = was.trigger if was else None
-    _one_of(said, "cron", "every", "at")
-    zone = said["tz"] or (before.tz if isinstance(before, Cron) else "UTC")
-    if said["cron"] is not None:
-        return cron(said["cron"], zone)
-    if said["at"] is not None:
-        return once(instant(said["at"], "--at", now(), tz=zone))
-    if said["tz"] and isinstance(before, Cron):
-        return cron(before.expression, zone)
-    if said["tz"]:
-        raise click.UsageError("--tz goes with --cron or --at; an interval has no zone")
-    if said["every"] is None:
+
+def _plain(option: str, value: Any, options: Mapping[str, Any], was: Schedule | None) -> Any:
+    """Return the value of an option as a manifest has it."""
+    if value is REMOVE or (isinstance(value, tuple) and REMOVE in value):
         return None
-    found = every(seconds=said["every"].total_seconds())
-    return replace(found, anchor=before.anchor) if isinstance(before, Every) else found
+    if option == "at":
+        tz = options["tz"] or (was.trigger.tz if was else "UTC")
+        return iso(instant(value, "--at", now(), tz=tz))
+    if option == "every":
+        return f"{value}s"
+    return list(value) if isinstance(value, tuple) else value
 
 
-def _one_of(said: dict[str, Any], *names: str) -> None:
-    given = [f"--{name}" for name in names if said[name] is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"expected one of {', '.join(given)}, got {len(given)} of them")
+def _target_option(options: Mapping[str, Any], was: Schedule | None) -> str:
+    """Return the option of the target that the schedule will have. Raises UsageError for an option
+    that goes with another one."""
+    [named] = _named(options, "func", "command", "url") or [""]
+    _named(options, "cron", "every", "at")
+    if not named and was and not isinstance(was.target, str):
+        named = {"command": "command", "webhook": "url"}[was.target.kind]
+    for option, target in _PARTS.items():
+        if options[option] not in (None, ()) and target != named:
+            raise click.UsageError(f"--{option.removesuffix('s')} goes with --{target}")
+    was_cron = was is not None and "cron" in was.trigger.spec()
+    if options["tz"] and (options["every"] or not (options["cron"] or options["at"] or was_cron)):
+        raise click.UsageError("--tz goes with --cron or --at; an interval has no zone")
+    return named
 
 
-# ---- what -------------------------------------------------------------------------------------
-
-
-def _target(said: dict[str, Any], was: Schedule | None = None) -> Target | None:
-    """What is named to run; None when nothing is. What of it is not, stays as it `was`."""
-    from rq_clock.model.targets import Command, Webhook
-
-    _one_of(said, "func", "command", "url")
-    before = was.target if was else None
-    of_command, of_url = (
-        [f"--{name.rstrip('s')}" for name in names if said[name] not in (None, ())]
-        for names in (("cwd", "env"), ("method", "headers", "body"))
-    )
-    if said["command"] is not None or (of_command and isinstance(before, Command)):
-        return _command(said, before, of_url)
-    if said["url"] is not None or (of_url and isinstance(before, Webhook)):
-        return _webhook(said, before, of_command)
-    if of_command or of_url:
-        kind = "--command" if of_command else "--url"
-        raise click.UsageError(f"{(of_command + of_url)[0]} goes with {kind}")
-    return said["func"]  # type: ignore[no-any-return]
-
-
-def _command(said: dict[str, Any], before: Target | None, foreign: list[str]) -> Target:
-    from rq_clock.model.targets import Command, command
-
-    if foreign:
-        raise click.UsageError(f"{foreign[0]} goes with --url")
-    found = before if isinstance(before, Command) else command("")
-    if said["command"] is not None:
-        found = replace(found, shell=said["command"])
-    if said["cwd"] is not None:
-        found = replace(found, cwd=None if said["cwd"] == NONE else said["cwd"])
-    return replace(found, env=_pairs("--env", said["env"], "=", found.env))
-
-
-def _webhook(said: dict[str, Any], before: Target | None, foreign: list[str]) -> Target:
-    from rq_clock.model.targets import Webhook, webhook
-    from rq_clock.redaction import is_secret
-
-    if foreign:
-        raise click.UsageError(f"{foreign[0]} goes with --command")
-    found = before if isinstance(before, Webhook) else webhook("")
-    headers = _pairs("--header", said["headers"], ":", found.headers)
-    if said["url"] is not None:
-        named = {text.partition(":")[0].lower() for text in said["headers"]}
-        kept = [name for name in headers if is_secret(name) and name.lower() not in named]
-        if kept and urlsplit(found.url).netloc != urlsplit(said["url"]).netloc:
-            raise ScheduleError(
-                f"the header {kept[0]!r} would go to another host now; give it again, or take it "
-                f"away with --header {kept[0]}"
-            )
-        found = replace(found, url=said["url"])
-    if said["method"] is not None:
-        found = replace(found, method=said["method"].upper())
-    if said["body"] is not None:
-        body = None if said["body"] == NONE else _json("--body", said["body"])
-        found = replace(found, json=body)
-    return replace(found, headers=headers)
-
-
-# ---- how --------------------------------------------------------------------------------------
-
-
-def _options(said: dict[str, Any], was: Schedule | None = None) -> dict[str, Any]:
-    """The options that are named, as `Schedules` takes them."""
-    found = {name: said[name] for name in _OPTIONS if said[name] is not None}
-    for name, value in found.items():
-        if value == NONE and name not in ("catch_up", "queue"):
-            found[name] = None
-    if said["args"]:
-        gone = said["args"] == (NONE,)
-        found["args"] = [] if gone else [_json("--arg", text) for text in said["args"]]
-    if said["tags"]:
-        found["tags"] = [] if said["tags"] == (NONE,) else list(said["tags"])
-    if said["kwargs"]:
-        before = was.kwargs if was else {}
-        read = partial(_json, "--kwarg")
-        found["kwargs"] = _pairs("--kwarg", said["kwargs"], "=", before, read)
+def _named(options: Mapping[str, Any], *names: str) -> list[str]:
+    """Return the one of these options that is there, if any."""
+    found = [name for name in names if options[name] is not None]
+    if len(found) > 1:
+        listed = ", ".join(f"--{name}" for name in found)
+        raise click.UsageError(f"expected one of {listed}, got {len(found)} of them")
     return found
 
 
-def _timed(target: Target | None, options: dict[str, Any]) -> Target | None:
-    """A web call that may take as long as --timeout says: its own time is shorter than that of its
-    job, which follows it. None when it stays as it is."""
-    from rq_clock.model.targets import Webhook
-
-    if isinstance(target, Webhook) and isinstance(options.get("timeout"), timedelta):
-        return replace(target, timeout=options.pop("timeout").total_seconds())
-    return None
-
-
 def _pairs(
-    option: str,
-    given: tuple[str, ...],
-    separator: str,
-    before: Mapping[str, Any],
-    read: Callable[[str], Any] = str,
+    option: str, texts: tuple[str, ...], separator: str, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`before` with what is given: NAME=VALUE sets one, NAME alone takes it away, none all."""
-    found = {} if given == (NONE,) else dict(before)
-    for text in given if given != (NONE,) else ():
-        name, given_one, value = text.partition(separator)
+    """Return the pairs after these changes: NAME=VALUE sets one, NAME alone removes it, none
+    removes all. The names of headers match in any case."""
+    if texts == (NONE,):
+        return {}
+    found = dict(before)
+    for text in texts:
+        name, is_set, value = text.partition(separator)
         same = [n for n in found if n == name or (separator == ":" and n.lower() == name.lower())]
-        if not given_one and not same:
+        if not is_set and not same:
             raise click.BadParameter(
-                f"expected NAME{separator}VALUE, or the name of one that is there to take it away, "
+                f"expected NAME{separator}VALUE, or the name of one that exists to remove it, "
                 f"got {text!r}",
                 param_hint=option,
             )
-        for one in same:
-            del found[one]
-        if given_one:
-            found[name] = read(value.strip() if separator == ":" else value)
+        for other in same:
+            del found[other]
+        if is_set:
+            found[name] = value.strip() if separator == ":" else value
+            if option == "--kwarg":
+                found[name] = _json(option, value)
     return found
 
 
 def _json(option: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"expected JSON ({error}); text stands in quotes, as '\"text\"'", param_hint=option
-        ) from None
+        return json_value(text)
+    except ScheduleError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None

@@ -29,9 +29,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -42,19 +43,18 @@ from rq_clock.model import targets
 from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
-from rq_clock.model.validation import NAME, name_fault
 from rq_clock.redaction import MASK, masked_json, masked_url, printable
-from rq_clock.timing.durations import UNITS
+from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
 from rq_clock.timing.instants import from_ms, iso, to_ms
 from rq_clock.timing.triggers import Every, Trigger, cron, once
 
 VERSION = 1
 MISSED = ("skip", "latest", "all")
 
-_MS = {unit: span // UNITS["ms"] for unit, span in reversed(UNITS.items())}
-_DURATION = re.compile(r"([0-9]{1,15})(ms|[smhdw])")
-
+_MS = UNITS["ms"]
 _TRIGGERS = {"cron": ("tz",), "every": ("anchor",), "once": ()}
+_CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}
+"""The triggers and the targets, and the keys that go with one alone."""
 _TARGETS = {"func": "", "command": "shell", "webhook": "url"}
 """The targets, and what one stands for that is given as a text alone."""
 _OPTIONS = {
@@ -162,8 +162,6 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
 
     Raises ScheduleError with every fault of the entry.
     """
-    if not NAME.match(name):
-        raise ScheduleError(name_fault(key_shown(name)))
     if not isinstance(entry, dict):
         text = f"expected a schedule's words and values, got {kind_of(entry)}"
         raise ScheduleError(Fault("", text, schedule=name))
@@ -172,9 +170,11 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
         if short and isinstance(entry.get(kind), str):
             entry = entry | {kind: {short: entry[kind]}}
     if masks:
-        stored, masked = (document(was, secrets=s) if was else {} for s in (True, False))
+        stored, shown = (document(was, secrets=s) if was else {} for s in (True, False))
+        if _calls_another_host(entry, shown, was):
+            stored, shown = ({**d, "webhook": {}} for d in (stored, shown))
         entry = entry | {
-            key: _unmasked(entry[key], _part(stored, key), _part(masked, key), (key,), faults)
+            key: _unmasked(entry[key], _part(stored, key), _part(shown, key), (key,), faults)
             for key in _SECRETIVE
             if key in entry
         }
@@ -194,6 +194,31 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
     if faults:
         raise ScheduleError(*faults)
     return Item(schedule=schedule, paused=paused)
+
+
+def patched(was: Schedule | None, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule's entry after a merge patch (RFC 7396), with its secrets masked. A trigger
+    or target in the patch replaces one of another kind."""
+    whole = document(was, secrets=False) if was else {}
+    for kinds in (_TRIGGERS, _CALLS):
+        named = [kind for kind in kinds if patch.get(kind) is not None]
+        for kind, others in kinds.items():
+            if named and kind not in named:
+                whole = {key: v for key, v in whole.items() if key not in (kind, *others)}
+    merged: dict[str, Any] = _merged(whole, patch)
+    return merged
+
+
+def _merged(value: Any, patch: Any) -> Any:
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for key, part in patch.items():
+        if part is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), part)
+    return merged
 
 
 def trigger(entry: Mapping[str, Any], faults: list[Fault]) -> Trigger:
@@ -287,9 +312,9 @@ def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
 
 def _period(value: Any, faults: list[Fault]) -> int:
     """A period in milliseconds."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match:
-        return int(match[1]) * _MS[match[2]]
+    found = _duration(value)
+    if found is not None and not found % _MS:
+        return found // _MS
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = f"expected every in milliseconds or as 15m (ms, s, m, h, d, w), got {_shown(value)}"
@@ -299,14 +324,31 @@ def _period(value: Any, faults: list[Fault]) -> int:
 
 def _in_seconds(field: str, value: Any, faults: list[Fault]) -> Any:
     """What a duration means in seconds; what is none is left to the schedule to refuse."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match:
-        ms = int(match[1]) * _MS[match[2]]
-        value = ms // 1000 if ms % 1000 == 0 else ms / 1000
+    found = _duration(value)
+    if found is not None:
+        value = found / UNITS["s"]
+        value = int(value) if value == int(value) else value
     if isinstance(value, int | float) and not -1e10 < value < 1e10:
         faults.append(Fault(field, f"expected {field} in seconds or as 15m, got {_shown(value)}"))
         return None
     return value
+
+
+def _duration(value: Any) -> timedelta | None:
+    return duration_or_none(value) if isinstance(value, str) and has_unit(value) else None
+
+
+def _calls_another_host(entry: Mapping[str, Any], shown: Any, was: Schedule | None) -> bool:
+    """Whether a webhook is to call another host than before: stored secrets are not sent there."""
+    call = entry.get("webhook")
+    url = call.get("url") if isinstance(call, dict) else None
+    if not was or not isinstance(was.target, Webhook) or not isinstance(url, str):
+        return False
+    if url == shown["webhook"]["url"]:
+        return False
+    with suppress(ValueError):
+        return urlsplit(url).netloc != urlsplit(was.target.url).netloc
+    return True
 
 
 def _unmasked(
@@ -328,8 +370,8 @@ def _unmasked(
     if given == shown:
         return stored
     text = (
-        f"{'.'.join(path)} is masked, and there is no stored value that it stands for; write the "
-        "value itself"
+        f"{'.'.join(path)} is masked, and there is no stored value that it stands for"
+        f"{' at this host' if path[0] == 'webhook' else ''}; write the value itself"
     )
     faults.append(Fault(".".join(path[:2] if path[0] in _TARGETS else path[:1]), text))
     return given.replace("…", "")  # which would be a fault of its own
@@ -377,7 +419,7 @@ def document(
         if first and kind in words:
             words[kind] = {first: words[kind][first]} | words[kind]
     if "every" in words:
-        words["every"] = _shortest(words["every"])
+        words["every"] = duration_spec(words["every"] * _MS)
     words |= {key: iso(from_ms(words[key])) for key in ("anchor", "once") if key in words}
     found = {key: words.pop(key) for key in _FIRST if key in words} | words
     if paused:
@@ -444,12 +486,6 @@ def _paused_words(paused: Paused) -> dict[str, Any] | bool:
     if paused.missed != "skip":
         words["missed"] = paused.missed
     return words or True
-
-
-def _shortest(ms: int) -> str:
-    """A period as people write it: "15m"."""
-    unit = next(unit for unit, size in _MS.items() if ms % size == 0)
-    return f"{ms // _MS[unit]}{unit}"
 
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -152,7 +152,7 @@ class _Reader:
             key = event.value
             value = self._value(next(self._events), (*path, key))
             if key in found:
-                owner = printable(path[1], 100) if len(path) > 1 else ""
+                owner = path[1] if len(path) > 1 else ""
                 text = f"{key_shown(key)} is given twice"
                 self._plain.twice.append(Fault("", text, schedule=owner, line=_line(event)))
             elif len(path) < 2:

@@ -102,6 +102,11 @@ class Schedule:
             del document["overlap"]
         return _encode(document)
 
+    def parts(self) -> dict[str, Any]:
+        """Return trigger, target and options by name, as `declare` and `Schedules` accept them."""
+        unstored = ("name", "renamed_from")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unstored}
+
     def call(self) -> dict[str, Any]:
         """What RQ is to call, as arguments of its `create_job`: function, args, kwargs, timeout,
         and for what is no function a description without secrets."""

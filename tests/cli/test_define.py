@@ -152,9 +152,9 @@ class TestAdd:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            ("", "say when"),
-            ("--every 1h", "say when"),
-            ("--func a.b", "say when"),
+            ("", "expected a time"),
+            ("--every 1h", "and a target"),
+            ("--func a.b", "expected a time"),
             ("--every 1h --cron @daily --func a.b", "expected one of --cron, --every"),
             ("--every 1h --func a.b --command df", "expected one of --func, --command"),
             ("--every 1h --func a.b --cwd /", "--cwd goes with --command"),
@@ -168,7 +168,6 @@ class TestAdd:
             ("--every 1h --func a.b --kwarg k", "expected NAME=VALUE"),
             ("--every 1h --func a.b --kwarg k=text", "--kwarg: expected JSON"),
             ("--every 1h --func a.b --retries often", "expected a duration such as"),
-            ("--every 1h --func a.b --timeout 1.5s", "expected whole seconds"),
             ("--every 1h --func a.b --catch-up-limit few", "expected a whole number"),
         ],
     )
@@ -202,7 +201,15 @@ class TestUpdate:
             ("--retries 0", {"retries": 0}),
             ("--tag none", {"tags": ()}),
             ("--catch-up none", {"catch_up": "none"}),
+            ('--kwarg d={"x":null}', {"kwargs": {"d": {"x": None}}}),
+            ('--kwarg d={"y":1}', {"kwargs": {"d": {"y": 1}}}),
             ("--func a.b", {"target": "a.b"}),
+            ("--command df", {"target": command("df"), "kwargs": {}}),
+            (
+                "--url https://x.example --body [1]",
+                {"target": webhook("https://x.example", json=[1])},
+            ),
+            ('--body {"a":null}', {"target": webhook("https://x.example", json={"a": None})}),
             ("--every 1h", {"trigger": every(hours=1)}),
         ):
             result = run("update", "x", *words.split())
@@ -245,11 +252,16 @@ class TestUpdate:
         before = everything(connection)
         refused = run("update", "u", "--url", "https://other.example/a")
         assert refused.exit_code == 1
-        assert "the header 'Authorization' would go to another host now" in refused.stderr
+        assert "webhook.headers.Authorization is masked" in refused.stderr
+        assert "no stored value that it stands for at this host" in refused.stderr
         assert everything(connection) == before
-        moved = ("update", "u", "--url", "https://other.example/a", "--header", "Authorization")
-        assert run(*moved).exit_code == 0
-        assert schedule(schedules, "u").target == webhook("https://other.example/a")
+        moved = ("update", "u", "--url", "https://other.example/a", "--header")
+        assert run(*moved, "Authorization: Bearer abcdef").exit_code == 0
+        assert schedule(schedules, "u").target == webhook(
+            "https://other.example/a", headers=headers
+        )
+        assert run("update", "u", "--url", "https://x.example/a", "--header", "none").exit_code == 0
+        assert schedule(schedules, "u").target == webhook("https://x.example/a")
 
     def test_someone_elses_change_is_not_undone(
         self, run: Run, connection: Redis, schedules: Schedules
@@ -266,13 +278,13 @@ class TestUpdate:
     @pytest.mark.parametrize(
         ("words", "code", "told"),
         [
-            ("x", 2, "say what is to change"),
+            ("x", 2, "expected an option to change"),
+            ("x --timeout 1.5s", 1, "expected timeout in whole seconds"),
             ("nope --queue q", 3, "no schedule 'nope'"),
             ("x --kwarg k=text", 2, "--kwarg: expected JSON"),
             ("x --kwarg k", 2, "expected NAME=VALUE"),
             ("x --tz Asia/Tokyo", 2, "an interval has no zone"),
             ("x --env A=b", 2, "--env goes with --command"),
-            ("x --command df", 1, "args go to a function"),
             ("x --catch-up-limit 3", 1, "catch_up_limit goes with catch_up='all'"),
             ("feeds --queue q", 1, "is declared in code"),
         ],

@@ -303,7 +303,7 @@ def test_every_fault_of_every_entry_is_told_with_name_and_line() -> None:
         "    func: nodots\n"
         "    que: x\n"
         "  two: {func: a.b, queue: ''}\n"
-        "  'not a name': {every: 5m, func: a.b}\n"
+        "  'no name': {every: 5m, func: a.b}\n"
         "  three: 7\n"
     ) == [
         "line 4: one: unknown 'que'; did you mean 'queue'?",
@@ -312,7 +312,7 @@ def test_every_fault_of_every_entry_is_told_with_name_and_line() -> None:
         "line 4: one: expected a dotted name, such as 'tasks.feeds.refresh', got 'nodots'",
         "line 8: two: expected one of cron, every and once, got none",
         "line 8: two: expected queue to be the name of a queue, got ''",
-        "line 9: expected a name of 1-100 letters, digits, '_' or '-', got 'not a name'",
+        "line 9: no name: expected a name of 1-100 letters, digits, '_' or '-', got 'no name'",
         "line 10: three: expected a schedule's words and values, got a number",
     ]
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
-from rq_clock.manifest.document import document
+from rq_clock.manifest.document import document, patched
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
@@ -38,7 +38,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
-from rq_clock.web.definitions import options_of, patched, schedule_from
+from rq_clock.web.definitions import schedule_from
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["schedules"])
@@ -97,7 +97,7 @@ def add_schedule(request: Request, site: Web, token: Admin, given: taken.NewSche
     try:
         if entry is not None and not (claim and claim.again):
             raise Conflict(ConflictKind.EXISTS, name)
-        schedules_for(site, token).add(name, **options_of(schedule))
+        schedules_for(site, token).add(name, **schedule.parts())
     except Conflict as conflict:
         if conflict.kind is not ConflictKind.EXISTS:
             raise
@@ -135,9 +135,9 @@ def put_schedule(
     schedule = schedule_from(name, dict(given), was)
     schedules, revision = schedules_for(site, token), expected_revision(if_match)
     if revision is None:
-        schedules.add(name, replace=True, **options_of(schedule))
+        schedules.add(name, replace=True, **schedule.parts())
     else:
-        schedules.update(name, revision=revision, **options_of(schedule))
+        schedules.update(name, revision=revision, **schedule.parts())
     return _told(request, site, schedule, 200 if entry else 201)
 
 
@@ -168,7 +168,7 @@ def patch_schedule(
         schedule = schedule_from(name, patched(was, dict(given)), was)
         try:
             schedules_for(site, token).update(
-                name, revision=revision or entry.revision, **options_of(schedule)
+                name, revision=revision or entry.revision, **schedule.parts()
             )
             break
         except Conflict as conflict:

@@ -39,7 +39,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.context import Admin, Context, Read, Web, root_of, schedules_for
-from rq_clock.web.definitions import pointed, trigger_from
+from rq_clock.web.definitions import escaped, pointed, trigger_from
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route)
@@ -165,11 +165,12 @@ def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
     found = []
     for fault in faults:
         name = fault.schedule
-        [inner] = pointed([replace(fault, schedule="")], entries.get(name, {}))
-        if name or fault.field == "name":
-            at = f"/schedules/{name}{inner.field}" if name else "/schedules"
-            inner = replace(inner, field=at)
-        found.append(replace(inner, text=str(inner)))
+        if name:
+            [fault] = pointed([replace(fault, schedule="")], entries.get(name, {}))
+            fault = replace(fault, field=f"/schedules/{escaped(name)}{fault.field}")
+        else:
+            [fault] = pointed([fault], {})
+        found.append(replace(fault, text=str(fault)))
     return found
 
 

@@ -13,14 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from rq_clock.errors import ScheduleError
 from rq_clock.manifest import document as manifest
 from rq_clock.model.schedule import Schedule
-from rq_clock.model.targets import Webhook
 from rq_clock.model.validation import NAME, name_fault
-from rq_clock.redaction import is_secret
 from rq_clock.timing.durations import duration_spec, read_duration
 from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.triggers import Trigger
@@ -107,20 +104,8 @@ class Draft:
                 field = _FIELDS.get(fault.field, fault.field)
                 self.faults[field if field in _SHOWN else ""].append(fault.text)
             return
-        self._keep_headers(found, was)
         if not any(self.faults.values()):
             self.schedule = found
-
-    def _keep_headers(self, found: Schedule, was: Schedule | None) -> None:
-        """A secret that nobody has seen goes to no other host."""
-        new, old = found.target, was.target if was else None
-        if not isinstance(new, Webhook) or not isinstance(old, Webhook):
-            return
-        kept = [n for n, v in new.headers.items() if is_secret(n) and old.headers.get(n) == v]
-        if kept and urlsplit(new.url).netloc != urlsplit(old.url).netloc:
-            self.faults["headers"].append(
-                f"{kept[0]!r} would go to another host now; enter it again, or take it away"
-            )
 
     # ---- the words of a manifest --------------------------------------------------------------
 

@@ -502,7 +502,7 @@ class TestManifests:
         [
             ("version: 1\nschedules:\n  a:\n    every: 5m\n    comand: ls", "/schedules/a/comand"),
             ("version: 1\nschedules:\n  a: {cron: 61 3 * * *, func: a.b}", "/schedules/a/cron"),
-            ("version: 1\nschedules:\n  a b: {}", "/schedules"),
+            ("version: 1\nschedules:\n  a b: {}", "/schedules/a b"),
             ("version: 2\nschedules: {}", "/version"),
             ("- 1", ""),
             ("", ""),

@@ -779,7 +779,7 @@ def test_a_masked_header_goes_to_no_other_host(schedules: Schedules, browser: Te
     said = {**form, "url": "https://evil.example/x", "do": "save"}
     page = browser.post("/schedules/hook/edit", data=said)
     assert page.status_code == 422
-    assert "would go to another host" in main_of(page)
+    assert "no stored value that it stands for at this host" in main_of(page)
 
 
 def test_an_edit_of_what_someone_else_has_changed_is_refused(
