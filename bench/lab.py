@@ -18,7 +18,7 @@ from typing import Self
 
 from redis import Redis
 
-from rq_clock.devserver import Server, free_url
+from tests.server import Server, free_url
 
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = Path(sys.prefix, "peers", "bin", "python")

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from redis import Redis
 
 from bench.lab import PEERS_PYTHON, Process
-from rq_clock.devserver import free_url
+from tests.server import free_url
 
 TOKEN = "a-token-of-the-bench"
 QUIET = 0.02

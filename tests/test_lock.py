@@ -30,11 +30,11 @@ from redis.retry import Retry
 from rq import Queue
 
 import rq_clock.lock
-from rq_clock.devserver import Server
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.lock import exclusive
 from tests.clock.storm import LEASHED, PATIENCE, ROOT, Client, chance
 from tests.helpers import wait_until
+from tests.server import Server
 
 LOCK = "rq-clock:default:locks:it"
 TOKENS = "rq-clock:default:lock-tokens"

@@ -31,10 +31,10 @@ from aiosmtpd.smtp import AuthResult
 from rq_clock.alerts import channels
 from rq_clock.alerts.channels import PING_LIMIT, QUEUE, Channel, Channels, Ping, Pings
 from rq_clock.alerts.rules import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, Report, report
-from rq_clock.devserver import free_url
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
 from tests.helpers import Events, wait_until
+from tests.server import free_url
 
 pytestmark = pytest.mark.integration
 

@@ -22,7 +22,6 @@ from rq_clock.alerts.monitor import LOOK_SECONDS, REPORTS, RUNS, Monitor
 from rq_clock.alerts.rules import DIGEST
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
-from rq_clock.devserver import Server
 from rq_clock.errors import LeaseLost, ScheduleError
 from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
@@ -36,6 +35,7 @@ from rq_clock.timing.triggers import Trigger, every, once
 from tests.alerts.test_channels import Hub, arrived, hub
 from tests.clock.storm import ClockProcess, account, add, catch_up, ledger
 from tests.helpers import Events, pause, wait_until
+from tests.server import Server
 
 __all__ = ["hub"]  # fixtures
 

@@ -17,10 +17,10 @@ from rq import Queue
 
 from rq_clock import Schedules, every
 from rq_clock.cli import SECTIONS, main
-from rq_clock.devserver import free_url
 from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from tests.cli.terminal import PATIENCE, Run, command, environment, fill
+from tests.server import free_url
 
 
 def write_app(name: str, text: str) -> str:

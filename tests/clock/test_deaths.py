@@ -20,7 +20,6 @@ from redis import Redis
 
 from rq_clock.clock.process import RENEW_SECONDS
 from rq_clock.clock.reconcile import plan
-from rq_clock.devserver import Server
 from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
@@ -36,6 +35,7 @@ from tests.clock.storm import (
     marker_of,
 )
 from tests.helpers import wait_until
+from tests.server import Server
 
 pytestmark = pytest.mark.process
 

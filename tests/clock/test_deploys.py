@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rq_clock.devserver import Server
 from rq_clock.store.lease import LEASE_MS
 from tests.clock.storm import PATIENCE, Client, ClockProcess, account, add, catch_up, client, ledger
 from tests.helpers import wait_until
+from tests.server import Server
 
 pytestmark = pytest.mark.process
 

@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 import pytest
 from redis.exceptions import ConnectionError
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.settings import Settings
 from rq_clock.store.client import connect
 from tests.clock.storm import (
@@ -37,8 +36,8 @@ from tests.clock.storm import (
     marker_of,
     state,
 )
-from tests.conftest import BINARY
 from tests.helpers import wait_until
+from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
 
@@ -332,7 +331,7 @@ def test_a_clock_waits_for_its_redis_and_says_how_to_start_one(
     began = time.monotonic()
     assert impatient.terminate() == 0
     assert time.monotonic() - began < 5
-    with Server(tmp_path / "server", url, binary=BINARY), client(url) as redis:
+    with Server(tmp_path / "server", url), client(url) as redis:
         clock.said("store.back")
         settle(redis, clock)
     assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]

@@ -15,7 +15,6 @@ from redis import Redis
 
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
-from rq_clock.devserver import Server
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
@@ -30,6 +29,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from tests.helpers import pause
+from tests.server import Server
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.store.lease import LEASE_MS
 from tests.clock.storm import (
     PATIENCE,
@@ -32,9 +31,9 @@ from tests.clock.storm import (
     ledger,
     state,
 )
-from tests.conftest import BINARY
 from tests.helpers import wait_until
 from tests.proxy import Proxy
+from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
 
@@ -69,7 +68,7 @@ def under_way(
 
 @contextmanager
 def served(path: Path, **directives: str) -> Iterator[tuple[Server, Client]]:
-    server = Server(path / "server", free_url(), binary=BINARY, **directives)
+    server = Server(path / "server", free_url(), **directives)
     with server, client(server.url) as redis:
         yield server, redis
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +18,6 @@ from rq import Queue, Worker
 from rq_clock.cli import main
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import plan
-from rq_clock.devserver import Server, free_url
 from rq_clock.doctor.facts import Code, Facts, gather
 from rq_clock.doctor.rebuild import rebuild
 from rq_clock.doctor.schedule_checks import findings, healthy
@@ -35,6 +33,7 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from rq_clock.version import releases
 from tests.helpers import wait_until
+from tests.server import Server, free_url
 
 pytestmark = pytest.mark.integration
 
@@ -46,7 +45,7 @@ HOUR = timedelta(hours=1)
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that keeps its data, as a healthy one does; the suite's shared one does not."""
     path = tmp_path_factory.mktemp("lasting")
-    with Server(path, free_url(), binary=os.environ.get("RQ_CLOCK_TEST_SERVER")) as server:
+    with Server(path, free_url()) as server:
         yield server
 
 

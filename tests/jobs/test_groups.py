@@ -22,8 +22,8 @@ import pytest
 from redis import Redis
 from rq import Queue
 
-from rq_clock.devserver import Server
 from tests.helpers import wait_until
+from tests.server import Server
 
 pytestmark = pytest.mark.process
 

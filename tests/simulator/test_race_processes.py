@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from rq_clock.devserver import Server
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.operations import Operations
@@ -27,6 +26,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
 from tests.clock.storm import PATIENCE, Client, ClockProcess, catch_up, chance, client, marker_of
 from tests.helpers import wait_until
+from tests.server import Server
 from tests.simulator import editors
 from tests.simulator.editors import ASKED, LOOSE, STEADY, TASK, TOLD
 from tests.simulator.records import PREFIX, Ledger, Rule, jobs_of

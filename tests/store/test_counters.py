@@ -17,7 +17,6 @@ from rq import Queue
 from rq_clock import Schedules
 from rq_clock.clock.backfiller import Backfiller
 from rq_clock.clock.planner import LOOK_MS, Planner
-from rq_clock.devserver import Server
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
@@ -33,6 +32,7 @@ from rq_clock.worker.worker import Worker
 from tests.clock.storm import ClockProcess, add, client
 from tests.clock.test_planner import MIDNIGHT, SECOND, Wall
 from tests.helpers import pause, wait_until
+from tests.server import Server
 
 PREFIX = "rq-clock:default:"
 HOUR = timedelta(hours=1)

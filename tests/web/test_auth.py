@@ -14,13 +14,13 @@ from redis import Redis
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
 from rq_clock.web import create_app
 from rq_clock.web.auth import ATTEMPTS, COOKIE
 from rq_clock.web.context import Needs
 from rq_clock.web.middleware import MOST_BYTES
+from tests.server import Server, free_url
 
 VALUES = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "operate", "admin", "tasks")}
 TOKENS = ",".join(f"{scope}:{scope}:{value}" for scope, value in VALUES.items())

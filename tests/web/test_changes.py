@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 from rq import Queue
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import Server
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.client import connect
@@ -23,6 +22,7 @@ from rq_clock.timing.triggers import every
 from rq_clock.web import changes, create_app
 from rq_clock.web.changes import Changes
 from tests.helpers import round_trips, wait_until
+from tests.server import Server
 
 ANA, EVE = (f"{name}-token-0123456789" for name in ("ana", "eve"))
 PATIENCE = 20.0

@@ -16,13 +16,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from rq_clock.devserver import Server
 from rq_clock.settings import Settings
 from rq_clock.store.store import DATA_VERSION
 from rq_clock.web import health
 from rq_clock.web.context import Context
 from tests.cli.terminal import PATIENCE, Run, fill, leading, runner, serving
 from tests.helpers import wait_until
+from tests.server import Server
 
 
 def web(url: str) -> TestClient:

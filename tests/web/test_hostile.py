@@ -21,7 +21,6 @@ from redis import Redis
 from rq import Queue
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.errors import WebhookFailed
 from rq_clock.jobs.results import value_of
 from rq_clock.model.targets import command, webhook
@@ -32,6 +31,7 @@ from rq_clock.timing.triggers import every
 from rq_clock.web import middleware as guard
 from rq_clock.worker.worker import Worker
 from tests.clock.storm import ROOT
+from tests.server import Server, free_url
 from tests.web import hostile
 from tests.web.client import API, VALUES, Caller, app_on
 from tests.web.hostile import asked_of, plant, snapshot

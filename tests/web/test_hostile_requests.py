@@ -20,10 +20,10 @@ from redis import Redis
 from rq import Queue
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import Server
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
+from tests.server import Server
 from tests.web.client import API, VALUES, app_on
 from tests.web.test_server import TOKEN, WebProcess
 from tests.worker import jobs as worker_jobs

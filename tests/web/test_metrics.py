@@ -21,7 +21,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from redis import Redis
 
 from rq_clock import Schedules, cron, every
-from rq_clock.devserver import Server
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -31,6 +30,7 @@ from rq_clock.web.metrics import CACHE_SECONDS, METHODS, Metrics, collect, count
 from tests.cli.terminal import serving
 from tests.clock.storm import ClockProcess, add, client
 from tests.helpers import pause, wait_until
+from tests.server import Server
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "rq-clock:default:"
@@ -320,7 +320,7 @@ APP = (
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ClockProcess]]:
     """A server, with a clock and a worker that have done all that they are told of."""
-    from rq_clock.devserver import free_url
+    from tests.server import free_url
 
     path = tmp_path_factory.mktemp("app")
     with (

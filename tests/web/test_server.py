@@ -27,7 +27,6 @@ from fastapi.routing import iter_route_contexts
 from redis import Redis
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
@@ -35,6 +34,7 @@ from rq_clock.web import create_app
 from rq_clock.web.server import GRACE_SECONDS, listening
 from tests.clock.storm import LEASHED, ROOT
 from tests.helpers import wait_until
+from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
 

@@ -26,9 +26,9 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 from rq import Queue, get_current_job
 
-from rq_clock.devserver import Server
 from tests.clock.storm import LEASHED, PATIENCE, ROOT, Client, ClockProcess, Event
 from tests.helpers import wait_until
+from tests.server import Server
 
 QUEUES = ("high", "default")
 PLACES = "rq-clock:default:workers"

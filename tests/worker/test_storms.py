@@ -21,12 +21,11 @@ from pathlib import Path
 import pytest
 from rq import Callback, Queue, Retry
 
-from rq_clock.devserver import Server, free_url
 from rq_clock.jobs.reaper import SILENCE
 from tests.clock.storm import PATIENCE, Client, chance, client
-from tests.conftest import BINARY
 from tests.helpers import wait_until
 from tests.proxy import Proxy
+from tests.server import Server, free_url
 from tests.worker.storm import (
     PLACES,
     QUEUES,
@@ -99,7 +98,7 @@ def under_way(
 
 @contextmanager
 def place(path: Path, **directives: str) -> Iterator[Place]:
-    server = Server(path / "server", free_url(), binary=BINARY, **directives)
+    server = Server(path / "server", free_url(), **directives)
     with server, client(server.url) as redis, ExitStack() as stack:
         yield Place(path, server, redis, stack)
 

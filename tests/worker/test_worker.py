@@ -30,7 +30,6 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
-from rq_clock.devserver import Server
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.schedule import declare
 from rq_clock.settings import Settings
@@ -41,6 +40,7 @@ from rq_clock.worker import worker as worker_module
 from rq_clock.worker.work_horse import JobRunner, WorkHorse
 from rq_clock.worker.worker import Worker
 from tests.helpers import wait_until
+from tests.server import Server
 from tests.worker import jobs as jobs
 
 ROOT = Path(__file__).parents[2]

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from redis import Redis
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import free_url
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every
 from rq_clock.web.idempotency import LONGEST
 from tests.helpers import round_trips
+from tests.server import free_url
 from tests.web.client import VALUES, Caller, app_on, schedules_on
 
 YAML = {"Content-Type": "application/yaml"}

@@ -24,11 +24,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from rq_clock.devserver import free_url
 from rq_clock.model.targets import command, webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import cron, every, once
+from tests.server import free_url
 from tests.web.client import VALUES, app_on
 
 EXAMPLES = int(os.environ.get("RQ_CLOCK_EXAMPLES", "300"))

@@ -16,10 +16,9 @@ from typing import Self
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from redis import Redis
 
-from rq_clock.devserver import Server, free_url
 from tests.clock.storm import LEASHED, ROOT, ClockProcess
-from tests.conftest import BINARY
 from tests.helpers import wait_until
+from tests.server import Server, free_url
 from tests.web.test_server import PATIENCE, TOKEN, WebProcess
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -89,7 +88,7 @@ class Place:
     stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        self.server = Server(self.path / "server", free_url(), binary=BINARY, appendonly="no")
+        self.server = Server(self.path / "server", free_url(), appendonly="no")
         self.stack.enter_context(self.server)
         self.redis = self.stack.enter_context(Redis.from_url(self.server.url))
         (self.path / "worker").mkdir()

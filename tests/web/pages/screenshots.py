@@ -29,7 +29,6 @@ from rq.utils import utcformat
 
 from rq_clock import Schedules, command, cron, every, once, webhook
 from rq_clock.alerts.rules import Alert
-from rq_clock.devserver import Server, free_url
 from rq_clock.settings import Settings
 from rq_clock.store import scripts
 from rq_clock.timing.instants import to_ms
@@ -37,6 +36,7 @@ from rq_clock.version import __version__
 from rq_clock.web import create_app
 from tests.clock.storm import ROOT
 from tests.helpers import wait_until
+from tests.server import Server, free_url
 from tests.web.pages import browser as lab
 from tests.web.test_server import PATIENCE, TOKEN
 

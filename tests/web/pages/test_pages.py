@@ -17,7 +17,6 @@ import pytest
 from redis import Redis
 from starlette.testclient import TestClient
 
-from rq_clock.devserver import free_url
 from rq_clock.model.targets import command, webhook
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Settings
@@ -25,6 +24,7 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
 from rq_clock.web import create_app
 from tests.helpers import round_trips
+from tests.server import free_url
 from tests.web.client import ADMIN, OPERATOR, PAGE_TOKENS, READER
 
 HTML = "<script>alert(1)</script>"
