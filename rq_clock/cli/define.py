@@ -29,8 +29,8 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import queue_names, schedule_names
 from rq_clock.cli.params import Zone, instant, shown, shown_jitter
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
-from rq_clock.manifest.document import item, patched
-from rq_clock.manifest.fields import count, json_value, retries, seconds
+from rq_clock.manifest.document import item, patched, put
+from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
 
 if TYPE_CHECKING:
     from rq_clock.model.schedule import Schedule
@@ -60,10 +60,13 @@ _WHEN = (
     click.option(
         "--cron", metavar="EXPRESSION", help="Fire when the clock matches this expression."
     ),
-    click.option("--every", type=_SECONDS, help="Fire at this interval, counted from the epoch."),
+    click.option(
+        "--every", type=Value("duration", interval),
+        help="Fire at this interval, counted from the epoch.",
+    ),
     click.option("--at", metavar="INSTANT", help="Fire once; then the schedule is removed."),
     click.option("--tz", type=Zone(), help="Zone of --cron and --at (default: UTC)."),
-)
+)  # fmt: skip
 _WHAT = (
     click.option("--func", metavar="MODULE.FUNCTION", help="Python function to run."),
     click.option(
@@ -87,7 +90,10 @@ _WHAT = (
         "--header", "headers", metavar="NAME:TEXT", multiple=True,
         help="Header of the call; repeatable.",
     ),
-    click.option("--body", type=_JSON, help="JSON body of the call."),
+    click.option(
+        "--body", type=Value("json", lambda text: (json_value(text),)),
+        help="JSON body of the call.",
+    ),
 )  # fmt: skip
 _HOW = (
     click.option(
@@ -272,8 +278,7 @@ def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
         call = entry["webhook"]
         call["headers"] = _pairs("--header", options["headers"], ":", call.get("headers", {}))
     if options["body"] is not None:
-        entry["webhook"].pop("json", None)
-        entry["webhook"] |= {} if options["body"] is REMOVE else {"json": options["body"]}
+        put(entry, "webhook.json", None if options["body"] is REMOVE else options["body"][0])
     return entry
 
 
@@ -284,8 +289,6 @@ def _plain(option: str, value: Any, options: Mapping[str, Any], was: Schedule | 
     if option == "at":
         tz = options["tz"] or (was.trigger.tz if was else "UTC")
         return iso(instant(value, "--at", now(), tz=tz))
-    if option == "every":
-        return f"{value}s"
     return list(value) if isinstance(value, tuple) else value
 
 

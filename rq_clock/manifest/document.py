@@ -209,6 +209,16 @@ def patched(was: Schedule | None, patch: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def put(entry: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a path of an entry, such as "webhook.url"; None removes it."""
+    head, _, key = path.partition(".")
+    at, key = (entry.setdefault(head, {}), key) if key else (entry, head)
+    if value is None:
+        at.pop(key, None)
+    else:
+        at[key] = value
+
+
 def _merged(value: Any, patch: Any) -> Any:
     if not isinstance(patch, Mapping):
         return patch

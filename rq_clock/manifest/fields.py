@@ -21,6 +21,11 @@ def seconds(text: str) -> float:
     return int(found) if found == int(found) else found
 
 
+def interval(text: str) -> str:
+    """Return the period of an interval."""
+    return f"{seconds(text)}s"
+
+
 def count(text: str) -> int:
     """Return a whole number."""
     if not text.isdecimal() or len(text) > _DIGITS:

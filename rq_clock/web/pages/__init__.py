@@ -12,7 +12,7 @@ from rq_clock.web.pages import audit, clock, queues, runs, timeline
 from rq_clock.web.pages import login as entrance
 from rq_clock.web.pages import schedule_actions as actions
 from rq_clock.web.pages import schedule_detail as schedule
-from rq_clock.web.pages import schedule_edit as edit
+from rq_clock.web.pages import schedule_form as form
 from rq_clock.web.pages import schedule_list as schedules
 from rq_clock.web.pages.layout import failed, unless_same
 
@@ -20,7 +20,7 @@ __all__ = ["failed", "router"]
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(unless_same)])
 for part in (
-    entrance, schedules, edit, schedule, actions,
+    entrance, schedules, form, schedule, actions,
     timeline, runs, queues, clock, audit,
 ):  # fmt: skip
     router.include_router(part.router)

@@ -1,8 +1,7 @@
-"""A schedule as a form has it: read with every fault at its field, and written for an edit. Pure.
+"""Adding and editing schedules with a form.
 
-A form is brought into the words of a manifest and read as one, so what is wrong is the project's
-own word; here it only finds its field. Secrets are masked in the form, and a value that comes back
-masked is the one that is stored.
+A form becomes a manifest entry, which the manifest's reader checks; each fault is shown at its
+field. Secrets are masked, and a value that comes back masked is the stored one.
 """
 
 from __future__ import annotations
@@ -10,51 +9,127 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from rq_clock.errors import ScheduleError
-from rq_clock.manifest import document as manifest
-from rq_clock.model.schedule import Schedule
-from rq_clock.model.validation import NAME, name_fault
-from rq_clock.timing.durations import duration_spec, read_duration
-from rq_clock.timing.instants import iso, read_instant
-from rq_clock.timing.triggers import Trigger
-from rq_clock.timing.zones import zone_faults
-from rq_clock.web.pages.form_times import field_value
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 
+from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.manifest import document as manifest
+from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
+from rq_clock.model.schedule import Schedule
+from rq_clock.settings import Token
+from rq_clock.timing.describe import dst_remarks, fires
+from rq_clock.timing.durations import duration_spec
+from rq_clock.timing.instants import iso, read_instant
+from rq_clock.timing.triggers import Once, Trigger
+from rq_clock.timing.zones import zone_faults, zone_names
+from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
+from rq_clock.web.pages.form_times import field_value
+from rq_clock.web.pages.layout import Fields, done, fragment, page
+from rq_clock.web.pages.schedule_detail import existing
+from rq_clock.web.pages.schedule_row import sentence
+from rq_clock.web.pages.snippets import as_cli
+from rq_clock.web.problems import Problem
+
+router = APIRouter()
+NEXT = 5
+"""Fire times in a preview."""
+METHODS = ("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD")
+CRONS = (
+    ("*/5 * * * *", "every 5 minutes"),
+    ("0 * * * *", "every hour"),
+    ("0 3 * * *", "every day at 3:00"),
+    ("0 9 * * 1-5", "on weekdays at 9:00"),
+    ("0 6 1 * *", "on the first of the month"),
+    ("0 6 L * *", "on the last of the month"),
+)
 WHEN = ("when", "cron", "every", "at", "tz", "name", "jitter")
-"""The fields that say when a schedule fires."""
+"""The fields of a preview."""
 EMPTY = {
     "what": "func", "when": "cron", "tz": "UTC", "queue": "default", "method": "POST",
     "catch_up": "latest", "retries": "0",
 }  # fmt: skip
-"""A form before anything was entered."""
-_FIELDS = {
-    "once": "at", "command.shell": "command", "command.cwd": "cwd", "command.env": "env",
-    "command.timeout": "timeout", "webhook.url": "url", "webhook.method": "method",
-    "webhook.headers": "headers", "webhook.json": "body", "webhook.timeout": "timeout",
-    "catchUp": "catch_up", "catchUpWindow": "catch_up_window", "catchUpLimit": "catch_up_limit",
-}  # fmt: skip
-"""The field of a form that has another name than the one of a manifest."""
-_SHOWN = (
-    "name", "cron", "tz", "every", "func", "args", "kwargs", "queue", "timeout", "retries",
-    "overlap", "jitter", "tags", *_FIELDS.values(),
-)  # fmt: skip
-_KINDS = {"cron": "cron", "every": "every", "once": "at"}
-_KEPT = ("anchor", "resultTtl", "failureTtl", "group", "groupLimit", "ping")
-"""What an edit leaves alone."""
-_NAMELESS = "unnamed"
-_DIGITS = 15
-"""Of a number."""
-_MS = timedelta(milliseconds=1)
+"""The values of an empty form."""
+
+
+# ---- fields -----------------------------------------------------------------------------------
+
+
+def _pairs(separator: str, text: str) -> dict[str, str]:
+    """Return lines of NAME=value as a dict."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if faults := [
+        f"expected NAME{separator}value in each line, got {line!r}"
+        for line in lines
+        if separator not in line
+    ]:
+        raise ScheduleError(*faults)
+    pairs = (line.partition(separator) for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _lines(separator: str, pairs: Mapping[str, str]) -> str:
+    return "\n".join(f"{name}{separator}{value}" for name, value in pairs.items())
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _duration(value: float) -> str:
+    return "-1" if value == -1 else duration_spec(timedelta(seconds=value))
+
+
+def _retries(value: int | list[float]) -> str:
+    return ",".join(map(_duration, value)) if isinstance(value, list) else str(value)
+
+
+_json = partial(json.dumps, ensure_ascii=False)
+_FIELDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
+    "cron": ("cron", str, str),
+    "tz": ("tz", str, str),
+    "every": ("every", interval, str),
+    "at": ("once", str, lambda text: field_value(read_instant(text), "UTC")),
+    "func": ("func", str, str),
+    "args": ("args", json_value, _json),
+    "kwargs": ("kwargs", json_value, _json),
+    "command": ("command.shell", str, str),
+    "cwd": ("command.cwd", str, str),
+    "env": ("command.env", partial(_pairs, "="), partial(_lines, "=")),
+    "url": ("webhook.url", str, str),
+    "method": ("webhook.method", str, str),
+    "headers": ("webhook.headers", partial(_pairs, ":"), partial(_lines, ": ")),
+    "body": ("webhook.json", json_value, _json),
+    "call_timeout": ("webhook.timeout", seconds, _duration),
+    "timeout": ("timeout", seconds, _duration),
+    "retries": ("retries", retries, _retries),
+    "catch_up": ("catchUp", str, str),
+    "catch_up_window": ("catchUpWindow", seconds, _duration),
+    "catch_up_limit": ("catchUpLimit", count, str),
+    "overlap": ("overlap", str, str),
+    "jitter": ("jitter", seconds, _duration),
+    "queue": ("queue", str, str),
+    "tags": ("tags", _words, " ".join),
+}
+"""The path of each field in a manifest, how its text is read, and how its value is shown."""
+_OF_PATH = {path: name for name, (path, _, _) in _FIELDS.items()} | {"webhook.timeout": "timeout"}
+_WHEN_KINDS = {"cron": ("cron", "tz"), "every": ("every",), "once": ("at",)}
+_WHAT_KINDS = {
+    "func": ("func", "args", "kwargs"),
+    "command": ("command", "cwd", "env"),
+    "url": ("url", "method", "headers", "body"),
+}
+_REQUIRED = ("cron", "every", "at", "func", "command", "url")
 
 
 @dataclass(slots=True)
 class Draft:
-    """What was entered, what is wrong with it by field ("" for what belongs to none), and the rule
-    of time and the schedule that it means, as far as nothing is wrong."""
+    """A form: its values, its faults by field ("" for those of no field), and the trigger and the
+    schedule that it means when nothing is wrong."""
 
     values: Mapping[str, str]
     faults: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -63,186 +138,183 @@ class Draft:
 
     @classmethod
     def read(cls, values: Mapping[str, str], was: Schedule | None = None) -> Draft:
-        """Read a form; `was` is what is edited."""
+        """Return what a form means; `was` is the schedule to edit."""
         draft = cls({**EMPTY, **{name: value for name, value in values.items() if value}})
-        before = manifest.document(was, secrets=False) if was else {}
-        when = draft._when()
-        entry = {key: before[key] for key in _KEPT if key in before and key != "anchor"}
-        entry |= when | draft._what(before) | draft._how()
-        if "anchor" in before and "every" in when:
-            entry["anchor"] = before["anchor"]
-        if not draft.faults[_KINDS.get(draft.say("when"), "cron")]:
-            draft.trigger = manifest.trigger(entry, [])
-        draft._understand(entry, was)
-        draft.faults = defaultdict(list, {n: told for n, told in draft.faults.items() if told})
-        return draft
-
-    def say(self, name: str) -> str:
-        """What a field has."""
-        return self.values.get(name, "").strip()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What `Schedules.add` and `update` take beside name, rule and target."""
-        unmeant = ("name", "trigger", "target", "renamed_from")
-        return {
-            f.name: getattr(self.schedule, f.name)
-            for f in fields(Schedule)
-            if f.name not in unmeant
-        }
-
-    def _understand(self, entry: Mapping[str, Any], was: Schedule | None) -> None:
-        name = self.say("name") or _NAMELESS
-        if not self.say("name") or not NAME.match(name):
-            shown = repr(name) if self.say("name") else ""
-            self.faults["name"].append(name_fault(shown).text)
-            name = _NAMELESS
+        entry = draft._entry(was)
+        unread = set(draft.faults)
+        when: list[Any] = []
+        trigger = manifest.trigger(entry, when)
+        draft.trigger = None if when else trigger
         try:
-            found = manifest.item(name, entry, was, masks=bool(was)).schedule
+            draft.schedule = manifest.item(draft.text("name"), entry, was, masks=True).schedule
         except ScheduleError as error:
             for fault in error.faults:
-                field = _FIELDS.get(fault.field, fault.field)
-                self.faults[field if field in _SHOWN else ""].append(fault.text)
-            return
-        if not any(self.faults.values()):
-            self.schedule = found
+                name = _OF_PATH.get(fault.field, fault.field if fault.field == "name" else "")
+                if name not in unread:
+                    draft.faults[name].append(fault.text)
+        if draft.faults:
+            draft.schedule = None
+        return draft
 
-    # ---- the words of a manifest --------------------------------------------------------------
+    def text(self, name: str) -> str:
+        """Return the text of a field."""
+        return self.values.get(name, "").strip()
 
-    def _when(self) -> dict[str, Any]:
-        tz = self.say("tz")
-        match self.say("when"):
-            case "every":
-                period = self._take("every", read_duration)
-                return {"every": 1000 if period is None else period // _MS}
-            case "once":
-                if found := zone_faults(tz):
-                    self.faults["tz"] += found
-                at = self._take("at", lambda text: read_instant(text, "UTC" if found else tz))
-                return {"once": iso(at or datetime.fromisoformat("2000-01-01T00:00Z"))}
-        return {"cron": self.say("cron"), "tz": tz}
-
-    def _what(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        match self.say("what"):
-            case "command":
-                kept = {"timeout": t} if (t := before.get("command", {}).get("timeout")) else {}
-                shell: dict[str, Any] = {"shell": self.say("command"), **kept}
-                shell |= {"cwd": self.say("cwd")} if self.say("cwd") else {}
-                return {"command": shell | {"env": self._pairs("env", "=")}}
-            case "url":
-                call: dict[str, Any] = {"url": self.say("url"), "method": self.say("method")}
-                call |= {"headers": self._pairs("headers", ":")}
-                seconds = self._take("timeout", _in_seconds)
-                call |= {"timeout": seconds} if seconds else {}
-                body = self._take("body", _json)
-                return {"webhook": call if body is None else call | {"json": body}}
-        given = {name: self._take(name, _json) for name in ("args", "kwargs")}
-        return {"func": self.say("func")} | {n: v for n, v in given.items() if v is not None}
-
-    def _how(self) -> dict[str, Any]:
-        given = {
-            "timeout": None if self.say("what") == "url" else self._take("timeout", _in_seconds),
-            "retries": self._take("retries", _retries),
-            "catchUp": self.say("catch_up"),
-            "catchUpWindow": self._take("catch_up_window", _in_seconds),
-            "catchUpLimit": self._take("catch_up_limit", _number),
-            "overlap": self.say("overlap") or None,
-            "jitter": self._take("jitter", _in_seconds),
-            "queue": self.say("queue"),
-            "tags": self.say("tags").replace(",", " ").split() or None,
+    def _entry(self, was: Schedule | None) -> dict[str, Any]:
+        """Return the manifest entry. A text that cannot be read stands in it as it is."""
+        when, what = self.text("when"), self.text("what")
+        when = when if when in _WHEN_KINDS else "cron"
+        what = what if what in _WHAT_KINDS else "func"
+        kind = "webhook" if what == "url" else what
+        entry = manifest.patched(was, {when: "", kind: "" if kind == "func" else {}})
+        others = {
+            name for kinds in (_WHEN_KINDS, _WHAT_KINDS) for k in kinds.values() for name in k
         }
-        return {key: value for key, value in given.items() if value is not None}
+        shown = {*_WHEN_KINDS[when], *_WHAT_KINDS[what]} | (_FIELDS.keys() - others)
+        for name, (path, read, _) in _FIELDS.items():
+            if name in shown and (name != "call_timeout" or what == "url"):
+                manifest.put(entry, path, self._value(name, read))
+        return entry
 
-    def _take(self, name: str, read: Callable[[str], Any]) -> Any:
-        """What a field means, None when it is empty; a fault is told there."""
-        try:
-            return read(self.say(name)) if self.say(name) or name in _KINDS.values() else None
-        except ScheduleError as error:
-            self.faults[name].append(str(error).removeprefix(f"{name}: "))
+    def _value(self, name: str, read: Callable[[str], Any]) -> Any:
+        """Return the value of a field, None when it is empty."""
+        text = self.text(name)
+        if name in ("timeout", "call_timeout"):
+            text = (
+                self.text("timeout") if (self.text("what") == "url") == (name != "timeout") else ""
+            )
+        if not text and name not in _REQUIRED:
             return None
+        try:
+            return iso(read_instant(text, self._zone())) if name == "at" else read(text)
+        except ScheduleError as error:
+            shown = "timeout" if name == "call_timeout" else name
+            self.faults[shown] += [fault.text for fault in error.faults]
+            return text
 
-    def _pairs(self, name: str, separator: str) -> dict[str, str]:
-        """Lines of NAME=value."""
-        found = {}
-        for line in filter(None, map(str.strip, self.values.get(name, "").splitlines())):
-            key, there, value = line.partition(separator)
-            if there:
-                found[key.strip()] = value.strip()
-            else:
-                fault = f"expected NAME{separator}value in each line, got {line!r}"
-                self.faults[name].append(fault)
-        return found
-
-
-def _in_seconds(text: str) -> float:
-    seconds = -1.0 if text == "-1" else read_duration(text) / timedelta(seconds=1)
-    return int(seconds) if seconds == int(seconds) else seconds
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or len(text) > _DIGITS:
-        raise ScheduleError(f"expected a whole number, got {text!r}")
-    return int(text)
-
-
-def _retries(text: str) -> int | list[float]:
-    return _number(text) if text.isdecimal() else [_in_seconds(part) for part in text.split(",")]
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = "; text stands in double quotes" if "Expecting value" in str(error) else ""
-        raise ScheduleError(f"expected JSON ({error}){hint}") from None
-
-
-# ---- a schedule as the form shows it ----------------------------------------------------------
+    def _zone(self) -> str:
+        """Return the zone of an instant, UTC for an unknown one."""
+        faults = zone_faults(self.text("tz"))
+        if faults:
+            self.faults["tz"] += faults
+        return "UTC" if faults else self.text("tz")
 
 
 def values_of(schedule: Schedule) -> dict[str, str]:
-    """The form of a schedule, with its secrets masked."""
-    said = manifest.document(schedule, secrets=False)
-    shell, call = said.get("command", {}), said.get("webhook", {})
-    kind = next(kind for kind in _KINDS if kind in said)
-    what = "command" if shell else "url" if call else "func"
-    retries = said.get("retries", 0)
+    """Return the form of a schedule, with its secrets masked."""
+    entry = manifest.document(schedule, secrets=False)
+    when = next(kind for kind in _WHEN_KINDS if kind in entry)
+    what = next((kind for kind in ("func", "command") if kind in entry), "url")
+    values = {**EMPTY, "name": schedule.name, "when": when, "what": what}
+    for name, (path, _, show) in _FIELDS.items():
+        head, _, key = path.partition(".")
+        value = entry.get(head, {}).get(key) if key else entry.get(head)
+        if value is not None:
+            values[name] = show(value)
+    return values | {"timeout": values.pop("call_timeout", values.get("timeout", ""))}
+
+
+# ---- pages ------------------------------------------------------------------------------------
+
+
+@router.get("/new")
+def new_page(request: Request, site: Web, token: Admin) -> Response:
+    """Show an empty form."""
+    return _form(request, site, token, Draft(EMPTY))
+
+
+@router.post("/new")
+def new(request: Request, site: Web, token: Admin, form: Fields) -> Response:
+    """Preview a new schedule, or add it."""
+    draft = Draft.read(form)
+    if draft.schedule is None or form.get("do") != "save":
+        return _form(request, site, token, draft, checked=True)
+    name, schedule = draft.schedule.name, draft.schedule
+    try:
+        schedules_for(site, token).add(name, **schedule.parts())
+    except Conflict:
+        draft.faults["name"].append("exists already; choose another name, or edit that one")
+        return _form(request, site, token, draft, checked=True)
+    except ScheduleError as error:
+        draft.faults[""].append(str(error))
+        return _form(request, site, token, draft, checked=True)
+    return done(request, f"/schedules/{name}", f"Added {name}.")
+
+
+@router.get("/new/preview")
+def preview(request: Request, site: Web, token: Read) -> Response:
+    """Show when a schedule would fire: a part of a page, loaded again while somebody types."""
+    values = {name: request.query_params.get(name, "") for name in WHEN}
+    draft = Draft.read({**values, "what": "func", "func": "some.function"})
+    now = site.overview.pulse().now
+    return fragment(request, "_preview.html", now=now, **_meaning(draft, now))
+
+
+@router.get("/schedules/{name}/edit")
+def edit_page(request: Request, site: Web, token: Admin, name: str) -> Response:
+    """Show the form of a schedule."""
+    _, found = existing(site, name)
+    entry = found.row.entry
+    if entry.declared:
+        raise Problem("declared-in-code", f"{name} is declared in code; change it there and deploy")
+    values = values_of(entry.schedule) if entry.schedule else {**EMPTY, "name": name}
+    draft = Draft({**values, "revision": entry.revision})
+    if not entry.schedule:
+        draft.faults[""].append(f"{entry.fault}; what is saved here takes its place")
+    return _form(request, site, token, draft, name=name)
+
+
+@router.post("/schedules/{name}/edit")
+def edit(request: Request, site: Web, token: Admin, name: str, form: Fields) -> Response:
+    """Preview a change, or make it."""
+    _, found = existing(site, name)
+    draft = Draft.read({**form, "name": name}, found.row.entry.schedule)
+    if draft.schedule is None or form.get("do") != "save":
+        return _form(request, site, token, draft, name=name, checked=True)
+    try:
+        schedules_for(site, token).update(
+            name, revision=form.get("revision") or None, **draft.schedule.parts()
+        )
+    except ScheduleError as error:
+        draft.faults[""].append(str(error))
+        return _form(request, site, token, draft, name=name, checked=True)
+    return done(request, f"/schedules/{name}", f"Changed {name}.")
+
+
+def _form(
+    request: Request,
+    site: Context,
+    token: Token,
+    draft: Draft,
+    *,
+    name: str = "",
+    checked: bool = False,
+) -> Response:
+    pulse = site.overview.pulse()
+    meaning = _meaning(draft if checked or not name else Draft.read(draft.values), pulse.now)
+    return page(
+        request, "edit.html", token, pulse, name=name, form=draft.values, faults=dict(draft.faults),
+        zones=sorted(zone_names()), methods=METHODS, crons=CRONS, fields=" ".join(WHEN),
+        cli=as_cli(draft.schedule.name, draft.schedule) if draft.schedule else "",
+        status=422 if checked and draft.faults else 200, **meaning,
+    )  # fmt: skip
+
+
+def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
+    """Return the preview of a form: its trigger in words, the next fire times and warnings; or the
+    faults of its trigger."""
+    faults = {k: texts for k, texts in draft.faults.items() if k in WHEN and k != "name"}
+    trigger = draft.trigger
+    if trigger is None or trigger.faults() or faults:
+        empty = not draft.text("cron") and draft.text("when") in ("", "cron")
+        return {"sentence": "", "when_faults": {} if empty else faults}
+    offset = draft.schedule.offset if draft.schedule else timedelta(0)
+    found = fires(trigger, now, NEXT, offset)
+    warnings = list(trigger.warnings())
+    if not found:
+        late = isinstance(trigger, Once)
+        warnings.append("that has passed: it is due at once" if late else "it never fires")
     return {
-        **EMPTY,
-        "name": schedule.name,
-        "when": kind,
-        "cron": said.get("cron", ""),
-        "tz": said.get("tz", "UTC"),
-        "every": str(said.get("every", "")),
-        "at": field_value(read_instant(said["once"]), "UTC") if kind == "once" else "",
-        "what": what,
-        "func": said.get("func", ""),
-        "args": _text(said.get("args")),
-        "kwargs": _text(said.get("kwargs")),
-        "command": shell.get("shell", ""),
-        "cwd": shell.get("cwd", ""),
-        "env": "\n".join(f"{name}={value}" for name, value in shell.get("env", {}).items()),
-        "url": call.get("url", ""),
-        "method": call.get("method", "POST"),
-        "headers": "\n".join(f"{n}: {value}" for n, value in call.get("headers", {}).items()),
-        "body": _text(call.get("json")),
-        "queue": schedule.queue,
-        "timeout": _span(call.get("timeout") or said.get("timeout")),
-        "retries": ",".join(map(_span, retries)) if isinstance(retries, list) else str(retries),
-        "catch_up": schedule.catch_up,
-        "catch_up_window": _span(said.get("catchUpWindow")),
-        "catch_up_limit": str(said.get("catchUpLimit", "")),
-        "overlap": said.get("overlap", ""),
-        "jitter": _span(said.get("jitter")),
-        "tags": " ".join(schedule.tags),
-    }
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _span(seconds: float | None) -> str:
-    if seconds is None or seconds == -1:
-        return "" if seconds is None else "-1"
-    return duration_spec(timedelta(seconds=seconds))
+        "sentence": sentence(trigger), "when_faults": {}, "coming": found, "warnings": warnings,
+        "remarks": dst_remarks(trigger, now), "tz": trigger.tz,
+    }  # fmt: skip
