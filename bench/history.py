@@ -209,7 +209,7 @@ def _keep_newest(store: Store, newest: dict[str, dict[bool, Run]]) -> None:
     for name, runs in newest.items():
         last = max(runs.values(), key=lambda run: run.ended)
         ends = (str(runs[ok].ended) if ok in runs else "-" for ok in (True, False))
-        words = [last.state, last.fire, last.started, last.ended, *ends]
+        words = [last.state, last.fire, last.started, last.ended, *ends, int(last.state != "ok")]
         pipe.hset(key("outcomes"), name, " ".join(map(str, words)))
         if last.state != "ok":
             pipe.zadd(key("failing"), {name: last.ended})

@@ -40,9 +40,9 @@ from bench.lab import (
 )
 from bench.measures import QUEUE_KEY
 from rq_clock import cron, every, once
-from rq_clock.model.filters import Page
 from rq_clock.model.ledger import Enqueued
 from rq_clock.schedules.edits import ScheduleArgs
+from rq_clock.schedules.listing import Listing
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.lease import Leases
@@ -150,7 +150,7 @@ def _adding(
 def find(_lab: Lab, pair: Pair) -> Iterator[Row]:
     """Look for some among all. Of a thousand there is no page of 100 to fill."""
     many, _ = pair
-    first: dict[str, Callable[[], Page]] = {
+    first: dict[str, Callable[[], Listing]] = {
         f"by tag, 1 in {ONE_IN}": lambda: many.schedules.find(tag=TAG),
         f"by text, 1 in {ONE_IN}": lambda: many.schedules.find(text="tenant-42"),
     }
@@ -168,7 +168,7 @@ def find(_lab: Lab, pair: Pair) -> Iterator[Row]:
 
 def _find_one(site: Site) -> float:
     """Seconds to look through all."""
-    began, cursor, found = time.perf_counter(), 0, 0
+    began, cursor, found = time.perf_counter(), "", 0
     while True:
         page = site.schedules.find(text=_name(site.size // 3, site.size), cursor=cursor)
         cursor, found = page.cursor, found + len(page.entries)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 NOT_FOUND, UNREACHABLE, CHECK_FAILED, TIMED_OUT, INTERRUPTED = 3, 4, 5, 6, 130
 LOOKS = {
     "scheduled": ("✓", "green"), "ok": ("✓", "green"), "done": ("✓", "green"),
-    "late": ("!", "yellow"), "interrupted": ("!", "yellow"),
+    "late": ("!", "yellow"), "stuck": ("!", "yellow"), "interrupted": ("!", "yellow"),
     "paused": ("‖", "cyan"), "skipped": ("‖", "cyan"), "canceled": ("‖", "cyan"),
     "ended": ("■", "bright_black"), "waiting": ("○", "bright_black"),
     "running": ("▶", "blue"),
-    "invalid": ("⊘", "red"), "failed": ("✕", "red"), "timed_out": ("✕", "red"),
-    "stopped": ("✕", "red"), "lost": ("✕", "red"),
+    "invalid": ("⊘", "red"), "failing": ("✕", "red"), "failed": ("✕", "red"),
+    "timed_out": ("✕", "red"), "stopped": ("✕", "red"), "lost": ("✕", "red"),
 }  # fmt: skip
 """State → its sign and colour. The word always stands beside them."""
 
@@ -58,7 +58,7 @@ def open_store() -> Store:
     from rq_clock.store.store import Store
 
     settings = Settings.from_env()
-    store = Store(connect(settings=settings), settings.namespace, history=settings.history)
+    store = Store.from_settings(connect(settings=settings), settings)
     try:
         for warning in store.check_server():
             click.echo(f"warning: {warning}", err=True)
@@ -87,7 +87,7 @@ def refuse_unknown(store: Store, names: Sequence[str]) -> None:
 def not_found(store: Store, name: str) -> NoReturn:
     from difflib import get_close_matches
 
-    near = get_close_matches(name, store.page(0, 10_000)[1], n=1)
+    near = get_close_matches(name, store.some_names(10_000), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "; `rq-clock list` shows them all"
     complain(f"no schedule {name!r} in namespace {store.namespace!r}{hint}")
     sys.exit(NOT_FOUND)

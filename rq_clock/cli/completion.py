@@ -44,7 +44,7 @@ def completion(ctx: click.Context, shell: str) -> None:
 def schedule_names(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     """Schedules, and for an argument that takes many those that are not named yet."""
     named = ctx.params.get("names") or ()
-    names = _asked(lambda store: list(store.page(0, SEARCHED)[1]))
+    names = _asked(lambda store: store.some_names(SEARCHED))
     return _items([name for name in names if name not in named], incomplete)
 
 

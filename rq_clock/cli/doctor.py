@@ -40,7 +40,10 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
     code, owner = _code(settings.app), (settings.owner, settings.former_owner)
     with connect(settings=settings) as redis:
         redis.ping()  # the time that connecting takes would look like skew
-        store, executions = Store(redis, settings.namespace), Executions(redis, settings.namespace)
+        store, executions = (
+            Store.from_settings(redis, settings),
+            Executions(redis, settings.namespace),
+        )
         rebuilt = _rebuild(store) if rebuild_index else None
         started = now()
         facts = gather(store, executions, owner, code)

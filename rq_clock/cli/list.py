@@ -19,23 +19,24 @@ from rq_clock.cli.common import (
     plural,
     print_json,
     print_table,
-    schedules_of,
     sign,
     table,
 )
 from rq_clock.cli.completion import queue_names
 from rq_clock.cli.params import shown_jitter
 from rq_clock.errors import StoreUnavailable
+from rq_clock.model.verdict import STATES
 from rq_clock.timing.durations import duration_text
 
 if TYPE_CHECKING:
     from rq_clock.model.entry import Entry
+    from rq_clock.schedules.listing import Row
     from rq_clock.store.store import Store
 
-STATES = ("late", "invalid", "paused", "scheduled", "ended")
-"""Trouble first: the order of `--sort state`."""
 REDRAW_SECONDS = 2.0
-HEAD = ("SCHEDULE", "STATE", "NEXT (UTC)", "QUEUE", "WHEN", "RUNS", "")
+TAIL = 5
+"""Ledger entries among which the last run is looked for."""
+HEAD = ("SCHEDULE", "STATE", "LAST", "NEXT (UTC)", "QUEUE", "WHEN", "RUNS", "")
 SPANS = {
     "hour": (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)),
     "day": (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)),
@@ -61,7 +62,7 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
 
 
 @click.command("list")
-@click.option("--state", type=States(), help="Show only these states, such as late,paused.")
+@click.option("--state", type=States(), help="Show only these states, such as failing,late.")
 @click.option("--queue", shell_complete=queue_names, help="Show only this queue.")
 @click.option("--tag", help="Show only this tag.")
 @click.option(
@@ -72,6 +73,7 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
 @click.option("--text", help="Show only names and targets that contain this.")
 @click.option(
     "--sort", type=click.Choice(["name", "next", "state"]), default="name", show_default=True,
+    help="Order; by state is worst first.",
 )  # fmt: skip
 @click.option("--watch", is_flag=True, help="Redraw every 2 s until Ctrl-C.")
 @click.option(
@@ -79,65 +81,59 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
     help="Show the fire times per minute of the next hour, or per hour of the next day, instead.",
 )  # fmt: skip
 @json_option
-def list_(watch: bool, density: str | None, as_json: bool, **said: Any) -> None:
-    """List schedules with their next fire times."""
+def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> None:
+    """List schedules with their states, last results and next fire times.
+
+    States, worst first: invalid, late, stuck, failing, paused, running, ended, scheduled.
+    """
     if watch and (as_json or density or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a terminal; here leave it out")
     store = open_store()
     if watch:
-        _watch(store, said)
+        _watch(store, options)
     elif density:
-        _density(_found(store, **said), density, as_json=as_json)
+        entries = [row.entry for row in _found(store, **options)]
+        _density(entries, density, as_json=as_json)
     else:
-        _print(store, said, as_json=as_json)
+        _print(store, options, as_json=as_json)
 
 
-def _print(store: Store, said: dict[str, Any], *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import schedule_view
+def _print(store: Store, options: dict[str, Any], *, as_json: bool) -> None:
+    from rq_clock.schedules.serializers import row_view
 
-    entries = _found(store, **said)
+    rows = _found(store, **options)
     if as_json:
-        print_json([schedule_view(entry, now()) for entry in entries])
-    elif entries:
-        print_table(HEAD, [_row(entry, now()) for entry in entries])
+        print_json([row_view(row, now(), store.namespace) for row in rows])
+    elif rows:
+        print_table(HEAD, [_cells(row, now(), store.namespace) for row in rows])
     elif store.size():
-        click.echo("no schedule fits", err=True)
+        click.echo("no matching schedules", err=True)
     else:
         click.echo("no schedules; start the clock (`python clock.py`) to declare them", err=True)
 
 
-def _found(store: Store, *, state: tuple[str, ...] | None, sort: str, **wanted: Any) -> list[Entry]:
-    """The schedules that fit, in order."""
-    from rq_clock.model.filters import state_of
-    from rq_clock.schedules.service import SCAN
+def _found(
+    store: Store, *, state: tuple[str, ...] | None, sort: str, **conditions: Any
+) -> list[Row]:
+    """Return the matching schedules, in order."""
+    from rq_clock.model.filters import Filter
+    from rq_clock.schedules.listing import ScheduleList
 
-    schedules, cursor = schedules_of(store), 0
-    found: dict[str, Entry] = {}
-    while True:
-        page = schedules.find(**wanted, cursor=cursor, most=SCAN)
-        found |= {entry.name: entry for entry in page.entries}
-        cursor = page.cursor
-        if not cursor:
-            break
-    t = now()
-    entries = [e for _, e in sorted(found.items()) if state is None or state_of(e, t) in state]
-    if sort == "state":
-        entries.sort(key=lambda e: STATES.index(state_of(e, t)))
-    if sort == "next":
-        entries.sort(key=lambda e: (e.next_fire is None, e.next_fire or t))
-    return entries
+    matching = Filter(states=state or (), **conditions)
+    return list(ScheduleList(store).all_rows(matching, sort=sort, tail=TAIL))
 
 
-def _row(entry: Entry, now: datetime) -> tuple[str, ...]:
-    from rq_clock.schedules.serializers import schedule_view
+def _cells(row: Row, now: datetime, namespace: str) -> tuple[str, ...]:
+    from rq_clock.schedules.serializers import row_view
 
-    view = schedule_view(entry, now)
-    fire = view["nextFireTime"] or "-"
+    entry, view = row.entry, row_view(row, now, namespace)
+    fire, last = view["nextFireTime"] or "-", view["last"]
     if entry.schedule and entry.schedule.offset and entry.next_fire:
         fire += f" {shown_jitter(entry.schedule.offset)}"
     return (
         view["name"],
         sign(view["state"]),
+        sign(last["state"]) if last else "-",
         fire,
         view["queue"] or "-",
         view["words"] or "-",
@@ -147,9 +143,11 @@ def _row(entry: Entry, now: datetime) -> tuple[str, ...]:
 
 
 def _note(entry: Entry, view: dict[str, Any], now: datetime) -> str:
-    """What is not as usual, in a few words."""
+    """Return the reason of the state, in a few words."""
     if view["state"] == "invalid":
         return str(view["fault"])
+    if view["state"] == "failing" and view["last"]:
+        return str(view["last"]["error"] or "")
     if view["state"] == "late" and entry.next_fire:
         return f"by {duration_text(now - entry.next_fire)}"
     if pause := view["pause"]:
@@ -163,8 +161,8 @@ def _note(entry: Entry, view: dict[str, Any], now: datetime) -> str:
 # ---- watching ---------------------------------------------------------------------------------
 
 
-def _watch(store: Store, said: dict[str, Any]) -> None:
-    """Redraw until Ctrl-C; a Redis that is away is said, and asked again."""
+def _watch(store: Store, options: dict[str, Any]) -> None:
+    """Redraw until Ctrl-C. While Redis is away, show why and try again."""
     from redis.exceptions import RedisError
 
     from rq_clock.settings import Settings
@@ -174,14 +172,14 @@ def _watch(store: Store, said: dict[str, Any]) -> None:
     click.echo("\x1b[2J", nl=False, color=True)
     while True:
         try:
-            entries = _found(store, **said)
-            lines = table(HEAD, [_row(entry, now()) for entry in entries])
-            told = plural(len(entries), "schedule")
+            found = _found(store, **options)
+            lines = table(HEAD, [_cells(row, now(), store.namespace) for row in found])
+            summary = plural(len(found), "schedule")
         except (RedisError, StoreUnavailable) as error:
             lines = []
-            told = diagnose(error, url) if isinstance(error, RedisError) else str(error)
+            summary = diagnose(error, url) if isinstance(error, RedisError) else str(error)
         columns, rows = shutil.get_terminal_size()
-        head = f"{now():%Y-%m-%d %H:%M:%S} UTC  {told}  every {REDRAW_SECONDS:g} s, Ctrl-C ends"
+        head = f"{now():%Y-%m-%d %H:%M:%S} UTC  {summary}  every {REDRAW_SECONDS:g} s, Ctrl-C ends"
         shown = [head[:columns], "", *_cut(lines, columns, rows - 3)]
         click.echo("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J", nl=False)
         time.sleep(REDRAW_SECONDS)

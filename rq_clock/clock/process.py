@@ -91,7 +91,7 @@ class ClockProcess:
         self._runtime = runtime
         self._signals = runtime.signals
         self._remove_all = remove_all
-        self._store = Store(runtime.connect(settings), settings.namespace, history=settings.history)
+        self._store = Store.from_settings(runtime.connect(settings), settings)
         self._leases = Leases(self._store)
         self._mode = "take-over" if take_over else "starting"
         self._reaper = Reaper(

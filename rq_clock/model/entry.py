@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from rq_clock.model.decision import Block, Decision, due
+from rq_clock.model.decision import ON_TIME, Block, Decision, due
 from rq_clock.model.schedule import Schedule
+from rq_clock.model.verdict import verdict
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Once
 
@@ -176,6 +177,21 @@ class Entry:
     def pause(self, now: datetime) -> Pause | None:
         """The pause that holds now, if any."""
         return next((pause for pause in self.pauses if pause.at(now)), None)
+
+    def states(
+        self, now: datetime, *, stuck: bool = False, failing: bool = False, running: bool = False
+    ) -> tuple[str, ...]:
+        """Return the states of the schedule, worst first; see model/verdict.py. The entry itself
+        does not know about its runs."""
+        return verdict(
+            readable=self.schedule is not None,
+            paused=self.pause(now) is not None,
+            ended=self.next_fire is None,
+            late=self.next_fire is not None and now - self.next_fire > ON_TIME,
+            stuck=stuck,
+            failing=failing,
+            running=running,
+        )
 
     @property
     def blocks(self) -> tuple[Block, ...]:

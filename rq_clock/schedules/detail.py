@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rq_clock.model.job_id import JobId, jobs_by_schedule
+from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
-from rq_clock.schedules.listing import BARS, Row, Status
+from rq_clock.schedules.listing import BARS, Row, ask_rows
 from rq_clock.store.audit import AUDIT, AuditEntry, audit_entry
 from rq_clock.store.backfills import Backfill, backfills_of
 from rq_clock.store.scripts import text, texts
+from rq_clock.store.status import Status
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import from_ms
 
 BACKFILLS = 100
 """The newest backfills of all, among which those of the schedule are looked for."""
@@ -59,22 +59,19 @@ def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
     """One schedule; None when there is none of this name. Two round trips. Raises redis-py's
     RedisError."""
     pipe: Any = store.redis.pipeline(transaction=False)
-    read = store.ask(pipe, [name])
-    pipe.zscore(store.key("failing"), name)
+    read = ask_rows(store, pipe, [name], BARS)
     pipe.lrange(store.key(f"ledger:{name}"), 0, -1)
     pipe.zrevrange(store.key("backfills"), 0, BACKFILLS - 1)
     pipe.xrevrange(store.key("audit"), count=AUDIT)
-    answers = pipe.execute()
-    entry = read(answers)[0].get(name)
-    if entry is None:
+    replies = pipe.execute()
+    rows = read(replies, pulse)
+    if not rows:
         return None
-    failing, lines, ids, entries = answers[-4:]
+    lines, ids, entries = replies[-3:]
     ledger = tuple(ledger_entry(text(line)) for line in lines)
     mine = [id for id in map(text, ids) if id.rpartition("-")[0] == name]
-    running = jobs_by_schedule(store.namespace, pulse.running).get(name, "")
-    since = None if failing is None else from_ms(int(failing))
     return ScheduleDetail(
-        row=Row(entry, ledger[-BARS:], since, running),
+        row=rows[0],
         ledger=ledger,
         backfills=tuple(backfills_of(store, mine)),
         audited=_audited(name, entries),

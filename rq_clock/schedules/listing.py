@@ -1,20 +1,19 @@
-"""Which schedules there are, a page at a time in an order that people want, and how the whole is.
+"""The schedules of a namespace, filtered and in order: what pages, the API and the command line
+list.
 
-What pages, the API and metrics show, read in a fixed number of round trips (three at most), however
-many schedules there are. Up to WHOLE schedules any order and any filter is exact. Beyond, only what
-is indexed is in order (trouble first, then by next fire time), and what has to be searched for is
-searched for in portions: a page then says how far it looked.
+A page takes a fixed number of round trips, however many schedules there are. Up to WHOLE schedules
+any order and any filter is exact. Beyond, only the indexes are in order (trouble first, then by
+next fire time). Other filters search the definitions in portions; a page then reports how many it
+searched.
 
-Not here: how it looks (views.py, web/), and operations on schedules (schedules.py).
+Not here: how a list looks (serializers.py, web/, cli/), and operations on schedules (service.py).
 """
 
 from __future__ import annotations
 
-import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from heapq import nsmallest
@@ -22,84 +21,70 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from rq_clock.errors import ScheduleError
-from rq_clock.jobs.executions import Slot
-from rq_clock.model.decision import ON_TIME
-from rq_clock.model.entry import Entry, Pause, pause_from
-from rq_clock.model.filters import STATES, Filter, searched
-from rq_clock.model.job_id import jobs_by_schedule
+from rq_clock.model.entry import Entry
+from rq_clock.model.filters import Filter, search_text
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.model.schedule import Schedule, from_definition
+from rq_clock.model.verdict import STATES, TROUBLE, verdict
+from rq_clock.store import cursors
+from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text, texts
+from rq_clock.store.status import LastRun, Status, fails, pause_in_force, read_status
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.timing.instants import from_ms, score_ms
 
 WHOLE = 20_000
 """Schedules up to which all names are read for each page."""
 PORTION = 10_000
 """Definitions that one page searches when there are more."""
 PORTIONS = 20
-"""Portions that are searched for all that fits."""
+"""Portions that `names` searches."""
 BARS = 60
-"""Entries of its ledger that a row shows."""
+"""Entries of its ledger that a row has."""
 KEPT = 20_000
-"""Entries of ledgers that stay read, 13 MB of them: open pages ask for the same ones on and on."""
-TROUBLED = 1000
-"""Late and failing schedules, each, that are put first when there are more than WHOLE."""
-SORTS = ("trouble", "next", "last", "name")
-SHOWN_STATES = (*STATES, "failing", "running")
-"""What a schedule can be asked for by: its state, or how its runs do."""
+"""Parsed ledger entries in memory, about 13 MB. Open pages read the same ones again and again."""
+CHUNK = 500
+"""Rows that `rows_of` reads in one round trip."""
+SORTS = ("trouble", "next", "last", "name", "state")
 Place: TypeAlias = list[Any]
-"""Where in an order a schedule stands; ends with its name."""
+"""Where a schedule stands in an order; ends with its name."""
 _PLACES = {
-    "trouble": [int, int, str],
-    "next": [int, str],
-    "last": [int, str],
-    "name": [str],
-    "search": [int, str],
-    "index": [int, int, str],
+    "trouble": (int, int, str),
+    "next": (int, str),
+    "last": (int, str),
+    "name": (str,),
+    "state": (int, str),
+    "search": (int, str),
+    "index": (int, int, str),
 }
 _NEVER = 1 << 53
-_UNINDEXED = ("scheduled", "paused", "ended", "invalid")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """How the whole is, by the server's clock. `leader` is what the leading clock says of itself,
-    empty when none leads; `led` is when one was last heard of, None if none ever was."""
-
-    now: datetime
-    leader: Mapping[str, str]
-    led: datetime | None
-    size: int
-    late: int
-    failing: int
-    pause: Pause | None
-    """The one of all schedules."""
-    running: Mapping[str, str]
-    """Jobs that run now, and their workers."""
-    workers: int
-    revision: str
-    """Rises with every change of a schedule."""
+_REST = len(TROUBLE[1:])
+"""The place of schedules without trouble, behind late, stuck and failing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A schedule as a list shows it: `tail` are the newest entries of its ledger, oldest first,
-    `failing` is the end of its newest failure while nothing has succeeded since, `running` its job
-    that runs now."""
+    """A schedule in a list. `states` are worst first. `tail` are the newest entries of its ledger,
+    oldest first, `failing` is the end of its newest failure since its newest success, `running` its
+    job that runs now."""
 
     entry: Entry
     tail: tuple[LedgerEntry, ...]
     failing: datetime | None
     running: str
+    states: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """Return the worst of its states."""
+        return self.states[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A page of schedules. `cursor` leads to the next one and is empty at the end; `total` is how
-    many fit in all, None when nobody has counted; `order` is the one they are in, which is not
-    always the one that was asked for; `searched` is how many were looked at when that was not all
-    of them."""
+    """A page of schedules. `cursor` leads to the next page and is empty at the end. `total` is the
+    number of matches, None when they were not counted. `order` may differ from the requested one.
+    `searched` is the number of schedules searched, when that was not all of them."""
 
     pulse: Status
     rows: tuple[Row, ...]
@@ -108,10 +93,15 @@ class Listing:
     order: str
     searched: int | None = None
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the schedules themselves."""
+        return tuple(row.entry for row in self.rows)
+
 
 class ScheduleList:
-    """The schedules of a namespace, to look at. Keep one for the life of a process: it remembers
-    the definitions, as far as nothing has changed. Raises redis-py's RedisError."""
+    """The schedules of a namespace. Keep one for the life of a process: it remembers definitions as
+    long as nothing changes. Raises redis-py's RedisError."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -119,56 +109,62 @@ class ScheduleList:
         self._shelf: tuple[str, Mapping[str, _Kept]] = ("", {})
 
     def pulse(self) -> Status:
-        """How the whole is. One round trip."""
-        return _NamedPipeline(self._store).answers()[0]
+        """Return the status of the namespace."""
+        return read_status(self._store)
 
-    def rows(self, names: Sequence[str], pulse: Status) -> list[Row]:
-        """These schedules, those that exist. One round trip."""
+    def rows(self, names: Sequence[str], pulse: Status, tail: int = BARS) -> list[Row]:
+        """Return these schedules, if they exist, with `tail` entries of their ledgers. One round
+        trip."""
         if not names:
             return []
-        key, pipe = self._store.key, self._store.redis.pipeline(transaction=False)
-        read = self._store.ask(pipe, names)
-        pipe.zmscore(key("failing"), list(names))
-        for name in names:
-            pipe.lrange(key(f"ledger:{name}"), -BARS, -1)
-        answers = pipe.execute()
-        entries = read(answers)[0]
-        *_, failing = answers[: -len(names)]
-        running = jobs_by_schedule(self._store.namespace, pulse.running)
-        found = []
-        for name, failed, lines in zip(names, failing, answers[-len(names) :], strict=True):
-            if name in entries:
-                tail = tuple(map(_entry, lines))
-                since = None if failed is None else from_ms(int(failed))
-                found.append(Row(entries[name], tail, since, running.get(name, "")))
-        return found
+        pipe: Any = self._store.redis.pipeline(transaction=False)
+        read = ask_rows(self._store, pipe, names, tail)
+        return read(pipe.execute(), pulse)
 
     def queues(self, pulse: Status) -> Mapping[str, str] | None:
-        """Schedule → the queue that it names; None when there are more than WHOLE. One round trip
-        after a change, none else."""
+        """Return the queue of each schedule; None when there are more than WHOLE. One round trip
+        after a change, otherwise none."""
         if pulse.size > WHOLE:
             return None
         shelf = self._definitions(pulse.revision)
         return {name: kept.schedule.queue for name, kept in shelf.items() if kept.schedule}
 
     def page(
-        self, wanted: Filter, *, sort: str = "trouble", most: int = 50, cursor: str = ""
+        self,
+        wanted: Filter,
+        *,
+        sort: str = "trouble",
+        most: int = 50,
+        cursor: str = "",
+        tail: int = BARS,
     ) -> Listing:
-        """The next `most` schedules that fit, after `cursor`. Raises ScheduleError for a state, an
-        order or a cursor that is none."""
+        """Return the first `most` matches after `cursor`, with `tail` entries of their ledgers.
+        Raises ScheduleError for an unknown state, order or cursor."""
         found = self._find(wanted, sort, most, cursor)
         return Listing(
             pulse=found.pulse,
-            rows=tuple(self.rows(found.names, found.pulse)),
+            rows=tuple(self.rows(found.names, found.pulse, tail)),
             total=found.total,
             cursor=found.cursor,
             order=found.order,
             searched=found.searched,
         )
 
+    def search(self, wanted: Filter, *, most: int, cursor: str) -> Listing:
+        """Return as `page` does, without ledgers, and search on until there are `most` matches, in
+        PORTIONS portions at most."""
+        listing = self.page(wanted, most=most, cursor=cursor, tail=0)
+        for _ in range(PORTIONS - 1):
+            if not listing.cursor or len(listing.rows) >= most:
+                break
+            rest = most - len(listing.rows)
+            more = self.page(wanted, most=rest, cursor=listing.cursor, tail=0)
+            listing = replace(more, rows=listing.rows + more.rows)
+        return listing
+
     def names(self, wanted: Filter, most: int) -> list[str]:
-        """The names of the schedules that fit, up to `most` of them. Raises as `page` does, and
-        ScheduleError when they are not found among so many as can be searched at once."""
+        """Return the names of the first `most` matches. Raises as `page` does, and ScheduleError
+        when there are too many schedules to search."""
         names: list[str] = []
         cursor = ""
         for _ in range(PORTIONS):
@@ -178,52 +174,71 @@ class ScheduleList:
             if not cursor or len(names) >= most:
                 return names
         raise ScheduleError(
-            f"expected what fits to be found among {PORTIONS * PORTION:,} schedules; narrow the "
-            "filter to a state, or use the command line"
+            f"too many schedules to search ({PORTIONS * PORTION:,} searched); filter by state, or "
+            "use the command line"
         )
 
-    def _find(self, wanted: Filter, sort: str, most: int, cursor: str) -> _Found:
-        _refuse("state", wanted.state, SHOWN_STATES)
+    def all_rows(self, wanted: Filter, *, sort: str = "name", tail: int = 1) -> Iterator[Row]:
+        """Yield all matches in order, with `tail` entries of their ledgers. Reads as many portions
+        as it takes. Raises as `page` does."""
+        found = self._find(wanted, sort, WHOLE, "", indexed=False)
+        names = dict.fromkeys(found.names)
+        while found.cursor:
+            found = self._find(wanted, sort, WHOLE, found.cursor, indexed=False)
+            names |= dict.fromkeys(found.names)
+        chunks = _chunks(list(names))
+        rows: Iterable[Row] = (r for chunk in chunks for r in self.rows(chunk, found.pulse, tail))
+        yield from rows if found.order == sort else sorted(rows, key=_keys[sort])
+
+    def _find(
+        self, wanted: Filter, sort: str, most: int, cursor: str, *, indexed: bool = True
+    ) -> _Found:
+        for state in wanted.states:
+            _refuse("state", state, STATES)
         _refuse("sort", sort, SORTS)
         if self._size < 0:
             self._size = self._store.size()
         if self._size <= WHOLE:
             found = self._exact(wanted, sort, most, _place(cursor, sort))
-        elif wanted.reads or wanted.origin or wanted.state in _UNINDEXED:
-            found = self._searched(wanted, most, _place(cursor, "search"))
-        else:
+        elif indexed and _is_indexed(wanted):
             found = self._indexed(wanted, most, _place(cursor, "index"))
+        else:
+            found = self._searched(wanted, most, _place(cursor, "search"))
         self._size = found.pulse.size
         return found
 
     # ---- in any order, of all of them ---------------------------------------------------------
 
     def _exact(self, wanted: Filter, sort: str, most: int, after: Place) -> _Found:
-        asked = _NamedPipeline(self._store)
-        asked.add("names", "hkeys", "definitions")
-        asked.add("due", "zrange", "due", 0, -1, withscores=True)
-        asked.add("failing", "zrange", "failing", 0, -1)
-        if wanted.state in (*STATES, "failing"):
-            asked.add("pauses", "hgetall", "pauses")
+        store, pipe = self._store, NamedPipeline(self._store)
+        by_state = bool(wanted.states) or sort == "state"
+        pipe.add("names", "hkeys", "definitions")
+        pipe.add("due", "zrange", "due", 0, -1, withscores=True)
+        if by_state:
+            pipe.add("failing", "zrange", "failing", 0, -1)
+            pipe.add("pauses", "hgetall", "pauses")
         if wanted.origin:
-            asked.add("declared", "smembers", "declared")
-        if sort == "last":
-            asked.add("outcomes", "hgetall", "outcomes")
-        pulse, said = asked.answers()
-        index = _Index(self._store.namespace, pulse, said)
-        names: Iterable[str] = map(text, said["names"])
-        if wanted.reads:
+            pipe.add("declared", "smembers", "declared")
+        if sort == "last" or store.thresholds.failures > 1:
+            pipe.add("outcomes", "hgetall", "outcomes")
+        pulse = read_status(store, pipe)
+        index = _Index(store, pulse, pipe)
+        names: Iterable[str] = map(text, pipe["names"])
+        if (
+            wanted.needs_definitions
+            or sort == "state"
+            or not set(wanted.states) <= set(TROUBLE[1:])
+        ):
             shelf = self._definitions(pulse.revision)
-            names = (n for n in names if n in shelf and shelf[n].fits(wanted))
-        if wanted.state or wanted.origin:
-            names = (name for name in names if index.fits(name, wanted))
-        fits = list(names)
-        places = index.places(fits, sort)
+            names = [n for n in names if n in shelf and shelf[n].matches(wanted)]
+            index.invalid = {n for n in names if shelf[n].schedule is None}
+        matches = [name for name in names if index.matches(name, wanted)]
+        places = index.places(matches, sort)
         chosen = nsmallest(most + 1, (p for p in places if p > after) if after else places)
-        return _Found.of(pulse, chosen, most, sort, total=len(fits))
+        return _Found.of(pulse, chosen, most, sort, total=len(matches))
 
     def _definitions(self, revision: str) -> Mapping[str, _Kept]:
-        """All definitions, read; anew those that have changed since."""
+        """Return all definitions, parsed; only those that have changed are parsed again."""
         if self._shelf[0] != revision:
             raw: Any = self._store.redis.hgetall(self._store.key("definitions"))
             shelf: dict[str, _Kept] = {}
@@ -237,212 +252,191 @@ class ScheduleList:
     # ---- as they are indexed, of very many ----------------------------------------------------
 
     def _indexed(self, wanted: Filter, most: int, after: Place) -> _Found:
-        """Those in trouble first, then, unless only these are wanted, the rest by fire time."""
-        asked = _NamedPipeline(self._store)
-        asked.add("late", "zrange", "due", 0, TROUBLED - 1, withscores=True)
-        asked.add("failing", "zrevrange", "failing", 0, TROUBLED - 1)
-        _, last, name = after if after and after[0] == 2 else (2, 0, "")
-        asked.add("score", "zscore", "due", name)
-        asked.add("rank", "zrank", "due", name)
-        asked.add("before", "zcount", "due", "-inf", f"({last}")
-        pulse, said = asked.answers()
-        overdue = _overdue(pulse.now)
-        late = [text(name) for name, score in said["late"] if score < overdue]
-        failing = [text(name) for name in said["failing"]]
-        if wanted.state:
-            running = list(jobs_by_schedule(self._store.namespace, pulse.running))
-            lists = [{"late": late, "failing": failing, "running": running}[wanted.state]]
-        else:
-            lists = [late, [name for name in failing if name not in set(late)]]
-        places: list[Place] = [
-            [i, n, x] for i, part in enumerate(lists) for n, x in enumerate(part)
-        ]
+        """Return those in trouble first, then, unless a state is wanted, the rest by fire time."""
+        pipe = NamedPipeline(self._store)
+        _, last, name = after if after and after[0] == _REST else (_REST, 0, "")
+        pipe.add("score", "zscore", "due", name)
+        pipe.add("rank", "zrank", "due", name)
+        pipe.add("before", "zcount", "due", "-inf", f"({last}")
+        pulse = read_status(self._store, pipe)
+        kinds = {
+            "late": pulse.late,
+            "stuck": pulse.stuck,
+            "failing": pulse.failing,
+            "running": pulse.running_jobs,
+        }
+        shown: dict[str, None] = {}
+        places: list[Place] = []
+        for i, kind in enumerate(wanted.states or TROUBLE[1:]):
+            places += [[i, n, x] for n, x in enumerate(kinds[kind]) if x not in shown]
+            shown.update(dict.fromkeys(kinds[kind]))
         chosen = [place for place in places if place > after][: most + 1]
-        if wanted.state or len(chosen) > most:
-            return _Found.of(pulse, chosen, most, "index", len(places) if wanted.state else None)
+        if wanted.states or len(chosen) > most:
+            return _Found.of(pulse, chosen, most, "index", len(places) if wanted.states else None)
         # Where the last one shown has gone on to another fire time, what was shown of its old one
         # is met again and left out.
-        still = said["score"] is not None and int(said["score"]) == last
-        start = said["rank"] + 1 if still else said["before"]
-        shown = {place[-1] for place in places}
+        still = pipe["score"] is not None and score_ms(pipe["score"]) == last
+        start = pipe["rank"] + 1 if still else pipe["before"]
         due: Any = self._store.redis.zrange(
             self._store.key("due"), start, start + most + len(shown), withscores=True
         )
-        behind: Iterable[Place] = ([2, int(score), text(name)] for name, score in due)
+        behind: Iterable[Place] = ([_REST, score_ms(score), text(name)] for name, score in due)
         chosen += [p for p in behind if p[-1] not in shown and p > after]
         return _Found.of(pulse, chosen, most, "index")
 
     # ---- as they are found, of very many ------------------------------------------------------
 
     def _searched(self, wanted: Filter, most: int, after: Place) -> _Found:
-        """What fits in a portion, by name, and how large it is; then the next portion. One that is
-        there all the time is met at least once, as HSCAN has it."""
+        """Return the matches of a portion, by name; then of the next portion. A schedule that
+        exists all the time is found at least once, as HSCAN guarantees."""
         position, last = after or [0, ""]
-        asked = _NamedPipeline(self._store)
-        asked.add("portion", "hscan", "definitions", position, count=PORTION)
-        pulse, said = asked.answers()
-        following, raw = said["portion"]
+        pipe = NamedPipeline(self._store)
+        pipe.add("portion", "hscan", "definitions", position, count=PORTION)
+        pulse = read_status(self._store, pipe)
+        following, raw = pipe["portion"]
         portion = texts(raw)
-        fitting = (
-            name for name in sorted(portion)
-            if name > last and wanted.may_fit(name, portion[name])
-            and (not wanted.reads or _Kept.read(name, portion[name]).fits(wanted))
-        )  # fmt: skip
-        indexed = wanted.state or wanted.origin
-        names = list(fitting if indexed else islice(fitting, most + 1))
-        if names and indexed:
-            index = _Index(self._store.namespace, pulse, self._known_of(names))
-            names = [name for name in names if index.fits(name, wanted)]
+        names = [n for n in sorted(portion) if n > last and wanted.may_match(n, portion[n])]
+        index = self._index_of(names, pulse) if (wanted.states or wanted.origin) and names else None
+        found = list(islice(_matches(portion, names, wanted, index), most + 1))
         cursor = ""
-        if len(names) > most:
-            cursor = _cursor("search", [position, names[most - 1]])
+        if len(found) > most:
+            cursor = cursors.encode("search", position, found[most - 1])
         elif following:
-            cursor = _cursor("search", [int(following), ""])
-        return _Found(pulse, names[:most], None, cursor, "name", len(portion))
+            cursor = cursors.encode("search", int(following), "")
+        return _Found(pulse, found[:most], None, cursor, "name", len(portion))
 
-    def _known_of(self, names: list[str]) -> dict[str, Any]:
-        """What an index takes, of some schedules. One round trip."""
-        key, pipe = self._store.key, self._store.redis.pipeline(transaction=False)
-        pipe.zmscore(key("due"), names)
-        pipe.hmget(key("pauses"), names)
-        pipe.smismember(key("declared"), names)
-        due, pauses, declared = (zip(names, said, strict=True) for said in pipe.execute())
-        return {
-            "due": [(name, score) for name, score in due if score is not None],
-            "pauses": {name: pause for name, pause in pauses if pause is not None},
-            "declared": [name for name, is_so in declared if is_so],
-        }
+    def _index_of(self, names: list[str], pulse: Status) -> _Index:
+        """Return the index of some schedules. One round trip."""
+        pipe = NamedPipeline(self._store)
+        pipe.add("due", "zmscore", "due", names)
+        pipe.add("failing", "zmscore", "failing", names)
+        pipe.add("pauses", "hmget", "pauses", names)
+        pipe.add("outcomes", "hmget", "outcomes", names)
+        pipe.add("declared", "smismember", "declared", names)
+        pipe.run()
+        due = [(n, score) for n, score in zip(names, pipe["due"], strict=True) if score is not None]
+        columns = {key: zip(names, pipe[key], strict=True) for key in _Index.COLUMNS}
+        found = {key: {n: v for n, v in column if v} for key, column in columns.items()}
+        return _Index(self._store, pulse, {**found, "due": due})
+
+
+def ask_rows(
+    store: Store, pipe: Any, names: Sequence[str], tail: int
+) -> Callable[[Sequence[Any], Status], list[Row]]:
+    """Add the commands that read these schedules to a pipeline; return what makes rows of the
+    replies."""
+    read, start = store.ask(pipe, names), len(pipe)
+    pipe.zmscore(store.key("failing"), list(names))
+    pipe.hmget(store.key("outcomes"), list(names))
+    for name in names if tail else ():
+        pipe.lrange(store.key(f"ledger:{name}"), -tail, -1)
+
+    def rows(replies: Sequence[Any], pulse: Status) -> list[Row]:
+        entries = read(replies)[0]
+        scores, outcomes = replies[start : start + 2]
+        ledgers = replies[start + 2 : start + 2 + len(names)] if tail else [()] * len(names)
+        found = []
+        for name, score, outcome, lines in zip(names, scores, outcomes, ledgers, strict=True):
+            if name in entries:
+                entry, running = entries[name], pulse.running_jobs.get(name, "")
+                states = entry.states(
+                    pulse.now,
+                    stuck=name in pulse.stuck,
+                    failing=score is not None and fails(store, outcome),
+                    running=bool(running),
+                )
+                failing = None if score is None else from_ms(score_ms(score))
+                found.append(Row(entry, tuple(map(_entry, lines)), failing, running, states))
+        return found
+
+    return rows
 
 
 # ---- what was read ----------------------------------------------------------------------------
 
 
-class _NamedPipeline:
-    """The pulse, and what else is asked in the same round trip: answers by name."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._pipe: Any = store.redis.pipeline(transaction=False)
-        self._names: list[str] = []
-        self._pipe.time()
-        self.add("lease", "hgetall", "lease")
-        self.add("led", "hget", "meta", "led")
-        self.add("size", "hlen", "definitions")
-        self.add("soonest", "zrange", "due", 0, TROUBLED, withscores=True)
-        self.add("failures", "zcard", "failing")
-        self.add("pause", "hget", "pauses", "*")
-        self.add("workers", "hgetall", "workers")
-        self.add("revision", "get", "revision")
-
-    def add(self, name: str, command: str, key: str, *args: Any, **options: Any) -> None:
-        """Ask for one thing more."""
-        self._names.append(name)
-        getattr(self._pipe, command)(self._store.key(key), *args, **options)
-
-    def answers(self) -> tuple[Status, dict[str, Any]]:
-        """Ask."""
-        (seconds, micros), *answers = self._pipe.execute()
-        said = dict(zip(self._names, answers, strict=True))
-        now = from_ms(seconds * 1000 + micros // 1000)
-        overdue = _overdue(now)
-        pause = pause_from(said["pause"]) if said["pause"] else None
-        places = [Slot(text(name), text(value)) for name, value in said["workers"].items()]
-        pulse = Status(
-            now=now,
-            leader=texts(said["lease"]),
-            led=from_ms(said["led"]) if said["led"] else None,
-            size=said["size"],
-            late=sum(score < overdue for _, score in said["soonest"]),
-            failing=said["failures"],
-            pause=pause if pause and pause.at(now) else None,
-            running={place.job[1]: place.worker for place in places if place.job},
-            workers=len(places),
-            revision=text(said["revision"] or "0"),
-        )
-        return pulse, said
-
-
 class _Index:
     """What is known of schedules without their definitions."""
 
-    def __init__(self, namespace: str, pulse: Status, said: Mapping[str, Any]) -> None:
-        self._pulse = pulse
-        self._overdue = _overdue(pulse.now)
-        self._due = {text(name): int(score) for name, score in said["due"]}
-        self._failing = {text(name) for name in said.get("failing", ())}
-        self._pauses = {text(n): pause_from(p) for n, p in said.get("pauses", {}).items()}
-        self._declared = {text(name) for name in said.get("declared", ())}
-        self._outcomes = texts(said.get("outcomes", {}))
-        self._running = jobs_by_schedule(namespace, pulse.running)
+    COLUMNS = ("failing", "pauses", "outcomes", "declared")
 
-    def fits(self, name: str, wanted: Filter) -> bool:
-        """Whether its state and origin are those that are wanted; what is invalid or has ended
-        only its definition tells apart."""
+    def __init__(self, store: Store, pulse: Status, read: Any) -> None:
+        self._store = store
+        self._pulse = pulse
+        self._due = {text(name): score_ms(score) for name, score in read.get("due")}
+        self._pauses = {text(n): p for n, p in read.get("pauses", {}).items()}
+        self._declared = {text(name) for name in read.get("declared", ())}
+        self._outcomes = texts(read.get("outcomes", {}))
+        failing = map(text, read.get("failing", ()))
+        self._failing = {name for name in failing if fails(store, self._outcomes.get(name))}
+        self.invalid: Collection[str] = pulse.invalid
+        """Those whose definitions cannot be read, as far as that is known."""
+
+    def matches(self, name: str, wanted: Filter, *, readable: bool = True) -> bool:
+        """Return whether origin and states match."""
         if wanted.origin and (name in self._declared) != (wanted.origin == "declared"):
             return False
-        if wanted.state in (None, "invalid"):
+        if not wanted.states:
             return True
-        if wanted.state == "failing":
-            return name in self._failing
-        if wanted.state == "running":
-            return name in self._running
-        return wanted.state == self._state(name)
+        return not set(wanted.states).isdisjoint(self.states(name, readable=readable))
 
-    def _state(self, name: str) -> str:
-        """As finding.state_of has it."""
-        pause = self._pauses.get(name)
-        if self._pulse.pause or (pause and pause.at(self._pulse.now)):
-            return "paused"
-        if name not in self._due:
-            return "ended"
-        return "late" if self._due[name] < self._overdue else "scheduled"
+    def states(self, name: str, *, readable: bool = True) -> tuple[str, ...]:
+        """Return the states of a schedule."""
+        pulse, fire = self._pulse, self._due.get(name)
+        own = self._pauses.get(name)
+        return verdict(
+            readable=readable and name not in self.invalid,
+            paused=bool(pulse.pause or (own and pause_in_force(own, pulse.now))),
+            ended=fire is None,
+            late=fire is not None and fire < pulse.overdue,
+            stuck=name in pulse.stuck,
+            failing=name in self._failing,
+            running=name in pulse.running_jobs,
+        )
 
     def places(self, names: Iterable[str], sort: str) -> Iterator[Place]:
-        """Where each stands in an order."""
-        due, overdue, failing = self._due, self._overdue, self._failing
+        """Yield where each stands in an order."""
+        due, pulse = self._due, self._pulse
         if sort == "name":
             return ([name] for name in names)
         if sort == "next":
             return ([due.get(name, _NEVER), name] for name in names)
         if sort == "last":
             return ([-self._ended(name), name] for name in names)
-        return (
-            [0 if at < overdue else 1 if name in failing else 2, at, name]
-            for name, at in ((name, due.get(name, _NEVER)) for name in names)
-        )
+        if sort == "state":
+            return ([STATES.index(self.states(name)[0]), name] for name in names)
+        kinds = (pulse.late, pulse.stuck, pulse.failing)
+        rank = {name: i for i, kind in reversed(list(enumerate(kinds))) for name in kind}
+        return ([rank.get(name, _REST), due.get(name, _NEVER), name] for name in names)
 
     def _ended(self, name: str) -> int:
-        words = self._outcomes.get(name, "").split(" ")
-        return int(words[3]) if len(words) > 3 else 0
+        last = LastRun.read(self._outcomes.get(name))
+        return last.ended if last else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A definition as it was read: `words` are what a text is looked for in."""
+    """A parsed definition. `searched` is the text that a filter searches."""
 
     stored: str
     schedule: Schedule | None
-    words: str
+    searched: str
 
     @classmethod
     def read(cls, name: str, stored: str) -> _Kept:
         schedule = None
         with suppress(ScheduleError):
             schedule = from_definition(name, stored)
-        return cls(stored, schedule, searched(name, schedule))
+        return cls(stored, schedule, search_text(name, schedule))
 
-    def fits(self, wanted: Filter) -> bool:
-        """As far as the definition tells."""
-        if wanted.state in ("ended", "invalid") and (self.schedule is None) != (
-            wanted.state == "invalid"
-        ):
-            return False
-        return wanted.describes(self.schedule, self.words)
+    def matches(self, wanted: Filter) -> bool:
+        """Return whether queue, tag and text match."""
+        return wanted.matches(self.schedule, self.searched)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A page's names, before its rows are read."""
+    """The names of a page, before its rows are read."""
 
     pulse: Status
     names: list[str]
@@ -455,10 +449,42 @@ class _Found:
     def of(
         cls, pulse: Status, places: list[Place], most: int, order: str, total: int | None = None
     ) -> _Found:
-        """The first `most` of these, which are in order."""
-        cursor = _cursor(order, places[most - 1]) if len(places) > most else ""
+        """Return the first `most` of these, which are in order."""
+        cursor = cursors.encode(order, *places[most - 1]) if len(places) > most else ""
         shown = "trouble" if order == "index" else order
         return cls(pulse, [place[-1] for place in places[:most]], total, cursor, shown)
+
+
+def _matches(
+    portion: Mapping[str, str], names: Iterable[str], wanted: Filter, index: _Index | None
+) -> Iterator[str]:
+    """Yield the names that match. A definition is parsed only when the index does not rule it out,
+    because that takes longest."""
+    for name in names:
+        if index and "invalid" not in wanted.states and not index.matches(name, wanted):
+            continue
+        if wanted.needs_definitions or wanted.states:
+            kept = _Kept.read(name, portion[name])
+            readable = kept.schedule is not None
+            if not kept.matches(wanted) or (
+                index and not index.matches(name, wanted, readable=readable)
+            ):
+                continue
+        yield name
+
+
+def _is_indexed(wanted: Filter) -> bool:
+    """Return whether the indexes answer a filter."""
+    known = set(wanted.states) <= {*TROUBLE[1:], "running"}
+    return known and not wanted.origin and not wanted.needs_definitions
+
+
+_keys: dict[str, Callable[[Row], Any]] = {
+    "name": lambda row: row.entry.name,
+    "next": lambda row: (row.entry.next_fire is None, row.entry.next_fire, row.entry.name),
+    "state": lambda row: (STATES.index(row.state), row.entry.name),
+}
+"""Orders of what a search has found."""
 
 
 @lru_cache(maxsize=KEPT)
@@ -466,33 +492,22 @@ def _entry(line: bytes) -> LedgerEntry:
     return ledger_entry(line.decode())
 
 
-def _overdue(now: datetime) -> int:
-    """What was due before this is late; ms."""
-    return to_ms(now - ON_TIME)
+def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), CHUNK):
+        yield names[start : start + CHUNK]
 
 
 def _refuse(option: str, given: str | None, known: Sequence[str]) -> None:
-    if given is not None and given not in known:
+    if given not in known:
         raise ScheduleError(f"{option}: expected one of {', '.join(known)}, got {given!r}")
 
 
-def _cursor(order: str, place: Place) -> str:
-    return urlsafe_b64encode(json.dumps([order, *place]).encode()).decode().rstrip("=")
-
-
 def _place(cursor: str, order: str) -> Place:
-    """Where the page before has ended."""
-    if not cursor:
-        return []
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        known, *place = list(json.loads(urlsafe_b64decode(padded)))
-        kinds = [type(part) for part in place]
-    except (ValueError, TypeError, RecursionError):
-        known, place, kinds = "", [], []
-    if known != order or kinds != _PLACES[order]:
+    """Return where the previous page ended. Raises ScheduleError for a cursor of another order."""
+    place = cursors.decode(cursor, str, *_PLACES[order])
+    if place and place[0] != order:
         raise ScheduleError(
-            f"cursor: expected the one of a page in the same order, got {cursor!r}; begin again "
-            "without one"
+            f"cursor: expected the cursor of a page in the order {order}, got {cursor!r}; start "
+            "again without one"
         )
-    return place
+    return place[1:]

@@ -10,18 +10,18 @@ Not here: how it looks on a terminal or a page.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry
-from rq_clock.model.filters import state_of
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import shown_target
 from rq_clock.redaction import masked_json, masked_url
+from rq_clock.schedules.listing import Row
 from rq_clock.schedules.upcoming import Density
 from rq_clock.timing.describe import Fire, words
 from rq_clock.timing.instants import iso
@@ -41,15 +41,21 @@ _SECOND = timedelta(seconds=1)
 
 
 def schedule_view(
-    entry: Entry, now: datetime, *, last: dict[str, Any] | None = None
+    entry: Entry,
+    now: datetime,
+    *,
+    last: dict[str, Any] | None = None,
+    states: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A schedule; `last` is its latest run, if that was read."""
+    """A schedule; `last` is its latest run and `states` are its states, if they were read."""
+    states = states or entry.states(now)
     schedule, fire = entry.schedule, entry.next_fire
     pause = entry.pause(now)
     skipping = entry.skipping if entry.skipping and entry.skipping.until > now else None
     view = {
         "name": entry.name,
-        "state": state_of(entry, now),
+        "state": states[0],
+        "states": list(states),
         "origin": "declared" if entry.declared else "run-time",
         "revision": entry.revision,
         "words": words(schedule.trigger) if schedule else None,
@@ -69,6 +75,17 @@ def schedule_view(
     if schedule and schedule.jitter:
         view["jitterOffsetMs"] = schedule.offset // _MS
     return view
+
+
+def row_view(row: Row, now: datetime, namespace: str) -> dict[str, Any]:
+    """Return a schedule with the state of its runs."""
+    ran = next((e for e in reversed(row.tail) if not isinstance(e, Skip)), None)
+    last = run_view(row.entry.name, ran, namespace) if ran else None
+    return {
+        **schedule_view(row.entry, now, last=last, states=row.states),
+        "failingSince": iso(row.failing) if row.failing else None,
+        "running": row.running or None,
+    }
 
 
 def _options(s: Schedule | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.model.entry import Entry, Pause, SkipRequest
-from rq_clock.model.filters import Filter, Page
+from rq_clock.model.filters import Filter
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.schedule import Schedule, declare
@@ -45,6 +45,7 @@ from rq_clock.schedules.edits import (
     ended_now,
     next_batch,
 )
+from rq_clock.schedules.listing import Listing, ScheduleList
 from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor, AuditEntry
 from rq_clock.store.backfills import Backfill
@@ -63,7 +64,6 @@ ALL = "*"
 MISSED = ("skip", "latest", "all")
 BACKFILL_LIMIT = 1000
 """Fire times that a backfill takes without being told how many it may be."""
-SCAN = 1000
 TRIES = 20
 """How often a change is made anew that something got ahead of."""
 T = TypeVar("T")
@@ -84,6 +84,7 @@ class Schedules:
         self._by = by
         self._settings = settings
         self._made: Operations | None = None
+        self._list: ScheduleList | None = None
         self._server_time: tuple[float, datetime] | None = None
 
     # ---- definitions --------------------------------------------------------------------------
@@ -226,24 +227,17 @@ class Schedules:
         tag: str | None = None,
         text: str | None = None,
         origin: str | None = None,
-        cursor: int = 0,
+        cursor: str = "",
         most: int = 100,
-    ) -> Page:
-        """Schedules that fit everything given: state (scheduled, late, paused, ended, invalid),
-        queue, tag, text (in name or target), origin (declared, run-time). In no order; about
-        `most` of them, and the cursor to go on from. A page may be short before the end."""
-        wanted = Filter(state=state, queue=queue, tag=tag, text=text, origin=origin)
-        found: list[Entry] = []
+    ) -> Listing:
+        """Return the first `most` schedules that match all filters, after `cursor`, those in
+        trouble first: state (see model/verdict.py), queue, tag, text (in name or target), origin
+        (declared, run-time). A page of more than 20,000 schedules may be short before the end."""
+        states = (state,) if state else ()
+        wanted = Filter(states=states, queue=queue, tag=tag, text=text, origin=origin)
         with self._redis() as changes:
-            for _ in range(100):  # a rare match among very many: what was found is given back
-                cursor, page = changes.store.page(cursor, max(most, SCAN))
-                names = [n for n, d in page.items() if wanted.may_fit(n, d)]
-                entries = changes.store.load(names)[0].values() if names else ()
-                now = self._now(changes)
-                found += [entry for entry in entries if wanted.fits(entry, now)]
-                if not cursor or len(found) >= most:
-                    break
-        return Page(tuple(found), cursor)
+            self._list = self._list or ScheduleList(changes.store)
+            return self._list.search(wanted, most=most, cursor=cursor)
 
     def __iter__(self) -> Iterator[Entry]:
         """All schedules, by name."""
@@ -458,7 +452,7 @@ class Schedules:
         settings = self._settings = self._settings or Settings.from_env()
         if self._made is None:
             redis = self._given or connect(settings=settings)
-            self._made = Operations(Store(redis, settings.namespace, history=settings.history))
+            self._made = Operations(Store.from_settings(redis, settings))
         try:
             yield self._made
         except RedisError as error:
@@ -663,6 +657,5 @@ def _has_run(ledger: Iterable[LedgerEntry], t: datetime) -> bool:
 
 def _near(store: Store, name: str) -> str:
     """The name that may have been meant, among the first 10,000."""
-    _, page = store.page(0, 10_000)
-    near = get_close_matches(name, page, n=1)
+    near = get_close_matches(name, store.some_names(10_000), n=1)
     return near[0] if near else ""

@@ -53,9 +53,9 @@
                                   job, its ledger entry, and where the job goes on (again)
     succeeded            hash     schedule → newest fire time whose run succeeded
     outcomes             hash     schedule → "<state> <fire time> <started> <ended> <end of the
-                                  newest success or -> <end of the newest failure or ->" of its
-                                  latest run that ended for good; a lost job starts and ends when it
-                                  was found missing
+                                  newest success or -> <end of the newest failure or -> <failures
+                                  in a row>" of its latest run that ended for good; a lost job
+                                  starts and ends when it was found missing
     failing              zset     schedule by its newest failure's end, from then until its next
                                   success; a run that an operator stops is neither
     turns:<group>        set      jobs of the group whose turn it is: one, unless it has a limit

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from redis import Redis
@@ -31,6 +31,8 @@ from rq_clock.model.entry import (
 )
 from rq_clock.model.ledger import Enqueued, Lost, ledger_entry
 from rq_clock.model.schedule import from_definition
+from rq_clock.model.verdict import Thresholds
+from rq_clock.settings import Settings
 from rq_clock.store.counters import VANISHED
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text, texts
@@ -72,11 +74,25 @@ class Store:
     RedisError when the server cannot be used; each script is whole or nothing, and each may be
     sent again."""
 
-    def __init__(self, redis: Redis, namespace: str, *, history: int = 100) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        namespace: str,
+        *,
+        history: int = 100,
+        thresholds: Thresholds | None = None,
+    ) -> None:
         self.redis = redis
         self.namespace = namespace
         self.history = history
+        self.thresholds = thresholds or Thresholds()
         self._scripts = {name: load_script(redis, name) for name in _SCRIPTS}
+
+    @classmethod
+    def from_settings(cls, redis: Redis, settings: Settings) -> Store:
+        """Return the state of the namespace that the settings name."""
+        limits = thresholds_from(settings)
+        return cls(redis, settings.namespace, history=settings.history, thresholds=limits)
 
     def key(self, name: str) -> str:
         return key_of(self.namespace, name)
@@ -218,12 +234,10 @@ class Store:
         for names in _chunks(self.all_names(), _CHUNK):
             yield from self.load(names)[0].values()
 
-    def page(self, cursor: int, about: int) -> tuple[int, dict[str, str]]:
-        """About so many schedules' names and definitions, in no order, and the cursor from where
-        to read on; 0 begins and ends. One that is there all the time is told at least once."""
-        found: Any = self.redis.hscan(self.key("definitions"), cursor, count=about)
-        following, raw = found
-        return int(following), texts(raw)
+    def some_names(self, limit: int) -> list[str]:
+        """Return the names of about so many schedules, in no order."""
+        found: Any = self.redis.hscan(self.key("definitions"), 0, count=limit)
+        return [text(name) for name in found[1]]
 
     def fire_times(self, names: Sequence[str]) -> dict[str, int]:
         """The next fire times (ms) of those of `names` that have one."""
@@ -301,6 +315,15 @@ class Store:
             if not executed and all(place is None for place in places):
                 gone.append(job_id)
         return gone
+
+
+def thresholds_from(settings: Settings) -> Thresholds:
+    """Return when something counts as trouble, by the settings for alerts."""
+    return Thresholds(
+        grace=timedelta(seconds=settings.alert_grace),
+        failures=settings.alert_failures,
+        stuck=timedelta(seconds=settings.alert_stuck),
+    )
 
 
 def newer_data(namespace: str, version: int) -> str:

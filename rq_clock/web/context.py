@@ -43,7 +43,7 @@ class Context:
     def of(cls, settings: Settings, redis: Redis | None, *, read_only: bool) -> Context:
         """Raises StoreUnavailable when there is no REDIS_URL."""
         redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
-        store = Store(redis, settings.namespace, history=settings.history)
+        store = Store.from_settings(redis, settings)
         return cls(
             settings=settings,
             redis=redis,

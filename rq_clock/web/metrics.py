@@ -129,7 +129,7 @@ def _tell_all(page: _Page, figures: MetricsSnapshot) -> None:
     )
     page.gauge(
         "rq_clock_schedules_failing",
-        "Schedules whose newest run did not succeed.",
+        "Schedules whose newest runs failed.",
         [("", figures.failing)],
     )
     page.counter(
@@ -189,8 +189,8 @@ def _tell_singles(page: _Page, figures: MetricsSnapshot, grace: int) -> None:
         [max(0.0, now - s.next_run) if s.next_run else 0.0 for s in told],
     )
     gauge("grace_seconds", "For how long that is no alert.", [grace] * len(told))
-    gauge("paused", "Whether it is paused.", [int(s.paused) for s in told])
-    gauge("failing", "Whether its newest run did not succeed.", [int(s.failing) for s in told])
+    gauge("paused", "Whether it is paused.", [int("paused" in s.states) for s in told])
+    gauge("failing", "Whether its newest runs failed.", [int("failing" in s.states) for s in told])
     page.counter(
         "rq_clock_schedule_fires_total",
         "As rq_clock_fires_total.",

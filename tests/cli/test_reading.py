@@ -31,7 +31,7 @@ class TestList:
         head, feeds, report = result.stdout.splitlines()
         assert head.split("  ")[:2] == ["SCHEDULE", "STATE"]
         assert feeds.startswith("feeds     ✓ scheduled  ")
-        assert " ".join(feeds.split()[3:]) == f"{fire} reports every 5 minutes {TASK}"
+        assert " ".join(feeds.split()[3:]) == f"- {fire} reports every 5 minutes {TASK}"
         assert "at 03:00 every day, Europe/Berlin time" in report
 
     def test_as_json_it_gives_whole_objects(self, run: Run, connection: Redis) -> None:
@@ -78,12 +78,12 @@ class TestList:
             ["report"], ["disk", "feeds"], ["feeds"], ["disk"], ["disk"], ["disk"], [],
         ]  # fmt: skip
         nothing = run("list", "--text", "nothing")
-        assert (nothing.stdout, nothing.stderr) == ("", "no schedule fits\n")
+        assert (nothing.stdout, nothing.stderr) == ("", "no matching schedules\n")
 
     def test_an_unknown_state_is_a_matter_of_usage(self, run: Run) -> None:
         result = run("list", "--state", "late,sleepy")
         assert result.exit_code == 2
-        assert "expected some of late,invalid,paused,scheduled,ended, got 'sleepy'" in result.stderr
+        assert "expected some of invalid,late,stuck,failing,paused" in result.stderr
 
     def test_it_is_sorted_as_asked(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=5), TASK)

@@ -57,6 +57,7 @@ class TestSchedules:
         assert view == {
             "name": "x",
             "state": "scheduled",
+            "states": ["scheduled"],
             "origin": "declared",
             "revision": "7",
             "words": "at 03:00 every day, Europe/Berlin time",

@@ -19,7 +19,6 @@ from rq_clock.clock.planner import Planner
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease
-from rq_clock.model.filters import state_of
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import webhook
@@ -318,7 +317,7 @@ class TestFinding:
 
     def test_pages_tell_each_one_once(self, schedules: Schedules) -> None:
         schedules.add_many((f"t{i}", every(hours=1), TASK) for i in range(3000))
-        found, cursor, pages = [], 0, 0
+        found, cursor, pages = [], "", 0
         while pages == 0 or cursor:
             page = schedules.find(cursor=cursor, most=500)
             found += [entry.name for entry in page.entries]
@@ -395,7 +394,7 @@ class TestPause:
         first = get(schedules, "feeds").next_fire
         assert first
         schedules.pause("feeds", reason="x", until=first + HOUR + SECOND)
-        assert state_of(get(schedules, "feeds"), now(store)) == "paused"
+        assert get(schedules, "feeds").states(now(store)) == ("paused",)
         tick(store, lease, first)
         tick(store, lease, first + HOUR)
         assert skips(store, "feeds") == [("paused", 2)]

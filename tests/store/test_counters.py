@@ -130,15 +130,15 @@ class TestOutcomes:
         first = clock.end(ok)
         fire = to_ms(MIDNIGHT + HOUR)
         started, ended = to_ms(first) - 2000, to_ms(first)
-        assert clock.outcome() == ["ok", *map(str, (fire, started, ended, ended)), "-"]
+        assert clock.outcome() == ["ok", *map(str, (fire, started, ended, ended)), "-", "0"]
         clock.fire()
         second = clock.end(fails)
         assert clock.outcome()[0] == "failed"
-        assert clock.outcome()[4:] == [str(to_ms(first)), str(to_ms(second))]
+        assert clock.outcome()[4:] == [str(to_ms(first)), str(to_ms(second)), "1"]
         clock.fire()
         third = clock.end(ok)
         assert clock.outcome()[0] == "ok"
-        assert clock.outcome()[4:] == [str(to_ms(third)), str(to_ms(second))]
+        assert clock.outcome()[4:] == [str(to_ms(third)), str(to_ms(second)), "0"]
 
     def test_a_schedule_fails_from_its_failure_to_its_next_success(self, clock: Clock) -> None:
         for how in (fails, fails):
@@ -257,8 +257,9 @@ class TestRuns:
             clock.stage.check_blocked(clock.now)
         assert clock.counts("s").runs == clock.counts().runs == {"lost": 1}
         assert clock.counts("s").took.cumulative[-1] == 0
-        state, fire, started, ended, success, failure = clock.outcome()
-        assert (state, fire, success) == ("lost", str(to_ms(MIDNIGHT + 60 * SECOND)), "-")
+        state, fire, started, ended, success, failure, failures = clock.outcome()
+        assert (state, fire) == ("lost", str(to_ms(MIDNIGHT + 60 * SECOND)))
+        assert (success, failures) == ("-", "1")
         assert started == ended == failure == str(int(clock.failing()["s"]))
 
     def test_counts_that_cannot_be_kept_hold_up_no_end(

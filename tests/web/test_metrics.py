@@ -78,7 +78,7 @@ class TestSingleSchedules:
         due: Any = connection.zscore(PREFIX + "due", "s")
         marker = to_ms(datetime(2026, 3, 1, tzinfo=UTC))
         connection.hset(PREFIX + "markers", "s", f"{marker} 5 job")
-        connection.hset(PREFIX + "outcomes", "s", "failed 1 2 3000 2000 3000")
+        connection.hset(PREFIX + "outcomes", "s", "failed 1 2 3000 2000 3000 1")
         connection.zadd(PREFIX + "failing", {"s": 3000})
         found = told(connection, RQ_CLOCK_ALERT_GRACE_SECONDS="90")
         assert found["rq_clock_schedule_info"] == {
@@ -124,8 +124,14 @@ class TestSingleSchedules:
         self, connection: Redis, schedules: Schedules, limit: str
     ) -> None:
         now = to_ms(datetime.now(UTC))
-        for number in range(12):
+        for number in range(16):
             schedules.add(f"s{number}", every(hours=1), "tasks.x")
+        connection.zadd(PREFIX + "failing", {"s0": 1, "s3": 1, "s12": 1, "s13": 1})
+        for name in ("s13", "s14", "s0"):
+            job = f"default-{name}-1790000000000"
+            connection.hset(PREFIX + "workers", f"w-{name}", f"1790000000000000 e1 {job} default")
+        stuck = json.dumps({"since": now - 7_200_000})
+        connection.hset(PREFIX + "alerts", mapping={"stuck:s15": stuck, "stuck:s1": stuck})
         schedules.pause("s0")
         schedules.pause("s1", until=datetime.now(UTC) + HOUR)
         schedules.pause("s2")
@@ -136,13 +142,17 @@ class TestSingleSchedules:
         connection.hset(PREFIX + "definitions", "s4", "{")
         found = told(connection, RQ_CLOCK_METRICS_SCHEDULES=limit)
         assert with_label(found, "rq_clock_schedules", "state") == {
-            "scheduled": 7, "late": 1, "paused": 2, "ended": 1, "invalid": 1,
+            "invalid": 1, "late": 1, "stuck": 1, "failing": 2, "paused": 2, "running": 1,
+            "ended": 1, "scheduled": 7,
         }  # fmt: skip
+        assert of(found, "rq_clock_schedules_failing") == 3
         pause(Store(connection, "default"), "*", datetime.now(UTC))
         paused = told(connection, RQ_CLOCK_METRICS_SCHEDULES=limit)
         assert with_label(paused, "rq_clock_schedules", "state") == {
-            "scheduled": 0, "late": 0, "paused": 11, "ended": 0, "invalid": 1,
+            "invalid": 1, "late": 0, "stuck": 0, "failing": 0, "paused": 15, "running": 0,
+            "ended": 0, "scheduled": 0,
         }  # fmt: skip
+        assert of(paused, "rq_clock_schedules_failing") == 0
 
     def test_beyond_the_limit_only_those_in_trouble_are_told(
         self, connection: Redis, schedules: Schedules

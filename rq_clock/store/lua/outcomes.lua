@@ -6,21 +6,23 @@
 -- ARGV  none
 -- Returns nothing by itself
 
--- Keep how a run has ended for good, beside the newest success and failure before it. A run that
--- was stopped is neither.
+-- Keep how a run has ended for good, with the newest success, the newest failure and the number of
+-- failures in a row. A run that was stopped is neither.
 local function remember(schedule, state, fire, started, ended, of)
   local outcomes, failing = key('outcomes', of), key('failing', of)
   local before = redis.pcall('HGET', outcomes, schedule)
-  local ok, failure = string.match(type(before) == 'string' and before or '', '(%S+) (%S+)$')
+  local ok, failure, failures =
+    string.match(type(before) == 'string' and before or '', '(%S+) (%S+) (%d+)$')
+  failures = tonumber(failures or 0)
   if state == 'ok' then
-    ok = ended
+    ok, failures = ended, 0
     redis.pcall('ZREM', failing, schedule)
   elseif state ~= 'stopped' then
-    failure = ended
+    failure, failures = ended, failures + 1
     redis.pcall('ZADD', failing, ended, schedule)
   end
   redis.pcall('HSET', outcomes, schedule, state .. ' ' .. fire .. ' ' .. started .. ' ' .. ended
-    .. ' ' .. (ok or '-') .. ' ' .. (failure or '-'))
+    .. ' ' .. (ok or '-') .. ' ' .. (failure or '-') .. ' ' .. failures)
 end
 
 -- Add to a count of all schedules, and to the schedule's own if there is such a schedule.

@@ -285,7 +285,8 @@ def _names(site: Context, said: taken.Many, most: int) -> list[str]:
     else:
         wanted = said.filter or taken.Wanted()
         fits = Filter(
-            state=wanted.state, queue=wanted.queue or None, tag=wanted.tag or None,
+            states=(wanted.state,) if wanted.state else (),
+            queue=wanted.queue or None, tag=wanted.tag or None,
             text=wanted.q or None, origin=wanted.origin,
         )  # fmt: skip
         names, at = site.overview.names(fits, most + 1), "/filter"

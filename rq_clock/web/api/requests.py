@@ -196,7 +196,8 @@ class Wanted(Model):
     """What schedules have to be; as the list's filters."""
 
     state: (
-        Literal["scheduled", "late", "paused", "ended", "invalid", "failing", "running"] | None
+        Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
+        | None
     ) = None
     queue: str | None = Field(default=None, max_length=200)
     tag: str | None = Field(default=None, max_length=200)

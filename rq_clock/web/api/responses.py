@@ -9,6 +9,8 @@ from pydantic import Field
 
 from rq_clock.web.api.schemas import Instant, Missed, Model, Problem, RunState
 
+State = Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
+
 
 class Pause(Model):
     """An operator's pause, of the schedule or of all."""
@@ -52,7 +54,8 @@ class Schedule(Model):
     """A schedule as it is now."""
 
     name: str
-    state: Literal["scheduled", "late", "paused", "ended", "invalid"]
+    state: State = Field(description="The worst of its states.")
+    states: list[State] = Field(description="All that hold, worst first.")
     origin: Literal["declared", "run-time"]
     revision: str
     words: str | None
@@ -391,6 +394,7 @@ class Clock(Model):
     led: Instant | None = Field(description="When a clock was last heard of.")
     schedules: int
     late: int
+    stuck: int
     failing: int
     running: int
     workers: int

@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.manifest.document import document, patched
-from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule
-from rq_clock.schedules.listing import Row, Status
-from rq_clock.schedules.serializers import fire_view, run_view, schedule_view
+from rq_clock.schedules.listing import Row
+from rq_clock.schedules.serializers import fire_view, row_view
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.timing.instants import LONGEST, iso, read_instant
+from rq_clock.store.status import Status
+from rq_clock.timing.instants import LONGEST, read_instant
 from rq_clock.web.api import requests as taken
 from rq_clock.web.api import responses as given
 from rq_clock.web.api.routing import (
@@ -44,7 +44,7 @@ from rq_clock.web.problems import Problem
 router = APIRouter(route_class=Route, tags=["schedules"])
 TRIES = 20
 """How often a patch is made anew that somebody, or the clock, got ahead of."""
-State = Literal["scheduled", "late", "paused", "ended", "invalid", "failing", "running"]
+State = Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
 Word = Annotated[str | None, Query(max_length=200)]
 _SCHEMA = {"schema": {"$ref": "#/components/schemas/Definition"}}
 
@@ -66,7 +66,11 @@ def list_schedules(  # noqa: PLR0913 - one a filter
     """The schedules that fit, those in trouble first. Of more than 20,000 not every order can be
     had (`order` says which it is), and what has to be searched for may come in short pages."""
     wanted = Filter(
-        state=state, queue=queue or None, tag=tag or None, text=q or None, origin=origin
+        states=(state,) if state else (),
+        queue=queue or None,
+        tag=tag or None,
+        text=q or None,
+        origin=origin,
     )
     try:
         found = site.overview.page(wanted, sort=sort, most=limit, cursor=cursor)
@@ -74,7 +78,7 @@ def list_schedules(  # noqa: PLR0913 - one a filter
         raise wrong(
             "cursor", "expected the one of a page in the same order; begin again without one"
         ) from None
-    rows = [row_view(site, row, found.pulse) for row in found.rows]
+    rows = [row_view(row, found.pulse.now, site.settings.namespace) for row in found.rows]
     said = {"total": found.total, "order": found.order, "searched": found.searched}
     return page(request, rows, found.cursor, **said)
 
@@ -214,17 +218,6 @@ def next_fire_times(
 # ---- what is told -----------------------------------------------------------------------------
 
 
-def row_view(site: Context, row: Row, pulse: Status) -> dict[str, Any]:
-    """A schedule with how its runs do."""
-    ran = next((e for e in reversed(row.tail) if not isinstance(e, Skip)), None)
-    last = run_view(row.entry.name, ran, site.settings.namespace) if ran else None
-    return {
-        **schedule_view(row.entry, pulse.now, last=last),
-        "failingSince": iso(row.failing) if row.failing else None,
-        "running": row.running or None,
-    }
-
-
 def full_view(site: Context, name: str) -> dict[str, Any]:
     """A schedule with its definition. Raises Conflict when there is no such schedule."""
     pulse = site.overview.pulse()
@@ -234,7 +227,7 @@ def full_view(site: Context, name: str) -> dict[str, Any]:
 def _full(site: Context, row: Row, pulse: Status) -> dict[str, Any]:
     schedule = row.entry.schedule
     definition = document(schedule, secrets=False) if schedule else None
-    return {**row_view(site, row, pulse), "definition": definition}
+    return {**row_view(row, pulse.now, site.settings.namespace), "definition": definition}
 
 
 def _existing(site: Context, name: str, pulse: Status) -> Row:
@@ -258,7 +251,7 @@ def _told(request: Request, site: Context, schedule: Schedule, status: int) -> R
         name=name, schedule=schedule, fault="", marker=None, known_since=pulse.now, revision="0",
         last_job="", declared=False,
     )  # fmt: skip
-    row = rows[0] if rows else Row(entry, (), None, "")
+    row = rows[0] if rows else Row(entry, (), None, "", ("ended",))
     headers = _tag(row.entry) | (located(request, f"/schedules/{name}") if status == 201 else {})
     return answer(_full(site, row, pulse), status, headers)
 

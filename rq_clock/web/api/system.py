@@ -18,10 +18,10 @@ from rq_clock.manifest.document import read as read_manifest
 from rq_clock.manifest.export import choose
 from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule
-from rq_clock.schedules.listing import Status
 from rq_clock.schedules.serializers import audit_view, fire_view, pause_view, plan_view
 from rq_clock.store.operations import BATCH_LIMIT as MOST_AT_ONCE
 from rq_clock.store.operations import Operations
+from rq_clock.store.status import Status
 from rq_clock.timing.describe import dst_remarks, fires, words
 from rq_clock.timing.instants import from_ms, iso
 from rq_clock.web.api import requests as taken
@@ -221,8 +221,9 @@ def clock_view(namespace: str, pulse: Status) -> dict[str, Any]:
         "leader": told if leader else None,
         "led": iso(pulse.led) if pulse.led else None,
         "schedules": pulse.size,
-        "late": pulse.late,
-        "failing": pulse.failing,
+        "late": pulse.late_count,
+        "stuck": len(pulse.stuck),
+        "failing": pulse.failing_count,
         "running": len(pulse.running),
         "workers": pulse.workers,
         "pause": pause_view(pulse.pause) if pulse.pause else None,

@@ -17,8 +17,8 @@ from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.doctor.server_checks import Finding
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import LeaseGrant
-from rq_clock.schedules.listing import Status
 from rq_clock.store.scripts import text
+from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.version import releases

@@ -27,8 +27,8 @@ from rq_clock.timing.instants import iso
 from rq_clock.timing.zones import zone
 
 SIGNS = {
-    "ok": "✓", "scheduled": "✓", "done": "✓", "late": "!", "interrupted": "!", "paused": "‖",
-    "skipped": "‖", "canceled": "‖", "ended": "■", "waiting": "○", "new": "○", "running": "▶",
+    "ok": "✓", "scheduled": "✓", "done": "✓", "late": "!", "stuck": "!", "interrupted": "!",
+    "paused": "‖", "skipped": "‖", "canceled": "‖", "ended": "■", "waiting": "○", "running": "▶",
     "invalid": "⊘", "failing": "✕", "failed": "✕", "timed_out": "✕", "stopped": "✕", "lost": "✕",
 }  # fmt: skip
 """State → its sign; the word always stands beside it."""

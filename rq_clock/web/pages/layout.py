@@ -16,8 +16,8 @@ from fastapi.templating import Jinja2Templates
 from itsdangerous import BadSignature, URLSafeSerializer
 from redis.exceptions import RedisError
 
-from rq_clock.schedules.listing import TROUBLED, Status
 from rq_clock.settings import Token
+from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.version import __version__
 from rq_clock.web.context import Web, path_of, root_of, site_of
@@ -180,7 +180,7 @@ def _clock(pulse: Status) -> Mapping[str, str]:
         "name": leader.get("instance", ""),
         "lag": duration_text(timedelta(milliseconds=int(lag))) if lag else "",
         "lag_most": duration_text(timedelta(milliseconds=int(worst))) if worst else "",
-        "late": f"{pulse.late:,}" + ("+" if pulse.late > TROUBLED else ""),
+        "late": f"{pulse.late_count:,}",
         "silent": duration_text(pulse.now - pulse.led) if pulse.led else "",
     }
 

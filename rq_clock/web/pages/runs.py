@@ -15,9 +15,9 @@ from rq_clock.jobs.records import JobRow
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.schedules.detail import ScheduleDetail, detail
-from rq_clock.schedules.listing import Status
 from rq_clock.schedules.serializers import run_view
 from rq_clock.settings import Token
+from rq_clock.store.status import Status
 from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.job_display import look

@@ -16,17 +16,18 @@ from markupsafe import Markup
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.schedules.detail import ScheduleDetail, detail
-from rq_clock.schedules.listing import BARS, Status
+from rq_clock.schedules.listing import BARS
 from rq_clock.schedules.serializers import backfill_view, instant_of, schedule_view
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.audit import AuditEntry
+from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import MANY, Cron
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.filters import local_text, pill
 from rq_clock.web.pages.layout import page
-from rq_clock.web.pages.schedule_row import late, pause_text, sentence, states_of
+from rq_clock.web.pages.schedule_row import late, pause_text, sentence
 from rq_clock.web.pages.snippets import as_cli, as_curl, definition
 from rq_clock.web.pages.sparkline import counts_text, large_bars, outcome, tally
 from rq_clock.web.problems import Problem
@@ -91,7 +92,7 @@ def schedule_page(
     return page(
         request, "schedule.html", token, pulse,
         entry=entry, schedule=schedule, tz=tz, row=row, view=schedule_view(entry, now),
-        states=states_of(row, now), pause=pause,
+        states=row.states, pause=pause,
         pause_text=pause_text(pause, tz, now) if pause else "",
         paused_alone=bool(pause and pause is not pulse.pause and pause != pulse.pause),
         skipping=skipping,

@@ -11,8 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from rq_clock.errors import ScheduleError
 from rq_clock.model.filters import Filter
-from rq_clock.model.job_id import jobs_by_schedule
-from rq_clock.schedules.listing import TROUBLED, Listing
+from rq_clock.schedules.listing import Listing
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Token
 from rq_clock.store.operations import BATCH_LIMIT
@@ -25,7 +24,7 @@ from rq_clock.web.problems import Problem
 
 router = APIRouter()
 SIZES = (25, 50, 100, 200)
-TABS = ("", "late", "failing", "running", "paused", "ended", "invalid")
+TABS = ("", "late", "stuck", "failing", "running", "paused", "ended", "invalid")
 """States to choose from, "" for all."""
 RUN_LIMIT = 200
 """Schedules of one bulk run: each takes three round trips."""
@@ -58,14 +57,14 @@ def list_page(  # noqa: PLR0913 - one a filter
         request, "schedules.html", token, listing.pulse,
         listing=listing, rows=[schedule_row(row, listing.pulse.now) for row in listing.rows],
         query=query, kept=kept, following=following if listing.cursor else None,
-        tabs=_tabs(listing, query, site.settings.namespace), filtered=any(query.values()),
+        tabs=_tabs(listing, query), filtered=any(query.values()),
         sizes=SIZES, size=size, at=at, limit=BATCH_LIMIT,
     )  # fmt: skip
 
 
 def _filter(query: Mapping[str, str]) -> Filter:
     return Filter(
-        state=query.get("state") or None,
+        states=(query["state"],) if query.get("state") else (),
         queue=query.get("queue") or None,
         tag=query.get("tag") or None,
         text=query.get("q") or None,
@@ -73,14 +72,18 @@ def _filter(query: Mapping[str, str]) -> Filter:
     )
 
 
-def _tabs(listing: Listing, query: Mapping[str, str], namespace: str) -> list[tuple[str, str]]:
+def _tabs(listing: Listing, query: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the states with their counts; under another filter only the shown state has one."""
     pulse, total = listing.pulse, listing.total
     counts: dict[str, str] = {}
     if not any(value for name, value in query.items() if name != "state"):
-        late = f"{pulse.late:,}" + ("+" if pulse.late > TROUBLED else "")
-        counts = {"": f"{pulse.size:,}", "late": late, "failing": f"{pulse.failing:,}"}
-        counts["running"] = f"{len(jobs_by_schedule(namespace, pulse.running)):,}"
+        counts = {
+            "": f"{pulse.size:,}",
+            "late": f"{pulse.late_count:,}",
+            "stuck": f"{len(pulse.stuck):,}",
+            "failing": f"{pulse.failing_count:,}",
+            "running": f"{len(pulse.running_jobs):,}",
+        }
     if total is not None:
         counts[query["state"]] = f"{total:,}"
     shown = [*TABS, *([query["state"]] if query["state"] not in TABS else [])]

@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Pause
-from rq_clock.model.filters import state_of
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.targets import Target
 from rq_clock.schedules.listing import Row
@@ -25,7 +24,7 @@ from rq_clock.timing.triggers import Cron, Trigger
 from rq_clock.web.pages.filters import ago, pill, when
 from rq_clock.web.pages.sparkline import bars
 
-_TONES = {"invalid": "bad", "failing": "bad", "late": "warn"}
+_TONES = {"invalid": "bad", "failing": "bad", "late": "warn", "stuck": "warn"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +50,9 @@ def schedule_row(row: Row, now: datetime) -> ScheduleRow:
     """Return a schedule as the list shows it."""
     entry, schedule = row.entry, row.entry.schedule
     tz = entry.tz
-    states = states_of(row, now)
     return ScheduleRow(
         name=entry.name,
-        look=next((_TONES[s] for s in states if s in _TONES), ""),
+        look=next((_TONES[s] for s in row.states if s in _TONES), ""),
         trigger=trigger_cell(schedule.trigger) if schedule else Markup("—"),
         runs=_runs(schedule.target) if schedule else "",
         queue=schedule.queue if schedule else "",
@@ -63,25 +61,10 @@ def schedule_row(row: Row, now: datetime) -> ScheduleRow:
         last=_last(row.tail, tz, now),
         next=_next(row, tz, now),
         bars=bars(row.tail),
-        states=Markup(" ").join(map(pill, states)),
+        states=Markup(" ").join(map(pill, row.states)),
         note=_note(row, tz, now),
         can_run=schedule is not None,
     )
-
-
-def states_of(row: Row, now: datetime) -> list[str]:
-    """What a schedule is, worst first: its own state, and how its runs do."""
-    state = state_of(row.entry, now)
-    found = [state] if state in ("invalid", "paused", "late") else []
-    if row.failing:
-        found.append("failing")
-    if row.running:
-        found.append("running")
-    if state == "ended" and not row.running:
-        found.append("ended")
-    if not found:
-        return ["ok" if any(isinstance(e, Enqueued) for e in row.tail) else "new"]
-    return found
 
 
 @lru_cache(maxsize=4096)

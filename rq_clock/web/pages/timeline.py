@@ -111,7 +111,8 @@ def timeline_page(  # noqa: PLR0913 - one a filter
             "shift": shift or "", "view": view}  # fmt: skip
     if not -FURTHEST <= shift <= FURTHEST:
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
-    wanted = Filter(state=state or None, queue=queue or None, tag=tag or None, text=q or None)
+    states = (state,) if state else ()
+    wanted = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
     listing = site.overview.page(wanted, most=LANES, cursor=cursor)
     now = listing.pulse.now
     start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
@@ -145,7 +146,7 @@ def lane_of(row: Row, window: Window) -> Lane:
             marks.append(Mark(fire.fire_time, window.x(fire.fire_time), shape, what))
     return Lane(
         name=entry.name,
-        look="bad" if row.failing or entry.schedule is None else "",
+        look="bad" if {"failing", "invalid"} & {*row.states} else "",
         marks=tuple(marks),
         drawn=_drawn(marks, window),
         band=band,

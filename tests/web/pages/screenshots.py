@@ -174,9 +174,8 @@ class Past:
                     "schedule": story.name, "job": f"default-{story.name}-{to_ms(fire)}",
                     "entry": line, "again": "",
                 }))  # fmt: skip
-                outcome = (
-                    f"{words[3]} {words[1]} {words[5]} {words[6]} {newest['ok']} {newest['failed']}"
-                )
+                ends = f"{newest['ok']} {newest['failed']} 1"
+                outcome = f"{words[3]} {words[1]} {words[5]} {words[6]} {ends}"
                 self.redis.hset(self.key("outcomes"), story.name, outcome)
         self.redis.rpush(self.key(f"ledger:{story.name}"), *lines)
         if 0 in story.bad:

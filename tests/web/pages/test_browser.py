@@ -132,7 +132,7 @@ class TestAPersonsPath:
         rows = page.get_by_role("table", name="Fire times and their outcomes").locator("tbody tr")
         before = rows.first.inner_text()
         wait_until(lambda: rows.first.inner_text() != before, PATIENCE, "another run")
-        expect(rows.nth(1)).to_contain_text("ok")
+        expect(rows.nth(1)).to_contain_text("scheduled")
 
     def pauses_it_and_sees_it_skipped(self, page: Page) -> None:
         press(page, "Pause…", "link")
@@ -193,7 +193,7 @@ class TestAPersonsPath:
         press(page, "Requeue")
         page.goto(place.url + "/schedules/flaky")
         seen(page, "attempt 2")
-        expect(page.locator("#state")).to_contain_text("ok")
+        expect(page.locator("#state")).to_contain_text("scheduled")
 
     def reads_output_while_it_is_printed(self, page: Page, place: Place) -> None:
         press(page, "Schedules", "link")

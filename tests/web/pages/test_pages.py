@@ -139,8 +139,8 @@ def test_a_filter_in_the_url_shows_what_fits(
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("fine", "✓ ok"),
-        ("fresh", "○ new"),
+        ("fine", "✓ scheduled"),
+        ("fresh", "✓ scheduled"),
         ("fails", "✕ failing"),
         ("waits", "! late"),
         ("rests", "‖ paused"),
@@ -212,7 +212,7 @@ def test_of_very_many_a_page_says_how_far_it_looked(
     monkeypatch.setattr("rq_clock.schedules.listing.PORTIONS", 1)
     refused = browser.post("/bulk", data={"verb": "pause", "all": "1", "tag": "rare"})
     assert refused.status_code == 422
-    assert "narrow the filter" in text_of(refused)
+    assert "too many schedules to search" in text_of(refused)
 
 
 def test_an_empty_list_says_how_to_begin(connection: Redis, browser: TestClient) -> None:
