@@ -194,10 +194,10 @@ def backfill_cancel(id: str, reason: str) -> None:
 
     It enqueues nothing more. Jobs that it has enqueued still run.
     """
-    from rq_clock.store.operations import Operations
+    from rq_clock.store.backfills import Backfills
 
     store = open_store()
-    if Operations(store).backfill(id) is None:
+    if Backfills(store).get(id) is None:
         complain(f"no backfill {id!r}; `rq-clock backfills` shows them")
         sys.exit(NOT_FOUND)
     schedules_of(store).cancel_backfill(id, reason=reason)

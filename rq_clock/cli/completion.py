@@ -62,9 +62,9 @@ def backfill_ids(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     """Backfills that can be canceled."""
 
     def read(store: Store) -> list[str]:
-        from rq_clock.store.operations import Operations
+        from rq_clock.store.backfills import Backfills
 
-        return [b.id for b in Operations(store).backfills(20) if b.state == "running"]
+        return [b.id for b in Backfills(store).newest(20) if b.state == "running"]
 
     return _items(_asked(read), incomplete)
 

@@ -167,13 +167,13 @@ class Follower:
 def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None, dict[str, str]]:
     """A backfill when it is over, None when it is not there any more, and which of its jobs failed,
     with the error, as far as that was seen."""
-    from rq_clock.store.operations import Operations
+    from rq_clock.store.backfills import Backfills
 
-    changes, failed = Operations(store), dict[str, str]()
+    backfills, failed = Backfills(store), dict[str, str]()
     id, seen = backfill.id, ""
     with _Bar(backfill.total, backfill.id) as bar:
         for pause in _pauses():
-            found = changes.backfill(id)
+            found = backfills.get(id)
             seen = _failures(store, backfill, seen, failed)
             if found is not None:
                 bar.show(found.enqueued - len(found.jobs))

@@ -31,6 +31,7 @@ class Backfiller:
 
     def __init__(self, store: Store) -> None:
         self._operations = Operations(store)
+        self._backfills = self._operations.backfills
         self._store = store
         self._faults = FaultLog()
         self._pauses: dict[str, timedelta] = {}
@@ -39,7 +40,7 @@ class Backfiller:
     def look(self, lease: Lease, now: datetime) -> datetime | None:
         """Do the steps that are due. Return when the next one is. Raises LeaseLost and redis-py's
         errors."""
-        ready, following = self._operations.chores(now)
+        ready, following = self._backfills.duties(now)
         for item, when in list(ready.items())[:BURST]:
             kind, _, name = item.partition(":")
             try:
@@ -47,33 +48,33 @@ class Backfiller:
                     self._step(lease, name, when, now)
                 else:
                     catch_up_backfill(self._operations, name, now)
-                    self._operations.done(item, when)
+                    self._backfills.finish(item, when)
                 self._faults.clear("backfill.failed", item=item)
             except Exception as error:
                 if is_outage(error):
                     raise
                 self._faults.report("backfill.failed", error, item=item)
-                self._operations.later(item, now + LONGEST_LOOK * 10)
+                self._backfills.postpone(item, now + LONGEST_LOOK * 10)
         if ready:
-            left, following = self._operations.chores(now)
+            left, following = self._backfills.duties(now)
             return now if left else following
         return following
 
     def _step(self, lease: Lease, id: str, when: int, now: datetime) -> None:
-        backfill = self._operations.backfill(id)
+        backfill = self._backfills.get(id)
         if backfill is None or backfill.state != "running":
-            self._operations.done(f"backfill:{id}", when)
+            self._backfills.finish(f"backfill:{id}", when)
             return
         entry = self._store.load([backfill.schedule])[0].get(backfill.schedule)
         if entry is None or entry.schedule is None:
-            self._operations.cancel_backfill(id, now, Actor(by="clock", reason="no such schedule"))
+            self._backfills.cancel(id, now, Actor(by="clock", reason="no such schedule"))
             return
-        living = self._operations.living(backfill.jobs)
+        living = self._backfills.living(backfill.jobs)
         ended = len(living) < len(backfill.jobs)
         pause = self._pauses.get(id, SHORTEST_LOOK) * 2
         self._pauses[id] = SHORTEST_LOOK if ended else min(pause, LONGEST_LOOK)
         next_step = step(backfill, entry.schedule, living, now, now + self._pauses[id])
-        if not self._operations.step_backfill(lease, backfill, next_step, now):
+        if not self._backfills.step(lease, backfill, next_step, now):
             return
         for fire_time in next_step.fire_times:
             log_event(

@@ -183,13 +183,13 @@ def catch_up_backfill(changes: Operations, name: str, now: datetime) -> None:
         if pause.until is None or pause.missed == "skip":
             continue
         if pause.until > now:  # another one by now
-            changes.later(f"pause:{name}", pause.until)
+            changes.backfills.postpone(f"pause:{name}", pause.until)
             continue
-        asked = changes.asked()
+        asked = changes.backfills.count()
         entry = changes.settle(name, pause.until)
         if entry is None or entry.schedule is None:
             return
-        running = changes.running(name)
+        running = changes.backfills.running(name)
         found = missed_in(
             entry,
             max(pause.since, entry.known_since + _MS),
@@ -215,6 +215,6 @@ def catch_up_backfill(changes: Operations, name: str, now: datetime) -> None:
             left_out=found.left_out,
         )
         try:
-            changes.create_backfill(backfill, CLOCK, asked)
+            changes.backfills.create(backfill, CLOCK, asked)
         except Conflict:  # another one was asked for meanwhile
             catch_up_backfill(changes, name, now)

@@ -9,8 +9,8 @@ from typing import Any
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
 from rq_clock.schedules.listing import BARS, Row, ask_rows
-from rq_clock.store.audit import AUDIT, AuditEntry, audit_entry
-from rq_clock.store.backfills import Backfill, backfills_of
+from rq_clock.store.audit import AUDIT, AuditEntry
+from rq_clock.store.backfills import Backfill
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status
 from rq_clock.store.store import Store
@@ -73,7 +73,7 @@ def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
     return ScheduleDetail(
         row=rows[0],
         ledger=ledger,
-        backfills=tuple(backfills_of(store, mine)),
+        backfills=tuple(Backfills(store).read(mine)),
         audited=_audited(name, entries),
         namespace=store.namespace,
     )
@@ -83,5 +83,5 @@ def _audited(name: str, entries: Sequence[tuple[Any, Mapping[Any, Any]]]) -> tup
     """Those entries that speak of this schedule."""
     found = ((id, texts(raw)) for id, raw in entries)
     return tuple(
-        audit_entry(text(id), said) for id, said in found if name in said["schedules"].split()
+        AuditEntry.read(text(id), said) for id, said in found if name in said["schedules"].split()
     )

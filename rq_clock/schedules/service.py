@@ -48,11 +48,11 @@ from rq_clock.schedules.edits import (
 from rq_clock.schedules.listing import Listing, ScheduleList
 from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor, AuditEntry
-from rq_clock.store.backfills import Backfill
+from rq_clock.store.backfills import Backfill, backfill_id
 from rq_clock.store.client import connect, diagnose
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import read_instant, to_ms
+from rq_clock.timing.instants import read_instant
 from rq_clock.timing.triggers import Trigger, once
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Schedules:
             entry = self._existing(name)
             if entry.schedule is None:
                 raise ScheduleError(f"{name}: it cannot run: {entry.fault}")
-            now, number = asked or (changes.now(), randbits(32))
+            now, number = asked or (changes.store.now(), randbits(32))
             if asked and not fire_time and _has_run(changes.store.ledger(name), now):
                 return str(JobId(changes.store.namespace, name, now, "m", str(number)))
             if fire_time is not None and fire_time >= now:
@@ -316,7 +316,7 @@ class Schedules:
         names = _listed(names)
         self._refuse_missed(names, missed)
         with self._redis() as changes:
-            now = changes.now()
+            now = changes.store.now()
             if until is not None and read_instant(until, field="until") <= now:
                 raise ScheduleError(f"expected until in the future, got {until.isoformat()}")
             before = {n: p.since for n, p in changes.store.pauses(names).items() if p.at(now)}
@@ -335,7 +335,7 @@ class Schedules:
 
         def resume() -> None:
             with self._redis() as changes:
-                now = changes.now()
+                now = changes.store.now()
                 edits = [
                     Edit(
                         name=name,
@@ -355,7 +355,7 @@ class Schedules:
 
         def skip() -> datetime:
             with self._redis() as changes:
-                now = changes.now()
+                now = changes.store.now()
                 entry = changes.settle(self._existing(name).name, now)  # what is due is not next
             if entry is None:
                 raise Conflict(ConflictKind.MISSING, name)
@@ -408,18 +408,18 @@ class Schedules:
 
         def ask() -> Backfill:
             with self._redis() as changes:
-                if asked and (made := changes.backfill(f"{name}-{to_ms(asked[0])}")):
+                if asked and (made := changes.backfills.get(backfill_id(name, asked[0]))):
                     return made
-                others = None if again else changes.asked()  # first: others may be faster
+                others = None if again else changes.backfills.count()  # first: others may be faster
                 found = self._preview(changes, name, start, end, again=again)
                 if found.count > most:
                     raise ScheduleError(
                         f"{name}: expected at most {most:,} fire times, got {found.told}; "
                         f"narrow the span, or allow them with most={found.count}"
                     )
-                now = asked[0] if asked else changes.now()
+                now = asked[0] if asked else changes.store.now()
                 backfill = self._backfill(name, found, now, at_once, reason)
-                if not changes.create_backfill(backfill, self._who(reason), others):
+                if not changes.backfills.create(backfill, self._who(reason), others):
                     raise ScheduleError(
                         f"{name}: a backfill was asked for in this millisecond; ask again"
                     )
@@ -431,18 +431,18 @@ class Schedules:
         """Let a backfill enqueue no more, also what later ones have left to it. Raises
         ScheduleError when it has ended or never was."""
         with self._redis() as changes:
-            if not changes.cancel_backfill(id, changes.now(), self._who(reason)):
+            if not changes.backfills.cancel(id, changes.store.now(), self._who(reason)):
                 raise ScheduleError(f"{id}: expected a backfill that is running, got none")
 
     def backfills(self, most: int = 100) -> list[Backfill]:
         """The newest backfills, newest first; those that ended are kept for 30 days."""
         with self._redis() as changes:
-            return changes.backfills(most)
+            return changes.backfills.newest(most)
 
     def audit(self, most: int = 100, before: str = "+") -> list[AuditEntry]:
         """Who changed what, newest first; `before` is the id of one that was told."""
         with self._redis() as changes:
-            return changes.audit(most, before)
+            return changes.audit.newest(most, before)
 
     # ---- within -------------------------------------------------------------------------------
 
@@ -462,7 +462,7 @@ class Schedules:
         """The server's time, asked for once a minute."""
         read = monotonic()
         if self._server_time is None or read - self._server_time[0] > _CLOCK_SECONDS:
-            self._server_time = (read, changes.now())
+            self._server_time = (read, changes.store.now())
         since, then = self._server_time
         return then + timedelta(seconds=read - since)
 
@@ -499,8 +499,8 @@ class Schedules:
         """See to it that no pause is written over which has ended and was not made up for."""
         if not names:
             return
-        now = changes.now()
-        for name in changes.unfinished(names, now):
+        now = changes.store.now()
+        for name in changes.backfills.unfinished_pauses(names, now):
             with suppress(ScheduleError):  # what cannot run must not keep from pausing it
                 catch_up_backfill(changes, name, now)
 
@@ -544,7 +544,7 @@ class Schedules:
             raise Conflict(ConflictKind.DECLARED, entry.name)
         schedule = apply_changes(entry, changes)
         with self._redis() as redis:
-            return self._replaced(entry, schedule, redis.now())
+            return self._replaced(entry, schedule, redis.store.now())
 
     def _replaced(self, entry: Entry, schedule: Schedule, now: datetime) -> Edit:
         """The edit that gives a schedule another definition. When the rule of time is another one,
@@ -604,19 +604,19 @@ class Schedules:
         self, changes: Operations, name: str, start: datetime, end: datetime, *, again: bool
     ) -> Preview:
         self._existing(name)
-        entry = changes.settle(name, changes.now())
+        entry = changes.settle(name, changes.store.now())
         if entry is None or entry.schedule is None:
             raise ScheduleError(f"{name}: it has no fire times: {entry.fault if entry else 'gone'}")
         if again:
             return preview(entry, start, end, ())
-        running = changes.running(name)
+        running = changes.backfills.running(name)
         return preview(entry, start, end, changes.store.ledger(name), running)
 
     def _backfill(
         self, name: str, found: Preview, now: datetime, at_once: int, reason: str
     ) -> Backfill:
         return Backfill(
-            id=f"{name}-{to_ms(now)}",
+            id=backfill_id(name, now),
             schedule=name,
             start=found.start,
             end=found.end,
@@ -643,7 +643,7 @@ class Schedules:
         finally:
             if count:
                 with self._redis() as changes:
-                    changes.note(verb, [], count, self._who(""))
+                    changes.audit.note(verb, count, self._who(""))
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rq_clock.store.scripts import text, texts
+from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms
 
 AUDIT = 1000
@@ -38,31 +40,55 @@ class AuditEntry:
     reason: str
     detail: Mapping[str, Any]
 
+    @classmethod
+    def read(cls, id: str, fields: Mapping[str, str]) -> AuditEntry:
+        """Return an entry of the stream."""
+        return cls(
+            id,
+            from_ms(id.partition("-")[0]),
+            fields["by"],
+            fields["verb"],
+            tuple(fields["schedules"].split()),
+            int(fields["count"]),
+            fields["reason"],
+            json.loads(fields["detail"]),
+        )
 
-def _parse_entry(
-    verb: str, names: Sequence[str], who: Actor, detail: Mapping[str, Any]
+
+class Audit:
+    """The audit of one namespace. Methods raise redis-py's RedisError."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def note(self, verb: str, count: int, actor: Actor) -> None:
+        """Enter a change that took many steps."""
+        fields = _fields(verb, (), actor, {}) | {"count": str(count)}
+        self._store.redis.xadd(self._store.key("audit"), fields, maxlen=AUDIT)  # type: ignore[arg-type]
+
+    def newest(self, limit: int, before: str = "+") -> list[AuditEntry]:
+        """Return the newest entries, newest first; `before` is the id of the last one returned."""
+        last = before if before == "+" else f"({before}"
+        found: Any = self._store.redis.xrevrange(self._store.key("audit"), last, "-", count=limit)
+        return [AuditEntry.read(text(id), texts(fields)) for id, fields in found]
+
+
+def audit_words(
+    verb: str, names: Sequence[str], actor: Actor, detail: Mapping[str, Any]
+) -> list[str]:
+    """Return an entry as scripts add it: field, value, …"""
+    return [word for pair in _fields(verb, names, actor, detail).items() for word in pair]
+
+
+def _fields(
+    verb: str, names: Sequence[str], actor: Actor, detail: Mapping[str, Any]
 ) -> dict[str, str]:
-    """An entry of the audit."""
     shown = {key: value for key, value in detail.items() if value not in (None, "")}
     return {
-        "by": who.by,
+        "by": actor.by,
         "verb": verb,
         "schedules": " ".join(names[:FEW]),
         "count": str(len(names)),
-        "reason": who.reason,
+        "reason": actor.reason,
         "detail": json.dumps(shown, default=str),
     }
-
-
-def audit_entry(id: str, said: Mapping[str, str]) -> AuditEntry:
-    """An entry of the stream, as it was read."""
-    return AuditEntry(
-        id,
-        from_ms(id.partition("-")[0]),
-        said["by"],
-        said["verb"],
-        tuple(said["schedules"].split()),
-        int(said["count"]),
-        said["reason"],
-        json.loads(said["detail"]),
-    )

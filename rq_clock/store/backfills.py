@@ -1,4 +1,8 @@
-"""Backfills as Redis holds them."""
+"""Backfills in Redis, and the duties of the leader beside its tick.
+
+A duty stands in `duties` with the instant at which it is due: the next step of a backfill, or the
+end of a timed pause, whose fire times may have to be caught up.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from rq_clock.errors import Conflict, ConflictKind, LeaseLost, ScheduleError
+from rq_clock.log import log_warning
+from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule
-from rq_clock.store.scripts import texts
-from rq_clock.store.store import Store
-from rq_clock.timing.instants import from_ms
+from rq_clock.store.audit import AUDIT, Actor, audit_words
+from rq_clock.store.job_commands import JobBuilder, command_words
+from rq_clock.store.scripts import load_script, text, texts
+from rq_clock.store.store import KEEP_REMOVED_MS, Store
+from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """Fire times of the past that are enqueued again, or at last, oldest first."""
+    """Fire times of the past that are enqueued again, or at last, oldest first. `rule` is the
+    schedule's trigger at its creation."""
 
     id: str
     schedule: str
@@ -36,8 +46,46 @@ class Backfill:
 
     @property
     def number(self) -> str:
-        """What its jobs' ids end with."""
+        """The number in its jobs' ids."""
         return self.id.rpartition("-")[2]
+
+    @classmethod
+    def read(cls, id: str, fields: Mapping[str, str]) -> Backfill:
+        """Return a backfill from its hash."""
+        return cls(
+            id=id,
+            schedule=fields["schedule"],
+            start=from_ms(fields["start"]),
+            end=from_ms(fields["end"]),
+            at_once=int(fields["at_once"]),
+            total=int(fields["total"]),
+            by=fields["by"],
+            reason=fields["reason"],
+            since=from_ms(fields["since"]),
+            rule=fields["rule"],
+            left_out=frozenset(map(int, fields["left_out"].split())),
+            cursor=from_ms(fields["cursor"]) if fields.get("cursor") else None,
+            enqueued=int(fields.get("enqueued", 0)),
+            skipped=int(fields.get("skipped", 0)),
+            jobs=tuple(fields.get("jobs", "").split()),
+            state=fields["state"],
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return the hash of a new backfill."""
+        return {
+            "schedule": self.schedule,
+            "start": to_ms(self.start),
+            "end": to_ms(self.end),
+            "at_once": self.at_once,
+            "total": self.total,
+            "by": self.by,
+            "reason": self.reason,
+            "since": to_ms(self.since),
+            "rule": self.rule,
+            "left_out": " ".join(map(str, sorted(self.left_out))),
+            "state": "running",
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,33 +102,135 @@ class Step:
     look: datetime
 
 
-def backfills_of(store: Store, ids: Sequence[str]) -> list[Backfill]:
-    """Those of these that are still kept. One round trip, or none."""
-    if not ids:
-        return []
-    pipe: Any = store.redis.pipeline(transaction=False)
-    for id in ids:
-        pipe.hgetall(store.key(f"backfill:{id}"))
-    read = zip(ids, pipe.execute(), strict=True)
-    return [_backfill(id, texts(raw)) for id, raw in read if raw]
+def backfill_id(schedule: str, at: datetime) -> str:
+    """Return the id of a backfill that is created at an instant."""
+    return f"{schedule}-{to_ms(at)}"
 
 
-def _backfill(id: str, said: Mapping[str, str]) -> Backfill:
-    return Backfill(
-        id=id,
-        schedule=said["schedule"],
-        start=from_ms(said["start"]),
-        end=from_ms(said["end"]),
-        at_once=int(said["at_once"]),
-        total=int(said["total"]),
-        by=said["by"],
-        reason=said["reason"],
-        since=from_ms(said["since"]),
-        rule=said["rule"],
-        left_out=frozenset(map(int, said["left_out"].split())),
-        cursor=from_ms(said["cursor"]) if said.get("cursor") else None,
-        enqueued=int(said.get("enqueued", 0)),
-        skipped=int(said.get("skipped", 0)),
-        jobs=tuple(said.get("jobs", "").split()),
-        state=said["state"],
-    )
+def schedule_of(id: str) -> str:
+    """Return the schedule in the id of a backfill."""
+    return id.rpartition("-")[0]
+
+
+class Backfills:
+    """The backfills and duties of one namespace. Methods raise redis-py's RedisError when the
+    server cannot be used; nothing is half-written then."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._redis = store.redis
+        self._edit = load_script(store.redis, "backfill_edit")
+        self._step = load_script(store.redis, "backfill_step")
+
+    def count(self) -> int:
+        """Return how many backfills there are."""
+        return int(self._redis.zcard(self._store.key("backfills")))
+
+    def create(self, backfill: Backfill, actor: Actor, count: int | None = None) -> bool:
+        """Leave a backfill for the leader; False when there is one with this id already. Raises
+        Conflict unless there are as many as when it was planned (`count`)."""
+        detail = {"id": backfill.id, "fireTimes": backfill.total, "atOnce": backfill.at_once}
+        audited = audit_words("backfill", [backfill.schedule], actor, detail)
+        head = ["create", backfill.id, to_ms(backfill.since), AUDIT, "" if count is None else count]
+        fields = (word for pair in backfill.fields().items() for word in pair)
+        args = [*head, len(audited), *audited, *fields]
+        answer = self._edit(self._store.keys("backfills"), args)
+        if answer < 0:
+            raise Conflict(ConflictKind.STALE, backfill.schedule)
+        return bool(answer)
+
+    def cancel(self, id: str, now: datetime, actor: Actor) -> bool:
+        """Stop a backfill from enqueueing more; what it has enqueued runs. False when it has
+        ended."""
+        audited = audit_words("cancel-backfill", [schedule_of(id)], actor, {"id": id})
+        args = ["cancel", id, to_ms(now), AUDIT, "", len(audited), *audited]
+        return bool(self._edit(self._store.keys("backfills"), args))
+
+    def get(self, id: str) -> Backfill | None:
+        """Return a backfill; None when there is none, or none any more."""
+        return next(iter(self.read([id])), None)
+
+    def newest(self, limit: int = 100) -> list[Backfill]:
+        """Return the newest backfills, newest first."""
+        ids: Any = self._redis.zrevrange(self._store.key("backfills"), 0, limit - 1)
+        return self.read(list(map(text, ids)))
+
+    def running(self, name: str) -> list[Backfill]:
+        """Return the backfills of a schedule that go on."""
+        duties: Any = self._redis.zrange(self._store.key("duties"), 0, -1)
+        ids = [id for kind, _, id in (text(d).partition(":") for d in duties) if kind == "backfill"]
+        found = self.read([id for id in ids if schedule_of(id) == name])
+        return [b for b in found if b.schedule == name and b.state == "running"]
+
+    def read(self, ids: Sequence[str]) -> list[Backfill]:
+        """Return those of these backfills that are still kept. One round trip, or none."""
+        if not ids:
+            return []
+        pipe: Any = self._redis.pipeline(transaction=False)
+        for id in ids:
+            pipe.hgetall(self._store.key(f"backfill:{id}"))
+        rows = zip(ids, pipe.execute(), strict=True)
+        return [Backfill.read(id, texts(raw)) for id, raw in rows if raw]
+
+    # ---- the leader's -------------------------------------------------------------------------
+
+    def step(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
+        """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
+
+        Raises LeaseLost, and ScheduleError when its jobs cannot be enqueued.
+        """
+        builder = JobBuilder(self._store)
+        queue = builder.queue(step.schedule.queue).key
+        cursors = ("" if t is None else to_ms(t) for t in (backfill.cursor, step.cursor))
+        words: list[Any] = [lease.token, backfill.id, *cursors]
+        words += [step.skipped, "done" if step.over else "running", to_ms(step.look)]
+        words += [self._store.history, to_ms(now), " ".join(step.living), KEEP_REMOVED_MS]
+        words.append(len(step.fire_times))
+        for fire_time in step.fire_times:
+            job_id, _, commands = builder.build(
+                step.schedule, fire_time, now, kind="b", number=backfill.number
+            )
+            words += [job_id, to_ms(fire_time), *command_words(commands)]
+        keys = [*self._store.keys("lease", f"backfill:{backfill.id}"), queue]
+        answer = self._step(keys, words)
+        if answer == b"lost":
+            raise LeaseLost("another clock leads, or the lease ran out")
+        if answer not in (b"ok", b"stale"):
+            raise ScheduleError(f"{backfill.id}: it cannot go on: {text(answer)}")
+        return bool(answer == b"ok")
+
+    def living(self, jobs: Sequence[str]) -> list[str]:
+        """Return those of these jobs that are queued, running or waiting."""
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in jobs:
+            pipe.hget(f"rq:job:{job_id}", "status")
+        alive = (b"queued", b"started", b"scheduled", b"deferred")
+        return [id for id, status in zip(jobs, pipe.execute(), strict=True) if status in alive]
+
+    def duties(self, now: datetime, limit: int = 100) -> tuple[dict[str, int], datetime | None]:
+        """Return the duties that are due, each with the instant (ms) from which on, and when the
+        next one is."""
+        key = self._store.key("duties")
+        found: Any = self._redis.zrange(key, 0, limit, withscores=True)
+        strange = [duty for duty, _ in found if not duty.isascii()]
+        if strange:  # none of ours, and nothing that could be done
+            self._redis.zrem(key, *strange)
+            log_warning("duty.removed", duties=len(strange), reason="not the name of a duty")
+        known = [(text(duty), score) for duty, score in found if duty not in strange]
+        ready = {duty: score_ms(score) for duty, score in known if score <= to_ms(now)}
+        following = [score for _, score in known if score > to_ms(now)]
+        return ready, from_ms(score_ms(following[0])) if following else None
+
+    def postpone(self, duty: str, when: datetime) -> None:
+        """Make a duty due at another time."""
+        self._redis.zadd(self._store.key("duties"), {duty: to_ms(when)}, xx=True)
+
+    def finish(self, duty: str, when: int) -> None:
+        """Remove a duty, unless it was created anew: then it is due at another instant (ms)."""
+        self._edit(self._store.keys("backfills"), ["finish", duty, when])
+
+    def unfinished_pauses(self, names: Sequence[str], now: datetime) -> list[str]:
+        """Return those of these schedules whose pause has ended and was not caught up yet."""
+        duties = [f"pause:{name}" for name in names]
+        scores = zip(names, self._redis.zmscore(self._store.key("duties"), duties), strict=True)
+        return [name for name, score in scores if score is not None and score <= to_ms(now)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -76,6 +77,11 @@ class JobBuilder:
         # A message is packed whole: text that cannot be sent must not get into one.
         "".join(w for command in commands for w in command if isinstance(w, str)).encode()
         return job_id, code, commands
+
+
+def command_words(commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return commands as scripts take them: how many, then each with the number of its words."""
+    return [len(commands), *(word for command in commands for word in (len(command), *command))]
 
 
 def _retry(retries: int | tuple[int, ...]) -> Retry | None:

@@ -130,6 +130,11 @@ class Store:
             "word; set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)"
         ]
 
+    def now(self) -> datetime:
+        """Return the server's time. A host whose clock is ahead must not decide what is not due."""
+        seconds, micros = self.redis.time()
+        return from_ms(int(seconds) * 1000 + int(micros) // 1000)
+
     def listen(self) -> PubSub:
         """A subscription to the news."""
         news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py

@@ -24,7 +24,6 @@ from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.store.commit import WINDOW
 from rq_clock.store.lease import Leases
-from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
@@ -228,7 +227,7 @@ class TestTheWallClock:
         assert wall.skipped() == []
 
     def test_the_end_of_a_run_is_recorded_by_a_host_ahead_of_the_server(self, wall: Wall) -> None:
-        wall.now = Operations(wall.store).now() + timedelta(hours=1)
+        wall.now = wall.store.now() + timedelta(hours=1)
         wall.declare(schedule(once(wall.now + SECOND)))
         wall.run(wall.now + 2 * SECOND)
         assert [e.lag for e in wall.store.ledger("s") if isinstance(e, Enqueued)] == [timedelta(0)]

@@ -44,7 +44,6 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor
 from rq_clock.store.lease import Leases
-from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
@@ -85,7 +84,7 @@ def start(redis_url: str) -> Iterator[Callable[[], None]]:
 def fire(store: Store, schedules: Schedules, name: str, target: Any, **options: Any) -> str:
     """Let the clock enqueue the last fire time of a schedule that is known for long; its job."""
     schedules.add(name, every(hours=1), target, **options)
-    now = Operations(store).now()
+    now = store.now()
     store.redis.hset(store.key("markers"), name, f"- {to_ms(now - 2 * HOUR)}")
     store.redis.zadd(store.key("due"), {name: to_ms(now - HOUR)})
     lease = Leases(store).acquire("clock.1", ("local", ""), "take-over", now)

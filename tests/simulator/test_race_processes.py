@@ -21,7 +21,7 @@ import pytest
 
 from rq_clock.schedules.service import ALL, Schedules
 from rq_clock.settings import Settings
-from rq_clock.store.operations import Operations
+from rq_clock.store.backfills import Backfills
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
 from tests.clock.storm import PATIENCE, Client, ClockProcess, catch_up, chance, client, marker_of
@@ -157,7 +157,7 @@ class Storm:
         return len(asked)
 
     def check_backfills(self, queued: list[str]) -> int:
-        found = Operations(Store(self.redis, "default")).backfills(1_000_000)
+        found = Backfills(Store(self.redis, "default")).newest(1_000_000)
         for backfill in found:
             assert backfill.state in ("done", "canceled"), backfill
             mine = [job for job in queued if job.endswith(f"-b{backfill.number}")]
@@ -207,7 +207,7 @@ def test_what_is_added_for_a_moment_ahead_fires_on_time(
     with client(redis_url) as redis:
         schedules = Schedules(redis, settings=Settings.from_env({"REDIS_URL": redis_url}))
         for number in range(20):
-            at = Operations(Store(redis, "default")).now() + timedelta(milliseconds=50)
+            at = Store(redis, "default").now() + timedelta(milliseconds=50)
             if number % 2:
                 name = schedules.once(at, TASK, key=str(number))
             else:

@@ -16,7 +16,7 @@ from rq_clock.schedules.backfill import Preview
 from rq_clock.schedules.serializers import backfill_view
 from rq_clock.schedules.service import RequestId, Schedules
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.store.operations import Operations
+from rq_clock.store.backfills import Backfills
 from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.triggers import MANY
 from rq_clock.web.api import requests as taken
@@ -205,7 +205,7 @@ def list_backfills(request: Request, site: Web, token: Read) -> Response:
 @router.get("/backfills/{id}", responses=replies(404, model=given.Backfill))
 def get_backfill(site: Web, _: Read, id: BackfillId) -> Response:
     """One backfill, how far it has come."""
-    found = Operations(site.store).backfill(id)
+    found = Backfills(site.store).get(id)
     if found is None:
         raise Problem("not-found", f"{id}: there is no such backfill, or none any more")
     return answer(backfill_view(found))
@@ -214,7 +214,7 @@ def get_backfill(site: Web, _: Read, id: BackfillId) -> Response:
 @router.delete("/backfills/{id}", status_code=204, responses=replies(404, 409, ok=204))
 def cancel_backfill(site: Web, token: Operate, id: BackfillId) -> Response:
     """Let a backfill enqueue no more; what it has enqueued runs."""
-    if Operations(site.store).backfill(id) is None:
+    if Backfills(site.store).get(id) is None:
         raise Problem("not-found", f"{id}: there is no such backfill, or none any more")
     with _fits():
         schedules_for(site, token).cancel_backfill(id)

@@ -20,7 +20,6 @@ from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule
 from rq_clock.schedules.serializers import audit_view, fire_view, pause_view, plan_view
 from rq_clock.store.operations import BATCH_LIMIT as MOST_AT_ONCE
-from rq_clock.store.operations import Operations
 from rq_clock.store.status import Status
 from rq_clock.timing.describe import dst_remarks, fires, words
 from rq_clock.timing.instants import from_ms, iso
@@ -60,7 +59,7 @@ def explain(site: Web, _: Read, given: taken.Explain) -> Response:
     of. Nothing is stored."""
     fields = given.model_dump(exclude_none=True, exclude={"n"})
     trigger = trigger_from(fields)
-    now = Operations(site.store).now()
+    now = site.store.now()
     return answer(
         {
             "words": words(trigger),
@@ -111,7 +110,7 @@ def export(
         names = [schedule.name for schedule in chosen.schedules[start : start + _CHUNK]]
         pauses |= site.store.pauses(names)
     try:
-        text = dump(chosen.items(pauses, Operations(site.store).now()), form=form)
+        text = dump(chosen.items(pauses, site.store.now()), form=form)
     except ScheduleError as error:
         raise Problem("conflict", str(error)) from None
     return Response(text, media_type=JSON if form == "json" else YAML[0])
@@ -195,7 +194,7 @@ def clock(
     view = clock_view(site.settings.namespace, site.overview.pulse())
     if checks:
         owner = (site.settings.owner, site.settings.former_owner)
-        now = Operations(site.store).now()
+        now = site.store.now()
         found = findings(gather(site.store, site.executions, owner, Code()), now)
         told = [asdict(finding) for finding in found]
         view |= {"healthy": healthy(found), "checks": told}

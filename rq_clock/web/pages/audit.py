@@ -10,8 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rq_clock.redaction import masked_json
-from rq_clock.store.audit import AUDIT, AuditEntry
-from rq_clock.store.operations import Operations
+from rq_clock.store.audit import AUDIT, Audit, AuditEntry
 from rq_clock.web.context import Read, Web
 from rq_clock.web.pages.layout import page
 from rq_clock.web.problems import Problem
@@ -32,7 +31,7 @@ def audit_page(  # noqa: PLR0913 - one a filter
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
     pulse = site.overview.pulse()
     limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # it is capped about, not exactly
-    found = Operations(site.store).audit(limit, cursor or "+")
+    found = Audit(site.store).newest(limit, cursor or "+")
     fits = [entry for entry in found if _fits(entry, **query)]
     following = fits[ROWS - 1].id if len(fits) > ROWS else ""
     rows = [(entry, _details(entry.detail)) for entry in fits[:ROWS]]
