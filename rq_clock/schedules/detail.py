@@ -10,7 +10,7 @@ from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
 from rq_clock.schedules.listing import BARS, Row, ask_rows
 from rq_clock.store.audit import AUDIT, AuditEntry
-from rq_clock.store.backfills import Backfill
+from rq_clock.store.backfills import Backfill, Backfills, schedule_of
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status
 from rq_clock.store.store import Store
@@ -69,7 +69,7 @@ def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
         return None
     lines, ids, entries = replies[-3:]
     ledger = tuple(ledger_entry(text(line)) for line in lines)
-    mine = [id for id in map(text, ids) if id.rpartition("-")[0] == name]
+    mine = [id for id in map(text, ids) if schedule_of(id) == name]
     return ScheduleDetail(
         row=rows[0],
         ledger=ledger,
