@@ -83,7 +83,7 @@ def test_time_and_decision_are_pure() -> None:
         *PACKAGE.glob("manifest/**/*.py"),
     ]
     names = ("redaction", "outbound/addresses", "store/counters", "jobs/results",
-             "schedules/edits", "schedules/serializers", "schedules/upcoming",
+             "schedules/serializers", "schedules/upcoming",
              "alerts/rules", "clock/reconcile",
              "doctor/server_checks", "doctor/schedule_checks")  # fmt: skip
     for path in [*pure, *(PACKAGE / f"{name}.py" for name in names)]:

@@ -83,7 +83,7 @@ def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> No
     _allow(name, found, yes=said["yes"])
     made = schedules.backfill(
         name, found.start, found.end, at_once=said["at_once"], again=said["again"],
-        most=found.count, reason=said["reason"],
+        limit=found.count, reason=said["reason"],
     )  # fmt: skip
     tell_if_nobody_leads(store, "it begins")
     if said["wait"]:
@@ -96,8 +96,8 @@ def _allow(name: str, found: Preview, *, yes: bool) -> None:
     """Ask, or refuse what is too much to be meant."""
     if found.count >= MOST:
         raise ScheduleError(
-            f"{name}: expected fewer than {MOST:,} fire times, got {found.told}; take a shorter "
-            "span, and the rest after it"
+            f"{name}: expected fewer than {MOST:,} fire times, got {found.count_text}; "
+            "take a shorter span, and the rest after it"
         )
     if yes:
         return
@@ -106,7 +106,7 @@ def _allow(name: str, found: Preview, *, yes: bool) -> None:
     elif found.count > UNASKED:
         raise ScheduleError(
             f"{name}: expected --yes for more than {UNASKED:,} fire times where nobody can be "
-            f"asked, got {found.told}; give it, or take a shorter span"
+            f"asked, got {found.count_text}; give it, or take a shorter span"
         )
 
 
@@ -118,7 +118,7 @@ def _tell_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
         click.echo(f"{name}: nothing to run from {span}{ran}", err=err)
         return
     runs = "run" if found.count == 1 else "runs"
-    click.echo(f"{name}: {found.told} {runs}{ran}", err=err)
+    click.echo(f"{name}: {found.count_text} {runs}{ran}", err=err)
     click.echo(f"  from {shown(found.first, tz)}\n  to   {shown(found.last, tz)}", err=err)
 
 

@@ -188,7 +188,7 @@ def _tell_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
 
 
 def _tell_own_pauses(store: Store) -> None:
-    own = schedules_of(store).find(state="paused", most=10).entries
+    own = schedules_of(store).find(state="paused", limit=10).entries
     if own:
         listed = ", ".join(sorted(entry.name for entry in own)[:10])
         complain(f"still paused by themselves: {listed}{', …' if len(own) > 10 else ''}")

@@ -1,7 +1,8 @@
-"""What a backfill enqueues, and how it goes on. Pure.
+"""What a backfill enqueues, and each of its steps; how one is created.
 
-A backfill is asked for once, with its span and what in it ran already; the leader takes one step
-after another (chores.py), each based on the cursor that the last one left (lua/backfill.lua).
+A backfill is created once, with its span and the fire times in it that have run. The leader takes
+one step after another (clock/backfiller.py), each from the cursor that the last one left
+(lua/backfill.lua).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.model.decision import DECISION_LIMIT
@@ -17,18 +19,23 @@ from rq_clock.model.entry import Entry
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.audit import Actor
-from rq_clock.store.backfills import Backfill, Step
+from rq_clock.store.backfills import Backfill, Step, backfill_id
 from rq_clock.store.operations import Operations
 from rq_clock.timing.instants import from_ms, read_instant, to_ms
 from rq_clock.timing.triggers import MANY, from_spec
 
+BACKFILL_LIMIT = 1000
+"""Fire times of a backfill, unless the caller sets a limit."""
 SEARCHED = 1000
-"""Fire times that a step looks at, at most: those that ran already cost nothing else."""
+"""Fire times that a step looks at; those that have run cost nothing else."""
+RequestId: TypeAlias = tuple[datetime, int]
+"""When a caller sent a request first, and a number by which the caller knows it."""
 SHORTEST_LOOK, LONGEST_LOOK = timedelta(milliseconds=200), timedelta(seconds=2)
 """How soon a running backfill is looked after again: soon after its last step, less and less often
 while its jobs run."""
 _MS = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
+_CLOCK = Actor(by="clock")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +53,8 @@ class Preview:
     rule: str
 
     @property
-    def told(self) -> str:
-        """The count in words."""
+    def count_text(self) -> str:
+        """Return the count for people."""
         return f"at least {self.count:,}" if self.count >= MANY else f"{self.count:,}"
 
 
@@ -172,49 +179,98 @@ def _under(rule: str, schedule: Schedule) -> Schedule:
     return replace(schedule, trigger=from_spec(spec), jitter=jitter and jitter * _MS)
 
 
-CLOCK = Actor(by="clock")
+# ---- creating one -----------------------------------------------------------------------------
 
 
-def catch_up_backfill(changes: Operations, name: str, now: datetime) -> None:
-    """Ask for what a pause that is over has skipped, unless it is to be lost. Fire times of an
-    older rule are not asked for."""
-    there = changes.store.load([name])[0].get(name)
+def preview_now(
+    operations: Operations, name: str, start: datetime, end: datetime, *, again: bool
+) -> Preview:
+    """Return what a backfill would enqueue after what is due now is decided."""
+    entry = operations.settle(name, operations.store.now())
+    if entry is None or entry.schedule is None:
+        raise ScheduleError(f"{name}: it has no fire times: {entry.fault if entry else 'gone'}")
+    if again:
+        return preview(entry, start, end, ())
+    running = operations.backfills.running(name)
+    return preview(entry, start, end, operations.store.ledger(name), running)
+
+
+def create_backfill(  # noqa: PLR0913 - each a choice of its own
+    operations: Operations,
+    name: str,
+    span: tuple[datetime, datetime],
+    actor: Actor,
+    *,
+    request_id: RequestId | None,
+    at_once: int,
+    again: bool,
+    limit: int,
+) -> Backfill:
+    """Create a backfill, or return the one of this `request_id`. Raises ScheduleError."""
+    if request_id and (made := operations.backfills.get(backfill_id(name, request_id[0]))):
+        return made
+    others = None if again else operations.backfills.count()  # first: others may be faster
+    found = preview_now(operations, name, *span, again=again)
+    if found.count > limit:
+        raise ScheduleError(
+            f"{name}: expected at most {limit:,} fire times, got {found.count_text}; "
+            f"narrow the span, or allow them with limit={found.count}"
+        )
+    now = request_id[0] if request_id else operations.store.now()
+    backfill = _backfill(backfill_id(name, now), name, found, actor, now, at_once)
+    if not operations.backfills.create(backfill, actor, others):
+        raise ScheduleError(f"{name}: another backfill has this id; repeat the call")
+    return backfill
+
+
+def _backfill(
+    id: str, name: str, found: Preview, actor: Actor, now: datetime, at_once: int = 1
+) -> Backfill:
+    return Backfill(
+        id=id,
+        schedule=name,
+        start=found.start,
+        end=found.end,
+        at_once=at_once,
+        total=found.count,
+        by=actor.by,
+        reason=actor.reason,
+        since=now,
+        rule=found.rule,
+        left_out=found.left_out,
+    )
+
+
+def catch_up_backfill(operations: Operations, name: str, now: datetime) -> None:
+    """Create a backfill of what an ended pause has skipped, unless its `missed` is skip.
+
+    It covers the fire times of the present trigger only.
+    """
+    there = operations.store.load([name])[0].get(name)
     for pause in there.pauses if there else ():
         if pause.until is None or pause.missed == "skip":
             continue
-        if pause.until > now:  # another one by now
-            changes.backfills.postpone(f"pause:{name}", pause.until)
+        if pause.until > now:  # a newer pause
+            operations.backfills.postpone(f"pause:{name}", pause.until)
             continue
-        asked = changes.backfills.count()
-        entry = changes.settle(name, pause.until)
+        others = operations.backfills.count()
+        entry = operations.settle(name, pause.until)
         if entry is None or entry.schedule is None:
             return
-        running = changes.backfills.running(name)
         found = missed_in(
             entry,
             max(pause.since, entry.known_since + _MS),
             pause.until,
-            changes.store.ledger(name),
-            running,
+            operations.store.ledger(name),
+            operations.backfills.running(name),
             newest=pause.missed == "latest",
         )
         if not found.count:
             continue
-        backfill = Backfill(
-            # the same for whoever asks again, and none of theirs
-            id=f"{name}-0{to_ms(pause.until)}",
-            schedule=name,
-            start=found.start,
-            end=found.end,
-            at_once=1,
-            total=found.count,
-            by=pause.by,
-            reason="missed in a pause",
-            since=now,
-            rule=found.rule,
-            left_out=found.left_out,
-        )
+        # one id, whoever creates it, that no other backfill has
+        id = f"{name}-0{to_ms(pause.until)}"
+        owner = Actor(by=pause.by, reason="missed in a pause")
         try:
-            changes.backfills.create(backfill, CLOCK, asked)
-        except Conflict:  # another one was asked for meanwhile
-            catch_up_backfill(changes, name, now)
+            operations.backfills.create(_backfill(id, name, found, owner, now), _CLOCK, others)
+        except Conflict:  # another one was created meanwhile
+            catch_up_backfill(operations, name, now)

@@ -1,34 +1,305 @@
-"""What an edit of a schedule is, and which one somebody means. Pure; changes.py applies them."""
+"""Composes the edits of schedules, and writes them; store/operations.py stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from itertools import islice
-from typing import Any, TypeAlias
+from secrets import randbits
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from rq_clock.errors import Fault, ScheduleError
-from rq_clock.model.entry import Entry, Pause
+from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
+from rq_clock.model.entry import Entry, Pause, SkipRequest
+from rq_clock.model.job_id import JobId
+from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
-from rq_clock.store.operations import Edit
+from rq_clock.schedules.backfill import RequestId, catch_up_backfill
+from rq_clock.store.audit import Actor
+from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
+from rq_clock.timing.instants import read_instant
 from rq_clock.timing.triggers import Once, Trigger
 
+if TYPE_CHECKING:
+    from rq_clock.manifest.diff import Step
+
+ALL = "*"
+"""Stands for all schedules, in `pause` and `resume`."""
+MISSED = ("skip", "latest", "all")
 BATCH = 500
-"""Schedules in one edit where very many are added: about 5 ms of Redis's time."""
+"""Schedules in one edit of `add_many`: about 5 ms of Redis's time."""
+TRIES = 20
+"""Attempts at a change that others get ahead of."""
+_CLOCK_SECONDS = 60.0
 _MS = timedelta(milliseconds=1)
 _OPTIONS = [f.name for f in fields(Schedule) if f.name not in ("name", "trigger", "target")]
+T = TypeVar("T")
 
 ScheduleArgs: TypeAlias = (
     tuple[str, Trigger, Target | Callable[..., object]]
     | tuple[str, Trigger, Target | Callable[..., object], dict[str, Any]]
 )
-"""A schedule as `add_many` takes it: name, trigger, target and, if any, options."""
+"""A schedule for `add_many`: name, trigger, target and, if any, options."""
+
+
+class Editor:
+    """Composes and writes the edits of one actor. Raises Conflict."""
+
+    def __init__(self, operations: Operations, by: str) -> None:
+        self.operations = operations
+        self.store = operations.store
+        self._by = by
+        self._server_time: tuple[float, datetime] | None = None
+
+    def now(self) -> datetime:
+        """Return the server's time, read once a minute."""
+        read = monotonic()
+        if self._server_time is None or read - self._server_time[0] > _CLOCK_SECONDS:
+            self._server_time = (read, self.store.now())
+        since, then = self._server_time
+        return then + timedelta(seconds=read - since)
+
+    def actor(self, reason: str = "") -> Actor:
+        """Return who acts, for the audit."""
+        return Actor(by=self._by, reason=reason)
+
+    def find(self, name: str) -> Entry:
+        """Return a schedule; the conflict of a missing one names a similar schedule."""
+        entry = self.store.load([name])[0].get(name)
+        if entry is None:
+            raise Conflict(ConflictKind.MISSING, name, self._near(name))
+        return entry
+
+    def load(self, names: Sequence[str]) -> tuple[dict[str, Entry], dict[str, Pause]]:
+        """Return these schedules and their own pauses."""
+        entries: dict[str, Entry] = {}
+        pauses: dict[str, Pause] = {}
+        for start in range(0, len(names), BATCH):
+            chunk = names[start : start + BATCH]
+            entries |= self.store.load(chunk)[0]  # first: a pause from now on makes it stale
+            pauses |= self.store.pauses(chunk)
+        return entries, pauses
+
+    def add(
+        self, schedules: Sequence[Schedule], *, replace: bool = False, audit: bool = True
+    ) -> list[str]:
+        """Add schedules, or `replace` existing ones. Return their revisions."""
+        now = self.now()
+        existing = self.store.load([s.name for s in schedules])[0] if replace else {}
+        nexts: dict[Trigger, datetime | None] = {}
+        edits = [
+            self.to_replace(entry, schedule, now)
+            if (entry := existing.get(schedule.name))
+            else edit_to_add(schedule, now, nexts)
+            for schedule in schedules
+        ]
+        return self.operations.edit(edits, now, "add", self.actor() if audit else None)
+
+    def add_many(
+        self,
+        schedules: Iterable[ScheduleArgs],
+        *,
+        replace: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Add schedules in batches; each is built while the one before it is sent."""
+        count, rest, fault = 0, iter(schedules), None
+        pending: Future[list[str]] | None = None
+        with ThreadPoolExecutor(1) as sender:
+            try:
+                while True:
+                    try:
+                        batch = next_batch(rest)
+                    except ScheduleError as error:
+                        batch, fault = [], error
+                    if pending:
+                        count += len(pending.result())
+                        if progress:
+                            progress(count)
+                    if fault:
+                        raise fault
+                    if not batch:
+                        return count
+                    pending = sender.submit(self.add, batch, replace=replace, audit=False)
+            finally:
+                if count:
+                    self.operations.audit.note("add-many", count, self.actor())
+
+    def write(
+        self, edits: Sequence[Edit], verb: str, names: Sequence[str], reason: str = "",
+        **detail: Any,
+    ) -> list[str]:  # fmt: skip
+        """Write all of these edits or none. Return the new revisions."""
+        if len(edits) > BATCH_LIMIT:
+            raise ScheduleError(
+                f"expected at most {BATCH_LIMIT:,} schedules at once, got {len(edits):,}"
+            )
+        if paused := [edit.name for edit in edits if edit.pause]:
+            self._catch_up(paused)
+        try:
+            return self.operations.edit(edits, self.now(), verb, self.actor(reason), **detail)
+        except Conflict as conflict:
+            raise self._with_near_name(conflict) from None
+
+    def to_change(self, entry: Entry, changes: Mapping[str, Any]) -> Edit:
+        """Return the edit that changes trigger, target or options of a run-time schedule."""
+        if entry.declared:
+            raise Conflict(ConflictKind.DECLARED, entry.name)
+        return self.to_replace(entry, apply_changes(entry, changes), self.store.now())
+
+    def to_replace(self, entry: Entry, schedule: Schedule, now: datetime) -> Edit:
+        """Return the edit that gives a schedule another definition.
+
+        With another trigger, the overdue fire times of the old one are decided first.
+        """
+        was, definition = entry.schedule, schedule.definition()
+        if was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
+            return Edit(name=entry.name, expected=entry.revision, definition=definition)
+        if was and entry.next_fire and entry.next_fire <= now:
+            settled = self.operations.settle(entry.name, now)
+            revision = settled.revision if settled else ""
+            if revision != entry.revision:
+                raise Conflict(ConflictKind.STALE, entry.name, revision)
+        edit = edit_to_add(schedule, now, {})
+        return replace(edit, name=entry.name, expected=entry.revision)
+
+    def to_apply(self, steps: Sequence[Step]) -> list[Edit]:
+        """Return the edits of a plan's steps."""
+        now = self.now()
+        nexts: dict[Trigger, datetime | None] = {}
+        edits = []
+        for step in steps:
+            if step.item is None:
+                expected = step.was.revision if step.was else "there"
+                edits.append(Edit(name=step.name, expected=expected, definition=""))
+                continue
+            if step.was is None:
+                edit = edit_to_add(step.item.schedule, now, nexts)
+            else:
+                edit = self.to_replace(step.was, step.item.schedule, now)
+            edits.append(replace(edit, pause=step.new_pause(self._by, now)))
+        return edits
+
+    def to_pause(
+        self, names: Sequence[str], reason: str, until: datetime | None, missed: str
+    ) -> list[Edit]:
+        """Return the edits that pause these; a paused one keeps the start of its pause."""
+        now = self.store.now()
+        if until is not None and read_instant(until, field="until") <= now:
+            raise ScheduleError(f"expected until in the future, got {until.isoformat()}")
+        since = {n: p.since for n, p in self.store.pauses(names).items() if p.at(now)}
+        pause = Pause(reason=reason, by=self._by, since=now, until=until, missed=missed)
+        return [Edit(name=n, pause=replace(pause, since=since.get(n, now))) for n in names]
+
+    def to_resume(self, names: Sequence[str], missed: str | None) -> list[Edit]:
+        """Return the edits that end the present pauses of these."""
+        now = self.store.now()
+        return [
+            Edit(
+                name=name,
+                expected=revision,
+                pause=replace(ended_now(pause, now), missed=missed or pause.missed),
+            )
+            for name, pause, revision in self._own_pauses(names, now)
+        ]
+
+    def to_skip(self, name: str, count: int, reason: str) -> tuple[Edit, datetime]:
+        """Return the edit that skips the next `count` fire times, and the last of them."""
+        now = self.store.now()
+        entry = self.operations.settle(self.find(name).name, now)  # what is due is not next
+        if entry is None:
+            raise Conflict(ConflictKind.MISSING, name)
+        if entry.schedule is None:
+            raise ScheduleError(f"{name}: it has no fire times: {entry.fault}")
+        last = max(now, entry.decided)
+        for _ in range(count):
+            following = entry.schedule.next_after(last)
+            if following is None:
+                raise ScheduleError(f"{name}: expected {count} more fire times, got fewer")
+            last = following
+        if not count:
+            return Edit(name=name, unskip=True), last
+        skip = SkipRequest(count=count, until=last, reason=reason, by=self._by, since=now)
+        expected = f"{entry.revision} {entry.base}"  # none of them may have run by now
+        return Edit(name=name, expected=expected, skipping=skip), last
+
+    def _own_pauses(self, names: Sequence[str], now: datetime) -> list[tuple[str, Pause, str]]:
+        """Return the names, present pauses and revisions of those that are paused themselves."""
+        known, everything = self.store.load([n for n in names if n != ALL])
+        if missing := [n for n in names if n != ALL and n not in known]:
+            conflicts = [Conflict(ConflictKind.MISSING, n) for n in missing]
+            raise self._with_near_name(Conflict.join(conflicts))
+        revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
+        found = self.store.pauses(names)  # last: one from now on makes its revision stale
+        return [(n, pause, revisions[n]) for n, pause in found.items() if pause.at(now)]
+
+    def trigger(
+        self, name: str, request_id: RequestId | None, reason: str,
+        *, force: bool, fire_time: datetime | None,
+    ) -> str:  # fmt: skip
+        """Enqueue a run by hand, once for each request id. Return the job's id."""
+        entry = self.find(name)
+        if entry.schedule is None:
+            raise ScheduleError(f"{name}: it cannot run: {entry.fault}")
+        now, number = request_id or (self.store.now(), randbits(32))
+        if fire_time is not None:
+            fire_time = read_instant(fire_time, field="fire_time")
+            if fire_time >= now:
+                got = fire_time.isoformat()
+                raise ScheduleError(f"{name}: expected fire_time in the past, got {got}")
+        elif request_id and self._was_triggered(name, now):  # its job may be gone
+            return str(JobId(self.store.namespace, name, now, "m", str(number)))
+        job_id, running = self.operations.trigger(
+            entry, now, str(number), self.actor(reason), force=force, fire_time=fire_time
+        )
+        if running:
+            raise Conflict(ConflictKind.RUNNING, name, running[0])
+        return job_id
+
+    def _was_triggered(self, name: str, t: datetime) -> bool:
+        runs = (e for e in self.store.ledger(name) if isinstance(e, Enqueued))
+        return any((run.reason, run.fire_time) == ("manual", t) for run in runs)
+
+    def _catch_up(self, names: Sequence[str]) -> None:
+        """Catch up for ended pauses before others are written over them."""
+        now = self.store.now()
+        for name in self.operations.backfills.unfinished_pauses(names, now):
+            with suppress(ScheduleError):  # a schedule that cannot run can still be paused
+                catch_up_backfill(self.operations, name, now)
+
+    def _with_near_name(self, conflict: Conflict) -> Conflict:
+        """Return the conflict with a similar name for the first schedule that does not exist."""
+        found = conflict.all
+        for index, one in enumerate(found):
+            if one.kind is ConflictKind.MISSING:
+                found[index] = Conflict(one.kind, one.name, self._near(one.name))
+                break
+        return Conflict.join(found)
+
+    def _near(self, name: str) -> str:
+        """Return the most similar of the first 10,000 names, or ""."""
+        near = get_close_matches(name, self.store.some_names(10_000), n=1)
+        return near[0] if near else ""
+
+
+def retry_stale(change: Callable[[], T]) -> T:
+    """Make a change, again each time that somebody else or the clock gets ahead of it."""
+    for _ in range(TRIES - 1):
+        try:
+            return change()
+        except Conflict as conflict:
+            if not any(c.kind is ConflictKind.STALE for c in conflict.all):
+                raise
+    return change()
 
 
 def edit_to_add(schedule: Schedule, now: datetime, nexts: dict[Trigger, datetime | None]) -> Edit:
-    """The edit that adds a schedule; `nexts` remembers what triggers said for this `now`."""
+    """Return the edit that adds a schedule; `nexts` caches the next fire times of triggers."""
     since = now
     if isinstance(schedule.trigger, Once):
         since = min(now, schedule.trigger.at - _MS)
@@ -49,7 +320,7 @@ def edit_to_add(schedule: Schedule, now: datetime, nexts: dict[Trigger, datetime
 
 
 def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
-    """A schedule with something else of trigger, target and options. Raises ScheduleError."""
+    """Return a schedule with another trigger, target or options. Raises ScheduleError."""
     was = entry.schedule
     options = {o: getattr(was, o) for o in _OPTIONS} if was else {}
     if was and was.overlap == ("allow" if was.catch_up == "all" else "skip"):
@@ -59,23 +330,34 @@ def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
         options.pop(part, None) or (getattr(was, part) if was else None)
         for part in ("trigger", "target")
     )
-    return declare(entry.name, trigger, target, options)  # type: ignore[arg-type]  # it says so
+    return declare(entry.name, trigger, target, options)  # type: ignore[arg-type]  # it refuses None
 
 
-def next_batch(given: Iterator[ScheduleArgs]) -> list[Schedule]:
-    """The next schedules of `add_many`; none at the end."""
-    schedules = [
+def next_batch(schedules: Iterator[ScheduleArgs]) -> list[Schedule]:
+    """Return the next schedules of `add_many`; none at the end."""
+    batch = [
         declare(name, trigger, target, options[0] if options else {})
-        for name, trigger, target, *options in islice(given, BATCH)
+        for name, trigger, target, *options in islice(schedules, BATCH)
     ]
-    names = [s.name for s in schedules]
+    names = [s.name for s in batch]
     if len(set(names)) < len(names):
         twins = sorted({n for n in names if names.count(n) > 1})
-        text = "given twice; names are unique"
+        text = "the name appears twice; names are unique"
         raise ScheduleError(*(Fault("name", text, schedule=n) for n in twins))
-    return schedules
+    return batch
 
 
 def ended_now(pause: Pause, now: datetime) -> Pause:
-    """The same pause, over: it goes on to hold for what came due before."""
+    """Return the pause as ended now: it still blocks what came due before."""
     return Pause(reason=pause.reason, by=pause.by, since=pause.since, until=now)
+
+
+def refuse_missed(names: Sequence[str], missed: str) -> None:
+    """Raise ScheduleError for a `missed` that is none, or does not work for all schedules."""
+    if missed not in MISSED:
+        raise ScheduleError(f"expected missed to be skip, latest or all, got {missed!r}")
+    if ALL in names and missed != "skip":
+        raise ScheduleError(
+            f"missed={missed!r} does not go with a pause of all schedules; name the schedules "
+            "whose fire times are to be caught up, or backfill them"
+        )

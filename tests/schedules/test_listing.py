@@ -11,8 +11,9 @@ from rq_clock.errors import ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.model.targets import command
 from rq_clock.schedules import listing as overview
+from rq_clock.schedules.edits import ALL
 from rq_clock.schedules.listing import SORTS, Listing, ScheduleList
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.service import Schedules
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once

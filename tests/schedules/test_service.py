@@ -23,7 +23,8 @@ from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import webhook
 from rq_clock.run import from_meta
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.edits import ALL
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
@@ -161,7 +162,7 @@ class TestAdding:
 
     def test_twins_in_a_portion_are_refused(self, schedules: Schedules, store: Store) -> None:
         given = [("a", every(hours=1), TASK), ("a", every(hours=2), TASK)]
-        assert "a: given twice" in faults(schedules, "add_many", given)
+        assert "a: the name appears twice" in faults(schedules, "add_many", given)
         assert store.size() == 0
 
 
@@ -319,7 +320,7 @@ class TestFinding:
         schedules.add_many((f"t{i}", every(hours=1), TASK) for i in range(3000))
         found, cursor, pages = [], "", 0
         while pages == 0 or cursor:
-            page = schedules.find(cursor=cursor, most=500)
+            page = schedules.find(cursor=cursor, limit=500)
             found += [entry.name for entry in page.entries]
             cursor, pages = page.cursor, pages + 1
         assert len(set(found)) == len(found) == 3003
@@ -526,7 +527,7 @@ class TestSkip:
 
     def test_more_than_there_will_be_is_refused(self, schedules: Schedules, store: Store) -> None:
         name = schedules.once(now(store) + HOUR, TASK)
-        assert "expected 2 fire times" in faults(schedules, "skip", name, 2)
+        assert "expected 2 more fire times" in faults(schedules, "skip", name, 2)
 
 
 def fire_times(after: datetime, until: datetime, period: timedelta) -> Iterator[datetime]:

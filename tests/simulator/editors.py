@@ -22,7 +22,8 @@ from typing import Any
 from redis import Redis
 
 from rq_clock.errors import RqClockError, ScheduleError
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.edits import ALL
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.edits import ALL
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.backfills import Backfills
 from rq_clock.store.store import Store

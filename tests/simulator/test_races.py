@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.edits import ALL
+from rq_clock.schedules.service import Schedules
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import every
 from tests.simulator.races import MIDNIGHT, Leader, Wall, editor, line_to

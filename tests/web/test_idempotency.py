@@ -34,7 +34,7 @@ keys = Idempotency(redis, "default")
 claim = keys.claim("admin", "it-1", b"POST /api/v1/schedules/a/runs?\\n")
 schedules = Schedules(redis, by="admin", settings=Settings.from_env({"REDIS_URL": url}))
 if when == "after":
-    print(schedules.trigger("a", asked=(claim.began, claim.number)), flush=True)
+    print(schedules.trigger("a", request_id=(claim.began, claim.number)), flush=True)
 os.kill(os.getpid(), 9)
 """
 

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
-from rq_clock.schedules.backfill import Preview
+from rq_clock.schedules.backfill import Preview, RequestId
 from rq_clock.schedules.serializers import backfill_view
-from rq_clock.schedules.service import RequestId, Schedules
+from rq_clock.schedules.service import Schedules
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.backfills import Backfills
 from rq_clock.timing.instants import iso, read_instant
@@ -68,7 +68,9 @@ def run(
     goes on and it skips overlaps, unless with `force`."""
     schedules = schedules_for(site, token)
     with _fits():
-        job = schedules.trigger(name, force=said.force, reason=said.reason, asked=asked_by(request))
+        job = schedules.trigger(
+            name, force=said.force, reason=said.reason, request_id=asked_by(request)
+        )
     where = located(request, f"/runs/{job}")
     return answer({"job": job, "schedule": name}, 202, where)
 
@@ -148,8 +150,8 @@ def backfill(
             found = schedules.preview_backfill(name, start, end, again=said.again)
             return answer(preview_view(name, found))
         made = schedules.backfill(
-            name, start, end, at_once=said.at_once, again=said.again, most=said.most,
-            reason=said.reason, asked=asked_by(request),
+            name, start, end, at_once=said.at_once, again=said.again, limit=said.most,
+            reason=said.reason, request_id=asked_by(request),
         )  # fmt: skip
     return answer(backfill_view(made), 202, located(request, f"/backfills/{made.id}"))
 
@@ -254,7 +256,7 @@ def run_many(request: Request, site: Web, token: Operate, said: taken.ManyRun) -
     results = []
     for name in _names(site, said, MOST // 5):
         try:
-            job = schedules.trigger(name, force=said.force, reason=said.reason, asked=asked)
+            job = schedules.trigger(name, force=said.force, reason=said.reason, request_id=asked)
             results.append(_result(site, name, None, job))
         except ScheduleError as error:
             results.append(_result(site, name, error))

@@ -286,7 +286,7 @@ def retry(
         try:
             job = schedules_for(site, token).rerun(
                 id, force=said.force, reason=said.reason,
-                asked=asked_by(request),
+                request_id=asked_by(request),
             )  # fmt: skip
         except Conflict:
             raise

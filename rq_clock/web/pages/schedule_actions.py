@@ -14,9 +14,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from rq_clock.errors import ScheduleError
-from rq_clock.schedules.backfill import Preview
+from rq_clock.schedules.backfill import BACKFILL_LIMIT, Preview
 from rq_clock.schedules.detail import ScheduleDetail
-from rq_clock.schedules.service import BACKFILL_LIMIT, Schedules
+from rq_clock.schedules.service import Schedules
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.settings import Token
 from rq_clock.timing.instants import read_instant, to_ms

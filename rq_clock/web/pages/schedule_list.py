@@ -11,8 +11,9 @@ from fastapi.responses import RedirectResponse, Response
 
 from rq_clock.errors import ScheduleError
 from rq_clock.model.filters import Filter
+from rq_clock.schedules.edits import ALL
 from rq_clock.schedules.listing import Listing
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Token
 from rq_clock.store.operations import BATCH_LIMIT
 from rq_clock.timing.instants import read_instant

@@ -18,7 +18,8 @@ from redis import Redis
 from starlette.testclient import TestClient
 
 from rq_clock.model.targets import command, webhook
-from rq_clock.schedules.service import ALL, Schedules
+from rq_clock.schedules.edits import ALL
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
