@@ -1,2 +1,1 @@
-"""What is wrong with schedules, told by the leading clock: found out (watch.py), told apart from
-what is no news (board.py), and sent (channels.py)."""
+"""Alerts: monitor.py finds problems, rules.py what changed, channels.py sends the reports."""

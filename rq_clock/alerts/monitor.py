@@ -1,17 +1,17 @@
-"""The leading clock's eye on what goes wrong: it finds out, keeps, and tells.
+"""The leading clock's monitor: it finds problems, stores alerts, and reports them.
 
-Once every few seconds, when nothing is due this instant, `look` asks Redis in one command what is
-overdue, what has ended, what holds up and what nobody serves; with what `witness` saw of the
-commits since, the board (alerts.py) says what is news. That is kept in Redis under the fencing
-token first and told (channels.py) afterwards. So a clock that was deposed tells nothing, a restart
-tells nothing twice, and a clock that dies in between leaves an alert in Redis that nobody was told
-of until it is called to mind a day later.
+Every few seconds, when nothing is due this instant, `look` reads from Redis, in one command, the
+overdue schedules, the ended runs, the blocking jobs and the queues without workers. With these, and
+the commits that `witness` has seen, the rules (rules.py) find the edges. They are stored in Redis
+under the fencing token first and reported (channels.py) afterwards. So a deposed clock reports
+nothing and a restart never repeats a report. A clock that dies in between leaves an alert in Redis
+that is reported a day later, when it still goes on.
 
-Runs are known from the attempts that rq-clock's workers record; of a stock RQ worker's nobody
-hears. Queues are all that RQ knows of in this Redis, whoever fills them. A one-off job that was
-added at run time has no alerts once it has been enqueued: it is over.
+Runs are known from the attempts that rq-clock's workers record; a stock RQ worker records none.
+Queues are all that RQ knows of in this Redis. A one-off job that was added at run time has no
+alerts once it has been enqueued: it is over.
 
-Not here: what says that no clock leads at all. Nothing inside can; RQ_CLOCK_PING_URL is for that.
+Not here: an alarm when no clock leads. Nothing inside can raise it; RQ_CLOCK_PING_URL is for that.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from rq_clock.store.commit import CommitResult, Planned
 from rq_clock.store.store import Store
 
 LOOK_SECONDS, LEAST_SECONDS = 5.0, 0.1
-"""From one look to the next when nothing ends, and when more does than one look takes in."""
-MANY = 200
+"""From one look to the next: when no run ends, and when more end than one look reads."""
+LOOK_LIMIT = 200
 """Ended runs, or overdue fire times, in one look: about 2 ms."""
-SEEN = 2000
-"""Answers to commits that are remembered until the next look, of those that matter."""
-TIDY_SECONDS, TIDIED = 60.0, 100
-"""How often it is asked whether schedules with alerts still exist, and of how many at once."""
+COMMITS_LIMIT = 2000
+"""Commits that are remembered until the next look."""
+TIDY_SECONDS, TIDY_LIMIT = 60.0, 100
+"""How often to check that schedules with alerts still exist, and how many at once."""
 REPORTS = 10
-"""Reports in a minute; what comes beyond is gathered into one."""
+"""Reports in a minute; beyond, they are gathered into one."""
 PASSED_OVER = ("window", "limit")
 """Reasons of skips that come from lateness."""
 RUNS = "@runs"
@@ -69,22 +69,22 @@ class Monitor:
             stuck=timedelta(seconds=settings.alert_stuck),
         )
         self._channels = Channels(settings)
-        self._board: OpenAlerts | None = None
+        self._open: OpenAlerts | None = None
         self._attempt = ""
-        """The newest ended attempt that the board knows of."""
-        self._seen: deque[CommitResult] = deque(maxlen=SEEN)
+        """The newest ended attempt that was read."""
+        self._commits: deque[CommitResult] = deque(maxlen=COMMITS_LIMIT)
         self._watched: set[str] = set()
-        """Schedules of which also what goes well matters."""
-        self._unsure: tuple[dict[str, str], list[Edge]] = {}, []
-        """Sent to be kept, but the answer has not come: after a lost connection nobody knows."""
-        self._untold: list[Edge] = []
+        """Schedules whose successful commits matter too: they may end an alert."""
+        self._unconfirmed: tuple[dict[str, str], list[Edge]] = {}, []
+        """Sent to be stored, and not answered: after a lost connection the outcome is unknown."""
+        self._pending: list[Edge] = []
         self._reported: deque[float] = deque([float("-inf")] * REPORTS, maxlen=REPORTS)
         self._to_tidy: list[str] = []
         self._tidy_at = float("-inf")
         self._now = datetime.min.replace(tzinfo=UTC)
 
     def witness(self, answer: CommitResult) -> None:
-        """Remember what a commit did, if it may matter. Called in the midst of a tick."""
+        """Remember a commit, if it may matter. Called in the middle of a tick."""
         entry = answer.planned.entry
         if (
             answer.kind == "overlap"
@@ -92,88 +92,89 @@ class Monitor:
             or (entry.schedule is not None and entry.schedule.ping is not None)
             or _lateness(answer) > self._rules.grace
         ):
-            self._seen.append(answer)
+            self._commits.append(answer)
 
     def look(self, moment: float, now: datetime, tick: TickReport, lease: Lease) -> float:
-        """Find out, keep and tell; `moment` is monotonic. Seconds until the next look.
+        """Find problems, store and report them; `moment` is monotonic. Return the seconds until the
+        next look.
 
-        Raises LeaseLost, and redis-py's errors; what was seen of commits is looked at again then.
+        Raises LeaseLost, and redis-py's errors; the next look reads the same commits again then.
         """
         self._now = now
-        board = self._board = self._board or self._load()
-        for answer in self._seen:
-            self._account(board, answer)
+        alerts = self._open = self._open or self._load()
+        for answer in self._commits:
+            self._check_commit(alerts, answer)
         before = now - self._rules.grace
-        sight = self._executions.sight(before, self._attempt, board.jobs(), MANY)
-        self._judge(board, sight, tick)
-        if moment >= self._tidy_at and board.schedules():
+        snapshot = self._executions.snapshot(before, self._attempt, alerts.jobs(), LOOK_LIMIT)
+        self._check(alerts, snapshot, tick)
+        if moment >= self._tidy_at and alerts.schedules():
             self._tidy_at = moment + TIDY_SECONDS
-            self._tidy(board)
-        self._keep(board, sight.attempt, lease)
-        self._tell(moment)
-        self._ping(sight, tick, moment)
-        self._seen.clear()
-        self._watched = board.schedules(LATE, STUCK)
-        return max(LEAST_SECONDS, LOOK_SECONDS / (1 + len(sight.ended) / 20))
+            self._tidy(alerts)
+        self._keep(alerts, snapshot.attempt, lease)
+        self._report(moment)
+        self._ping(snapshot, tick, moment)
+        self._commits.clear()
+        self._watched = alerts.schedules(LATE, STUCK)
+        return max(LEAST_SECONDS, LOOK_SECONDS / (1 + len(snapshot.ended) / 20))
 
     def forget(self) -> None:
-        """Another clock may have led, or the server been away: what Redis holds is true."""
-        self._board = None
+        """Read the alerts anew: another clock may have led, or the server been away."""
+        self._open = None
 
     def close(self) -> None:
-        """Tell what can be told within a second."""
-        self._tell(float("inf"))
+        """Send what can be sent within a second."""
+        self._report(float("inf"))
         self._channels.close()
 
-    # ---- finding out --------------------------------------------------------------------------
+    # ---- finding problems ---------------------------------------------------------------------
 
     def _load(self) -> OpenAlerts:
         kept = self._store.alerts()
-        changes, edges = self._unsure
+        changes, edges = self._unconfirmed
         if changes and all(kept.get(field, "") == text for field, text in changes.items()):
-            self._say(edges)
-        self._unsure = {}, []
+            self._log(edges)
+        self._unconfirmed = {}, []
         self._attempt = kept.pop(RUNS, "")
         return OpenAlerts(self._rules, kept)
 
-    def _account(self, board: OpenAlerts, answer: CommitResult) -> None:
-        """What a commit says about its schedule."""
+    def _check_commit(self, alerts: OpenAlerts, answer: CommitResult) -> None:
+        """Record what a commit shows about its schedule."""
         plan = answer.planned
         name, decision, late = plan.entry.name, plan.decision, _lateness(answer)
         if answer.kind == "overlap":
-            board.blocked(name, decision.fire_times[-1], answer.detail)
+            alerts.blocked(name, decision.fire_times[-1], answer.detail)
             return
         if plan.job_ids:
-            board.unblocked(name, self._now)
+            alerts.unblocked(name, self._now)
         first = _oldest(decision)
         if first and late > self._rules.grace and not _is_over(plan):
             how = "was enqueued" if plan.job_ids else "came too late to run,"
-            board.late(name, first, f"{how} {late.total_seconds():.0f} s late", self._now)
+            alerts.late(name, first, f"{how} {late.total_seconds():.0f} s late", self._now)
         elif plan.job_ids:
-            board.on_time(name, self._now)
+            alerts.on_time(name, self._now)
 
-    def _judge(self, board: OpenAlerts, sight: Snapshot, tick: TickReport) -> None:
-        """What one look says."""
-        for name, fire_time in sight.overdue.items():
+    def _check(self, alerts: OpenAlerts, snapshot: Snapshot, tick: TickReport) -> None:
+        """Record what one look shows."""
+        for name, fire_time in snapshot.overdue.items():
             why = f": {tick.faulty[name]}" if name in tick.faulty else ""
-            board.late(name, fire_time, _line(f"is undecided{why}"), self._now)
+            alerts.late(name, fire_time, _line(f"is undecided{why}"), self._now)
         for name, job_id in tick.lost:
-            board.failed(name, self._now, f"its job {job_id} has vanished", self._now)
-        for ended, _ in sight.ended:
+            alerts.failed(name, self._now, f"its job {job_id} has vanished", self._now)
+        for ended, _ in snapshot.ended:
             attempt = _final(ended)
             if attempt and attempt.state == OK:
-                board.succeeded(ended.schedule, self._now)
-            elif attempt and attempt.state != STOPPED:  # that is an operator's doing
+                alerts.succeeded(ended.schedule, self._now)
+            elif attempt and attempt.state != STOPPED:  # by an operator
                 error = _line(attempt.error or attempt.state)
-                board.failed(ended.schedule, attempt.ended, error, self._now)
-        board.see(sight.live, sight.unserved, self._now)
+                alerts.failed(ended.schedule, attempt.ended, error, self._now)
+        alerts.check(snapshot.live, snapshot.unserved, self._now)
 
-    def _tidy(self, board: OpenAlerts) -> None:
-        """Drop the alerts of schedules that have nothing to expect any more, some at a time."""
-        names = self._to_tidy or sorted(board.schedules())
-        names, self._to_tidy = names[:TIDIED], names[TIDIED:]
+    def _tidy(self, alerts: OpenAlerts) -> None:
+        """Drop the alerts of schedules that expect no fire time any more, some at a time."""
+        names = self._to_tidy or sorted(alerts.schedules())
+        names, self._to_tidy = names[:TIDY_LIMIT], names[TIDY_LIMIT:]
         entries, _ = self._store.load(names)
-        board.drop({name for name in names if self._expects_nothing(entries.get(name))})
+        alerts.drop({name for name in names if self._expects_nothing(entries.get(name))})
 
     def _expects_nothing(self, entry: Entry | None) -> bool:
         if entry is None or entry.pause(self._now):
@@ -183,59 +184,59 @@ class Monitor:
         except Exception:  # its fault is in the log of the clock: `schedule.invalid`
             return False
 
-    # ---- keeping and telling ------------------------------------------------------------------
+    # ---- storing and reporting ----------------------------------------------------------------
 
-    def _keep(self, board: OpenAlerts, attempt: str, lease: Lease) -> None:
-        """Keep what changed; only then is it news."""
-        edges, changes = board.take()
+    def _keep(self, alerts: OpenAlerts, attempt: str, lease: Lease) -> None:
+        """Store the changes, then log the edges."""
+        edges, changes = alerts.drain()
         if attempt != self._attempt:
-            changes[RUNS] = attempt  # last: until then what ended counts as not seen
+            changes[RUNS] = attempt  # last: until then these runs count as not read
         if changes:
-            self._unsure = changes, edges
+            self._unconfirmed = changes, edges
             self._store.keep_alerts(lease, changes)
-            self._unsure = {}, []
+            self._unconfirmed = {}, []
         self._attempt = attempt
-        self._say(edges)
+        self._log(edges)
 
-    def _say(self, edges: list[Edge]) -> None:
+    def _log(self, edges: list[Edge]) -> None:
         if edges:
             channels.log(edges, many=len(edges) > DIGEST)
-        self._untold += edges
+        self._pending += edges
 
-    def _tell(self, moment: float) -> None:
-        """Report what is untold: each edge by itself if there are few, and none if there were many
-        reports in the last minute; then it is told with what comes until there is room."""
-        room = sum(told <= moment - 60 for told in self._reported)
-        edges = self._untold
+    def _report(self, moment: float) -> None:
+        """Report the pending edges: each by itself if there are few. After many reports in the last
+        minute they wait, and are reported together with later ones."""
+        room = sum(moment_before <= moment - 60 for moment_before in self._reported)
+        edges = self._pending
         if not edges or not room:
             return
         parts = [[edge] for edge in edges] if len(edges) <= min(room, DIGEST) else [edges]
         for part in parts:
             self._reported.append(moment)
             self._channels.send(report(part, self._store.namespace, self._now))
-        self._untold = []
+        self._pending = []
 
-    def _ping(self, sight: Snapshot, tick: TickReport, moment: float) -> None:
-        """Tell the services that wait for runs, and the one that waits for this clock."""
+    def _ping(self, snapshot: Snapshot, tick: TickReport, moment: float) -> None:
+        """Ping the services of schedules, and the one that watches this clock."""
         pings = self._channels.pings
-        for answer in self._seen:
+        for answer in self._commits:
             schedule = answer.planned.entry.schedule
             if schedule and schedule.ping and answer.kind != "overlap":
                 for job_id in answer.planned.job_ids:
                     pings.started(schedule.name, schedule.ping, job_id, moment)
-        for ended, definition in sight.ended:
+        for ended, definition in snapshot.ended:
             attempt = _final(ended)
             if attempt and (url := _address(ended.schedule, definition)):
                 pings.ended(ended.schedule, url, ended.job_id, moment, ok=attempt.state == OK)
         pings.flush(moment)
-        late = any(_lateness(answer) > self._rules.grace for answer in self._seen)
-        overdue = sight.overdue.keys() - tick.faulty.keys()
+        late = any(_lateness(answer) > self._rules.grace for answer in self._commits)
+        overdue = snapshot.overdue.keys() - tick.faulty.keys()
         if not (late or overdue or tick.refused):
             self._channels.alive(moment)
 
 
 def _oldest(decision: Decision) -> datetime | None:
-    """The first fire time that was to run, also if it was too late for that."""
+    """Return the first fire time that was due, also if it was too late to run."""
     for skip in decision.skips:  # they come before what is enqueued
         if skip.reason in PASSED_OVER:
             return skip.first
@@ -243,7 +244,7 @@ def _oldest(decision: Decision) -> datetime | None:
 
 
 def _lateness(answer: CommitResult) -> timedelta:
-    """How long after its fire time it was decided; if it was added later, how long after that."""
+    """Return how long after its fire time it was decided, or after its adding if that was later."""
     first = _oldest(answer.planned.decision)
     if first is None:
         return timedelta(0)
@@ -252,23 +253,23 @@ def _lateness(answer: CommitResult) -> timedelta:
 
 
 def _is_over(plan: Planned) -> bool:
-    """Whether that was all there was of a one-off job."""
+    """Return whether it was the only fire time of a one-off job."""
     return plan.decision.next is None and not plan.entry.declared
 
 
 def _final(ended: Ended) -> Attempt | None:
-    """The attempt, if it says how the run ended: neither interrupted nor to be retried."""
+    """Return the attempt, if it ended the run: neither interrupted nor to be retried."""
     attempt = ended.entry.attempt if isinstance(ended.entry, Enqueued) else None
     return attempt if attempt and (attempt.state == OK or not ended.again) else None
 
 
 def _line(text: str) -> str:
-    """A text that goes to other places than our log: one line, without what is plainly secret."""
+    """Return a text for other places than our log: one line, obvious secrets masked."""
     return printable(masked_text(text), 200)
 
 
 def _address(name: str, definition: str) -> str | None:
-    """Where a schedule, by its stored definition, wants to have its runs told."""
+    """Return the ping URL of a schedule's stored definition."""
     try:
         return from_definition(name, definition).ping if definition else None
     except Exception:  # of a later release, or whatever others have written

@@ -1,21 +1,21 @@
-"""Which alerts are open, and what is news about them. Pure.
+"""Which alerts are open, and which of their changes to report. Pure.
 
-An alert is one thing that should not be, from when it began until it is over:
+An alert is one problem, from its beginning to its end:
 
     late        a fire time was decided, or is undecided, more than `grace` after it came; over when
                 the schedule is enqueued on time again
-    failing     so many runs of a schedule in a row ended for good without success; over with the
-                next success
-    stuck       a job has held up its schedule (overlap) for longer than `stuck` since the first
-                fire time that was skipped for it; over when the job is
+    failing     `failures` runs of a schedule in a row ended for good without success; over with
+                the next success
+    stuck       a job has blocked its schedule (overlap) for longer than `stuck` since the first
+                fire time that was skipped for it; over when the job has ended
     no-worker   jobs have waited in a queue for UNSERVED and no living worker serves it; over when
                 one does or none waits
 
-Told are its edges: it began, it goes on (once a day), it is over. What has not lasted long enough
-to be told is kept too, so that a restart counts on. A schedule that is paused, removed or has no
-fire time left has no alerts: they are dropped without a word.
+Reported are its edges: it began, it goes on (once a day), it is over. Alerts that have not lasted
+long enough to be reported are stored too, so that a restart counts on. A schedule that is paused,
+removed or has no fire time left has no alerts: they are dropped without a report.
 
-Not here: where it is told (channels.py), where it is kept and how it is found out (watch.py).
+Not here: how alerts are sent (channels.py), how they are found and stored (monitor.py).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ BEGAN, GOES_ON, RECOVERED = "began", "goes_on", "recovered"
 UNSERVED = timedelta(seconds=60)
 REMIND = timedelta(hours=24)
 ALERT_LIMIT = 1000
-"""Open alerts of one kind. After an outage a hundred thousand late schedules are one piece of news;
-to keep and tell each would hold up the tick."""
+"""Open alerts of one kind. After an outage a hundred thousand late schedules are one report; to
+store and report each would delay the tick."""
 DIGEST = 10
-"""Edges in one message, beyond which it only sums them up."""
+"""Edges up to which a message lists each; beyond, it sums them up."""
 LISTED = 100
-"""Of which a message that sums up names so many."""
+"""Edges that a summary names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class TickReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """From when on something is an alert."""
+    """The thresholds of alerts."""
 
     grace: timedelta = timedelta(seconds=60)
     failures: int = 1
@@ -68,31 +68,31 @@ class Rules:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
     """`subject` is a schedule, of no-worker a queue. `last` is the newest fire time, or end of a
-    run, that counted; `told` when an edge was told last, None if none was yet. `detail` is one line
-    about the newest, of stuck the ids of the jobs."""
+    run, that counted; `reported` when an edge was reported last, None if none was yet. `detail` is
+    one line about the newest, of stuck the ids of the jobs."""
 
     kind: str
     subject: str
     since: datetime
     last: datetime
     count: int = 1
-    told: datetime | None = None
+    reported: datetime | None = None
     detail: str = ""
 
     @property
     def field(self) -> str:
-        """Its field among the stored ones."""
+        """Return its field in the stored hash."""
         return f"{self.kind}:{self.subject}"
 
     def to_json(self) -> str:
-        """As Redis keeps it."""
-        told = self.told and to_ms(self.told)
-        instants = {"since": to_ms(self.since), "last": to_ms(self.last), "told": told}
+        """Return its stored form."""
+        reported = self.reported and to_ms(self.reported)
+        instants = {"since": to_ms(self.since), "last": to_ms(self.last), "reported": reported}
         return json.dumps({**instants, "count": self.count, "detail": self.detail})
 
     @classmethod
     def read(cls, field: str, text: str) -> Alert | None:
-        """What `to_json` wrote; None for what cannot be read, as a later release's."""
+        """Read the stored form. Return None if it cannot be read, as one of a later release."""
         kind, _, subject = field.partition(":")
         try:
             values = json.loads(text)
@@ -102,7 +102,7 @@ class Alert:
                 since=from_ms(values["since"]),
                 last=from_ms(values["last"]),
                 count=int(values["count"]),
-                told=None if values["told"] is None else from_ms(values["told"]),
+                reported=None if values["reported"] is None else from_ms(values["reported"]),
                 detail=str(values["detail"]),
             )
         except Exception:  # whatever others have written
@@ -111,32 +111,32 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """News about an alert, at an instant: it began, goes_on or recovered."""
+    """A change of an alert, at an instant: it began, goes_on or recovered."""
 
     state: str
     alert: Alert
     at: datetime
 
     @property
-    def words(self) -> str:
-        """One line for people."""
+    def text(self) -> str:
+        """Return one line for people."""
         a, since = self.alert, iso(self.alert.since)
         subject = f"queue {a.subject}" if a.kind == NO_WORKER else a.subject
         if self.state == RECOVERED:
             times = f", {a.count} times" if a.count > 1 else ""
             return f"recovered: {subject}, {a.kind} since {since}{times}"
-        said = {
+        texts = {
             LATE: f"its fire time {iso(a.last)} {a.detail}",
             FAILING: f"failed {_times(a.count)} since {since}: {a.detail}",
-            STUCK: f"held up since {since} by {a.detail}",
+            STUCK: f"blocked since {since} by {a.detail}",
             NO_WORKER: f"jobs wait since {since} and no worker serves them",
         }
         still = "still " if self.state == GOES_ON else ""
-        return f"{still}{a.kind}: {subject}, {said.get(a.kind, a.detail)}"
+        return f"{still}{a.kind}: {subject}, {texts.get(a.kind, a.detail)}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The same for machines."""
+        """Return the same as fields."""
         a = self.alert
         return {
             "kind": a.kind,
@@ -161,37 +161,37 @@ class Report:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Return the whole text."""
         return "\n".join([self.title, *self.lines]) if len(self.lines) > 1 else self.title
 
 
 def report(edges: Collection[Edge], namespace: str, now: datetime) -> Report:
-    """What to tell of these edges, at least one. More than DIGEST are summed up: how many of each
-    kind, and the first of them by name."""
-    lines = tuple(edge.words for edge in list(edges)[:LISTED])
-    said = " ".join(f"{edge.state} {edge.alert.field} {to_ms(edge.at)}" for edge in edges)
+    """Return the report of these edges, at least one. More than DIGEST are summed up: how many
+    there are of each kind, and the names of the first."""
+    lines = tuple(edge.text for edge in list(edges)[:LISTED])
+    content = " ".join(f"{edge.state} {edge.alert.field} {to_ms(edge.at)}" for edge in edges)
     about = {"namespace": namespace, "at": iso(now)}
     if len(edges) == 1:
         [edge] = edges
-        title, facts = edge.words, {**edge.facts, **about}
+        title, facts = edge.text, {**edge.facts, **about}
     else:
         listed = [edge.facts for edge in list(edges)[:LISTED]]
         title = ", ".join(f"{count} {what}" for what, count in summary(edges).items())
         facts = {"kind": "digest", "count": len(edges), **about, "alerts": listed}
         if len(edges) > LISTED:
             lines += (f"… and {len(edges) - LISTED} more",)
-    id = f"alert_{uuid5(NAMESPACE_URL, f'{namespace} {said}').hex}"
+    id = f"alert_{uuid5(NAMESPACE_URL, f'{namespace} {content}').hex}"
     return Report(id=id, at=now, title=f"[{namespace}] {title}", lines=lines, facts=facts)
 
 
 def summary(edges: Iterable[Edge]) -> dict[str, int]:
-    """How many there are of each kind that began or goes on, and how many recovered."""
+    """Return how many there are of each kind that began or goes on, and how many recovered."""
     return dict(Counter(e.state if e.state == RECOVERED else e.alert.kind for e in edges))
 
 
 class OpenAlerts:
-    """The open alerts of a namespace. It is told what happens and gathers what is news; `take`
-    hands that over, together with what is to be kept."""
+    """The open alerts of a namespace. Methods such as `late` and `failed` record events; `drain`
+    returns the edges that follow from them, and the alerts to store."""
 
     def __init__(self, rules: Rules, kept: Mapping[str, str]) -> None:
         self._rules = rules
@@ -204,26 +204,26 @@ class OpenAlerts:
 
     @property
     def open(self) -> list[Alert]:
-        """All of them, also those that are not told yet."""
+        """Return all of them, also those not reported yet."""
         return list(self._open.values())
 
     def schedules(self, *kinds: str) -> set[str]:
-        """The schedules that have an open alert, of these kinds or of any."""
+        """Return the schedules that have an open alert, of these kinds or of any."""
         of = set(kinds or KINDS) - {NO_WORKER}
         return {alert.subject for alert in self._open.values() if alert.kind in of}
 
     def jobs(self) -> list[str]:
-        """The jobs that hold up a schedule."""
-        held = [alert for alert in self._open.values() if alert.kind == STUCK]
-        return sorted({job for alert in held for job in alert.detail.split()})
+        """Return the jobs that block a schedule."""
+        stuck = [alert for alert in self._open.values() if alert.kind == STUCK]
+        return sorted({job for alert in stuck for job in alert.detail.split()})
 
-    # ---- what happens -------------------------------------------------------------------------
+    # ---- events --------------------------------------------------------------------------------
 
     def late(self, name: str, fire_time: datetime, detail: str, now: datetime) -> None:
-        """A fire time is or was decided too late. One that is told again counts once."""
+        """A fire time is or was decided too late. One that is recorded again counts once."""
         alert = self._add(LATE, name, fire_time, detail)
         if alert:
-            self._tell(alert, now)
+            self._report(alert, now)
 
     def on_time(self, name: str, now: datetime) -> None:
         """The schedule was enqueued on time."""
@@ -233,7 +233,7 @@ class OpenAlerts:
         """A run ended for good without success."""
         alert = self._add(FAILING, name, ended, error, again=True)
         if alert and alert.count >= self._rules.failures:
-            self._tell(alert, now)
+            self._report(alert, now)
 
     def succeeded(self, name: str, now: datetime) -> None:
         """A run succeeded."""
@@ -247,9 +247,9 @@ class OpenAlerts:
         """A fire time was enqueued: nothing is in its way."""
         self._end(f"{STUCK}:{name}", now)
 
-    def see(self, live: Collection[str], unserved: Collection[str], now: datetime) -> None:
-        """Which of `jobs` still wait or run, and which queues nobody serves: what is over by that,
-        and what has lasted long enough to be told, or told again."""
+    def check(self, live: Collection[str], unserved: Collection[str], now: datetime) -> None:
+        """End the alerts that are over, and report those that have lasted long enough. `live` are
+        those of `jobs` that still wait or run, `unserved` the queues without a worker."""
         for queue in sorted(unserved):
             if f"{NO_WORKER}:{queue}" not in self._open:
                 self._add(NO_WORKER, queue, now, "")
@@ -259,18 +259,18 @@ class OpenAlerts:
                 over = not any(job in live for job in alert.detail.split())
             if over:
                 self._end(field, now)
-            elif self._ripe(alert, now):
-                self._tell(alert, now)
+            elif self._needs_report(alert, now):
+                self._report(alert, now)
 
     def drop(self, names: Collection[str]) -> None:
-        """These schedules have no alerts any more."""
+        """Drop the alerts of these schedules without a report."""
         for field, alert in list(self._open.items()):
             if alert.kind != NO_WORKER and alert.subject in names:
                 self._close(field)
 
-    def take(self) -> tuple[list[Edge], dict[str, str]]:
-        """The news since the last time, in order, and the fields to be kept ("": to be removed)
-        before any of it is told."""
+    def drain(self) -> tuple[list[Edge], dict[str, str]]:
+        """Return the edges since the last time, in order, and the fields to store ("": to remove)
+        before any edge is reported. Clear both."""
         changes = {}
         for field in sorted(self._changed):
             alert = self._open.get(field)
@@ -281,13 +281,13 @@ class OpenAlerts:
         self._changed.clear()
         return edges, changes
 
-    # ---- how --------------------------------------------------------------------------------
+    # ---- within -----------------------------------------------------------------------------
 
     def _add(
         self, kind: str, subject: str, at: datetime, detail: str, *, again: bool = False
     ) -> Alert | None:
-        """The alert, with one more count if `at` is newer than what counted last (or `again`);
-        None when there are too many of its kind."""
+        """Return the alert, with one more count if `at` is newer than `last` (or `again`); None
+        when there are too many of its kind."""
         alert = self._open.get(f"{kind}:{subject}")
         if alert is None:
             if self._counts[kind] >= ALERT_LIMIT:
@@ -304,7 +304,7 @@ class OpenAlerts:
 
     def _end(self, field: str, now: datetime) -> None:
         alert = self._close(field)
-        if alert and alert.told:
+        if alert and alert.reported:
             self._edges.append(Edge(RECOVERED, alert, now))
 
     def _close(self, field: str) -> Alert | None:
@@ -314,19 +314,19 @@ class OpenAlerts:
             self._changed.add(field)
         return alert
 
-    def _ripe(self, alert: Alert, now: datetime) -> bool:
-        """Whether time alone makes it news."""
-        if alert.told:  # of what was late nothing goes on; what is undecided is told by `late`
-            return alert.kind != LATE and now - alert.told >= REMIND
+    def _needs_report(self, alert: Alert, now: datetime) -> bool:
+        """Return whether it has lasted long enough for a report."""
+        if alert.reported:  # a late alert does not go on; `late` reports the undecided
+            return alert.kind != LATE and now - alert.reported >= REMIND
         lasts = {STUCK: self._rules.stuck, NO_WORKER: UNSERVED}.get(alert.kind)
         return lasts is not None and now - alert.since >= lasts
 
-    def _tell(self, alert: Alert, now: datetime) -> None:
-        """News of it, if it was not told within a day."""
-        if alert.told and now - alert.told < REMIND:
+    def _report(self, alert: Alert, now: datetime) -> None:
+        """Report it, unless it was within a day."""
+        if alert.reported and now - alert.reported < REMIND:
             return
-        self._edges.append(Edge(GOES_ON if alert.told else BEGAN, alert, now))
-        self._open[alert.field] = replace(alert, told=now)
+        self._edges.append(Edge(GOES_ON if alert.reported else BEGAN, alert, now))
+        self._open[alert.field] = replace(alert, reported=now)
         self._changed.add(alert.field)
 
 

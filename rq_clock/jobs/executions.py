@@ -186,7 +186,7 @@ class Executions:
         found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=most)
         return [Ended.read(id, fields) for id, fields in found]
 
-    def sight(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Snapshot:
+    def snapshot(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Snapshot:
         """What a clock watches beside its tick: fire times before `before` that are undecided,
         what ended since `attempt` ("": nothing yet, only where that is), which of `jobs` still
         wait or run, and the queues that nobody serves. At most so many of each; one command."""

@@ -33,14 +33,14 @@ def board(*, failures: int = 1, kept: dict[str, str] | None = None) -> OpenAlert
 
 def news(of: OpenAlerts) -> list[tuple[str, str]]:
     """State and field of each edge since the last time."""
-    return [(edge.state, edge.alert.field) for edge in of.take()[0]]
+    return [(edge.state, edge.alert.field) for edge in of.drain()[0]]
 
 
 class Kept(dict[str, str]):
     """What is kept of a board, as the script does it."""
 
     def keep(self, of: OpenAlerts) -> list[tuple[str, str]]:
-        edges, changes = of.take()
+        edges, changes = of.drain()
         for field, text in changes.items():
             if text:
                 self[field] = text
@@ -88,10 +88,10 @@ class TestFailing:
     def test_it_is_called_to_mind_once_a_day(self) -> None:
         b = board()
         b.failed("s", NOON, "no", NOON)
-        b.take()
+        b.drain()
         told = []
         for hour in range(1, 73):
-            b.see(set(), set(), NOON + hour * HOUR)
+            b.check(set(), set(), NOON + hour * HOUR)
             told += [(hour, state) for state, _ in news(b)]
         assert told == [(24, GOES_ON), (48, GOES_ON), (72, GOES_ON)]
 
@@ -128,8 +128,8 @@ class TestLate:
         """A yearly schedule that was late once is not late all year."""
         b = board()
         b.late("s", NOON, "was enqueued 90 s late", NOON)
-        b.take()
-        b.see(set(), set(), NOON + 100 * HOUR)
+        b.drain()
+        b.check(set(), set(), NOON + 100 * HOUR)
         assert news(b) == []
         b.late("s", NOON, "is undecided", NOON + 100 * HOUR)
         assert news(b) == [(GOES_ON, "late:s")]
@@ -139,11 +139,11 @@ class TestLate:
         for i in range(ALERT_LIMIT + 10):
             b.late(f"s{i}", NOON, "was enqueued 90 s late", NOON)
         b.failed("other", NOON, "no", NOON)
-        edges, changes = b.take()
+        edges, changes = b.drain()
         assert len(edges) == len(changes) == ALERT_LIMIT + 1
         for i in range(ALERT_LIMIT + 10):
             b.on_time(f"s{i}", NOON + HOUR)
-        assert summary(b.take()[0]) == {RECOVERED: ALERT_LIMIT}
+        assert summary(b.drain()[0]) == {RECOVERED: ALERT_LIMIT}
         b.late("again", NOON, "was enqueued 90 s late", NOON)
         assert news(b) == [(BEGAN, "late:again")]
 
@@ -156,7 +156,7 @@ class TestStuck:
         for minute in range(121):
             now = NOON + minute * MINUTE
             b.blocked("s", now, "default-s-1")
-            b.see({"default-s-1"}, set(), now)
+            b.check({"default-s-1"}, set(), now)
             told += [(minute, *edge) for edge in news(b)]
         assert told == [(60, BEGAN, "stuck:s")]
         assert b.jobs() == ["default-s-1"]
@@ -164,20 +164,20 @@ class TestStuck:
     def test_the_jobs_end_ends_it_before_the_next_fire_time(self) -> None:
         b = board()
         b.blocked("daily", NOON, "default-daily-1")
-        b.see(set(), set(), NOON + 10 * MINUTE)
+        b.check(set(), set(), NOON + 10 * MINUTE)
         assert b.open == []
         b.blocked("daily", NOON + 24 * HOUR, "default-daily-2")
-        b.see({"default-daily-2"}, set(), NOON + 24 * HOUR + 10 * MINUTE)
+        b.check({"default-daily-2"}, set(), NOON + 24 * HOUR + 10 * MINUTE)
         assert news(b) == []
-        b.see({"default-daily-2"}, set(), NOON + 26 * HOUR)
-        b.see(set(), set(), NOON + 27 * HOUR)
+        b.check({"default-daily-2"}, set(), NOON + 26 * HOUR)
+        b.check(set(), set(), NOON + 27 * HOUR)
         assert news(b) == [(BEGAN, "stuck:daily"), (RECOVERED, "stuck:daily")]
 
     def test_a_fire_time_that_is_enqueued_ends_it(self) -> None:
         b = board()
         b.blocked("s", NOON, "j")
         b.unblocked("s", NOON + MINUTE)
-        b.see({"j"}, set(), NOON + 2 * HOUR)
+        b.check({"j"}, set(), NOON + 2 * HOUR)
         assert news(b) == []
 
 
@@ -187,7 +187,7 @@ class TestNoWorker:
         told = []
         for second in range(0, 200, 5):
             queues = {"reports"} if second < 120 else set()
-            b.see(set(), queues, NOON + second * SECOND)
+            b.check(set(), queues, NOON + second * SECOND)
             told += [(second, *edge) for edge in news(b)]
         assert told == [
             (60, BEGAN, "no-worker:reports"),
@@ -197,7 +197,7 @@ class TestNoWorker:
     def test_a_queue_that_waits_for_moments_is_no_news(self) -> None:
         b = board()
         for second in range(0, 600, 5):
-            b.see(set(), {"reports"} if second % 50 else set(), NOON + second * SECOND)
+            b.check(set(), {"reports"} if second % 50 else set(), NOON + second * SECOND)
         assert news(b) == []
 
 
@@ -223,35 +223,35 @@ class TestKeeping:
         b.failed("s", NOON, "no", NOON)
         kept.keep(b)
         b = board(kept=kept)
-        b.see(set(), set(), NOON + 23 * HOUR)
+        b.check(set(), set(), NOON + 23 * HOUR)
         assert kept.keep(b) == []
-        b.see(set(), set(), NOON + 24 * HOUR)
+        b.check(set(), set(), NOON + 24 * HOUR)
         assert kept.keep(b) == [(GOES_ON, "failing:s")]
 
     def test_what_has_not_changed_is_not_written_again(self) -> None:
         b = board()
         b.late("s", NOON, "is undecided", NOON + MINUTE)
-        assert list(b.take()[1]) == ["late:s"]
+        assert list(b.drain()[1]) == ["late:s"]
         b.late("s", NOON, "is undecided", NOON + 2 * MINUTE)
-        assert b.take() == ([], {})
+        assert b.drain() == ([], {})
 
     def test_what_opens_and_ends_between_two_takes_is_not_written_at_all(self) -> None:
         b = board()
         b.blocked("s", NOON, "j")
         b.unblocked("s", NOON)
-        assert b.take() == ([], {})
+        assert b.drain() == ([], {})
 
     def test_what_a_later_release_wrote_is_left_alone(self) -> None:
         kept = Kept({"failing:s": '{"since": "tomorrow"}', "late:t": "[]", "late:u": "{"})
         b = board(kept=kept)
         assert b.open == []
-        b.see(set(), set(), NOON)
-        assert b.take() == ([], {})
+        b.check(set(), set(), NOON)
+        assert b.drain() == ([], {})
 
     def test_an_alert_is_the_same_after_it_was_kept(self) -> None:
         alert = Alert(
             kind=NO_WORKER, subject="a:b c", since=NOON, last=NOON + SECOND, count=7,
-            told=NOON + MINUTE, detail='"ü"',
+            reported=NOON + MINUTE, detail='"ü"',
         )  # fmt: skip
         assert Alert.read(alert.field, alert.to_json()) == alert
 
@@ -260,10 +260,10 @@ class TestKeeping:
         b.failed("gone", NOON, "no", NOON)
         b.blocked("gone", NOON, "j")
         b.late("kept", NOON, "is undecided", NOON)
-        b.see({"j"}, {"gone"}, NOON)
-        b.take()
+        b.check({"j"}, {"gone"}, NOON)
+        b.drain()
         b.drop({"gone"})
-        edges, changes = b.take()
+        edges, changes = b.drain()
         assert (edges, changes) == ([], {"failing:gone": "", "stuck:gone": ""})
         assert [a.field for a in b.open] == ["late:kept", "no-worker:gone"]
         assert b.schedules() == {"kept"}
@@ -288,16 +288,16 @@ class TestReport:
         }  # fmt: skip
 
     def test_every_kind_and_state_has_its_words(self) -> None:
-        words = {
-            edge(kind, "x", state).words
+        text = {
+            edge(kind, "x", state).text
             for kind in (LATE, FAILING, STUCK, NO_WORKER)
             for state in (BEGAN, GOES_ON, RECOVERED)
         }
-        assert len(words) == 12
-        assert "recovered: queue x, no-worker since 2026-03-01T12:00:00Z" in words
+        assert len(text) == 12
+        assert "recovered: queue x, no-worker since 2026-03-01T12:00:00Z" in text
         assert (
             "still no-worker: queue x, jobs wait since 2026-03-01T12:00:00Z and no worker "
-            "serves them" in words
+            "serves them" in text
         )
 
     def test_a_queue_is_called_a_queue(self) -> None:

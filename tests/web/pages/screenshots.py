@@ -210,9 +210,10 @@ class Past:
         self.redis.zadd(self.key("due"), {LATE: due})
         alerts = (
             Alert(kind="failing", subject="sync-orders", since=NOW - 12 * MINUTE,
-                  last=NOW - 2 * MINUTE, count=3, told=NOW - 12 * MINUTE, detail=STORIES[0].error),
+                  last=NOW - 2 * MINUTE, count=3, reported=NOW - 12 * MINUTE,
+                  detail=STORIES[0].error),
             Alert(kind="late", subject=LATE, since=NOW - 6 * MINUTE, last=NOW,
-                  told=NOW - 6 * MINUTE),
+                  reported=NOW - 6 * MINUTE),
         )  # fmt: skip
         for alert in alerts:
             self.redis.hset(self.key("alerts"), alert.field, alert.to_json())
