@@ -1,5 +1,4 @@
-"""What `rq-clock doctor` looks at: the server, the namespace, each schedule, the queues; and the
-one thing it puts right, the due index.
+"""What `rq-clock doctor` looks at: the server, the namespace, each schedule and the queues.
 
 `gather` reads, and writes nothing. It reads in portions, so a namespace of any size holds up nobody
 and costs a bounded number of round trips. What is read in portions is not of one instant: whatever
@@ -26,11 +25,11 @@ from rq_clock.model.ledger import Enqueued, ledger_entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import text, texts
-from rq_clock.store.store import DATA_VERSION, OLDEST_REDIS, Store
+from rq_clock.store.store import OLDEST_REDIS, Store, data_fault
 from rq_clock.version import releases
 
 PORTION = 500
-_SCAN = 1000
+SCAN = 1000
 _HASHES = ("markers", "revisions", "pauses", "skips")
 T = TypeVar("T")
 
@@ -103,7 +102,7 @@ class Facts:
     @property
     def readable(self) -> bool:
         """Whether the namespace can be looked into with this release and this server."""
-        known = int(self.meta.get("version", "0")) <= DATA_VERSION
+        known = not data_fault(self.namespace, int(self.meta.get("version", "0")))
         return known and (not self.info or server_version(self.info) >= OLDEST_REDIS)
 
 
@@ -144,11 +143,11 @@ def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:
     names = store.all_names()
     seen: list[Seen] = []
     unmarked: dict[str, datetime | None] = {}
-    for portion in _portions(names):
-        found, absent = _look(store, portion)
+    for portion in portions(names):
+        found, absent = read_schedules(store, portion)
         suspects = {name: seen for name, seen in found.items() if seen.misplaced}
         if suspects:
-            again, more = _look(store, list(suspects))
+            again, more = read_schedules(store, list(suspects))
             absent |= more
             for name, before in suspects.items():
                 del found[name]
@@ -192,7 +191,9 @@ def _config(redis: Any, info: Mapping[str, Any]) -> dict[str, str]:
 # ---- schedules --------------------------------------------------------------------------------
 
 
-def _look(store: Store, names: Sequence[str]) -> tuple[dict[str, Seen], dict[str, datetime | None]]:
+def read_schedules(
+    store: Store, names: Sequence[str]
+) -> tuple[dict[str, Seen], dict[str, datetime | None]]:
     """These schedules as found, and those without a marker. In two round trips, ledgers first: a
     commit in between moves the marker ahead of what was read, never behind it."""
     pipe = store.redis.pipeline(transaction=False)
@@ -241,7 +242,7 @@ def _unless_moved(before: Seen, again: Seen) -> Seen:
 def _lacking(store: Store, key: str, names: Collection[str]) -> list[str]:
     """Those of the schedules that are not in a hash; of those that there still are."""
     found = []
-    for portion in _portions(sorted(names)):
+    for portion in portions(sorted(names)):
         pipe = store.redis.pipeline(transaction=True)
         for place in ("definitions", key):
             pipe.hmget(store.key(place), portion)
@@ -254,15 +255,15 @@ def _strays(store: Store, known: Collection[str]) -> dict[str, list[str]]:
     """Names without a definition, by the key that they are in."""
     redis: Any = store.redis
     scans: dict[str, Iterable[Any]] = {
-        key: (name for name, _ in redis.hscan_iter(store.key(key), count=_SCAN)) for key in _HASHES
+        key: (name for name, _ in redis.hscan_iter(store.key(key), count=SCAN)) for key in _HASHES
     }
-    scans["declared"] = redis.sscan_iter(store.key("declared"), count=_SCAN)
-    scans["due"] = (name for name, _ in redis.zscan_iter(store.key("due"), count=_SCAN))
+    scans["declared"] = redis.sscan_iter(store.key("declared"), count=SCAN)
+    scans["due"] = (name for name, _ in redis.zscan_iter(store.key("due"), count=SCAN))
     strange: set[str] = set()
     for names in scans.values():
         strange.update(name for name in map(text, names) if name != "*" and name not in known)
     found: dict[str, list[str]] = {}
-    for portion in _portions(sorted(strange)):  # one may have come since, and may be gone again
+    for portion in portions(sorted(strange)):  # one may have come since, and may be gone again
         pipe: Any = redis.pipeline(transaction=True)
         for key in ("definitions", *_HASHES):
             pipe.hmget(store.key(key), portion)
@@ -285,7 +286,7 @@ def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served
     registered = {text(key).removeprefix("rq:queue:") for key in redis.smembers("rq:queues")}
     jobs: dict[str, int] = {}
     serving: dict[str, set[str]] = {}
-    for portion in _portions(sorted(registered.union(of_schedules))):
+    for portion in portions(sorted(registered.union(of_schedules))):
         pipe = redis.pipeline(transaction=False)
         for queue in portion:
             pipe.llen(f"rq:queue:{queue}")
@@ -295,7 +296,7 @@ def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served
             jobs[queue] = count if isinstance(count, int) else 0  # a key that is no list
             serving[queue] = {text(key) for key in workers} if isinstance(workers, set) else set()
     alive: set[str] = set()
-    for portion in _portions(sorted(set[str]().union(*serving.values()))):
+    for portion in portions(sorted(set[str]().union(*serving.values()))):
         pipe = redis.pipeline(transaction=False)
         for key in portion:
             pipe.exists(key)
@@ -308,10 +309,8 @@ def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served
     return queues, {key.removeprefix("rq:worker:") for key in alive}
 
 
-# ---- the due index ----------------------------------------------------------------------------
-
-
-def _portions(items: Iterable[T]) -> Iterator[list[T]]:
+def portions(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists of a size that delays nobody."""
     rest = iter(items)
     while portion := list(islice(rest, PORTION)):
         yield portion

@@ -1,11 +1,11 @@
-"""Rebuild what can be derived."""
+"""Rebuild the due index from definitions and markers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from rq_clock.doctor.facts import _SCAN, _look, _portions
+from rq_clock.doctor.facts import SCAN, portions, read_schedules
 from rq_clock.errors import RqClockError
 from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import load_script, text
@@ -15,12 +15,12 @@ from rq_clock.version import releases
 
 
 def rebuild(store: Store) -> Iterator[tuple[int, int]]:
-    """Make the due index what definitions and markers say, beside a clock that works: each entry is
-    compared with the marker and the revision that it was reckoned from. Yields after each portion
-    how many schedules it had and how many were put right; broken off, it is simply begun anew.
+    """Rebuild the due index, also while a clock works: lua/rebuild.lua compares each entry with the
+    marker and revision that it was computed from. Yield for each portion how many schedules it had
+    and how many were corrected. An interrupted rebuild can be started again.
 
-    A definition that this release cannot read keeps what it has. Raises StoreUnavailable, and
-    RqClockError where the leader would reckon otherwise.
+    A definition that this release cannot read keeps its entry. Raises StoreUnavailable, and
+    RqClockError when the leader would compute other fire times.
     """
     store.check_server()
     theirs, ours = Leases(store).leader().get("tzdata"), releases()["tzdata"]
@@ -31,16 +31,16 @@ def rebuild(store: Store) -> Iterator[tuple[int, int]]:
         )
     script = load_script(store.redis, "rebuild")
     keys = store.keys("due")
-    for portion in _portions(store.all_names()):
+    for portion in portions(store.all_names()):
         words: list[str | int] = []
-        for name, seen in _look(store, portion)[0].items():
+        for name, seen in read_schedules(store, portion)[0].items():
             if seen.misplaced:
                 fire = to_ms(seen.next) if seen.next else ""
                 words += (name, seen.entry.base, seen.entry.revision, fire)
         yield len(portion), script(keys, words) if words else 0
-    scan: Any = store.redis.zscan_iter(store.key("due"), count=_SCAN)
+    scan: Any = store.redis.zscan_iter(store.key("due"), count=SCAN)
     members = [text(name) for name, _ in scan]
-    for portion in _portions(members):
+    for portion in portions(members):
         words = []
         for name, definition in zip(portion, store.definitions(portion), strict=True):
             if definition is None:

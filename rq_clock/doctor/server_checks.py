@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from rq_clock.doctor.facts import Facts, server_version
-from rq_clock.store.store import DATA_VERSION, OLDEST_REDIS, newer_data
+from rq_clock.store.store import OLDEST_REDIS, data_fault
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
 
@@ -258,10 +258,10 @@ def _versions(facts: Facts, now: datetime) -> Iterator[Finding]:
             remedy="deploy one release everywhere; with other zone data the two disagree about "
             "fire times",
         )
-    stored = int(facts.meta.get("version", "0"))
-    if stored > DATA_VERSION:
-        text, _, remedy = newer_data(facts.namespace, stored).rpartition("; ")
-        yield Finding(level=ERROR, code="newer-data", text=text, remedy=remedy)
+    fault = data_fault(facts.namespace, int(facts.meta.get("version", "0")))
+    if fault:
+        text, _, remedy = fault.rpartition("; ")
+        yield Finding(level=ERROR, code="data-version", text=text, remedy=remedy)
 
 
 # ---- queues -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.model.entry import Lease, LeaseGrant, LeaseRefused
 from rq_clock.store.scripts import load_script, text, texts
-from rq_clock.store.store import DATA_VERSION, Store, newer_data
+from rq_clock.store.store import DATA_VERSION, Store, data_fault
 from rq_clock.timing.instants import to_ms
 
 LEASE_MS = 12_000
@@ -36,7 +36,7 @@ class Leases:
         """Request the lease. `mode` is starting (depose a leader of the same owner), waiting (take
         a free lease) or take-over (depose any leader). `owner` comes with its former name.
 
-        Raises StoreUnavailable when a newer release wrote the data.
+        Raises StoreUnavailable when the data has another version.
         """
         keys = self._store.keys(
             "lease", "fence", "meta", "unproven", "news", "handovers", "counters"
@@ -49,7 +49,7 @@ class Leases:
             return LeaseRefused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
         if kind == "foreign":
             return LeaseRefused("foreign", owner=rest[0], holder=rest[1])
-        raise StoreUnavailable(newer_data(self._store.namespace, int(rest[0])))
+        raise StoreUnavailable(data_fault(self._store.namespace, int(rest[0])))
 
     def renew(self, lease: Lease, **facts: str | int) -> None:
         """Keep the lease and write `facts` on it. Raises LeaseLost."""

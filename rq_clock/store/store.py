@@ -38,7 +38,8 @@ from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text, texts
 from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
-DATA_VERSION = 1
+DATA_VERSION = 2
+"""Raised when a release cannot use the keys that an older one wrote."""
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
@@ -110,8 +111,8 @@ class Store:
     def check_server(self) -> list[str]:
         """Warnings about the server, each with its remedy.
 
-        Raises StoreUnavailable when the server is too old or holds newer data than this release
-        understands.
+        Raises StoreUnavailable when the server is too old or holds data of another version than
+        this release uses.
         """
         info: dict[str, Any] = self.redis.info()
         version = tuple(int(n) for n in str(info.get("redis_version", "0")).split(".")[:2])
@@ -120,8 +121,8 @@ class Store:
                 f"expected Redis 6.2 or newer, got {info.get('redis_version')}; upgrade it"
             )
         stored = self.redis.hget(self.key("meta"), "version")
-        if stored and int(stored) > DATA_VERSION:
-            raise StoreUnavailable(newer_data(self.namespace, int(stored)))
+        if fault := data_fault(self.namespace, int(stored or 0)):
+            raise StoreUnavailable(fault)
         policy = info.get("maxmemory_policy", "noeviction")
         if policy == "noeviction":
             return []
@@ -331,10 +332,17 @@ def thresholds_from(settings: Settings) -> Thresholds:
     )
 
 
-def newer_data(namespace: str, version: int) -> str:
+def data_fault(namespace: str, version: int) -> str:
+    """Return why this release cannot use the data of a namespace, with the remedy; empty when it
+    can. Version 0 is that of no data."""
+    if version in (0, DATA_VERSION):
+        return ""
+    remedy = "deploy the newer rq-clock again"
+    if version < DATA_VERSION:
+        remedy = f"export with the older rq-clock, delete the keys rq-clock:{namespace}:* and apply"
     return (
         f"namespace {namespace!r} holds data of version {version}, this release understands "
-        f"{DATA_VERSION}; deploy the newer rq-clock again, or choose another RQ_CLOCK_NAMESPACE"
+        f"{DATA_VERSION}; {remedy}, or choose another RQ_CLOCK_NAMESPACE"
     )
 
 

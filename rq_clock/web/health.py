@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
-from rq_clock.store.store import DATA_VERSION, Store
+from rq_clock.store.store import DATA_VERSION, Store, data_fault
 
 REDIS_SECONDS = 0.5
 
@@ -67,10 +67,10 @@ def examined(store: Store, *, clock: bool) -> list[Check]:
     except RedisError:
         return [Check("redis", False, "it cannot be used")]
     seconds = monotonic() - began
-    known = int(version or 0) <= DATA_VERSION
+    known = not data_fault(store.namespace, int(version or 0))
     checks = [
         Check("redis", seconds <= REDIS_SECONDS, f"answered in {seconds * 1000:.0f} ms"),
-        Check("data", known, f"version {int(version or 0)}, understood up to {DATA_VERSION}"),
+        Check("data", known, f"version {int(version or 0)}, understood: {DATA_VERSION}"),
     ]
     if clock:
         checks.append(Check("clock", bool(leads), "one leads" if leads else "none leads"))

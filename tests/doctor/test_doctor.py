@@ -347,12 +347,13 @@ class TestLeadership:
         Leases(store).renew(lead(store, now), proven=1)
         assert found(store, now) == {}
 
-    def test_data_of_a_newer_release_is_told_and_not_read(
-        self, store: Store, connection: Redis, now: datetime
+    @pytest.mark.parametrize("version", [1, 99])
+    def test_data_of_another_version_is_reported_and_not_read(
+        self, store: Store, connection: Redis, now: datetime, version: int
     ) -> None:
-        connection.hset(store.key("meta"), "version", 99)
+        connection.hset(store.key("meta"), "version", version)
         connection.hdel(store.key("markers"), "early")
-        assert level_of(store, now, "newer-data") == "error"
+        assert level_of(store, now, "data-version") == "error"
 
     def test_clocks_that_depose_each_other_are_told(self, store: Store, now: datetime) -> None:
         for number in range(2, 7):

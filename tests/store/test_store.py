@@ -173,12 +173,21 @@ class TestLease:
         for number in range(1, 5):
             Leases(store).renew(acquire(store, f"clock.{number}"), proven=1)
 
-    def test_data_of_a_newer_release_is_refused(self, store: Store, connection: Redis) -> None:
-        connection.hset(store.key("meta"), "version", 99)
-        with pytest.raises(StoreUnavailable, match="version 99, this release understands"):
+    @pytest.mark.parametrize(
+        ("version", "remedy"),
+        [(99, "deploy the newer rq-clock again"), (1, "export with the older rq-clock")],
+    )
+    def test_data_of_another_version_is_refused_with_the_remedy(
+        self, store: Store, connection: Redis, version: int, remedy: str
+    ) -> None:
+        connection.hset(store.key("meta"), "version", version)
+        before = dump(connection)
+        expected = f"version {version}, this release understands 2; {remedy}"
+        with pytest.raises(StoreUnavailable, match=expected):
             acquire(store)
-        with pytest.raises(StoreUnavailable, match="version 99, this release understands"):
+        with pytest.raises(StoreUnavailable, match=expected):
             store.check_server()
+        assert dump(connection) == before
 
 
 def _granted(answer: Lease | LeaseRefused) -> Lease:

@@ -12,15 +12,15 @@
 -- Returns {"granted", token}
 --         {"held", ms until it runs out, instance}
 --         {"foreign", owner of the namespace, instance or ""}
---         {"newer", data version}
+--         {"version", that of the data}
 -- Sending it again is harmless: an instance that holds the lease is granted the token it has.
 -- Each new grant is an entry of the handovers, of which about a hundred are kept.
 
 local owner, former, instance, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local meta = redis.call('HMGET', KEYS[3], 'version', 'owner')
-if meta[1] and tonumber(meta[1]) > tonumber(ARGV[6]) then
-  return {'newer', meta[1]}
+if meta[1] and meta[1] ~= ARGV[6] then
+  return {'version', meta[1]}
 end
 
 local lease = redis.call('HMGET', KEYS[1], 'token', 'instance', 'proven')
