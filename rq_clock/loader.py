@@ -1,6 +1,6 @@
-"""Finds the app's clock: the declared schedules, loaded without running anything.
+"""Loads the app's clock with its declared schedules, without running anything.
 
-RQ_CLOCK_APP names it, `module:attribute`, by default `clock:clock` in the working directory.
+RQ_CLOCK_APP names it as `module:attribute`; the default is `clock:clock` in the working directory.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def load(name: str) -> tuple[Clock, list[Fault]]:
 def target_faults(schedule: Schedule) -> list[Fault]:
     """Return why a worker could not run the schedule's target; imports a function to find out.
 
-    Of a command and a webhook it looks at what would be the same in a worker: the directory, and an
-    address in the URL. Programs and names may well be found only there.
+    For a command it checks the directory, and for a webhook an IP address in the URL. Programs and
+    host names may exist only on the worker's machine.
     """
     target = schedule.target
     if isinstance(target, Command):
@@ -77,7 +77,7 @@ def _function_fault(dotted: str) -> str:
     module_name, _, function = dotted.rpartition(".")
     try:
         target = getattr(_import_longest(module_name), function, None)
-    except Exception as error:  # whatever a module does when it is imported, the worker would meet
+    except Exception as error:  # a worker would get the same error from this module
         return f"cannot import target {dotted!r}: {type(error).__name__}: {error}"
     if target is None:
         return f"{module_name!r} has no function {function!r}, the target"
@@ -87,7 +87,7 @@ def _function_fault(dotted: str) -> str:
 
 
 def _import_longest(dotted: str) -> object:
-    """A module, or a class in one: `tasks.mail` as well as `tasks.mail.Sender`."""
+    """Return a module, or a class in one: `tasks.mail` as well as `tasks.mail.Sender`."""
     try:
         return importlib.import_module(dotted)
     except ModuleNotFoundError as error:

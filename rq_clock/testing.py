@@ -7,9 +7,9 @@
         runs = fake.advance("2026-03-30T00:00Z")
         assert [r.fire_time.isoformat() for r in runs if r.schedule == "nightly-report"] == [...]
 
-Tasks run here and now, in order of their fire times, with `current_run()` set; what they raise is
-raised. No Redis, no worker, no queue: overlap and retries do not come into it, policies for
-missed fire times do (`advance(..., outage=True)`).
+Tasks run in this process, in order of their fire times, with `current_run()` set; their errors
+propagate. There is no Redis, worker or queue, so overlap and retries have no effect. `catch_up`
+has: see `advance(..., outage=True)`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from rq_clock.timing.instants import read_instant
 
 
 class FakeClock:
-    """The schedules of `clock`, known since `start` and run by hand. `start` is an aware
-    datetime or ISO 8601 text with an offset."""
+    """Runs the schedules of `clock` in a time that starts at `start` and moves by `advance`.
+
+    `start` is an aware datetime or ISO 8601 text with an offset.
+    """
 
     def __init__(self, clock: Clock, start: datetime | str, *, run_tasks: bool = True) -> None:
         self.now = read_instant(start)
@@ -36,10 +38,10 @@ class FakeClock:
         self._markers = {s.name: self.now for s in self._schedules}
 
     def advance(self, until: datetime | str | timedelta, *, outage: bool = False) -> list[Run]:
-        """Let time pass until `until` (or by a timedelta) and run what is due; the runs, in order.
+        """Move to an instant, or by a timedelta, and run what is due. Return the runs, in order.
 
-        With `outage` nothing is decided before `until`: each schedule's catch-up says what still
-        runs. The same fire time never runs twice, also when `until` lies in the past.
+        With `outage` nothing is decided before `until`; then each schedule catches up. A fire time
+        never runs twice, even if `until` lies in the past.
         """
         end = self.now + until if isinstance(until, timedelta) else read_instant(until)
         runs: list[tuple[Run, Schedule]] = []

@@ -1,7 +1,7 @@
-"""Completion in the shell: its script, and the names that it offers.
+"""Shell completion: the script, and the names that it offers.
 
-Redis has 300 ms to tell them. Where it does not, or anything else goes wrong, nothing is offered:
-a key on the keyboard must not hang or print an error.
+Redis has 300 ms to answer. If it does not, or anything fails, nothing is offered: the Tab key must
+neither hang nor print an error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
 PATIENCE = 0.3
-"""Seconds for all that Redis is asked, its address in the DNS included."""
-MOST = 500
+"""Seconds to read from Redis, its DNS lookup included."""
+LIMIT = 500
 """Names that are offered at once."""
 SEARCHED = 10_000
 
@@ -42,57 +42,59 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 
 def schedule_names(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-    """Schedules, and for an argument that takes many those that are not named yet."""
+    """Offer schedules, without those that are named already."""
     named = ctx.params.get("names") or ()
-    names = _asked(lambda store: store.some_names(SEARCHED))
+    names = _read(lambda store: store.some_names(SEARCHED))
     return _items([name for name in names if name not in named], incomplete)
 
 
 def queue_names(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-    """Queues that RQ knows."""
+    """Offer the queues that RQ knows."""
 
     def read(store: Store) -> list[str]:
         keys: Any = store.redis.smembers("rq:queues")
         return [key.decode().removeprefix("rq:queue:") for key in keys]
 
-    return _items(_asked(read), incomplete)
+    return _items(_read(read), incomplete)
 
 
 def backfill_ids(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-    """Backfills that can be canceled."""
+    """Offer the backfills that can be canceled."""
 
     def read(store: Store) -> list[str]:
         from rq_clock.store.backfills import Backfills
 
         return [b.id for b in Backfills(store).newest(20) if b.state == "running"]
 
-    return _items(_asked(read), incomplete)
+    return _items(_read(read), incomplete)
 
 
 def _items(names: list[str], incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
     near = sorted(name for name in names if name.startswith(incomplete))
-    return [CompletionItem(name) for name in near[:MOST]]
+    return [CompletionItem(name) for name in near[:LIMIT]]
 
 
-def _asked(read: Callable[[Store], list[str]]) -> list[str]:
-    """What `read` finds within PATIENCE; else nothing. A thread, since nothing else bounds the
-    time that looking up a host may take."""
+def _read(read: Callable[[Store], list[str]]) -> list[str]:
+    """Return what `read` finds within PATIENCE, else nothing.
+
+    It runs in a thread, since nothing else limits the time of a host lookup.
+    """
     from rq_clock.settings import Settings
     from rq_clock.store.client import connect
     from rq_clock.store.store import Store
 
     found: list[str] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
             settings = Settings.from_env()
             found.extend(read(Store(connect(settings=settings), settings.namespace)))
         except Exception:  # see above
             found.clear()
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(PATIENCE)
     return list(found)

@@ -1,9 +1,4 @@
-"""Times as people write and read them on the command line.
-
-Read are ISO 8601 ("2026-03-29T02:30", "2026-03-29"), "now", "now-2h", "now+1d12h", "today",
-"tomorrow 09:00", "18:00" and, where an age makes sense, "2h" for two hours ago. A time without a
-zone is on the clock of the zone that the command takes it to be in; what is printed names it.
-"""
+"""Parameter types for durations and zones, and how commands read and print instants."""
 
 from __future__ import annotations
 
@@ -18,8 +13,10 @@ from rq_clock.timing.durations import duration_text, read_duration
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
-    """A timedelta, written as 90s, 15m, 1h30m, 2d or 500ms; a bare number is seconds. With `none`
-    the word "none" is taken too, and means that there is to be none."""
+    """A timedelta, written as 90s, 15m, 1h30m, 2d or 500ms; a bare number is seconds.
+
+    With `none` the word "none" is valid too.
+    """
 
     name = "duration"
 
@@ -69,18 +66,18 @@ def instant(text: str, option: str, now: datetime, *, tz: str = "UTC", **forms: 
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
-# ---- as they are shown ------------------------------------------------------------------------
+# ---- printing ---------------------------------------------------------------------------------
 
 
 def shown(t: datetime, tz: str = "UTC") -> str:
-    """An instant for people: "Sun 2026-03-29 03:00:00 Europe/Berlin  (2026-03-29T01:00:00Z)"."""
+    """Return an instant for people: "Sun 2026-03-29 03:00:00 Europe/Berlin  (…Z)"."""
     from rq_clock.timing.zones import zone
 
     return shown_local(t.astimezone(zone(tz).info))
 
 
 def shown_local(local: datetime) -> str:
-    """The same of an instant that is on the clock of its zone already."""
+    """Return the same for an instant in its own zone."""
     name = getattr(local.tzinfo, "key", None) or "UTC"
     fraction = f".{local.microsecond // 1000:03}" if local.microsecond else ""
     line = f"{local:%a %Y-%m-%d %H:%M:%S}{fraction} {name}"

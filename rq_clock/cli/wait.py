@@ -1,6 +1,6 @@
-"""Waiting for what was asked for: a run's end, its output as it comes, a backfill.
+"""Waits for a run, its output or a backfill.
 
-Only looks: what is waited for goes on by itself, also when the waiting is broken off.
+It only reads: the run or backfill continues by itself, even after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
 LIVE = ("queued", "started", "scheduled", "deferred")
-"""RQ's words for a job that has not ended for good: a retry that is to come counts."""
+"""RQ's states of a job that has not ended for good; a planned retry counts."""
 FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0
-"""Seconds between two looks; they grow from one to the other."""
+"""Seconds between two looks, growing from the first to the second."""
 NOBODY_SECONDS = 5.0
-"""How long a job waits in a queue until it is said that no worker serves it."""
+"""Seconds that a job may wait in a queue before a missing worker is reported."""
 _CAME_BEFORE = re.compile(rb"\[(\d+) bytes came before\]\n")
 _WHEEL = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended: ok, failed, …, or "gone" when nothing is left that says it; `error` is one
-    line. `ended` is what the worker recorded of its last attempt, if it is ours."""
+    """How a job ended: ok, failed, …, or "gone" when nothing is left of it; `error` is one line.
+
+    `ended` is our worker's record of its last attempt.
+    """
 
     state: str
     error: str = ""
@@ -52,9 +54,11 @@ def wait_for_job(
     *,
     spinner: bool,
 ) -> Outcome | None:
-    """How a job ended for good; None when it has not within `timeout` seconds. Calls `look` all the
-    while, and once more at the end."""
-    started, told = time.monotonic(), False
+    """Return how a job ended for good; None if it has not within `timeout` seconds.
+
+    Calls `look` meanwhile, and once more at the end.
+    """
+    started, warned = time.monotonic(), False
     with _Line(show=spinner) as line:
         for pause in _pauses():
             status = _status(store, job_id)
@@ -64,9 +68,9 @@ def wait_for_job(
             waited = time.monotonic() - started
             if timeout is not None and waited >= timeout:
                 return None
-            if status == "queued" and waited > NOBODY_SECONDS and not told:
-                told = True
-                _tell_if_nobody_serves(store, job_id, line)
+            if status == "queued" and waited > NOBODY_SECONDS and not warned:
+                warned = True
+                _warn_without_worker(store, job_id, line)
             line.show(f"{job_id} {status}, {waited:.0f} s")
             time.sleep(pause if timeout is None else min(pause, max(timeout - waited, 0.0)))
     raise AssertionError("the pauses never end")
@@ -98,7 +102,7 @@ def _ended(store: Store) -> list[Ended]:
     return Executions(store.redis, store.namespace).ended(1000)
 
 
-def _tell_if_nobody_serves(store: Store, job_id: str, line: _Line) -> None:
+def _warn_without_worker(store: Store, job_id: str, line: _Line) -> None:
     from rq import Queue, Worker
     from rq.job import Job
 
@@ -112,9 +116,11 @@ def _tell_if_nobody_serves(store: Store, job_id: str, line: _Line) -> None:
 
 
 class Follower:
-    """Prints what a run has printed since the last look. What is kept is the last 64 kB, behind a
-    line that says how much came before; so what comes faster than it is read is left out, and
-    that is said."""
+    """Prints the output of a run since the last look.
+
+    Redis keeps the last 64 kB, behind a line with the number of bytes before. Output that comes
+    faster than it is read is left out, with a notice.
+    """
 
     def __init__(self, read: Callable[[], bytes | None]) -> None:
         self._read = read
@@ -123,7 +129,7 @@ class Follower:
         self._any = False
 
     def look(self) -> bool:
-        """Print what is new; whether there was ever anything."""
+        """Print new output. Return whether there has been any output at all."""
         kept = self._read()
         if kept is not None:
             self._any = True
@@ -135,19 +141,22 @@ class Follower:
         return self._any
 
     def _fresh(self, kept: bytes) -> bytes:
-        """What of a record was not printed yet."""
+        """Return the part of a record that has not been printed."""
         head = _CAME_BEFORE.match(kept)
         before, body = (int(head[1]), kept[head.end() :]) if head else (0, kept)
         overlap = self._overlap(body, before)
         gap = overlap == 0 and before > self._before + len(self._seen)
         self._seen, self._before = body, before
         if gap:
-            complain("some output came too fast, and was left out here")
+            complain("some output came too fast and is left out here")
         return body[overlap:]
 
     def _overlap(self, body: bytes, before: int) -> int:
-        """How much of the beginning of a record was printed. Its place in the stream says so, but
-        for a mask that is longer or shorter than what it hides; then the text does."""
+        """Return how many bytes at the start of a record have been printed.
+
+        Its place in the stream decides. If a mask is longer or shorter than the secret that it
+        hides, the text decides.
+        """
         seen = self._seen
         start = before - self._before
         if 0 <= start <= len(seen) and body.startswith(seen[start:]):
@@ -165,8 +174,7 @@ class Follower:
 
 
 def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None, dict[str, str]]:
-    """A backfill when it is over, None when it is not there any more, and which of its jobs failed,
-    with the error, as far as that was seen."""
+    """Return an ended backfill, or None if it is gone, and the errors of its failed jobs."""
     from rq_clock.store.backfills import Backfills
 
     backfills, failed = Backfills(store), dict[str, str]()
@@ -184,7 +192,7 @@ def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None
 
 
 def _failures(store: Store, backfill: Backfill, seen: str, failed: dict[str, str]) -> str:
-    """Add the failed runs that ended since the entry `seen`; the newest entry."""
+    """Add the failed runs that ended since the entry `seen`. Return the newest entry."""
     from rq_clock.model.job_id import JobId
     from rq_clock.model.ledger import Enqueued
 
@@ -210,7 +218,7 @@ def _failures(store: Store, backfill: Backfill, seen: str, failed: dict[str, str
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds until the next look, for ever."""
+    """Yield the seconds until the next look, forever."""
     pause = FIRST_LOOK
     while True:
         yield pause
@@ -218,7 +226,7 @@ def _pauses() -> Iterator[float]:
 
 
 class _Line:
-    """One line on standard error that is written again and again, on a terminal only."""
+    """A line on standard error that is rewritten, on a terminal only."""
 
     def __init__(self, *, show: bool) -> None:
         self._shown = show and sys.stderr.isatty()

@@ -31,8 +31,7 @@ SEARCHED = 1000
 RequestId: TypeAlias = tuple[datetime, int]
 """When a caller sent a request first, and a number by which the caller knows it."""
 SHORTEST_LOOK, LONGEST_LOOK = timedelta(milliseconds=200), timedelta(seconds=2)
-"""How soon a running backfill is looked after again: soon after its last step, less and less often
-while its jobs run."""
+"""Time to the next look at a running backfill: short after a step, longer while its jobs run."""
 _MS = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 _CLOCK = Actor(by="clock")
@@ -40,9 +39,11 @@ _CLOCK = Actor(by="clock")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a backfill would enqueue: `count` fire times by `rule`, from `first` to `last`;
-    `left_out` (ms) ran already, or will by a backfill that goes on. From MANY on, a count means
-    "at least"."""
+    """What a backfill would enqueue: `count` fire times of the trigger `rule`, `first` to `last`.
+
+    Those in `left_out` (ms) have run, or will run in another backfill. From MANY on, a count means
+    "at least".
+    """
 
     start: datetime
     end: datetime
@@ -65,8 +66,10 @@ def preview(
     ran: Iterable[LedgerEntry],
     running: Iterable[Backfill] = (),
 ) -> Preview:
-    """The fire times from `start` to `end`, both inclusive, as far as they are decided: what is to
-    come is the clock's. Raises ScheduleError for a span that cannot be."""
+    """Return the decided fire times from `start` to `end`, both inclusive.
+
+    The clock enqueues later ones. Raises ScheduleError for an impossible span.
+    """
     schedule = entry.schedule
     assert schedule is not None
     start, end = (read_instant(t, schedule.trigger.tz, field=entry.name) for t in (start, end))
@@ -77,8 +80,8 @@ def preview(
         )
     if start > entry.decided:
         raise ScheduleError(
-            f"{entry.name}: expected a span of the past, got one from {start.isoformat()}; what is "
-            "to come is enqueued by the clock"
+            f"{entry.name}: expected a span of the past, got one from {start.isoformat()}; the "
+            "clock enqueues later fire times"
         )
     return missed_in(entry, start, end, ran, running)
 
@@ -92,10 +95,10 @@ def missed_in(
     *,
     newest: bool = False,
 ) -> Preview:
-    """The same for a span that is none of the caller's choice; with `newest` only the last one."""
+    """Return the same for any span, cut to what is decided; with `newest` only the last one."""
     schedule, end = entry.schedule, min(end, entry.decided)
     assert schedule is not None
-    start, end = from_ms(to_ms(start + _MS - _MICROSECOND)), from_ms(to_ms(end))  # as it is kept
+    start, end = from_ms(to_ms(start + _MS - _MICROSECOND)), from_ms(to_ms(end))  # as it is stored
     trigger, offset = schedule.trigger, schedule.offset
     last = trigger.latest_at(end - offset)
     if newest and last is not None and last + offset >= start:
@@ -125,7 +128,7 @@ def missed_in(
 def step(
     backfill: Backfill, schedule: Schedule, living: Sequence[str], now: datetime, look: datetime
 ) -> Step:
-    """What comes next, as `living` of its jobs still run."""
+    """Return the next step of a backfill, while the jobs in `living` still run."""
     schedule = _under(backfill.rule, schedule)
     free = backfill.at_once - len(living)
     cursor = backfill.cursor or backfill.start - _MS
@@ -157,7 +160,7 @@ def step(
 def _to_come(
     backfill: Backfill, schedule: Schedule, start: datetime, end: datetime
 ) -> Iterator[datetime]:
-    """The fire times from `start` to `end` that a backfill has still to enqueue."""
+    """Yield the fire times from `start` to `end` that a backfill has yet to enqueue."""
     schedule = _under(backfill.rule, schedule)
     t = max(backfill.cursor or backfill.start - _MS, start - _MS)
     while (following := schedule.next_after(t)) and following <= min(end, backfill.end):
@@ -167,13 +170,13 @@ def _to_come(
 
 
 def _rule(schedule: Schedule) -> str:
-    """The rule of time of a schedule. A backfill keeps to the one that it was asked for by."""
+    """Return the trigger of a schedule as JSON. A backfill keeps the one it was created with."""
     jitter = {"jitter": schedule.jitter // _MS} if schedule.jitter else {}
     return json.dumps(schedule.trigger.spec() | jitter)
 
 
 def _under(rule: str, schedule: Schedule) -> Schedule:
-    """The schedule as it is, under the rule that it had."""
+    """Return the schedule with the trigger of a `rule`."""
     spec = json.loads(rule)
     jitter = spec.pop("jitter", None)
     return replace(schedule, trigger=from_spec(spec), jitter=jitter and jitter * _MS)

@@ -10,7 +10,7 @@ match: a gap has none, an overlap has each twice. A *fixed* rule fires once for 
 when the clock first shows it or, where a jump of up to three hours leaves it out, at that jump.
 Both are one walk over the stretches between jumps; they differ only in how a stretch begins.
 
-croniter does what it does well: it finds the days that match, on a calendar without zones. It
+croniter finds the days that match, on a calendar without zones. It
 never reads the user's text and never chooses between "both day fields" and "either": it reads
 `5-5` as `*`, takes a sixth field for seconds, and loses the 8th and 9th from `0 0 8-9 * 0#2`.
 
@@ -49,7 +49,7 @@ _LONGEST = 256  # characters of text
 
 
 class _Kind(NamedTuple):
-    """What one of the five fields can hold."""
+    """The values that one of the five fields can have."""
 
     name: str
     low: int
@@ -62,7 +62,7 @@ class _Kind(NamedTuple):
         return self.top - self.low + 1
 
     def number(self, text: str) -> int | None:
-        """The value of a number or name in lower case; None when it is out of range."""
+        """Return the value of a number or lower-case name; None when it is out of range."""
         if text in self.names:
             return self.low + self.names.index(text)
         return int(text) if text.isdigit() and self.low <= int(text) <= self.high else None
@@ -121,11 +121,11 @@ class Field(NamedTuple):
 
     @property
     def starred(self) -> bool:
-        """Whether it starts with `*`, which is what crontab(5) asks, whatever follows."""
+        """Return whether it starts with `*`: the test of crontab(5), whatever follows."""
         return self.text.startswith(("*", "?"))
 
     def alternatives(self) -> list[str]:
-        """The field as texts for croniter, which cannot mix these in one. A day matches any."""
+        """Return the field as texts for croniter, which cannot mix these in one. Days match any."""
         if self.is_all:
             return ["*"]
         plain = ",".join(map(str, self.values))
@@ -140,7 +140,7 @@ def fault_text(expected: str, got: str, hint: str = "") -> str:
 
 
 class Expression:
-    """A cron expression, parsed. With faults it has nothing else to offer but its warnings."""
+    """A parsed cron expression. With faults, only its warnings are set."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -163,7 +163,7 @@ class Expression:
             self.faults.append(Fault("cron", fault_text(expected, repr(text), "it never fires")))
 
     def _split(self) -> list[str]:
-        """The texts of the five fields. None of them, and a fault, when there are others."""
+        """Return the texts of the five fields; none, and add a fault, when their number differs."""
         expected, got, hint = "", repr(self.text), ""
         texts = _SHORTHANDS.get(self.text.lower(), self.text).split(" ")
         if len(self.text) > _LONGEST:
@@ -198,7 +198,7 @@ class Expression:
         return ()
 
     def _numbers(self, kind: _Kind, item: str, column: int) -> Iterable[int]:
-        """The values that an item of a list names. None of them, and a fault, when it is wrong."""
+        """Return the values that an item of a list names; none and a fault if wrong."""
         match = _ITEM.fullmatch(item.lower())
         first, last, step = match.group("first", "last", "step") if match else ("", "", "")
         low = kind.number(first) if first else kind.low
@@ -223,7 +223,7 @@ class Expression:
 
 
 def _special(kind: _Kind, item: str) -> str | None:
-    """The day that an item names in another way than by its number, as croniter spells it."""
+    """Return a day that an item names other than by number, as croniter spells it."""
     if kind.name == "day-of-month":
         if item == "l":
             return item
@@ -253,7 +253,7 @@ class Days:
             for piece in (pieces if not self._every_day else [])
         ]
         self._lock = Lock()  # croniter keeps its position in the object that all threads share
-        # The last answers, as (asked, found): they hold for every day between the two. One
+        # The last results, as (query, found): they hold for every day between the two. One
         # assignment writes a pair, so a race of threads loses at worst the time saved.
         self._ahead = self._behind = (1, 0)
 
@@ -261,8 +261,8 @@ class Days:
         """Return the least matching day >= `day`; _NEVER if there is none within 50 years."""
         if self._every_day:
             return day
-        asked, found = self._ahead
-        if not asked <= day <= found:
+        query, found = self._ahead
+        if not query <= day <= found:
             start = _MIDNIGHT + timedelta(days=day, seconds=-1)
             found = min(self._ask(croniter.get_next, start), default=_NEVER)
             self._ahead = (day, found)
@@ -272,8 +272,8 @@ class Days:
         """Return the greatest matching day <= `day`; -_NEVER if there is none in 50 years."""
         if self._every_day:
             return day
-        asked, found = self._behind
-        if not found <= day <= asked:
+        query, found = self._behind
+        if not found <= day <= query:
             start = _MIDNIGHT + timedelta(days=day, seconds=1)
             found = max(self._ask(croniter.get_prev, start), default=-_NEVER)
             self._behind = (day, found)
@@ -302,10 +302,10 @@ class CronRule:
         """Return the least fire time > `t`.
 
         Thousands of schedules that share a rule ask the same at one tick, so the last answers
-        are kept, as (asked, found): each holds for all instants from the one to the other.
+        are kept, as (query, found): each holds for all instants from the one to the other.
         """
-        for asked, found in self._recent:
-            if asked <= t < found:
+        for query, found in self._recent:
+            if query <= t < found:
                 return found
         fire = self._search(max(t + 1, _START))
         if fire is not None:
@@ -313,7 +313,7 @@ class CronRule:
         return fire
 
     def _search(self, start: int) -> int | None:
-        """The least fire time >= `start`, going from one stretch between jumps to the next."""
+        """Return the least fire time >= `start`, going from stretch to stretch between jumps."""
         while start < _END:
             wall, at_once = self._opening(start)
             if at_once:
@@ -353,7 +353,7 @@ class CronRule:
         return min(total, MANY)
 
     def _opening(self, start: int) -> tuple[int, bool]:
-        """How matching goes on at an instant: from which wall time; whether it fires at once.
+        """Return the wall time from which matching continues, and whether it fires at once.
 
         All differences between wildcard and fixed rules are here. The clock shows `wall`; a
         fixed rule has done all times before `due`. In an overlap that is the later one: what is

@@ -1,11 +1,11 @@
-"""When a schedule fires, said to people: for `rq-clock explain` and `check`, the API, the pages.
+"""Describes triggers to people, for `rq-clock explain` and `check`, the API and the pages. Pure.
 
-`words` says the rule, `fires` lists the next fire times with what a change of clocks does to
-each, `dst_remarks` tells of the changes of the coming year. All are pure, and all raise
-ScheduleError for a faulty trigger.
+`words` puts a trigger into words. `fires` lists its next fire times with the effects of clock
+changes. `dst_remarks` lists the effects of the coming year. All raise ScheduleError for a faulty
+trigger.
 
-Not here: any rule of time. Every sentence is read off the values that crontab.py works with, so
-two spellings of one rule are told alike.
+Not here: deciding when a trigger fires. Every sentence is built from the values that cron.py works
+with, so two spellings of one expression read the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rq_clock.timing.triggers import Cron, Every, Trigger
 from rq_clock.timing.zones import zone
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FEW = 6  # so many times of day are easier to read one by one than as a rule
+_FEW = 6  # up to here, times of day are easier to read one by one
 _NTHS = ("", "first", "second", "third", "fourth", "fifth")
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
@@ -86,7 +86,7 @@ def dst_remarks(trigger: Trigger, after: datetime) -> list[str]:
     return [f"{_dated(wall)[:10]}: {effect}" for wall, effect in effects if effect]
 
 
-# What a jump of the clock does to a rule.
+# ---- effects of clock changes -----------------------------------------------------------------
 
 
 def _notes(rule: CronRule, previous: int, fire: int) -> list[str]:
@@ -102,7 +102,7 @@ def _notes(rule: CronRule, previous: int, fire: int) -> list[str]:
 
 
 def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
-    """What a jump does to the times of a rule, or to one of them; empty when it does nothing."""
+    """Return what a jump does to the times of a rule, or to one of them, or ""."""
     expected, shown = jump + rule.zone.offset(jump - 1), jump + rule.zone.offset(jump)
     low, high = sorted((expected, shown))
     first = rule.first_match(low) if only is None else only
@@ -122,7 +122,7 @@ def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
     return f"{times} {verb} not exist that day (clocks go forward {clocks}); {runs}"
 
 
-# The rule in words.
+# ---- a trigger in words -----------------------------------------------------------------------
 
 
 def _every(trigger: Every) -> str:
@@ -202,7 +202,7 @@ def _month_days(dom: Field) -> str:
 
 
 def _weekdays(dow: Field) -> tuple[list[str], list[str]]:
-    """The days of the week, Monday first, and those that come once a month."""
+    """Return the days of the week, Monday first, and those that come once a month."""
     from_monday = sorted((value - 1) % 7 for value in dow.values)
     nths = []
     for day in dow.special:
@@ -215,7 +215,7 @@ def _weekdays(dow: Field) -> tuple[list[str], list[str]]:
 
 
 def _numbers(noun: str, values: Sequence[int]) -> str:
-    """Numbers by their noun: "minute 5", "days 1 to 7 and 15", "every 7th minute from 0 to 56"."""
+    """Return numbers with their noun: "minute 5", "days 1 to 7 and 15", "every 7th minute …"."""
     steps = {after - before for before, after in pairwise(values)}
     if len(values) > 3 and len(steps) == 1 and steps != {1}:
         return f"every {_ordinal(steps.pop())} {noun} from {values[0]} to {values[-1]}"
@@ -224,18 +224,18 @@ def _numbers(noun: str, values: Sequence[int]) -> str:
 
 
 def _part(values: Sequence[int], size: int) -> int:
-    """The n of `*/n` if the values are all that and n divides the size of the field; else 0."""
+    """Return the n of `*/n` if these are its values and n divides the size of the field; else 0."""
     steps = (n for n in range(1, size) if size % n == 0)
     return next((n for n in steps if tuple(range(0, size, n)) == values), 0)
 
 
 def _runs(values: Sequence[int], names: Sequence[object]) -> list[str]:
-    """The names of ascending values, with runs of three and more as "a to b"."""
-    told: list[str] = []
+    """Return the names of ascending values, with runs of three and more as "a to b"."""
+    parts: list[str] = []
     for _, run in groupby(enumerate(values), key=lambda pair: pair[1] - pair[0]):
         texts = [str(names[value]) for _, value in run]
-        told += texts if len(texts) < 3 else [f"{texts[0]} to {texts[-1]}"]
-    return told
+        parts += texts if len(texts) < 3 else [f"{texts[0]} to {texts[-1]}"]
+    return parts
 
 
 def _join(texts: Sequence[str], last: str = "and") -> str:

@@ -1,17 +1,17 @@
-"""The rules of time: when a schedule fires.
+"""Triggers: when a schedule fires.
 
-Three triggers, `cron`, `every` and `once`, answer the same questions: which fire time comes next
-after an instant, which was the latest at an instant, how many lie between two. The answers are
-pure functions of the trigger, the instant and the zone data. No clock is read and nothing is
-remembered, so a restart, a second clock or an outage cannot change them.
+The three triggers `cron`, `every` and `once` have the same methods: the next fire time after an
+instant, the latest at an instant, and the number between two. The results are pure functions of
+the trigger, the instant and the zone data. No clock is read and nothing is remembered, so a
+restart, a second clock or an outage cannot change them.
 
 Invariants:
 - Fire times are aware UTC datetimes in whole milliseconds. Those of a cron expression lie in the
   years 1970 to 9899 and in whole minutes of its zone's clock.
-- Constructing never raises. `faults()` tells everything that is wrong, so that the faults of all
-  schedules can be reported at once; asking a faulty trigger for a time raises `ScheduleError`.
+- Constructing never raises. `faults()` returns everything that is wrong, so that the faults of all
+  schedules can be reported at once. Every other method of a faulty trigger raises `ScheduleError`.
 
-Not here: the meaning of cron expressions (crontab.py), catch-up, jitter, and anything that knows
+Not here: the meaning of cron expressions (cron.py), catch-up, jitter, and anything that knows
 what "now" is.
 """
 
@@ -63,12 +63,12 @@ class Cron:
         return found + (tz or [Fault("tz", text) for text in zone_faults(self.tz)])
 
     def warnings(self) -> list[str]:
-        """What is valid but may not mean what its author thinks, one line each."""
+        """Return what is valid but may surprise its author, one line each."""
         return [] if self.faults() else _expression(self.expression).warnings.copy()
 
     @property
     def rule(self) -> CronRule:
-        """The parsed expression in its zone: one object for all triggers of the same text."""
+        """Return the parsed expression in its zone, one object for all triggers of a text."""
         _refuse_faulty(self)
         return _rule(self.expression, self.tz)
 
@@ -110,7 +110,7 @@ class Every:
         return [Fault("every", fault_text("a period of 1 ms to 50 years", got, hint))]
 
     def warnings(self) -> list[str]:
-        """Nothing: an interval means what it says."""
+        """Return nothing: an interval is never ambiguous."""
         return []
 
     def next_after(self, t: datetime) -> datetime | None:
@@ -150,7 +150,7 @@ class Once:
         return faults
 
     def warnings(self) -> list[str]:
-        """Nothing: an instant means what it says."""
+        """Return nothing: an instant is never ambiguous."""
         return []
 
     def next_after(self, t: datetime) -> datetime | None:
@@ -178,7 +178,7 @@ Trigger: TypeAlias = Cron | Every | Once
 
 
 def cron(expression: str, tz: str = "UTC") -> Cron:
-    """Fire by a cron expression on the clock of a time zone, by the rule of Debian's cron.
+    """Fire when a zone's clock matches a cron expression, by the rules of Debian's cron.
 
     Five fields, minute hour day-of-month month day-of-week, or @hourly, @daily, @midnight,
     @weekly, @monthly, @yearly, @annually. A field is a list of `*`, `a`, `a-b`, `*/n`, `a-b/n`,
@@ -243,7 +243,7 @@ def once(at: datetime) -> Once:
 
 
 def from_spec(spec: Mapping[str, Any]) -> Trigger:
-    """Read what `Trigger.spec` gave. Raises ScheduleError for any other shape.
+    """Return the trigger of a spec. Raises ScheduleError for any other shape.
 
     A spec of the right shape may still name a faulty trigger.
     """
@@ -288,7 +288,7 @@ def _milliseconds(t: datetime) -> int:
 
 
 def _moment(count: int | None, unit: int = 1) -> datetime | None:
-    """The datetime of an epoch count of `unit` milliseconds; None beyond what datetime holds."""
+    """Return the datetime of an epoch count of `unit` milliseconds; None if datetime overflows."""
     with suppress(OverflowError):
         return None if count is None else _EPOCH + timedelta(milliseconds=count * unit)
     return None

@@ -29,7 +29,7 @@ class Zone:
         self.info = info
 
     def offset(self, t: int) -> int:
-        """Return what the clock shows at an instant, less that instant: seconds east of UTC."""
+        """Return the offset at an instant: seconds east of UTC."""
         offset = datetime.fromtimestamp(t, self.info).utcoffset()
         assert offset is not None
         return offset // _SECOND
@@ -47,7 +47,7 @@ class Zone:
 
 @lru_cache(maxsize=4096)
 def _jumps(zone: Zone, block: int) -> tuple[int, ...]:
-    """The jumps in a stretch of _BLOCK seconds, found by bisection since zoneinfo hides them."""
+    """Return the jumps in a stretch of _BLOCK seconds, by bisection, since zoneinfo hides them."""
     found = []
     for low in range(block * _BLOCK, (block + 1) * _BLOCK, _STRIDE):
         before = zone.offset(low)
@@ -65,7 +65,7 @@ def zone_names() -> frozenset[str]:
 
 
 def zone_faults(key: str) -> list[str]:
-    """Return what is wrong with a zone's name: at most one line."""
+    """Return the fault of a zone's name: at most one line."""
     if key in zone_names():
         return []
     names = sorted(zone_names())
@@ -82,7 +82,7 @@ def zone_faults(key: str) -> list[str]:
 
 @cache
 def zone(key: str) -> Zone:
-    """Return the zone of a name, one object for all who ask.
+    """Return the zone of a name, one object for all callers.
 
     Raises ValueError for any other name, so that no text leads to any other file.
     """
