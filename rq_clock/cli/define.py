@@ -29,7 +29,7 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import queue_names, schedule_names
 from rq_clock.cli.params import Zone, instant, shown, shown_jitter
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
-from rq_clock.manifest.document import item, patched, put
+from rq_clock.manifest.definition import item, patched, put
 from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
 
 if TYPE_CHECKING:

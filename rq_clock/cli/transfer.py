@@ -35,8 +35,8 @@ from rq_clock.cli.params import Zone
 from rq_clock.errors import Conflict, ScheduleError
 
 if TYPE_CHECKING:
+    from rq_clock.manifest.definition import Item
     from rq_clock.manifest.diff import Plan
-    from rq_clock.manifest.document import Item
     from rq_clock.manifest.export import Chosen
     from rq_clock.manifest.importers.result import Imported
     from rq_clock.model.entry import Entry, Pause
@@ -326,7 +326,7 @@ def _imported(source: str, text: str, said: Mapping[str, Any]) -> Imported:
 
 
 def _imported_items(imported: Imported, prefix: str) -> list[Item]:
-    from rq_clock.manifest.document import Item, Paused
+    from rq_clock.manifest.definition import Item, Paused
 
     paused = Paused(reason="was paused where it came from")
     return [

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import Any
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
-from rq_clock.manifest.document import Item, Paused, document
+from rq_clock.manifest.definition import Item, Paused, document
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
 from rq_clock.timing.triggers import Once

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from rq_clock.manifest.definition import Item, Paused
 from rq_clock.manifest.diff import is_job
-from rq_clock.manifest.document import Item, Paused
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
 

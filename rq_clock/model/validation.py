@@ -39,7 +39,8 @@ _COUNTS = {"catch_up_limit": "catchUpLimit", "group_limit": "groupLimit"}
 def faults(s: Any) -> Iterator[Fault]:
     """Yield everything that is wrong with a Schedule, taken by itself."""
     if not isinstance(s.name, str) or not NAME.match(s.name):
-        yield name_fault(_shown(s.name))
+        text = f"expected a name of 1-100 letters, digits, '_' or '-', got {_shown(s.name)}"
+        yield Fault("name", text)
     if isinstance(s.trigger, Cron | Every | Once):
         yield from s.trigger.faults()
     else:
@@ -62,12 +63,6 @@ def faults(s: Any) -> Iterator[Fault]:
     if s.renamed_from == s.name:
         text = "expected renamed_from to differ from the name; leave it out when nothing is renamed"
         yield Fault("renamedFrom", text)
-
-
-def name_fault(shown: str = "") -> Fault:
-    """Return the fault of a schedule's name; `shown` is the name as a message may show it."""
-    got = f", got {shown}" if shown else ""
-    return Fault("name", f"expected a name of 1-100 letters, digits, '_' or '-'{got}")
 
 
 def _foreign_options(s: Any) -> Iterator[Fault]:

@@ -55,8 +55,8 @@ from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, once
 
 if TYPE_CHECKING:
+    from rq_clock.manifest.definition import Item
     from rq_clock.manifest.diff import Plan
-    from rq_clock.manifest.document import Item
 
 
 class Schedules:

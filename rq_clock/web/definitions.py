@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rq_clock.errors import Fault, ScheduleError
-from rq_clock.manifest.document import item, trigger
+from rq_clock.manifest.definition import item, trigger
 from rq_clock.model.schedule import Schedule
 from rq_clock.timing.triggers import Trigger
 from rq_clock.web.problems import Problem

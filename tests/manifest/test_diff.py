@@ -10,8 +10,8 @@ import pytest
 from redis import Redis
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
+from rq_clock.manifest.definition import Item, Paused
 from rq_clock.manifest.diff import Difference, differences, hidden
-from rq_clock.manifest.document import Item, Paused
 from rq_clock.model.entry import Entry, Lease, Pause
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import declare

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest.document import Item, Paused, dump, parse, read
+from rq_clock.manifest.definition import Item, Paused
+from rq_clock.manifest.document import dump, parse, read
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target, command, webhook
 from rq_clock.timing.triggers import Trigger, cron, every, once

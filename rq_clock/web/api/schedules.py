@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
-from rq_clock.manifest.document import document, patched
+from rq_clock.manifest.definition import document, patched
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.manifest import document as manifest
+from rq_clock.manifest import definition as manifest
 from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
 from rq_clock.model.schedule import Schedule
 from rq_clock.settings import Token

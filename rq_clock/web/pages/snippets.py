@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from rq_clock.manifest.document import document
+from rq_clock.manifest.definition import document
 from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook

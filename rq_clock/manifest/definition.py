@@ -1,0 +1,385 @@
+"""Definitions of schedules in the words of a manifest, and back.
+
+Options of commands, forms, JSON and manifests all become an entry, and `item` reads it. A key that
+an entry leaves out stands for the option's default. Durations may be texts such as "15m", `once`
+and `anchor` are ISO 8601, and a command or webhook may be only its line or its URL.
+
+Invariants
+- An entry that `document` wrote reads as the same schedule.
+- Every fault of an entry is reported at once.
+- A masked value stands for the value that is stored at that place of that schedule, and for no
+  other. A stored secret of a webhook goes to no other host.
+
+Pure. Not here: whole manifests (document.py), texts of options and form fields (fields.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import urlsplit
+
+from rq_clock.errors import Fault, ScheduleError
+from rq_clock.manifest.reader import key_shown, kind_of
+from rq_clock.model import targets
+from rq_clock.model.entry import Pause
+from rq_clock.model.schedule import Schedule, declare
+from rq_clock.model.targets import Command, Target, Webhook
+from rq_clock.redaction import MASK, masked_json, masked_url, printable
+from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
+from rq_clock.timing.instants import from_ms, iso, to_ms
+from rq_clock.timing.triggers import Every, Trigger, cron, once
+
+MISSED = ("skip", "latest", "all")
+_MS = UNITS["ms"]
+_TRIGGERS = {"cron": ("tz",), "every": ("anchor",), "once": ()}
+_CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}
+"""The triggers and the targets, and the keys that go with one alone."""
+_TARGETS = {"func": "", "command": "shell", "webhook": "url"}
+"""The targets, and the key that a plain text stands for."""
+_OPTIONS = {
+    re.sub(r"_(.)", lambda match: match[1].upper(), f.name): f.name
+    for f in fields(Schedule)
+    if f.name not in ("name", "trigger", "target", "renamed_from")
+}
+_DURATIONS = ("timeout", "resultTtl", "failureTtl", "catchUpWindow", "jitter")
+_FIRST = ("cron", "tz", "every", "anchor", "once", "func", "command", "webhook")
+_KNOWN = {*_FIRST, *_OPTIONS, "paused"}
+_SECRETIVE = ("command", "webhook", "args", "kwargs", "ping")
+"""Keys with values that may be masked."""
+_NOTHING: Any = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """A pause in a manifest: without an actor and a beginning."""
+
+    reason: str = ""
+    until: datetime | None = None
+    missed: str = "skip"
+
+    @classmethod
+    def of(cls, pause: Pause) -> Paused:
+        return cls(reason=pause.reason, until=pause.until, missed=pause.missed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A schedule, and the pause to give it, if any."""
+
+    schedule: Schedule
+    paused: Paused | None = None
+
+
+# ---- from an entry ----------------------------------------------------------------------------
+
+
+def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
+    """Return the schedule of an entry. With `masks`, a masked value stands for the stored value of
+    the schedule as it `was`. Raises ScheduleError with every fault of the entry."""
+    if not isinstance(entry, dict):
+        text = f"expected a schedule's words and values, got {kind_of(entry)}"
+        raise ScheduleError(Fault("", text, schedule=name))
+    faults = [unknown(key, _KNOWN) for key in entry if key not in _KNOWN]
+    for kind, short in _TARGETS.items():
+        if short and isinstance(entry.get(kind), str):
+            entry = entry | {kind: {short: entry[kind]}}
+    if masks:
+        stored, shown = (document(was, secrets=s) if was else {} for s in (True, False))
+        if _calls_another_host(entry, shown, was):
+            stored, shown = ({**d, "webhook": {}} for d in (stored, shown))
+        entry = entry | {
+            key: _unmasked(entry[key], _part(stored, key), _part(shown, key), (key,), faults)
+            for key in _SECRETIVE
+            if key in entry
+        }
+    when = trigger(entry, faults)
+    target = _target(entry, faults)
+    paused = _paused(entry.get("paused"), faults)
+    options = {
+        option: _in_seconds(key, entry[key], faults) if key in _DURATIONS else entry[key]
+        for key, option in _OPTIONS.items()
+        if key in entry
+    }
+    faults = [replace(fault, schedule=name) for fault in faults]
+    try:
+        schedule = declare(name, when, target, options)
+    except ScheduleError as error:
+        faults += error.faults
+    if faults:
+        raise ScheduleError(*faults)
+    return Item(schedule=schedule, paused=paused)
+
+
+def patched(was: Schedule | None, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule's entry after a merge patch (RFC 7396), with its secrets masked. A trigger
+    or target in the patch replaces one of another kind."""
+    whole = document(was, secrets=False) if was else {}
+    for kinds in (_TRIGGERS, _CALLS):
+        named = [kind for kind in kinds if patch.get(kind) is not None]
+        for kind, others in kinds.items():
+            if named and kind not in named:
+                whole = {key: v for key, v in whole.items() if key not in (kind, *others)}
+    merged: dict[str, Any] = _merged(whole, patch)
+    return merged
+
+
+def put(entry: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a path of an entry, such as "webhook.url"; None removes it."""
+    head, _, key = path.partition(".")
+    at, key = (entry.setdefault(head, {}), key) if key else (entry, head)
+    if value is None:
+        at.pop(key, None)
+    else:
+        at[key] = value
+
+
+def _merged(value: Any, patch: Any) -> Any:
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for key, part in patch.items():
+        if part is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), part)
+    return merged
+
+
+def trigger(entry: Mapping[str, Any], faults: list[Fault]) -> Trigger:
+    """Return the trigger of an entry. With a fault, which is added to `faults`, it is an arbitrary
+    one, so that other faults are found as well."""
+    kinds = [kind for kind in _TRIGGERS if kind in entry]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) or "none"
+        faults.append(Fault("", f"expected one of cron, every and once, got {got}"))
+        return Every(1000)
+    [kind] = kinds
+    for other, words in _TRIGGERS.items():
+        misplaced = [word for word in words if word in entry and other != kind]
+        faults += [Fault(word, f"{word} goes with {other}") for word in misplaced]
+    if kind == "cron":
+        return cron(entry["cron"], entry.get("tz", "UTC"))
+    if kind == "once":
+        at = _instant("once", entry["once"], faults)
+        return once(at) if at else Every(1000)
+    period, anchor = _period(entry["every"], faults), 0
+    if "anchor" in entry:
+        start = _instant("anchor", entry["anchor"], faults)
+        anchor = to_ms(start) if start else 0
+    return Every(period, anchor)
+
+
+def _target(entry: Mapping[str, Any], faults: list[Fault]) -> Target:
+    """Return the target of an entry; an arbitrary one with a fault."""
+    kinds = [kind for kind in _TARGETS if kind in entry]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) or "none"
+        faults.append(Fault("", f"expected one of func, command and webhook, got {got}"))
+        return "any.thing"
+    [kind] = kinds
+    spec, needed = entry[kind], _TARGETS[kind]
+    if isinstance(spec, str):
+        return spec
+    if not needed:
+        text = f"expected func as the dotted name of a function, got {kind_of(spec)}"
+    elif not isinstance(spec, dict) or needed not in spec:
+        text = f"expected {kind} as a text or as a mapping with {needed}, got {kind_of(spec)}"
+    else:
+        known = [f.name for f in fields(Command if kind == "command" else Webhook)]
+        faults += [unknown(key, known, kind) for key in spec if key not in known]
+        spec = {key: value for key, value in spec.items() if key in known}
+        if "timeout" in spec:
+            spec["timeout"] = _in_seconds(f"{kind}.timeout", spec["timeout"], faults)
+        return targets.from_spec(kind, spec)
+    faults.append(Fault(kind, text))
+    return "any.thing"
+
+
+def _paused(value: Any, faults: list[Fault]) -> Paused | None:
+    """Return the pause of an entry, None for null and false."""
+    if value is None or value is False:
+        return None
+    value = {} if value is True else value
+    if not isinstance(value, dict):
+        text = f"expected paused as a mapping with reason, until, missed, got {kind_of(value)}"
+        faults.append(Fault("paused", text))
+        return None
+    known = [f.name for f in fields(Paused)]
+    faults += [unknown(key, known, "paused") for key in value if key not in known]
+    reason, missed, until = value.get("reason", ""), value.get("missed", "skip"), value.get("until")
+    if not isinstance(reason, str):
+        text = f"paused: expected reason as text, got {kind_of(reason)}"
+        faults.append(Fault("paused.reason", text))
+    if missed not in MISSED:
+        text = f"paused: expected missed to be skip, latest or all, got {shown_value(missed)}"
+        faults.append(Fault("paused.missed", text))
+    if until is not None:
+        until = _instant("paused.until", until, faults)
+    return Paused(reason=reason, until=until, missed=missed)
+
+
+def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
+    """Return an instant in whole milliseconds, rounded up as `once` does; None with a fault."""
+    if isinstance(value, str):
+        with suppress(ValueError, OverflowError):
+            t = datetime.fromisoformat(value).astimezone(UTC)
+            if datetime.fromisoformat(value).tzinfo:
+                return once(t).at
+    shown = field.replace(".", ": ")
+    text = f"expected {shown} as 2026-03-29T02:30:00Z or with +02:00, got {shown_value(value)}"
+    faults.append(Fault(field, text))
+    return None
+
+
+def _period(value: Any, faults: list[Fault]) -> int:
+    """Return a period in milliseconds, 1000 with a fault."""
+    found = _duration(value)
+    if found is not None and not found % _MS:
+        return found // _MS
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    text = f"expected every in milliseconds or as 15m (ms, s, m, h, d, w), got {shown_value(value)}"
+    faults.append(Fault("every", text))
+    return 1000
+
+
+def _in_seconds(field: str, value: Any, faults: list[Fault]) -> Any:
+    """Return a duration in seconds. The checks of the schedule refuse any other value."""
+    found = _duration(value)
+    if found is not None:
+        value = found / UNITS["s"]
+        value = int(value) if value == int(value) else value
+    if isinstance(value, int | float) and not -1e10 < value < 1e10:
+        text = f"expected {field} in seconds or as 15m, got {shown_value(value)}"
+        faults.append(Fault(field, text))
+        return None
+    return value
+
+
+def _duration(value: Any) -> timedelta | None:
+    return duration_or_none(value) if isinstance(value, str) and has_unit(value) else None
+
+
+def _calls_another_host(entry: Mapping[str, Any], shown: Any, was: Schedule | None) -> bool:
+    """Return whether a webhook moves to another host, where no stored secret may go."""
+    call = entry.get("webhook")
+    url = call.get("url") if isinstance(call, dict) else None
+    if not was or not isinstance(was.target, Webhook) or not isinstance(url, str):
+        return False
+    if url == shown["webhook"]["url"]:
+        return False
+    with suppress(ValueError):
+        return urlsplit(url).netloc != urlsplit(was.target.url).netloc
+    return True
+
+
+def _unmasked(
+    value: Any, stored: Any, shown: Any, path: tuple[str, ...], faults: list[Fault]
+) -> Any:
+    """Return the value with the stored one for each part that is masked just as it is `shown`."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        found = {
+            key: _unmasked(part, _part(stored, key), _part(shown, key), (*path, str(key)), faults)
+            for key, part in parts
+        }
+        return found if isinstance(value, dict) else list(found.values())
+    if not isinstance(value, str) or not _is_masked(value, path):
+        return value
+    if value == shown:
+        return stored
+    text = (
+        f"{'.'.join(path)} is masked, and there is no stored value that it stands for"
+        f"{' at this host' if path[0] == 'webhook' else ''}; write the value itself"
+    )
+    faults.append(Fault(".".join(path[:2] if path[0] in _TARGETS else path[:1]), text))
+    return value.replace("…", "")  # which would be a fault of its own
+
+
+def _is_masked(text: str, path: Sequence[str]) -> bool:
+    """Return whether a text is masked. No URL has an ellipsis in it; a masked one may."""
+    return MASK in text or (path[-1] in ("url", "ping") and "…" in text)
+
+
+def _part(value: Any, key: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(key, _NOTHING)
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return value[key]
+    return _NOTHING
+
+
+def unknown(key: str, known: Iterable[str], part: str = "") -> Fault:
+    """Return the fault of an unknown key; `part` is the key that its mapping stands under."""
+    near = get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    text = f"unknown {key_shown(key)}; {hint}"
+    path = [part] if part else []
+    path += [] if "." in key else [key]
+    return Fault(".".join(path), f"{part}: {text}" if part else text)
+
+
+def shown_value(value: Any) -> str:
+    return kind_of(value) if isinstance(value, dict | list) else printable(repr(value), 60)
+
+
+# ---- to an entry ------------------------------------------------------------------------------
+
+
+def document(
+    schedule: Schedule, paused: Paused | None = None, *, secrets: bool = True
+) -> dict[str, Any]:
+    """Return the entry of a schedule: trigger, target, then the options that are not at their
+    default, by name. Without `secrets` these are masked."""
+    words: dict[str, Any] = json.loads(schedule.definition())
+    if not secrets:  # in the same order
+        words |= json.loads(json.dumps(_masked(schedule), sort_keys=True))
+    for kind, first in _TARGETS.items():
+        if first and kind in words:
+            words[kind] = {first: words[kind][first]} | words[kind]
+    if "every" in words:
+        words["every"] = duration_spec(words["every"] * _MS)
+    words |= {key: iso(from_ms(words[key])) for key in ("anchor", "once") if key in words}
+    found = {key: words.pop(key) for key in _FIRST if key in words} | words
+    if paused:
+        found["paused"] = _paused_words(paused)
+    return found
+
+
+def _masked(schedule: Schedule) -> dict[str, Any]:
+    """Return the values that may hold secrets, masked."""
+    target = schedule.target
+    words: dict[str, Any] = {}
+    if isinstance(target, Command):
+        words["command"] = target.shown()
+    elif isinstance(target, Webhook):
+        words["webhook"] = target.shown() | {"url": _masked_url(target.url)}
+    if schedule.args:
+        words["args"] = masked_json(list(schedule.args))
+    if schedule.kwargs:
+        words["kwargs"] = masked_json(dict(schedule.kwargs))
+    if schedule.ping:
+        words["ping"] = _masked_url(schedule.ping)
+    return words
+
+
+def _masked_url(url: str) -> str:
+    """Return a URL masked; unchanged, also in case, when nothing in it is secret."""
+    shown = masked_url(url)
+    return shown if _is_masked(shown, ["url"]) else url
+
+
+def _paused_words(paused: Paused) -> dict[str, Any] | bool:
+    words: dict[str, Any] = {"reason": paused.reason} if paused.reason else {}
+    if paused.until:
+        words["until"] = iso(paused.until)
+    if paused.missed != "skip":
+        words["missed"] = paused.missed
+    return words or True
