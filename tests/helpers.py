@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 from redis.connection import AbstractConnection
@@ -16,19 +19,54 @@ from rq_clock.store.operations import Edit, Operations
 from rq_clock.store.store import Store
 
 T = TypeVar("T")
+PATIENCE = 60.0
+"""Seconds after which something awaited is missing: far beyond what a busy machine needs."""
 Events = Callable[[str], list[dict[str, Any]]]
 
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
-    """The predicate's first true value. Fails with `what` was awaited after `timeout` seconds.
+    """Return the predicate's first true value. Fail after `timeout` seconds, at least PATIENCE.
 
     The only sleep of the suite: a test waits for something, never for a while.
     """
+    timeout = max(timeout, PATIENCE)
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.01)
     return value
+
+
+class Pace:
+    """A control for promised times: how slow the machine was while the block lasted.
+
+    Python processes that do nothing are started beside the block, one after the other; the slowest
+    one says how long a busy machine lets a process wait. Alone it takes about 15 ms.
+    """
+
+    def __init__(self) -> None:
+        self.slowest = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def allows(self, seconds: float) -> float:
+        """Return the limit for a promise of `seconds` on a machine as slow as this one was."""
+        return seconds + 20 * self.slowest
+
+    def _measure(self) -> None:
+        while not self.slowest or not self._over.is_set():
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True)
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self._over.wait(0.1)
 
 
 @contextmanager

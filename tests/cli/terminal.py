@@ -26,10 +26,9 @@ from rq_clock.cli import main
 from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
 Run = Callable[..., Result]
 
 

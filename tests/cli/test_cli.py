@@ -19,7 +19,8 @@ from rq_clock import Schedules, every
 from rq_clock.cli import SECTIONS, main
 from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
-from tests.cli.terminal import PATIENCE, Run, command, environment, fill
+from tests.cli.terminal import Run, command, environment, fill
+from tests.helpers import PATIENCE
 from tests.server import free_url
 
 

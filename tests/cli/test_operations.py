@@ -16,9 +16,9 @@ from rq.job import Job
 
 from rq_clock import Schedules, command, cron, every, once
 from rq_clock.cli.wait import Follower
-from tests.cli.terminal import PATIENCE, Run, Terminal, everything, fill, serving
+from tests.cli.terminal import Run, Terminal, everything, fill, serving
 from tests.cli.terminal import command as process
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 
 HOUR = timedelta(hours=1)
 ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"

@@ -24,13 +24,11 @@ from typing import Any, Self, TypeAlias
 from redis import Redis
 
 from rq_clock.devserver import LEASH
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 Client: TypeAlias = Any
 """A redis.Redis. Its own type leaves open whether it answers in bytes, which it does here."""
-PATIENCE = 60.0
-"""Seconds for what takes one or two on an idle machine."""
 HEAD = "from rq_clock import Clock, cron, every\nclock = Clock()\n"
 EVERY_FIRE_TIME = "catch_up='all', catch_up_limit=1_000_000"
 LEASHED = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())]

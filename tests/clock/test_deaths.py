@@ -24,17 +24,8 @@ from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from tests.clock import deaths
-from tests.clock.storm import (
-    PATIENCE,
-    Account,
-    Client,
-    Jobs,
-    account,
-    decided,
-    fire_times,
-    marker_of,
-)
-from tests.helpers import wait_until
+from tests.clock.storm import Account, Client, Jobs, account, decided, fire_times, marker_of
+from tests.helpers import PATIENCE, wait_until
 from tests.server import Server
 
 pytestmark = pytest.mark.process

@@ -167,7 +167,7 @@ class TestEnding:
         run_command(
             "setsid sh -c 'echo $$ > daemon; exec sleep 60' & until [ -s daemon ]; do :; done"
         )
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 50  # of 60 that the daemon lives
         pid = pid_in("daemon")
         assert lives(pid)
         os.kill(pid, signal.SIGKILL)

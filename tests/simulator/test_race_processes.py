@@ -25,8 +25,8 @@ from rq_clock.settings import Settings
 from rq_clock.store.backfills import Backfills
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
-from tests.clock.storm import PATIENCE, Client, ClockProcess, catch_up, chance, client, marker_of
-from tests.helpers import wait_until
+from tests.clock.storm import Client, ClockProcess, catch_up, chance, client, marker_of
+from tests.helpers import PATIENCE, wait_until
 from tests.server import Server
 from tests.simulator import editors
 from tests.simulator.editors import ASKED, LOOSE, STEADY, TASK, TOLD

@@ -21,11 +21,10 @@ from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
 from rq_clock.web import changes, create_app
 from rq_clock.web.changes import Changes
-from tests.helpers import round_trips, wait_until
+from tests.helpers import PATIENCE, round_trips, wait_until
 from tests.server import Server
 
 ANA, EVE = (f"{name}-token-0123456789" for name in ("ana", "eve"))
-PATIENCE = 20.0
 Act = Callable[[Redis], Any]
 
 

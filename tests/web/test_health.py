@@ -20,8 +20,8 @@ from rq_clock.settings import Settings
 from rq_clock.store.store import DATA_VERSION
 from rq_clock.web import health
 from rq_clock.web.context import Context
-from tests.cli.terminal import PATIENCE, Run, fill, leading, runner, serving
-from tests.helpers import wait_until
+from tests.cli.terminal import Run, fill, leading, runner, serving
+from tests.helpers import PATIENCE, Pace, wait_until
 from tests.server import Server
 
 
@@ -76,10 +76,11 @@ class TestHealth:
         site = web(server.url)
         assert site.get("/readyz").status_code == 200
         server.pause()
-        answer = site.get("/readyz")
+        with Pace() as pace:
+            answer = site.get("/readyz")
         server.resume()
         assert (answer.status_code, checks(answer)) == (503, {"redis": False})
-        assert answer.elapsed.total_seconds() < 2
+        assert answer.elapsed.total_seconds() < pace.allows(2)
 
 
 class TestHealthcheck:

@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
+from tests.helpers import PATIENCE, Pace
 from tests.server import Server
 from tests.web.client import API, VALUES, app_on
 from tests.web.test_server import TOKEN, WebProcess
@@ -171,7 +172,7 @@ class TestBodies:
         assert answer.status_code == 422
 
     def test_very_many_fields_are_read_at_once(self, web: TestClient) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         fields = "&".join(f"f{n}=x" for n in range(10_000))
         assert web.post("/new", content=fields, headers=HERE).status_code < 500
         names = "&".join(f"name=p{n}" for n in range(60_000))
@@ -179,16 +180,16 @@ class TestBodies:
         many = quote(" ".join("z" * 4000 + str(n) for n in range(200)))
         answer = web.post("/bulk/run", content=f"names={many}", headers=HERE)
         assert max(len(value) for value in answer.headers.values()) < 8192
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
 
     @pytest.mark.parametrize("text", ["got 'x", "'", "0 6 * * * ", "got 'a' in '", "1,", "key="])
     def test_a_long_text_takes_no_long_time(self, web: TestClient, text: str) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         long = text * (500_000 // len(text))
         web.post(f"{API}/explain", json={"cron": long})
         web.post(f"{API}/schedules", json={"name": "a", "every": long, "func": long})
         web.put(f"{API}/manifest", content=long, headers={"Content-Type": "application/yaml"})
-        assert time.monotonic() - began < 4
+        assert time.process_time() - began < 4
 
 
 class TestHeaders:
@@ -236,16 +237,29 @@ def process(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def answers(place: tuple[str, int], data: str) -> list[int]:
-    """The status of each answer until the server hangs up, or says nothing more."""
-    said = b""
+    """Return the status of each response until the server hangs up, or sends no more.
+
+    It sends no more when it has served another connection since, and is then quiet.
+    """
+    received, served = b"", False
     with socket.create_connection(place, timeout=0.3) as client:
         client.sendall(data.encode("latin-1"))
-        try:
-            while part := client.recv(65536):
-                said += part
-        except (TimeoutError, ConnectionResetError):
-            pass
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", said)]
+        while True:
+            try:
+                part = client.recv(65536)
+            except ConnectionResetError:
+                break
+            except TimeoutError:
+                if served:
+                    break
+                with socket.create_connection(place, timeout=PATIENCE) as other:
+                    other.sendall(SECOND.encode())
+                    served = bool(other.recv(1))
+                continue
+            if not part:
+                break
+            received += part
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", received)]
 
 
 class TestSockets:
@@ -291,8 +305,12 @@ class TestSockets:
             for n in range(52):
                 client = open_ones.enter_context(socket.create_connection(process.place))
                 client.sendall(halves[n % 4].encode())
-            for path in ("/", f"{API}/schedules", "/login"):
-                status, _, seconds = process.get(path)
-                assert (status, seconds < 2) == (200, True)
-            process.process.send_signal(signal.SIGTERM)
-            assert process.process.wait(2) == 0
+            with Pace() as pace:
+                served = [process.get(path) for path in ("/", f"{API}/schedules", "/login")]
+                began = time.monotonic()
+                process.process.send_signal(signal.SIGTERM)
+                assert process.process.wait(PATIENCE) == 0
+                took = time.monotonic() - began
+            assert [status for status, _, _ in served] == [200] * 3
+            assert max(seconds for _, _, seconds in served) < pace.allows(2)
+            assert took < pace.allows(2)

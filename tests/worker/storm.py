@@ -26,8 +26,8 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 from rq import Queue, get_current_job
 
-from tests.clock.storm import LEASHED, PATIENCE, ROOT, Client, ClockProcess, Event
-from tests.helpers import wait_until
+from tests.clock.storm import LEASHED, ROOT, Client, ClockProcess, Event
+from tests.helpers import PATIENCE, wait_until
 from tests.server import Server
 
 QUEUES = ("high", "default")

@@ -22,8 +22,8 @@ import pytest
 from rq import Callback, Queue, Retry
 
 from rq_clock.jobs.reaper import SILENCE
-from tests.clock.storm import PATIENCE, Client, chance, client
-from tests.helpers import wait_until
+from tests.clock.storm import Client, chance, client
+from tests.helpers import PATIENCE, wait_until
 from tests.proxy import Proxy
 from tests.server import Server, free_url
 from tests.worker.storm import (

@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from redis import Redis
 
 from tests.clock.storm import LEASHED, ROOT, ClockProcess
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.server import Server, free_url
-from tests.web.test_server import PATIENCE, TOKEN, WebProcess
+from tests.web.test_server import TOKEN, WebProcess
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SWITCHES = [

@@ -35,10 +35,10 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__
 from rq_clock.web import create_app
 from tests.clock.storm import ROOT
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.server import Server, free_url
 from tests.web.pages import browser as lab
-from tests.web.test_server import PATIENCE, TOKEN
+from tests.web.test_server import TOKEN
 
 IMAGES = ROOT / "docs" / "img"
 MOST_BYTES = 150_000

@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, Response, expect
 
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.web.pages import browser as lab
 from tests.web.pages.browser import Place, log_in, seen
-from tests.web.test_server import PATIENCE, TOKEN
+from tests.web.test_server import TOKEN
 
 SCHEDULES = """
 from rq_clock import command
