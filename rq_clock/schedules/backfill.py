@@ -72,7 +72,8 @@ def preview(
     """
     schedule = entry.schedule
     assert schedule is not None
-    start, end = (read_instant(t, schedule.trigger.tz, field=entry.name) for t in (start, end))
+    start = read_instant(start, schedule.trigger.tz, field="start")
+    end = read_instant(end, schedule.trigger.tz, field="end")
     if end < start:
         raise ScheduleError(
             f"{entry.name}: expected the end of the span after its start, got "

@@ -10,7 +10,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.timing.durations import duration_or_none, has_unit
 from rq_clock.timing.zones import zone
 
@@ -81,8 +81,9 @@ def read_instant(
     forms += ["now-2h, 'tomorrow 09:00'"] if now else []
     forms += ["2h (an age)"] if ages else []
     got = repr(text)[: LONGEST + 10] if isinstance(text, str) else _shown(value)
-    fault = f"expected a date and time such as {' or '.join(forms)}, in 1970-9899, got {got}"
-    raise ScheduleError(f"{field}: {fault}" if field else fault)
+    expected = f"{field} as a date and time" if field else "a date and time"
+    message = f"expected {expected} such as {' or '.join(forms)}, in 1970-9899, got {got}"
+    raise ScheduleError(Fault(field, message))
 
 
 def _relative(text: str, now: datetime, *, ages: bool) -> datetime | None:

@@ -481,7 +481,9 @@ class TestPause:
         assert "skip, latest or all" in faults(schedules, "pause", "feeds", missed="some")
         assert "pause of all" in faults(schedules, "pause", ALL, missed="all")
         naive = datetime.fromisoformat("2999-01-01")
-        assert "until: expected a date and time" in faults(schedules, "pause", "feeds", until=naive)
+        assert "expected until as a date and time" in faults(
+            schedules, "pause", "feeds", until=naive
+        )
         assert get(schedules, "feeds").pauses == ()
 
     def test_resuming_what_is_not_paused_changes_nothing(self, schedules: Schedules) -> None:

@@ -50,7 +50,7 @@ def test_a_text_is_read_by_the_clock_of_its_zone(text: str, expected: str) -> No
      "1969-12-31T23:59Z", "9900-01-01T00:00Z", "now-99999d", 42, None, ["now"]],
 )  # fmt: skip
 def test_anything_else_names_the_field_and_the_value(text: Any) -> None:
-    with pytest.raises(ScheduleError, match=r"^from: expected a date and time such as") as raised:
+    with pytest.raises(ScheduleError, match=r"^expected from as a date and time such as") as raised:
         read_instant(text, "UTC", now=NOW, field="from")
     got = repr(text.strip()) if isinstance(text, str) else type(text).__name__
     assert str(raised.value).endswith(f"or now-2h, 'tomorrow 09:00', in 1970-9899, got {got}")
