@@ -162,7 +162,7 @@ class Interrupted(RqClockError):
 
 
 class CommandFailed(RqClockError):
-    """A shell command did not end with exit code 0; the text says how it ended, and its last words
+    """A shell command did not end with exit code 0; the text says how it ended, and its last line
     on standard error."""
 
 

@@ -323,7 +323,7 @@ class _Keeper:
         """Get the lock, or say why not. An order meanwhile ends the waiting."""
         until, pause, lost_a_reply = self._runtime.monotonic() + self._wait, SHORTEST_PAUSE, False
         while True:
-            asked = self._runtime.monotonic()
+            started = self._runtime.monotonic()
             try:
                 refusal = self._ask()
             except Exception as error:
@@ -332,7 +332,7 @@ class _Keeper:
                     continue
                 refusal = self._unavailable(error)
             if refusal is None:
-                self._ours_until = asked + self._timeout
+                self._ours_until = started + self._timeout
                 return None
             left = until - self._runtime.monotonic()
             if isinstance(refusal, Busy) and refusal.done and refusal.free_in > left:
@@ -354,10 +354,10 @@ class _Keeper:
         """Refresh until the block ends, or the lock is lost and the block ends. The order."""
         pause = self._timeout / 3
         while (order := self._order(pause)) is None:
-            asked = self._runtime.monotonic()
+            started = self._runtime.monotonic()
             try:
                 self._compare(self._renew_script([self._lock], [self._owner, self._ttl]))
-                self._ours_until = asked + self._timeout
+                self._ours_until = started + self._timeout
                 pause = self._timeout / 3
             except Exception as error:
                 self._unheard(error)

@@ -1,4 +1,4 @@
-"""One log line an event: a word for what happened, then key=value.
+"""One log line for each event: one event word, then key=value.
 
     run.enqueued schedule=nightly-report fire_time=2026-03-29T01:00:00Z lag_ms=2 job=…
 
@@ -18,7 +18,7 @@ from rq_clock.timing.instants import iso
 
 logger = logging.getLogger("rq_clock")
 MANY_FAULTS = 10_000
-"""Faults remembered at most; beyond, they are logged again."""
+"""Faults that are remembered; beyond, they are logged again."""
 
 
 def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
@@ -29,7 +29,7 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def log_warning(event: str, **fields: Any) -> None:
-    """Log an event that someone should look at."""
+    """Log an event that needs attention."""
     log_event(event, level=logging.WARNING, **fields)
 
 
@@ -40,7 +40,7 @@ class FaultLog:
         self._faults: dict[tuple[Any, ...], str] = {}
 
     def report(self, event: str, error: Exception | str, **item: Any) -> None:
-        """Log what is wrong with an item, unless that is in the log."""
+        """Log the fault of an item, unless it is in the log already."""
         text = _explained(error) if isinstance(error, Exception) else error
         if self._faults.get((event, *item.values())) == text:
             return
@@ -50,7 +50,7 @@ class FaultLog:
         log_warning(event, **item, error=text)
 
     def clear(self, event: str, **item: Any) -> None:
-        """The item is well: its next fault is news."""
+        """Forget the fault of an item: its next one is logged."""
         self._faults.pop((event, *item.values()), None)
 
 
@@ -66,7 +66,7 @@ def _explained(error: Exception) -> str:
 
 
 def set_up(*, stamp: bool) -> None:
-    """Send the log to standard output, one line an event; with the time when `stamp`."""
+    """Send the log to standard output, one line for each event; with the time when `stamp`."""
     handler = logging.StreamHandler(sys.stdout)
     form = "%(asctime)s.%(msecs)03d %(message)s" if stamp else "%(message)s"
     handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))

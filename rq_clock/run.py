@@ -1,4 +1,4 @@
-"""What a task can know of the run it is: `current_run()`.
+"""The facts of its run for a task: `current_run()`.
 
 Imported by workers, so it imports nothing of the clock. The facts travel in the job's meta, where
 the stock RQ worker and RQ's own tools see them too:
@@ -24,8 +24,8 @@ class Run:
 
     From rq-clock's worker also: `attempt`, 1 for the first execution of the job and one more for
     each after an interruption, a retry or a worker's death; `previous`, the newest fire time of
-    the schedule that had succeeded when this attempt began, None when none has: the data of
-    (previous, fire_time] is this run's to deal with.
+    the schedule that had succeeded when this attempt began, None when none has: this run
+    processes the data of (previous, fire_time].
     """
 
     schedule: str
@@ -36,8 +36,8 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether the worker was told to end. A task that asks now and then can leave early by
-        raising `Interrupted`; one that does not is let finish for RQ_CLOCK_GRACE_SECONDS."""
+        """Whether the worker has to end. A task that checks it now and then can leave early by
+        raising `Interrupted`; another one gets RQ_CLOCK_GRACE_SECONDS to finish."""
         return stopping()
 
 
@@ -46,7 +46,8 @@ _stopping = False
 
 
 def current_run() -> Run | None:
-    """The run that this code is part of; None outside of one (a job that no schedule made)."""
+    """Return the run that this code is part of; None outside of one (a job that no schedule
+    made)."""
     run = _running.get()
     if run is not None:
         return run
@@ -57,8 +58,8 @@ def current_run() -> Run | None:
 
 
 def from_meta(meta: Mapping[str, Any]) -> Run | None:
-    """The run that a job's meta describes; None for a job that no schedule made, which may still
-    name a group there."""
+    """Return the run that a job's meta describes; None for a job that no schedule made, which may
+    still name a group there."""
     facts = meta.get("rq_clock") or {}
     if "schedule" not in facts:
         return None
@@ -76,11 +77,11 @@ def running(run: Run | None) -> Iterator[None]:
 
 
 def stopping() -> bool:
-    """Whether this process was told to end; for code that is not sure to be part of a run."""
+    """Return whether this process has to end; for code that may not be part of a run."""
     return _stopping
 
 
 def stop() -> None:
-    """Remember that the process was told to end: all that a work horse's signal handler does."""
+    """Remember that the process has to end; a work horse's signal handler."""
     global _stopping
     _stopping = True

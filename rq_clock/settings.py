@@ -1,7 +1,7 @@
 """Every setting that rq-clock reads from the environment, in one place.
 
-`.env.example` says what each is for; a test keeps the two together. In development a `.env`
-file beside the app is read too; what the environment says wins.
+`.env.example` describes each; a test keeps the two together. In development a `.env` file beside
+the app is read too; the environment takes precedence.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rq_clock.errors import RqClockError
 from rq_clock.outbound.addresses import Allowed, parse_allowed
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
-"""Where `rq-clock redis` listens when nothing else is said."""
+"""Where `rq-clock redis` listens by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """Lets a caller of the web process do what its scopes say."""
+    """Gives its scopes to a caller of the web process."""
 
     name: str
     scopes: frozenset[str]
@@ -123,7 +123,7 @@ class Settings:
 
 
 def environment() -> dict[str, str]:
-    """The app's environment: this process's, with `.env` beneath it in development."""
+    """Return the environment of this process, with `.env` beneath it in development."""
     from dotenv import dotenv_values
 
     if "DYNO" in os.environ:  # a platform sets variables itself; a stray file must not add any
@@ -138,13 +138,14 @@ _SCOPES = {
     "admin": {"read", "operate", "admin", "tasks"},
     "tasks": {"tasks"},
 }
-"""Scope → what it allows."""
+"""Scope → the scopes that it includes."""
 _TOKEN = re.compile(r"[!-+\--9;-~]+")
 SHORTEST_TOKEN = 16
 
 
 def tokens_from(text: str) -> tuple[Token, ...]:
-    """`name:scope+scope:value`, comma-separated; a value alone is an admin's, named default."""
+    """Read `name:scope+scope:value`, comma-separated; a value alone is an admin's, named
+    default."""
     found: dict[str, Token] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, scopes, value = (
@@ -170,8 +171,8 @@ def tokens_from(text: str) -> tuple[Token, ...]:
 
 
 def _owner(env: Mapping[str, str]) -> tuple[str, str]:
-    """Who this clock belongs to, and what the same app was called before its platform told
-    its id (on Heroku: before dyno metadata was switched on)."""
+    """Return the owner of this clock, and the owner that the same app had before its platform set
+    an id (on Heroku: before dyno metadata was enabled)."""
     named = env.get("RQ_CLOCK_OWNER")
     if named:
         return named, ""
@@ -183,13 +184,13 @@ def _owner(env: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _instance(env: Mapping[str, str]) -> str:
-    """A name for this process that no other has: at a deploy two dynos are called clock.1, and
-    in its container each has the same process id."""
+    """Return a name that no other process has: at a deploy two dynos are called clock.1, and in its
+    container each has the same process id."""
     return f"{env.get('DYNO') or socket.gethostname()}.{os.getpid()}.{token_hex(2)}"
 
 
 def _operator(env: Mapping[str, str]) -> str:
-    """Who gives orders from this machine, for the audit. In a container a user may have no name."""
+    """Return the user of this machine, for the audit. In a container a user may have no name."""
     from getpass import getuser
 
     try:
@@ -210,12 +211,12 @@ def _namespace(env: Mapping[str, str]) -> str:
 
 
 def _queues(text: str) -> tuple[str, ...]:
-    """Names separated by commas or spaces; a queue that is named twice keeps its first place."""
+    """Read names separated by commas or spaces; of a repeated name the first place counts."""
     return tuple(dict.fromkeys(text.replace(",", " ").split())) or ("default",)
 
 
 def _release(text: str) -> int:
-    """The number in Heroku's 'v42'; 0 where the platform numbers no releases."""
+    """Return the number in Heroku's 'v42'; 0 where the platform numbers no releases."""
     digits = text.removeprefix("v")
     return int(digits) if digits.isdigit() else 0
 
@@ -249,7 +250,7 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _url(env: Mapping[str, str], name: str) -> str:
-    """The address of a web service; empty when there is none. It may be a secret."""
+    """Return the URL of a web service; empty when there is none. It may be a secret."""
     url = env.get(name, "")
     scheme, host, _port = _parts(url)
     if url and (not host or scheme not in ("http", "https") or "@" in urlsplit(url).netloc):
@@ -261,7 +262,7 @@ def _url(env: Mapping[str, str], name: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port of a URL; of what is none, nothing."""
+    """Return scheme, host and port of a URL; empty ones when it is none."""
     try:
         parts = urlsplit(url)
         return parts.scheme, parts.hostname or "", parts.port
@@ -270,7 +271,7 @@ def _parts(url: str) -> tuple[str, str, int | None]:
 
 
 def _secret(text: str) -> bytes:
-    """The key that alerts are signed with: what stands behind "whsec_" is base64."""
+    """Return the key that alerts are signed with: base64 behind "whsec_", or any text."""
     if not text.startswith("whsec_"):
         return text.encode()
     try:
@@ -283,7 +284,7 @@ def _secret(text: str) -> bytes:
 
 
 def _alert_urls(text: str) -> tuple[str, ...]:
-    """URLs for Apprise, separated by spaces or commas. A URL may hold commas itself."""
+    """Return URLs for Apprise, separated by spaces or commas. A URL may contain commas itself."""
     urls = tuple(re.split(r"[\s,]+(?=[A-Za-z][\w+.-]*://)", text.strip(" ,\n"))) if text else ()
     if not all(re.match(r"[A-Za-z][\w+.-]*://[^\s/?#]\S*\Z", url) for url in urls):
         raise RqClockError(

@@ -11,7 +11,7 @@ ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
 class HasFileno(Protocol):
-    """A socket, or anything else that select takes."""
+    """A socket, or anything else for select."""
 
     def fileno(self) -> int: ...
 
@@ -19,15 +19,15 @@ class HasFileno(Protocol):
 class Signals:
     """SIGTERM and SIGINT as something to wait for.
 
-    The handlers do nothing: Python's C-level handler writes the signal's number to a pipe, and
-    the loop reads it. A handler that raised, or set a threading.Event, could strike in the middle
-    of anything, also inside the very wait for it. Signals named beside these two only end a wait.
+    The handlers do nothing: Python's C-level handler writes the signal's number to a pipe, and the
+    loop reads it. A handler that raised, or set a threading.Event, could run in the middle of
+    anything, also of the wait for it. `others` only end a wait.
     """
 
     def __init__(self, *others: signal.Signals) -> None:
         self.stopping = False
         self.ended_child = False
-        """A SIGCHLD has come; whoever looks after the child resets it."""
+        """A SIGCHLD has come; reset it after looking at the children."""
         self._numbers = {*ENDING, *others}
 
     def __enter__(self) -> Signals:
@@ -45,13 +45,13 @@ class Signals:
         self.close()
 
     def close(self) -> None:
-        """Close the pipe; in a child that was forked inside the block, which has its own."""
+        """Close the pipe. For a child that was forked inside the block."""
         self._pipe.close()
         self._end.close()
 
     def wait(self, seconds: float | None, *others: HasFileno) -> set[HasFileno]:
         """Sleep until a signal, until one of `others` can be read, or for `seconds`; precise to a
-        fraction of a millisecond. Those of `others` that can be read."""
+        fraction of a millisecond. Return those of `others` that can be read."""
         if seconds is not None:
             seconds = max(seconds, 0.0)
         readable, _, _ = select.select([self._pipe, *others], [], [], seconds)

@@ -1,7 +1,7 @@
-"""Taking care of what nobody else does any more: jobs of dead workers, and retries that wait.
+"""The reaper: recovers the jobs of dead workers, and moves retries that are due to their queues.
 
-The leading clock does it; a worker does when no clock leads. It may be done by several at once:
-every step says what it is based on, and the second one finds it done.
+The leading clock runs it; a worker does when no clock leads. Several may run at once: every step
+compares the state it is based on, and the second one finds it done.
 
 A worker is dead when it has given no sign of life for SILENCE seconds that were watched: counted
 by our own clock, while the server answered each time we looked. After an outage, a freeze or a
@@ -20,7 +20,7 @@ from rq_clock.store.client import is_outage
 SILENCE = 10.0
 """Seconds; a worker gives a sign of life every 2."""
 LONGEST_GAP = 6.0
-"""Seconds between two looks beyond which nothing is known of what was in between."""
+"""Seconds between two looks beyond which the count starts anew."""
 BURST = 20
 """Rounds of 100 jobs promoted in one look."""
 
@@ -30,15 +30,15 @@ class Reaper:
 
     def __init__(self, executions: Executions, max_interruptions: int) -> None:
         self._executions = executions
-        self._most = max_interruptions
+        self._limit = max_interruptions
         self._silent: dict[str, tuple[str, float]] = {}
         """Worker → its last sign of life, and since when (monotonic) it is the last."""
         self._looked = float("-inf")
         self._faults = FaultLog()
 
     def look(self, moment: float, now: datetime) -> datetime | None:
-        """Take care once; `moment` is monotonic. The next instant at which a scheduled job is
-        due. Raises redis-py's errors; call `forget` then."""
+        """Look once; `moment` is monotonic. Return when the next scheduled job is due. Raises
+        redis-py's errors; call `forget` then."""
         if moment - self._looked > LONGEST_GAP:
             self._silent.clear()
         self._looked = moment
@@ -48,7 +48,7 @@ class Reaper:
             silent = moment - self._silent[place.worker][1]
             if silent >= SILENCE:
                 try:
-                    self._bury(place, silent, now)
+                    self._reap(place, silent, now)
                 except Exception as error:
                     if is_outage(error):
                         raise
@@ -60,19 +60,19 @@ class Reaper:
         return due
 
     def forget(self) -> None:
-        """The server was away: what was watched until now says nothing."""
+        """Start the count anew: the server was away."""
         self._silent.clear()
 
     def _last_sign(self, place: Slot, moment: float) -> tuple[str, float]:
         before = self._silent.get(place.worker)
         return before if before and before[0] == place.value else (place.value, moment)
 
-    def _bury(self, place: Slot, silent: float, now: datetime) -> None:
+    def _reap(self, place: Slot, silent: float, now: datetime) -> None:
         execution = self._executions.held(place)
         ending = None
         if execution is not None:
             error = f"worker {place.worker} gave no sign of life for {silent:.0f} s"
-            ending = interrupted(execution, now, self._most, state=LOST, error=error)
+            ending = interrupted(execution, now, self._limit, state=LOST, error=error)
         if self._executions.reap(place, execution, ending):
             fields = (
                 {"job": execution.job_id, "again": ending.again or "no"}

@@ -1,8 +1,8 @@
-"""What a command prints: line by line to the log, its last 64 kB to Redis while it runs.
+"""The output of a command: line by line to the log, its last 64 kB to Redis while it runs.
 
 However much it prints, memory, Redis and log stay small: of a line the first 2,000 characters are
-logged, of a run the first 1,000 lines, and what was left out is said. Secret values are masked in
-both. Not UTF-8 is shown as \\xNN.
+logged, of a run the first 1,000 lines and the number of the others. Secret values are masked in
+both. Bytes that are not UTF-8 are shown as \\xNN.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from rq_clock.redaction import Secrets, printable
 
 KEPT = 64 * 1024
 """Bytes of a run's output that are kept."""
-MOST_LINES, LONGEST_LINE = 1_000, 2_000
+LINE_LIMIT, LONGEST_LINE = 1_000, 2_000
 """Lines of a run, and characters of a line, that are logged."""
 WRITE_SECONDS = 1.0
 """From one writing of the record to the next."""
 LAST_WRITE_SECONDS = 3.0
-"""How long the end of a run waits for its record to be written."""
+"""How long the end of a run waits until its record is written."""
 
 _LINE_BYTES = 16 * 1024  # more than 2,000 characters of any kind
-_NOTE = 64  # more than the line that says what came before
+_NOTE = 64  # more than the line that counts the bytes before
 _CAME_BEFORE = re.compile(rb"\[(\d+) bytes came before\]\n")
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
 
 def shown(kept: bytes) -> tuple[int, str]:
-    """What is kept of a run's output, as text to be read: how many bytes came before it, and the
-    rest without colours, without what a progress bar has written over, and without anything else
-    that a terminal would obey."""
+    """Return the kept output of a run as text: how many bytes came before it, and the rest without
+    colours, the overwritten parts of progress bars and other control characters."""
     cut = _CAME_BEFORE.match(kept)
     text = kept[cut.end() if cut else 0 :].decode(errors="backslashreplace")
     lines = (
@@ -52,9 +51,9 @@ def _plain(line: str) -> str:
 class Tail:
     """The last bytes of a stream."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         self.passed = 0
-        self._most = most
+        self._limit = limit
         self._bytes = bytearray()
         self._lock = threading.Lock()
 
@@ -62,28 +61,29 @@ class Tail:
         with self._lock:
             self.passed += len(chunk)
             self._bytes += chunk
-            del self._bytes[: -self._most]
+            del self._bytes[: -self._limit]
 
     def value(self, secrets: Secrets) -> bytes:
-        """What is kept, with secrets masked. Where something came before, it begins with a whole
-        line that says so: a cut line might begin with half a secret."""
+        """Return the kept bytes, with secrets masked. If bytes came before them, it begins with a
+        line that counts these, then a whole line: a cut one might begin with half a secret."""
         with self._lock:
             data, before = bytes(self._bytes), self.passed - len(self._bytes)
         data = secrets.hide(data)
         if not before:
             return data
-        half = data.find(b"\n", _NOTE, self._most // 8) + 1 or max(_NOTE, secrets.longest)
+        half = data.find(b"\n", _NOTE, self._limit // 8) + 1 or max(_NOTE, secrets.longest)
         return f"[{before + half} bytes came before]\n".encode() + data[half:]
 
 
 class _Lines:
-    """Cuts a stream into lines, holding no more of one than is logged of it."""
+    """Cuts a stream into lines, and holds no more of a line than is logged."""
 
     def __init__(self) -> None:
         self._start, self._length = b"", 0
 
     def cut(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
-        """The lines that end in this chunk: how each begins, and how many bytes it has."""
+        """Return the lines that end in this chunk: the beginning of each, and its number of
+        bytes."""
         *ended, rest = chunk.split(b"\n")
         for part in ended:
             self._hold(part)
@@ -92,7 +92,7 @@ class _Lines:
         self._hold(rest)
 
     def skim(self, chunk: bytes) -> int:
-        """How many lines end in this chunk."""
+        """Return how many lines end in this chunk."""
         ended, newline, rest = chunk.rpartition(b"\n")
         if newline:
             self._start, self._length = b"", 0
@@ -105,49 +105,49 @@ class _Lines:
 
 
 class Output:
-    """Takes in what a command prints. `facts` are the fields that every log line carries."""
+    """Collects and logs the output of a command. Every log line has the fields `facts`."""
 
     def __init__(self, facts: dict[str, Any], secrets: Secrets) -> None:
         self._facts = facts
         self._secrets = secrets
         self._tail, self._errors = Tail(KEPT), Tail(_LINE_BYTES)
         self._lines = {"stdout": _Lines(), "stderr": _Lines()}
-        self._told = self._untold = 0
+        self._logged = self._unlogged = 0
 
-    def take(self, stream: str, chunk: bytes) -> None:
+    def add(self, stream: str, chunk: bytes) -> None:
         self._tail.add(chunk)
         if stream == "stderr":
             self._errors.add(chunk)
-        if self._told >= MOST_LINES:
-            self._untold += self._lines[stream].skim(chunk)
+        if self._logged >= LINE_LIMIT:
+            self._unlogged += self._lines[stream].skim(chunk)
             return
         for line, length in self._lines[stream].cut(chunk):
-            self._tell(stream, line, length)
+            self._log(stream, line, length)
 
     def finish(self) -> None:
-        """Nothing more comes: log the last lines, and how many were not logged."""
+        """Log the last lines, and how many were not logged."""
         for stream, lines in self._lines.items():
             for line, length in lines.cut(b"\n"):
                 if length:
-                    self._tell(stream, line, length)
-        if self._untold:
-            log_event("run.output_cut", **self._facts, logged=MOST_LINES, more_lines=self._untold)
+                    self._log(stream, line, length)
+        if self._unlogged:
+            log_event("run.output_cut", **self._facts, logged=LINE_LIMIT, more_lines=self._unlogged)
 
     def kept(self) -> bytes:
-        """The record: the last 64 kB of both streams, as they came."""
+        """Return the record: the last 64 kB of both streams, as they came."""
         return self._tail.value(self._secrets)
 
-    def last_words(self) -> str:
-        """The last line on standard error that says anything."""
+    def last_error_line(self) -> str:
+        """Return the last line on standard error that is not blank."""
         lines = self._text(self._errors.value(self._secrets)).splitlines()
-        said = [line.strip() for line in lines if line.strip()]
-        return printable(said[-1], 200) if said else ""
+        texts = [line.strip() for line in lines if line.strip()]
+        return printable(texts[-1], 200) if texts else ""
 
-    def _tell(self, stream: str, line: bytes, length: int) -> None:
-        if self._told >= MOST_LINES:
-            self._untold += 1
+    def _log(self, stream: str, line: bytes, length: int) -> None:
+        if self._logged >= LINE_LIMIT:
+            self._unlogged += 1
             return
-        self._told += 1
+        self._logged += 1
         text = self._text(self._secrets.hide(line)).removesuffix("\r").rpartition("\r")[2]
         shown = printable(text, LONGEST_LINE)
         cut = {"cut_of_bytes": length} if length > len(line) or len(text) > LONGEST_LINE else {}
@@ -159,9 +159,9 @@ class Output:
 
 
 class Record:
-    """Within its block writes what `read` gives with `write`, in a thread of its own: about once a
-    second while something changes, and once more at the end. Redis may be slow or away, the
-    command is not held up; what cannot be written is lost, and that is said once."""
+    """Within its block writes the result of `read` with `write`, in a thread of its own: about once
+    a second while it changes, and once more at the end. A slow or missing Redis never delays the
+    command; a record that cannot be written is lost, and logged once."""
 
     def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], object]) -> None:
         self._read, self._write = read, write

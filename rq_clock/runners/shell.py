@@ -126,19 +126,19 @@ class Shell:
 
     @property
     def pid(self) -> int:
-        """The shell, the group and the session."""
+        """Return the id of the shell, its group and its session."""
         return self._process.pid
 
     def watch(
         self, timeout: float, output: Callable[[str, bytes], None], leave: Callable[[], str]
     ) -> Ended:
-        """Wait for the end of the command and of all that it started, handing what they print to
-        `output`. After `timeout` seconds, and when `leave` gives a reason, end them."""
+        """Wait for the end of the command and of all that it started, and pass their output to
+        `output`. After `timeout` seconds, or when `leave` returns a reason, end them."""
         deadline, why = self._started + timeout, ""
         while self._process.poll() is None and not why:
             self._read(output)
             why = leave() or ("timeout" if time.monotonic() >= deadline else "")
-        if self._process.poll() == 0:  # in that very moment
+        if self._process.poll() == 0:  # it ended just then
             why = ""
         survivors = self._end(output, 0 if why else LINGER_SECONDS)
         seconds = time.monotonic() - self._started
@@ -147,19 +147,19 @@ class Shell:
         return Ended(-signal.SIGKILL if code is None else code, why, seconds, survivors)
 
     def _end(self, output: Callable[[str, bytes], None], patience: float) -> bool:
-        """Wait for `patience` seconds until nobody is left, else end who is. Whether somebody is
-        left all the same."""
+        """Wait for `patience` seconds until no process is left, else end the rest. Return whether
+        one is left even so."""
         steps = (
             (0, patience),
             (signal.SIGTERM, GRACE_SECONDS),
             (signal.SIGKILL, GIVE_UP_SECONDS),
         )
         for number, seconds in steps:
-            until, told = time.monotonic() + seconds, set[int]()
+            until, signaled = time.monotonic() + seconds, set[int]()
             while groups := self._groups():
-                for group in groups - told:
+                for group in groups - signaled:
                     _send(group, number)
-                told |= groups
+                signaled |= groups
                 if time.monotonic() >= until:
                     break
                 self._read(output)
@@ -169,7 +169,7 @@ class Shell:
         return bool(groups)
 
     def _read(self, output: Callable[[str, bytes], None]) -> None:
-        """Hand over what has been printed; wait for it a moment that grows while nothing comes."""
+        """Pass on the output that has come. Wait for it, longer and longer while none comes."""
         if not self._selector.get_map():
             time.sleep(self._pause)
         ready = self._selector.select(self._pause) if self._selector.get_map() else []
@@ -182,7 +182,8 @@ class Shell:
         self._pause = SHORTEST_PAUSE if ready else min(self._pause * 2, LONGEST_PAUSE)
 
     def _drain(self, output: Callable[[str, bytes], None]) -> None:
-        """What is left in the pipes. A daemon that took them along may print for ever."""
+        """Pass on the rest in the pipes, but not all of a daemon that inherited them and prints
+        on."""
         for key in list(self._selector.get_map().values()):
             os.set_blocking(key.fd, False)
             left = 16
@@ -192,7 +193,7 @@ class Shell:
                     left -= 1
 
     def _groups(self) -> set[int]:
-        """The process groups of the session in which somebody lives."""
+        """Return the process groups of the session that have living processes."""
         self._process.poll()
         try:
             stats = [entry / "stat" for entry in Path("/proc").iterdir() if entry.name.isdigit()]
@@ -213,7 +214,7 @@ def _start(
     script: str, *words: str, cwd: str | None = None, env: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> subprocess.Popen[bytes]:  # fmt: skip
-    """A shell in a session of its own that waits for a line on its standard input."""
+    """Start a shell in a session of its own that waits for a line on its standard input."""
     output = subprocess.DEVNULL if quiet else subprocess.PIPE
     return subprocess.Popen(
         ["/bin/sh", "-c", script, "sh", *words], cwd=cwd, env=env, bufsize=0,
@@ -222,7 +223,7 @@ def _start(
 
 
 def _answer(process: subprocess.Popen[bytes]) -> None:
-    """Give it the line that it waits for."""
+    """Send the line that it waits for."""
     assert process.stdin
     with suppress(BrokenPipeError):
         process.stdin.write(b"\n")
@@ -230,7 +231,7 @@ def _answer(process: subprocess.Popen[bytes]) -> None:
 
 
 def _settle(process: subprocess.Popen[bytes]) -> None:
-    """Close what connects us, and take note of its end."""
+    """Close the pipes, and reap the process."""
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
             stream.close()
@@ -243,7 +244,7 @@ def _group(pid: int) -> set[int]:
         os.killpg(pid, 0)
     except ProcessLookupError:
         return set()
-    except PermissionError:  # somebody is there, as another user
+    except PermissionError:  # there are some, of another user
         pass
     return {pid}
 

@@ -1,6 +1,6 @@
-"""What the jobs of commands and webhooks call, in a worker: rq-clock's or the stock one.
+"""The functions that the jobs of commands and webhooks call, in a worker: ours or the stock one.
 
-Ordinary functions of RQ. Besides what any job leaves, a run leaves its output: the last 64 kB that
+Ordinary functions of RQ. Beside RQ's own records, a run leaves its output: the last 64 kB that
 a command printed, written about once a second while it runs; or the status of a web call and the
 first 2 kB of its answer. It expires after RQ_CLOCK_OUTPUT_HOURS. A job that runs again writes it
 anew. Secrets that are known by name are masked in it.
@@ -24,7 +24,7 @@ from rq.timeouts import JobTimeoutException
 from rq_clock import log as logs
 from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
 from rq_clock.log import log_event, log_warning
-from rq_clock.outbound import client as hook
+from rq_clock.outbound import client as outbound
 from rq_clock.redaction import Secrets, masked_text, masked_url, printable
 from rq_clock.run import Run, current_run, stopping
 from rq_clock.runners.output import KEPT, Output, Record
@@ -39,15 +39,15 @@ ANSWER_KEPT = 2048
 SHUTDOWN = "its worker's shutdown"
 SIGNAL_SECONDS = 0.5
 """A platform ends all processes at once: a command that died of SIGTERM may be seen dead before
-this process has heard of its own."""
+this process gets its own."""
 
 
 class CommandTimedOut(CommandFailed, JobTimeoutException):
-    """A command took longer than it may; to RQ the same as a job that does."""
+    """A command exceeded its timeout; to RQ the same as a job that does."""
 
 
 class WebhookTimedOut(WebhookFailed, JobTimeoutException):
-    """A web call took longer than it may; to RQ the same as a job that does."""
+    """A web call exceeded its timeout; to RQ the same as a job that does."""
 
 
 def run_command(
@@ -56,11 +56,11 @@ def run_command(
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a shell command to its end; see `rq_clock.command` for what it is given.
+    """Run a shell command to its end; see `rq_clock.command` for its environment.
 
     Raises CommandFailed with its exit code or signal, CommandTimedOut after `timeout` seconds, and
-    Interrupted when the worker shuts down meanwhile. Whatever is raised, here or in this by RQ:
-    nothing that the command started is left running, unless it made itself a daemon.
+    Interrupted when the worker shuts down meanwhile. Whatever is raised, no process that the
+    command started is left running, unless it made itself a daemon.
     """
     settings, job, run = _prepare()
     if stopping():
@@ -76,21 +76,21 @@ def run_command(
 
     with Record(output.kept, write) as record:
 
-        def take(stream: str, chunk: bytes) -> None:
-            output.take(stream, chunk)
+        def add(stream: str, chunk: bytes) -> None:
+            output.add(stream, chunk)
             record.changed()
 
         log_event("command.started", **facts, command=printable(masked_text(shell), 200))
         try:
             with Shell(shell, cwd=cwd, env=environ) as running:
-                ended = running.watch(timeout or float("inf"), take, leave)
+                ended = running.watch(timeout or float("inf"), add, leave)
         except BaseException as error:
             log_warning("command.failed", **facts, reason=type(error).__name__)
             raise
         finally:
             output.finish()
     _report(ended, facts)
-    _judge(ended, timeout, output.last_words())
+    _raise_failure(ended, timeout, output.last_error_line())
 
 
 def call_webhook(
@@ -111,12 +111,12 @@ def call_webhook(
     body = None if json is None else json_.dumps(json).encode()
     started = time.monotonic()
     keep = ANSWER_KEPT + secrets.longest  # one that is cut in two could not be masked
-    request = hook.Request(url, method, _headers(headers or {}, body, run), body, keep)
+    request = outbound.Request(url, method, _headers(headers or {}, body, run), body, keep)
     try:
-        answer = hook.call(request, timeout, settings.webhook_allow)
+        answer = outbound.call(request, timeout, settings.webhook_allow)
     except WebhookFailed as error:
         log_warning("webhook.failed", **facts, reason=str(error))
-        slow = isinstance(error, hook.TooSlow)
+        slow = isinstance(error, outbound.TooSlow)
         raise (WebhookTimedOut if slow else WebhookFailed)(str(error)) from None
     took = f"{time.monotonic() - started:.3f}s"
     log_event("webhook.answered", **facts, status=answer.status, took=took)
@@ -128,19 +128,20 @@ def call_webhook(
             log_warning("run.output_lost", reason=str(error))
     text = kept.decode(errors="replace")
     if not 200 <= answer.status < 300:
-        raise WebhookFailed(_complaint(answer, masked_url(url), text))
+        raise WebhookFailed(_failure(answer, masked_url(url), text))
     return {"status": answer.status, "body": text}
 
 
 def keep_output(
     redis: Redis, namespace: str, job_id: str, output: bytes, *, hours: int = 72
 ) -> None:
-    """Store the last 64 kB of what a run printed, in place of what was stored of it."""
+    """Store the last 64 kB of a run's output, in place of the stored ones."""
     redis.set(key_of(namespace, f"output:{job_id}"), output[-KEPT:], ex=hours * 3600)
 
 
 def _prepare() -> tuple[Settings, Job | None, Run | None]:
-    """What this process and its job are. RQ's worker has no log for us: then it gets one."""
+    """Return the settings, the job and the run of this process. Set up our log if there is none, as
+    in RQ's worker."""
     settings = Settings.from_env()
     if not logs.logger.hasHandlers():
         logs.set_up(stamp=settings.stamped_logs)
@@ -159,7 +160,7 @@ def _facts(job: Job | None, run: Run | None) -> dict[str, Any]:
 
 
 def _run_variables(run: Run | None) -> dict[str, str]:
-    """What `current_run()` tells a function, for a command."""
+    """Return the facts of `current_run()` as environment variables, for a command."""
     if run is None:
         return {}
     facts = {"SCHEDULE": run.schedule, "FIRE_TIME": iso(run.fire_time), "REASON": run.reason}
@@ -169,7 +170,7 @@ def _run_variables(run: Run | None) -> dict[str, str]:
 
 
 def _reasons_to_leave(job: Job | None) -> Callable[[], str]:
-    """A function that says why the command must end now, if it must."""
+    """Return a function that returns why the command must end now, or ""."""
     parent = os.getppid() if _is_horse(job) else None
 
     def leave() -> str:
@@ -182,8 +183,9 @@ def _reasons_to_leave(job: Job | None) -> Callable[[], str]:
 
 
 def _is_horse(job: Job | None) -> bool:
-    """Whether this process's parent is the job's worker. Where the kernel does not end a horse
-    whose worker was killed, its command is ended here: another worker will run the job again."""
+    """Return whether this process's parent is the job's worker. Where the kernel does not end a
+    horse whose worker was killed, its command is ended here: another worker will run the job
+    again."""
     if job is None or not job.worker_name:
         return False
     try:
@@ -205,19 +207,19 @@ def _report(ended: Ended, facts: dict[str, Any]) -> None:
         )
 
 
-def _judge(ended: Ended, timeout: float | None, last_words: str) -> None:
+def _raise_failure(ended: Ended, timeout: float | None, last_error_line: str) -> None:
     if ended.code == 0 and not ended.why:
         return
-    said = f"; last words: {last_words}" if last_words else ""
+    quote = f"; last line: {last_error_line}" if last_error_line else ""
     if ended.why == "timeout":
-        raise CommandTimedOut(f"ended by {ended.words} after {timeout:g} s, its timeout{said}")
-    if ended.why or _hears_of_shutdown(ended.code):
-        raise Interrupted(f"ended by {ended.words} because of {ended.why or SHUTDOWN}{said}")
-    raise CommandFailed(f"{ended.words}{said}")
+        raise CommandTimedOut(f"ended by {ended.words} after {timeout:g} s, its timeout{quote}")
+    if ended.why or _is_shutdown(ended.code):
+        raise Interrupted(f"ended by {ended.words} because of {ended.why or SHUTDOWN}{quote}")
+    raise CommandFailed(f"{ended.words}{quote}")
 
 
-def _hears_of_shutdown(code: int) -> bool:
-    """Whether what ended the command was meant for this process too."""
+def _is_shutdown(code: int) -> bool:
+    """Return whether the signal that ended the command came to this process too."""
     until = time.monotonic() + SIGNAL_SECONDS
     while code in (-signal.SIGTERM, 128 + signal.SIGTERM) and time.monotonic() < until:
         if stopping():
@@ -226,21 +228,21 @@ def _hears_of_shutdown(code: int) -> bool:
     return stopping()
 
 
-def _headers(given: Mapping[str, str], body: bytes | None, run: Run | None) -> dict[str, str]:
-    """The headers of a call; what is given takes the place of our own."""
+def _headers(headers: Mapping[str, str], body: bytes | None, run: Run | None) -> dict[str, str]:
+    """Return the headers of a call; those of the target replace our own."""
     own = {"User-Agent": f"rq-clock/{__version__}"}
     if body is not None:
         own["Content-Type"] = "application/json"
     if run is not None:
         own["Idempotency-Key"] = f"{run.schedule}/{iso(run.fire_time)}"
-    names = {name.lower() for name in given}
-    return {**{n: v for n, v in own.items() if n.lower() not in names}, **given}
+    names = {name.lower() for name in headers}
+    return {**{n: v for n, v in own.items() if n.lower() not in names}, **headers}
 
 
-def _complaint(answer: hook.Answer, where: str, body: str) -> str:
+def _failure(answer: outbound.Answer, where: str, body: str) -> str:
     if 300 <= answer.status < 400 and answer.location:
         to = masked_url(answer.location)
         return f"{where}: answered {answer.words} to {to}; redirects are not followed"
     first = next((line.strip() for line in body.splitlines() if line.strip()), "")
-    said = f": {printable(first, 200)}" if first else ""
-    return f"{where}: expected an answer of 2xx, got {answer.words}{said}"
+    quote = f": {printable(first, 200)}" if first else ""
+    return f"{where}: expected an answer of 2xx, got {answer.words}{quote}"

@@ -64,14 +64,14 @@ def _supervise(names: Sequence[str], count: int, burst: bool, max_jobs: int | No
     children: set[int] = set()
     with Runtime(signal.SIGCHLD) as runtime:
         signals = runtime.signals
-        missing, told = count, False
+        missing, signaled = count, False
         while missing or children:
             while missing and not signals.stopping:
                 children.add(_fork(runtime, names, burst, max_jobs))
                 missing -= 1
             runtime.wait(None)
-            if signals.stopping and not told:
-                told, missing = True, 0
+            if signals.stopping and not signaled:
+                signaled, missing = True, 0
                 for pid in children:
                     os.kill(pid, signal.SIGTERM)
             for pid in list(children):

@@ -36,7 +36,7 @@ from rq.timeouts import BaseDeathPenalty, JobTimeoutException
 from rq.utils import now, utcformat, utcparse
 
 from rq_clock.errors import Interrupted
-from rq_clock.jobs import outcomes as endings
+from rq_clock.jobs import outcomes
 from rq_clock.jobs.outcomes import Execution, Outcome, encodable
 from rq_clock.log import log_warning
 from rq_clock.run import from_meta, running, stop, stopping
@@ -52,7 +52,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class WorkHorse:
     """The process, as its worker sees it."""
 
-    def __init__(self, rider: JobRunner, inherited: Iterable[Callable[[], None]]) -> None:
+    def __init__(self, runner: JobRunner, inherited: Iterable[Callable[[], None]]) -> None:
         """Fork it. In the child the calls of `inherited` close what is the worker's alone, then
         `rider` runs the jobs. Call it where no other thread runs."""
         self.jobs = 0
@@ -69,7 +69,7 @@ class WorkHorse:
             self.pid = os.fork()
             if self.pid == 0:
                 self._pipe.close()
-                _live(rider, end, inherited, parent, before)
+                _live(runner, end, inherited, parent, before)
             with suppress(PermissionError, ProcessLookupError):
                 os.setpgid(self.pid, self.pid)  # the child does so too: whoever comes first
         finally:
@@ -90,7 +90,7 @@ class WorkHorse:
             return False
         return True
 
-    def ending(self) -> tuple[Outcome, bool] | None:
+    def outcome(self) -> tuple[Outcome, bool] | None:
         """What it has sent, if anything: how the job ended, and whether the horse waits to hear
         that this is stored before it calls the job's webhooks."""
         try:
@@ -104,7 +104,7 @@ class WorkHorse:
         with suppress(OSError):
             self._pipe.send(None)
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Tell the job that the worker is to end; on most platforms it was told already."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
@@ -154,7 +154,7 @@ def _statm(pid: int) -> int | None:
 
 
 def _live(
-    rider: JobRunner,
+    runner: JobRunner,
     pipe: Connection[Any, Any],
     inherited: Iterable[Callable[[], None]],
     parent: int,
@@ -175,7 +175,7 @@ def _live(
         for close in inherited:
             close()
         random.seed()
-        rider.serve(pipe)
+        runner.serve(pipe)
         status = 0
     finally:
         sys.stdout.flush()
@@ -288,7 +288,7 @@ class JobRunner(RQWorker):
         super().__init__([], name, connection=redis, prepare_for_work=False)
         self._is_horse = True
         self._exc_handlers = handlers
-        self._most = max_interruptions
+        self._limit = max_interruptions
         self._queues: dict[str, Queue] = {}
         utcparse(utcformat(now()))  # compiles what each process would compile for its first job
 
@@ -307,7 +307,7 @@ class JobRunner(RQWorker):
         try:
             job.restore({k: v for k, v in execution.fields.items() if k not in _OVERWRITTEN})
         except Exception as error:
-            self._deliver(endings.failed(execution, now(), f"cannot be read: {_text(error)}"), job)
+            self._deliver(outcomes.failed(execution, now(), f"cannot be read: {_text(error)}"), job)
             return
         self.execution = RQExecution(execution.id, job.id, self.connection, self.name)
         queue = self._queue(execution.queue)
@@ -330,13 +330,13 @@ class JobRunner(RQWorker):
             self._queues[name] = Queue(name, connection=self.connection)
         return self._queues[name]
 
-    def _deliver(self, ending: Outcome, job: Job) -> None:
+    def _deliver(self, outcome: Outcome, job: Job) -> None:
         if os.getpid() != self._process:  # a callback has forked it
             _end_fork()
         if self._delivered:  # a job ends once, whatever fails after its end
             return
-        self._delivered, self._spent = True, ending.state != endings.OK
-        self._pipe.send((ending, bool(job.webhooks)))
+        self._delivered, self._spent = True, outcome.state != outcomes.OK
+        self._pipe.send((outcome, bool(job.webhooks)))
         if job.webhooks:
             self._pipe.recv()
 
@@ -361,13 +361,13 @@ class JobRunner(RQWorker):
 
     def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any) -> None:
         assert job.ended_at
-        self._deliver(endings.succeeded(self._execution, job.ended_at, job._result), job)
+        self._deliver(outcomes.succeeded(self._execution, job.ended_at, job._result), job)
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Any, started_job_registry: Any, execution: Any
     ) -> None:
         assert job.ended_at
-        self._deliver(endings.retry_requested(self._execution, job.ended_at, retry), job)
+        self._deliver(outcomes.retry_requested(self._execution, job.ended_at, retry), job)
 
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
@@ -376,19 +376,19 @@ class JobRunner(RQWorker):
         what = _text(error)
         at = job.ended_at or now()
         if self._is_interruption(error):
-            ending = endings.interrupted(self._execution, at, self._most, error=what)
+            outcome = outcomes.interrupted(self._execution, at, self._limit, error=what)
         else:
             late = isinstance(error, JobTimeoutException)
-            state = endings.TIMED_OUT if late else endings.FAILED
-            ending = endings.failed(self._execution, at, exc_string, state=state, error=what)
-        self._deliver(ending, job)
-        if job.webhooks and not ending.again:
+            state = outcomes.TIMED_OUT if late else outcomes.FAILED
+            outcome = outcomes.failed(self._execution, at, exc_string, state=state, error=what)
+        self._deliver(outcome, job)
+        if job.webhooks and not outcome.again:
             job.send_webhooks("failed", exc_string=exc_string)
 
     def _is_interruption(self, error: BaseException | None) -> bool:
         """Whether the platform is to blame: the task said so, or it raised after the process was
         told to end (a restart also hits the processes and connections that it works with)."""
-        if error is None or self._execution.interruptions >= self._most:
+        if error is None or self._execution.interruptions >= self._limit:
             return False
         late = isinstance(error, JobTimeoutException)
         return isinstance(error, Interrupted) or (stopping() and not late)

@@ -29,7 +29,7 @@ from rq import Worker as RQWorker
 from rq.job import Job
 from rq.worker import DequeueStrategy
 
-from rq_clock.jobs import outcomes as endings
+from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.jobs.reaper import Reaper
@@ -44,10 +44,10 @@ BEAT = 2.0
 OVERTIME = 5.0
 """Seconds that a job gets beyond its timeout before its process is killed: RQ's own alarm raises
 in the job first, unless the job is deep in a C library or catches everything."""
-LEAVE_SECONDS = 1.0
+INTERRUPT_SECONDS = 1.0
 """What a job gets, when the grace is over, to put down what it holds: `Interrupted` is raised in
 it, so that locks are released and files closed; then its process is killed."""
-FAREWELL = 5.0
+FLUSH_SECONDS = 5.0
 """Seconds that the process of a job that did not succeed gets to end by itself, while libraries
 send the errors that they collected. Then it is killed."""
 LAST_TRY = 4.0
@@ -79,20 +79,20 @@ class Worker(RQWorker):
             self.connection, self._settings.namespace, runs=self._settings.runs
         )
         self._faults = FaultLog()
-        self._care = Reaper(self._executions, self._settings.max_interruptions)
-        self._news: PubSub | None = None
+        self._reaper = Reaper(self._executions, self._settings.max_interruptions)
+        self._subscription: PubSub | None = None
         self._tracking = True
         self._condition = ""
-        self._patience = Reconnect(self._settings.redis_url)
+        self._reconnect = Reconnect(self._settings.redis_url)
         self._served = False
-        self._rider: JobRunner | None = None
+        self._runner: JobRunner | None = None
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
-        self._spent: WorkHorse | None = None
+        self._finishing: WorkHorse | None = None
         """The process of a job that did not succeed. The job's end is stored once it is gone."""
-        self._spent_until = float("inf")
+        self._finishing_until = float("inf")
         self._task: _Task | None = None
-        self._told_to_leave = False
+        self._interrupted = False
         self._beat_at = self._clean_at = 0.0
         self._stop_at = float("inf")
         self._ended = 0
@@ -100,8 +100,8 @@ class Worker(RQWorker):
         """Whether it has waited for a job as long as it was to."""
         self._look = True
         """Whether there may be a job that was not looked for."""
-        self._futile = 0
-        self._foreign: set[str] = set()
+        self._fruitless_looks = 0
+        self._unmanaged: set[str] = set()
         self._idle_since = 0.0
 
     def _set_connection(self, connection: Redis) -> Redis:
@@ -142,7 +142,7 @@ class Worker(RQWorker):
     def _go_on(self) -> bool:
         if self._task is not None:
             return not (
-                self._news is None and self._runtime.monotonic() >= self._stop_at + LAST_TRY
+                self._subscription is None and self._runtime.monotonic() >= self._stop_at + LAST_TRY
             )
         if self._max_jobs is not None and self._ended >= self._max_jobs:
             return False
@@ -151,10 +151,10 @@ class Worker(RQWorker):
     def _attempt(self) -> None:
         """One step; a server that is away, or counted this worker as dead, is dealt with here."""
         try:
-            if self._news is None:
+            if self._subscription is None:
                 self._register()
             self._step()
-            self._patience.succeeded()
+            self._reconnect.succeeded()
         except Evicted as error:
             log_warning(
                 "worker.gone", reason=error, job=self._task.job_id if self._task else "none"
@@ -162,18 +162,18 @@ class Worker(RQWorker):
             self._forget()
             self._disconnect()
         except (RedisError, OSError) as error:
-            pause = self._patience.try_again(error)
+            pause = self._reconnect.try_again(error)
             self._enter("outage")
             self._disconnect()
             self._wait(min(pause, LAST_PAUSE) if self._signals.stopping else pause)
 
     def _step(self) -> None:
-        if self._horse is None and not (self._task and self._task.ending):
+        if self._horse is None and not (self._task and self._task.outcome):
             self._start_horse()
         if self._runtime.monotonic() >= self._beat_at:
             self._beat()
-        if self._task is not None and self._task.ending is not None and self._spent is None:
-            self._close(self._task.execution, self._task.ending)
+        if self._task is not None and self._task.outcome is not None and self._finishing is None:
+            self._close(self._task.execution, self._task.outcome)
         elif self._task is not None:
             self._wait(self._beat_at - self._runtime.monotonic())
         elif self._look and (execution := self._take()) is not None:
@@ -194,35 +194,35 @@ class Worker(RQWorker):
             self._enter("suspended")
             self._wait(min(BEAT, for_good - self._runtime.monotonic()))
         elif not self._watch_queues():
-            self._futile = 0
+            self._fruitless_looks = 0
             until = min(self._beat_at, for_good)
             self._wait(until - self._runtime.monotonic() if self._tracking else POLL)
         else:  # it came in this moment; or what is there can't be taken, since it is no queue
-            self._futile += 1
-            self._wait(POLL if self._futile > 1 else 0)
+            self._fruitless_looks += 1
+            self._wait(POLL if self._fruitless_looks > 1 else 0)
         return self._runtime.monotonic() < for_good
 
     # ---- Redis comes and goes -------------------------------------------------------------------
 
     def _register(self) -> None:
         """Be known to Redis, and hear what it has to say."""
-        news: Any = self.connection.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        news.execute_command("CLIENT", "ID")
-        self._news_id = int(news.connection.read_response())
-        news.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
+        sock: Any = self.connection.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        sock.execute_command("CLIENT", "ID")
+        self._subscription_id = int(sock.connection.read_response())
+        sock.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
         self._executions.register(self.name, self._runtime.wall())
         if not self.connection.exists(self.key):
             self.register_birth()  # type: ignore[no-untyped-call]
-        self._news, self._beat_at = news, 0.0
-        self._patience.answered()
+        self._subscription, self._beat_at = sock, 0.0
+        self._reconnect.answered()
         self._enter("serving", queues=",".join(self.queue_names()))
 
     def _disconnect(self) -> None:
-        if self._news is not None:
-            self._news.close()
-            self._news = None
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
         self.connection.connection_pool.disconnect()
-        self._care.forget()
+        self._reaper.forget()
 
     def _enter(self, condition: str, **fields: Any) -> None:
         """Say what is news, once."""
@@ -240,7 +240,7 @@ class Worker(RQWorker):
     def _beat(self) -> None:
         self._beat_at = self._runtime.monotonic() + BEAT
         if self._executions.beat(self.name, self.worker_ttl + 60, self._runtime.wall()):
-            due = self._care.look(self._runtime.monotonic(), self._runtime.wall())
+            due = self._reaper.look(self._runtime.monotonic(), self._runtime.wall())
             pause = (due - self._runtime.wall()).total_seconds() if due else BEAT
             self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
         if self._task is None and self._runtime.monotonic() >= self._clean_at:
@@ -259,8 +259,8 @@ class Worker(RQWorker):
 
     def _look_for_others(self) -> None:
         for worker, queues in self._executions.foreign(self.queue_names()).items():
-            if worker not in self._foreign:
-                self._foreign.add(worker)
+            if worker not in self._unmanaged:
+                self._unmanaged.add(worker)
                 effect = "it keeps no groups, and its jobs are not safe from restarts"
                 log_warning("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
 
@@ -269,7 +269,9 @@ class Worker(RQWorker):
         keys = self.queue_keys()
         pipe: Any = self.connection.pipeline(transaction=False)
         if self._tracking:
-            pipe.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._news_id, "OPTIN")
+            pipe.execute_command(
+                "CLIENT", "TRACKING", "ON", "REDIRECT", self._subscription_id, "OPTIN"
+            )
             pipe.execute_command("CLIENT", "CACHING", "YES")
         pipe.exists(*keys)
         *answers, waiting = pipe.execute(raise_on_error=False)
@@ -291,7 +293,7 @@ class Worker(RQWorker):
             horse.exit_status(wait=True)
         self._stop_horse()
         try:
-            if self._news is not None and self._task is None:
+            if self._subscription is not None and self._task is None:
                 self._give_back()
                 self.register_death()  # type: ignore[no-untyped-call]
                 self._executions.unregister(self.name)
@@ -304,10 +306,10 @@ class Worker(RQWorker):
         end before it could ask again."""
         execution = self._executions.take(self.name, [], self._runtime.wall())
         if execution is not None:
-            error, most = "the worker had to end", self._settings.max_interruptions
-            ending = endings.interrupted(execution, self._runtime.wall(), most, error=error)
-            self._executions.close(execution, ending)
-            self._report(execution, ending)
+            error, limit = "the worker had to end", self._settings.max_interruptions
+            outcome = outcomes.interrupted(execution, self._runtime.wall(), limit, error=error)
+            self._executions.close(execution, outcome)
+            self._report(execution, outcome)
 
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
@@ -340,21 +342,21 @@ class Worker(RQWorker):
             self._horse.begin(execution)
         self._task = task  # not before: who cannot fork now is told of it again
 
-    def _close(self, execution: Execution, ending: Outcome) -> None:
+    def _close(self, execution: Execution, outcome: Outcome) -> None:
         """Store how the job ended and, with that, take the next one."""
         following = None
         if self._goes_on_after(execution):
             following = self._executions.close_and_take(
-                execution, ending, self._queues(), self._runtime.wall()
+                execution, outcome, self._queues(), self._runtime.wall()
             )
         else:
-            self._executions.close(execution, ending)
+            self._executions.close(execution, outcome)
         self._ended += 1
         self._forget(keep_horse=True)
         if following is not None:
             self._begin(following)
         self._look = following is not None or not self._goes_on_after(execution)
-        self._report(execution, ending)
+        self._report(execution, outcome)
 
     def _goes_on_after(self, execution: Execution) -> bool:
         """Whether the next job may be taken in the same breath."""
@@ -373,60 +375,62 @@ class Worker(RQWorker):
         elif task is not None and task.webhooks:
             horse.stored()
             self._dismiss()
-        elif self._worn_out(horse):
+        elif self._needs_replacing(horse):
             self._dismiss()
 
-    def _report(self, execution: Execution, ending: Outcome) -> None:
+    def _report(self, execution: Execution, outcome: Outcome) -> None:
         origin = execution.origin
         fields: dict[str, Any] = {"job": execution.job_id, "queue": execution.queue}
         if origin:
             fields = {"schedule": origin.schedule, "fire_time": origin.fire_time, **fields}
-        seconds = (ending.ended - execution.started).total_seconds()
-        fields |= {"state": ending.state, "attempt": execution.attempt, "took": f"{seconds:.3f}s"}
-        if ending.error:
-            fields["error"] = ending.error
-        if ending.again:
-            fields["again"] = ending.again
+        seconds = (outcome.ended - execution.started).total_seconds()
+        fields |= {"state": outcome.state, "attempt": execution.attempt, "took": f"{seconds:.3f}s"}
+        if outcome.error:
+            fields["error"] = outcome.error
+        if outcome.again:
+            fields["again"] = outcome.again
         log_event("run.ended" if origin else "job.ended", **fields)
 
     # ---- the horse ------------------------------------------------------------------------------
 
     def _start_horse(self) -> None:
         """Have a process ready for the next job."""
-        if self._rider is None:  # makes no connection; what it takes to make it, it takes once
+        if self._runner is None:  # makes no connection; what it takes to make it, it takes once
             redis, limit = self._runtime.connect(self._settings), self._settings.max_interruptions
-            self._rider = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=limit)
-        news = socket_of(self._news.connection) if self._news else None
+            self._runner = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=limit)
+        sock = socket_of(self._subscription.connection) if self._subscription else None
         closed = [self._signals.close, self.connection.connection_pool.reset]
-        self._horse = WorkHorse(self._rider, [*closed, *([news.close] if news else [])])
+        self._horse = WorkHorse(self._runner, [*closed, *([sock.close] if sock else [])])
         self._horse_pid = self._horse.pid
 
     def _stop_horse(self) -> None:
         """End the process, with all that its job has started."""
-        for horse in (self._horse, self._spent):
+        for horse in (self._horse, self._finishing):
             if horse is not None:
                 horse.kill()
                 horse.exit_status(wait=True)
                 horse.dismiss()
         self._horse, self._horse_pid = None, 0
-        self._spent, self._spent_until = None, float("inf")
+        self._finishing, self._finishing_until = None, float("inf")
 
     def _retire(self, horse: WorkHorse) -> None:
         """Wait for the end of the process, which ends after a job that did not succeed, and fork
         the next one meanwhile."""
         horse.dismiss()
         now = self._runtime.monotonic()
-        self._spent = horse
-        self._spent_until = min(now + FAREWELL, max(now, self._stop_at) + LEAVE_SECONDS)
+        self._finishing = horse
+        self._finishing_until = min(
+            now + FLUSH_SECONDS, max(now, self._stop_at) + INTERRUPT_SECONDS
+        )
         self._horse, self._horse_pid = None, 0
         if not self._signals.stopping:
             self._start_horse()
-        self._look_at_spent()  # its SIGCHLD may have come with the job's end
+        self._look_at_finishing()  # its SIGCHLD may have come with the job's end
 
-    def _look_at_spent(self) -> None:
-        if self._spent is not None and self._spent.exit_status() is not None:
-            self._spent.kill()  # what its job has left behind
-            self._spent, self._spent_until = None, float("inf")
+    def _look_at_finishing(self) -> None:
+        if self._finishing is not None and self._finishing.exit_status() is not None:
+            self._finishing.kill()  # what its job has left behind
+            self._finishing, self._finishing_until = None, float("inf")
 
     def _dismiss(self) -> None:
         """Let the process end by itself."""
@@ -435,7 +439,7 @@ class Worker(RQWorker):
         self._dismissed.append(self._horse)
         self._horse, self._horse_pid = None, 0
 
-    def _worn_out(self, horse: WorkHorse) -> bool:
+    def _needs_replacing(self, horse: WorkHorse) -> bool:
         if horse.jobs >= self._settings.horse_jobs:
             return True
         return horse.grown() > self._settings.horse_mb * 1024 * 1024
@@ -448,17 +452,17 @@ class Worker(RQWorker):
     @property
     def _running(self) -> _Task | None:
         """The job that is being run, unless it has ended."""
-        return self._task if self._task and self._task.ending is None else None
+        return self._task if self._task and self._task.outcome is None else None
 
     # ---- waiting --------------------------------------------------------------------------------
 
     def _wait(self, seconds: float) -> None:
         """Sleep for so long or until something happens, and take it in."""
         running = self._running
-        limit = min(running.kill_at, self._stop_at) if running else self._spent_until
+        limit = min(running.kill_at, self._stop_at) if running else self._finishing_until
         seconds = min(seconds, limit - self._runtime.monotonic())
-        news = socket_of(self._news.connection) if self._news else None
-        others: list[Any] = [news] if news else []
+        sock = socket_of(self._subscription.connection) if self._subscription else None
+        others: list[Any] = [sock] if sock else []
         if self._horse is not None and (running or self._task is None):
             others.append(self._horse)
         was_stopping = self._signals.stopping
@@ -467,34 +471,34 @@ class Worker(RQWorker):
             self._prepare_to_stop()
         if self._horse in ready or self._signals.ended_child:
             self._look_at_horse()
-        if news in ready:
-            self._hear()
+        if sock in ready:
+            self._handle_commands()
         now = self._runtime.monotonic()
         running = self._running
         if running is not None and self._horse is not None:
-            if now >= self._stop_at and not self._told_to_leave:
-                self._told_to_leave, self._stop_at = True, now + LEAVE_SECONDS
+            if now >= self._stop_at and not self._interrupted:
+                self._interrupted, self._stop_at = True, now + INTERRUPT_SECONDS
                 self._horse.interrupt()
             elif now >= self._stop_at:
-                self._horse.kill(endings.INTERRUPTED)
+                self._horse.kill(outcomes.INTERRUPTED)
             elif now >= running.kill_at:
-                self._horse.kill(endings.TIMED_OUT)
-        if self._spent is not None and now >= self._spent_until:
-            self._spent.kill()
-            self._spent_until = float("inf")
+                self._horse.kill(outcomes.TIMED_OUT)
+        if self._finishing is not None and now >= self._finishing_until:
+            self._finishing.kill()
+            self._finishing_until = float("inf")
 
     def _prepare_to_stop(self) -> None:
         self._stop_at = self._runtime.monotonic() + self._settings.grace_seconds
         log_event("worker.stopping", running=self._task.job_id if self._task else "none")
         if self._horse is not None and self._running is not None:
-            self._horse.ask_to_stop()
+            self._horse.request_stop()
 
-    def _hear(self) -> None:
+    def _handle_commands(self) -> None:
         """RQ's commands; that a queue changed needs no reading."""
-        assert self._news
-        connection: Any = self._news.connection
+        assert self._subscription
+        connection: Any = self._subscription.connection
         while True:
-            message = self._news.get_message(timeout=0)
+            message = self._subscription.get_message(timeout=0)
             if message is not None and message["channel"] == self.pubsub_channel_name.encode():
                 self.handle_payload(message)  # type: ignore[no-untyped-call]
             if message is None and not connection.can_read(timeout=0):
@@ -503,15 +507,15 @@ class Worker(RQWorker):
     def _look_at_horse(self) -> None:
         self._signals.ended_child = False
         self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
-        self._look_at_spent()
+        self._look_at_finishing()
         horse = self._horse
         if horse is None:
             return
-        sent = horse.ending()
+        sent = horse.outcome()
         running = self._running
         if sent is not None and running is not None:
-            running.ending, running.webhooks = sent
-            if running.ending.state != endings.OK and not running.webhooks:
+            running.outcome, running.webhooks = sent
+            if running.outcome.state != outcomes.OK and not running.webhooks:
                 self._retire(horse)
             return
         if horse.disconnected:
@@ -520,7 +524,7 @@ class Worker(RQWorker):
         if status is None:
             return
         if running is not None:
-            running.ending = self._death(running.execution, status)
+            running.outcome = self._death(running.execution, status)
         horse.kill()  # what its job has left behind
         horse.dismiss()
         self._horse, self._horse_pid = None, 0
@@ -532,17 +536,17 @@ class Worker(RQWorker):
         by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
         if self._stopped_job_id == execution.job_id:
             trace = "Job stopped by user, work-horse terminated."
-            return endings.failed(execution, now, trace, state=endings.STOPPED)
-        if why == endings.INTERRUPTED or (self._signals.stopping and os.WIFSIGNALED(status)):
+            return outcomes.failed(execution, now, trace, state=outcomes.STOPPED)
+        if why == outcomes.INTERRUPTED or (self._signals.stopping and os.WIFSIGNALED(status)):
             error = f"the worker had to end ({by})"
-            return endings.interrupted(
+            return outcomes.interrupted(
                 execution, now, self._settings.max_interruptions, error=error
             )
-        if why == endings.TIMED_OUT:
+        if why == outcomes.TIMED_OUT:
             trace = f"Task exceeded maximum timeout value ({execution.timeout} seconds)"
-            return endings.failed(execution, now, trace, state=endings.TIMED_OUT)
+            return outcomes.failed(execution, now, trace, state=outcomes.TIMED_OUT)
         trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by})"
-        return endings.failed(execution, now, trace)
+        return outcomes.failed(execution, now, trace)
 
 
 class _Task:
@@ -552,7 +556,7 @@ class _Task:
         self.execution = execution
         timeout = execution.timeout
         self.kill_at = began + timeout + OVERTIME if timeout > 0 else float("inf")
-        self.ending: Outcome | None = None
+        self.outcome: Outcome | None = None
         self.webhooks = False
         """Whether the horse still calls RQ's webhooks, once the end is stored."""
 

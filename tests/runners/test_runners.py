@@ -58,7 +58,7 @@ class TestCommand:
 
     def test_another_exit_code_is_a_failure_with_its_last_words(self, events: Events) -> None:
         text = failure("echo first >&2; echo no disk >&2; echo ' ' >&2; exit 3")
-        assert text == "exit code 3; last words: no disk"
+        assert text == "exit code 3; last line: no disk"
         assert events("command.ended")[0]["exit"] == 3
 
     def test_a_signal_is_told_by_its_name(self, events: Events) -> None:
@@ -67,7 +67,7 @@ class TestCommand:
         assert failure("exit 137") == "exit code 137 (128 + SIGKILL)"
 
     def test_a_command_that_does_not_exist_says_so(self) -> None:
-        assert failure("no-such-program --x").startswith("exit code 127; last words: sh: ")
+        assert failure("no-such-program --x").startswith("exit code 127; last line: sh: ")
         assert "not found" in failure("no-such-program --x")
 
     def test_a_directory_that_does_not_exist_says_so(self) -> None:

@@ -450,7 +450,7 @@ class TestIsolation:
             return result
 
         monkeypatch.setattr(StockWorker, "perform_job", perform_and_flush)
-        monkeypatch.setattr(worker_module, "FAREWELL", 2.0)
+        monkeypatch.setattr(worker_module, "FLUSH_SECONDS", 2.0)
         bad, good = queue.enqueue(jobs.fail, "no"), queue.enqueue(jobs.add, 1, 2)
         work()
         assert "ValueError: no" in bad.latest_result().exc_string
@@ -828,7 +828,7 @@ class TestOutages:
         horse = WorkHorse(JobRunner("w", nowhere, [], max_interruptions=1), [])
         try:
             assert horse.begin(execution)
-            sent = wait_until(horse.ending, 10, "its end")
+            sent = wait_until(horse.outcome, 10, "its outcome")
             assert sent
             assert (sent[0].state, sent[0].error) == ("ok", "")
         finally:
