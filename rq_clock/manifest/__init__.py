@@ -1,2 +1,2 @@
-"""Schedules on their way in and out: other schedulers' files (foreign.py, importing.py), manifests
-(plain.py, manifest.py), and what applying one would change (moves.py)."""
+"""Schedules in and out: definitions, manifests, the changes that one makes, and the importers of
+other schedulers' files."""

@@ -1,16 +1,15 @@
 """What applying a manifest would change: its schedules compared with the run-time ones that are
 stored. Pure.
 
-A plan holds what it was made from, so that it can be carried out only while that still holds: each
-step knows the entry, and with it the revision, that the schedule was found in.
+A plan applies only to the state that it was made from: each step has the entry of its schedule,
+and so the revision.
 
 - Schedules that code declares are never among the steps: one in a manifest is refused.
-- A `once` whose instant has passed is not added: a manifest that is applied again and again would
-  run it each time.
-- A pause that is over is none, and where an item has none, a pause is left as it is.
-- Pruning spares the jobs of `Schedules.once`: nobody writes them down.
+- A `once` whose instant has passed is not added: each time the manifest is applied would run it.
+- A pause that is over is none, and an item without one leaves a pause as it is.
+- Pruning spares the jobs of `Schedules.once`: no manifest has them.
 
-Not here: texts (manifest.py), carrying it out (schedules.py), what a deploy changes (reconcile.py).
+Not here: texts (document.py), applying a plan (schedules), what a deploy changes (reconcile.py).
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.timing.triggers import Once
 
 JOB = "once-"
-"""How the names begin that `Schedules.once` gives."""
+"""The start of the names of `Schedules.once`."""
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value of an entry: `exact` tells it from any other, `shown` is how it may be shown."""
+    """A value of an entry: `exact` to compare, `shown` with its secrets masked."""
 
     exact: str
     shown: str | None
@@ -45,8 +44,8 @@ _NOTHING = Value("", None)
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that changes, by its path in a manifest, and as it may be shown. None stands for no
-    value: an option at its default."""
+    """A value that changes, by its path in a manifest, with secrets masked. None is an option at
+    its default."""
 
     path: str
     old: str | None
@@ -55,8 +54,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The change of one schedule. `was` is what it was found as, None when it is new; `item` what
-    it is to be, None when it is removed; `pause` the pause of its own that holds."""
+    """The change of one schedule. `was` is its present entry, None when it is new; `item` its
+    future one, None when it is removed; `pause` its own present pause."""
 
     name: str
     item: Item | None = None
@@ -65,14 +64,14 @@ class Step:
 
     @property
     def is_redefined(self) -> bool:
-        """Whether it is to be another schedule than it is, its pause apart."""
+        """Return whether the definition changes."""
         stored = self.was.schedule if self.was else None
-        wanted = self.item.schedule if self.item else None
-        return (stored and stored.definition()) != (wanted and wanted.definition())
+        planned = self.item.schedule if self.item else None
+        return (stored and stored.definition()) != (planned and planned.definition())
 
     def new_pause(self, by: str, now: datetime) -> Pause | None:
-        """The pause that it is to be given; None when its pause stays as it is. One that goes on
-        in other words keeps its beginning, from which on missed fire times are made up for."""
+        """Return its new pause; None when its pause stays as it is. A changed pause keeps its
+        beginning, from which on missed fire times are caught up."""
         paused = self.item.paused if self.item else None
         if paused is None or (self.pause and Paused.of(self.pause) == paused):
             return None
@@ -82,7 +81,7 @@ class Step:
         )
 
     def differences(self) -> list[Difference]:
-        """What changes; nothing for one that is added or removed."""
+        """Return the values that change; none for a schedule that is added or removed."""
         if self.item is None or self.was is None:
             return []
         paused = Paused.of(self.pause) if self.pause else None
@@ -91,8 +90,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be changed, in the order of the names; `past` are items that are left out because
-    their only instant has passed, `unchanged` how many are as they are to be."""
+    """The changes, by name; `past` has the items left out because their only instant has passed,
+    `unchanged` counts the schedules that stay."""
 
     steps: tuple[Step, ...]
     past: tuple[Item, ...] = ()
@@ -122,18 +121,18 @@ def compare(
     *,
     prune: bool = False,
 ) -> Plan:
-    """The plan after which all items are there and, with `prune`, no other run-time schedule of
+    """Return the plan that makes all items exist and, with `prune`, no other run-time schedule of
     `entries`; `pauses` are those of single schedules.
 
     Raises Conflict with every item that is declared in code.
     """
-    wanted = {item.schedule.name: item for item in items}
-    if len(wanted) < len(items):
+    by_name = {item.schedule.name: item for item in items}
+    if len(by_name) < len(items):
         raise ScheduleError("expected each schedule once, got one twice; names are unique")
-    if declared := [n for n in wanted if n in entries and entries[n].declared]:
+    if declared := [n for n in by_name if n in entries and entries[n].declared]:
         raise Conflict.join([Conflict(ConflictKind.DECLARED, n) for n in declared])
     steps, past = [], []
-    for name, item in wanted.items():
+    for name, item in by_name.items():
         step = _step(item, entries.get(name), pauses.get(name), now)
         if step is None:
             continue
@@ -141,16 +140,16 @@ def compare(
             past.append(item)
         else:
             steps.append(step)
-    unchanged = len(wanted) - len(steps) - len(past)
+    unchanged = len(by_name) - len(steps) - len(past)
     if prune:
-        others = [e for name, e in entries.items() if name not in wanted]
+        others = [e for name, e in entries.items() if name not in by_name]
         steps += [Step(name=e.name, was=e) for e in others if not (e.declared or is_job(e))]
     steps.sort(key=lambda step: step.name)
     return Plan(steps=tuple(steps), past=tuple(past), unchanged=unchanged)
 
 
 def _step(item: Item, was: Entry | None, pause: Pause | None, now: datetime) -> Step | None:
-    """What makes a schedule as its item has it; None when it is."""
+    """Return the step that makes a schedule as its item; None when it is so."""
     schedule, paused = item.schedule, item.paused
     if paused and paused.until and paused.until <= now:
         paused = None
@@ -168,7 +167,7 @@ def _is_past(schedule: Schedule, now: datetime) -> bool:
 
 
 def is_job(entry: Entry) -> bool:
-    """Whether an app asked for it with `Schedules.once`."""
+    """Return whether it is a job of `Schedules.once`."""
     schedule = entry.schedule
     return entry.name.startswith(JOB) and bool(schedule and isinstance(schedule.trigger, Once))
 
@@ -182,7 +181,7 @@ def differences(
     was_paused: Paused | None = None,
     paused: Paused | None = None,
 ) -> list[Difference]:
-    """What differs between two schedules; without a pause it keeps the one that it has."""
+    """Return the values that differ; without a new pause the present one stays."""
     old = values(was, was_paused) if was else {}
     new = values(schedule, paused or was_paused)
     found = []
@@ -190,15 +189,15 @@ def differences(
         before, after = old.get(path, _NOTHING), new.get(path, _NOTHING)
         if before.exact == after.exact:
             continue
-        told = after.shown
-        if told is not None and before.shown == told:
-            told += " (another one)"
-        found.append(Difference(path, before.shown, told))
+        shown = after.shown
+        if shown is not None and before.shown == shown:
+            shown += " (another one)"
+        found.append(Difference(path, before.shown, shown))
     return found
 
 
 def values(schedule: Schedule, paused: Paused | None = None) -> dict[str, Value]:
-    """The values of a schedule's entry by their path: "command.env.LANG"."""
+    """Return the values of a schedule's entry by path: "command.env.LANG"."""
     exact, shown = (document(schedule, paused, secrets=secrets) for secrets in (True, False))
     return {
         path: Value(_encode(value), text if isinstance(text, str) else _encode(text))
@@ -207,7 +206,7 @@ def values(schedule: Schedule, paused: Paused | None = None) -> dict[str, Value]
 
 
 def hidden(schedule: Schedule) -> list[str]:
-    """The paths of the values that are masked in a manifest without secrets."""
+    """Return the paths of the values that a manifest without secrets masks."""
     exact, shown = (document(schedule, secrets=secrets) for secrets in (True, False))
     return [path for path, value, text in _leaves(exact, shown, "") if value != text]
 

@@ -1,5 +1,4 @@
-"""Which schedules a manifest of a namespace has: those that were added at run time, with the pauses
-that hold. Pure."""
+"""Chooses the schedules of a manifest: those added at run time, with their present pauses. Pure."""
 
 from __future__ import annotations
 
@@ -15,21 +14,22 @@ from rq_clock.model.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The schedules to write, how many one-off jobs are left out, and what cannot be written."""
+    """The schedules to write, the number of one-off jobs left out, and the entries that cannot be
+    written."""
 
     schedules: tuple[Schedule, ...]
     jobs: int
     faults: tuple[str, ...]
 
     def items(self, pauses: Mapping[str, Pause], now: datetime) -> list[Item]:
-        """The entries of the manifest; `pauses` are those of single schedules."""
-        held = {name: Paused.of(pause) for name, pause in pauses.items() if pause.at(now)}
-        return [Item(schedule=s, paused=held.get(s.name)) for s in self.schedules]
+        """Return the items of the manifest; `pauses` are those of single schedules."""
+        paused = {name: Paused.of(pause) for name, pause in pauses.items() if pause.at(now)}
+        return [Item(schedule=s, paused=paused.get(s.name)) for s in self.schedules]
 
 
 def choose(entries: Iterable[Entry], tags: Collection[str] = ()) -> Chosen:
-    """What of these entries belongs into a manifest: what is neither declared in code nor a job of
-    `Schedules.once` and, if tags are named, has one of them."""
+    """Return the run-time schedules of these entries, without the jobs of `Schedules.once`; with
+    `tags`, those that have one of them."""
     found, jobs, faults = [], 0, []
     for entry in entries:
         if entry.declared:

@@ -2,9 +2,9 @@
 mappings with texts as keys. Nothing else comes of any text.
 
 - It cannot grow or make objects: tags, anchors and aliases are refused; length and depth bounded.
-- Of YAML, only what JSON would call a number, true, false or null is no text: `on`, `12:30`,
-  `0123` and `2026-03-01` are texts. What PyYAML writes is read as it was.
-- A key that is given twice is a fault, and not the last one's word.
+- In YAML, only a number, true, false or null of JSON is no text: `on`, `12:30`, `0123` and
+  `2026-03-01` are texts. PyYAML's output reads as it was.
+- A key that comes twice is a fault; neither value wins.
 
 Pure; every error is a ScheduleError that names the line where that is known.
 """
@@ -32,13 +32,13 @@ _WORDS: dict[str, Any] = {"": None, "~": None}
 for _word, _meant in (("null", None), ("true", True), ("false", False)):
     _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _meant)
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Only its parser is used: it tells events and makes no objects."""
+"""Only its parser is used: it yields events and makes no objects."""
 
 
 @dataclass(slots=True)
 class Plain:
-    """A text's value. `lines` are those of its keys and of the keys below them (YAML only), by
-    path; `twice` says which keys are given twice."""
+    """A text's value. `lines` has the lines of the keys of the two upper levels by path (YAML
+    only); `twice` the faults of keys that come twice."""
 
     value: Any = None
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Plain:
 
 
 def read(text: str) -> Plain:
-    """The value of a text: JSON when it begins with a brace, else YAML."""
+    """Return the value of a text: JSON if it begins with a brace, else YAML."""
     if len(text) > LONGEST:
         raise ScheduleError(f"expected a text of at most {LONGEST:,} characters; divide it")
     text = text.removeprefix("\ufeff")
@@ -84,11 +84,11 @@ def _from_json(text: str) -> Plain:
     return plain
 
 
-def _depth_exceeds(value: Any, most: int) -> bool:
+def _depth_exceeds(value: Any, limit: int) -> bool:
     if not isinstance(value, dict | list):
         return False
     values = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(_depth_exceeds(v, most - 1) for v in values)
+    return limit == 0 or any(_depth_exceeds(v, limit - 1) for v in values)
 
 
 def _too_deep(line: int | None = None) -> ScheduleError:
@@ -191,11 +191,11 @@ def _scalar(event: Any) -> Any:
 
 
 def key_shown(key: str) -> str:
-    """A key as a message names it."""
+    """Return a key for a message."""
     return printable(repr(key), 100)
 
 
 def kind_of(value: Any) -> str:
-    """What kind of thing a value is, for a message that must not show it: it may be a secret."""
+    """Return the kind of a value, for a message that must not show it: it may be a secret."""
     kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
     return "nothing" if value is None else kinds.get(type(value), "a number")

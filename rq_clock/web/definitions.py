@@ -14,12 +14,12 @@ from rq_clock.timing.triggers import Trigger
 from rq_clock.web.problems import Problem
 
 
-def schedule_from(name: str, given: Mapping[str, Any], was: Schedule | None = None) -> Schedule:
+def schedule_from(name: str, body: Mapping[str, Any], was: Schedule | None = None) -> Schedule:
     """Return the schedule of a definition; masked values stand for those of the one that `was`.
 
     Raises Problem with every fault, at its field.
     """
-    entry = {key: value for key, value in given.items() if value is not None}
+    entry = {key: value for key, value in body.items() if value is not None}
     if "paused" in entry:
         text = "a pause is no part of a definition; pause the schedule when it exists"
         raise Problem("validation", f"paused: {text}", errors=[Fault("/paused", text)])
@@ -29,14 +29,14 @@ def schedule_from(name: str, given: Mapping[str, Any], was: Schedule | None = No
         raise Problem("validation", str(error), errors=pointed(error.faults, entry)) from None
 
 
-def trigger_from(given: Mapping[str, Any]) -> Trigger:
+def trigger_from(body: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a definition. Raises Problem."""
     faults: list[Fault] = []
-    found = trigger(given, faults)
+    found = trigger(body, faults)
     faults += found.faults()
     if faults:
         text = "\n".join(map(str, faults))
-        raise Problem("validation", text, errors=pointed(faults, given))
+        raise Problem("validation", text, errors=pointed(faults, body))
     return found
 
 

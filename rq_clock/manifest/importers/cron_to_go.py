@@ -18,7 +18,7 @@ from rq_clock.timing.triggers import Trigger, cron, every
 
 _RATE = re.compile(r"(\d{1,9})\s+(minute|hour|day)s?")
 
-_FIRST_DELAY, _LONGEST_DELAY, _MOST_RETRIES = 10, 3600, 20
+_FIRST_DELAY, _LONGEST_DELAY, _RETRY_LIMIT = 10, 3600, 20
 
 _DEFAULT_SECONDS = 1800  # what its own import takes when a job says nothing
 
@@ -67,9 +67,9 @@ def _add_job(found: _Found, job: CronToGoJob) -> None:
     if (state := _text(fields, "state") or "enabled") not in ("enabled", "paused"):
         raise ScheduleError(f"expected state 'enabled' or 'paused', got {state!r}")
     jitter, retries = _whole(fields, "jitter") or 0, _whole(fields, "retries") or 0
-    if retries > _MOST_RETRIES:
-        raise ScheduleError(f"expected at most {_MOST_RETRIES} retries, got {retries}")
-    trigger, said = _trigger(fields)
+    if retries > _RETRY_LIMIT:
+        raise ScheduleError(f"expected at most {_RETRY_LIMIT} retries, got {retries}")
+    trigger, notes = _trigger(fields)
     seconds = _whole(fields, "timeout", "timetolive")
     name = found.add(
         _text(fields, "nickname", "alias", "name"),
@@ -80,7 +80,7 @@ def _add_job(found: _Found, job: CronToGoJob) -> None:
     )
     if state == "paused":
         found.paused.append(name)
-    found.note(name, _dyno_note(_text(fields, "dyno", "size")), POLICIES, *said)
+    found.note(name, _dyno_note(_text(fields, "dyno", "size")), POLICIES, *notes)
     if jitter:
         found.note(name, "its jitter is the same part each time, chosen by its name")
     if retries:
@@ -108,8 +108,8 @@ def _trigger(fields: Mapping[str, Any]) -> tuple[Trigger, list[str]]:
         raise ScheduleError(f"expected a rate such as '3 hours', got {expression!r}")
     period = timedelta(**{f"{rate[2]}s": int(rate[1])})
     origin = "its start date, which it does not wait for" if start else "1970-01-01 UTC"
-    said = [f"its rate is elapsed time, counted from {origin}"]
-    return every(seconds=period // timedelta(seconds=1), anchor=start), said
+    notes = [f"its rate is elapsed time, counted from {origin}"]
+    return every(seconds=period // timedelta(seconds=1), anchor=start), notes
 
 
 def _start(fields: Mapping[str, Any]) -> datetime | None:

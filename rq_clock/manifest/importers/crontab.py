@@ -1,4 +1,4 @@
-"""The schedules of other tools as run-time schedules of rq-clock: text in, `Imported` out.
+"""Schedules of a crontab; and how every import of another tool works: text in, `Imported` out.
 
     from_crontab           a user's crontab or the system's, of Debian's cron or cronie
     from_heroku_scheduler  the table of its dashboard, pasted
@@ -11,7 +11,7 @@ schedule fires when the other tool would have run it, or it is left out. Neither
 
 Every target is a `command`; overlap and catch-up are left at rq-clock's defaults.
 
-Not here: how the texts are built up (foreign.py), and who adds the schedules.
+Not here: the syntax of the texts (parsing.py), and adding the schedules.
 """
 
 from __future__ import annotations
@@ -106,29 +106,29 @@ def _add_entry(found: _Found, entry: CrontabEntry, with_users: bool, tz: str) ->
     trigger = cron(entry.when, tz if own_zone is None else own_zone.removeprefix(":"))
     if problems := trigger.faults():
         raise ScheduleError(
-            _told(entry, trigger.expression, "; ".join(fault.text for fault in problems))
+            _safe_reason(entry, trigger.expression, "; ".join(fault.text for fault in problems))
         )
     if problem := unlike_cron(trigger.expression):
-        raise ScheduleError(_told(entry, trigger.expression, problem))
-    said = [_zone_note(trigger.tz, own_zone), POLICIES, _NO_LIMIT]
-    said += [] if "HOME" in entry.settings else [_PLACE]
-    said += [_SETTINGS_NOTES[k] for k in _SETTINGS_NOTES if k in entry.settings]
+        raise ScheduleError(_safe_reason(entry, trigger.expression, problem))
+    notes = [_zone_note(trigger.tz, own_zone), POLICIES, _NO_LIMIT]
+    notes += [] if "HOME" in entry.settings else [_PLACE]
+    notes += [_SETTINGS_NOTES[k] for k in _SETTINGS_NOTES if k in entry.settings]
     rest = entry.rest
     if with_users:
         match = _USER.fullmatch(rest)
         if match is None:
             raise ScheduleError("expected a user and a command after the fields of time")
         rest = match[2]
-        said.append(f"was run as the user {match[1]}; here as the worker's")
+        notes.append(f"was run as the user {match[1]}; here as the worker's")
     if options := re.match(r"(-[nqs][ \t]+)+", rest):  # of cronie and OpenBSD's cron
         rest = rest[options.end() :]
-        said.append(f"the option {options[0].strip()} is not carried over")
+        notes.append(f"the option {options[0].strip()} is not carried over")
     if entry.unlogged:
-        said.append("the '-' before it is not carried over: runs are logged and recorded")
+        notes.append("the '-' before it is not carried over: runs are logged and recorded")
     target, more = _shell(rest, entry.settings)
     jitter, delayed = _jitter(entry.settings)
     name = found.add(entry.title, trigger, target, timeout=-1, jitter=jitter)
-    found.note(name, *said, *more, *delayed)
+    found.note(name, *notes, *more, *delayed)
     return name
 
 
@@ -140,7 +140,7 @@ def _zone_note(zone: str, own: str | None) -> str:
     )
 
 
-def _told(entry: CrontabEntry, expression: str, problem: str) -> str:
+def _safe_reason(entry: CrontabEntry, expression: str, problem: str) -> str:
     """The problem, unless it quotes what is masked in the line that is shown with it."""
     shown = " ".join(masked_text(entry.text).split())
     return problem if expression in shown else "expected fields of time as in crontab(5)"
@@ -154,7 +154,7 @@ def _shown(line: ImportRejected) -> str:
 def _shell(rest: str, settings: Mapping[str, str]) -> tuple[Command, list[str]]:
     """What cron runs, `SHELL -c command` with an input, as a command; and what to say of it."""
     shell = settings.get("SHELL", "/bin/sh")
-    line, given = command_and_input(rest)
+    line, stdin = command_and_input(rest)
     if not line.strip():
         raise ScheduleError("expected a command before the first %")
     if not shell.startswith("/"):
@@ -164,13 +164,13 @@ def _shell(rest: str, settings: Mapping[str, str]) -> tuple[Command, list[str]]:
         notes.append(r"Debian's cron gives the shell \ for \\, and so does this; cronie gives \\")
     if shell not in _SHELLS:
         notes.append(f"is run by {shell}, which must be there where the worker runs")
-    if given or shell not in _SHELLS:
+    if stdin or shell not in _SHELLS:
         line = f"exec {quote(shell)} -c {quote(line)}"
-    if given:
+    if stdin:
         end = "INPUT"
-        while end in given.split("\n"):
+        while end in stdin.split("\n"):
             end += "_"
-        line += f" <<'{end}'\n{given}{end}\n"
+        line += f" <<'{end}'\n{stdin}{end}\n"
     env = {name: value for name, value in settings.items() if name not in _CRONS_OWN}
     if secrets := [n for n, value in env.items() if is_secret(n) or masked_text(value) != value]:
         notes.append(f"{', '.join(secrets)} is stored in Redis with it: better in the app's config")
@@ -186,9 +186,3 @@ def _jitter(settings: Mapping[str, str]) -> tuple[timedelta | None, list[str]]:
         return None, ["RANDOM_DELAY is not carried over: expected 0-1440 minutes"]
     note = "RANDOM_DELAY became jitter: each time the same part of it, chosen by the name"
     return (timedelta(minutes=minutes), [note]) if minutes else (None, [])
-
-
-# Heroku Scheduler.
-
-
-# Cron To Go.

@@ -1,12 +1,12 @@
-"""What the files of other schedulers say, as records. What that means here is importing.py's.
+"""Reads the files of other schedulers into records; their modules turn these into schedules.
 
 - A crontab as Debian's cron 3.0 and cronie read it: crontab(5).
 - The table of Heroku Scheduler's dashboard, as it is pasted from a browser.
 - The jobs of Cron To Go: its manifest, and what its API and its command line give as JSON.
 
 Pure; no text makes anything here raise. Nothing is dropped: a line that holds a schedule comes out
-as a record or as `Refused`, with its number and the reason. Nothing is masked either; who shows a
-record masks it.
+as a record or as `ImportRejected`, with its number and the reason. Nothing is masked either: mask a
+record before showing it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ _ITEM = re.compile(rf"{_VALUE}|(?:\*|(?P<first>{_VALUE})-(?P<last>{_VALUE}))(?:/
 
 
 def crontab_lines(text: str) -> list[CrontabEntry | ImportRejected]:
-    """The entries of a crontab. A setting is no record: it is in the `settings` of all below it."""
+    """Return the entries of a crontab, each with the settings above it."""
     found: list[CrontabEntry | ImportRejected] = []
     settings: dict[str, str] = {}
     title = ""
@@ -113,7 +113,7 @@ def crontab_lines(text: str) -> list[CrontabEntry | ImportRejected]:
 
 
 def _lines(text: str) -> list[str]:
-    """As cron counts them, and not where Unicode would break a line."""
+    """Return the lines as cron counts them: Unicode has more line breaks."""
     lines = text.removeprefix("\ufeff").split("\n")
     return [line.removesuffix("\r").lstrip(" \t") for line in lines]
 
@@ -140,8 +140,8 @@ def _entry(
 
 
 def _prose(line: str) -> str:
-    """A comment that may name the entry below it; not one that is an entry or a setting put out of
-    use, a line drawn, or the heading that explains the fields."""
+    """Return a comment that may name the entry below it: not a disabled entry or setting, a ruler,
+    or the heading of the fields."""
     words = line.strip("#=*~-_ \t").removeprefix("Ansible:").strip()
     disabled = _DISABLED.match(line.lstrip("# \t"))
     spoken = words[:1].isalnum() or words[:1] in tuple("\"'([")
@@ -149,7 +149,7 @@ def _prose(line: str) -> str:
 
 
 def unlike_cron(expression: str) -> str:
-    """Why cron does not read a valid expression of ours as we do; empty when it does.
+    """Return why cron reads a valid expression differently; empty when it does not.
 
     Debian's cron takes `5#2` for 5 and `22-2` for no hour at all, and refuses `L`, `15W`, `?`,
     `5/10` and `@Daily`; none of them has run as it would here.
@@ -174,7 +174,7 @@ def _number(text: str, position: int) -> int:
 
 
 def command_and_input(text: str) -> tuple[str, str]:
-    r"""The command of an entry, and what it reads from its standard input.
+    r"""Return the command of an entry, and its standard input.
 
     Measured with Debian's cron: `\%` is `%`, the first other `%` ends the command, and in what
     follows each is a newline. In the command `\\` is one backslash, and no `\` for the `%` after.
@@ -182,8 +182,8 @@ def command_and_input(text: str) -> tuple[str, str]:
     end = re.compile(r"(?:\\.|[^\\%])*\\?").match(text)
     assert end, "it matches the empty text, too"
     command = re.sub(r"\\([\\%])", r"\1", end[0])
-    given = re.sub(r"\\?%", lambda m: "%" if len(m[0]) == 2 else "\n", text[end.end() + 1 :])
-    return command, given if not given or given.endswith("\n") else given + "\n"
+    stdin = re.sub(r"\\?%", lambda m: "%" if len(m[0]) == 2 else "\n", text[end.end() + 1 :])
+    return command, stdin if not stdin or stdin.endswith("\n") else stdin + "\n"
 
 
 # Heroku Scheduler.
@@ -208,8 +208,8 @@ _MOMENT = re.compile(  # of the last run and the next
 
 
 def scheduler_rows(text: str) -> list[SchedulerRow | ImportRejected]:
-    """The jobs of the table: a line each, its cells in any order and with tabs or two spaces
-    between them; or each cell on a line of its own, as some browsers paste it, command first."""
+    """Return the jobs of the table: a line each, with cells in any order between tabs or two
+    spaces; or each cell on its own line, command first, as some browsers paste it."""
     found: list[SchedulerRow | ImportRejected] = []
     begun: tuple[int, str, str] | None = None  # line, text and command that await a frequency
     size = ""
@@ -244,7 +244,7 @@ def scheduler_rows(text: str) -> list[SchedulerRow | ImportRejected]:
 
 
 def _cells(line: str) -> tuple[list[str], list[str], list[str]]:
-    """The commands, frequencies and sizes in a line. Headings and moments are of no use."""
+    """Return the commands, frequencies and sizes in a line, without headings and times."""
     commands, frequencies, sizes = [], [], []
     for cell in map(str.strip, re.split(r"\t+" if "\t" in line.strip() else r" {2,}", line)):
         if cell.startswith("$ ") or cell == "$":
@@ -262,13 +262,12 @@ def _cells(line: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def manifest_jobs(text: str) -> list[CronToGoJob | ImportRejected]:
-    """The jobs of a manifest in YAML or JSON: a list of jobs, {"jobs": [...]}, or one job. `line`
-    of a job that is refused is its number."""
+    """Return the jobs of a manifest in YAML or JSON: a list of jobs, {"jobs": [...]}, or one job.
+    The `line` of a rejected job is its number."""
     try:
         jobs = plain.read(text).value
     except ScheduleError as error:
-        at = re.match(r"line (\d+): ", str(error))
-        line = int(at[1]) if at else 1
+        line = error.faults[0].line or 1
         shown = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
         return [ImportRejected(line=line, text=shown, reason=f"cannot read the manifest: {error}")]
     if isinstance(jobs, dict):
@@ -314,7 +313,7 @@ _RUNNERS = re.compile(  # programs that need their first argument to be told apa
 
 
 def slug(text: str) -> str:
-    """A text in the letters of a name; empty when it has none of them."""
+    """Return a text in the letters of a name; empty when it has none of them."""
     plain = unicodedata.normalize("NFKD", text.replace("'", "")).encode("ascii", "ignore")
     words = re.findall(r"[a-z0-9_]+", plain.decode().lower())
     name = words[0][:_LONGEST_NAME] if words else ""
@@ -326,8 +325,8 @@ def slug(text: str) -> str:
 
 
 def program_of(line: str) -> str:
-    """A name for a command that has none: the program, or the script that an interpreter runs. A
-    guess from its words, for people; never an argument that could be a secret."""
+    """Return a name for a command without one: the program, or the script that an interpreter runs.
+    It is a guess from its words, never an argument that could be a secret."""
     line = re.sub(r"\s-[er]\s+('[^']*'|\"[^\"]*\")", " ", line.partition("\n")[0][:1000])
     line = re.sub(r"\b(sudo|runuser)((?:\s+-\w+)*?)\s+-[ug]\s+\S+", r"\1\2", line)
     line = re.sub(r"\bsu\s[^;&|]*?\s-c\s", " ", line)

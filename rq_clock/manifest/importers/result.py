@@ -1,4 +1,4 @@
-"""What an import found: schedules, what was left out, and notes."""
+"""The result of an import: schedules, rejected lines, and notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_SHOWN, LONGEST_NOTE = 200, 400
 """Characters of a line, a job or a reason that are shown; of a note."""
 
 NAMED = 5
-"""Schedules that a note names; of more it says how many."""
+"""Schedules that a note names; the rest are counted."""
 
 POLICIES = (
     "skips a run while the one before goes on (overlap) and catches up the newest one missed in an "
@@ -26,8 +26,8 @@ POLICIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """What was not carried over. `line` counts from 1; of a manifest it is the number of the job.
-    `text` is how it may be shown."""
+    """A line that was not imported. `line` counts from 1; in a manifest it is the number of the
+    job. `text` has its secrets masked."""
 
     line: int
     text: str
@@ -36,8 +36,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What a text came to. `paused` are the names of those schedules that were paused there; they
-    are among `schedules`, which know no pauses."""
+    """The result of an import. `paused` has the names of the `schedules` that were paused."""
 
     schedules: tuple[Schedule, ...]
     left_out: tuple[LeftOut, ...]
@@ -46,24 +45,23 @@ class Imported:
 
 
 class _Found:
-    """What has been found so far."""
+    """Collects the result of an import."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
         self.schedules: dict[str, Schedule] = {}
-        self.numbers: dict[str, int] = {}  # the last one given to a name that came again
+        self.numbers: dict[str, int] = {}  # the last suffix of a name that came again
         self.left_out: list[LeftOut] = []
         self.paused: list[str] = []
         self.notes: dict[str, list[str]] = {}
 
     def add(self, title: str, trigger: Trigger, target: Command, **options: Any) -> str:
-        """The name that the schedule got. Raises ScheduleError with the faults alone."""
+        """Add a schedule and return its name. Raises ScheduleError."""
         name = self._unused(slug(masked_text(title)) or program_of(masked_text(target.shell)))
         try:
             schedule = declare(name, trigger, target, {"queue": self.queue, **options})
         except ScheduleError as error:
-            faults = [line.removeprefix(f"{name}: ") for line in str(error).splitlines()]
-            raise ScheduleError("; ".join(faults)) from None
+            raise ScheduleError("; ".join(fault.text for fault in error.faults)) from None
         self.schedules[name] = schedule
         return name
 
@@ -75,13 +73,13 @@ class _Found:
         return name
 
     def leave(self, line: int, text: str, reason: object) -> None:
-        shown, told = (
+        shown, why = (
             printable(_masked(part.strip()), LONGEST_SHOWN) for part in (text, str(reason))
         )
-        self.left_out.append(LeftOut(line=line, text=shown, reason=told))
+        self.left_out.append(LeftOut(line=line, text=shown, reason=why))
 
     def note(self, name: str, *texts: str) -> None:
-        """Say something of a schedule. What is said of several is said once."""
+        """Add notes about a schedule. Schedules with the same note share it."""
         for text in texts:
             shown = printable(masked_text(text), LONGEST_NOTE)
             self.notes.setdefault(shown, []).append(name)
@@ -102,7 +100,7 @@ class _Found:
 
 
 def _masked(text: str) -> str:
-    """A text without its secrets. What is left out may have a quote that is not closed, and would
-    hide nothing behind it."""
+    """Return a text with its secrets masked. A rejected line may have an open quote, behind which
+    nothing would be masked."""
     open_quotes = "".join(mark for mark in "\"'" if text.count(mark) % 2)
     return masked_text(text + open_quotes).removesuffix(open_quotes)
