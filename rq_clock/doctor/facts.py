@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,11 +20,12 @@ from redis.exceptions import ResponseError
 
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.decision import Skip
-from rq_clock.model.entry import Entry, LeaseGrant, Pause, pause_from
+from rq_clock.model.entry import Entry, LeaseGrant
 from rq_clock.model.ledger import Enqueued, ledger_entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import text, texts
+from rq_clock.store.status import Status, read_status
 from rq_clock.store.store import OLDEST_REDIS, Store, data_fault
 from rq_clock.version import releases
 
@@ -74,8 +75,7 @@ class Served:
 class Facts:
     """Everything that the checks look at."""
 
-    time: datetime
-    """The server's, when this was gathered."""
+    status: Status
     info: Mapping[str, Any]
     config: Mapping[str, str]
     """What INFO does not tell. Empty where the server lets nobody ask, as `info` may be."""
@@ -83,10 +83,7 @@ class Facts:
     owner: tuple[str, str]
     here: Mapping[str, str] = field(default_factory=releases)
     meta: Mapping[str, str]
-    leader: Mapping[str, str]
     handovers: Sequence[LeaseGrant]
-    pause: Pause | None
-    """The pause of all schedules, also one that has ended."""
     code: Code
     seen: Sequence[Seen] = ()
     unmarked: Mapping[str, datetime | None] = field(default_factory=dict)
@@ -98,6 +95,16 @@ class Facts:
     """Workers of another make, and the queues that they serve."""
     unverified: bool = False
     """Whether TLS is used without verifying the server's certificate."""
+
+    @property
+    def time(self) -> datetime:
+        """Return the server's time when the status was read."""
+        return self.status.now
+
+    @property
+    def leader(self) -> Mapping[str, str]:
+        """Return what the leading clock reports about itself; empty when none leads."""
+        return self.status.leader
 
     @property
     def readable(self) -> bool:
@@ -117,22 +124,16 @@ def gather(
     """Read it all; `owner` is what the settings say, with its former name. Unless `whole` only the
     server and the leader are looked at, in a few round trips. Raises RedisError."""
     redis: Any = store.redis
-    seconds, microseconds = redis.time()
-    time = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
-    leases = Leases(store)
-    leader = leases.leader()  # at once, so that its last tick can be compared with that time
+    status = read_status(store)
     info = _allowed(redis.info) or {}
-    pause = redis.hget(store.key("pauses"), "*")
     facts = Facts(
-        time=time,
+        status=status,
         info=info,
         config=_config(redis, info),
         namespace=store.namespace,
         owner=owner,
         meta=texts(redis.hgetall(store.key("meta"))),
-        leader=leader,
-        handovers=leases.handovers(100),
-        pause=None if pause is None else pause_from(pause),
+        handovers=Leases(store).handovers(100),
         code=code,
         unverified=redis.connection_pool.connection_kwargs.get("ssl_cert_reqs") == "none",
     )

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from rq_clock.doctor import server_checks as surroundings
 from rq_clock.doctor.facts import Facts, Seen
 from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, few
-from rq_clock.model.decision import ON_TIME
 from rq_clock.timing.describe import dst_remarks
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
@@ -105,17 +104,31 @@ def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
         "the due index is wrong about {}: {}",
         "`rq-clock doctor --rebuild-index`, also while the clock works",
     )  # fmt: skip
-    late = {
-        s.entry.name: now - s.entry.next_fire
-        for s in facts.seen
-        if s.entry.schedule and s.entry.next_fire and now - s.entry.next_fire > ON_TIME
-    }
+
+
+def _trouble(facts: Facts, now: datetime) -> Iterator[Finding]:
+    """The same as every other view of the schedules shows; see model/verdict.py."""
+    status = facts.status
     yield from _about(
         WARNING,
         "late",
-        {name: f"{name} by {duration_text(lateness)}" for name, lateness in late.items()},
+        {name: f"{name} by {duration_text(status.now - t)}" for name, t in status.late.items()},
         "{} late: {}",
         "if a clock leads, its log says why (run.undecided, commit.refused)",
+    )
+    yield from _about(
+        WARNING,
+        "stuck",
+        {name: f"{name} since {iso(t)}" for name, t in status.stuck.items()},
+        "{} blocked by a job that does not end: {}",
+        "`rq-clock show <schedule>` names the job; end it, or set a timeout",
+    )
+    yield from _about(
+        WARNING,
+        "failing",
+        {name: f"{name}, last at {iso(t)}" for name, t in status.failing.items()},
+        "{} failing: {}",
+        "`rq-clock logs <schedule>` shows the traceback of the last run",
     )
 
 
@@ -243,7 +256,7 @@ def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
     )
 
 
-_CHECKS = (*surroundings.CHECKS, _markers, _index, _definitions, _code, _times)
+_CHECKS = (*surroundings.CHECKS, _markers, _index, _trouble, _definitions, _code, _times)
 
 
 def _or_never(t: datetime | None) -> str:

@@ -192,8 +192,7 @@ def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
             remedy="set RQ_CLOCK_OWNER to the same value everywhere, choose another "
             "RQ_CLOCK_NAMESPACE, or start one clock with --take-over",
         )
-    pause = facts.pause
-    if pause and pause.at(now):
+    if pause := facts.status.pause:
         until = f" until {iso(pause.until)}" if pause.until else ""
         yield Finding(
             level=INFO,

@@ -128,10 +128,15 @@ def facts_of(store: Store, owner: tuple[str, str] = OWNER, app: Code | None = No
     return gather(store, executions, owner, app or Code())
 
 
+def at(facts: Facts, now: datetime, **changes: Any) -> Facts:
+    """Return the facts as if the server's clock showed `now`."""
+    return replace(facts, status=replace(facts.status, now=now), **changes)
+
+
 def found(store: Store, now: datetime, **given: Any) -> dict[str, Finding]:
     """What the doctor finds, by code; as if the server's clock showed `now`, so that a slow machine
     makes no skew."""
-    facts = replace(facts_of(store, **given), time=now)
+    facts = at(facts_of(store, **given), now)
     return {finding.code: finding for finding in findings(facts, now)}
 
 
@@ -174,7 +179,7 @@ def test_the_worst_comes_first(store: Store, connection: Redis, now: datetime) -
     put(store, now, schedule("berlin", cron("30 2 * * *", tz="Europe/Berlin")))
     connection.hset(store.key("revisions"), "nobody", 7)
     Leases(store).release(leader(store))
-    told = findings(replace(facts_of(store), time=now), now)
+    told = findings(at(facts_of(store), now), now)
     assert [finding.level for finding in told] == ["error", "warning", "info"]
     assert not healthy(told)
 
@@ -193,7 +198,7 @@ class TestServer:
             connection.config_set("maxmemory-policy", "noeviction")
 
     def test_tls_without_verification_is_worth_knowing(self, store: Store, now: datetime) -> None:
-        facts = replace(facts_of(store), time=now, unverified=True)
+        facts = at(facts_of(store), now, unverified=True)
         told = [(f.level, f.code) for f in findings(facts, now)]
         assert ("info", "tls-unverified") in told
 
@@ -248,7 +253,7 @@ class TestServer:
                 assert level_of(Store(redis, "default"), now, code) == "info"
 
     def test_an_unknown_limit_of_connections_is_no_error(self, store: Store, now: datetime) -> None:
-        facts = replace(facts_of(store), time=now)
+        facts = at(facts_of(store), now)
         info = {name: value for name, value in facts.info.items() if name != "maxclients"}
         [finding] = findings(replace(facts, info=info, config={}), now)
         assert (finding.level, finding.code) == ("info", "connections-unknown")
@@ -261,7 +266,7 @@ class TestServer:
         self, store: Store, now: datetime, version: str, old: bool
     ) -> None:
         facts = facts_of(store)
-        changed = replace(facts, time=now, info={**facts.info, "redis_version": version})
+        changed = at(facts, now, info={**facts.info, "redis_version": version})
         told = [(f.level, f.code) for f in findings(changed, now)]
         assert told == ([("error", "redis-too-old")] if old else [])
         assert changed.readable is not old
@@ -363,7 +368,7 @@ class TestLeadership:
         assert level_of(store, now, "clocks-fight") == "warning"
         facts = facts_of(store)
         later = now + timedelta(minutes=11)
-        assert "clocks-fight" not in {f.code for f in findings(replace(facts, time=later), later)}
+        assert "clocks-fight" not in {f.code for f in findings(at(facts, later), later)}
 
     def test_a_pause_of_all_is_no_fault_and_one_that_ended_is_nothing(
         self, store: Store, connection: Redis, now: datetime
@@ -776,7 +781,7 @@ def test_twenty_thousand_schedules_are_examined_in_few_round_trips(
     facts = facts_of(store)
     reads = connection.info("stats")["total_reads_processed"]
     assert len(facts.seen) == 20_000
-    assert findings(replace(facts, time=now), now) == []
+    assert findings(at(facts, now), now) == []
     assert reads < 1000
     counts: Any = connection.info("commandstats")
     assert counts["cmdstat_hmget"]["calls"] < 1000
