@@ -27,7 +27,6 @@ from rq_clock.alerts.rules import (
     STUCK,
     Edge,
     OpenAlerts,
-    Rules,
     TickReport,
     report,
 )
@@ -40,7 +39,7 @@ from rq_clock.model.schedule import from_definition
 from rq_clock.redaction import masked_text, printable
 from rq_clock.settings import Settings
 from rq_clock.store.commit import CommitResult, Planned
-from rq_clock.store.store import Store
+from rq_clock.store.store import Store, thresholds_from
 
 LOOK_SECONDS, LEAST_SECONDS = 5.0, 0.1
 """From one look to the next: when no run ends, and when more end than one look reads."""
@@ -63,11 +62,7 @@ class Monitor:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._executions = Executions(store.redis, settings.namespace)
-        self._rules = Rules(
-            grace=timedelta(seconds=settings.alert_grace),
-            failures=settings.alert_failures,
-            stuck=timedelta(seconds=settings.alert_stuck),
-        )
+        self._rules = thresholds_from(settings)
         self._channels = Channels(settings)
         self._open: OpenAlerts | None = None
         self._attempt = ""

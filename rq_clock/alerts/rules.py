@@ -28,6 +28,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from rq_clock.model.verdict import Thresholds
 from rq_clock.timing.instants import from_ms, iso, to_ms
 
 LATE, FAILING, STUCK, NO_WORKER = "late", "failing", "stuck", "no-worker"
@@ -54,15 +55,6 @@ class TickReport:
     """Schedules that stay undecided for a reason of their own, and the reason."""
     lost: tuple[tuple[str, str], ...]
     """Schedules and those of their jobs that were found nowhere."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The thresholds of alerts."""
-
-    grace: timedelta = timedelta(seconds=60)
-    failures: int = 1
-    stuck: timedelta = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +185,7 @@ class OpenAlerts:
     """The open alerts of a namespace. Methods such as `late` and `failed` record events; `drain`
     returns the edges that follow from them, and the alerts to store."""
 
-    def __init__(self, rules: Rules, kept: Mapping[str, str]) -> None:
+    def __init__(self, rules: Thresholds, kept: Mapping[str, str]) -> None:
         self._rules = rules
         self._kept = dict(kept)
         read = (Alert.read(field, text) for field, text in kept.items())

@@ -18,17 +18,17 @@ from rq_clock.alerts.rules import (
     Alert,
     Edge,
     OpenAlerts,
-    Rules,
     report,
     summary,
 )
+from rq_clock.model.verdict import Thresholds
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 
 
 def board(*, failures: int = 1, kept: dict[str, str] | None = None) -> OpenAlerts:
-    return OpenAlerts(Rules(failures=failures), kept or {})
+    return OpenAlerts(Thresholds(failures=failures), kept or {})
 
 
 def news(of: OpenAlerts) -> list[tuple[str, str]]:

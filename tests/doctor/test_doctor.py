@@ -229,7 +229,7 @@ class TestServer:
         with Redis.from_url(server.url) as redis:
             store = healthy_namespace(redis, now)
             assert found(store, now) == {}
-            others = [Redis.from_url(server.url) for _ in range(10)]
+            others = [Redis.from_url(server.url) for _ in range(11)]
             for other in others:
                 other.ping()
             finding = found(store, now)["connections"]

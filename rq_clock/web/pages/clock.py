@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,12 +16,11 @@ from rq_clock.alerts.rules import Alert
 from rq_clock.doctor.facts import Code, gather
 from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.doctor.server_checks import Finding
-from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import LeaseGrant
 from rq_clock.store.scripts import text
 from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
-from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.timing.instants import from_ms
 from rq_clock.version import releases
 from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.layout import page
@@ -63,20 +63,20 @@ def _read(site: Context, pulse: Status) -> Clockwork:
     pipe: Any = store.redis.pipeline(transaction=False)
     pipe.xrevrange(store.key("handovers"), count=HANDOVERS)
     pipe.hgetall(store.key("alerts"))
-    before = to_ms(pulse.now - ON_TIME)
-    pipe.zrangebyscore(store.key("due"), "-inf", before, start=0, num=LATE, withscores=True)
     pipe.info()
-    handovers, alerts, late, info = pipe.execute(raise_on_error=False)
-    for answer in (handovers, alerts, late):
+    handovers, alerts, info = pipe.execute(raise_on_error=False)
+    for answer in (handovers, alerts):
         if isinstance(answer, Exception):
             raise answer
     read = (Alert.read(text(field), text(kept)) for field, kept in alerts.items())
-    open_ = sorted((a for a in read if a), key=lambda a: (a.kind, a.since, a.subject))
+    open_ = sorted(
+        (a for a in read if a and a.reported), key=lambda a: (a.kind, a.since, a.subject)
+    )
     return Clockwork(
         handovers=[LeaseGrant.read(text(id), fields) for id, fields in handovers],
         alerts=open_[:ALERTS],
         alert_count=len(open_),
-        late=[(text(name), from_ms(int(score))) for name, score in late],
+        late=list(islice(pulse.late.items(), LATE)),
         server=_server({} if isinstance(info, ResponseError) else info),
     )
 

@@ -500,7 +500,10 @@ class TestClockPage:
         Leases(store).renew(lease, proven=1, tick=to_ms(now), **facts)  # type: ignore[arg-type]
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add")
         connection.zadd(store.key("due"), {"nightly": to_ms(now - HOUR)})
-        alert = Alert(kind="no-worker", subject="mail", since=now - HOUR, last=now, detail="3 wait")
+        alert = Alert(
+            kind="no-worker", subject="mail", since=now - HOUR, last=now, reported=now,
+            detail="3 wait",
+        )  # fmt: skip
         connection.hset(store.key("alerts"), alert.field, alert.to_json())
         connection.hset(store.key("alerts"), "later-release:x", "not json")
         seen = text(browser.get("/clock"))
