@@ -29,6 +29,7 @@ LEVELS = [
     {"runtime"},
     {"jobs", "runners", "lock", "devserver"},
     {"schedules", "alerts", "doctor"},
+    {"serializers"},
     {"clock", "worker", "web"},
     {"loader", "testing"},
     {"cli"},
@@ -83,7 +84,8 @@ def test_time_and_decision_are_pure() -> None:
         *PACKAGE.glob("manifest/**/*.py"),
     ]
     names = ("redaction", "outbound/addresses", "store/counters", "jobs/results",
-             "schedules/serializers", "schedules/upcoming",
+             "serializers/view", "serializers/schedules", "serializers/jobs",
+             "serializers/clock", "schedules/upcoming",
              "alerts/rules", "clock/reconcile",
              "doctor/server_checks", "doctor/schedule_checks")  # fmt: skip
     for path in [*pure, *(PACKAGE / f"{name}.py" for name in names)]:

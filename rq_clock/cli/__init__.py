@@ -1,7 +1,7 @@
 """The `rq-clock` command.
 
 Data goes to standard output, messages to standard error. Every read command supports `--json`: one
-document, camelCase, with the same objects as the API (schedules/serializers.py). Exit codes:
+document, camelCase, with the same objects as the API (serializers/). Exit codes:
 
     0 done   1 failed   2 usage   3 no such schedule   4 Redis unusable   5 check failed
     6 still running after the time to wait   130 interrupted

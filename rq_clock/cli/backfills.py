@@ -75,7 +75,9 @@ def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> No
     last = instant(end, "--to", now(), tz=zone, ages=True, whole_day=True)
     found = schedules.preview_backfill(name, first, last, again=said["again"])
     if said["dry_run"] and said["as_json"]:
-        return print_json(_preview_view(name, found))
+        from rq_clock.serializers.jobs import backfill_preview_view
+
+        return print_json(backfill_preview_view(name, found))
     if not said["as_json"]:
         _tell_preview(name, found, zone, err=not said["dry_run"])
     if said["dry_run"] or not found.count:
@@ -122,15 +124,8 @@ def _tell_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
     click.echo(f"  from {shown(found.first, tz)}\n  to   {shown(found.last, tz)}", err=err)
 
 
-def _preview_view(name: str, found: Preview) -> dict[str, Any]:
-    ends = {"from": found.start, "to": found.end, "first": found.first, "last": found.last}
-    told = {key: t and iso(t) for key, t in ends.items()}
-    counts = {"count": found.count, "atLeast": found.count >= MOST}
-    return {"schedule": name, **told, **counts, "leftOut": len(found.left_out)}
-
-
 def _print_backfill(made: Backfill, *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import backfill_view
+    from rq_clock.serializers.jobs import backfill_view
 
     if as_json:
         print_json(backfill_view(made))
@@ -166,7 +161,7 @@ def backfills(count: int, as_json: bool) -> None:
 
     Ended backfills are kept for 30 days.
     """
-    from rq_clock.schedules.serializers import backfill_view
+    from rq_clock.serializers.jobs import backfill_view
 
     found = schedules_of(open_store()).backfills(count)
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ import click
 from rq_clock.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    from rq_clock.schedules.listing import Row
     from rq_clock.schedules.service import Schedules
     from rq_clock.store.store import Store
 
@@ -76,6 +76,14 @@ def schedules_of(store: Store) -> Schedules:
     return Schedules(store.redis, by=settings.operator, settings=settings)
 
 
+def row_of(store: Store, name: str) -> Row | None:
+    """Return a schedule and the state of its runs; None when it does not exist."""
+    from rq_clock.schedules.listing import ScheduleList
+
+    schedules = ScheduleList(store)
+    return next(iter(schedules.rows([name], schedules.pulse())), None)
+
+
 def refuse_unknown(store: Store, names: Sequence[str]) -> None:
     """Exit with NOT_FOUND when one of these schedules does not exist."""
     found, _ = store.load(names)
@@ -125,8 +133,10 @@ def iso(t: datetime) -> str:
     return iso(t)
 
 
-def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+def print_json(view: Any) -> None:
+    from rq_clock.serializers.view import encode
+
+    click.echo(encode(view, indent=2))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

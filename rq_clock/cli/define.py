@@ -22,6 +22,7 @@ from rq_clock.cli.common import (
     plural,
     print_json,
     refuse_unknown,
+    row_of,
     schedules_of,
     tell_if_nobody_leads,
     yes_option,
@@ -230,16 +231,18 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
 
 
 def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import schedule_view
+    from rq_clock.serializers.schedules import schedule_detail_view
+    from rq_clock.timing.describe import words
 
-    entry = store.load([name])[0].get(name)
+    row = row_of(store, name)
+    entry = row.entry if row else None
     if as_json:
-        print_json(schedule_view(entry, now()) if entry else None)
+        print_json(schedule_detail_view(row, now(), store.namespace) if row else None)
     elif entry is None or entry.schedule is None:  # a `once` that was due is gone already
         click.echo(f"{name}: {verb}")
     else:
-        view = schedule_view(entry, now())
-        click.echo(f"{name}: {verb}, revision {entry.revision}: {view['words']}")
+        when = words(entry.schedule.trigger)
+        click.echo(f"{name}: {verb}, revision {entry.revision}: {when}")
         if entry.next_fire:
             jitter = shown_jitter(entry.schedule.offset)
             line = f"next {shown(entry.next_fire, entry.tz)}  {jitter}"

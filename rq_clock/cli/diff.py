@@ -1,7 +1,4 @@
-"""How a difference is told: what a manifest would change, and what a deploy would.
-
-A view is what `--json` prints; the lines for people are made of the same. Secrets are masked.
-"""
+"""Print differences: the changes of a manifest or of a deploy. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ if TYPE_CHECKING:
     from rq_clock.clock import reconcile
     from rq_clock.model.entry import Entry
     from rq_clock.model.schedule import Schedule
+    from rq_clock.serializers.schedules import CaughtUpView, ChangesView, ChangeView, FieldView
     from rq_clock.settings import Settings
     from rq_clock.store.store import Store
 
@@ -30,11 +28,11 @@ _CHUNK = 500
 
 def deploy_view(
     store: Store, declared: Mapping[str, Schedule], release: int, now: datetime
-) -> dict[str, Any]:
-    """What a clock with these schedules would change when it leads, and what of the past it would
-    enqueue at once. `notes` say why it would leave all as it is."""
+) -> ChangesView:
+    """Return what a clock with these schedules would change when it leads, and which past fire
+    times it would enqueue at once. `notes` say why it would change nothing."""
     from rq_clock.clock.reconcile import differing, plan
-    from rq_clock.schedules.serializers import changes_view, what_view
+    from rq_clock.serializers.schedules import ChangesView, change_view
 
     stored = store.declared()
     note = ""
@@ -43,18 +41,20 @@ def deploy_view(
     elif stored and not declared:
         note = "no schedules are declared: the clock removes none unless started with --remove-all"
     if note:
-        return changes_view(store.namespace, unchanged=len(stored), notes=[note])
+        return ChangesView(
+            namespace=store.namespace, equal=True, unchanged=len(stored), notes=[note]
+        )
     entries, _ = store.load(differing(declared, stored))
     found = plan(declared, stored, entries, now)
-    past = {change.name for change in found.changes if change.past}
-    return changes_view(
-        store.namespace,
-        added=[{"name": n, **what_view(declared[n]), "paused": False} for n in found.added],
+    return ChangesView(
+        namespace=store.namespace,
+        equal=not (found.added or found.changed or found.removed or found.renamed),
+        added=[change_view(name, declared[name]) for name in found.added],
         changed=[_changed(entries[name], declared[name]) for name in found.changed],
-        removed=[{"name": name, **what_view(None)} for name in found.removed],
+        removed=[change_view(name, None) for name in found.removed],
         renamed=[_changed(entries[old], declared[new]) for old, new in found.renamed],
-        past=sorted(past),
-        caughtUp=list(_caught_up(store, declared, found, now)),
+        past=sorted({change.name for change in found.changes if change.past}),
+        caught_up=list(_caught_up(store, declared, found, now)),
         unchanged=len(declared) - len(found.added) - len(found.changed) - len(found.renamed),
     )
 
@@ -75,25 +75,26 @@ def tell_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
         reason = diagnose(error, settings.redis_url) if redis else f"{error}"
         complain(f"what a deploy would change is not known: {' '.join(reason.split())}")
         return
-    click.echo(f"a deploy changes in namespace {view['namespace']!r}:", err=True)
+    click.echo(f"a deploy changes in namespace {view.namespace!r}:", err=True)
     tell(view, err=True)
 
 
-def _changed(entry: Entry, schedule: Schedule) -> dict[str, Any]:
+def _changed(entry: Entry, schedule: Schedule) -> ChangeView:
     from rq_clock.manifest.diff import Difference, differences
-    from rq_clock.schedules.serializers import fields_view
+    from rq_clock.serializers.schedules import ChangeView, field_views
 
     found = differences(entry.schedule, schedule)
     if not entry.declared:
         found.append(Difference("origin", "run-time", "declared"))
-    return {"name": schedule.name, "was": entry.name, "fields": fields_view(found)}
+    return ChangeView(name=schedule.name, was=entry.name, fields=field_views(found))
 
 
 def _caught_up(
     store: Store, declared: Mapping[str, Schedule], found: reconcile.Plan, now: datetime
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[CaughtUpView]:
     """The overdue schedules, also run-time ones, and what would become of their fire times."""
     from rq_clock.model.decision import due, is_on_time
+    from rq_clock.serializers.schedules import CaughtUpView, SkipCountView
 
     old_rules = {entry.name: entry for entry in found.unsettled}
     new_names, removed = dict(found.renamed), set(found.removed)
@@ -110,41 +111,43 @@ def _caught_up(
             late = [t for t in decision.fire_times if not is_on_time(t, now)]
             skips = [skip for skip in decision.skips if not is_on_time(skip.first, now)]
             if late or skips:
-                yield {
-                    "name": name,
-                    "enqueued": len(late),
-                    "first": iso(late[0]) if late else None,
-                    "last": iso(late[-1]) if late else None,
-                    "more": decision.next is not None and decision.next <= now,
-                    "skipped": [{"reason": s.reason, "count": s.count} for s in skips],
-                }
+                yield CaughtUpView(
+                    name=name,
+                    enqueued=len(late),
+                    first=late[0] if late else None,
+                    last=late[-1] if late else None,
+                    more=decision.next is not None and decision.next <= now,
+                    skipped=[SkipCountView(reason=s.reason, count=s.count) for s in skips],
+                )
 
 
 # ---- both -------------------------------------------------------------------------------------
 
 
-def tell(view: Mapping[str, Any], *, err: bool = False) -> None:
-    """The view for people: a line for each schedule, with a sign; what changes below it."""
-    from rq_clock.schedules.serializers import CHANGES
-
-    for note in view["notes"]:
+def tell(view: ChangesView, *, err: bool = False) -> None:
+    """Print the changes: a line for each schedule, with a sign; its changed fields below it."""
+    for note in view.notes:
         click.echo(f"note: {note}", err=err)
-    kinds = (("added", "+", "green"), ("renamed", ">", "yellow"), ("changed", "~", "yellow"),
-             ("removed", "-", "red"))  # fmt: skip
-    for kind, mark, color in kinds:
-        for row in view[kind][:LISTED]:
+    kinds = (
+        ("added", view.added, "+", "green"),
+        ("renamed", view.renamed, ">", "yellow"),
+        ("changed", view.changed, "~", "yellow"),
+        ("removed", view.removed, "-", "red"),
+    )
+    for kind, rows, mark, color in kinds:
+        for row in rows[:LISTED]:
             click.echo(click.style(f"{mark} {_row(row)}", fg=color), err=err)
-            for field in row.get("fields", ()):
+            for field in row.fields:
                 click.echo(f"    {_field(field)}", err=err)
-        _tell_more(view[kind], kind, err=err)
-    for row in view["caughtUp"][:LISTED]:
-        click.echo(click.style(f"! {_caught(row)}", fg="yellow"), err=err)
-    _tell_more(view["caughtUp"], "overdue", err=err)
-    if view["past"]:
-        listed = ", ".join(view["past"][:LISTED])
+        _tell_more(rows, kind, err=err)
+    for late in view.caught_up[:LISTED]:
+        click.echo(click.style(f"! {_caught(late)}", fg="yellow"), err=err)
+    _tell_more(view.caught_up, "overdue", err=err)
+    if view.past:
+        listed = ", ".join(view.past[:LISTED])
         click.echo(f"past: {listed}: its only instant has passed, so it never runs", err=err)
-    counts = [f"{len(view[kind]):,} {kind}" for kind in CHANGES if view[kind]]
-    click.echo(", ".join([*counts, f"{view['unchanged']:,} unchanged"]), err=err)
+    counts = [f"{len(rows):,} {kind}" for kind, rows, _, _ in kinds if rows]
+    click.echo(", ".join([*counts, f"{view.unchanged:,} unchanged"]), err=err)
 
 
 def _tell_more(rows: Sequence[Any], kind: str, *, err: bool) -> None:
@@ -152,29 +155,30 @@ def _tell_more(rows: Sequence[Any], kind: str, *, err: bool) -> None:
         click.echo(f"  … and {len(rows) - LISTED:,} more {kind}", err=err)
 
 
-def _row(row: Mapping[str, Any]) -> str:
+def _row(change: ChangeView) -> str:
     from rq_clock.redaction import printable
 
-    line = str(row["name"])
-    if row.get("was", line) != line:
-        line = f"{row['was']} is now {line}"
-    if row.get("words"):
-        line += f": {row['words']}; {row['runs']}"
-    return printable(line + (" (paused)" if row.get("paused") else ""), 300)
+    line = change.name
+    if change.was not in (None, line):
+        line = f"{change.was} is now {line}"
+    if change.words:
+        line += f": {change.words}; {change.runs}"
+    return printable(line + (" (paused)" if change.paused else ""), 300)
 
 
-def _field(field: Mapping[str, Any]) -> str:
+def _field(field: FieldView) -> str:
     from rq_clock.redaction import printable
 
-    old, new = (printable(field[k] or "(default)", 200) for k in ("from", "to"))
-    return f"{field['field']}: {old} → {new}"
+    old, new = (printable(text or "(default)", 200) for text in (field.old, field.new))
+    return f"{field.path}: {old} → {new}"
 
 
-def _caught(row: Mapping[str, Any]) -> str:
-    told = []
-    if row["enqueued"]:
-        told.append(f"{plural(row['enqueued'], 'late fire time')} enqueued at once")
-        told[-1] += f" ({row['first']} to {row['last']})" if row["enqueued"] > 1 else ""
-        told += ["more right after"] if row["more"] else []
-    told += [f"{skip['count']:,} skipped ({skip['reason']})" for skip in row["skipped"]]
-    return f"{row['name']}: {', '.join(told)}"
+def _caught(late: CaughtUpView) -> str:
+    parts = []
+    if late.enqueued:
+        parts.append(f"{plural(late.enqueued, 'late fire time')} enqueued at once")
+        if late.enqueued > 1 and late.first and late.last:
+            parts[-1] += f" ({iso(late.first)} to {iso(late.last)})"
+        parts += ["more right after"] if late.more else []
+    parts += [f"{skip.count:,} skipped ({skip.reason})" for skip in late.skipped]
+    return f"{late.name}: {', '.join(parts)}"

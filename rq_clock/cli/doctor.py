@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +12,7 @@ from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json
 if TYPE_CHECKING:
     from rq_clock.doctor.facts import Code
     from rq_clock.doctor.server_checks import Finding
+    from rq_clock.serializers.clock import RebuiltView
     from rq_clock.store.store import Store
 
 COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
@@ -32,6 +32,7 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
     from rq_clock.doctor.facts import gather
     from rq_clock.doctor.schedule_checks import findings, healthy
     from rq_clock.jobs.executions import Executions
+    from rq_clock.serializers.clock import DoctorView
     from rq_clock.settings import Settings
     from rq_clock.store.client import connect
     from rq_clock.store.store import Store
@@ -49,12 +50,8 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
         facts = gather(store, executions, owner, code)
     found = findings(facts, started)
     if as_json:
-        document = {"healthy": healthy(found), "namespace": settings.namespace}
-        print_json(
-            document
-            | ({"rebuilt": rebuilt} if rebuilt else {})
-            | {"findings": [asdict(finding) for finding in found]}
-        )
+        namespace, well = settings.namespace, healthy(found)
+        print_json(DoctorView(namespace=namespace, healthy=well, rebuilt=rebuilt, checks=found))
     else:
         _show(found)
     if not healthy(found):
@@ -74,9 +71,10 @@ def _show(found: list[Finding]) -> None:
         click.echo("all good")
 
 
-def _rebuild(store: Store) -> dict[str, int]:
-    """Rebuild the due index; how many schedules were looked at, and how many were put right."""
+def _rebuild(store: Store) -> RebuiltView:
+    """Rebuild the due index."""
     from rq_clock.doctor.rebuild import rebuild
+    from rq_clock.serializers.clock import RebuiltView
 
     total, looked, corrected = store.size(), 0, 0
     for schedules, changed in rebuild(store):
@@ -85,7 +83,7 @@ def _rebuild(store: Store) -> dict[str, int]:
             click.echo(f"\rdue index: {looked} of {total}", err=True, nl=False)
     start = "\r" if sys.stderr.isatty() else ""
     click.echo(f"{start}due index: {looked} schedules looked at, {corrected} corrected", err=True)
-    return {"schedules": looked, "corrected": corrected}
+    return RebuiltView(schedules=looked, corrected=corrected)
 
 
 def _code(name: str) -> Code:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rq_clock.cli.common import (
+    iso,
     json_option,
     now,
     open_store,
@@ -31,6 +32,7 @@ from rq_clock.timing.durations import duration_text
 if TYPE_CHECKING:
     from rq_clock.model.entry import Entry
     from rq_clock.schedules.listing import Row
+    from rq_clock.serializers.schedules import ScheduleView
     from rq_clock.store.store import Store
 
 REDRAW_SECONDS = 2.0
@@ -99,11 +101,11 @@ def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> No
 
 
 def _print(store: Store, options: dict[str, Any], *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import row_view
+    from rq_clock.serializers.schedules import schedule_view
 
     rows = _found(store, **options)
     if as_json:
-        print_json([row_view(row, now(), store.namespace) for row in rows])
+        print_json([schedule_view(row, now(), store.namespace) for row in rows])
     elif rows:
         print_table(HEAD, [_cells(row, now(), store.namespace) for row in rows])
     elif store.size():
@@ -124,37 +126,37 @@ def _found(
 
 
 def _cells(row: Row, now: datetime, namespace: str) -> tuple[str, ...]:
-    from rq_clock.schedules.serializers import row_view
+    from rq_clock.serializers.schedules import schedule_view
 
-    entry, view = row.entry, row_view(row, now, namespace)
-    fire, last = view["nextFireTime"] or "-", view["last"]
+    entry, view = row.entry, schedule_view(row, now, namespace)
+    fire = iso(view.next_fire_time) if view.next_fire_time else "-"
     if entry.schedule and entry.schedule.offset and entry.next_fire:
         fire += f" {shown_jitter(entry.schedule.offset)}"
     return (
-        view["name"],
-        sign(view["state"]),
-        sign(last["state"]) if last else "-",
+        view.name,
+        sign(view.state),
+        sign(view.last.state) if view.last else "-",
         fire,
-        view["queue"] or "-",
-        view["words"] or "-",
-        view["runs"] or "-",
+        view.queue or "-",
+        view.words or "-",
+        view.runs or "-",
         _note(entry, view, now),
     )
 
 
-def _note(entry: Entry, view: dict[str, Any], now: datetime) -> str:
+def _note(entry: Entry, view: ScheduleView, now: datetime) -> str:
     """Return the reason of the state, in a few words."""
-    if view["state"] == "invalid":
-        return str(view["fault"])
-    if view["state"] == "failing" and view["last"]:
-        return str(view["last"]["error"] or "")
-    if view["state"] == "late" and entry.next_fire:
+    if view.state == "invalid":
+        return str(view.fault)
+    if view.state == "failing" and view.last:
+        return view.last.error or ""
+    if view.state == "late" and entry.next_fire:
         return f"by {duration_text(now - entry.next_fire)}"
-    if pause := view["pause"]:
-        until = f"until {pause['until']} " if pause["until"] else ""
-        return f"{until}by {pause['by']}" + (f": {pause['reason']}" if pause["reason"] else "")
-    if skipping := view["skipping"]:
-        return f"skips all until {skipping['until']}"
+    if pause := view.pause:
+        until = f"until {iso(pause.until)} " if pause.until else ""
+        return f"{until}by {pause.by}" + (f": {pause.reason}" if pause.reason else "")
+    if skipping := view.skipping:
+        return f"skips all until {iso(skipping.until)}"
     return ""
 
 
@@ -207,23 +209,21 @@ def _clipped(line: str, columns: int) -> str:
 
 
 def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import density_view
     from rq_clock.schedules.upcoming import density
+    from rq_clock.serializers.schedules import density_view
 
-    view = density_view(density(entries, now(), *SPANS[name]))
+    found = density(entries, now(), *SPANS[name])
     if as_json:
-        print_json(view)
-        return
-    buckets = view["buckets"]
-    most = max(bucket["fires"] for bucket in buckets)
+        return print_json(density_view(found))
+    highest = max(count for _, count in found.buckets)
     click.echo(f"fire times in each {'minute' if name == 'hour' else 'hour'} (UTC)")
     width = max(10, shutil.get_terminal_size().columns - 40)
-    for bucket in buckets:
-        count = bucket["fires"]
-        length = max(1, round(count / most * width)) if count else 0
-        click.echo(f"{bucket['from']}  {count:>9,}  {'█' * length}".rstrip())
-    if view["herds"]:
+    for start, count in found.buckets:
+        length = max(1, round(count / highest * width)) if count else 0
+        click.echo(f"{iso(start)}  {count:>9,}  {'█' * length}".rstrip())
+    if found.herds:
         unit = "second" if name == "hour" else "minute"
         click.echo(f"most in one {unit} (`jitter` spreads them)")
-    for herd in view["herds"]:
-        click.echo(f"{herd['from']}  {herd['fires']:>9,}")
+    for start, count in found.herds:
+        click.echo(f"{iso(start)}  {count:>9,}")
+    return None

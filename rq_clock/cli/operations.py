@@ -7,6 +7,7 @@ is done for all of them or for none.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rq_clock.cli.common import (
     TIMED_OUT,
     complain,
     count_option,
+    iso,
     json_option,
     now,
     open_store,
@@ -32,6 +34,8 @@ from rq_clock.timing.durations import duration_text
 if TYPE_CHECKING:
     from rq_clock.cli.wait import Outcome
     from rq_clock.model.entry import Entry
+    from rq_clock.serializers.jobs import RunView
+    from rq_clock.store.audit import AuditEntry
     from rq_clock.store.store import Store
 
 MISSED = click.Choice(["skip", "latest", "all"])
@@ -88,16 +92,16 @@ def _waited(store: Store, job_id: str, timeout: timedelta | None, *, follow: boo
     return outcome
 
 
-def _run_view(store: Store, name: str, job_id: str, outcome: Outcome | None) -> dict[str, Any]:
+def _run_view(store: Store, name: str, job_id: str, outcome: Outcome | None) -> RunView:
     from rq_clock.model.ledger import Enqueued
-    from rq_clock.schedules.serializers import run_view
+    from rq_clock.serializers.jobs import run_view
     from rq_clock.timing.instants import from_ms
 
     if outcome and outcome.ended:
         return run_view(name, outcome.ended.entry, store.namespace, job_id)
     fire_time = from_ms(job_id.split("-")[-2])
     view = run_view(name, Enqueued(fire_time, "manual", None), store.namespace, job_id)
-    return view | ({"state": outcome.state, "error": outcome.error or None} if outcome else {})
+    return replace(view, state=outcome.state, error=outcome.error or None) if outcome else view
 
 
 def _tell(outcome: Outcome, job_id: str) -> None:
@@ -232,7 +236,7 @@ def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
 @json_option
 def audit(count: int, as_json: bool) -> None:
     """Show who changed what, when and why."""
-    from rq_clock.schedules.serializers import audit_view
+    from rq_clock.serializers.clock import audit_view
 
     rows = [audit_view(one) for one in schedules_of(open_store()).audit(count)]
     if as_json:
@@ -244,9 +248,9 @@ def audit(count: int, as_json: bool) -> None:
         print_table(head, [_audit_row(row) for row in rows])
 
 
-def _audit_row(row: dict[str, Any]) -> tuple[str, ...]:
-    names = ["all" if name == "*" else name for name in row["schedules"]]
-    more = row["count"] - len(names)
-    told = ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
-    detail = " ".join(f"{key}={value}" for key, value in row["detail"].items())
-    return row["at"], row["by"], row["verb"], told, row["reason"] or "-", detail
+def _audit_row(entry: AuditEntry) -> tuple[str, ...]:
+    names = ["all" if name == "*" else name for name in entry.schedules]
+    more = entry.count - len(names)
+    listed = ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
+    detail = " ".join(f"{key}={value}" for key, value in entry.detail.items())
+    return iso(entry.at), entry.by, entry.verb, listed, entry.reason or "-", detail

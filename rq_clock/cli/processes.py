@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import CHECK_FAILED, iso, json_option, now, open_store, plural, print_json
+from rq_clock.cli.common import CHECK_FAILED, iso, json_option, open_store, plural, print_json
 from rq_clock.errors import RqClockError
 
 if TYPE_CHECKING:
-    from rq_clock.store.store import Store
+    from rq_clock.serializers.clock import ClockView
 
+LISTED = 100
+"""Late schedules that `status` names."""
 NO_CLOCK = "no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)"
 
 
@@ -87,33 +91,40 @@ def status(as_json: bool) -> None:
 
     It prints the leading clock and its lag. Exits with 5 if something is wrong.
     """
+    from rq_clock.serializers.clock import clock_view
+    from rq_clock.store.status import read_status
+
     store = open_store()
-    report = _health(store, now())
+    found = read_status(store)
+    view = clock_view(store.namespace, found)
     if as_json:
-        print_json(report)
+        print_json(view)
     else:
-        leader = report["leader"]
-        if leader:
-            lag = leader["lag"]
-            click.echo(
-                f"leader     {leader['instance']} since {leader['since']} (token {leader['token']})"
-            )
-            click.echo(f"last tick  {leader['lastTick'] or '-'}")
-            if lag:
-                click.echo(
-                    f"lag (ms)   p50 {lag['p50Ms']:g}, p99 {lag['p99Ms']:g}, max {lag['maxMs']:g}"
-                )
-        click.echo(f"schedules  {report['schedules']}")
-        for row in report["late"]:
-            click.echo(
-                f"late       {row['name']} by {row['lateSeconds']:.0f} s (due {row['fireTime']})"
-            )
-        for problem in report["problems"]:
-            click.echo(click.style("problem", fg="red") + f"    {problem}")
-        if report["healthy"]:
-            click.echo(click.style("healthy", fg="green"))
-    if not report["healthy"]:
+        _show_status(view, found.late)
+    if not view.healthy:
         sys.exit(CHECK_FAILED)
+
+
+def _show_status(view: ClockView, late: Mapping[str, datetime]) -> None:
+    if leader := view.leader:
+        since, tick = (iso(t) if t else "-" for t in (leader.since, leader.last_tick))
+        click.echo(f"leader     {leader.instance} since {since} (token {leader.token})")
+        click.echo(f"last tick  {tick}")
+        if leader.lag_p50_ms is not None:
+            click.echo(
+                f"lag (ms)   p50 {leader.lag_p50_ms:g}, p99 {leader.lag_p99_ms:g}, "
+                f"max {leader.lag_max_ms:g}"
+            )
+    click.echo(f"schedules  {view.schedules}")
+    for name, due in islice(late.items(), LISTED):
+        seconds = (view.now - due).total_seconds()
+        click.echo(f"late       {name} by {seconds:.0f} s (due {iso(due)})")
+    problems = [] if view.leader else [NO_CLOCK]
+    problems += [f"{plural(view.late, 'schedule')} late"] if view.late else []
+    for problem in problems:
+        click.echo(click.style("problem", fg="red") + f"    {problem}")
+    if view.healthy:
+        click.echo(click.style("healthy", fg="green"))
 
 
 @click.command()
@@ -177,47 +188,3 @@ def redis(data: str) -> None:
     from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
     sys.exit(serve(Settings.from_env().redis_url or DEVELOPMENT_REDIS, Path(data)))
-
-
-def _health(store: Store, now: datetime) -> dict[str, Any]:
-    from rq_clock.store.lease import Leases
-
-    leader = Leases(store).leader()
-    late = store.late(now)
-    problems = []
-    if not leader:
-        problems.append(NO_CLOCK)
-    if late:
-        problems.append(f"{plural(len(late), 'schedule')} late")
-    return {
-        "healthy": not problems,
-        "problems": problems,
-        "namespace": store.namespace,
-        "leader": _leader(leader) if leader else None,
-        "schedules": store.size(),
-        "late": [
-            {"name": n, "fireTime": iso(t), "lateSeconds": (now - t).total_seconds()}
-            for n, t in late
-        ],
-    }
-
-
-def _leader(facts: dict[str, str]) -> dict[str, Any]:
-    from rq_clock.timing.instants import from_ms
-
-    tick = facts.get("tick")
-    lag = {
-        f"{k}Ms": float(facts[f"lag_{k}_ms"])
-        for k in ("p50", "p99", "max")
-        if f"lag_{k}_ms" in facts
-    }
-    return {
-        "instance": facts["instance"],
-        "owner": facts["owner"],
-        "since": iso(from_ms(facts["since"])),
-        "token": int(facts["token"].partition(".")[0]),
-        "lastTick": iso(from_ms(tick)) if tick else None,
-        "version": facts.get("version"),
-        "enqueued": int(facts.get("enqueued", 0)),
-        "lag": lag or None,
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,7 @@ from rq_clock.cli.common import (
     NOT_FOUND,
     complain,
     count_option,
+    iso,
     json_option,
     not_found,
     now,
@@ -23,6 +24,7 @@ from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import instant
 
 if TYPE_CHECKING:
+    from rq_clock.serializers.jobs import RunView
     from rq_clock.store.store import Store
 
 STATES = ["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"]
@@ -50,10 +52,10 @@ def history(
     oldest = instant(since, "--since", now(), ages=True) if since else None
     found = open_store()
     rows = rows_of(found, name) if name else _rows_of_all(found, count if not state else 1000)
-    rows = [row for row in rows if state in (None, row["state"])]
-    if oldest is not None:
-        rows = [row for row in rows if instant(row["fireTime"], "", now()) >= oldest]
-    rows = rows[:count]
+    rows = [
+        row for row in rows
+        if state in (None, row.state) and (oldest is None or row.fire_time >= oldest)
+    ][:count]  # fmt: skip
     if as_json:
         print_json(rows)
     elif rows:
@@ -115,15 +117,15 @@ def _latest(store: Store, name: str) -> str | None:
     and of any that has ended in the stream of runs."""
     from rq_clock.model.job_id import JobId
     from rq_clock.model.ledger import Enqueued
-    from rq_clock.schedules.serializers import run_view
+    from rq_clock.serializers.jobs import run_view
 
     entry = next((e for e in reversed(store.ledger(name)) if isinstance(e, Enqueued)), None)
     if entry is None:
         return None
-    job: str | None = run_view(name, entry, store.namespace)["job"]
+    job = run_view(name, entry, store.namespace).job
     if job is None:
         run = JobId(store.namespace, name, entry.fire_time)
-        known = [row["job"] for row in _rows_of_all(store, 1000)]
+        known = [row.job for row in _rows_of_all(store, 1000) if row.job]
         known += [str(said.detail.get("job")) for said in schedules_of(store).audit(1000)]
         known += [id for one in schedules_of(store).backfills() for id in one.jobs]
         ids = ((text, JobId.parse(text)) for text in known)
@@ -134,9 +136,9 @@ def _latest(store: Store, name: str) -> str | None:
 # ---- rows -------------------------------------------------------------------------------------
 
 
-def rows_of(found: Store, name: str) -> list[dict[str, Any]]:
+def rows_of(found: Store, name: str) -> list[RunView]:
     """What became of a schedule's fire times, newest first; also of one that was removed."""
-    from rq_clock.schedules.serializers import run_view
+    from rq_clock.serializers.jobs import run_view
 
     entries = found.ledger(name)
     if not entries and name not in found.load([name])[0]:
@@ -144,27 +146,27 @@ def rows_of(found: Store, name: str) -> list[dict[str, Any]]:
     return [run_view(name, entry, found.namespace) for entry in reversed(entries)]
 
 
-def _rows_of_all(found: Store, most: int) -> list[dict[str, Any]]:
+def _rows_of_all(found: Store, most: int) -> list[RunView]:
     from rq_clock.jobs.executions import Executions
-    from rq_clock.schedules.serializers import run_view
+    from rq_clock.serializers.jobs import run_view
 
     ended = Executions(found.redis, found.namespace).ended(most)
     return [run_view(e.schedule, e.entry, found.namespace, e.job_id) for e in ended]
 
 
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: RunView) -> tuple[str, ...]:
     """A run as a row of a table."""
     return (
-        row["schedule"],
-        row["fireTime"],
-        row["state"],
-        str(row["attempt"] or "-"),
+        row.schedule,
+        iso(row.fire_time),
+        row.state,
+        str(row.attempt or "-"),
         _took(row),
-        row["error"] or row["reason"] or "",
+        row.error or row.reason or "",
     )
 
 
-def _took(row: dict[str, Any]) -> str:
-    if row["state"] == "skipped":
-        return f"{row['count']} times" if row["count"] > 1 else "-"
-    return f"{row['tookMs'] / 1000:.3f} s" if row["tookMs"] is not None else "-"
+def _took(row: RunView) -> str:
+    if row.count is not None:
+        return f"{row.count} times" if row.count > 1 else "-"
+    return f"{row.took_ms / 1000:.3f} s" if row.took_ms is not None else "-"

@@ -12,12 +12,14 @@ from rq_clock.cli.common import (
     colored_sign,
     complain,
     count_option,
+    iso,
     json_option,
     not_found,
     now,
     open_store,
     plural,
     print_json,
+    row_of,
     schedules_of,
 )
 from rq_clock.cli.completion import schedule_names
@@ -25,7 +27,9 @@ from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.errors import ScheduleError
 
 if TYPE_CHECKING:
-    from rq_clock.model.entry import Entry
+    from rq_clock.model.entry import Entry, Pause, SkipRequest
+    from rq_clock.serializers.jobs import RunView
+    from rq_clock.serializers.schedules import ScheduleView
     from rq_clock.store.backfills import Backfill
     from rq_clock.store.store import Store
     from rq_clock.timing.describe import Fire
@@ -86,30 +90,22 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
 
 def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
-    from rq_clock.schedules.serializers import fire_view
+    from rq_clock.serializers.schedules import explanation_view
     from rq_clock.timing.describe import dst_remarks, fires, words
 
     found = fires(trigger, after, count)
-    remarks = dst_remarks(trigger, after)
     if as_json:
-        print_json(
-            {
-                "words": words(trigger),
-                "warnings": trigger.warnings(),
-                "next": [fire_view(fire) for fire in found],
-                "clockChanges": remarks,
-            }
-        )
-        return
+        return print_json(explanation_view(trigger, after, found))
     click.echo(words(trigger))
     for warning in trigger.warnings():
         click.echo(f"warning: {warning}", err=True)
     for fire in found:
         click.echo(_fire_line(fire))
-    if remarks:
+    if remarks := dst_remarks(trigger, after):
         click.echo("when clocks change within a year:")
     for remark in remarks:
         click.echo(f"    {remark}")
+    return None
 
 
 @click.command("next")
@@ -128,7 +124,7 @@ def next_(name: str | None, start: str | None, until: str | None, **said: Any) -
 
     The soonest comes first. Paused schedules appear only if you name them.
     """
-    from rq_clock.schedules.serializers import fire_view
+    from rq_clock.serializers.schedules import named_fire_time_view
 
     store, tz = open_store(), said["tz"]
     entry = (store.load([name])[0].get(name) or not_found(store, name)) if name else None
@@ -145,7 +141,7 @@ def next_(name: str | None, start: str | None, until: str | None, **said: Any) -
     entries = [entry] if entry else _soonest(store, most, everything=start is not None)
     found = _merged(entries, after, most, last)
     if said["as_json"]:
-        print_json([{"name": n, **fire_view(fire)} for n, fire in found])
+        print_json([named_fire_time_view(n, fire) for n, fire in found])
         return
     if entry and entry.fault:
         complain(f"{name}: {entry.fault}")
@@ -202,56 +198,54 @@ def show(name: str, count: int, as_json: bool) -> None:
     Its trigger in words, upcoming fire times, past runs, pause, backfills and definition.
     """
     from rq_clock.cli.runs import rows_of
-    from rq_clock.schedules.serializers import backfill_view, fire_view, schedule_view
     from rq_clock.schedules.upcoming import upcoming
+    from rq_clock.serializers.jobs import backfill_view
+    from rq_clock.serializers.schedules import fire_time_view, schedule_detail_view
+    from rq_clock.serializers.view import shallow
 
     store = open_store()
-    entry = store.load([name])[0].get(name) or not_found(store, name)
+    row = row_of(store, name) or not_found(store, name)
     runs = rows_of(store, name)
-    ran = [run for run in runs if run["state"] != "skipped"]
-    view = schedule_view(entry, now(), last=ran[0] if ran else None)
-    fires = upcoming(entry, now(), count)
+    view = schedule_detail_view(row, now(), store.namespace)
+    fires = upcoming(row.entry, now(), count)
     backfills = [b for b in schedules_of(store).backfills(100) if b.schedule == name]
     if as_json:
-        parts = {"next": [fire_view(fire) for fire in fires], "runs": runs[:count]}
-        print_json(view | parts | {"backfills": [backfill_view(b) for b in backfills]})
-        return
+        parts = {"next": [fire_time_view(fire) for fire in fires], "runs": runs[:count]}
+        backfilled = [backfill_view(b) for b in backfills]
+        return print_json(shallow(view) | parts | {"backfills": backfilled})
     _show_head(view)
     _section("next", [_fire_line(fire) for fire in fires])
     _show_runs(runs[:count])
     _show_backfills(backfills[:count])
+    return None
 
 
-def _show_head(view: dict[str, Any]) -> None:
-    """The schedule itself: what has a value, in the words of its options."""
+def _show_head(view: ScheduleView) -> None:
+    """Print the schedule itself: the fields with a value, named like their options."""
     from rq_clock.redaction import printable
 
-    click.echo(f"{view['name']}  {colored_sign(view['state'])}")
-    click.echo(view["words"] or printable(view["fault"], 400))
-    for name, what in (("pause", "paused"), ("skipping", "skips the next")):
-        if said := view[name]:
-            click.echo(_told(what, said))
+    click.echo(f"{view.name}  {colored_sign(view.state)}")
+    click.echo(view.words or printable(view.fault or "", 400))
+    if pause := view.pause:
+        click.echo(_held("paused", pause))
+    if skipping := view.skipping:
+        click.echo(_held(f"skips the next {skipping.count}", skipping))
     click.echo()
-    zoned = view["zone"] or "UTC"
-    at = {
-        key: shown(datetime.fromisoformat(view[key]), zoned)
-        for key in ("nextFireTime", "marker", "knownSince")
-        if view[key]
-    }
+    zone = view.zone or "UTC"
+    options = {name: getattr(view, name) for name in _OPTIONS}
     facts = {
-        "runs": view["runs"],
-        "cron": (view["trigger"] or {}).get("cron"),
-        **{key: view[key] for key in ("origin", "revision")},
-        **{
-            _dashed(key): view[key] for key in _DEFINITION if view.get(key) not in (None, [], {}, 0)
-        },
-        "next": at.get("nextFireTime"),
-        "decided up to": at.get("marker"),
-        "known since": at.get("knownSince"),
+        "runs": view.runs,
+        "cron": (view.trigger or {}).get("cron"),
+        "origin": view.origin,
+        "revision": view.revision,
+        **{_dashed(name): x for name, x in options.items() if x not in (None, (), [], {}, 0)},
+        "next": shown(view.next_fire_time, zone) if view.next_fire_time else None,
+        "decided up to": shown(view.marker, zone) if view.marker else None,
+        "known since": shown(view.known_since, zone),
     }
-    if offset := view.get("jitterOffsetMs"):
-        facts["jitter"] = f"{view['jitter']:g} s, of which +{offset / 1000:.1f} s are its own"
-    if view["group"] is None:
+    if offset := view.jitter_offset_ms:
+        facts["jitter"] = f"{view.jitter:g} s, of which +{offset / 1000:.1f} s are its own"
+    if view.group is None:
         facts.pop("group-limit", None)
     width = max(len(key) for key, value in facts.items() if value is not None)
     for key, value in facts.items():
@@ -259,16 +253,15 @@ def _show_head(view: dict[str, Any]) -> None:
             click.echo(f"{key:<{width}}  {printable(_plain(value), 400)}")
 
 
-_DEFINITION = (
-    "command", "webhook", "args", "kwargs", "queue", "timeout", "retries", "resultTtl",
-    "failureTtl", "catchUp", "catchUpWindow", "catchUpLimit", "overlap", "group", "groupLimit",
-    "jitter", "tags", "ping",
+_OPTIONS = (
+    "command", "webhook", "args", "kwargs", "queue", "timeout", "retries", "result_ttl",
+    "failure_ttl", "catch_up", "catch_up_window", "catch_up_limit", "overlap", "group",
+    "group_limit", "jitter", "tags", "ping",
 )  # fmt: skip
 
 
-def _dashed(key: str) -> str:
-    """A key as the option is called: catch-up-window."""
-    return "".join(f"-{c.lower()}" if c.isupper() else c for c in key)
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _plain(value: Any) -> str:
@@ -277,15 +270,15 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _told(what: str, said: dict[str, Any]) -> str:
+def _held(what: str, hold: Pause | SkipRequest) -> str:
     from rq_clock.redaction import printable
 
-    text = f"{what} {said['count']}" if "count" in said else what
-    text += f" until {said['until']}" if said["until"] else " until it is resumed"
-    text += f", by {said['by']} since {said['since']}"
-    text += f": {said['reason']}" if said["reason"] else ""
-    if said.get("missed", "skip") != "skip":
-        text += f" (then of the missed ones: {said['missed']})"
+    text = what + (f" until {iso(hold.until)}" if hold.until else " until it is resumed")
+    text += f", by {hold.by} since {iso(hold.since)}"
+    text += f": {hold.reason}" if hold.reason else ""
+    missed = getattr(hold, "missed", "skip")
+    if missed != "skip":
+        text += f" (then of the missed ones: {missed})"
     return printable(text, 400)
 
 
@@ -296,7 +289,7 @@ def _section(title: str, lines: list[str]) -> None:
             click.echo(f"  {line}")
 
 
-def _show_runs(runs: list[dict[str, Any]]) -> None:
+def _show_runs(runs: list[RunView]) -> None:
     from rq_clock.cli.common import table
     from rq_clock.cli.runs import HEAD, cells
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rq_clock.manifest.importers.result import Imported
     from rq_clock.model.entry import Entry, Pause
     from rq_clock.model.schedule import Schedule
+    from rq_clock.serializers.schedules import ChangesView
     from rq_clock.store.store import Store
 
 SHOWN = 20
@@ -141,7 +142,7 @@ def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
     pass --yes. It makes all of the changes, or none if somebody else has changed one of these
     schedules meanwhile. Schedules that are not in FILE stay, unless you pass --prune.
     """
-    from rq_clock.schedules.serializers import plan_view
+    from rq_clock.serializers.schedules import plan_view
 
     store = open_store()
     plan = schedules_of(store).plan(_items(store, file), prune=prune)
@@ -160,7 +161,7 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
     past fire times that it would enqueue at once. With FILE: what `apply FILE` would change. Exits
     with 0 if nothing would change, 5 if something would.
     """
-    from rq_clock.schedules.serializers import plan_view
+    from rq_clock.serializers.schedules import plan_view
 
     if prune and not file:
         raise click.UsageError("--prune goes with a FILE")
@@ -174,11 +175,11 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
         print_json(view)
     else:
         tell(view)
-    if not view["equal"]:
+    if not view.equal:
         sys.exit(CHECK_FAILED)
 
 
-def _deploy() -> dict[str, Any]:
+def _deploy() -> ChangesView:
     from rq_clock import loader as app
     from rq_clock.settings import Settings
 
@@ -293,7 +294,7 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: An
     The command shows what it would add, what means something else here and what it leaves out, and
     asks. Existing schedules stay as they are. Paused schedules stay paused.
     """
-    from rq_clock.schedules.serializers import plan_view
+    from rq_clock.serializers.schedules import plan_view
 
     if source != "crontab" and (said["tz"] or said["system"] is not None):
         raise click.UsageError("--tz, --system and --user go with a crontab")

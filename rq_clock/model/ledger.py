@@ -51,6 +51,13 @@ class Lost:
 LedgerEntry = Enqueued | Skip | Lost
 
 
+def instant_of(entry: LedgerEntry) -> datetime:
+    """Return the fire time of an entry, the last one of a skip; when a lost job was missed."""
+    if isinstance(entry, Skip):
+        return entry.last
+    return entry.found if isinstance(entry, Lost) else entry.fire_time
+
+
 def ledger_entry(line: str) -> LedgerEntry:
     """What one line of a ledger says; its forms are in store.py."""
     code, first, rest = line.split(" ", 2)

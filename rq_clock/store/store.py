@@ -21,7 +21,7 @@ from redis.client import PubSub
 
 from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.log import FaultLog
-from rq_clock.model.decision import ON_TIME, Skip
+from rq_clock.model.decision import Skip
 from rq_clock.model.entry import (
     Entry,
     Lease,
@@ -249,13 +249,6 @@ class Store:
         """The next fire times (ms) of those of `names` that have one."""
         scores = self.redis.zmscore(self.key("due"), list(names))
         return {n: score_ms(s) for n, s in zip(names, scores, strict=True) if s is not None}
-
-    def late(self, now: datetime, most: int = 100) -> list[tuple[str, datetime]]:
-        """Schedules whose fire time has passed by more than ON_TIME without a decision."""
-        found: Any = self.redis.zrangebyscore(
-            self.key("due"), "-inf", to_ms(now - ON_TIME), start=0, num=most, withscores=True
-        )
-        return [(text(name), from_ms(score_ms(score))) for name, score in found]
 
     # ---- counters -----------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ def create_app(
         title="rq-clock",
         version=__version__,
         summary="Schedules for RQ that survive restarts",
-        openapi_url=None,  # nobody reads it without a token, see api/description.py
+        openapi_url=None,  # nobody reads it without a token, see api/openapi.py
     )
     app.state.web = Context.of(settings, redis, read_only=read_only)
     app.add_middleware(Guard, late=_late, behind_proxy=settings.behind_proxy)
@@ -49,7 +49,7 @@ def create_app(
     app.include_router(health.router)
     closed = () if settings.metrics_public else (Depends(Needs("read")),)
     app.include_router(metrics.router, dependencies=closed)
-    app.openapi = partial(api.described, app)  # type: ignore[method-assign]  # as FastAPI has it
+    app.openapi = partial(api.document, app)  # type: ignore[method-assign]  # as FastAPI has it
     for kind in (RqClockError, RedisError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -305,16 +306,21 @@ class TestDiffOfAFile:
     def test_as_json_it_is_one_document(self, run: Run) -> None:
         result = run("diff", write(JOBS), "--prune", "--json")
         assert result.exit_code == 5
+        nothing: dict[str, Any] = {
+            "was": None, "words": None, "runs": None, "queue": None, "paused": False, "fields": [],
+        }  # fmt: skip
         daily = {"words": "at 03:00 every day, UTC", "runs": "json.dumps", "queue": "default"}
         assert json.loads(result.stdout) == {
             "namespace": "default",
             "equal": False,
             "added": [
-                {"name": "new", "words": "every 15 minutes", "runs": "$ df -h /",
-                 "queue": "default", "paused": True}
+                nothing
+                | {"name": "new", "words": "every 15 minutes", "runs": "$ df -h /",
+                   "queue": "default", "paused": True}
             ],
             "changed": [
-                {
+                nothing
+                | {
                     "name": "other",
                     "fields": [
                         {"field": "args", "from": None, "to": "[1]"},
@@ -322,12 +328,13 @@ class TestDiffOfAFile:
                     ],
                 }
             ],
-            "removed": [{"name": "gone", **daily}],
+            "removed": [nothing | {"name": "gone", **daily}],
             "renamed": [],
             "past": [],
             "caughtUp": [],
             "notes": [],
             "unchanged": 1,
+            "dryRun": True,
         }  # fmt: skip
 
     def test_equal_is_zero(self, run: Run, schedules: Schedules) -> None:
@@ -403,7 +410,7 @@ class TestDiffOfADeploy:
             "    queue: reports → (default)",
             "    tz: UTC → Europe/Berlin",
             "- gone",
-            "1 added, 1 changed, 1 removed, 1 renamed, 1 unchanged",
+            "1 added, 1 renamed, 1 changed, 1 removed, 1 unchanged",
         ]
         assert everything(connection) == before
 
@@ -508,7 +515,7 @@ class TestCheck:
         lines = result.stderr.splitlines()
         assert lines[0] == "a deploy changes in namespace 'default':"
         assert "> old-name is now new-name" in lines
-        assert lines[-1] == "1 added, 1 changed, 1 removed, 1 renamed, 1 unchanged"
+        assert lines[-1] == "1 added, 1 renamed, 1 changed, 1 removed, 1 unchanged"
         assert everything(connection) == before
 
     @pytest.mark.parametrize(

@@ -825,10 +825,10 @@ class TestCommand:
         document = json.loads(result.stdout)
         assert result.exit_code == 5
         assert not document["healthy"]
-        assert document["findings"][0] == {
+        assert document["checks"][0] == {
             "level": "error",
             "code": "index-wrong",
-            "text": document["findings"][0]["text"],
+            "text": document["checks"][0]["text"],
             "remedy": "`rq-clock doctor --rebuild-index`, also while the clock works",
             "schedules": ["early"],
         }
@@ -852,11 +852,11 @@ class TestCommand:
         Path("doctored.py").write_text(head + "clock.add('new', every(hours=1), 'json.dumps')\n")
         Path("broken.py").write_text("raise RuntimeError('no database here')\n")
         differs = json.loads(run("--json", RQ_CLOCK_APP="doctored:clock").stdout)
-        assert [f["code"] for f in differs["findings"]] == ["code-differs"]
-        assert differs["findings"][0]["schedules"] == ["early", "late", "new"]
+        assert [f["code"] for f in differs["checks"]] == ["code-differs"]
+        assert differs["checks"][0]["schedules"] == ["early", "late", "new"]
         broken = json.loads(run("--json", RQ_CLOCK_APP="broken:clock").stdout)
-        assert [f["code"] for f in broken["findings"]] == ["app-faulty"]
-        assert "RuntimeError: no database here" in broken["findings"][0]["text"]
+        assert [f["code"] for f in broken["checks"]] == ["app-faulty"]
+        assert "RuntimeError: no database here" in broken["checks"][0]["text"]
 
     def test_without_redis_it_is_one_line(self, run: Run) -> None:
         result = run(REDIS_URL=free_url())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import lru_cache
 from typing import Any
 
+import jsonschema_rs
 from fastapi import FastAPI
 from redis import Redis
 from starlette.testclient import TestClient
@@ -12,8 +15,6 @@ from starlette.testclient import TestClient
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.web import create_app
-from rq_clock.web.api import responses as given
-from rq_clock.web.api import schemas as models
 
 VALUES = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "operate", "admin")}
 TOKENS = ",".join(f"{scope}:{scope}:{value}" for scope, value in VALUES.items())
@@ -27,6 +28,11 @@ def app_on(redis_url: str, *, read_only: bool = False) -> FastAPI:
     these tests are about what is answered, on a machine that may be busy."""
     settings = Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS})
     return create_app(settings, redis=Redis.from_url(redis_url), read_only=read_only)
+
+
+@lru_cache
+def validator(schema: str) -> Any:
+    return jsonschema_rs.Draft202012Validator(json.loads(schema), validate_formats=True)
 
 
 class Caller:
@@ -55,11 +61,11 @@ class Caller:
                 assert str(answer.status_code) in said, f"{method} {path}: {answer.status_code}"
                 content = said[str(answer.status_code)].get("content", {})
                 kind = answer.headers.get("content-type", "").partition(";")[0]
-                schema = content.get(kind, {}).get("schema", {})
-                name = schema.get("$ref", "").rpartition("/")[2]
-                model = getattr(given, name, None) or getattr(models, name, None)
-                if model:
-                    model.model_validate_json(answer.text, by_alias=True, by_name=False)
+                schema = content.get(kind, {}).get("schema")
+                if schema and kind.endswith("json"):
+                    components = {"components": self._document["components"]}
+                    faults = validator(json.dumps(schema | components)).iter_errors(answer.json())
+                    assert not list(faults), f"{method} {path}: {answer.text}"
 
     def told(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """What a successful answer says."""

@@ -1,14 +1,16 @@
 """The REST API, version 1: JSON in camelCase, errors as problem details (RFC 9457).
 
     schedules.py    list, add, change, remove, next fire times
-    operations.py   run, pause, resume, skip, backfill; of one, and of many
-    runs.py         what became of fire times, outputs
-    queues.py       RQ's side: queues, workers, jobs
-    system.py       explain, manifest, clock, audit, the document of all this
-    given.py       what is taken and given
-    base.py         what all routes share
+    operations.py   run, pause, resume, skip, backfill; on one schedule or many
+    runs.py         outcomes of fire times, output, retry and stop
+    queues.py       RQ's queues, workers and jobs
+    system.py       explain, manifest, clock, audit, OpenAPI
+    requests.py     the bodies of requests
+    schemas.py      errors and bulk results
+    routing.py      authorization, bodies, idempotency keys, answers
+    openapi.py      the OpenAPI document and its page
 
-It uses what the command line uses (Schedules, Overview, views.py): the same words, the same laws.
+Answers are the views of serializers/, which the command line prints too.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from rq_clock.web.api import operations, queues, runs, schedules, system
-from rq_clock.web.api.openapi import described, docs
-from rq_clock.web.api.routing import API
+from rq_clock.web.api.openapi import docs, document
+from rq_clock.web.api.routing import API, COMMON
 
-__all__ = ["described", "docs", "router"]
+__all__ = ["docs", "document", "router"]
 
-router = APIRouter(prefix=API)
+router = APIRouter(prefix=API, responses=COMMON)
 for part in (schedules, operations, runs, queues, system):
     router.include_router(part.router)

@@ -1,17 +1,20 @@
-"""The bodies of requests. They are held to these models, but for definitions of schedules: those
-are read, and refused, by the reader of manifests (definitions.py)."""
+"""The bodies of requests, held to these models. Only definitions of schedules are not: the reader
+of manifests reads and refuses them (definitions.py)."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
 
 from rq_clock.errors import ScheduleError
 from rq_clock.timing.instants import LONGEST, read_instant
-from rq_clock.web.api.schemas import NAME, Instant, Missed, Model
+
+NAME = r"^[A-Za-z0-9_-]{1,100}$"
+Missed = Literal["skip", "latest", "all"]
 
 
 def _instant(value: Any) -> datetime:
@@ -21,231 +24,134 @@ def _instant(value: Any) -> datetime:
         raise ValueError(str(error)) from None  # which pydantic collects
 
 
-Given = Annotated[
+Instant = Annotated[
     datetime,
     BeforeValidator(_instant),
     WithJsonSchema({"type": "string", "format": "date-time", "maxLength": LONGEST}),
 ]
 """ISO 8601 with a zone."""
+Text = Annotated[str, Field(max_length=200)]
 Reason = Annotated[
-    str,
-    Field(max_length=500, description="Why; it stands in the audit.", examples=["bank holiday"]),
+    str, Field(max_length=500, description="For the audit.", examples=["bank holiday"])
 ]
 Names = Annotated[
     list[Annotated[str, Field(pattern=NAME)]],
     Field(min_length=1, max_length=1000, examples=[["report-42", "report-43"]]),
 ]
-Duration = int | float | str
-DURATION = "Seconds, or a text such as 15m (ms, s, m, h, d, w)."
-SHELL = "A shell command; a text alone stands for `shell`."
+Duration = Annotated[
+    int | float | str,
+    Field(description="Seconds, or a text such as 15m (ms, s, m, h, d, w)."),
+]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
-class Command(Model):
-    """A shell command; a text alone stands for `shell`."""
+class Model(BaseModel):
+    """A request body: camelCase, unknown fields are refused."""
 
-    shell: str = Field(examples=["df -h /"])
-    timeout: Duration | None = Field(default=None, description=DURATION)
-    cwd: str | None = None
-    env: dict[str, str] | None = Field(
-        default=None, description="On top of the worker's environment."
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True
     )
 
 
+def _examples(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [*examples]})
+
+
+# ---- definitions ------------------------------------------------------------------------------
+
+
+class Command(Model):
+    """A shell command. A plain text stands for `shell`."""
+
+    shell: str = Field(examples=["df -h /"])
+    timeout: Duration | None = None
+    cwd: str | None = None
+    env: dict[str, str] | None = Field(default=None, description="Added to the environment.")
+
+
 class Webhook(Model):
-    """A call of a URL; a text alone stands for `url`."""
+    """A web call. A plain text stands for `url`."""
 
     url: str = Field(examples=["https://example.com/hook"])
     method: str | None = Field(default=None, examples=["POST"])
     headers: dict[str, str] | None = None
-    body: Any = Field(default=None, alias="json", description="The body of the call.")
-    timeout: Duration | None = Field(default=None, description=DURATION)
+    body: Any = Field(default=None, alias="json", description="The JSON body of the call.")
+    timeout: Duration | None = None
 
 
 class Definition(Model):
-    """A schedule: when (one of `cron`, `every`, `once`), what (one of `func`, `command`,
-    `webhook`), and how. The words are those of a manifest; null is the same as nothing."""
+    """A schedule: a trigger (one of `cron`, `every`, `once`), a target (one of `func`, `command`,
+    `webhook`) and options, as in a manifest. A field that is null is left out."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"cron": "0 6 * * *", "tz": "Asia/Tokyo", "func": "tasks.reports.send",
-                 "args": [42], "queue": "reports"},
-            ]
-        }
+    model_config = _examples(
+        {"cron": "0 6 * * *", "tz": "Asia/Tokyo", "func": "tasks.reports.send", "args": [42],
+         "queue": "reports"},
     )  # fmt: skip
 
-    cron: str | None = Field(default=None, description="Fires when the clock of `tz` matches this.")
-    tz: str | None = Field(default=None, description="Zone of `cron`; UTC unless said.")
-    every: int | str | None = Field(
-        default=None, description="Milliseconds, or a text such as 15m."
-    )
-    anchor: Instant | None = Field(default=None, description="Where `every` counts from.")
-    once: Instant | None = Field(
-        default=None, description="Fires once; then the schedule is removed."
-    )
+    cron: str | None = Field(default=None, description="A cron expression in the zone `tz`.")
+    tz: str | None = Field(default=None, description="Zone of `cron` (default UTC).")
+    every: int | str | None = Field(default=None, description="Milliseconds, or such as 15m.")
+    anchor: Timestamp | None = Field(default=None, description="Instant from which `every` counts.")
+    once: Timestamp | None = Field(default=None, description="Instant of the only run.")
     func: str | None = Field(default=None, description="Dotted name of a Python function.")
     command: Command | str | None = None
     webhook: Webhook | str | None = None
     args: list[Any] | None = None
     kwargs: dict[str, Any] | None = None
     queue: str | None = None
-    timeout: Duration | None = Field(
-        default=None, description=f"Of a run; -1 for no end. {DURATION}"
-    )
+    timeout: Duration | None = Field(default=None, description="Maximum run time; -1 for none.")
     retries: int | list[int] | None = Field(
-        default=None, description="How many, or the delays in seconds."
+        default=None, description="A number, or delays in seconds."
     )
-    result_ttl: Duration | None = Field(default=None, description=DURATION)
-    failure_ttl: Duration | None = Field(default=None, description=DURATION)
+    result_ttl: Duration | None = None
+    failure_ttl: Duration | None = None
     catch_up: Literal["latest", "all", "none"] | None = None
-    catch_up_window: Duration | None = Field(default=None, description=DURATION)
+    catch_up_window: Duration | None = None
     catch_up_limit: int | None = None
     overlap: Literal["skip", "allow"] | None = None
     group: str | None = None
     group_limit: int | None = None
-    jitter: Duration | None = Field(default=None, description=DURATION)
+    jitter: Duration | None = None
     tags: list[str] | None = None
-    ping: str | None = Field(default=None, description="Called at the start and the end of a run.")
+    ping: str | None = Field(default=None, description="URL to call when a run starts and ends.")
 
     @model_validator(mode="wrap")
     @classmethod
-    def as_it_came(cls, value: Any, _: Any) -> Any:
-        """Not read here: definitions.py does."""
+    def unvalidated(cls, value: Any, _: Any) -> Any:
+        """Pass the body on to definitions.py."""
         return value
 
 
 class NewSchedule(Definition):
-    """A definition with its name."""
+    """A definition with a name."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"name": "report-42", "cron": "0 6 * * *", "tz": "Asia/Tokyo",
-                 "func": "tasks.reports.send", "args": [42]},
-                {"name": "disk-usage", "every": "1h", "command": "df -h /"},
-            ]
-        }
+    model_config = _examples(
+        {"name": "report-42", "cron": "0 6 * * *", "tz": "Asia/Tokyo",
+         "func": "tasks.reports.send", "args": [42]},
+        {"name": "disk-usage", "every": "1h", "command": "df -h /"},
     )  # fmt: skip
 
     name: str = Field(pattern=NAME)
 
 
 class Explain(Model):
-    """A rule of time: one of `cron`, `every`, `once`."""
+    """A trigger: one of `cron`, `every`, `once`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"cron": "30 2 * * *", "tz": "Europe/Berlin", "n": 3}]}
-    )
+    model_config = _examples({"cron": "30 2 * * *", "tz": "Europe/Berlin", "n": 3})
 
     cron: str | None = None
     tz: str | None = None
     every: int | str | None = None
     anchor: str | None = None
     once: str | None = None
-    n: int = Field(default=5, ge=0, le=100, description="How many fire times to tell.")
-
-
-class RunNow(Model):
-    """How to run a schedule now."""
-
-    force: bool = Field(default=False, description="Also while its previous run goes on.")
-    reason: Reason = ""
-
-
-class PauseNow(Model):
-    """How to pause."""
-
-    reason: Reason = ""
-    until: Given | None = Field(default=None, description="It ends by itself then.")
-    missed: Missed = Field(
-        default="skip", description="What becomes of missed fire times at its end."
-    )
-
-
-class ResumeNow(Model):
-    """How to go on."""
-
-    missed: Missed | None = Field(default=None, description="Overrules what the pause said.")
-
-
-class SkipNext(Model):
-    """How many fire times to skip."""
-
-    count: int = Field(default=1, ge=1, le=1000)
-    reason: Reason = ""
-
-
-class BackfillAsked(Model):
-    """A span of the past, both ends inclusive. Without a zone an instant is on the clock of the
-    schedule's; a date alone is the whole day."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"from": "2026-03-01", "to": "2026-03-03", "dryRun": True}]}
-    )
-
-    start: str = Field(alias="from", max_length=LONGEST)
-    end: str = Field(alias="to", max_length=LONGEST)
-    at_once: int = Field(default=1, ge=1, le=1000, description="So many side by side.")
-    again: bool = Field(default=False, description="Also those that ran already.")
-    most: int = Field(default=1000, ge=0, le=9999, description="Refuse more fire times than these.")
-    reason: Reason = ""
-    dry_run: bool = Field(default=False, description="Say what it would enqueue, and nothing else.")
-
-
-class Wanted(Model):
-    """What schedules have to be; as the list's filters."""
-
-    state: (
-        Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
-        | None
-    ) = None
-    queue: str | None = Field(default=None, max_length=200)
-    tag: str | None = Field(default=None, max_length=200)
-    q: str | None = Field(default=None, max_length=200, description="Part of name or target.")
-    origin: Literal["declared", "run-time"] | None = None
-
-
-class Many(Model):
-    """Schedules, by name or by what they are."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"names": ["report-42"]}, {"filter": {"tag": "reports"}}]}
-    )
-
-    names: Names | None = None
-    filter: Wanted | None = None
-
-    @model_validator(mode="after")
-    def one_of_them(self) -> Many:
-        """Exactly one says which."""
-        if (self.names is None) == (self.filter is None):
-            raise ValueError(
-                "expected names or a filter, got " + ("both" if self.names else "none")
-            )
-        return self
-
-
-class ManyPaused(Many, PauseNow):
-    """Which, and how to pause."""
-
-
-class ManyResumed(Many, ResumeNow):
-    """Which, and how to go on."""
-
-
-class ManyRun(Many, RunNow):
-    """Which, and how to run them."""
+    n: int = Field(default=5, ge=0, le=100, description="Fire times to return.")
 
 
 class Manifest(Model):
-    """Run-time schedules as a text, by name."""
+    """A manifest of run-time schedules, by name."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"version": 1, "schedules": {"disk-usage": {"every": "1h", "command": "df -h /"}}}
-            ]
-        }
+    model_config = _examples(
+        {"version": 1, "schedules": {"disk-usage": {"every": "1h", "command": "df -h /"}}}
     )
 
     version: Literal[1]
@@ -253,33 +159,115 @@ class Manifest(Model):
     schedules: dict[str, dict[str, Any]]
 
 
-class Why(Model):
-    """Nothing but a reason."""
+# ---- operations on one ------------------------------------------------------------------------
+
+
+class WithReason(Model):
+    """The reason of an operation."""
 
     reason: Reason = ""
 
 
-class Retry(Model):
-    """How to run it once more."""
+class RunOptions(WithReason):
+    """Options of a run."""
 
-    again: bool = Field(default=False, description="As another run, by today's definition.")
-    force: bool = Field(default=False, description="With `again`: also while a run goes on.")
-    reason: Reason = ""
+    force: bool = Field(default=False, description="Run even if the last run has not ended.")
 
 
-class WantedJobs(Model):
-    """What failed jobs have to be."""
+class PauseOptions(WithReason):
+    """Options of a pause."""
 
-    queue: str | None = Field(default=None, max_length=200)
+    until: Instant | None = Field(default=None, description="End of the pause.")
+    missed: Missed = Field(default="skip", description="Missed fire times to run at its end.")
+
+
+class ResumeOptions(Model):
+    """Options of the end of a pause."""
+
+    missed: Missed | None = Field(default=None, description="Overrides `missed` of the pause.")
+
+
+class SkipOptions(WithReason):
+    """The number of fire times to skip."""
+
+    count: int = Field(default=1, ge=1, le=1000)
+
+
+class RetryOptions(RunOptions):
+    """Options of a retry."""
+
+    again: bool = Field(default=False, description="Make a new run by today's definition.")
+
+
+class Backfill(WithReason):
+    """A past span, both ends included. An instant without a zone is in the schedule's; a date
+    alone is the whole day."""
+
+    model_config = _examples({"from": "2026-03-01", "to": "2026-03-03", "dryRun": True})
+
+    start: str = Field(alias="from", max_length=LONGEST)
+    end: str = Field(alias="to", max_length=LONGEST)
+    at_once: int = Field(default=1, ge=1, le=1000, description="Concurrent runs.")
+    again: bool = Field(default=False, description="Include fire times that ran already.")
+    limit: int = Field(default=1000, ge=0, le=9999, description="Refuse more fire times.")
+    dry_run: bool = Field(default=False, description="Only return what it would enqueue.")
+
+
+# ---- operations on many -----------------------------------------------------------------------
+
+
+class ScheduleFilter(Model):
+    """A filter for schedules, as in the list."""
+
+    state: (
+        Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
+        | None
+    ) = None
+    queue: Text | None = None
+    tag: Text | None = None
+    q: Text | None = Field(default=None, description="Part of the name or target.")
+    origin: Literal["declared", "run-time"] | None = None
+
+
+class Bulk(Model):
+    """Schedules, by name or by a filter."""
+
+    model_config = _examples({"names": ["report-42"]}, {"filter": {"tag": "reports"}})
+
+    names: Names | None = None
+    filter: ScheduleFilter | None = None
+
+    @model_validator(mode="after")
+    def one_of_them(self) -> Bulk:
+        """Require either names or a filter."""
+        if (self.names is None) == (self.filter is None):
+            both = "both" if self.names else "none"
+            raise ValueError(f"expected names or a filter, got {both}")
+        return self
+
+
+class BulkPause(Bulk, PauseOptions):
+    """Schedules to pause."""
+
+
+class BulkResume(Bulk, ResumeOptions):
+    """Schedules to resume."""
+
+
+class BulkRun(Bulk, RunOptions):
+    """Schedules to run."""
+
+
+class FailedJobFilter(Model):
+    """A filter for failed jobs."""
+
+    queue: Text | None = None
     schedule: str | None = Field(default=None, max_length=100)
-    q: str | None = Field(
-        default=None, max_length=200, description="Part of id, description or error."
-    )
-    before: Given | None = Field(default=None, description="They ended no later.")
+    q: Text | None = Field(default=None, description="Part of the id, description or error.")
+    before: Instant | None = Field(default=None, description="Only jobs that ended before this.")
 
 
-class ManyJobs(Model):
-    """Which failed jobs; all of them when nothing is said."""
+class BulkJobs(WithReason):
+    """Failed jobs; all of them without a filter."""
 
-    filter: WantedJobs | None = None
-    reason: Reason = ""
+    filter: FailedJobFilter | None = None

@@ -1,7 +1,6 @@
-"""What all routes of the API share: who may use one, what body it takes, requests that may come
-twice, and how answers look.
+"""Routes of the API: authorization, bodies, idempotency keys, answers.
 
-A body is looked at only after its sender was: whoever may not use a route learns nothing else.
+A body is read only after its sender is authorized: a caller without the scope learns nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from starlette.responses import Response
 
 from rq_clock.errors import Fault, RqClockError, ScheduleError
 from rq_clock.manifest import reader as plain
+from rq_clock.serializers.view import encode
 from rq_clock.settings import Token
 from rq_clock.web.context import Needs, root_of, site_of
 from rq_clock.web.idempotency import Answer, Claim, Idempotency
@@ -29,22 +29,23 @@ from rq_clock.web.problems import MEDIA_TYPE, Problem, problem_of
 
 API = "/api/v1"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
-MOST = 200
-"""Entries of a page."""
+PAGE_LIMIT = 200
 _DONE_NOTHING = (400, 401, 403, 413, 415, 422, 429)
 _KEPT_HEADERS = ("content-type", "location", "etag")
 
 Name = Annotated[
     str,
-    Path(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="A schedule.", examples=["report-42"]),
+    Path(
+        pattern=r"^[A-Za-z0-9_-]{1,100}$", description="Name of a schedule.", examples=["report-42"]
+    ),
 ]
-Limit = Annotated[int, Query(ge=1, le=MOST, description="Entries of a page.")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="Entries of a page.")]
 Cursor = Annotated[
-    str, Query(max_length=500, description="`nextCursor` of the page before.", examples=[""])
+    str, Query(max_length=500, description="`nextCursor` of the previous page.", examples=[""])
 ]
 IfMatch = Annotated[
     str | None,
-    Header(description='Only if this is still its ETag: `"12"`.', max_length=200),
+    Header(description='Apply only to this revision, such as `"12"`.', max_length=200),
 ]
 
 
@@ -174,53 +175,33 @@ def claim_of(request: Request) -> Claim | None:
 
 
 def answer(view: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A view as JSON."""
+    """Return a view as JSON. It is not validated again: tests hold it against the document."""
     return Response(_json(view), status, dict(headers or {}), media_type=JSON)
 
 
-def tagged(request: Request, view: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """A view with an ETag of what it says; 304 when that is what the caller has."""
+def tagged(request: Request, view: Any) -> Response:
+    """Return a view with an ETag of its content, and the link to the next page if it has one; 304
+    when the caller has it already."""
     body = _json(view)
     tag = f'"{sha256(body).hexdigest()[:24]}"'
-    return unless_known(request, tag, body, headers)
-
-
-def unless_known(
-    request: Request, tag: str, body: bytes | Any, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A view, unless the caller has the one of this ETag."""
-    said = {"ETag": tag, "Cache-Control": "private, no-cache", **(headers or {})}
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if cursor := getattr(view, "next_cursor", None):
+        url = request.url.include_query_params(cursor=cursor)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
     known = request.headers.get("if-none-match", "")
     if known == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]:
-        return Response(status_code=304, headers=said)
-    whole = body if isinstance(body, bytes) else _json(body)
-    return Response(whole, 200, said, media_type=JSON)
-
-
-def next_link(request: Request, cursor: str) -> dict[str, str]:
-    """The header that leads to the next page, if there is one."""
-    if not cursor:
-        return {}
-    url = request.url.include_query_params(cursor=cursor)
-    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, media_type=JSON)
 
 
 def located(request: Request, path: str) -> dict[str, str]:
-    """The header that says where something is now."""
+    """Return the header with the address of a new resource."""
     return {"Location": f"{root_of(request)}{API}{path}"}
 
 
-def page(request: Request, rows: list[Any], cursor: str, **said: Any) -> Response:
-    """A page of rows."""
-    view = {"data": rows, "nextCursor": cursor or None, **said}
-    return tagged(request, view, next_link(request, cursor))
-
-
 def _json(view: Any) -> bytes:
-    # What is no Unicode becomes an escape, which JSON has for it.
-    return json.dumps(view, ensure_ascii=False, separators=(",", ":")).encode(
-        errors="backslashreplace"
-    )
+    # JSON has an escape for half of a surrogate pair, UTF-8 has none.
+    return encode(view).encode(errors="backslashreplace")
 
 
 # ---- cursors and revisions --------------------------------------------------------------------
@@ -259,71 +240,47 @@ def wrong(at: str, message: str) -> Problem:
     return Problem("validation", f"{at.lstrip('/')}: {message}", errors=[Fault(at, message)])
 
 
-# ---- what the document says -------------------------------------------------------------------
+# ---- documented responses ---------------------------------------------------------------------
+
+Responses = dict[int | str, dict[str, Any]]
 
 
-_REFUSALS = {
-    401: "No token, or one that is not known.",
-    403: "The token lacks the scope, the request comes from another site, or this process is "
-    "started read-only.",
-    404: "There is no such thing.",
-    409: "It does not fit what there is.",
-    412: "It was changed since.",
-    413: "The body is larger than 1 MB.",
-    415: "The body is of another kind.",
-    416: "There are no such bytes.",
-    422: "The request is wrong; `errors` say where. Or its Idempotency-Key was used for another.",
-    429: "Too many failed attempts.",
-    503: "Redis cannot be used.",
-}
-_ALWAYS = (401, 403, 422, 429, 503)
+def problem(description: str) -> dict[str, Any]:
+    """Return the documentation of an error."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def with_headers(*names: str, status: int = 200) -> Responses:
+    """Return the documentation of a successful answer's headers."""
+    schema = {"type": "string"}
+    headers = {name: {"description": _HEADERS[name], "schema": schema} for name in names}
+    return {status: {"headers": headers}}
+
+
 _HEADERS = {
-    "ETag": "What If-Match and If-None-Match are compared with.",
+    "ETag": "For If-Match and If-None-Match.",
     "Link": "The next page.",
-    "Location": "Where it is.",
+    "Location": "The address of the new resource.",
 }
-
-
-def replies(
-    *statuses: int, ok: int = 200, model: type[BaseModel] | None = None, headers: str = ""
-) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer, for the document: what every route may, and these. `headers` are
-    those of its success, separated by a space."""
-    told: dict[str, Any] = {"description": "Done." if model is None else _first_line(model)}
-    told |= {"model": model} if model else {}
-    if headers:
-        told["headers"] = {
-            name: {"description": _HEADERS[name], "schema": {"type": "string"}}
-            for name in headers.split()
-        }
-    found: dict[int | str, dict[str, Any]] = {ok: told}
-    for status in sorted({*_ALWAYS, *statuses}):
-        found[status] = _refusal(status)
-    return found
-
-
-def _refusal(status: int) -> dict[str, Any]:
-    if status == 304:
-        return {"description": "The caller has it already."}
-    return {"description": _REFUSALS[status], "content": _PROBLEM}
-
-
-def body_replies(*statuses: int, **said: Any) -> dict[int | str, dict[str, Any]]:
-    """The same for a route with a body."""
-    return replies(413, 415, *statuses, **said)
-
-
-def act_replies(*statuses: int, **said: Any) -> dict[int | str, dict[str, Any]]:
-    """The same for a POST: one with a key may be told to come back."""
-    return body_replies(409, *statuses, **said)
-
-
-_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-
-
-REFUSED = {str(status): _refusal(status) for status in _ALWAYS}
-"""What every route may answer."""
-
-
-def _first_line(model: type[BaseModel]) -> str:
-    return (model.__doc__ or "").partition("\n")[0]
+_UNCHANGED: Responses = {304: {"description": "Not modified."}}
+COMMON: Responses = {
+    401: problem("No token, or an unknown one."),
+    403: problem("The token lacks the scope, the request is cross-site, or this is read-only."),
+    422: problem("Invalid request, or an Idempotency-Key that another request has used."),
+    429: problem("Too many failed attempts."),
+    503: problem("Redis is unavailable."),
+}
+"""Answers that every route may give."""
+BODY: Responses = {
+    413: problem("The body is larger than 1 MB."),
+    415: problem("Unsupported media type."),
+}
+"""Answers that every route with a body may give."""
+CONFLICT: Responses = {409: problem("Conflict with the current state.")}
+NOT_FOUND: Responses = {404: problem("Not found.")}
+STALE: Responses = {412: problem("Changed by someone else.")}
+TAGGED: Responses = _UNCHANGED | with_headers("ETag")
+PAGED: Responses = _UNCHANGED | with_headers("ETag", "Link")
+REVISION: Responses = with_headers("ETag")
+ACCEPTED: Responses = with_headers("Location", status=202)

@@ -1,4 +1,4 @@
-"""The schedules: list, add, change, remove, and what is to come of one."""
+"""Schedules: list, add, change, remove, next fire times."""
 
 from __future__ import annotations
 
@@ -8,33 +8,42 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
-from rq_clock.manifest.definition import document, patched
+from rq_clock.manifest.definition import patched
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule
 from rq_clock.schedules.listing import Row
-from rq_clock.schedules.serializers import fire_view, row_view
 from rq_clock.schedules.upcoming import upcoming
+from rq_clock.serializers.schedules import (
+    FireTimesView,
+    ScheduleDetailView,
+    ScheduleListView,
+    fire_time_view,
+    schedule_detail_view,
+    schedule_list_view,
+)
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import LONGEST, read_instant
-from rq_clock.web.api import requests as taken
-from rq_clock.web.api import responses as given
+from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
+    CONFLICT,
     JSON,
     MERGE_PATCH,
+    NOT_FOUND,
+    PAGED,
+    REVISION,
+    STALE,
     Cursor,
     IfMatch,
     Limit,
     Name,
     Route,
-    act_replies,
     answer,
-    body_replies,
     claim_of,
     expected_revision,
     located,
-    page,
-    replies,
+    tagged,
+    with_headers,
     wrong,
 )
 from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
@@ -43,29 +52,33 @@ from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["schedules"])
 TRIES = 20
-"""How often a patch is made anew that somebody, or the clock, got ahead of."""
+"""Attempts of a patch that someone else, or the clock, got ahead of."""
 State = Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
-Word = Annotated[str | None, Query(max_length=200)]
+Text = Annotated[str | None, Query(max_length=200)]
+Time = Annotated[str | None, Query(max_length=LONGEST)]
 _SCHEMA = {"schema": {"$ref": "#/components/schemas/Definition"}}
 
 
-@router.get("/schedules", responses=replies(304, model=given.ScheduleList, headers="ETag Link"))
+@router.get("/schedules", response_model=ScheduleListView, responses=PAGED)
 def list_schedules(  # noqa: PLR0913 - one a filter
     request: Request,
     site: Web,
     _: Read,
     state: State | None = None,
-    queue: Word = None,
-    tag: Word = None,
+    queue: Text = None,
+    tag: Text = None,
     q: Annotated[str | None, Query(max_length=200, description="Part of name or target.")] = None,
     origin: Literal["declared", "run-time"] | None = None,
     sort: Literal["trouble", "next", "last", "name"] = "trouble",
     limit: Limit = 50,
     cursor: Cursor = "",
 ) -> Response:
-    """The schedules that fit, those in trouble first. Of more than 20,000 not every order can be
-    had (`order` says which it is), and what has to be searched for may come in short pages."""
-    wanted = Filter(
+    """List schedules, those in trouble first.
+
+    Above 20,000 schedules only some orders are available (`order` names the one used), and a
+    search may return short pages.
+    """
+    matching = Filter(
         states=(state,) if state else (),
         queue=queue or None,
         tag=tag or None,
@@ -73,25 +86,26 @@ def list_schedules(  # noqa: PLR0913 - one a filter
         origin=origin,
     )
     try:
-        found = site.overview.page(wanted, sort=sort, most=limit, cursor=cursor)
+        found = site.overview.page(matching, sort=sort, most=limit, cursor=cursor)
     except ScheduleError:  # state and sort are known here
         raise wrong(
             "cursor", "expected the one of a page in the same order; begin again without one"
         ) from None
-    rows = [row_view(row, found.pulse.now, site.settings.namespace) for row in found.rows]
-    said = {"total": found.total, "order": found.order, "searched": found.searched}
-    return page(request, rows, found.cursor, **said)
+    return tagged(request, schedule_list_view(found, site.settings.namespace))
 
 
 @router.post(
     "/schedules",
     status_code=201,
-    responses=act_replies(ok=201, model=given.FullSchedule, headers="ETag Location"),
+    response_model=ScheduleDetailView,
+    responses=with_headers("ETag", "Location", status=201),
 )
-def add_schedule(request: Request, site: Web, token: Admin, given: taken.NewSchedule) -> Response:
-    """Add a schedule. It is known since now: nothing before that is due, but for a `once`, which
-    is due at once when its instant has passed."""
-    fields: dict[str, Any] = dict(given)
+def add_schedule(request: Request, site: Web, token: Admin, body: requests.NewSchedule) -> Response:
+    """Add a schedule.
+
+    Its fire times count from now on. Only a `once` whose instant has passed is due at once.
+    """
+    fields: dict[str, Any] = dict(body)
     name = fields.pop("name", None)
     if not isinstance(name, str):
         raise wrong("/name", "expected a name of 1-100 letters, digits, '_' or '-'")
@@ -105,49 +119,57 @@ def add_schedule(request: Request, site: Web, token: Admin, given: taken.NewSche
     except Conflict as conflict:
         if conflict.kind is not ConflictKind.EXISTS:
             raise
-        said = f"{name}: exists already; change it with PATCH, or replace it with PUT"
-        raise Problem("exists", said) from None
-    return _told(request, site, schedule, 201)
+        text = f"{name}: exists already; change it with PATCH, or replace it with PUT"
+        raise Problem("exists", text) from None
+    return _written(request, site, schedule, 201)
 
 
-@router.get("/schedules/{name}", responses=replies(404, model=given.FullSchedule, headers="ETag"))
+@router.get("/schedules/{name}", response_model=ScheduleDetailView, responses=REVISION | NOT_FOUND)
 def get_schedule(site: Web, _: Read, name: Name) -> Response:
-    """One schedule, with its definition. Its ETag is its revision, for If-Match; its state and
-    its runs change without it."""
-    view = full_view(site, name)
-    return answer(view, headers={"ETag": f'"{view["revision"]}"'})
+    """Get a schedule with its definition.
+
+    The ETag is its revision, for If-Match; the state and the runs change without it.
+    """
+    view = detail_view(site, name)
+    return answer(view, headers={"ETag": f'"{view.revision}"'})
 
 
 @router.put(
     "/schedules/{name}",
-    responses=body_replies(409, 412, model=given.FullSchedule, headers="ETag")
-    | {201: {"model": given.FullSchedule, "description": "It is new."}},
+    response_model=ScheduleDetailView,
+    responses=REVISION
+    | CONFLICT
+    | STALE
+    | {201: {"model": ScheduleDetailView, "description": "Created."}},
 )
 def put_schedule(
     request: Request,
     site: Web,
     token: Admin,
     name: Name,
-    given: taken.Definition,
+    body: requests.Definition,
     if_match: IfMatch = None,
 ) -> Response:
-    """Make a schedule what is said, whether it is there or not. What it has of marker, history and
-    pause stays; what is not said is at its default."""
+    """Create or replace a schedule.
+
+    Fields that are left out get their defaults. The marker, the history and a pause stay.
+    """
     entry, was = _stored(site, name)
     if if_match is not None and entry is None:
         raise Problem("stale-revision", f"{name}: there is no such schedule")
-    schedule = schedule_from(name, dict(given), was)
+    schedule = schedule_from(name, dict(body), was)
     schedules, revision = schedules_for(site, token), expected_revision(if_match)
     if revision is None:
         schedules.add(name, replace=True, **schedule.parts())
     else:
         schedules.update(name, revision=revision, **schedule.parts())
-    return _told(request, site, schedule, 200 if entry else 201)
+    return _written(request, site, schedule, 200 if entry else 201)
 
 
 @router.patch(
     "/schedules/{name}",
-    responses=body_replies(404, 409, 412, model=given.FullSchedule, headers="ETag"),
+    response_model=ScheduleDetailView,
+    responses=REVISION | NOT_FOUND | CONFLICT | STALE,
     openapi_extra={"requestBody": {"content": {MERGE_PATCH: _SCHEMA, JSON: _SCHEMA}}},
 )
 def patch_schedule(
@@ -155,11 +177,13 @@ def patch_schedule(
     site: Web,
     token: Admin,
     name: Name,
-    given: taken.Definition,
+    body: requests.Definition,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change what is named, and nothing else (RFC 7396): null takes an option away. A new rule of
-    time, or a new target, takes the place of the old one."""
+    """Change some fields of a schedule (RFC 7396).
+
+    null resets an option. A new trigger or target replaces the old one.
+    """
     revision = expected_revision(if_match)
     for tries_left in reversed(range(TRIES)):
         entry, was = _stored(site, name)
@@ -169,7 +193,7 @@ def patch_schedule(
             raise Conflict(ConflictKind.DECLARED, name)
         if was is None:
             raise Problem("conflict", f"{entry.fault}; replace it with PUT")
-        schedule = schedule_from(name, patched(was, dict(given)), was)
+        schedule = schedule_from(name, patched(was, dict(body)), was)
         try:
             schedules_for(site, token).update(
                 name, revision=revision or entry.revision, **schedule.parts()
@@ -178,61 +202,60 @@ def patch_schedule(
         except Conflict as conflict:
             if revision or not tries_left or conflict.kind is not ConflictKind.STALE:
                 raise
-    return _told(request, site, schedule, 200)
+    return _written(request, site, schedule, 200)
 
 
-@router.delete("/schedules/{name}", status_code=204, responses=replies(404, 409, 412, ok=204))
+@router.delete("/schedules/{name}", status_code=204, responses=NOT_FOUND | CONFLICT | STALE)
 def remove_schedule(site: Web, token: Admin, name: Name, if_match: IfMatch = None) -> Response:
-    """Remove a schedule. Jobs that are enqueued stay; its history stays readable for 30 days."""
+    """Remove a schedule.
+
+    Enqueued jobs stay. Its history stays readable for 30 days.
+    """
     schedules_for(site, token).remove(name, revision=expected_revision(if_match))
     return Response(status_code=204)
 
 
-@router.get("/schedules/{name}/next", responses=replies(404, model=given.FireTimes))
+@router.get("/schedules/{name}/next", response_model=FireTimesView, responses=NOT_FOUND)
 def next_fire_times(
     site: Web,
     _: Read,
     name: Name,
-    n: Annotated[int, Query(ge=1, le=100, description="How many.")] = 10,
-    start: Annotated[
-        str | None,
-        Query(alias="from", max_length=LONGEST, description="Start here instead of now."),
-    ] = None,
-    until: Annotated[str | None, Query(max_length=LONGEST, description="The last.")] = None,
+    n: Annotated[int, Query(ge=1, le=100, description="Fire times to return.")] = 10,
+    start: Annotated[Time, Query(alias="from", description="First instant (default now).")] = None,
+    until: Annotated[Time, Query(description="Last instant.")] = None,
 ) -> Response:
-    """The next fire times, with what changes of the clocks do to them, and whether they will be
-    skipped as things stand. An instant without a zone is on the clock of the schedule's."""
-    pulse = site.overview.pulse()
-    entry = _existing(site, name, pulse).entry
-    tz = entry.tz
-    after, last = pulse.now, None
+    """List the next fire times of a schedule.
+
+    Each has the effect of clock changes, and the reason if it will be skipped. An instant without
+    a zone is in the schedule's.
+    """
+    status = site.overview.pulse()
+    entry = _existing(site, name, status).entry
+    after, last = status.now, None
     for parameter, value in (("from", start), ("until", until)):
         try:
-            found = read_instant(value, tz, whole_day=parameter == "until") if value else None
+            whole_day = parameter == "until"
+            found = read_instant(value, entry.tz, whole_day=whole_day) if value else None
         except ScheduleError as error:
             raise wrong(parameter, str(error)) from None
         after, last = (found or after, last) if parameter == "from" else (after, found)
-    return answer({"data": [fire_view(fire) for fire in upcoming(entry, after, n, last)]})
+    coming = upcoming(entry, after, n, last)
+    return answer(FireTimesView(data=[fire_time_view(fire) for fire in coming]))
 
 
-# ---- what is told -----------------------------------------------------------------------------
+# ---- views ------------------------------------------------------------------------------------
 
 
-def full_view(site: Context, name: str) -> dict[str, Any]:
-    """A schedule with its definition. Raises Conflict when there is no such schedule."""
-    pulse = site.overview.pulse()
-    return _full(site, _existing(site, name, pulse), pulse)
+def detail_view(site: Context, name: str) -> ScheduleDetailView:
+    """Return a schedule with its definition. Raises Conflict when it does not exist."""
+    status = site.overview.pulse()
+    row = _existing(site, name, status)
+    return schedule_detail_view(row, status.now, site.settings.namespace)
 
 
-def _full(site: Context, row: Row, pulse: Status) -> dict[str, Any]:
-    schedule = row.entry.schedule
-    definition = document(schedule, secrets=False) if schedule else None
-    return {**row_view(row, pulse.now, site.settings.namespace), "definition": definition}
-
-
-def _existing(site: Context, name: str, pulse: Status) -> Row:
+def _existing(site: Context, name: str, status: Status) -> Row:
     """Raises Conflict when there is no such schedule."""
-    rows = site.overview.rows([name], pulse)
+    rows = site.overview.rows([name], status)
     if not rows:
         raise Conflict(ConflictKind.MISSING, name)
     return rows[0]
@@ -243,18 +266,15 @@ def _stored(site: Context, name: str) -> tuple[Entry | None, Schedule | None]:
     return entry, entry.schedule if entry else None
 
 
-def _told(request: Request, site: Context, schedule: Schedule, status: int) -> Response:
-    """A schedule that was written, as it is now. A `once` that was due may be gone already."""
-    name, pulse = schedule.name, site.overview.pulse()
-    rows = site.overview.rows([name], pulse)
+def _written(request: Request, site: Context, schedule: Schedule, code: int) -> Response:
+    """Return a schedule after a change. A `once` that was due may be gone already."""
+    name, status = schedule.name, site.overview.pulse()
+    rows = site.overview.rows([name], status)
     entry = Entry(
-        name=name, schedule=schedule, fault="", marker=None, known_since=pulse.now, revision="0",
+        name=name, schedule=schedule, fault="", marker=None, known_since=status.now, revision="0",
         last_job="", declared=False,
     )  # fmt: skip
     row = rows[0] if rows else Row(entry, (), None, "", ("ended",))
-    headers = _tag(row.entry) | (located(request, f"/schedules/{name}") if status == 201 else {})
-    return answer(_full(site, row, pulse), status, headers)
-
-
-def _tag(entry: Entry) -> dict[str, str]:
-    return {"ETag": f'"{entry.revision}"'}
+    view = schedule_detail_view(row, status.now, site.settings.namespace)
+    headers = located(request, f"/schedules/{name}") if code == 201 else {}
+    return answer(view, code, headers | {"ETag": f'"{view.revision}"'})

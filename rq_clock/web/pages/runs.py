@@ -15,7 +15,7 @@ from rq_clock.jobs.records import JobRow
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.schedules.detail import ScheduleDetail, detail
-from rq_clock.schedules.serializers import run_view
+from rq_clock.serializers.jobs import run_view
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import read_instant, to_ms
@@ -184,10 +184,10 @@ def _job(found: ScheduleDetail, entry: LedgerEntry) -> str | None:
 
 def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None = None) -> RunLine:
     """A ledger's entry as a row."""
-    row: dict[str, Any] = run_view(schedule, entry, namespace, job)
+    run = run_view(schedule, entry, namespace, job)
     line: dict[str, Any] = {
-        "schedule": schedule, "state": row["state"], "job": row["job"] or "",
-        "reason": row["reason"] or "", "text": row["error"] or "",
+        "schedule": schedule, "state": run.state, "job": run.job or "",
+        "reason": run.reason or "", "text": run.error or "",
     }  # fmt: skip
     if isinstance(entry, Skip):
         times = f"{entry.count:,} times" if entry.count > 1 else ""

@@ -14,10 +14,10 @@ from fastapi.responses import Response
 from markupsafe import Markup
 
 from rq_clock.model.decision import Skip
-from rq_clock.model.ledger import Enqueued, LedgerEntry
+from rq_clock.model.ledger import Enqueued, LedgerEntry, instant_of
+from rq_clock.model.targets import shown_target
 from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.schedules.listing import BARS
-from rq_clock.schedules.serializers import backfill_view, instant_of, schedule_view
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.audit import AuditEntry
 from rq_clock.store.status import Status
@@ -91,7 +91,8 @@ def schedule_page(
     newest = found.ledger[::-1] if history == "all" else found.ledger[: -RECENT - 1 : -1]
     return page(
         request, "schedule.html", token, pulse,
-        entry=entry, schedule=schedule, tz=tz, row=row, view=schedule_view(entry, now),
+        entry=entry, schedule=schedule, tz=tz, row=row,
+        runs=shown_target(schedule.target)["runs"] if schedule else "",
         states=row.states, pause=pause,
         pause_text=pause_text(pause, tz, now) if pause else "",
         paused_alone=bool(pause and pause is not pulse.pause and pause != pulse.pause),
@@ -102,7 +103,7 @@ def schedule_page(
         coming=coming, notes=sum(bool(fire.notes) for fire in coming),
         history=[_history_row(found, one) for one in newest], older=len(found.ledger) - len(newest),
         bars=large_bars(row.tail, tz), figures=_figures(found.ledger), shown=BARS,
-        backfills=[(b, backfill_view(b)["state"]) for b in found.backfills],
+        backfills=found.backfills,
         audited=found.audited[:AUDITED],
         details={one.id: _details(one, tz) for one in found.audited[:AUDITED]},
         definition=json.dumps(definition(entry), indent=2, ensure_ascii=False),

@@ -15,9 +15,8 @@ from math import sqrt
 from markupsafe import Markup, escape
 
 from rq_clock.model.decision import Skip
-from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost
+from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost, instant_of
 from rq_clock.schedules.listing import BARS
-from rq_clock.schedules.serializers import instant_of
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import MANY
 from rq_clock.timing.zones import zone

@@ -13,9 +13,8 @@ from markupsafe import Markup, escape
 
 from rq_clock.model.decision import Skip
 from rq_clock.model.filters import Filter
-from rq_clock.model.ledger import Lost
+from rq_clock.model.ledger import Lost, instant_of
 from rq_clock.schedules.listing import Listing, Row
-from rq_clock.schedules.serializers import instant_of
 from rq_clock.schedules.upcoming import density, upcoming
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Read, Web

@@ -620,7 +620,7 @@ class TestTheDocument:
             assert api("PUT", "/schedules/x", example).status_code == 201
         for example in schemas["Explain"]["examples"]:
             api.told("POST", "/explain", example)
-        for example in schemas["BackfillAsked"]["examples"]:
+        for example in schemas["Backfill"]["examples"]:
             api.told("POST", "/schedules/x/backfills", example)
         for example in schemas["Manifest"]["examples"]:
             api.told("PUT", "/manifest", example)

@@ -80,7 +80,7 @@ class TestOfOne:
             ("backfills", {"from": "2090-01-01", "to": "2090-01-02"}, "/from"),
             ("backfills", {"from": "0001-01-01T00:00:00+14:00", "to": "2026-01-01"}, "/from"),
             ("backfills", {"from": "2026-01-01", "to": "2026-01-02", "atOnce": 0}, "/atOnce"),
-            ("backfills", {"from": "2020-01-01", "to": "2026-01-02"}, "/most"),
+            ("backfills", {"from": "2020-01-01", "to": "2026-01-02"}, "/limit"),
         ],
     )
     def test_each_fault_is_told_at_its_field(
@@ -233,8 +233,8 @@ class TestRuns:
         connection.rpush("rq-clock:default:ledger:a", "s 1000 1", "s 2000 1", "s 3000 1")
         cursor = api.told("GET", "/schedules/a/runs?limit=2")["nextCursor"]
         connection.ltrim("rq-clock:default:ledger:a", -1, -1)
-        said = api.told("GET", f"/schedules/a/runs?cursor={cursor}")
-        assert said == {"data": [], "nextCursor": None, "searched": None}
+        page = api.told("GET", f"/schedules/a/runs?cursor={cursor}")
+        assert page == {"data": [], "nextCursor": None, "total": None, "searched": None}
 
     def test_those_of_all_are_every_attempt_that_ended(
         self, api: Caller, connection: Redis

@@ -1,7 +1,8 @@
-"""The objects that `--json` prints: complete, masked, at literal instants."""
+"""The JSON of schedules and fire times: complete, masked, at literal instants."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,20 +11,18 @@ import pytest
 
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Pause, SkipRequest
-from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
+from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import command, webhook
-from rq_clock.schedules.serializers import (
-    audit_view,
-    backfill_view,
+from rq_clock.schedules.listing import Row
+from rq_clock.schedules.upcoming import density, upcoming
+from rq_clock.serializers.schedules import (
     density_view,
-    fire_view,
-    run_view,
+    fire_time_view,
+    schedule_detail_view,
     schedule_view,
 )
-from rq_clock.schedules.upcoming import density, upcoming
-from rq_clock.store.audit import AuditEntry
-from rq_clock.store.backfills import Backfill
+from rq_clock.serializers.view import encode
 from rq_clock.timing.describe import Fire
 from rq_clock.timing.triggers import Trigger, cron, every, once
 
@@ -45,14 +44,26 @@ def entry(trigger: Trigger, target: Any = "a.b", *, name: str = "x", **options: 
     )
 
 
+def view_of(entry: Entry, now: datetime = NOON) -> dict[str, Any]:
+    row = Row(entry, (), None, "", entry.states(now))
+    document = encode(schedule_view(row, now, "default"))
+    found: dict[str, Any] = json.loads(document)
+    return found
+
+
+def fire_of(fire: Fire) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(encode(fire_time_view(fire)))
+    return found
+
+
 def pause(until: datetime | None = None) -> Pause:
     return Pause(reason="bank", by="ana", since=NOON - MINUTE, until=until, missed="all")
 
 
 class TestSchedules:
     def test_one_is_told_whole(self) -> None:
-        view = schedule_view(
-            entry(cron("0 3 * * *", tz="Europe/Berlin"), args=[1], retries=[10], tags=["a"]), NOON
+        view = view_of(
+            entry(cron("0 3 * * *", tz="Europe/Berlin"), args=[1], retries=[10], tags=["a"])
         )
         assert view == {
             "name": "x",
@@ -64,6 +75,8 @@ class TestSchedules:
             "trigger": {"cron": "0 3 * * *", "tz": "Europe/Berlin"},
             "zone": "Europe/Berlin",
             "func": "a.b",
+            "command": None,
+            "webhook": None,
             "runs": "a.b",
             "args": [1],
             "kwargs": {},
@@ -79,6 +92,7 @@ class TestSchedules:
             "group": None,
             "groupLimit": 1,
             "jitter": None,
+            "jitterOffsetMs": None,
             "tags": ["a"],
             "ping": None,
             "nextFireTime": "2026-03-02T02:00:00Z",
@@ -89,20 +103,22 @@ class TestSchedules:
             "skipping": None,
             "fault": None,
             "last": None,
+            "failingSince": None,
+            "running": None,
         }
 
     def test_no_option_is_forgotten(self) -> None:
         options = {f.name for f in fields(Schedule)} - {"name", "trigger", "target", "renamed_from"}
-        keys = {key.replace("_", "").lower() for key in schedule_view(entry(every(hours=1)), NOON)}
+        keys = {key.replace("_", "").lower() for key in view_of(entry(every(hours=1)))}
         assert {option.replace("_", "") for option in options} <= keys
 
     def test_durations_are_seconds_and_jitter_says_what_is_its_own(self) -> None:
         found = entry(every(hours=1), jitter=600, catch_up_window=timedelta(minutes=1.5))
-        view = schedule_view(found, NOON)
+        view = view_of(found)
         assert (view["jitter"], view["catchUpWindow"]) == (600.0, 90.0)
         assert found.schedule
         assert view["jitterOffsetMs"] == found.schedule.offset / timedelta(milliseconds=1)
-        assert "jitterOffsetMs" not in schedule_view(entry(every(hours=1)), NOON)
+        assert view_of(entry(every(hours=1)))["jitterOffsetMs"] is None
 
     @pytest.mark.parametrize(
         ("target", "options"),
@@ -116,14 +132,14 @@ class TestSchedules:
         ],
     )
     def test_no_secret_is_told(self, target: Any, options: dict[str, Any]) -> None:
-        view = schedule_view(entry(every(hours=1), target, **options), NOON)
+        view = view_of(entry(every(hours=1), target, **options))
         assert "hunter22" not in repr(view)
         assert "****" in repr(view) or "…" in repr(view)
 
     def test_who_holds_it_and_why(self) -> None:
         skipping = SkipRequest(count=2, until=NOON + HOUR, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), pauses=(pause(),), skipping=skipping, declared=False)
-        view = schedule_view(held, NOON)
+        view = view_of(held)
         assert (view["state"], view["origin"]) == ("paused", "run-time")
         assert view["pause"] == {
             "reason": "bank",
@@ -140,14 +156,32 @@ class TestSchedules:
             count=2, until=NOON - HOUR, reason="", by="ana", since=NOON - 2 * HOUR
         )
         held = replace(entry(every(hours=1)), pauses=(pause(NOON),), skipping=skipping)
-        view = schedule_view(held, NOON)
+        view = view_of(held)
         assert (view["state"], view["pause"], view["skipping"]) == ("scheduled", None, None)
 
     def test_one_that_cannot_be_read_has_its_fault_and_every_key(self) -> None:
         broken = replace(entry(every(hours=1)), schedule=None, fault="no trigger")
-        view = schedule_view(broken, NOON)
+        view = view_of(broken)
         assert (view["state"], view["fault"], view["words"]) == ("invalid", "no trigger", None)
-        assert view.keys() == schedule_view(entry(every(hours=1)), NOON).keys()
+        assert view.keys() == view_of(entry(every(hours=1))).keys()
+
+    def test_its_last_run_is_the_newest_that_was_not_skipped(self) -> None:
+        ran, skip = Enqueued(NOON - HOUR, "schedule", None), Skip("overlap", NOON, NOON, 1)
+        row = Row(entry(every(hours=1)), (ran, skip), NOON, "default-x-1", ("failing",))
+        view = schedule_view(row, NOON, "default")
+        assert view.last
+        assert (view.last.state, view.last.fire_time) == ("waiting", NOON - HOUR)
+        assert (view.failing_since, view.running) == (NOON, "default-x-1")
+
+    def test_one_in_detail_has_its_definition_masked(self) -> None:
+        found = entry(every(hours=1), kwargs={"token": "hunter22"})
+        view = schedule_detail_view(Row(found, (), None, "", ("scheduled",)), NOON, "default")
+        assert view.definition == {"every": "1h", "func": "a.b", "kwargs": {"token": "****"}}
+        broken = replace(found, schedule=None, fault="no trigger")
+        assert (
+            schedule_detail_view(Row(broken, (), None, "", ("invalid",)), NOON, "d").definition
+            is None
+        )
 
 
 class TestFireTimes:
@@ -160,15 +194,15 @@ class TestFireTimes:
         assert fire.local == fire.fire_time
         assert fire.local.utcoffset() == 2 * HOUR
         assert "02:30 does not exist that day" in fire.notes[1]
-        assert fire_view(fire)["jitterOffsetMs"] > 0
+        assert fire_of(fire)["jitterOffsetMs"] > 0
 
     def test_what_is_held_is_said_and_only_what_is_undecided_is_held(self) -> None:
         skipping = SkipRequest(count=1, until=NOON + HOUR, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), marker=NOON, skipping=skipping)
-        told = [fire_view(fire)["skipped"] for fire in upcoming(held, NOON - 2 * HOUR, 4)]
+        told = [fire_of(fire)["skipped"] for fire in upcoming(held, NOON - 2 * HOUR, 4)]
         assert told == [None, None, "requested", None]
         paused = replace(held, pauses=(pause(NOON + 2 * HOUR),))
-        told = [fire_view(fire)["skipped"] for fire in upcoming(paused, NOON, 3)]
+        told = [fire_of(fire)["skipped"] for fire in upcoming(paused, NOON, 3)]
         assert told == ["paused", "paused", None]
 
     def test_they_end_where_asked(self) -> None:
@@ -177,81 +211,14 @@ class TestFireTimes:
         assert upcoming(entry(once(NOON)), NOON, 10) == []
         assert upcoming(replace(entry(every(hours=1)), schedule=None), NOON, 10) == []
 
-    def test_a_plain_one_has_no_more_keys_than_it_needs(self) -> None:
-        assert fire_view(Fire(NOON, NOON)) == {
+    def test_a_plain_one_has_every_key(self) -> None:
+        assert fire_of(Fire(NOON, NOON)) == {
             "fireTime": "2026-03-01T12:00:00Z",
-            "local": "2026-03-01T12:00:00+00:00",
+            "local": "2026-03-01T12:00:00Z",
             "zone": "UTC",
             "notes": [],
             "skipped": None,
-        }
-
-
-class TestRuns:
-    ENDED = Attempt("failed", 2, NOON + SECOND, NOON + 3 * SECOND, "worker.1", "ValueError: no")
-
-    @pytest.mark.parametrize(
-        ("line", "expected"),
-        [
-            (
-                Enqueued(NOON, "schedule", 5 * SECOND),
-                {"state": "waiting", "reason": "schedule", "lagMs": 5000.0,
-                 "job": "default-x-1772366400000"},
-            ),
-            (
-                Enqueued(NOON, "catch_up", None, ENDED),
-                {"state": "failed", "reason": "catch_up", "attempt": 2, "tookMs": 2000.0,
-                 "started": "2026-03-01T12:00:01Z", "ended": "2026-03-01T12:00:03Z",
-                 "worker": "worker.1", "error": "ValueError: no",
-                 "job": "default-x-1772366400000"},
-            ),
-            (Enqueued(NOON, "manual", None), {"state": "waiting", "reason": "manual"}),
-            (Enqueued(NOON, "backfill", None), {"state": "waiting", "reason": "backfill"}),
-            (
-                Skip("overlap", NOON - HOUR, NOON, 3),
-                {"state": "skipped", "reason": "overlap", "count": 3},
-            ),
-            (
-                Lost(NOON, "default-x-1"),
-                {"state": "lost", "error": "the job vanished", "job": "default-x-1"},
-            ),
-        ],
-    )  # fmt: skip
-    def test_each_fate_has_the_same_keys(self, line: LedgerEntry, expected: dict[str, Any]) -> None:
-        view = run_view("x", line, "default")
-        assert {key: value for key, value in view.items() if value is not None} == {
-            "schedule": "x",
-            "fireTime": "2026-03-01T12:00:00Z",
-            **expected,
-        }
-        assert view.keys() == run_view("y", Skip("window", NOON, NOON, 1), "default").keys()
-
-    def test_the_job_of_a_run_by_hand_is_told_by_who_knows_it(self) -> None:
-        line = Enqueued(NOON, "manual", None)
-        job = "default-x-1772366400000-m12"
-        assert run_view("x", line, "default", job)["job"] == job
-
-    def test_a_backfill_and_an_entry_of_the_audit(self) -> None:
-        backfill = Backfill(
-            id="x-1", schedule="x", start=NOON, end=NOON + HOUR, at_once=2, total=9, by="ana",
-            reason="lost", since=NOON, rule='{"every": 1}', enqueued=3,
-            jobs=("default-x-1-b1",),
-        )  # fmt: skip
-        view = backfill_view(backfill)
-        assert (view["from"], view["to"]) == ("2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z")
-        assert (view["atOnce"], view["total"], view["enqueued"], view["state"]) == (
-            2, 9, 3, "running",
-        )  # fmt: skip
-        audited = AuditEntry("1-0", NOON, "ana", "pause", ("*",), 1, "bank", {"missed": "skip"})
-        assert audit_view(audited) == {
-            "id": "1-0",
-            "at": "2026-03-01T12:00:00Z",
-            "by": "ana",
-            "verb": "pause",
-            "schedules": ["*"],
-            "count": 1,
-            "reason": "bank",
-            "detail": {"missed": "skip"},
+            "jitterOffsetMs": None,
         }
 
 
@@ -259,7 +226,9 @@ class TestDensity:
     AT = NOON + timedelta(minutes=29, seconds=30)
 
     def of(self, *entries: Entry, span: timedelta = HOUR) -> dict[str, Any]:
-        return density_view(density(entries, self.AT, span, MINUTE, SECOND))
+        view = density_view(density(entries, self.AT, span, MINUTE, SECOND))
+        found: dict[str, Any] = json.loads(encode(view))
+        return found
 
     def test_every_fire_time_of_the_span_counts_once(self) -> None:
         view = self.of(entry(every(minutes=10)), entry(cron("0 * * * *"), name="y"))

@@ -1,0 +1,341 @@
+"""Views of runs, jobs, backfills, queues and workers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rq_clock.model.decision import Skip
+from rq_clock.model.job_id import JobId
+from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost, instant_of
+from rq_clock.serializers.view import View, doc
+from rq_clock.timing.triggers import MANY
+
+if TYPE_CHECKING:
+    from rq_clock.jobs.executions import Ended
+    from rq_clock.jobs.queues import BulkResult
+    from rq_clock.jobs.records import JobDetail, JobRow, QueueRow, WorkerRow
+    from rq_clock.schedules.backfill import Preview
+    from rq_clock.store.backfills import Backfill
+
+RUN_STATES = ("ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting")
+_MS = timedelta(milliseconds=1)
+_REASONS = {"m": "manual", "b": "backfill"}
+
+
+# ---- runs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView(View):
+    """The outcome of a fire time."""
+
+    schedule: str
+    fire_time: datetime
+    state: str = field(metadata=doc(enum=RUN_STATES))
+    reason: str | None = field(default=None, metadata=doc("Why it was enqueued, or skipped."))
+    count: int | None = field(default=None, metadata=doc("Fire times that this entry stands for."))
+    lag_ms: float | None = None
+    attempt: int | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    took_ms: float | None = None
+    worker: str | None = None
+    error: str | None = None
+    job: str | None = field(default=None, metadata=doc("The id of its job, when known."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStartedView(View):
+    """A run that was enqueued."""
+
+    job: str
+    schedule: str | None
+
+
+def run_view(schedule: str, entry: LedgerEntry, namespace: str, job: str | None = None) -> RunView:
+    """Return the outcome of a fire time.
+
+    A ledger does not hold the job id of a manual run or of a backfill; pass it when it is known.
+    """
+    row: dict[str, Any] = {"schedule": schedule, "fire_time": instant_of(entry)}
+    if isinstance(entry, Skip):
+        return RunView(**row, state="skipped", reason=entry.reason, count=entry.count)
+    if isinstance(entry, Lost):
+        return RunView(**row, state="lost", error="the job vanished", job=entry.job_id)
+    if job is None and entry.reason in ("schedule", "catch_up"):
+        job = str(JobId(namespace, schedule, entry.fire_time))
+    row |= {"reason": entry.reason, "job": job, "lag_ms": _ms(entry.lag)}
+    if (attempt := entry.attempt) is None:
+        return RunView(**row, state="waiting")
+    return RunView(
+        **row,
+        state=attempt.state,
+        attempt=attempt.number,
+        started=attempt.started,
+        ended=attempt.ended,
+        took_ms=_ms(attempt.ended - attempt.started),
+        worker=attempt.worker,
+        error=attempt.error or None,
+    )
+
+
+def _ms(span: timedelta | None) -> float | None:
+    return None if span is None else span / _MS
+
+
+# ---- jobs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView(View):
+    """A job of RQ."""
+
+    id: str
+    queue: str | None
+    status: str | None = field(metadata=doc("RQ's status; null once RQ has forgotten the job."))
+    description: str | None = field(metadata=doc("The call, as RQ describes it."))
+    schedule: str | None
+    fire_time: datetime | None
+    created: datetime | None
+    enqueued: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    due: datetime | None = field(metadata=doc("When a scheduled job will be queued."))
+    worker: str | None
+    attempt: int
+    retries_left: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptView(View):
+    """An ended attempt."""
+
+    number: int | None
+    state: str
+    started: datetime | None
+    ended: datetime | None
+    took_ms: float | None
+    worker: str | None
+    error: str | None
+    again: str | None = field(metadata=doc("Where its job went: front, queue, later."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDetailView(JobView):
+    """A run, or any other job, with its attempts and its result."""
+
+    reason: str | None
+    lag_ms: float | None
+    attempts: list[AttemptView]
+    traceback: str | None
+    result: str | None = field(metadata=doc("As JSON; null when there is none that can be shown."))
+    dependents: Sequence[str]
+    forgotten_in_seconds: float | None = field(metadata=doc("Null when RQ keeps it."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedView(View):
+    """A job that was left as it was."""
+
+    job: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSweepView(View):
+    """The result of an operation on many jobs."""
+
+    done: int
+    refused: list[RefusedView]
+    more: bool = field(metadata=doc("Whether there may be more jobs that match."))
+
+
+def job_view(job: JobRow) -> JobView:
+    """Return a job as lists show it."""
+    return JobView(**_job(job))
+
+
+def job_detail_view(found: JobDetail) -> JobDetailView:
+    """Return all that is known of a job."""
+    run, attempts = found.job.run, [_attempt(ended) for ended in found.attempts]
+    entries = [e.entry for e in found.attempts if isinstance(e.entry, Enqueued)]
+    first = entries[0] if entries else None
+    errors = [attempt.error for attempt in attempts if attempt.error]
+    job = _job(found.job)
+    return JobDetailView(**job | {"error": job["error"] or (errors[-1] if errors else None)} | {
+        "reason": first.reason if first else _REASONS.get(run.kind) if run else None,
+        "lag_ms": _ms(first.lag) if first else None,
+        "attempts": attempts,
+        "traceback": found.trace or None,
+        "result": next((result.value for result in found.results if result.value), None),
+        "dependents": found.dependents,
+        "forgotten_in_seconds": found.expires_in.total_seconds() if found.expires_in else None,
+    })  # fmt: skip
+
+
+def _job(job: JobRow) -> dict[str, Any]:
+    same = ("created", "enqueued", "started", "ended", "due", "attempt", "retries_left")
+    texts = ("queue", "status", "description", "worker", "error")
+    return {
+        "id": job.id,
+        "schedule": job.run.schedule if job.run else None,
+        "fire_time": job.run.fire_time if job.run else None,
+        **{name: getattr(job, name) for name in same},
+        **{name: getattr(job, name) or None for name in texts},
+    }
+
+
+def _attempt(ended: Ended) -> AttemptView:
+    attempt = ended.entry.attempt if isinstance(ended.entry, Enqueued) else None
+    return AttemptView(
+        number=attempt.number if attempt else None,
+        state=attempt.state if attempt else "lost",
+        started=attempt.started if attempt else None,
+        ended=attempt.ended if attempt else None,
+        took_ms=_ms(attempt.ended - attempt.started) if attempt else None,
+        worker=attempt.worker if attempt else None,
+        error=(attempt.error or None) if attempt else None,
+        again=ended.again or None,
+    )
+
+
+def job_sweep_view(result: BulkResult) -> JobSweepView:
+    """Return the result of an operation on many jobs."""
+    refused = [RefusedView(job=job, detail=detail) for job, detail in result.refused.items()]
+    return JobSweepView(done=result.done, refused=refused, more=result.more)
+
+
+# ---- backfills --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillView(View):
+    """A backfill: past fire times that the clock enqueues."""
+
+    id: str
+    schedule: str
+    state: str = field(metadata=doc(enum=("running", "done", "canceled")))
+    start: datetime = field(metadata=doc(alias="from"))
+    end: datetime = field(metadata=doc(alias="to"))
+    at_once: int = field(metadata=doc("Concurrent runs."))
+    total: int = field(metadata=doc(f"All fire times; from {MANY:,} on there may be more."))
+    enqueued: int
+    skipped: int
+    cursor: datetime | None
+    jobs: Sequence[str] = field(metadata=doc("Those that may still run."))
+    by: str
+    reason: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillPreviewView(View):
+    """The runs that a backfill would enqueue."""
+
+    schedule: str
+    start: datetime = field(metadata=doc(alias="from"))
+    end: datetime = field(metadata=doc(alias="to"))
+    first: datetime | None
+    last: datetime | None
+    count: int
+    at_least: bool = field(metadata=doc("Whether there are more than were counted."))
+    left_out: int = field(metadata=doc("Fire times that ran already."))
+
+
+def backfill_view(backfill: Backfill) -> BackfillView:
+    """Return a backfill."""
+    same = ("id", "schedule", "state", "start", "end", "at_once", "total", "enqueued", "skipped",
+            "cursor", "jobs", "by", "reason", "since")  # fmt: skip
+    return BackfillView(**{name: getattr(backfill, name) for name in same})
+
+
+def backfill_preview_view(schedule: str, preview: Preview) -> BackfillPreviewView:
+    """Return the runs that a backfill would enqueue."""
+    return BackfillPreviewView(
+        schedule=schedule,
+        start=preview.start,
+        end=preview.end,
+        first=preview.first,
+        last=preview.last,
+        count=preview.count,
+        at_least=preview.count >= MANY,
+        left_out=len(preview.left_out),
+    )
+
+
+# ---- queues and workers -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView(View):
+    """A queue of RQ."""
+
+    name: str
+    jobs: Mapping[str, int] = field(metadata=doc("Jobs by kind."))
+    waiting_seconds: float | None = field(metadata=doc("The age of its first waiting job."))
+    workers: int = field(metadata=doc("Living workers that serve it."))
+    unserved: bool = field(metadata=doc("Whether it is needed and no worker serves it."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDetailView(QueueView):
+    """A queue and the workers that serve it."""
+
+    served_by: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView(View):
+    """A living worker."""
+
+    name: str
+    state: str
+    queues: Sequence[str]
+    job: str | None
+    job_since: datetime | None
+    last_seen: datetime | None
+    since: datetime | None
+    host: str | None
+    version: str | None
+    origin: str = field(metadata=doc(enum=("rq-clock", "rq")))
+
+
+def queue_view(queue: QueueRow) -> QueueView:
+    """Return a queue."""
+    return QueueView(**_queue(queue))
+
+
+def queue_detail_view(queue: QueueRow, workers: Sequence[WorkerRow]) -> QueueDetailView:
+    """Return a queue with those of the workers that serve it."""
+    serving = [worker.name for worker in workers if queue.name in worker.queues]
+    return QueueDetailView(**_queue(queue), served_by=serving)
+
+
+def _queue(queue: QueueRow) -> dict[str, Any]:
+    return {
+        "name": queue.name,
+        "jobs": queue.jobs,
+        "waiting_seconds": queue.waiting.total_seconds() if queue.waiting is not None else None,
+        "workers": queue.workers,
+        "unserved": queue.unserved,
+    }
+
+
+def worker_view(worker: WorkerRow) -> WorkerView:
+    """Return a worker."""
+    return WorkerView(
+        name=worker.name,
+        state=worker.state,
+        queues=worker.queues,
+        job=worker.job or None,
+        job_since=worker.since,
+        last_seen=worker.sign,
+        since=worker.born,
+        host=worker.host or None,
+        version=worker.version or None,
+        origin="rq-clock" if worker.ours else "rq",
+    )

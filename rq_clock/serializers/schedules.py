@@ -1,0 +1,386 @@
+"""Views of schedules: their state, their fire times, and differences between them. Pure.
+
+Secrets in arguments, environment, headers and addresses are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rq_clock.manifest.definition import document
+from rq_clock.model.decision import Skip
+from rq_clock.model.entry import Pause, SkipRequest
+from rq_clock.model.schedule import Schedule
+from rq_clock.model.targets import shown_target
+from rq_clock.model.verdict import STATES
+from rq_clock.redaction import masked_json, masked_url
+from rq_clock.serializers.jobs import RunView, run_view
+from rq_clock.serializers.view import View, doc
+from rq_clock.timing.describe import Fire, dst_remarks, words
+from rq_clock.timing.triggers import Trigger
+from rq_clock.timing.zones import zone
+
+if TYPE_CHECKING:
+    from rq_clock.manifest.diff import Difference, Plan
+    from rq_clock.schedules.listing import Listing, Row
+    from rq_clock.schedules.upcoming import Density
+
+_MS, _SECOND = timedelta(milliseconds=1), timedelta(seconds=1)
+_SECONDS = "In seconds."
+_SAME = ("queue", "timeout", "result_ttl", "failure_ttl", "catch_up", "catch_up_limit", "overlap",
+         "group", "group_limit", "retries", "tags")  # fmt: skip
+"""Options that a view shows as they are."""
+
+
+# ---- schedules --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleView(View):
+    """A schedule and its state. All of its definition is null when that cannot be read."""
+
+    name: str
+    state: str = field(metadata=doc("The worst of its states.", enum=STATES))
+    states: Sequence[str] = field(metadata=doc("All that hold, worst first."))
+    origin: str = field(metadata=doc(enum=("declared", "run-time")))
+    revision: str
+    words: str | None = field(metadata=doc("The trigger in words."))
+    trigger: dict[str, Any] | None = field(metadata=doc("cron and tz; every (ms); or once (ms)."))
+    zone: str | None
+    func: str | None
+    command: dict[str, Any] | None
+    webhook: dict[str, Any] | None
+    runs: str | None = field(metadata=doc("The target in one line."))
+    args: list[Any] | None
+    kwargs: dict[str, Any] | None
+    queue: str | None
+    timeout: int | None = field(metadata=doc(_SECONDS))
+    retries: int | Sequence[int] | None = field(metadata=doc("A number, or delays in seconds."))
+    result_ttl: int | None = field(metadata=doc(_SECONDS))
+    failure_ttl: int | None = field(metadata=doc(_SECONDS))
+    catch_up: str | None
+    catch_up_window: float | None = field(metadata=doc(_SECONDS))
+    catch_up_limit: int | None
+    overlap: str | None
+    group: str | None
+    group_limit: int | None
+    jitter: float | None = field(metadata=doc(_SECONDS))
+    jitter_offset_ms: int | None = field(metadata=doc("The part of `jitter` that it uses."))
+    tags: Sequence[str] | None
+    ping: str | None
+    next_fire_time: datetime | None
+    next_local: datetime | None = field(metadata=doc("The same in `zone`."))
+    marker: datetime | None = field(metadata=doc("The newest fire time that is decided."))
+    known_since: datetime
+    pause: Pause | None
+    skipping: SkipRequest | None
+    fault: str | None = field(metadata=doc("Why it cannot run, when it is invalid."))
+    last: RunView | None = field(metadata=doc("The newest run."))
+    failing_since: datetime | None = field(metadata=doc("The newest failure, until a success."))
+    running: str | None = field(metadata=doc("The id of the job that runs now."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleDetailView(ScheduleView):
+    """A schedule with its definition."""
+
+    definition: dict[str, Any] | None = field(
+        metadata=doc("As PUT takes it. A masked value stands for the stored one.")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleListView(View):
+    """A page of schedules."""
+
+    data: list[ScheduleView]
+    next_cursor: str | None
+    total: int | None = field(metadata=doc("All matches; null when they are not counted."))
+    order: str = field(metadata=doc("The order of this list."))
+    searched: int | None = field(metadata=doc("Schedules examined, when not all were."))
+
+
+def schedule_view(row: Row, now: datetime, namespace: str) -> ScheduleView:
+    """Return a schedule as lists show it."""
+    return ScheduleView(**_state(row, now, namespace))
+
+
+def schedule_detail_view(row: Row, now: datetime, namespace: str) -> ScheduleDetailView:
+    """Return a schedule with its definition."""
+    schedule = row.entry.schedule
+    definition = document(schedule, secrets=False) if schedule else None
+    return ScheduleDetailView(**_state(row, now, namespace), definition=definition)
+
+
+def schedule_list_view(listing: Listing, namespace: str) -> ScheduleListView:
+    """Return a page of the list of schedules."""
+    return ScheduleListView(
+        data=[schedule_view(row, listing.pulse.now, namespace) for row in listing.rows],
+        next_cursor=listing.cursor or None,
+        total=listing.total,
+        order=listing.order,
+        searched=listing.searched,
+    )
+
+
+def _state(row: Row, now: datetime, namespace: str) -> dict[str, Any]:
+    entry, fire = row.entry, row.entry.next_fire
+    skipping = entry.skipping if entry.skipping and entry.skipping.until > now else None
+    ran = next((e for e in reversed(row.tail) if not isinstance(e, Skip)), None)
+    return _definition(entry.schedule) | {
+        "name": entry.name,
+        "state": row.state,
+        "states": row.states,
+        "origin": "declared" if entry.declared else "run-time",
+        "revision": entry.revision,
+        "next_fire_time": fire,
+        "next_local": fire.astimezone(zone(entry.tz).info) if fire and entry.schedule else None,
+        "marker": entry.marker,
+        "known_since": entry.known_since,
+        "pause": entry.pause(now),
+        "skipping": skipping,
+        "fault": entry.fault or None,
+        "last": run_view(entry.name, ran, namespace) if ran else None,
+        "failing_since": row.failing,
+        "running": row.running or None,
+    }
+
+
+def _definition(schedule: Schedule | None) -> dict[str, Any]:
+    if schedule is None:
+        return dict.fromkeys(_DEFINITION)
+    view = dict.fromkeys(_DEFINITION) | {name: getattr(schedule, name) for name in _SAME}
+    return view | shown_target(schedule.target) | {
+        "words": words(schedule.trigger),
+        "trigger": schedule.trigger.spec(),
+        "zone": schedule.trigger.tz,
+        "args": masked_json(list(schedule.args)),
+        "kwargs": masked_json(dict(schedule.kwargs)),
+        "catch_up_window": _seconds(schedule.catch_up_window),
+        "jitter": _seconds(schedule.jitter),
+        "jitter_offset_ms": schedule.offset // _MS if schedule.jitter else None,
+        "ping": masked_url(schedule.ping) if schedule.ping else None,
+    }  # fmt: skip
+
+
+_DEFINITION = (*_SAME, "words", "trigger", "zone", "func", "command", "webhook", "runs", "args",
+               "kwargs", "catch_up_window", "jitter", "jitter_offset_ms", "ping")  # fmt: skip
+
+
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span / _SECOND
+
+
+# ---- fire times -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FireTimeView(View):
+    """An upcoming fire time."""
+
+    fire_time: datetime
+    local: datetime = field(metadata=doc("The same in `zone`."))
+    zone: str
+    notes: Sequence[str] = field(metadata=doc("The effects of clock changes."))
+    skipped: str | None = field(metadata=doc("Why it will be skipped: paused, requested."))
+    jitter_offset_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFireTimeView(FireTimeView):
+    """An upcoming fire time of one of many schedules."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FireTimesView(View):
+    """Upcoming fire times, soonest first."""
+
+    data: list[FireTimeView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplanationView(View):
+    """A trigger in words, and its next fire times."""
+
+    words: str
+    warnings: list[str]
+    next: list[FireTimeView]
+    clock_changes: list[str] = field(metadata=doc("The effects of those within a year."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedView(View):
+    """The fire times that will be skipped."""
+
+    skipping: list[datetime] = field(metadata=doc("The first hundred."))
+    count: int
+    until: datetime | None = field(metadata=doc("The last one."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketView(View):
+    """The number of fire times from an instant on."""
+
+    start: datetime = field(metadata=doc(alias="from"))
+    fires: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DensityView(View):
+    """Fire times per bucket, and the most crowded moments."""
+
+    start: datetime = field(metadata=doc(alias="from"))
+    end: datetime = field(metadata=doc(alias="to"))
+    bucket_seconds: float
+    buckets: list[BucketView]
+    herd_seconds: float
+    herds: list[BucketView]
+
+
+def fire_time_view(fire: Fire) -> FireTimeView:
+    """Return an upcoming fire time."""
+    return FireTimeView(**_fire(fire))
+
+
+def named_fire_time_view(name: str, fire: Fire) -> NamedFireTimeView:
+    """Return an upcoming fire time of one of many schedules."""
+    return NamedFireTimeView(name=name, **_fire(fire))
+
+
+def _fire(fire: Fire) -> dict[str, Any]:
+    return {
+        "fire_time": fire.fire_time,
+        "local": fire.local,
+        "zone": getattr(fire.local.tzinfo, "key", None) or "UTC",
+        "notes": fire.notes,
+        "skipped": fire.blocked_by or None,
+        "jitter_offset_ms": fire.offset // _MS if fire.offset else None,
+    }
+
+
+def explanation_view(trigger: Trigger, after: datetime, fires: Iterable[Fire]) -> ExplanationView:
+    """Return a trigger in words, with its fire times after an instant."""
+    return ExplanationView(
+        words=words(trigger),
+        warnings=trigger.warnings(),
+        next=[fire_time_view(fire) for fire in fires],
+        clock_changes=dst_remarks(trigger, after),
+    )
+
+
+def density_view(found: Density) -> DensityView:
+    """Return the fire times per bucket, and the most crowded cells."""
+    return DensityView(
+        start=found.start,
+        end=found.end,
+        bucket_seconds=found.bucket / _SECOND,
+        buckets=[BucketView(start=t, fires=count) for t, count in found.buckets],
+        herd_seconds=found.cell / _SECOND,
+        herds=[BucketView(start=t, fires=count) for t, count in found.herds],
+    )
+
+
+# ---- differences ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldView(View):
+    """A field that changes; null is an option at its default."""
+
+    path: str = field(metadata=doc(alias="field"))
+    old: str | None = field(metadata=doc(alias="from"))
+    new: str | None = field(metadata=doc(alias="to"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeView(View):
+    """A schedule that is added, changed, renamed or removed."""
+
+    name: str
+    was: str | None = None
+    words: str | None = None
+    runs: str | None = None
+    queue: str | None = None
+    paused: bool = False
+    fields: Sequence[FieldView] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipCountView(View):
+    """Fire times that are skipped for one reason."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaughtUpView(View):
+    """An overdue schedule, and its late fire times."""
+
+    name: str
+    enqueued: int
+    first: datetime | None
+    last: datetime | None
+    more: bool = field(metadata=doc("Whether more fire times follow at once."))
+    skipped: list[SkipCountView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangesView(View):
+    """The changes that a manifest or a deploy makes."""
+
+    namespace: str
+    equal: bool = field(metadata=doc("Whether nothing changes."))
+    added: Sequence[ChangeView] = ()
+    changed: Sequence[ChangeView] = ()
+    removed: Sequence[ChangeView] = ()
+    renamed: Sequence[ChangeView] = ()
+    past: Sequence[str] = field(default=(), metadata=doc("Left out: their instant has passed."))
+    caught_up: Sequence[CaughtUpView] = ()
+    notes: Sequence[str] = ()
+    unchanged: int
+    dry_run: bool = True
+
+
+def plan_view(plan: Plan, namespace: str, *, dry_run: bool = True) -> ChangesView:
+    """Return the changes of a manifest."""
+    added = [
+        change_view(step.name, step.item.schedule, paused=step.item.paused is not None)
+        for step in plan.added
+        if step.item
+    ]
+    return ChangesView(
+        namespace=namespace,
+        equal=not plan.steps,
+        added=added,
+        changed=[
+            ChangeView(name=s.name, fields=field_views(s.differences())) for s in plan.changed
+        ],
+        removed=[change_view(s.name, s.was.schedule if s.was else None) for s in plan.removed],
+        past=[item.schedule.name for item in plan.past],
+        unchanged=plan.unchanged,
+        dry_run=dry_run,
+    )
+
+
+def change_view(name: str, schedule: Schedule | None, *, paused: bool = False) -> ChangeView:
+    """Return an added or removed schedule in short; only its name if it cannot be read."""
+    if schedule is None:
+        return ChangeView(name=name)
+    return ChangeView(
+        name=name,
+        words=words(schedule.trigger),
+        runs=shown_target(schedule.target)["runs"],
+        queue=schedule.queue,
+        paused=paused,
+    )
+
+
+def field_views(found: Iterable[Difference]) -> list[FieldView]:
+    """Return the fields of a schedule that change."""
+    return [FieldView(path=d.path, old=d.old, new=d.new) for d in found]
