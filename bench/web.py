@@ -77,7 +77,7 @@ class Page:
 BUSY, EDITED = history.name(10), history.name(1001)
 _LIST = Page(what="Schedules", path="/", aim=60, names=50)
 _API = Page(what="GET /api/v1/schedules", path="/api/v1/schedules", aim=60, names=50)
-_METRICS = Page(what="GET /metrics", path="/metrics", aim=100, names=100, kept=True)
+_METRICS = Page(what="GET /metrics", path="/metrics", aim=200, names=100, kept=True)
 _TIMELINE = Page(what="Timeline", path="/timeline", names=20)
 BOUNDED = (
     _LIST,

@@ -26,7 +26,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.web import metrics
 from rq_clock.web.context import Context
-from rq_clock.web.metrics import CACHE_SECONDS, METHODS, Metrics, collect, count_request
+from rq_clock.web.metrics import CACHE_SECONDS, METHODS, Metrics, count_request
 from tests.cli.terminal import serving
 from tests.clock.storm import ClockProcess, add, client
 from tests.helpers import pause, wait_until
@@ -57,8 +57,9 @@ def samples(text: str) -> Samples:
 
 
 def told(redis: Any, **env: str) -> Samples:
-    return samples(collect(Context.of(Settings.from_env(env), redis, read_only=False).store,
-                           Settings.from_env(env)).decode())  # fmt: skip
+    settings = Settings.from_env(env)
+    store = Context.of(settings, redis, read_only=False).store
+    return samples(Metrics(store, settings).text("")[0].decode())
 
 
 def of(found: Samples, name: str, **labels: str) -> float | None:
@@ -308,11 +309,11 @@ class TestCost:
 
     def test_one_reading_serves_a_second(self, connection: Redis) -> None:
         site = Context.of(Settings.from_env({}), connection, read_only=False)
-        told = Metrics(site.store, site.settings)
-        first, _ = told.told("")
+        shared = Metrics(site.store, site.settings)
+        first, _ = shared.text("")
         connection.hset(PREFIX + "counters", "run ok 1", "5")
-        assert told.told("")[0] == first
-        wait_until(lambda: told.told("")[0] != first, CACHE_SECONDS + 5, "another reading")
+        assert shared.text("")[0] == first
+        wait_until(lambda: shared.text("")[0] != first, CACHE_SECONDS + 5, "another reading")
 
 
 # ---- an app that runs -------------------------------------------------------------------------
