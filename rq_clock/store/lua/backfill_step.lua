@@ -45,7 +45,7 @@ for _ = 1, tonumber(ARGV[12]) do
     return fault
   end
   if not before then
-    record(schedule, 'b', fire, ARGV[9], ARGV[8])
+    record(key('ledger:' .. schedule), 'b', fire, ARGV[9], ARGV[8])
     tally(known, 'fire enqueued backfill', 1)
     enqueued = enqueued + 1
   end

@@ -86,7 +86,7 @@ end
 
 -- What would make a write of this schedule fail, looked up before the first one.
 local function obstacle(entry)
-  local fault = attempt('LLEN', key('ledger:' .. entry.name))
+  local fault = attempt('LLEN', entry.ledger)
   if fault then
     return 'its ledger: ' .. fault
   end
@@ -151,11 +151,11 @@ end
 -- known to be a list, so only an entry without jobs can still fail here, with nothing to undo.
 local function record_all(entry)
   for _, skip in ipairs(entry.skips) do
-    local err = record_skip(key('ledger:' .. entry.name), skip)
+    local err = record_skip(entry.ledger, skip)
     if err then return err end
   end
   for _, job in ipairs(entry.jobs) do
-    record(entry.name, job.code, job.fire, now, cap)
+    record(entry.ledger, job.code, job.fire, now, cap)
   end
 end
 
@@ -164,20 +164,21 @@ local answers = {'done', now}
 local markers, due, gone, over = {}, {}, {}, {}
 
 for i, entry in ipairs(entries) do
-  local state, revision = parse(states[i]), revisions[i] or '0'
-  local answer
-  if not state or state.base ~= entry.base or revision ~= entry.revision then
+  local base, jobs = parse(states[i])
+  local revision, answer = revisions[i] or '0'
+  if base ~= entry.base or revision ~= entry.revision then
     answer = 'stale ' .. revision .. ' ' .. (states[i] or '')
   else
     local overlap
     if entry.overlap == 'skip' and #entry.jobs > 0 then
-      state.jobs = living(state.jobs)
-      overlap = #state.jobs > 0 and 'overlap ' .. table.concat(state.jobs, ' ')
-      if overlap then
+      jobs = table.concat(living(jobs), ' ')
+      if jobs ~= '' then
+        overlap = 'overlap ' .. jobs
         leave_out(entry, function() return 'overlap' end)
       end
     end
     leave_out(entry, duplicate)
+    entry.ledger = key('ledger:' .. entry.name)
     local why = obstacle(entry) or enqueue_all(entry.jobs) or record_all(entry)
     if why and #markers == 0 and SERVER_WIDE[string.match(why, '^%-?(%S+)')] then
       return {'error', why}
@@ -187,11 +188,10 @@ for i, entry in ipairs(entries) do
     else
       answer = overlap or 'ok'
       if #entry.jobs > 0 then
-        state.jobs = {entry.jobs[#entry.jobs].id}
+        jobs = entry.jobs[#entry.jobs].id
       end
-      state.marker = entry.marker
       markers[#markers + 1] = entry.name
-      markers[#markers + 1] = format(state)
+      markers[#markers + 1] = format(entry.marker .. string.match(base, ' %S+$'), jobs)
       if entry.next_fire == 'end' then
         over[#over + 1] = entry.name
       elseif entry.next_fire == '' then

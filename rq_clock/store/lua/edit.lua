@@ -96,10 +96,12 @@ local function index(zset, name, score)
 end
 
 local function restart(name, since)
-  local state = state_of(name) or parse('- 0')
-  local decided = state.marker ~= '-' and tonumber(state.marker) > tonumber(since)
-  state.since = decided and state.marker or since  -- decided already, by the trigger of that time
-  keep_state(name, state)
+  local base, jobs = state_of(name, prefix, '- 0')
+  local marker = string.match(base, '^%S+')
+  if marker ~= '-' and tonumber(marker) > tonumber(since) then
+    since = marker  -- decided already, by the trigger of that time
+  end
+  keep_state(name, marker .. ' ' .. since, jobs)
 end
 
 local function exact(name, pause, ends, state)

@@ -36,9 +36,10 @@ local function is_live(id)
   return type(status) == 'string' and LIVE[status] or false
 end
 
+-- Those of these jobs, separated by spaces, that live.
 local function living(jobs)
   local found = {}
-  for _, id in ipairs(jobs) do
+  for id in string.gmatch(jobs, '%S+') do
     found[#found + 1] = is_live(id) and id or nil
   end
   return found
@@ -89,44 +90,36 @@ end
 
 -- ---- schedules ----
 
--- A schedule's value in markers: "<marker or -> <known since> [job id…]". Nil when it has none.
-local function parse(text)
-  local marker, since, listed = string.match(text or '', '^(%S+) (%S+) ?(.*)$')
-  if not marker then
-    return nil
-  end
-  local jobs = {}
-  for id in string.gmatch(listed, '%S+') do
-    jobs[#jobs + 1] = id
-  end
-  return {marker = marker, since = since, base = marker .. ' ' .. since, jobs = jobs}
+-- A schedule's value in markers is its base, "<marker or -> <known since>", and then the jobs that
+-- overlap looks at. Both as text; nil when there is none.
+local function parse(state)
+  return string.match(state or '', '^(%S+ %S+) ?(.*)$')
 end
 
-local function format(state)
-  return table.concat({state.marker, state.since, unpack(state.jobs)}, ' ')
+local function format(base, jobs)
+  return jobs == '' and base or base .. ' ' .. jobs
 end
 
-local function state_of(name, of)
-  return parse(redis.call('HGET', key('markers', of), name))
+local function state_of(name, of, default)
+  return parse(redis.call('HGET', key('markers', of), name) or default)
 end
 
-local function keep_state(name, state, of)
-  redis.call('HSET', key('markers', of), name, format(state))
+local function keep_state(name, base, jobs, of)
+  redis.call('HSET', key('markers', of), name, format(base, jobs))
 end
 
 -- Let overlap look at a job that the clock did not enqueue, beside those that live. The job that the
 -- clock enqueued last stays the last, ended or not: the clock recognises its commit by it.
-local function add_job(state, id, alive)
-  local last = state.jobs[#state.jobs]
+local function add_job(jobs, id, alive)
+  local last = string.match(jobs, '%S+$')
   if last and alive[#alive] ~= last then
     alive[#alive + 1] = last
   end
-  state.jobs = {id, unpack(alive)}
+  return table.concat({id, unpack(alive)}, ' ')
 end
 
--- Enter an enqueued fire time in a schedule's ledger of at most `cap` entries.
-local function record(name, code, fire, now, cap)
-  local ledger = key('ledger:' .. name)
+-- Enter an enqueued fire time in a ledger of at most `cap` entries.
+local function record(ledger, code, fire, now, cap)
   local lag = math.max(now - fire, 0)  -- the clock's host may be ahead of this server
   if redis.call('RPUSH', ledger, code .. ' ' .. fire .. ' ' .. lag) > tonumber(cap) then
     redis.call('LTRIM', ledger, -cap, -1)

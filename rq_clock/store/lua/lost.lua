@@ -10,16 +10,17 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0
 end
 local name, id, now = ARGV[2], ARGV[3], ARGV[4]
-local state, left = state_of(name), {}
-for _, job in ipairs(state and state.jobs or {}) do
+local base, jobs = state_of(name)
+local left = {}
+for job in string.gmatch(jobs or '', '%S+') do
   left[#left + 1] = job ~= id and job or nil
 end
-if not state or #left == #state.jobs then
+left = table.concat(left, ' ')
+if not base or left == jobs then
   return 0
 end
-state.jobs = left
 redis.call('RPUSH', key('ledger:' .. name), 'x ' .. now .. ' ' .. id)
-keep_state(name, state)
+keep_state(name, base, left)
 local fire = string.match(id, '%-(%d+)%-[mb]%d+$') or string.match(id, '%-(%d+)$')
 remember(name, 'lost', fire or now, now, now)
 tally(name, ARGV[5], 1)

@@ -23,16 +23,13 @@ local WATCHED_LIMIT = 100  -- jobs of one schedule that overlap has to look at
 
 -- Let overlap look at a job that lives again.
 local function watch(job)
-  local state = state_of(job.schedule, job.prefix)
-  for _, id in ipairs(state and state.jobs or {}) do
-    if id == job.id then
-      return
-    end
+  local base, jobs = state_of(job.schedule, job.prefix)
+  if not base or string.find(' ' .. jobs .. ' ', ' ' .. job.id .. ' ', 1, true) then
+    return
   end
-  local alive = state and living(state.jobs)
-  if state and #alive < WATCHED_LIMIT then
-    add_job(state, job.id, alive)
-    keep_state(job.schedule, state, job.prefix)
+  local alive = living(jobs)
+  if #alive < WATCHED_LIMIT then
+    keep_state(job.schedule, base, add_job(jobs, job.id, alive), job.prefix)
   end
 end
 
@@ -71,8 +68,8 @@ function operations.requeue(job, status)
   if fault then
     return 'error', fault
   end
-  local state = job.run and state_of(job.schedule, job.prefix)
-  local other = state and twin(job.id, living(state.jobs))
+  local jobs = job.run and select(2, state_of(job.schedule, job.prefix))
+  local other = jobs and twin(job.id, living(jobs))
   if other then
     return 'twin', other
   end

@@ -17,8 +17,7 @@ for i = 1, #ARGV, 4 do
   if base == '' then
     same = not there
   elseif there then
-    local state = state_of(name)
-    same = state and state.base == base
+    same = state_of(name) == base
       and (redis.call('HGET', key('revisions'), name) or '0') == revision
   end
   if same and fire == '' then

@@ -32,20 +32,19 @@ for i = 5, #ARGV, 7 do
     drop({name}, keep)
   else
     local definition, next_fire, restart, old, past = unpack(ARGV, i + 2, i + 6)
-    local state = state_of(name)
-    if not state and old ~= '' and state_of(old) then
+    local known, jobs = state_of(name)
+    if not known and old ~= '' and state_of(old) then
       carry_over(old, name)
-      state = state_of(name)
+      known, jobs = state_of(name)
     end
-    if not state then
+    if not known then
       redis.call('PERSIST', key('ledger:' .. name))
-      keep_state(name, parse('- ' .. now))
+      keep_state(name, '- ' .. now, '')
       if past ~= '' then
         redis.call('RPUSH', key('ledger:' .. name), '- ' .. past .. ' ' .. past .. ' 1 past')
       end
     elseif restart == '1' then
-      state.since = now
-      keep_state(name, state)
+      keep_state(name, string.match(known, '^%S+ ') .. now, jobs)
     end
     redis.call('HSET', key('definitions'), name, definition)
     redis.call('SADD', key('declared'), name)

@@ -17,8 +17,8 @@ local name, id, now, fire = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
 if redis.call('HEXISTS', KEYS[1], name) == 0 then
   return {'missing'}
 end
-local state = state_of(name) or parse('- 0')
-local alive = living(state.jobs)
+local base, jobs = state_of(name, prefix, '- 0')
+local alive = living(jobs)
 local other = fire ~= now and twin(id, alive)
 if other then
   return {'twin', other}
@@ -32,10 +32,9 @@ if fault then
   return {'error', fault}
 end
 if not before then
-  record(name, 'm', fire, now, ARGV[5])
+  record(key('ledger:' .. name), 'm', fire, now, ARGV[5])
   tally(name, 'fire enqueued manual', 1)
-  add_job(state, id, alive)
-  keep_state(name, state)
+  keep_state(name, base, add_job(jobs, id, alive))
   redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[6], '*', unpack(ARGV, 9, 8 + ARGV[8]))
 end
 return {'ok'}
