@@ -1,14 +1,14 @@
-"""Locks for tasks: of all processes, one at a time is in the block under a name.
+"""Locks for tasks: at most one process at a time runs the block under a name.
 
     with rq_clock.exclusive("delete-old-users", timeout=60) as lock:
         …
 
-- A lock is free at the latest `timeout` seconds after its process was last heard of, whatever
-  befell it: killed, stopped, cut off, or a grant whose reply was lost.
+- A lock is free at the latest `timeout` seconds after the last refresh of its process, whatever
+  happens to it: killed, stopped, cut off, or a grant whose reply was lost.
 - No lock in Redis can stop a process that was frozen in the middle of a write and wakes after its
-  time. What can is the resource, if it is told `lock.token` with each write and refuses those
-  lower than the highest it has seen: tokens grow with every holder.
-- One thread for each block speaks with Redis, from the acquiring to the release, and the block's
+  time. The resource can, if it gets `lock.token` with each write and refuses those lower than the
+  highest it has seen: tokens grow with every holder.
+- One thread for each block talks to Redis, from the acquiring to the release, and the block's
   thread only waits for it. So an exception that a signal raises at any instruction (a job's
   timeout, SIGTERM, Ctrl-C) cannot tear a release in two, nor leave a lock that is kept alive for
   a block which has ended.
@@ -16,19 +16,19 @@
 How a loss gets into the block. The refreshing thread sends the main thread SIGURG, whose handler
 raises LockLost there. SIGALRM is taken, by RQ for the job's timeout; PyThreadState_SetAsyncExc
 would have to wait until a blocking call returns by itself, and can strike after the block. SIGURG
-ends such calls (sleep, sockets, locks, subprocesses), is ignored where nobody handles it, so that
-one which comes too late harms nobody, and belongs to no other tool. An app's own handler for it
-is called for what is not ours, and is back after the block.
+ends such calls (sleep, sockets, locks, subprocesses). It is ignored by default, so one that comes
+too late does no harm, and no other tool uses it. An app's own handler for it is called for signals
+that are not ours, and is restored after the block.
 
-What it cannot interrupt: C code that neither returns to Python nor minds EINTR (a long query in a
-database's client library, a computation); it ends first. Code that keeps the GIL for the whole
-timeout starves the refreshing thread, too. An exception raised in a `__del__` or a C callback is
-swallowed by Python, one in `try: … except Exception: pass` by the app: `check()` and the end of
-the block say it again. In a thread that is not the main one, only these two say it (and once the
-main thread has ended, Python starts no other, so no block begins). In asyncio use a thread: the
-block waits, and an exception in the main thread may hit any task.
+It cannot interrupt C code that neither returns to Python nor handles EINTR (a long query in a
+database's client library, a computation); that ends first. Code that keeps the GIL for the whole
+timeout starves the refreshing thread, too. Python swallows an exception raised in a `__del__` or a
+C callback, an app one in `try: … except Exception: pass`: `check()` and the end of the block raise
+it again. In a thread that is not the main one, only these two raise it (and once the main thread
+has ended, Python starts no other, so no block begins). In asyncio use a thread: the block waits,
+and an exception in the main thread may hit any task.
 
-Not here: the lease of the clock (see store.py), which is deposed rather than waited for.
+Not here: the lease of the clock (store/lease.py): a newer clock deposes the holder.
 """
 
 from __future__ import annotations
@@ -60,10 +60,9 @@ from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text
 
 LONGEST_TIMEOUT = 86_400
-"""Seconds. What is to be kept for longer than a day without a word is a hold, not a lock."""
+"""Seconds. To keep others out for longer than a day, use a hold."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
-"""Seconds between two attempts to get a lock that is waited for; they double from one to the
-other."""
+"""Seconds between two attempts to get a lock; they double from the one to the other."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 _MS = timedelta(milliseconds=1)
 P = ParamSpec("P")
@@ -78,25 +77,25 @@ def exclusive(
     hold: timedelta | None = None,
     redis: Redis | None = None,
 ) -> Lock:
-    """A lock for a `with` block, or for every call of a function: `@exclusive("name")`.
+    """Return a lock for a `with` block, or for every call of a function: `@exclusive("name")`.
 
     The block begins when this process has the lock; while it runs, the lock is refreshed every
-    `timeout / 3` seconds. Raises Busy at once, or after `wait` seconds of asking, when another one
-    has it; there is no queue, who asks first after the release gets it. A block that hangs keeps
-    its lock: a job's timeout ends it. Asking again inside the block is Busy too.
+    `timeout / 3` seconds. Raises Busy at once, or after `wait` seconds of trying, when another one
+    has it. There is no queue: the first attempt after the release succeeds. A block that hangs
+    keeps its lock: a job's timeout ends it. A second block inside the block is Busy too.
 
-    After a success (a block that ends without an exception) the lock is kept from everyone for
-    the time `hold`; `lock.hold(hours=20)` in the block does the same. For what is to be done once
+    After a success (a block that ends without an exception) the lock stays taken for the time
+    `hold`; `lock.hold(hours=20)` in the block does the same. Use it for work that must be done once
     a day, however often it is started.
 
-    What happens when the holder …
+    If the holder …
     - ends its block, by an exception as well: the lock is free at once. So it is on a SIGTERM
       whose handler raises. Without a handler SIGTERM kills, see next.
     - is killed, or its machine is gone: it is free `timeout` seconds (1 to 86,400) after the last
       refresh, at the latest.
     - is stopped (SIGSTOP, a suspended machine) for longer: likewise, and on waking LockLost is
-      raised in the block as soon as the refresh that was due meanwhile has asked Redis. What it
-      writes before that moment, only a fenced resource refuses; see `Lock.token`.
+      raised in the block as soon as the refresh that was due meanwhile has asked Redis. Only a
+      fenced resource refuses its writes before that moment; see `Lock.token`.
     - cannot reach Redis: it goes on until `timeout` seconds after the last refresh, then LockLost
       is raised (at most as much later as the client waits for a reply, 3 s).
     - forks: the lock stays the parent's; a child that leaves the block releases nothing.
@@ -106,7 +105,7 @@ def exclusive(
     servers' clocks agree to within the time between two holders. To free a lock by hand, DEL its
     key.
 
-    `redis` is another client than that of the environment; one with a socket_timeout, or a server
+    `redis` is another client than that of the environment. It needs a socket_timeout, or a server
     that hangs hides a loss. The namespace is that of RQ_CLOCK_NAMESPACE.
 
     Raises RqClockError when it is used wrongly, here; in the block's place Busy, and
@@ -119,7 +118,7 @@ def exclusive(
 
 
 def _faults(name: Any, timeout: Any, wait: Any, hold: Any) -> list[str]:
-    """What is wrong, in words. Nothing is taken for its annotated type here."""
+    """Return the faults. Nothing is assumed to have its annotated type here."""
     found = []
     if not isinstance(name, str) or not _NAME.match(name):
         found.append(
@@ -139,12 +138,12 @@ def _is_number(value: object) -> bool:
 
 
 class Lock:
-    """What `exclusive` makes: use it for one block at a time, or to decorate functions."""
+    """A lock made by `exclusive`, for one block at a time, or to decorate functions."""
 
     token = 0
     """The fencing token: grows with every holder of this lock, across processes and restarts (it
-    does not count them; it fits into 53 bits). Give it to whatever you write to, and let that
-    refuse what comes with a lower one than it has seen. 0 before the block."""
+    does not count them; it fits into 53 bits). Send it with each write, and let the resource
+    refuse a write with a lower one than it has seen. 0 before the block."""
 
     def __init__(
         self, name: str, timeout: float, wait: float, hold: timedelta | None, redis: Redis | None
@@ -183,7 +182,7 @@ class Lock:
                 "call exclusive() for each"
             )
         keeper = _Keeper(self.name, self._timeout, self._wait, self._redis)
-        # A block that nobody ends properly, as one that an exception hit on the very way out,
+        # A block that does not end properly, as one that an exception hit on the way out,
         # ends when this object is forgotten.
         forgotten = weakref.finalize(self, keeper.orders.put, 0)
         try:
@@ -212,7 +211,7 @@ class Lock:
     ) -> None:
         keeper, success, fault = self._keeper, kind is None, None
         assert keeper
-        keeper.raises = False  # from here on a loss is told by the last line
+        keeper.raises = False  # from here on the last line reports a loss
         keeper.orders.put(self._hold // _MS if success and self._hold else 0)
         # Whatever interrupts this thread now, the keeper releases the lock.
         try:
@@ -226,9 +225,8 @@ class Lock:
             raise fault
 
     def check(self) -> None:
-        """Ask Redis whether the block still holds the lock: one round trip, for the moment before
-        something that cannot be undone. It holds for that moment; to be safe from a process that
-        freezes right after it, use `token`.
+        """Check with Redis that the block still holds the lock: one round trip, just before work
+        that cannot be undone. Against a process that freezes right after it, use `token`.
 
         Raises LockLost when it does not, and StoreUnavailable when Redis cannot be asked while
         the lock may still be held.
@@ -236,11 +234,11 @@ class Lock:
         self._holding("check").check()
 
     def hold(self, **span: float) -> None:
-        """Keep everyone out for so long after the block has ended with success, in timedelta's
+        """Keep the lock taken for a time after the block has ended with success, in timedelta's
         keywords: `lock.hold(hours=20)`. An exception in the block, or a lost lock, means no hold.
 
-        When Redis cannot be told at the end of the block, that raises StoreUnavailable: the work
-        is done, and may be done again after `timeout` seconds.
+        If Redis does not answer at the end of the block, StoreUnavailable is raised: the work is
+        done, and may be done again after `timeout` seconds.
         """
         self._holding("hold")
         try:
@@ -263,11 +261,11 @@ class Lock:
 
 
 class _Keeper:
-    """Speaks with Redis for one block, in a thread of its own.
+    """Talks to Redis for one block, in a thread of its own.
 
-    It answers twice, None or what to raise: when it has the lock or not, and after the order to
-    end the block, which says for how many ms the lock is kept from everyone. It knows nothing of
-    the Lock, so that a forgotten one can be noticed.
+    It answers twice, with None or an exception to raise: when it has the lock or not, and after
+    the order to end the block. The order holds for how many ms the lock stays taken. There is no
+    reference to the Lock, so that a forgotten one can be noticed.
     """
 
     def __init__(self, name: str, timeout: float, wait: float, redis: Redis | None) -> None:
@@ -280,14 +278,14 @@ class _Keeper:
         """Whether a loss is still to be raised in the main thread."""
         self.ended = False
         self.pid = os.getpid()
-        self.orders: SimpleQueue[int] = SimpleQueue()  # its put() may be called from anywhere
+        self.orders: SimpleQueue[int] = SimpleQueue()  # its put() may run in a signal handler
         self.answers: SimpleQueue[RqClockError | None] = SimpleQueue()
         self._timeout = timeout
         self._ttl = round(timeout * 1000)
         self._wait = wait
         self._ours_until = 0.0
         """The monotonic second up to which the lock cannot have run out."""
-        # With a second random part, as one process may ask for the same lock in two threads.
+        # With a second random part, as two threads of a process may want the same lock.
         self._owner = f"{settings.instance}/{token_hex(8)}"
         self._url = None if redis else settings.redis_url
         self._redis = client = redis or _client(settings)
@@ -298,17 +296,17 @@ class _Keeper:
         self._tokens = key_of(settings.namespace, "lock-tokens")
 
     def check(self) -> None:
-        """Raise LockLost unless Redis says that the lock is held."""
+        """Raise LockLost unless the lock is held in Redis."""
         if not self.lost:
             try:
                 self._compare(self._redis.hget(self._lock, "owner"))
-            except RedisError as error:  # and not what a signal raises: a job's timeout
+            except RedisError as error:  # and not the exception of a signal: a job's timeout
                 fault = self._unheard(error)
                 if not self.lost:
                     raise fault from None
         if self.lost:
             if _in_main_thread():
-                self.raises = False  # told here, not once more by a signal
+                self.raises = False  # raised here, not once more by a signal
             raise LockLost(self.lost)
 
     def run(self) -> None:
@@ -320,7 +318,7 @@ class _Keeper:
         self.answers.put(answer)
 
     def _acquire(self) -> RqClockError | None:
-        """Get the lock, or say why not. An order meanwhile ends the waiting."""
+        """Get the lock. Return None, or why it was refused. An order meanwhile ends the waiting."""
         until, pause, lost_a_reply = self._runtime.monotonic() + self._wait, SHORTEST_PAUSE, False
         while True:
             started = self._runtime.monotonic()
@@ -351,7 +349,8 @@ class _Keeper:
         return Busy(self.name, _holder(text(rest[0])), seconds, free_in, text(kind) == "done")
 
     def _keep(self) -> int:
-        """Refresh until the block ends, or the lock is lost and the block ends. The order."""
+        """Refresh until the block ends, or the lock is lost and the block ends. Return the
+        order."""
         pause = self._timeout / 3
         while (order := self._order(pause)) is None:
             started = self._runtime.monotonic()
@@ -367,7 +366,7 @@ class _Keeper:
         return order
 
     def _release(self, hold: int) -> RqClockError | None:
-        """End it in Redis. What the block has to be told, or None."""
+        """Release the lock in Redis. Return the exception for the block, or None."""
         if self.lost:
             return LockLost(self.lost)
         fault: RqClockError | None = None
@@ -395,20 +394,20 @@ class _Keeper:
             return None
 
     def _compare(self, answer: Any) -> None:
-        """Lose the lock if it is not ours by Redis's `answer`, who has it."""
+        """Lose the lock if `answer`, the owner in Redis, is not this block."""
         owner = text(answer or "")
         if not owner:
             self._lose(
-                f"it is free: nothing was heard from here for {self._timeout:g} s, or Redis lost it"
+                f"it is free: it was not refreshed for {self._timeout:g} s, or Redis lost it"
             )
         elif owner != self._owner:
             self._lose(f"it ran out, and {_holder(owner)} has it")
 
     def _unheard(self, error: Exception) -> RqClockError:
-        """Redis could not be asked: the lock is lost if its time is over."""
+        """Handle a Redis that does not answer: the lock is lost if its time is over."""
         if self._runtime.monotonic() < self._ours_until:
             return self._unavailable(error)
-        self._lose(f"Redis could not be asked for {self._timeout:g} s ({error})")
+        self._lose(f"Redis did not answer for {self._timeout:g} s ({error})")
         return LockLost(self.lost)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
@@ -431,22 +430,22 @@ class _Keeper:
 # ---- how a loss gets into the main thread ------------------------------------------------------
 
 _listening: list[_Keeper] = []
-"""Of the blocks that the main thread is in, the outermost first."""
+"""The blocks that the main thread is in, the outermost first."""
 _handler_before: Any = None
 
 
 def _listen_for(keeper: _Keeper) -> None:
-    """From now on raise its loss in this thread, if it is the main one."""
+    """Raise a loss in this thread from now on, if it is the main one."""
     global _handler_before
     present = signal.getsignal(signal.SIGURG)
-    if not _in_main_thread() or present is None:  # None: of some C code, and not to be put back
+    if not _in_main_thread() or present is None:  # None: set by C code, and cannot be restored
         return
     if present is not _raise_loss:
         _handler_before = present
         signal.signal(signal.SIGURG, _raise_loss)
     _listening.append(keeper)
     keeper.raises = True
-    if keeper.lost:  # before it could tell
+    if keeper.lost:  # before it could be raised
         _raise_loss(signal.SIGURG, None)
 
 
@@ -484,7 +483,7 @@ _clients: dict[tuple[int, str | None, bool], Redis] = {}
 
 
 def _client(settings: Settings) -> Redis:
-    """This process's client for locks, whatever a task or RQ does with theirs."""
+    """Return this process's client for locks, apart from those of tasks and RQ."""
     key = os.getpid(), settings.redis_url, settings.tls_verify  # a fork shares no connection
     if key not in _clients:
         _clients.setdefault(key, Runtime().connect(settings))

@@ -70,9 +70,7 @@ def reachable(url: str) -> bool:
             return False
 
 
-def test_it_says_where_it_is_when_it_is_ready(
-    serving: Callable[[], Serving], tmp_path: Path
-) -> None:
+def test_it_logs_its_url_when_it_is_ready(serving: Callable[[], Serving], tmp_path: Path) -> None:
     one = serving()
     assert f"redis.ready url={one.url} data={tmp_path / 'data'}\n" in one.first_line
     assert reachable(one.url)

@@ -164,9 +164,7 @@ def events(caplog: pytest.LogCaptureFixture, word: str) -> list[logging.LogRecor
 # ---- one at a time ------------------------------------------------------------------------------
 
 
-def test_who_comes_second_is_told_at_once_who_works_and_for_how_long(
-    redis: Client, start: Start
-) -> None:
+def test_busy_names_the_holder_and_how_long_it_works(redis: Client, start: Start) -> None:
     began = time.monotonic()
     first = start("with exclusive('it'): say('inside'); pause(60)")
     first.said("inside")
@@ -189,7 +187,7 @@ def test_who_comes_second_is_told_at_once_who_works_and_for_how_long(
     )
 
 
-def test_busy_says_the_same_in_another_process() -> None:
+def test_busy_has_the_same_text_in_another_process() -> None:
     busy = Busy("it", "worker.1.4.ab", 7200.4, 3600, True)
     copy = pickle.loads(pickle.dumps(busy))
     assert str(copy) == str(busy)
@@ -300,7 +298,7 @@ def test_an_exception_while_waiting_leaves_no_lock(redis: Client) -> None:
         ({"timeout": 0, "wait": None}, "it: expected timeout .* got 0; expected wait .* got None"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_asked(options: Any, said: str) -> None:
+def test_faults_are_raised_before_redis_is_used(options: Any, said: str) -> None:
     with pytest.raises(RqClockError, match=said):
         exclusive(**{"name": "it", **options})
 
@@ -505,7 +503,7 @@ def test_check_asks_redis(redis: Client) -> None:
         lock.__exit__(None, None, None)
 
 
-def test_a_loss_that_the_block_swallows_is_said_again(redis: Client) -> None:
+def test_a_loss_that_the_block_swallows_is_raised_again(redis: Client) -> None:
     heard = []
 
     def work() -> None:
@@ -550,7 +548,7 @@ def test_a_block_that_was_alone_to_its_end_has_not_failed(redis: Client) -> None
     assert 3500 < redis.ttl(LOCK) <= 3600
 
 
-def test_in_another_thread_only_check_and_the_end_say_it(
+def test_in_another_thread_only_check_and_the_end_raise_it(
     redis: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = []
@@ -749,9 +747,7 @@ def forgetful(redis_url: str) -> Iterator[Client]:
     assert not Forgetful.lost
 
 
-def test_a_lock_whose_granting_was_not_heard_is_granted_again(
-    redis: Client, forgetful: Client
-) -> None:
+def test_a_grant_whose_reply_was_lost_is_granted_again(redis: Client, forgetful: Client) -> None:
     Forgetful.lost += ["acquire"]
     with exclusive("it", redis=forgetful) as lock:
         assert redis.hget(LOCK, "token") == redis.hget(TOKENS, "it") == b"%d" % lock.token
@@ -767,7 +763,7 @@ def test_a_lock_that_nobody_knows_to_own_is_free_after_the_timeout(
     once(redis, wait=5)
 
 
-def test_a_release_that_was_not_heard_is_one_all_the_same(
+def test_a_release_whose_reply_was_lost_counts(
     redis: Client, forgetful: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     Forgetful.lost += ["release"]
@@ -779,19 +775,19 @@ def test_a_release_that_was_not_heard_is_one_all_the_same(
     assert not redis.exists(LOCK)
 
 
-def test_a_hold_that_was_not_heard_is_one_all_the_same(redis: Client, forgetful: Client) -> None:
+def test_a_hold_whose_reply_was_lost_counts(redis: Client, forgetful: Client) -> None:
     Forgetful.lost += ["release"]
     once(forgetful, hold=timedelta(hours=20))
     assert 19 * 3600 < redis.ttl(LOCK) <= 20 * 3600
 
 
-def test_a_hold_that_cannot_be_recorded_is_said(redis: Client, forgetful: Client) -> None:
+def test_a_hold_that_cannot_be_stored_raises(redis: Client, forgetful: Client) -> None:
     Forgetful.lost += ["release", "release"]
     with pytest.raises(StoreUnavailable):
         once(forgetful, hold=timedelta(hours=20))
 
 
-def test_a_refresh_that_was_not_heard_is_repeated(redis: Client, forgetful: Client) -> None:
+def test_a_refresh_whose_reply_was_lost_is_repeated(redis: Client, forgetful: Client) -> None:
     with exclusive("it", timeout=1, redis=forgetful) as lock:
         Forgetful.lost += ["renew", "renew"]
         wait_until(lasts(1.3), 5, "longer than the timeout")
@@ -832,7 +828,7 @@ def test_an_outage_longer_than_the_timeout_loses_the_lock(
             wait_for_an_event()
 
     began = time.monotonic()
-    with pytest.raises(LockLost, match=r"it: .* Redis could not be asked for 1 s"):
+    with pytest.raises(LockLost, match=r"it: .* Redis did not answer for 1 s"):
         work()
     assert 1 <= time.monotonic() - began < 25  # of 30 that the work would take
     with pytest.raises(StoreUnavailable):

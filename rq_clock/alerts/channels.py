@@ -390,6 +390,6 @@ def _call(request: outbound.Request, seconds: float, allowed: tuple[Allowed, ...
 
 
 def _host(url: str) -> str:
-    """What the log says of an address: what is behind the host may be its secret."""
+    """Return the part of a URL for the log: the path may be a secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"

@@ -1,7 +1,7 @@
 """The worker process of a dyno: one worker, or a supervisor over WORKER_CONCURRENCY of them.
 
-The supervisor has no connection and no work of its own. It forks workers from one that has
-everything imported, passes signals on, starts anew what died, and ends when all have ended.
+The supervisor has no connection and no work of its own. It forks workers from a process that has
+everything imported, passes signals on, replaces workers that died, and ends when all have ended.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from rq_clock.worker.work_horse import die_with
 from rq_clock.worker.worker import Worker
 
 CONNECTIONS = 2
-"""What a worker holds: one for its work, one to be told of news. A task may open a third."""
+"""Connections of a worker: one for its work, one for messages. A task may open a third."""
 RESTART_SECONDS = 1.0
-"""How soon a worker that died is replaced; also in a crash loop, as the platform restarts us."""
+"""Seconds until a worker that died is replaced; also in a crash loop, as the platform restarts
+us."""
 
 
 def run_worker(
@@ -34,7 +35,7 @@ def run_worker(
 ) -> None:
     """Serve `queues`, highest priority first (default: WORKER_QUEUES), in `concurrency` processes
     (default: WORKER_CONCURRENCY), until SIGTERM or SIGINT; with `burst` until the queues are
-    empty; with `max_jobs` until each process has run so many. The last line of worker.py.
+    empty; with `max_jobs` until each process has run that many. The last line of worker.py.
 
     Waits for Redis if it is not there yet. Exits with 1 when a setting or the Redis URL is wrong.
     """

@@ -6,8 +6,8 @@ transactions, broken connections and threads of that job end too. It is also rep
 of jobs and when its memory has grown. With RQ_CLOCK_HORSE_JOBS=1 each job gets its own process.
 
 Inside, RQ's own `perform_job` runs the job, with its callbacks, timeouts and exception handlers
-(what Sentry and others hook into goes on working). Only what RQ would then write to Redis comes
-back to the worker instead, as an `Ending`. The horse has no connection unless a task opens one.
+(Sentry and others go on working). Only RQ's last writes to Redis come back to the worker instead,
+as an `Outcome`. The horse has no connection unless a task opens one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from rq_clock.run import from_meta, running, stop, stopping
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 LEAVE = signal.SIGVTALRM
 """Raises Interrupted in the job. A signal that nothing else uses: SIGALRM is the job's timeout,
-SIGTERM may come from the platform at any time and only says that there is an end."""
+SIGTERM may come from the platform at any time and only announces the end."""
 _PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -54,12 +54,12 @@ class WorkHorse:
 
     def __init__(self, runner: JobRunner, inherited: Iterable[Callable[[], None]]) -> None:
         """Fork it. In the child the calls of `inherited` close what is the worker's alone, then
-        `rider` runs the jobs. Call it where no other thread runs."""
+        `runner` runs the jobs. Call it where no other thread runs."""
         self.jobs = 0
         self.kill_reason = ""
         """Why the worker killed it, if it did."""
         self.disconnected = False
-        """Nothing can come from it any more: it is gone, or a job has closed what it talks by."""
+        """Nothing can come from it any more: it is gone, or a job has closed its pipe."""
         self._pipe, end = Pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -71,7 +71,7 @@ class WorkHorse:
                 self._pipe.close()
                 _live(runner, end, inherited, parent, before)
             with suppress(PermissionError, ProcessLookupError):
-                os.setpgid(self.pid, self.pid)  # the child does so too: whoever comes first
+                os.setpgid(self.pid, self.pid)  # the child does so too: one of them is first
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         end.close()
@@ -91,8 +91,8 @@ class WorkHorse:
         return True
 
     def outcome(self) -> tuple[Outcome, bool] | None:
-        """What it has sent, if anything: how the job ended, and whether the horse waits to hear
-        that this is stored before it calls the job's webhooks."""
+        """Return what it has sent, if anything: the outcome, and whether the horse waits until it
+        is stored before it calls the job's webhooks."""
         try:
             readable, _, _ = select.select([self._pipe], [], [], 0)  # quicker than its poll()
             return self._pipe.recv() if readable else None
@@ -105,12 +105,12 @@ class WorkHorse:
             self._pipe.send(None)
 
     def request_stop(self) -> None:
-        """Tell the job that the worker is to end; on most platforms it was told already."""
+        """Send SIGTERM to the job: the worker has to end. Most platforms have sent it already."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
     def interrupt(self) -> None:
-        """Raise Interrupted in the job, so that it can put down what it holds."""
+        """Raise Interrupted in the job, so that it can release its resources."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, LEAVE)
 
@@ -121,19 +121,19 @@ class WorkHorse:
             os.killpg(self.pid, signal.SIGKILL)
 
     def dismiss(self) -> None:
-        """Let it end by itself, when it is through."""
+        """Let it end by itself, after its job."""
         self._pipe.close()
         if self._statm is not None:
             os.close(self._statm)
             self._statm = None
 
     def exit_status(self, *, wait: bool = False) -> int | None:
-        """As waitpid gives it; None while it lives."""
+        """Return the status of waitpid; None while it lives."""
         pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
         return status if pid else None
 
     def grown(self) -> int:
-        """Bytes of memory more than it had when it was forked."""
+        """Return the bytes by which its memory has grown since it was forked."""
         return self._resident() - self._size
 
     def _resident(self) -> int:
@@ -146,7 +146,7 @@ class WorkHorse:
 
 
 def _statm(pid: int) -> int | None:
-    """Where Linux says how much memory a process has; None elsewhere."""
+    """Open the memory figures of a process; None where there are none (not Linux)."""
     try:
         return os.open(f"/proc/{pid}/statm", os.O_RDONLY)
     except OSError:
@@ -230,8 +230,8 @@ def _end_fork() -> None:
 
 
 def die_with(parent: int, number: signal.Signals) -> None:
-    """Get a signal when the parent dies, whatever of. Linux only; elsewhere a horse goes on until
-    its job has ended, beside who runs it anew."""
+    """Get a signal when the parent dies. Linux only; elsewhere a horse goes on until its job has
+    ended, beside the worker that runs it anew."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
@@ -278,7 +278,7 @@ class _Job(Job):
 
 
 class JobRunner(RQWorker):
-    """What runs the jobs inside the horse: RQ's worker from `perform_job` on."""
+    """Runs the jobs inside the horse: RQ's worker from `perform_job` on."""
 
     log_result_lifespan = False
 
@@ -386,8 +386,8 @@ class JobRunner(RQWorker):
             job.send_webhooks("failed", exc_string=exc_string)
 
     def _is_interruption(self, error: BaseException | None) -> bool:
-        """Whether the platform is to blame: the task said so, or it raised after the process was
-        told to end (a restart also hits the processes and connections that it works with)."""
+        """Return whether the platform caused it: the task raised Interrupted, or any error after
+        the process had to end (a restart also hits the processes and connections of the job)."""
         if error is None or self._execution.interruptions >= self._limit:
             return False
         late = isinstance(error, JobTimeoutException)

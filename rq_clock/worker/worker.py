@@ -1,16 +1,16 @@
-"""The worker: RQ's, made to survive what a platform does to processes.
+"""The worker: RQ's, made to survive restarts and outages of a platform.
 
-One loop, no threads. It takes a job, hands it to the work horse (horse.py), and waits for whatever
-comes first: the job's end, a signal, a command by RQ's channel, the time for a sign of life, the
-job's time limit. All that it writes about a job goes through executions.py, in two scripts: take
-and close. What happens when it dies at any point between is in ARCHITECTURE.md.
+One loop, no threads. It takes a job, hands it to the work horse (work_horse.py), and waits for the
+first of: the job's end, a signal, a command of RQ, the next heartbeat, the job's time limit. All
+its writes about a job go through jobs/executions.py, in two scripts: take and close. For its death
+at any point between see docs/internals/crashes.md.
 
-SIGTERM and SIGINT mean the same, once or many times: no new job; the one that runs may go on for
-RQ_CLOCK_GRACE_SECONDS; then it goes back to the front of its queue, and that is no failure. A
-Redis that is away ends nothing: the job runs on, and its end is stored when Redis is back.
+SIGTERM and SIGINT mean the same, once or repeated: no new job; the running one may go on for
+RQ_CLOCK_GRACE_SECONDS; then it goes back to the front of its queue, and that is no failure. An
+outage of Redis ends nothing: the job runs on, and its end is stored when Redis is back.
 
-Idle, it waits without taking anything: Redis tells it when a queue changes (client tracking), so
-it serves any number of queues in order over one connection.
+Idle, it waits without polling: Redis announces when a queue changes (client tracking), so it serves
+any number of queues in order over one connection.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_o
 from rq_clock.worker.work_horse import JobRunner, WorkHorse
 
 BEAT = 2.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 OVERTIME = 5.0
 """Seconds that a job gets beyond its timeout before its process is killed: RQ's own alarm raises
 in the job first, unless the job is deep in a C library or catches everything."""
 INTERRUPT_SECONDS = 1.0
-"""What a job gets, when the grace is over, to put down what it holds: `Interrupted` is raised in
-it, so that locks are released and files closed; then its process is killed."""
+"""Seconds for a job, when the grace is over, to release locks and close files: `Interrupted` is
+raised in it; then its process is killed."""
 FLUSH_SECONDS = 5.0
-"""Seconds that the process of a job that did not succeed gets to end by itself, while libraries
-send the errors that they collected. Then it is killed."""
+"""Seconds for the process of a job that did not succeed to end by itself, while libraries send the
+errors that they collected. Then it is killed."""
 LAST_TRY = 4.0
-"""Seconds beyond the grace for which a worker without Redis keeps trying to store an end."""
+"""Seconds beyond the grace for which a worker without Redis tries to store an outcome."""
 LAST_PAUSE = 0.5
 """Seconds between two of these attempts."""
 POLL = 0.1
-"""Seconds between two looks at the queues of a server that cannot tell when they change."""
+"""Seconds between two looks at the queues of a server without client tracking."""
 MAINTENANCE = 600.0
 """Seconds between two runs of RQ's own cleaning of its registries."""
 
@@ -89,7 +89,7 @@ class Worker(RQWorker):
         self._horse: WorkHorse | None = None
         self._dismissed: list[WorkHorse] = []
         self._finishing: WorkHorse | None = None
-        """The process of a job that did not succeed. The job's end is stored once it is gone."""
+        """The process of a job that did not succeed. The outcome is stored once it has ended."""
         self._finishing_until = float("inf")
         self._task: _Task | None = None
         self._interrupted = False
@@ -97,9 +97,9 @@ class Worker(RQWorker):
         self._stop_at = float("inf")
         self._ended = 0
         self._finished = False
-        """Whether it has waited for a job as long as it was to."""
+        """Whether it has waited for a job as long as `max_idle_time` allows."""
         self._look = True
-        """Whether there may be a job that was not looked for."""
+        """Whether there may be a job."""
         self._fruitless_looks = 0
         self._unmanaged: set[str] = set()
         self._idle_since = 0.0
@@ -121,7 +121,8 @@ class Worker(RQWorker):
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
         """Serve until SIGTERM or SIGINT; with `burst` until the queues are empty, with `max_jobs`
-        until so many jobs have ended, with `max_idle_time` until nothing came for so many seconds.
+        until that many jobs have ended, with `max_idle_time` until no job came for that many
+        seconds.
 
         `logging_level` is that of RQ's own lines. `with_scheduler` changes nothing: RQ's scheduled
         jobs are taken care of anyway.
@@ -149,7 +150,7 @@ class Worker(RQWorker):
         return not (self._signals.stopping or self._finished)
 
     def _attempt(self) -> None:
-        """One step; a server that is away, or counted this worker as dead, is dealt with here."""
+        """Do one step. Handle outages, and that others counted this worker as dead."""
         try:
             if self._subscription is None:
                 self._register()
@@ -185,7 +186,7 @@ class Worker(RQWorker):
         return self._executions.take(self.name, self._queues(), self._runtime.wall())
 
     def _idle(self) -> bool:
-        """Wait until there may be a job. False when this worker was not to wait so long."""
+        """Wait until there may be a job. Return False when the waiting time is over."""
         if self._burst:
             return False
         self._look = True
@@ -197,7 +198,7 @@ class Worker(RQWorker):
             self._fruitless_looks = 0
             until = min(self._beat_at, for_good)
             self._wait(until - self._runtime.monotonic() if self._tracking else POLL)
-        else:  # it came in this moment; or what is there can't be taken, since it is no queue
+        else:  # it came just now; or the key is no queue and holds no job
             self._fruitless_looks += 1
             self._wait(POLL if self._fruitless_looks > 1 else 0)
         return self._runtime.monotonic() < for_good
@@ -205,7 +206,7 @@ class Worker(RQWorker):
     # ---- Redis comes and goes -------------------------------------------------------------------
 
     def _register(self) -> None:
-        """Be known to Redis, and hear what it has to say."""
+        """Register in Redis, and subscribe to commands and changes of queues."""
         sock: Any = self.connection.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         sock.execute_command("CLIENT", "ID")
         self._subscription_id = int(sock.connection.read_response())
@@ -225,7 +226,7 @@ class Worker(RQWorker):
         self._reaper.forget()
 
     def _enter(self, condition: str, **fields: Any) -> None:
-        """Say what is news, once."""
+        """Enter a condition, and log it when it has just begun."""
         before, self._condition = self._condition, condition
         if condition == before:
             return
@@ -249,7 +250,7 @@ class Worker(RQWorker):
             self._look_for_others()
 
     def _clean(self) -> None:
-        """RQ's own housekeeping reads other jobs: what it cannot read does not end the worker."""
+        """Run RQ's own housekeeping. A job that it cannot read does not end the worker."""
         try:
             self.clean_registries()  # type: ignore[no-untyped-call]
         except Exception as error:
@@ -265,7 +266,7 @@ class Worker(RQWorker):
                 log_warning("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
 
     def _watch_queues(self) -> bool:
-        """Ask to be told when one of the queues changes; whether one has a job already."""
+        """Subscribe to the next change of the queues. Return whether one has a job already."""
         keys = self.queue_keys()
         pipe: Any = self.connection.pipeline(transaction=False)
         if self._tracking:
@@ -302,8 +303,8 @@ class Worker(RQWorker):
         log_event("worker.stopped", jobs=self._ended)
 
     def _give_back(self) -> None:
-        """Put back a job that was given to this worker in a reply that was lost: it was told to
-        end before it could ask again."""
+        """Put back a job that this worker took in a reply that was lost, just before it had to
+        end."""
         execution = self._executions.take(self.name, [], self._runtime.wall())
         if execution is not None:
             error, limit = "the worker had to end", self._settings.max_interruptions
@@ -340,7 +341,7 @@ class Worker(RQWorker):
             self._stop_horse()
             self._start_horse()
             self._horse.begin(execution)
-        self._task = task  # not before: who cannot fork now is told of it again
+        self._task = task  # not before: if the fork fails, Redis grants the job again
 
     def _close(self, execution: Execution, outcome: Outcome) -> None:
         """Store how the job ended and, with that, take the next one."""
@@ -359,12 +360,12 @@ class Worker(RQWorker):
         self._report(execution, outcome)
 
     def _goes_on_after(self, execution: Execution) -> bool:
-        """Whether the next job may be taken in the same breath."""
+        """Return whether the next job may be taken in the same script."""
         enough = self._max_jobs is not None and self._ended + 1 >= self._max_jobs
         return not (self._signals.stopping or enough or self._runtime.monotonic() >= self._beat_at)
 
     def _forget(self, *, keep_horse: bool = False) -> None:
-        """The job is not this worker's any more."""
+        """Forget the job: it is not this worker's any more."""
         horse, task = self._horse, self._task
         self._task = self._stopped_job_id = None
         self._idle_since = self._runtime.monotonic()
@@ -395,7 +396,7 @@ class Worker(RQWorker):
 
     def _start_horse(self) -> None:
         """Have a process ready for the next job."""
-        if self._runner is None:  # makes no connection; what it takes to make it, it takes once
+        if self._runner is None:  # expensive to make, so only once; makes no connection
             redis, limit = self._runtime.connect(self._settings), self._settings.max_interruptions
             self._runner = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=limit)
         sock = socket_of(self._subscription.connection) if self._subscription else None
@@ -404,7 +405,7 @@ class Worker(RQWorker):
         self._horse_pid = self._horse.pid
 
     def _stop_horse(self) -> None:
-        """End the process, with all that its job has started."""
+        """End the process, and all that its job has started."""
         for horse in (self._horse, self._finishing):
             if horse is not None:
                 horse.kill()
@@ -429,7 +430,7 @@ class Worker(RQWorker):
 
     def _look_at_finishing(self) -> None:
         if self._finishing is not None and self._finishing.exit_status() is not None:
-            self._finishing.kill()  # what its job has left behind
+            self._finishing.kill()  # and processes that its job has left
             self._finishing, self._finishing_until = None, float("inf")
 
     def _dismiss(self) -> None:
@@ -445,19 +446,19 @@ class Worker(RQWorker):
         return horse.grown() > self._settings.horse_mb * 1024 * 1024
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
-        """What RQ's commands `stop-job` and `kill-horse` do."""
+        """Carry out RQ's commands `stop-job` and `kill-horse`."""
         if self._horse is not None and self._running is not None:
             self._horse.kill("by command")
 
     @property
     def _running(self) -> _Task | None:
-        """The job that is being run, unless it has ended."""
+        """Return the job that runs, unless it has ended."""
         return self._task if self._task and self._task.outcome is None else None
 
     # ---- waiting --------------------------------------------------------------------------------
 
     def _wait(self, seconds: float) -> None:
-        """Sleep for so long or until something happens, and take it in."""
+        """Sleep for `seconds` or until something happens, and handle it."""
         running = self._running
         limit = min(running.kill_at, self._stop_at) if running else self._finishing_until
         seconds = min(seconds, limit - self._runtime.monotonic())
@@ -494,7 +495,7 @@ class Worker(RQWorker):
             self._horse.request_stop()
 
     def _handle_commands(self) -> None:
-        """RQ's commands; that a queue changed needs no reading."""
+        """Carry out RQ's commands. Messages of changed queues only end the waiting."""
         assert self._subscription
         connection: Any = self._subscription.connection
         while True:
@@ -525,12 +526,12 @@ class Worker(RQWorker):
             return
         if running is not None:
             running.outcome = self._death(running.execution, status)
-        horse.kill()  # what its job has left behind
+        horse.kill()  # and processes that its job has left
         horse.dismiss()
         self._horse, self._horse_pid = None, 0
 
     def _death(self, execution: Execution, status: int) -> Outcome:
-        """How a job ended whose process did."""
+        """Return the outcome of a job whose process has ended."""
         assert self._horse
         now, why = self._runtime.wall(), self._horse.kill_reason
         by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
@@ -550,7 +551,7 @@ class Worker(RQWorker):
 
 
 class _Task:
-    """The job that a worker has: taken, then handed to the horse, then ended but not stored."""
+    """The job of a worker: taken, then handed to the horse, then ended but not stored."""
 
     def __init__(self, execution: Execution, began: float) -> None:
         self.execution = execution
@@ -558,7 +559,7 @@ class _Task:
         self.kill_at = began + timeout + OVERTIME if timeout > 0 else float("inf")
         self.outcome: Outcome | None = None
         self.webhooks = False
-        """Whether the horse still calls RQ's webhooks, once the end is stored."""
+        """Whether the horse still calls RQ's webhooks, once the outcome is stored."""
 
     @property
     def job_id(self) -> str:

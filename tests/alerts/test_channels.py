@@ -361,7 +361,7 @@ class TestChannel:
             "s0", "s0", "s1", "s2", "s3", "s4",
         ]  # fmt: skip
 
-    def test_a_full_queue_loses_the_oldest_and_says_so_once(self, events: Events) -> None:
+    def test_a_full_queue_drops_the_oldest_and_logs_it_once(self, events: Events) -> None:
         gate, sent = threading.Event(), []
 
         def send(thing: int) -> None:
@@ -409,7 +409,7 @@ class TestChannel:
 
 
 class TestAlive:
-    def test_it_is_said_once_a_minute(self, hub: Hub, opened: Open) -> None:
+    def test_it_is_pinged_once_a_minute(self, hub: Hub, opened: Open) -> None:
         out = opened(ping_url=f"{hub.url}/alive?key=1")
         for second in range(0, 185, 5):
             out.alive(float(second))
@@ -442,7 +442,7 @@ class Service:
 
 
 class TestPings:
-    def test_a_run_is_told_at_its_start_and_its_end_under_one_id(self) -> None:
+    def test_start_and_end_of_a_run_are_pinged_under_one_id(self) -> None:
         service = Service()
         for job, ok in (("a", True), ("b", False)):
             service.start(job)
@@ -452,7 +452,7 @@ class TestPings:
         assert (ids[0], ids[2]) == (ids[1], ids[3])
         assert ids[0] != ids[2]
 
-    def test_what_an_address_says_besides_is_kept(self) -> None:
+    def test_the_query_of_an_address_is_kept(self) -> None:
         got = []
         pings = Pings(lambda ping: got.append(ping.url))
         pings.started("s", "https://hc.example/key/slug/?create=1", "a", 0.0)
@@ -475,7 +475,7 @@ class TestPings:
         assert set(started) <= set(ended)
         assert len(set(ended)) == len(ended)
 
-    def test_of_the_ends_that_find_no_room_the_newest_is_told_when_there_is_some(self) -> None:
+    def test_of_the_ends_without_room_the_newest_is_sent_later(self) -> None:
         service = Service()
         for i in range(10):
             service.end(f"job{i}", ok=i != 9)
@@ -488,7 +488,7 @@ class TestPings:
         service.pings.flush(service.moment)
         assert service.kinds()[5:] == ["fail"]
 
-    def test_runs_whose_end_is_never_heard_of_do_not_silence_a_schedule(self) -> None:
+    def test_runs_that_never_end_do_not_silence_a_schedule(self) -> None:
         service = Service()
         for job in "ab":
             service.start(job)
@@ -524,7 +524,7 @@ class TestPings:
         allowed.pings.ended("inside", f"{hub.url}/x", "job", 0.0, ok=True)
         arrived(hub)
 
-    def test_one_schedules_dead_service_is_told_apart_from_the_others(
+    def test_a_failing_service_of_one_schedule_is_logged_apart(
         self, hub: Hub, opened: Open, events: Events
     ) -> None:
         out = opened(webhook_allow="127.0.0.1")

@@ -1,5 +1,5 @@
-"""What the leading clock finds out and tells, turned by hand through a wall clock of the test's
-choice, with a real server, real endings of runs, and a real receiver of what is told.
+"""The monitor of a leading clock, driven by hand through a wall clock of the test's choice, with a
+real server, real outcomes of runs, and a real receiver of the reports.
 
 `Leader` is a clock process without its process: it leads, turns its stage and looks as the session
 does. A second one on the same server is what a restart or a hand-over is.
@@ -164,7 +164,7 @@ def bodies(server: Hub) -> list[dict[str, Any]]:
 
 
 class TestLate:
-    def test_what_an_outage_held_up_is_told_and_its_end_too(
+    def test_lateness_after_an_outage_is_reported_and_so_is_its_end(
         self, lead: Lead, events: Events
     ) -> None:
         leader = lead()
@@ -183,7 +183,7 @@ class TestLate:
         assert len(events("alert.late")) == 1
         assert leader.kept() == {}
 
-    def test_a_restart_that_costs_seconds_is_no_news(self, lead: Lead, events: Events) -> None:
+    def test_a_restart_of_seconds_is_not_reported(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(overlap="allow"))
         leader.run(NOON + 50 * SECOND)
@@ -193,7 +193,7 @@ class TestLate:
         assert events("alert.late") == []
         assert leader.kept() == {}
 
-    def test_what_came_too_late_to_run_at_all_is_told(self, lead: Lead, events: Events) -> None:
+    def test_a_fire_time_too_late_to_run_is_reported(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule(catch_up="none"), schedule("t", catch_up_window=30))
         leader.run(NOON + 30 * SECOND)
@@ -204,7 +204,7 @@ class TestLate:
             "s": "came too late to run, 150 s late", "t": "was enqueued 150 s late",
         }  # fmt: skip
 
-    def test_one_that_cannot_be_written_is_told_after_the_grace_with_the_reason(
+    def test_a_fire_time_that_cannot_be_written_is_reported_after_the_grace(
         self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         connection.set("rq:queue:broken", "x")
@@ -220,7 +220,7 @@ class TestLate:
         leader.run(NOON + 5 * MINUTE)
         assert [over["schedule"] for over in events("alert.recovered")] == ["s"]
 
-    def test_a_definition_that_cannot_be_read_says_so(
+    def test_an_unreadable_definition_is_the_reason(
         self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         leader = lead()
@@ -245,9 +245,7 @@ class TestLate:
         assert leader.kept() == {}
         assert events("alert.recovered") == []
 
-    def test_a_one_off_job_that_was_late_is_told_and_then_over(
-        self, lead: Lead, events: Events
-    ) -> None:
+    def test_a_late_one_off_job_is_reported_and_then_over(self, lead: Lead, events: Events) -> None:
         leader = lead()
         leader.declare(schedule("launch", once(NOON + MINUTE)))
         leader.outage(10 * MINUTE)
@@ -310,7 +308,9 @@ class TestFailing:
         leader.run(leader.now + 10 * SECOND)
         assert [failing["count"] for failing in events("alert.failing")] == [2]
 
-    def test_what_ended_before_the_first_look_is_no_news(self, lead: Lead, events: Events) -> None:
+    def test_runs_that_ended_before_the_first_look_are_not_reported(
+        self, lead: Lead, events: Events
+    ) -> None:
         leader = lead()
         leader.declare(schedule(catch_up="all"))
         while not events("run.enqueued"):  # no look until there is something to have missed
@@ -354,7 +354,7 @@ class TestFailing:
 
 
 class TestStuckAndUnserved:
-    def test_a_job_that_holds_up_its_schedule_for_an_hour_is_told_until_it_ends(
+    def test_a_job_that_blocks_its_schedule_for_an_hour_is_reported_until_it_ends(
         self, lead: Lead, events: Events
     ) -> None:
         leader = lead()
@@ -370,7 +370,7 @@ class TestStuckAndUnserved:
         assert [over["kind"] for over in events("alert.recovered")] == ["stuck"]
         assert leader.kept() == {}
 
-    def test_a_queue_without_a_worker_is_told_until_one_lives(
+    def test_a_queue_without_a_worker_is_reported_until_one_lives(
         self, lead: Lead, connection: Redis, events: Events
     ) -> None:
         leader = lead()
@@ -411,7 +411,7 @@ def fallen_behind(leader: Leader) -> None:
 
 
 class TestKeeping:
-    def test_a_restarted_clock_tells_nothing_twice_and_tells_the_end(
+    def test_a_restarted_clock_repeats_no_report_and_reports_the_end(
         self, lead: Lead, events: Events
     ) -> None:
         first = lead()
@@ -430,7 +430,7 @@ class TestKeeping:
         assert {over["kind"] for over in events("alert.recovered")} == {"late", "failing"}
         assert second.kept() == {}
 
-    def test_a_deposed_clock_tells_nothing(self, lead: Lead, events: Events) -> None:
+    def test_a_deposed_clock_reports_nothing(self, lead: Lead, events: Events) -> None:
         deposed = lead()
         fallen_behind(deposed)
         newer = lead()
@@ -439,7 +439,7 @@ class TestKeeping:
         assert events("alert.late") == []
         assert newer.kept() == {}
 
-    def test_what_was_kept_although_the_reply_was_lost_is_told_once(
+    def test_an_alert_that_was_stored_although_the_reply_was_lost_is_reported_once(
         self, lead: Lead, events: Events
     ) -> None:
         leader = lead(store=Unsure)
@@ -481,7 +481,7 @@ class TestKeeping:
         assert spent == {"evalsha": 10, "zrangebyscore": 10, "xrange": 10, "smembers": 10}
         assert 60 / LOOK_SECONDS <= 15
 
-    def test_a_full_server_keeps_alerts_and_the_outside_is_told_that_it_is_late(
+    def test_a_full_server_stores_alerts_and_stops_the_ping(
         self, lead: Lead, fresh_server: Callable[..., Server], events: Events, hub: Hub
     ) -> None:
         server = fresh_server()
@@ -547,7 +547,7 @@ class TestTelling:
         counts = [body["count"] for body in bodies(hub)]
         assert counts == [1] * REPORTS + [20]
 
-    def test_what_is_untold_at_the_end_is_told_then(self, lead: Lead, hub: Hub) -> None:
+    def test_pending_reports_are_sent_at_the_end(self, lead: Lead, hub: Hub) -> None:
         leader = lead(alert_url=f"{hub.url}/in")
         leader.declare(*(schedule(f"s{i:02}", every(hours=1)) for i in range(12)))
         leader.run(NOON + HOUR + SECOND)
@@ -560,7 +560,9 @@ class TestTelling:
 
 
 class TestPings:
-    def test_a_run_is_told_when_it_is_enqueued_and_when_it_ends(self, lead: Lead, hub: Hub) -> None:
+    def test_a_run_is_pinged_when_it_is_enqueued_and_when_it_ends(
+        self, lead: Lead, hub: Hub
+    ) -> None:
         leader = lead(webhook_allow="127.0.0.1")
         leader.declare(
             schedule("s", every(minutes=10), ping=f"{hub.url}/uuid", retries=1, overlap="allow"),
@@ -589,7 +591,7 @@ class TestPings:
         leader.watch.close()
         assert hub.paths() == ["/uuid/start"]
 
-    def test_the_outside_hears_of_a_clock_once_a_minute_and_not_while_it_is_late(
+    def test_a_clock_pings_once_a_minute_and_not_while_it_is_late(
         self, lead: Lead, hub: Hub
     ) -> None:
         leader = lead(ping_url=f"{hub.url}/alive")

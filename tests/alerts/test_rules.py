@@ -50,7 +50,7 @@ class Kept(dict[str, str]):
 
 
 class TestFailing:
-    def test_the_first_failure_is_told_and_those_after_it_are_not(self) -> None:
+    def test_only_the_first_failure_is_reported(self) -> None:
         b = board()
         for minute in range(3):
             b.failed("s", NOON + minute * MINUTE, "no", NOON + minute * MINUTE)
@@ -59,7 +59,7 @@ class TestFailing:
         assert news(b) == []
         assert [a.count for a in b.open] == [4]
 
-    def test_it_is_told_after_as_many_in_a_row_as_the_rule_says(self) -> None:
+    def test_it_is_reported_after_the_configured_number_in_a_row(self) -> None:
         b = board(failures=3)
         b.failed("s", NOON, "no", NOON)
         b.failed("s", NOON, "no", NOON)
@@ -79,7 +79,7 @@ class TestFailing:
         assert news(b) == [(BEGAN, "failing:s"), (RECOVERED, "failing:s")]
         assert b.open == []
 
-    def test_what_was_never_told_ends_without_a_word(self) -> None:
+    def test_an_alert_that_was_never_reported_ends_without_a_report(self) -> None:
         b = board(failures=2)
         b.failed("s", NOON, "no", NOON)
         b.succeeded("s", NOON)
@@ -89,11 +89,11 @@ class TestFailing:
         b = board()
         b.failed("s", NOON, "no", NOON)
         b.drain()
-        told = []
+        reported = []
         for hour in range(1, 73):
             b.check(set(), set(), NOON + hour * HOUR)
-            told += [(hour, state) for state, _ in news(b)]
-        assert told == [(24, GOES_ON), (48, GOES_ON), (72, GOES_ON)]
+            reported += [(hour, state) for state, _ in news(b)]
+        assert reported == [(24, GOES_ON), (48, GOES_ON), (72, GOES_ON)]
 
     def test_schedules_fail_for_themselves(self) -> None:
         b = board(failures=2)
@@ -105,7 +105,7 @@ class TestFailing:
 
 
 class TestLate:
-    def test_a_fire_time_that_stays_undecided_is_told_once(self) -> None:
+    def test_a_fire_time_that_stays_undecided_is_reported_once(self) -> None:
         b = board()
         for look in range(10):
             b.late("s", NOON, "is undecided", NOON + MINUTE + look * 5 * SECOND)
@@ -149,16 +149,16 @@ class TestLate:
 
 
 class TestStuck:
-    def test_it_is_told_when_the_job_has_held_up_its_schedule_for_an_hour(self) -> None:
+    def test_it_is_reported_when_the_job_has_blocked_its_schedule_for_an_hour(self) -> None:
         b = board()
         b.blocked("s", NOON, "default-s-1")
-        told = []
+        reported = []
         for minute in range(121):
             now = NOON + minute * MINUTE
             b.blocked("s", now, "default-s-1")
             b.check({"default-s-1"}, set(), now)
-            told += [(minute, *edge) for edge in news(b)]
-        assert told == [(60, BEGAN, "stuck:s")]
+            reported += [(minute, *edge) for edge in news(b)]
+        assert reported == [(60, BEGAN, "stuck:s")]
         assert b.jobs() == ["default-s-1"]
 
     def test_the_jobs_end_ends_it_before_the_next_fire_time(self) -> None:
@@ -182,19 +182,19 @@ class TestStuck:
 
 
 class TestNoWorker:
-    def test_it_is_told_after_a_minute_and_ends_with_the_first_worker(self) -> None:
+    def test_it_is_reported_after_a_minute_and_ends_with_the_first_worker(self) -> None:
         b = board()
-        told = []
+        reported = []
         for second in range(0, 200, 5):
             queues = {"reports"} if second < 120 else set()
             b.check(set(), queues, NOON + second * SECOND)
-            told += [(second, *edge) for edge in news(b)]
-        assert told == [
+            reported += [(second, *edge) for edge in news(b)]
+        assert reported == [
             (60, BEGAN, "no-worker:reports"),
             (120, RECOVERED, "no-worker:reports"),
         ]
 
-    def test_a_queue_that_waits_for_moments_is_no_news(self) -> None:
+    def test_a_queue_that_waits_for_moments_is_not_reported(self) -> None:
         b = board()
         for second in range(0, 600, 5):
             b.check(set(), {"reports"} if second % 50 else set(), NOON + second * SECOND)
@@ -202,15 +202,15 @@ class TestNoWorker:
 
 
 class TestKeeping:
-    def test_a_restart_tells_nothing_twice_and_counts_on(self) -> None:
+    def test_a_restart_repeats_no_report_and_counts_on(self) -> None:
         kept = Kept()
-        told = []
+        reported = []
         for _restart in range(4):
             b = board(failures=3, kept=kept)
             b.failed("s", NOON, "no", NOON)
             b.late("t", NOON, "is undecided", NOON + MINUTE)
-            told.append(kept.keep(b))
-        assert told == [[(BEGAN, "late:t")], [], [(BEGAN, "failing:s")], []]
+            reported.append(kept.keep(b))
+        assert reported == [[(BEGAN, "late:t")], [], [(BEGAN, "failing:s")], []]
         b = board(kept=kept)
         b.succeeded("s", NOON + HOUR)
         b.on_time("t", NOON + HOUR)
@@ -275,13 +275,13 @@ def edge(kind: str, subject: str, state: str = BEGAN) -> Edge:
 
 
 class TestReport:
-    def test_one_edge_says_it_in_words_and_in_facts(self) -> None:
-        said = report([edge(FAILING, "nightly")], "shop", NOON)
-        assert said.title == (
+    def test_one_edge_has_a_text_and_facts(self) -> None:
+        found = report([edge(FAILING, "nightly")], "shop", NOON)
+        assert found.title == (
             "[shop] failing: nightly, failed once since 2026-03-01T12:00:00Z: ValueError: no"
         )
-        assert said.text == said.title
-        assert said.facts == {
+        assert found.text == found.title
+        assert found.facts == {
             "kind": "failing", "state": "began", "schedule": "nightly", "namespace": "shop",
             "since": "2026-03-01T12:00:00Z", "last": "2026-03-01T12:00:00Z", "count": 1,
             "detail": "ValueError: no", "at": "2026-03-01T12:00:00Z",
@@ -307,14 +307,14 @@ class TestReport:
 
     def test_many_are_summed_up_and_the_first_of_them_named(self) -> None:
         edges = [edge(LATE, f"s{i}") for i in range(200)] + [edge(FAILING, "t", RECOVERED)]
-        said = report(edges, "default", NOON)
-        assert said.title == "[default] 200 late, 1 recovered"
-        assert (said.facts["kind"], said.facts["count"]) == ("digest", 201)
-        assert len(said.facts["alerts"]) == LISTED
-        assert said.text.splitlines()[-1] == "… and 101 more"
-        assert json.loads(json.dumps(dict(said.facts))) == said.facts
+        found = report(edges, "default", NOON)
+        assert found.title == "[default] 200 late, 1 recovered"
+        assert (found.facts["kind"], found.facts["count"]) == ("digest", 201)
+        assert len(found.facts["alerts"]) == LISTED
+        assert found.text.splitlines()[-1] == "… and 101 more"
+        assert json.loads(json.dumps(dict(found.facts))) == found.facts
 
-    def test_the_same_news_has_the_same_id_and_other_news_another(self) -> None:
+    def test_the_same_edges_have_the_same_id_and_others_another(self) -> None:
         later = Edge(BEGAN, edge(FAILING, "a").alert, NOON + HOUR)
         reports = [[edge(FAILING, "a")], [edge(FAILING, "a", RECOVERED)], [later]]
         ids = [report(edges, "default", NOON).id for edges in reports for _ in range(2)]

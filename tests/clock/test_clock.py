@@ -87,7 +87,7 @@ class TestSignals:
             signals.wait(30)
             assert signals.stopping
 
-    def test_handlers_are_given_back(self) -> None:
+    def test_signal_handlers_are_restored(self) -> None:
         before = signal.getsignal(signal.SIGTERM)
         with Signals():
             assert signal.getsignal(signal.SIGTERM) is not before
@@ -114,7 +114,7 @@ class TestFakeClock:
         runs = FakeClock(clock, "2026-03-28T12:00Z").advance("2026-03-30T12:00Z")
         assert [f"{r.fire_time:%m-%dT%H:%M}" for r in runs] == ["03-29T01:00", "03-30T00:30"]
 
-    def test_an_outage_runs_what_catch_up_says(self) -> None:
+    def test_after_an_outage_catch_up_decides(self) -> None:
         clock = Clock()
         clock.add("latest", every(minutes=10), note)
         clock.add("all", every(minutes=10), note, catch_up="all")
@@ -169,7 +169,7 @@ class TestSettings:
             ({"RQ_CLOCK_OWNER": "me", "HEROKU_APP_ID": "id"}, ("me", "")),
         ],
     )
-    def test_an_owner_is_who_the_platform_says(
+    def test_the_owner_is_the_app_id_of_the_platform(
         self, env: dict[str, str], owner: tuple[str, str]
     ) -> None:
         settings = Settings.from_env(env)

@@ -124,7 +124,7 @@ def test_an_older_release_never_undoes_a_newer_one(redis: Client, start: Start) 
     assert defined(redis) == ["kept"]
 
 
-def test_nothing_declared_removes_nothing_unless_told_so(redis: Client, start: Start) -> None:
+def test_nothing_declared_removes_nothing_without_the_switch(redis: Client, start: Start) -> None:
     start(add("one", "two", when=RARELY)).said("reconcile.done")
     empty = start("")
     assert "--remove-all" in empty.said("reconcile.refused", stored="2").fields["remedy"]
@@ -134,7 +134,7 @@ def test_nothing_declared_removes_nothing_unless_told_so(redis: Client, start: S
     assert defined(redis) == []
 
 
-def test_a_disabled_clock_schedules_nothing_and_says_so(redis: Client, start: Start) -> None:
+def test_a_disabled_clock_schedules_nothing_and_logs_it(redis: Client, start: Start) -> None:
     clock = start(add("one"), RQ_CLOCK_DISABLED="1")
     assert "RQ_CLOCK_DISABLED" in clock.said("clock.disabled").fields["remedy"]
     clock.live(1.5)

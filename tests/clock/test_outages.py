@@ -167,7 +167,7 @@ def test_sigterm_ends_a_clock_whose_server_is_frozen(
     server.resume()
 
 
-def test_a_server_that_forgets_everything_is_told_again(
+def test_a_server_that_lost_its_data_gets_the_schedules_again(
     fresh_server: Callable[..., Server], start: Start
 ) -> None:
     server = fresh_server()
@@ -323,9 +323,7 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
 # ---- a server that is not there ---------------------------------------------------------------
 
 
-def test_a_clock_waits_for_its_redis_and_says_how_to_start_one(
-    tmp_path: Path, start: Start
-) -> None:
+def test_a_clock_waits_for_its_redis_and_names_the_remedy(tmp_path: Path, start: Start) -> None:
     url = free_url()
     clock, impatient = start(url, OFTEN), start(url, OFTEN)
     assert "rq-clock redis" in clock.said("store.waiting").fields["reason"]

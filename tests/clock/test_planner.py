@@ -401,7 +401,7 @@ class TestNews:
         assert wall.enqueued() == []
         assert wall.skipped() == [("paused", 3)]
 
-    def test_a_pause_whose_news_was_lost_holds_all_the_same(self, wall: Wall) -> None:
+    def test_a_pause_whose_announcement_was_lost_holds_all_the_same(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10)))
         wall.run(MIDNIGHT + 5 * SECOND)
         pause(wall.store, "*", wall.now)

@@ -35,7 +35,7 @@ class TestOutput:
         run_command(r"printf '\033[31mred\033[0m \033]0;title\007\007end\n10%%\r99%%\r\n'")
         assert lines(events) == [r"red \x07end", "99%"]
 
-    def test_a_long_line_is_cut_and_said_to_be(self, events: Events) -> None:
+    def test_a_long_line_is_cut_and_marked(self, events: Events) -> None:
         run_command("head -c 3000 /dev/zero | tr '\\0' x; echo; head -c 99999 /dev/zero")
         first, second = events("run.output")
         assert first["line"] == "x" * 1999 + "…"
@@ -104,7 +104,7 @@ class TestOutput:
         everything = "".join(f"{n}\n" for n in range(1, 50001))
         assert first == f"[{len(everything) - len(kept) + len(first) + 1} bytes came before]"
 
-    def test_what_cannot_be_recorded_is_said_once(
+    def test_a_record_that_cannot_be_written_is_logged_once(
         self, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(output, "WRITE_SECONDS", 0.01)
@@ -179,9 +179,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("length", [16, 100])
     @pytest.mark.parametrize("end", [b"", b"\n"])
-    def test_a_secret_is_not_given_away_by_where_the_record_is_cut(
-        self, length: int, end: bytes
-    ) -> None:
+    def test_the_cut_of_the_record_shows_no_secret(self, length: int, end: bytes) -> None:
         secret = "0123456789abcdef".rjust(length, ".")
         secrets = Secrets({"API_KEY": secret})
         for extra in range(length):

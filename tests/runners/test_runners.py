@@ -61,16 +61,16 @@ class TestCommand:
         assert text == "exit code 3; last line: no disk"
         assert events("command.ended")[0]["exit"] == 3
 
-    def test_a_signal_is_told_by_its_name(self, events: Events) -> None:
+    def test_a_signal_is_named(self, events: Events) -> None:
         assert failure("kill -KILL $$") == "SIGKILL"
         assert events("command.ended")[0]["signal"] == "SIGKILL"
         assert failure("exit 137") == "exit code 137 (128 + SIGKILL)"
 
-    def test_a_command_that_does_not_exist_says_so(self) -> None:
+    def test_a_command_that_does_not_exist_fails(self) -> None:
         assert failure("no-such-program --x").startswith("exit code 127; last line: sh: ")
         assert "not found" in failure("no-such-program --x")
 
-    def test_a_directory_that_does_not_exist_says_so(self) -> None:
+    def test_a_directory_that_does_not_exist_fails(self) -> None:
         text = failure("true", cwd="nowhere")
         assert text.startswith("cannot be started: ")
         assert "nowhere" in text
@@ -85,9 +85,7 @@ class TestCommand:
         run_command('pwd; echo "$FROM_APP $GIVEN $OVERRIDDEN"; cat', cwd="data", env=env)
         assert lines(events) == [str(tmp_path / "data"), "app two words given"]
 
-    def test_it_runs_at_the_apps_root_when_nothing_is_said(
-        self, tmp_path: Path, events: Events
-    ) -> None:
+    def test_it_runs_at_the_apps_root_by_default(self, tmp_path: Path, events: Events) -> None:
         run_command("pwd")
         assert lines(events) == [str(tmp_path)]
 
@@ -145,7 +143,7 @@ class TestEnding:
             run_command(line, timeout=0.5)
         assert not any(map(lives, pids_in("one", "two", "three", "four", "five")))
 
-    def test_a_command_may_end_well_when_it_is_told_to(self, events: Events) -> None:
+    def test_a_command_may_end_well_on_shutdown(self, events: Events) -> None:
         with pytest.raises(CommandTimedOut, match="exit code 7"):
             run_command("trap 'echo bye; exit 7' TERM; sleep 60 & wait", timeout=0.2)
         assert lines(events) == ["bye"]

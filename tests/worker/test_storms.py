@@ -616,7 +616,7 @@ def frozen(path: Path, *, ends_while_frozen: bool, whole: bool = False) -> str:
 
 
 @beside_others
-def test_a_frozen_workers_result_is_discarded_when_its_job_was_given_away(path: Path) -> str:
+def test_a_frozen_workers_result_is_discarded_when_another_took_its_job(path: Path) -> str:
     return frozen(path, ends_while_frozen=True)
 
 
@@ -680,5 +680,5 @@ def test_what_ends_during_an_outage_longer_than_its_timeout_is_stored(path: Path
 
 
 @beside_others
-def test_what_ends_during_an_outage_is_stored_by_a_worker_told_to_end(path: Path) -> str:
+def test_a_stopping_worker_stores_the_end_of_a_job_during_an_outage(path: Path) -> str:
     return outage(path, seconds=5, sigterm=True)

@@ -225,7 +225,7 @@ class TestBooks:
         work()
         assert [j.get_status() for j in (waits, goes)] == ["deferred", "finished"]
 
-    def test_a_result_that_is_not_wanted_leaves_nothing(
+    def test_a_result_without_ttl_leaves_nothing(
         self, connection: Any, queue: Any, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2, result_ttl=0)
@@ -248,7 +248,7 @@ class TestBooks:
             ("tests.worker.jobs.add", (1,), "missing 1 required positional argument"),
         ],
     )
-    def test_a_job_that_cannot_be_called_fails_and_says_why(
+    def test_a_job_that_cannot_be_called_fails_with_the_reason(
         self, queue: Any, work: Callable[..., bool], function: str, args: Any, told: str
     ) -> None:
         job = queue.enqueue(function, *args)
@@ -334,7 +334,7 @@ class TestBooks:
         work("high", "low")
         assert lines(path) == ["high 0", "high 1", "low 0", "low 1"]
 
-    def test_no_more_jobs_than_asked_for(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_no_more_jobs_than_max_jobs(self, queue: Any, work: Callable[..., bool]) -> None:
         waiting = [queue.enqueue(jobs.add, 1, 2) for _ in range(3)]
         work(max_jobs=2)
         assert [j.get_status() for j in waiting] == ["finished", "finished", "queued"]
@@ -456,7 +456,7 @@ class TestIsolation:
         assert "ValueError: no" in bad.latest_result().exc_string
         assert (good.return_value(), lines(tmp_path / "told")) == (3, flushed)
 
-    def test_a_process_for_each_job_if_that_is_wanted(
+    def test_a_process_for_each_job_with_horse_jobs_1(
         self, queue: Any, work: Callable[..., bool]
     ) -> None:
         done = [queue.enqueue(jobs.pid) for _ in range(5)]
@@ -782,12 +782,12 @@ class TestOutages:
             worker.process.wait()
 
     @pytest.mark.process
-    def test_a_worker_that_waits_for_its_redis_ends_when_told_to(self, tmp_path: Path) -> None:
+    def test_a_worker_that_waits_for_its_redis_ends_on_sigterm(self, tmp_path: Path) -> None:
         worker = Process("redis://127.0.0.1:1", tmp_path / "worker.log")
         worker.says("store.waiting")
         assert worker.end() == 0
 
-    def test_a_worker_that_is_refused_ends_and_says_why(
+    def test_a_worker_that_is_refused_ends_with_the_reason(
         self, fresh_server: Callable[..., Server], tmp_path: Path
     ) -> None:
         server = fresh_server()
@@ -885,7 +885,7 @@ class TestRuns:
         }  # fmt: skip
         assert told[1]["previous"] == "2026-03-01T01:00:00+00:00"
 
-    def test_the_ledger_says_how_a_run_ended(
+    def test_the_ledger_has_the_outcome_of_a_run(
         self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
     ) -> None:
         enqueue(1)
