@@ -164,7 +164,7 @@ def test_every_script_says_what_it_takes_and_gives() -> None:
         head = source.partition("\n\n")[0]
         assert all(word in head for word in ("KEYS", "ARGV", "Returns")), path.name
         numbers = re.findall(r"KEYS\[(\d+)\]", source)
-        implied = int(source.startswith("--! keys"))  # keys.lua reads the first one
+        implied = int(source.startswith(("--! keys", "--! audit")))  # keys.lua reads the first
         used = max((int(n) for n in numbers), default=implied)
         listed = head.partition("KEYS")[2].partition("ARGV")[0]
         assert len(re.findall(r"(?<!\d)\d+ (?=[a-z\"])", listed)) == used, path.name

@@ -235,7 +235,7 @@ class Queues:
         head += [AUDIT, self._runs, given_up, counted, FEW]
         words = [word for id in ids for word in _books(id)]
         keys = self._store.keys("workers")
-        answer = [text(word) for word in self._scripts["operate"](keys, [*head, *words])]
+        answer = [text(word) for word in who.call(self._scripts["operate"], keys, [*head, *words])]
         return list(zip(answer[::2], answer[1::2], strict=True))
 
 

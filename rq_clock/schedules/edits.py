@@ -20,7 +20,7 @@ from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
 from rq_clock.schedules.backfill import RequestId, catch_up_backfill
-from rq_clock.store.audit import Actor
+from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.timing.instants import read_instant
 from rq_clock.timing.triggers import Once, Trigger
@@ -50,10 +50,13 @@ ScheduleArgs: TypeAlias = (
 class Editor:
     """Composes and writes the edits of one actor. Raises Conflict."""
 
-    def __init__(self, operations: Operations, by: str) -> None:
+    def __init__(
+        self, operations: Operations, by: str, request_key: RequestKey | None = None
+    ) -> None:
         self.operations = operations
         self.store = operations.store
         self._by = by
+        self._request_key = request_key
         self._server_time: tuple[float, datetime] | None = None
 
     def now(self) -> datetime:
@@ -66,7 +69,7 @@ class Editor:
 
     def actor(self, reason: str = "") -> Actor:
         """Return who acts, for the audit."""
-        return Actor(by=self._by, reason=reason)
+        return Actor(by=self._by, reason=reason, request_key=self._request_key)
 
     def find(self, name: str) -> Entry:
         """Return a schedule; the conflict of a missing one names a similar schedule."""

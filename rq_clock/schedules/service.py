@@ -47,7 +47,7 @@ from rq_clock.schedules.edits import (
 )
 from rq_clock.schedules.listing import Listing, ScheduleList
 from rq_clock.settings import Settings
-from rq_clock.store.audit import AuditEntry
+from rq_clock.store.audit import AuditEntry, RequestKey
 from rq_clock.store.backfills import Backfill
 from rq_clock.store.client import connect, diagnose
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
@@ -60,16 +60,19 @@ if TYPE_CHECKING:
 
 
 class Schedules:
-    """The schedules of a namespace. `by` is the actor in the audit.
+    """The schedules of a namespace. `by` is the actor in the audit. With the key of a request it
+    makes one change, however often; raises Repeated then.
 
     It connects on first use. Keep one for the life of a process, for one thread at a time.
     """
 
     def __init__(
-        self, redis: Redis | None = None, *, by: str = "app", settings: Settings | None = None
-    ) -> None:
+        self, redis: Redis | None = None, *, by: str = "app", settings: Settings | None = None,
+        request_key: RequestKey | None = None,
+    ) -> None:  # fmt: skip
         self._redis = redis
         self._by = by
+        self._request_key = request_key
         self._settings = settings
         self._made: Editor | None = None
         self._list: ScheduleList | None = None
@@ -387,7 +390,8 @@ class Schedules:
         settings = self._settings = self._settings or Settings.from_env()
         if self._made is None:
             redis = self._redis or connect(settings=settings)
-            self._made = Editor(Operations(Store.from_settings(redis, settings)), self._by)
+            operations = Operations(Store.from_settings(redis, settings))
+            self._made = Editor(operations, self._by, self._request_key)
         try:
             yield self._made
         except RedisError as error:

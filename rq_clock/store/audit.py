@@ -19,12 +19,41 @@ FEW = 10
 """Names that an entry of the audit spells out."""
 
 
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """The identity of a request that acts once: the hash of its key, and a digest of the request.
+    `made` is the id of the thing that it makes, where the caller knows it."""
+
+    hash: str
+    digest: str
+    made: str = ""
+
+
+class Repeated(Exception):
+    """The request has acted before; `id` is that of the thing it made."""
+
+    def __init__(self, record: str) -> None:
+        super().__init__(record)
+        self.digest, _, self.id = record.partition(" ")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who changes something and why; goes into the audit."""
+    """The actor of a change and the reason, for the audit; and the key of a request that acts
+    once."""
 
     by: str
     reason: str = ""
+    request_key: RequestKey | None = None
+
+    def call(self, script: Any, keys: Sequence[str], args: Sequence[Any], made: str = "") -> Any:
+        """Run a script that audits (audit.lua). `made` is the id of the thing that it makes. Raises
+        Repeated when the request has acted before."""
+        key = self.request_key
+        answer = script(keys, [*args, f"{key.hash} {key.digest} {made or key.made}" if key else ""])
+        if isinstance(answer, list) and answer[0] == b"repeated":
+            raise Repeated(text(answer[1]))
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class Backfills:
         head = ["create", backfill.id, to_ms(backfill.since), AUDIT, "" if count is None else count]
         fields = (word for pair in backfill.fields().items() for word in pair)
         args = [*head, len(audited), *audited, *fields]
-        answer = self._edit(self._store.keys("backfills"), args)
+        answer = actor.call(self._edit, self._store.keys("backfills"), args, backfill.id)
         if answer < 0:
             raise Conflict(ConflictKind.STALE, backfill.schedule)
         return bool(answer)
@@ -144,7 +144,7 @@ class Backfills:
         ended."""
         audited = audit_words("cancel-backfill", [schedule_of(id)], actor, {"id": id})
         args = ["cancel", id, to_ms(now), AUDIT, "", len(audited), *audited]
-        return bool(self._edit(self._store.keys("backfills"), args))
+        return bool(actor.call(self._edit, self._store.keys("backfills"), args))
 
     def get(self, id: str) -> Backfill | None:
         """Return a backfill; None when there is none, or none any more."""
@@ -227,7 +227,7 @@ class Backfills:
 
     def finish(self, duty: str, when: int) -> None:
         """Remove a duty, unless it was created anew: then it is due at another instant (ms)."""
-        self._edit(self._store.keys("backfills"), ["finish", duty, when])
+        self._edit(self._store.keys("backfills"), ["finish", duty, when, ""])
 
     def unfinished_pauses(self, names: Sequence[str], now: datetime) -> list[str]:
         """Return those of these schedules whose pause has ended and was not caught up yet."""

@@ -52,7 +52,8 @@ class Operations:
         keys = self.store.keys("definitions")
         args = [to_ms(now), KEEP_REMOVED_MS, AUDIT, len(audited)]
         words = [word for edit in edits for word in edit.words()]
-        kind, *rest = self._scripts["edit"](keys, [*args, *audited, *words])
+        actor = actor or Actor(by="")
+        kind, *rest = actor.call(self._scripts["edit"], keys, [*args, *audited, *words])
         if kind == b"refused":
             pairs = zip(rest[::2], rest[1::2], strict=True)
             raise Conflict.join([_conflict(edits[int(n) - 1].name, text(why)) for n, why in pairs])
@@ -107,10 +108,12 @@ class Operations:
             verb, detail = "again", detail | {"fireTime": iso(fire_time)}
         audited = audit_words(verb, [entry.name], actor, detail)
         overlap = "allow" if force else entry.schedule.overlap
-        answer = self._scripts["trigger"](
+        answer = actor.call(
+            self._scripts["trigger"],
             [self.store.key("definitions"), queue],
             [entry.name, job_id, to_ms(now), overlap, self.store.history, AUDIT, to_ms(fire),
              len(audited), *audited, *command_words(commands)],
+            job_id,
         )  # fmt: skip
         kind, *rest = (text(word) for word in answer)
         if kind == "missing":

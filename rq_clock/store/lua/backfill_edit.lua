@@ -1,4 +1,4 @@
---! keys
+--! audit
 -- Create a backfill for the leader, or cancel one; take a duty that is done off the list.
 --
 -- KEYS  1 backfills
@@ -7,6 +7,7 @@
 --       6 number of words of the entry for the audit, then these
 --       … to create: field, value, field, value
 --    or 1 "finish"   2 duty   3 when it was due, ms
+--       … and the last, as audit.lua takes it
 -- Returns 1; 0 when there is one with this id already, none that runs to be canceled, or a duty that
 -- is due at another time by now, since somebody has created it anew; -1 when another backfill was
 -- created meanwhile, which may enqueue the same
@@ -34,6 +35,6 @@ else
   redis.call('HSET', backfill, 'state', 'canceled')
 end
 redis.call('ZADD', key('duties'), now, 'backfill:' .. id)
-redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 7, words - 1))
+audit(ARGV[4], unpack(ARGV, 7, words - 1))
 redis.call('PUBLISH', key('news'), ':duties')
 return 1

@@ -1,4 +1,4 @@
---! keys
+--! audit
 -- Change schedules at run time: add, edit, remove, pause, resume, skip. All of them or none.
 --
 -- KEYS  1 definitions
@@ -14,6 +14,7 @@
 --       pause (JSON, or "" for none)
 --       skip (JSON, or "" for none)
 --       when its pause ends (ms, or "" for never), for the clock's duties
+--       … and the last, as audit.lua takes it
 -- Returns {"done", revision…}
 --         {"refused", then for each that did not fit: its number, why}, nothing was written;
 --           why: exists | missing | declared | stale <its revision>
@@ -155,6 +156,6 @@ for name in pairs(news) do
   redis.call('PUBLISH', key('news'), name)
 end
 if first > 5 then
-  redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 5, first - 1))
+  audit(ARGV[3], unpack(ARGV, 5, first - 1))
 end
 return answers

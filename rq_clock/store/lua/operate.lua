@@ -1,4 +1,4 @@
---! keys turns outcomes
+--! audit turns outcomes
 -- What an operator does to jobs, of schedules and others: requeue, cancel, delete, stop; each job
 -- whole or not at all, and with the records of its schedule.
 --
@@ -171,7 +171,7 @@ if done > 0 then
   if #answers > 2 then
     detail.jobs = done
   end
-  redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[8], '*', 'by', ARGV[4], 'verb', ARGV[5],
+  audit(ARGV[8], 'by', ARGV[4], 'verb', ARGV[5],
     'schedules', table.concat(schedules, ' ', 1, math.min(#schedules, tonumber(ARGV[12]))),
     'count', #schedules, 'reason', ARGV[6], 'detail', cjson.encode(detail))
 end

@@ -1,4 +1,4 @@
---! keys outcomes
+--! audit outcomes
 -- Enqueue a run of a schedule now, by hand, for this instant or again for a fire time of the past.
 -- The schedule is not moved.
 --
@@ -6,7 +6,7 @@
 -- ARGV  1 schedule   2 job id   3 now ms   4 overlap ("skip" | "allow")
 --       5 entries a ledger may have   6 entries the audit may have
 --       7 its fire time, ms   8 number of words of the entry for the audit, then these
---       … the job's commands, as `enqueue` takes them
+--       … the job's commands, as `enqueue` takes them, and the last, as audit.lua takes it
 -- Returns {"ok"}                  also when this very job was enqueued before
 --         {"overlap", job id…}    these are still queued or running; nothing was written
 --         {"twin", job id}        this one of the same fire time is; nothing was written
@@ -35,6 +35,6 @@ if not before then
   record(key('ledger:' .. name), 'm', fire, now, ARGV[5])
   tally(name, 'fire enqueued manual', 1)
   keep_state(name, base, add_job(jobs, id, alive))
-  redis.call('XADD', key('audit'), 'MAXLEN', '~', ARGV[6], '*', unpack(ARGV, 9, 8 + ARGV[8]))
+  audit(ARGV[6], unpack(ARGV, 9, 8 + ARGV[8]))
 end
 return {'ok'}
