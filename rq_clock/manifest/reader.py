@@ -63,7 +63,7 @@ def _from_json(text: str) -> Plain:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                plain.twice.append(Fault("", f"{key_shown(key)} is given twice"))
+                plain.twice.append(Fault("", f"{key_shown(key)} comes twice"))
             found[key] = value
         return found
 
@@ -153,7 +153,7 @@ class _Reader:
             value = self._value(next(self._events), (*path, key))
             if key in found:
                 owner = path[1] if len(path) > 1 else ""
-                text = f"{key_shown(key)} is given twice"
+                text = f"{key_shown(key)} comes twice"
                 self._plain.twice.append(Fault("", text, schedule=owner, line=_line(event)))
             elif len(path) < 2:
                 self._plain.lines[(*path, key)] = _line(event)

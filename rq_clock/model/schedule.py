@@ -1,17 +1,8 @@
-"""What a schedule is, and what is due.
+"""A schedule: trigger, target and options.
 
-A `Schedule` is a declaration: frozen, complete, valid. `due` decides, from a schedule, the
-instant up to which everything is decided already, and the present instant, which fire times
-are to be enqueued and which are skipped, and why. Both are pure: no I/O, no clock is read,
-and once a `Schedule` exists nothing here raises.
+A `Schedule` is a declaration: frozen, complete, valid. Once it exists nothing here raises. Pure.
 
-Invariants
-- A fire time is decided once: `due` looks only at the span (marker, now].
-- Every fire time of that span is either in `fire_times` or counted in `skips`.
-- The marker moves forward or not at all, whatever the wall clock does.
-
-Not here: whether the previous job still runs (`overlap`). Only Redis knows that, so the
-answer is given inside the commit, see store.py.
+Not here: what is due (decision.py), checks (validation.py).
 """
 
 from __future__ import annotations
@@ -38,10 +29,10 @@ _MS = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A named entry: when (trigger), what (target), and how (options).
+    """A trigger and a target under a name, with options.
 
-    Raises ScheduleError with every fault of the declaration, one a line. Durations are given
-    as timedelta or as seconds; `None` leaves a value to RQ's default.
+    Raises ScheduleError with every fault of the declaration. Durations are timedelta or seconds;
+    `None` leaves a value to RQ's default.
     """
 
     name: str
@@ -72,7 +63,7 @@ class Schedule:
 
     @property
     def offset(self) -> timedelta:
-        """How far `jitter` moves this schedule: fixed by its name, so every process agrees."""
+        """Return the shift by `jitter`: derived from the name, so every process agrees."""
         if not self.jitter:
             return timedelta(0)
         digest = blake2b(self.name.encode(), digest_size=8).digest()
@@ -80,13 +71,13 @@ class Schedule:
         return timedelta(milliseconds=int.from_bytes(digest) % span)
 
     def next_after(self, t: datetime) -> datetime | None:
-        """The first fire time after `t`, jitter included; None when there is none."""
+        """Return the first fire time after `t`, jitter included; None when there is none."""
         offset = self.offset
         found = self.trigger.next_after(t - offset)
         return found and found + offset
 
     def definition(self) -> str:
-        """The schedule as one line of JSON: what Redis stores and what a deploy compares.
+        """Return the schedule as one line of JSON, to store in Redis and to compare in a deploy.
 
         Options at their default are left out, so a new option of a later release changes no
         stored definition; so is `renamed_from`, an instruction to one deploy.
@@ -108,8 +99,8 @@ class Schedule:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unstored}
 
     def call(self) -> dict[str, Any]:
-        """What RQ is to call, as arguments of its `create_job`: function, args, kwargs, timeout,
-        and for what is no function a description without secrets."""
+        """Return the arguments of RQ's `create_job`: function, args, kwargs, timeout, and for a
+        command or webhook a description without secrets."""
         if not isinstance(self.target, str):
             return self.target.call(self.timeout)
         kwargs = dict(self.kwargs)
@@ -136,8 +127,8 @@ _TARGET_KEYS = frozenset({"func", "command", "webhook"})
 def declare(
     name: str, trigger: Trigger, target: Target | Callable[..., object], options: Mapping[str, Any]
 ) -> Schedule:
-    """A schedule as its author writes it: a callable is taken for its dotted name, durations
-    and lists for what they mean, and an unknown option is named together with its neighbour.
+    """Return a schedule from the values that its author wrote: a callable becomes its dotted name,
+    durations and lists their one form. An unknown option is a fault that names a similar one.
 
     Raises ScheduleError with every fault.
     """
@@ -157,7 +148,7 @@ def declare(
 
 
 def from_definition(name: str, text: str | bytes) -> Schedule:
-    """The schedule that `Schedule.definition` wrote. Raises ScheduleError when it cannot be
+    """Return the schedule that `Schedule.definition` wrote. Raises ScheduleError when it cannot be
     read, for example because a later release of rq-clock wrote it."""
     try:
         document = json.loads(text)
@@ -183,7 +174,7 @@ def _usual_overlap(catch_up: object) -> str:
 
 
 def _normal(option: str, value: Any) -> Any:
-    """A value in the one form that `Schedule` keeps; what has none is left to the checks."""
+    """Return a value in the one form that `Schedule` keeps; the checks refuse any other value."""
     if option in ("catch_up_window", "jitter") and isinstance(value, int | float):
         with suppress(ValueError, OverflowError):  # of nan, and of more than timedelta holds
             return value if isinstance(value, bool) else timedelta(seconds=value)
@@ -197,7 +188,7 @@ def _normal(option: str, value: Any) -> Any:
 
 
 def _shown(text: str | bytes) -> str:
-    """A definition that cannot be read, unless it may hold secrets: nothing masks them then."""
+    """Return a definition that cannot be read, unless it may hold secrets: none can be masked."""
     shown = repr(text)
     secretive = any(f'"{word}"' in shown for word in ("env", "headers", "ping", "shell", "url"))
     return "(not shown, it may hold secrets)" if secretive else masked_text(shown)

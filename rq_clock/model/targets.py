@@ -1,15 +1,15 @@
-"""What a schedule runs when it is not a function: a shell command, or a call of a URL.
+"""The targets of a schedule besides a function: a shell command, or a call of a URL.
 
     clock.add("disk-usage", every(hours=1), command("df -h /", timeout=60))
     clock.add("ping", every(minutes=5), webhook("https://example.com/hook", json={"from": "clock"}))
 
-Pure declarations: constructing never raises, `faults()` tells everything that is wrong, and nothing
-here runs anything. What a job of RQ calls in the end are the functions of tasks.py.
+Pure declarations: constructing never raises, `faults()` reports everything that is wrong, and
+nothing here runs anything. The jobs call the functions of runners.
 
-A declaration is stored in Redis and stays in its jobs: a secret is better left in the app's
-environment, which a command sees. What looks like one is masked wherever a target is shown.
+A declaration is stored in Redis and stays in its jobs: keep secrets in the app's environment, which
+a command sees. Values that look like secrets are masked wherever a target is shown.
 
-Not here: JSON-ness of `json` (faults.py), what a command or call does (shell.py, hook.py).
+Not here: whether `json` is JSON (validation.py), running a command or call (runners, outbound).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from rq_clock.redaction import (
 )
 
 DEFAULT_SECONDS = 180
-"""How long a command may take when nothing is said: as long as RQ lets a function take."""
+"""Default timeout of a command: RQ's own for a function."""
 CALL_SECONDS, LONGEST_CALL = 10, 300
-"""How long a web call may take: when nothing is said, and at most."""
+"""Timeout of a web call: the default, and the limit."""
 ENDING_SECONDS = 10
-"""What RQ's timeout has on top, so that a command or call is ended, and its end recorded, by what
-ran it: a command that ignores SIGTERM is killed after 5 s."""
+"""Seconds that RQ's timeout has on top, so that the runner itself ends a command or call and
+records it: a command that ignores SIGTERM is killed after 5 s."""
 LONGEST_COMMAND = 10_000
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
@@ -89,24 +89,24 @@ class Command:
             yield Fault("command.env", text)
 
     def call(self, limit: int | None) -> dict[str, Any]:
-        """What RQ is to call. `limit` is the schedule's timeout: how long a command may take
-        that says nothing itself; -1 is for ever."""
+        """Return the call for RQ. `limit` is the schedule's timeout, used by a command without its
+        own; -1 is for ever."""
         own = self.timeout
         if own is None:
             own = None if limit == -1 else limit or DEFAULT_SECONDS
         return _call(self, {**self.spec(), "timeout": own}, own, limit)
 
     def spec(self) -> dict[str, Any]:
-        """The form to store, as JSON; `from_spec` reads it. What is at its default is left out."""
+        """Return the form to store, as JSON, without defaults; `from_spec` reads it."""
         return _spec(self)
 
     def shown(self) -> dict[str, Any]:
-        """The same as it may be shown."""
+        """Return the same with its secrets masked."""
         spec = self.spec() | {"shell": masked_text(self.shell)}
         return spec | {"env": masked(self.env)} if self.env else spec
 
     def describe(self) -> str:
-        """One short line for people."""
+        """Return one short line for people."""
         first, *more = self.shell.strip().splitlines()
         return "$ " + printable(masked_text(first), 60) + (" …" if more else "")
 
@@ -148,22 +148,22 @@ class Webhook:
         yield from (Fault("webhook.headers", text) for text in _header_faults(self.headers))
 
     def call(self, limit: int | None) -> dict[str, Any]:
-        """What RQ is to call. `limit` is the schedule's timeout."""
+        """Return the call for RQ. `limit` is the schedule's timeout."""
         return _call(self, self.spec(), self.timeout, limit)
 
     def spec(self) -> dict[str, Any]:
-        """The form to store, as JSON; `from_spec` reads it. What is at its default is left out."""
+        """Return the form to store, as JSON, without defaults; `from_spec` reads it."""
         return _spec(self)
 
     def shown(self) -> dict[str, Any]:
-        """The same as it may be shown."""
+        """Return the same with its secrets masked."""
         spec = self.spec() | {"url": masked_url(self.url)}
         if self.json is not None:
             spec["json"] = masked_json(self.json)
         return spec | {"headers": masked(self.headers)} if self.headers else spec
 
     def describe(self) -> str:
-        """One short line for people."""
+        """Return one short line for people."""
         return printable(f"{self.method} {masked_url(self.url)}", 80)
 
 
@@ -227,20 +227,20 @@ def webhook(
 
 
 def from_spec(kind: str, spec: Any) -> Target:
-    """The target that `spec` wrote. Raises ValueError, KeyError or TypeError when it cannot be
-    read, for example because a later release wrote it."""
+    """Return the target that `spec` wrote. Raises ValueError, KeyError or TypeError when it cannot
+    be read, for example because a later release wrote it."""
     make: dict[str, Callable[..., Target]] = {"command": command, "webhook": webhook}
     return spec if kind == "func" else make[kind](**spec)
 
 
 def to_spec(target: Target) -> dict[str, Any]:
-    """The key and value under which a target is stored."""
+    """Return a target under its key in a stored definition."""
     return {"func": target} if isinstance(target, str) else {target.kind: target.spec()}
 
 
 def shown_target(target: Target) -> dict[str, Any]:
-    """A target as `list --json` shows it: `runs` is one line for people; of `func`, `command` and
-    `webhook` the last two stand only where they are meant, and secrets are masked."""
+    """Return a target for `list --json`, with its secrets masked: `runs` is one line for people,
+    `func` is null for a command or webhook, which have a key of their own."""
     if isinstance(target, str):
         return {"func": target, "runs": target}
     return {"func": None, target.kind: target.shown(), "runs": target.describe()}
@@ -267,7 +267,7 @@ def _call(
 def _repr(target: Command | Webhook) -> str:
     try:
         shown = target.shown()
-    except Exception:  # a faulty declaration is shown while its faults are told
+    except Exception:  # a faulty declaration, shown in a message about its faults
         return f"{target.kind}(…)"
     return f"{target.kind}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
@@ -303,7 +303,7 @@ def _header_faults(headers: object) -> Iterator[str]:
         if name in OWN_HEADERS:
             yield f"the header {name!r} is rq-clock's to set; leave it out"
         if names.count(name) > 1:
-            yield f"the header {name!r} is given twice"
+            yield f"the header {name!r} comes twice"
 
 
 def _url_faults(url: object) -> Iterator[str]:

@@ -350,7 +350,7 @@ def test_every_fault_of_every_entry_is_told_with_name_and_line() -> None:
         ("every: 5m\nfunc: a.b\npaused: {reason: 1}", "paused: expected reason as text"),
         ("every: 5m\nfunc: a.b\npaused: {missed: no}", "expected missed to be skip, latest or all"),
         ("every: 5m\nfunc: a.b\npaused: {until: 5}", "expected paused: until as 2026-03-29T"),
-        ("every: 5m\nevery: 6m\nfunc: a.b", "job: 'every' is given twice"),
+        ("every: 5m\nevery: 6m\nfunc: a.b", "job: 'every' comes twice"),
     ],
 )
 def test_a_wrong_value_is_told(entry: str, fault: str) -> None:
@@ -375,7 +375,7 @@ def test_a_wrong_value_is_told(entry: str, fault: str) -> None:
         ("version: 1\nsecrets: yes\nschedules: {}", "expected secrets to be masked or included"),
         ("version: 1\nschedules: {a: &x {every: 5m, func: a.b}, b: *x}", "no anchors and aliases"),
         ('{"version": 1, "schedules": {"a": {"every": "5m", "func": "a.b"}, "a": {}}}',
-         "'a' is given twice"),
+         "'a' comes twice"),
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_is_told(text: str, fault: str) -> None:

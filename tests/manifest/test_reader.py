@@ -38,8 +38,8 @@ class TestYaml:
     def test_a_key_given_twice_is_told_with_its_line_and_owner(self) -> None:
         found = read("s:\n  job:\n    queue: a\n    queue: b\n  job: {}\n")
         assert [*map(str, found.twice)] == [
-            "line 4: job: 'queue' is given twice",
-            "line 5: 'job' is given twice",
+            "line 4: job: 'queue' comes twice",
+            "line 5: 'job' comes twice",
         ]
 
     @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ class TestJson:
         assert read('\ufeff\n {"a": [1e3, "\\ud83d\\ude00"]}').value == {"a": [1000.0, "😀"]}
 
     def test_a_key_given_twice_is_told(self) -> None:
-        assert read('{"a": {"b": 1, "b": 2}}').twice == [Fault("", "'b' is given twice")]
+        assert read('{"a": {"b": 1, "b": 2}}').twice == [Fault("", "'b' comes twice")]
 
     @pytest.mark.parametrize(
         ("text", "told"),

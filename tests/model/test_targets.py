@@ -70,7 +70,7 @@ class TestDeclaration:
             "expected a webhook's timeout in seconds, above 0 and at most 300, got 301",
             "expected a name as a key in headers, got 'b c'",
             "expected plain text in headers['X-Key'], got **** (str)",
-            "the header 'a' is given twice",
+            "the header 'a' comes twice",
             "the header 'host' is rq-clock's to set; leave it out",
             "args go to a function, and a webhook is none; put them into its json",
             "expected a JSON value in json[0]['at'], got {1} (set); pass text or a number and "

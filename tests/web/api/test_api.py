@@ -137,7 +137,7 @@ class TestBodies:
             (b"[1]", "expected a JSON object"),
             (b'"x"', "expected a JSON object"),
             (b'{"a": NaN}', "NaN"),
-            (b'{"a": 1, "a": 2}', "given twice"),
+            (b'{"a": 1, "a": 2}', "comes twice"),
             (b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", "levels"),
             (b"[" * 100_000, "expected JSON"),
             (b'{"a": ' + b"9" * 5000 + b"}", "expected JSON"),
