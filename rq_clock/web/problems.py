@@ -1,24 +1,6 @@
-"""What goes wrong, as the API says it: problem details (RFC 9457), one kind for each thing that a
-caller can do something about.
+"""Errors of the API as problem details (RFC 9457): one kind for each thing to act on.
 
-    unauthorized            no token, or one that is not known            401
-    forbidden               the token lacks a scope, or the request comes from another site   403
-    read-only               this process changes nothing                  403
-    not-found               there is no such thing                        404
-    exists                  a schedule of this name is there already      409
-    declared-in-code        its code would undo the change                409
-    overlap                 its previous run goes on                      409
-    conflict                it does not fit what there is                 409
-    stale-revision          someone else has changed it since             412
-    too-large               the body is larger than it may be             413
-    media-type              the body is of another kind than is read      415
-    range                   there are no such bytes                       416
-    validation              the request is wrong; `errors` say where      422
-    idempotency-conflict    the key was used for another request          422
-    slow-down               too many failed attempts                      429
-    store-unavailable       Redis cannot be used                          503
-
-A page shows the same text. Not here: which code raises what.
+A page shows the same text. Not here: the code that raises each kind.
 """
 
 from __future__ import annotations
@@ -42,26 +24,26 @@ from rq_clock.store.client import diagnose
 
 KINDS = {
     "unauthorized": (401, "No valid token"),
-    "forbidden": (403, "Not allowed"),
-    "read-only": (403, "This process changes nothing"),
+    "forbidden": (403, "Not allowed"),  # a scope is missing, or another site sent the request
+    "read-only": (403, "This process is read-only"),
     "not-found": (404, "Not found"),
-    "exists": (409, "It exists already"),
-    "declared-in-code": (409, "It is declared in code"),
-    "overlap": (409, "Its previous run goes on"),
-    "conflict": (409, "It does not fit what there is"),
-    "stale-revision": (412, "It was changed meanwhile"),
-    "too-large": (413, "The body is too large"),
-    "media-type": (415, "The body is of another kind"),
-    "range": (416, "There is nothing in that range"),
-    "validation": (422, "The request is wrong"),
-    "idempotency-conflict": (422, "The key was used for another request"),
+    "exists": (409, "Already exists"),
+    "declared-in-code": (409, "Declared in code"),  # which would undo the change
+    "overlap": (409, "Previous run is still going"),
+    "conflict": (409, "Conflict with the current state"),
+    "stale-revision": (412, "Changed meanwhile"),
+    "too-large": (413, "Body too large"),
+    "media-type": (415, "Unsupported media type"),
+    "range": (416, "Range not satisfiable"),
+    "validation": (422, "Invalid request"),
+    "idempotency-conflict": (422, "Idempotency key used for another request"),
     "slow-down": (429, "Too many failed attempts"),
     "store-unavailable": (503, "Redis cannot be used"),
 }
 """Kind → status and title."""
 MEDIA_TYPE = "application/problem+json"
 FAULTS, LONGEST = 20, 4000
-"""Faults of a request, and characters of the text about them, that are told."""
+"""Limits of the faults in an answer, and of the characters of a text."""
 _OF_CONFLICT = {
     ConflictKind.EXISTS: "exists",
     ConflictKind.MISSING: "not-found",
@@ -91,7 +73,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def document(self, instance: str | None = None) -> dict[str, Any]:
-        """The body of the answer; `instance` says which one."""
+        """Return the body of the answer; `instance` identifies it."""
         document: dict[str, Any] = {
             "type": f"urn:rq-clock:problem:{self.kind}",
             "title": self.title,
@@ -105,13 +87,13 @@ class Problem(Exception):
         return document
 
     def answer(self, request_id: str) -> JSONResponse:
-        """The whole answer."""
+        """Return the answer."""
         document = self.document(f"urn:rq-clock:request:{request_id}")
         return JSONResponse(document, self.status, self.headers, media_type=MEDIA_TYPE)
 
 
 def problem_of(error: Exception, redis_url: str | None) -> Problem:
-    """An exception of the project, or of redis-py, as a problem."""
+    """Return an exception of the project, or of redis-py, as a problem."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, RedisError):
