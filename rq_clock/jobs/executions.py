@@ -1,11 +1,10 @@
-"""Who runs which job: the state that workers share, and the scripts that keep it.
+"""Executions: which worker runs which job, and the scripts that keep this state.
 
 RQ's own structures are kept as RQ's worker keeps them (started registry, execution, job and worker
 hashes, results), so its tools, dashboards and job API see nothing unusual. Two differences carry
-the promises. A job is taken from its queue and begun in one script, so there is no moment at which
-it is nowhere; RQ's intermediate list stays empty. And an execution ends in one script too, which
-first makes sure that it is still the worker's to end: whoever was counted as dead, and comes back,
-is refused.
+the promises. One script takes a job from its queue and begins it, so a job is always somewhere;
+RQ's intermediate list stays empty. One script ends an execution, too, and first checks that the
+worker still has it: a worker that was counted as dead, and comes back, is refused.
 
 Workers that serve the same queues must have the same namespace.
 """
@@ -41,17 +40,17 @@ ABANDONED = 240
 takes us, and more than a failover of the server lasts."""
 REAP_MS = 3_000
 REAP = ":reap"
-"""What the news say when a job was scheduled; no schedule can be called that."""
+"""The message that announces a scheduled job; no schedule can have this name."""
 
 
 class Evicted(RqClockError):
-    """This worker was counted as dead; what it ran was given away."""
+    """This worker was counted as dead, and its job went to another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An ended attempt, as `runs` has it. `again` says where the job goes on: "front", "queue",
-    "later", or "" when that was the end of it."""
+    """An ended attempt, an entry of `runs`. `again` is where the job goes on: "front", "queue",
+    "later", or "" when it has ended for good."""
 
     id: str
     schedule: str
@@ -61,7 +60,7 @@ class Ended:
 
     @classmethod
     def read(cls, id: bytes, fields: Mapping[bytes, bytes]) -> Ended:
-        """An entry of the stream."""
+        """Return an entry of the stream."""
         return cls(
             id.decode(),
             fields[b"schedule"].decode(),
@@ -73,45 +72,44 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the leading clock sees in one look beside its tick."""
+    """What the leading clock watches beside its tick, at one moment."""
 
     overdue: dict[str, datetime]
     """Schedule → its next fire time, which has passed without a decision."""
     attempt: str
-    """Where to go on in `runs` next time."""
+    """The entry of `runs` to continue after."""
     ended: list[tuple[Ended, str]]
     """Attempts of schedules that still exist, oldest first; with the definition if it has a
     ping, else ""."""
     live: set[str]
-    """Those of the jobs asked for that wait or run."""
+    """Those of the watched jobs that wait or run."""
     unserved: set[str]
     """Queues with waiting jobs and no living worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A worker's place in `workers`, as read."""
+    """A worker's value in `workers`, as it was read."""
 
     worker: str
     value: str
 
     @property
     def job(self) -> tuple[str, str, str] | None:
-        """Execution, job id and queue that it holds, if any."""
+        """The execution, job id and queue of its job, if it has one."""
         words = self.value.split(" ", 3)
         return (words[1], words[2], words[3]) if len(words) == 4 else None
 
 
 class Executions:
-    """The workers of one namespace. Methods raise redis-py's RedisError when the server cannot be
-    used; each may be called again after one, also when the server had done it and only the reply
-    was lost."""
+    """The executions of one namespace. Methods raise redis-py's RedisError when the server cannot
+    be used; each may be called again then, also when only the reply was lost."""
 
     def __init__(self, redis: Redis, namespace: str, *, runs: int = 1000) -> None:
         self.redis = redis
         self.namespace = namespace
         self.suspended = False
-        """Whether the last `take` found that RQ's tools have suspended all work."""
+        """Whether RQ's tools had suspended all work at the last `take`."""
         self._runs = runs
         self._faults = FaultLog()
         names = ("beat", "close", "scan", "take", "watch")
@@ -123,24 +121,24 @@ class Executions:
     # ---- a worker's own -----------------------------------------------------------------------
 
     def register(self, worker: str, now: datetime) -> None:
-        """Take a place among the living."""
+        """Add a worker to the living."""
         self.redis.hsetnx(self._key("workers"), worker, str(to_ms(now) * 1000))
 
     def unregister(self, worker: str) -> None:
-        """Leave it; whatever the worker holds must have ended."""
+        """Remove a worker; its job must have ended."""
         self.redis.hdel(self._key("workers"), worker)
 
     def take(self, worker: str, queues: Sequence[str], now: datetime) -> Execution | None:
-        """The next job of the first queue that has one. Raises Gone."""
+        """Take the next job of the first queue that has one. Raises Evicted."""
         while True:
             answer = self._run(*self._take(worker, queues, now))
             if answer[0] == b"undeclared":
                 self._declare(answer[1])
             elif answer[0] != b"more":
-                return self._taken(worker, now, answer)
+                return self._execution_from(worker, now, answer)
 
     def beat(self, worker: str, ttl: int, now: datetime) -> bool:
-        """Say that the worker lives. Whether it should take care of the dead. Raises Gone."""
+        """Give a sign of life. Return whether the worker has to reap the dead. Raises Evicted."""
         keys = [self._key("workers"), self._key("lease"), self._key("reaper")]
         times = [now.timestamp(), utcformat(now), ABANDONED, ttl, REAP_MS]
         answer = self._run("beat", keys, [worker, *times])
@@ -149,8 +147,8 @@ class Executions:
         return bool(answer == b"reap")
 
     def close(self, execution: Execution, ending: Outcome) -> None:
-        """End an execution. Raises Gone when the worker was counted as dead: nothing was written
-        then, and the result is to be dropped."""
+        """End an execution. Raises Evicted when the worker was counted as dead: then nothing was
+        written, and the caller drops the result."""
         self._close(["own", execution.id], execution, ending)
 
     def close_and_take(
@@ -159,16 +157,16 @@ class Executions:
         """`close` and `take` in one round trip."""
         own, worker = ["own", execution.id], execution.worker
         closing = self._closing(own, execution, ending, _Dependents())
-        closed, taken = self._run_all([closing, self._take(worker, queues, now)])
+        closed, begun = self._run_all([closing, self._take(worker, queues, now)])
         if not _ended(execution, closed):
             self._close(own, execution, ending)
             return self.take(worker, queues, now)
-        if taken[0] in (b"undeclared", b"more"):
+        if begun[0] in (b"undeclared", b"more"):
             return self.take(worker, queues, now)
-        return self._taken(worker, now, taken)
+        return self._execution_from(worker, now, begun)
 
     def living(self, silence: float) -> int:
-        """How many workers have given a sign of life in the last `silence` seconds."""
+        """Return how many workers gave a sign of life in the last `silence` seconds."""
         pipe: Any = self.redis.pipeline(transaction=False)
         pipe.time()
         pipe.hvals(self._key("workers"))
@@ -176,22 +174,23 @@ class Executions:
         oldest = seconds * 1_000_000 + micros - silence * 1_000_000
         return sum(int(place.partition(b" ")[0]) >= oldest for place in places)
 
-    # ---- what became of them ------------------------------------------------------------------
+    # ---- ended attempts -----------------------------------------------------------------------
 
-    def ended(self, most: int, before: str = "+", since: datetime | None = None) -> list[Ended]:
+    def ended(self, limit: int, before: str = "+", since: datetime | None = None) -> list[Ended]:
         """The newest ended attempts, newest first, back to `since`; `before` is the id of one that
         was told, to read on from there."""
         last = before if before == "+" else f"({before}"
         first = str(max(to_ms(since), 0)) if since else "-"
-        found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=most)
+        found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=limit)
         return [Ended.read(id, fields) for id, fields in found]
 
-    def snapshot(self, before: datetime, attempt: str, jobs: Iterable[str], most: int) -> Snapshot:
-        """What a clock watches beside its tick: fire times before `before` that are undecided,
-        what ended since `attempt` ("": nothing yet, only where that is), which of `jobs` still
-        wait or run, and the queues that nobody serves. At most so many of each; one command."""
+    def snapshot(self, before: datetime, attempt: str, jobs: Iterable[str], limit: int) -> Snapshot:
+        """Return what the leading clock watches beside its tick: undecided fire times before
+        `before`, attempts that ended after the entry `attempt` (none for "", which finds the newest
+        entry), those of `jobs` that wait or run, and queues without a worker. At most `limit` of
+        each; one command."""
         keys = [self._key("due"), "rq:queues"]
-        answer = self._run("watch", keys, [to_ms(before), attempt, most, *jobs])
+        answer = self._run("watch", keys, [to_ms(before), attempt, limit, *jobs])
         overdue, last, ended, live, unserved = answer
         pairs = zip(overdue[::2], overdue[1::2], strict=True)
         return Snapshot(
@@ -213,7 +212,7 @@ class Executions:
         return ended, text(definition)
 
     def foreign(self, queues: Iterable[str]) -> dict[str, list[str]]:
-        """Workers of another make that serve any of these queues, and which of them."""
+        """Return the workers of another make that serve any of these queues, with those queues."""
         client: Any = self.redis
         ours = {text(name) for name in client.hkeys(self._key("workers"))}
         found: dict[str, list[str]] = {}
@@ -226,10 +225,10 @@ class Executions:
 
     # ---- the dead -----------------------------------------------------------------------------
 
-    def scan(self, now: datetime, most: int = 100) -> tuple[list[Slot], datetime | None, int]:
-        """Every worker's place; and queue the jobs that RQ has scheduled for now or before: the
-        next instant at which one is due, and how many were queued."""
-        keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), most]
+    def scan(self, now: datetime, limit: int = 100) -> tuple[list[Slot], datetime | None, int]:
+        """Queue the jobs that RQ has scheduled for now or before. Return every worker's slot, when
+        the next scheduled job is due, and how many jobs were queued."""
+        keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), limit]
         flat, soonest, *moved = self._run("scan", keys, args)
         places = [
             Slot(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
@@ -239,26 +238,26 @@ class Executions:
         due = from_ms(score_ms(float(soonest) * 1000)) if soonest else None
         return places, due, len(moved)
 
-    def held(self, place: Slot) -> Execution | None:
-        """What a silent worker holds; None when that is nothing, or the job was deleted."""
-        if place.job is None:
+    def execution_of(self, slot: Slot) -> Execution | None:
+        """Return the execution of a silent worker; None when it has none, or a deleted job."""
+        if slot.job is None:
             return None
-        id, job_id, queue = place.job
+        id, job_id, queue = slot.job
         pipe = self.redis.pipeline(transaction=False)
         pipe.hgetall(f"rq:job:{job_id}")
         pipe.hget(f"rq:execution:{job_id}:{id}", "created_at")
         fields, began = pipe.execute()
         started = datetime.fromtimestamp(float(began or 0), UTC)
-        return Execution(id, job_id, queue, place.worker, started, fields) if fields else None
+        return Execution(id, job_id, queue, slot.worker, started, fields) if fields else None
 
-    def reap(self, place: Slot, execution: Execution | None, ending: Outcome | None) -> bool:
-        """Forget a dead worker and end in its place what it holds. False when it has shown a
-        sign of life since `place` was read."""
+    def reap(self, slot: Slot, execution: Execution | None, ending: Outcome | None) -> bool:
+        """Forget a dead worker and end its execution. False when it has given a sign of life since
+        `slot` was read."""
         try:
             if execution is not None and ending is not None:
-                self._close(["dead", place.value], execution, ending)
+                self._close(["dead", slot.value], execution, ending)
             else:
-                args = [place.worker, "dead", place.value]
+                args = [slot.worker, "dead", slot.value]
                 answer = self._run("close", [self._key("workers"), self._key("runs")], args)
                 if answer[0] == b"gone":
                     return False
@@ -277,8 +276,8 @@ class Executions:
         return "take", keys, [worker, uuid4().hex, *times]
 
     def _declare(self, job_id: bytes) -> None:
-        """Copy the group that a job's meta names to where scripts can read it. For jobs that are
-        not made by a schedule."""
+        """Copy the group that a job's meta names to a field that scripts can read. For jobs of no
+        schedule."""
         key: Any = b"rq:job:" + job_id
         stored: Any = self.redis.hget(key, "meta")
         if stored is None:  # deleted since
@@ -289,7 +288,7 @@ class Executions:
             fields["rq_clock_group_limit"] = str(limit)
         self.redis.hset(key, mapping=fields)
 
-    def _taken(self, worker: str, now: datetime, answer: Any) -> Execution | None:
+    def _execution_from(self, worker: str, now: datetime, answer: Any) -> Execution | None:
         kind, *rest = answer
         if kind == b"gone":
             raise Evicted(f"{worker} was counted as dead")
@@ -379,14 +378,14 @@ class Executions:
         return self._scripts[script](keys, args)
 
     def _run_all(self, calls: Iterable[tuple[str, list[str], list[Any]]]) -> list[Any]:
-        """Several scripts in one round trip; redis-py would ask for each whether it is known."""
+        """Run several scripts in one round trip; redis-py would check first that each is known."""
         pipe: Any = self.redis.pipeline(transaction=False)
         calls = list(calls)
         for script, keys, args in calls:
             pipe.execute_command("EVALSHA", self._scripts[script].sha, len(keys), *keys, *args)
         answers = pipe.execute(raise_on_error=False)
         for i, answer in enumerate(answers):
-            if isinstance(answer, NoScriptError):  # those behind it count on its having been done
+            if isinstance(answer, NoScriptError):  # those behind it rely on it
                 return [*answers[:i], *(self._run(*call) for call in calls[i:])]
             if isinstance(answer, Exception):
                 raise answer
@@ -401,8 +400,8 @@ class _Dependents:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads data only: whatever a pickle calls or makes is an _Opaque, so reading it runs no code
-    of anybody's."""
+    """Reads data only: every class and function of a pickle is an _Opaque, so reading runs no
+    foreign code."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _Opaque
@@ -442,7 +441,7 @@ def _answers(pipe: Any) -> list[Any]:
 
 
 def _counts(execution: Execution, ending: Outcome) -> list[counters.Count]:
-    """What the end of a run adds to the counters."""
+    """Return what the end of a run adds to the counters."""
     waited = None
     with suppress(ValueError):  # whoever wrote it: no count is worth the end of a job
         queued = datetime.fromisoformat(execution.fields.get(b"enqueued_at", b"").decode())
@@ -453,7 +452,7 @@ def _counts(execution: Execution, ending: Outcome) -> list[counters.Count]:
 
 
 def _ended(execution: Execution, answer: Any) -> bool:
-    """Whether that ended it; False when it has dependents to be dealt with."""
+    """Return whether the execution has ended; False when dependents came that must be handled."""
     if answer[0] == b"gone":
         raise Evicted(f"job {execution.job_id} was given to another worker")
     if answer[0] == b"refused":

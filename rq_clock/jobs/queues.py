@@ -1,32 +1,32 @@
-"""RQ's queues, to look at and to operate on.
+"""RQ's queues: reading them, and operations on jobs.
 
-Looking takes one round trip each, of a bounded size, whatever there is; jobs come in pages. All
-jobs of the Redis are here, also those that no schedule made.
+Each read is one round trip of bounded size; jobs come in pages. All jobs of the Redis are here,
+also those of no schedule.
 
-An operation is one script for each job (lua/operate.lua), with an entry in the audit, and leaves
-the books as a worker would:
+An operation is one script for each job (lua/operate.lua), with an entry in the audit. It leaves the
+records as a worker would:
 
     operation   of a job that is             leaves
     requeue     failed, stopped, canceled    the same job, with its id and so its fire time, at the
                                              end of its queue; interruptions are counted anew, the
-                                             retries that are left stay; overlap minds it
+                                             retries that are left stay; overlap looks at it
     cancel      queued, scheduled, deferred  canceled; a run is `stopped` in its ledger
     delete      anything but running         nothing; a run that had not begun is `stopped` in its
                                              ledger
-    stop        running                      what its worker makes of it: stopped, not retried
+    stop        running                      the outcome of its worker: stopped, not retried
 
-    operation       whoever asks dies   the reply is lost            another one acts meanwhile
-    requeue         before: nothing;    asked again: refused, or it  one of the two is refused: it
+    operation       the caller dies     the reply is lost            another one acts meanwhile
+    requeue         before: nothing;    repeated: refused, or it     one of the two is refused: it
                     after: done         has failed anew              is not failed any more
-    cancel, delete  likewise            asked again: refused, or     a worker was faster: refused,
+    cancel, delete  likewise            repeated: refused, or        a worker was faster: refused,
                                         missing                      since it runs
-    stop            likewise            asked again: refused, or     it ended first: refused, or
-                                        told a second time           the worker does nothing
-    sweep           portions of 200     asked again: the rest        each job is one's of the two
-                    are done, or not
+    stop            likewise            repeated: refused, or a      it ended first: refused, or
+                                        second order to stop         the worker does nothing
+    sweep           portions of 200     repeated: the rest           each job is handled by one of
+                    are done, or not                                 the two
 
 Two jobs of one fire time are never both queued or running by an operation here, as far as the
-clock still watches them (of one schedule the newest hundred); of backfills it does not.
+clock still watches them: the newest hundred of one schedule, and none of a backfill.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 
 QUEUES, WORKERS = 500, 1000
-"""Queues and workers that are looked at, at most."""
+"""Limits of the queues and workers that one read covers."""
 SWEEP = 1000
-"""Jobs that one operation on many looks at."""
+"""Jobs that one bulk operation looks at."""
 PORTION = 200
 ATTEMPTS = 2000
 """Ended attempts among which those of one job are looked for, from its enqueueing on."""
@@ -87,14 +87,13 @@ class NoJob(RqClockError):
 
 
 class NotAllowed(RqClockError):
-    """A job to which this cannot be done, now; nothing was changed."""
+    """The operation is not possible in the job's state; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs an operation on many is for: of a queue, a schedule, with a text in id,
-    description or error; and only those that ended before an instant, so that it is done to what
-    somebody has seen."""
+    """The jobs of a bulk operation: of a queue, of a schedule, with a text in id, description or
+    error. `before` leaves out those that ended after the operator looked."""
 
     queue: str = ""
     schedule: str = ""
@@ -102,7 +101,7 @@ class JobFilter:
     before: datetime | None = None
 
     def fits(self, job: JobRow) -> bool:
-        """Whether it is one of them."""
+        """Return whether a job is one of them."""
         if self.schedule and (job.run is None or job.run.schedule != self.schedule):
             return False
         if self.before and job.ended and job.ended > self.before:
@@ -112,8 +111,8 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What an operation on many has done: to how many jobs; why it was refused for others; whether
-    there may be more that were not looked at."""
+    """The result of a bulk operation: how many jobs were changed, why others were refused, and
+    whether there may be more that were not looked at."""
 
     done: int
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -121,18 +120,17 @@ class BulkResult:
 
 
 class Queues:
-    """RQ's queues, as a namespace sees them. Methods raise redis-py's RedisError when the server
-    cannot be used."""
+    """RQ's queues. Methods raise redis-py's RedisError when the server cannot be used."""
 
     def __init__(self, store: Store, *, runs: int = 1000) -> None:
         self._store = store
         self._runs = runs
         self._scripts = {n: load_script(store.redis, n) for n in _SCRIPTS}
 
-    # ---- looking ------------------------------------------------------------------------------
+    # ---- reading ------------------------------------------------------------------------------
 
     def look(self, used: Collection[str] | None = None) -> QueueReport:
-        """All queues and workers; `used` are those that schedules name, if that is known."""
+        """Return all queues and workers; `used` are the queues that schedules name, if known."""
         keys = ["rq:queues", "rq:workers", self._store.key("workers")]
         answer = self._scripts["queues"](keys, [QUEUES, WORKERS, *sorted(used or ())])
         now = instant_of(answer)
@@ -142,24 +140,24 @@ class Queues:
         queues = (queue_of(row, now, workers, used) for row in answer[2])
         return QueueReport(now, tuple(queues), tuple(workers))
 
-    def jobs(self, kind: str, queue: str = "", *, most: int = 50, cursor: str = "") -> Jobs:
-        """The next `most` jobs of a kind, of one queue or of all. Raises ScheduleError for a kind
-        or a cursor that is none."""
+    def jobs(self, kind: str, queue: str = "", *, limit: int = 50, cursor: str = "") -> Jobs:
+        """Return the next `limit` jobs of a kind, of one queue or of all. Raises ScheduleError for
+        an unknown kind or cursor."""
         if kind not in KINDS:
             raise ScheduleError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         place, order = KINDS[kind]
-        args = [place, queue, order, *place_of(kind, cursor), most, QUEUES, _LONGEST]
+        args = [place, queue, order, *place_of(kind, cursor), limit, QUEUES, _LONGEST]
         answer = self._scripts["browse"](["rq:queues"], args)
         rows, following = answer[3], ""
-        if len(rows) > most and kind == "queued":  # from the place of the next one
-            following = cursor_of(kind, text(rows[most][0]), text(rows[most][2]))
-        elif len(rows) > most:  # from the one shown last
-            following = cursor_of(kind, text(rows[most - 1][0]), text(rows[most - 1][4]))
-        found = tuple(listed(kind, row) for row in rows[:most])
+        if len(rows) > limit and kind == "queued":  # from the place of the next one
+            following = cursor_of(kind, text(rows[limit][0]), text(rows[limit][2]))
+        elif len(rows) > limit:  # from the one shown last
+            following = cursor_of(kind, text(rows[limit - 1][0]), text(rows[limit - 1][4]))
+        found = tuple(listed(kind, row) for row in rows[:limit])
         return Jobs(instant_of(answer), found, answer[2], following)
 
     def job(self, id: str) -> JobDetail:
-        """One job. Of a run that RQ has forgotten, what is known of its attempts. Raises NoJob."""
+        """Return one job; of a run that RQ has forgotten, its known attempts. Raises NoJob."""
         origin = JobId.parse(id)
         ours = origin is not None and origin.namespace == self._store.namespace
         since = to_ms(origin.fire_time) if origin and ours else ""
@@ -171,76 +169,86 @@ class Queues:
 
     # ---- operations ---------------------------------------------------------------------------
 
-    def requeue(self, id: str, who: Actor) -> str:
-        """Run a job that failed, was stopped or canceled once more; its queue. Raises NoJob and
-        Unfit."""
-        return self._one("requeue", id, who)
+    def requeue(self, id: str, actor: Actor) -> str:
+        """Run a job that failed, was stopped or canceled once more. Return its queue. Raises NoJob
+        and NotAllowed."""
+        return self._one("requeue", id, actor)
 
-    def cancel(self, id: str, who: Actor) -> str:
-        """Take a job that waits out of its queue and keep it; its queue. Raises NoJob and Unfit."""
-        return self._one("cancel", id, who)
+    def cancel(self, id: str, actor: Actor) -> str:
+        """Take a waiting job out of its queue and keep it. Return the queue. Raises NoJob and
+        NotAllowed."""
+        return self._one("cancel", id, actor)
 
-    def delete(self, id: str, who: Actor) -> str:
-        """Forget a job with all that RQ has of it; its queue. Jobs that depend on it wait for ever,
-        as in RQ. Raises NoJob and Unfit."""
-        return self._one("delete", id, who)
+    def delete(self, id: str, actor: Actor) -> str:
+        """Delete a job and all that RQ has of it. Return its queue. Jobs that depend on it wait for
+        ever, as in RQ. Raises NoJob and NotAllowed."""
+        return self._one("delete", id, actor)
 
-    def stop(self, id: str, who: Actor) -> str:
-        """Tell the worker of a running job to end it; the worker. Raises NoJob and Unfit."""
-        return self._one("stop", id, who)
+    def stop(self, id: str, actor: Actor) -> str:
+        """Order the worker of a running job to end it. Return the worker. Raises NoJob and
+        NotAllowed."""
+        return self._one("stop", id, actor)
 
-    def sweep(self, verb: str, match: JobFilter, who: Actor) -> BulkResult:
-        """Requeue or delete the failed jobs that fit, the newest first, of SWEEP that are looked
-        at."""
+    def sweep(self, verb: str, match: JobFilter, actor: Actor) -> BulkResult:
+        """Requeue or delete the matching ones of the newest SWEEP failed jobs, newest first."""
         fits, more = self.matching(match)
         done, refused = 0, {}
         for start in range(0, len(fits), PORTION):
             ids = [job.id for job in fits[start : start + PORTION]]
             detail = {"queue": match.queue, "schedule": match.schedule, "text": match.text}
-            for id, (word, said) in zip(ids, self._operate(verb, ids, who, detail), strict=True):
+            answers = self._operate(verb, ids, actor, detail)
+            for id, (word, reason) in zip(ids, answers, strict=True):
                 if word == "ok":
                     done += 1
                 else:
-                    refused[id] = str(_fault(verb, id, word, said))
+                    refused[id] = str(_fault(verb, id, word, reason))
         return BulkResult(done, refused, more)
 
     def matching(self, match: JobFilter) -> tuple[list[JobRow], bool]:
-        """The failed jobs that fit, of the newest SWEEP; whether there are more to look at. Two
-        round trips: one would hold up the server for 10 ms."""
+        """Return the matching ones of the newest SWEEP failed jobs, and whether there are more
+        failed jobs. Two round trips: one would block the server for 10 ms."""
         found: list[JobRow] = []
         cursor = ""
         for _ in range(2):
-            page = self.jobs("failed", match.queue, most=SWEEP // 2, cursor=cursor)
+            page = self.jobs("failed", match.queue, limit=SWEEP // 2, cursor=cursor)
             found += [job for job in page.jobs if match.fits(job)]
             cursor = page.cursor
             if not cursor:
                 break
         return found, bool(cursor)
 
-    def _one(self, verb: str, id: str, who: Actor) -> str:
-        [(word, said)] = self._operate(verb, [id], who, {"job": id})
+    def _one(self, verb: str, id: str, actor: Actor) -> str:
+        [(word, detail)] = self._operate(verb, [id], actor, {"job": id})
         if word != "ok":
-            raise _fault(verb, id, word, said)
-        return said
+            raise _fault(verb, id, word, detail)
+        return detail
 
     def _operate(
-        self, verb: str, ids: Sequence[str], who: Actor, detail: Mapping[str, str]
+        self, verb: str, ids: Sequence[str], actor: Actor, detail: Mapping[str, str]
     ) -> list[tuple[str, str]]:
-        """Do it, and for each job what came of it."""
+        """Run the script. Return a word and a detail for each job."""
         now = instant_of(self._store.redis.time())
-        told = json.dumps({name: value for name, value in detail.items() if value})
-        given_up = one_line(f"{'canceled' if verb == 'cancel' else 'deleted'} by {who.by}")
-        counted = f"run {STOPPED} -"  # see counters.py: it took no time that would be known
-        head: list[Any] = [verb, to_ms(now), utcformat(now), who.by, _VERBS[verb], who.reason, told]
-        head += [AUDIT, self._runs, given_up, counted, FEW]
-        words = [word for id in ids for word in _books(id)]
+        audited = json.dumps({name: value for name, value in detail.items() if value})
+        reason = one_line(f"{'canceled' if verb == 'cancel' else 'deleted'} by {actor.by}")
+        counted = f"run {STOPPED} -"  # see counters.py: its time is unknown
+        head: list[Any] = [
+            verb,
+            to_ms(now),
+            utcformat(now),
+            actor.by,
+            _VERBS[verb],
+            actor.reason,
+            audited,
+        ]
+        head += [AUDIT, self._runs, reason, counted, FEW]
+        words = [word for id in ids for word in _job_words(id)]
         keys = self._store.keys("workers")
         answer = [text(word) for word in who.call(self._scripts["operate"], keys, [*head, *words])]
         return list(zip(answer[::2], answer[1::2], strict=True))
 
 
-def _books(id: str) -> list[str | int]:
-    """A job as the script takes it: where the books of its schedule are, if it is a run."""
+def _job_words(id: str) -> list[str | int]:
+    """Return a job as the script takes it, with the place of its schedule's records, if any."""
     origin = JobId.parse(id)
     if origin is None:
         return [id, "", "", "", ""]
@@ -248,15 +256,15 @@ def _books(id: str) -> list[str | int]:
     return [id, prefix, origin.schedule, to_ms(origin.fire_time), origin.ledger_codes]
 
 
-def _fault(verb: str, id: str, word: str, said: str) -> RqClockError:
+def _fault(verb: str, id: str, word: str, detail: str) -> RqClockError:
     if word == "missing":
         return NoJob(f"{id}: there is no such job, or none any more")
     if word == "twin":
         return NotAllowed(
-            f"{id}: expected no other run of its fire time in progress, got {said}; wait for it"
+            f"{id}: expected no other run of its fire time in progress, got {detail}; wait for it"
         )
     if word == "state":
         return NotAllowed(
-            f"{id}: expected {_STATES[verb]}, got one that is {said or 'nothing known'}"
+            f"{id}: expected {_STATES[verb]}, got one that is {detail or 'nothing known'}"
         )
-    return NotAllowed(f"{id}: {said}")
+    return NotAllowed(f"{id}: {detail}")

@@ -42,17 +42,17 @@ class Reaper:
         if moment - self._looked > LONGEST_GAP:
             self._silent.clear()
         self._looked = moment
-        places, due, moved = self._executions.scan(now)
-        self._silent = {place.worker: self._last_sign(place, moment) for place in places}
-        for place in places:
-            silent = moment - self._silent[place.worker][1]
+        slots, due, moved = self._executions.scan(now)
+        self._silent = {slot.worker: self._last_sign(slot, moment) for slot in slots}
+        for slot in slots:
+            silent = moment - self._silent[slot.worker][1]
             if silent >= SILENCE:
                 try:
-                    self._reap(place, silent, now)
+                    self._reap(slot, silent, now)
                 except Exception as error:
                     if is_outage(error):
                         raise
-                    self._faults.report("duty.failed", error, duty="reaper", worker=place.worker)
+                    self._faults.report("duty.failed", error, duty="reaper", worker=slot.worker)
         for _ in range(BURST if moved else 0):
             _, due, moved = self._executions.scan(now)
             if not moved:
@@ -63,21 +63,21 @@ class Reaper:
         """Start the count anew: the server was away."""
         self._silent.clear()
 
-    def _last_sign(self, place: Slot, moment: float) -> tuple[str, float]:
-        before = self._silent.get(place.worker)
-        return before if before and before[0] == place.value else (place.value, moment)
+    def _last_sign(self, slot: Slot, moment: float) -> tuple[str, float]:
+        before = self._silent.get(slot.worker)
+        return before if before and before[0] == slot.value else (slot.value, moment)
 
-    def _reap(self, place: Slot, silent: float, now: datetime) -> None:
-        execution = self._executions.held(place)
+    def _reap(self, slot: Slot, silent: float, now: datetime) -> None:
+        execution = self._executions.execution_of(slot)
         ending = None
         if execution is not None:
-            error = f"worker {place.worker} gave no sign of life for {silent:.0f} s"
+            error = f"worker {slot.worker} gave no sign of life for {silent:.0f} s"
             ending = interrupted(execution, now, self._limit, state=LOST, error=error)
-        if self._executions.reap(place, execution, ending):
+        if self._executions.reap(slot, execution, ending):
             fields = (
                 {"job": execution.job_id, "again": ending.again or "no"}
                 if execution and ending
                 else {}
             )
-            log_warning("worker.dead", worker=place.worker, silent=f"{silent:.0f}s", **fields)
-            del self._silent[place.worker]
+            log_warning("worker.dead", worker=slot.worker, silent=f"{silent:.0f}s", **fields)
+            del self._silent[slot.worker]

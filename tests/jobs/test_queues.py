@@ -198,7 +198,7 @@ class TestLooking:
         told: list[str] = []
         cursor = ""
         while True:
-            page = queues.jobs(kind, most=50, cursor=cursor)
+            page = queues.jobs(kind, limit=50, cursor=cursor)
             assert page.total == 205
             told += [job.id for job in page.jobs]
             cursor = page.cursor
@@ -215,9 +215,9 @@ class TestLooking:
         self, connection: Any, queues: Queues
     ) -> None:
         every_id = fill(connection, "failed", 1000, same=1000)
-        first = queues.jobs("failed", most=400)
-        second = queues.jobs("failed", most=400, cursor=first.cursor)
-        third = queues.jobs("failed", most=400, cursor=second.cursor)
+        first = queues.jobs("failed", limit=400)
+        second = queues.jobs("failed", limit=400, cursor=first.cursor)
+        third = queues.jobs("failed", limit=400, cursor=second.cursor)
         told = [job.id for page in (first, second, third) for job in page.jobs]
         assert (len(told), set(told), third.cursor) == (1000, set(every_id), "")
 
@@ -225,10 +225,10 @@ class TestLooking:
         self, connection: Any, queues: Queues
     ) -> None:
         fill(connection, "failed", 10)
-        page = queues.jobs("failed", most=4)
+        page = queues.jobs("failed", limit=4)
         for job in page.jobs:
             connection.zrem("rq:failed:q0", job.id)
-        rest = queues.jobs("failed", most=10, cursor=page.cursor)
+        rest = queues.jobs("failed", limit=10, cursor=page.cursor)
         assert len(rest.jobs) == 6
 
     @pytest.mark.parametrize(

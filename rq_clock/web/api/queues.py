@@ -95,7 +95,7 @@ def list_jobs(
 ) -> Response:
     """List the jobs of a kind, of one queue or of all. Failed and finished jobs: newest first."""
     try:
-        found = site.queues.jobs(kind, queue, most=limit, cursor=cursor)
+        found = site.queues.jobs(kind, queue, limit=limit, cursor=cursor)
     except ScheduleError:  # the kind is known here
         raise wrong("cursor", "expected the one of a page of the same kind") from None
     rows = [job_view(job) for job in found.jobs]

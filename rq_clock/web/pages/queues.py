@@ -52,7 +52,7 @@ def queue_page(  # noqa: PLR0913 - one a filter
     if queue is None:
         raise Problem("not-found", f"no queue {name!r} is among the first {len(report.queues)}")
     kind = kind or ("queued" if queue.jobs["queued"] or not queue.jobs["failed"] else "failed")
-    jobs = site.queues.jobs(kind, name, most=ROWS, cursor=cursor)
+    jobs = site.queues.jobs(kind, name, limit=ROWS, cursor=cursor)
     return page(
         request, "queue.html", token, pulse, queue=queue, kind=kind, at=at, look=look,
         serving=[worker for worker in report.workers if name in worker.queues],
@@ -74,7 +74,7 @@ def jobs_page(  # noqa: PLR0913 - one a filter
         searched = SWEEP if more else None
         jobs = Jobs(pulse.now, tuple(fits[:SHOWN]), len(fits), "")
     else:
-        jobs = site.queues.jobs(kind, match.queue, most=ROWS, cursor=cursor)
+        jobs = site.queues.jobs(kind, match.queue, limit=ROWS, cursor=cursor)
     return page(
         request, "jobs.html", token, pulse, kind=kind, kinds=KINDS, filter=match, at=at,
         look=look, searched=searched, **_rows(site, token, jobs),

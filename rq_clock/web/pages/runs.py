@@ -103,7 +103,7 @@ def runs_page(  # noqa: PLR0913 - one a filter
     else:
         lines, following, searched = _ended(site, pulse, match, cursor)
         if not cursor and not any(query.values()):
-            running = site.queues.jobs("started", most=RUNNING).jobs
+            running = site.queues.jobs("started", limit=RUNNING).jobs
     return page(
         request, "runs.html", token, pulse, lines=lines, running=running, query=query, look=look,
         filtered=any(query.values()), following=following, at=at, states=STATES, reasons=REASONS,
