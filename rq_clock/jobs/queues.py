@@ -231,19 +231,11 @@ class Queues:
         audited = json.dumps({name: value for name, value in detail.items() if value})
         reason = one_line(f"{'canceled' if verb == 'cancel' else 'deleted'} by {actor.by}")
         counted = f"run {STOPPED} -"  # see counters.py: its time is unknown
-        head: list[Any] = [
-            verb,
-            to_ms(now),
-            utcformat(now),
-            actor.by,
-            _VERBS[verb],
-            actor.reason,
-            audited,
-        ]
-        head += [AUDIT, self._runs, reason, counted, FEW]
+        head: list[Any] = [verb, to_ms(now), utcformat(now), actor.by, _VERBS[verb], actor.reason]
+        head += [audited, AUDIT, self._runs, reason, counted, FEW]
         words = [word for id in ids for word in _job_words(id)]
         keys = self._store.keys("workers")
-        answer = [text(word) for word in who.call(self._scripts["operate"], keys, [*head, *words])]
+        answer = list(map(text, actor.call(self._scripts["operate"], keys, [*head, *words])))
         return list(zip(answer[::2], answer[1::2], strict=True))
 
 
