@@ -394,7 +394,7 @@ class TestOperations:
         assert {id.decode() for id in connection.lrange("rq:queue:mail", 0, -1)} == set(ids)
         [noted] = schedules.audit(1)
         assert (noted.verb, noted.reason, noted.detail["jobs"]) == ("requeue", "mail is back", 3)
-        assert "expected from as a date and time" in text(
+        assert "expected before as a date and time" in text(
             browser.post("/bulk-jobs/delete", data={"queue": "mail"}), 422
         )
 
