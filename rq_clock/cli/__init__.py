@@ -20,7 +20,7 @@ from rq_clock.version import __version__
 _HERE = "rq_clock.cli"
 SECTIONS = {
     "Schedules": {
-        "list": (f"{_HERE}.list:list_", "List schedules with their next fire times."),
+        "list": (f"{_HERE}.list:list_", "List schedules with their states and next fire times."),
         "show": (f"{_HERE}.schedules:show", "Show everything about one schedule."),
         "next": (f"{_HERE}.schedules:next_", "Show the next fire times of one or all schedules."),
         "explain": (f"{_HERE}.schedules:explain", "Explain when a cron expression fires."),

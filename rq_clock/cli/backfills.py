@@ -1,7 +1,7 @@
-"""Commands that run fire times of the past: backfills.
+"""Commands that run past fire times: backfills.
 
-To cancel one is a command of its own and not `backfill --cancel`: that would make the schedule and
-the span, which `backfill` requires, mean nothing, and an id is completed as an id.
+Canceling is a command of its own, not `backfill --cancel`: it needs neither a schedule nor a span,
+and the shell can complete the id.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ from rq_clock.cli.common import (
     reason_option,
     schedules_of,
     sign,
-    tell_if_nobody_leads,
+    warn_without_leader,
     yes_option,
 )
 from rq_clock.cli.completion import backfill_ids, schedule_names
 from rq_clock.cli.params import Zone, instant, shown
+from rq_clock.cli.wait import wait_for_backfill
 from rq_clock.errors import ScheduleError
+from rq_clock.serializers.jobs import backfill_preview_view, backfill_view
 
 if TYPE_CHECKING:
     from rq_clock.schedules.backfill import Preview
     from rq_clock.store.backfills import Backfill
     from rq_clock.store.store import Store
 
-UNASKED, MOST = 1000, 10_000
-"""Fire times that a backfill takes without --yes where nobody can be asked, and at all."""
-TOLD = 10
-"""Failed runs that are told one by one."""
+CONFIRM_LIMIT, LIMIT = 1000, 10_000
+"""Fire times of a backfill without --yes in a script, and at most."""
+LISTED = 10
+"""Failed runs that are listed."""
 
 
 @click.command()
@@ -60,7 +62,7 @@ TOLD = 10
 @reason_option
 @yes_option
 @json_option
-def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> None:
+def backfill(name: str, start: str, end: str, tz: str | None, **options: Any) -> None:
     """Run past fire times of a schedule.
 
     The span from --from to --to includes both ends; the oldest fire time runs first. A date alone
@@ -73,46 +75,44 @@ def backfill(name: str, start: str, end: str, tz: str | None, **said: Any) -> No
     zone = tz or entry.tz
     first = instant(start, "--from", now(), tz=zone, ages=True)
     last = instant(end, "--to", now(), tz=zone, ages=True, whole_day=True)
-    found = schedules.preview_backfill(name, first, last, again=said["again"])
-    if said["dry_run"] and said["as_json"]:
-        from rq_clock.serializers.jobs import backfill_preview_view
-
+    found = schedules.preview_backfill(name, first, last, again=options["again"])
+    if options["dry_run"] and options["as_json"]:
         return print_json(backfill_preview_view(name, found))
-    if not said["as_json"]:
-        _tell_preview(name, found, zone, err=not said["dry_run"])
-    if said["dry_run"] or not found.count:
-        return print_json(None) if said["as_json"] else None
-    _allow(name, found, yes=said["yes"])
+    if not options["as_json"]:
+        _print_preview(name, found, zone, err=not options["dry_run"])
+    if options["dry_run"] or not found.count:
+        return print_json(None) if options["as_json"] else None
+    _allow(name, found, yes=options["yes"])
     made = schedules.backfill(
-        name, found.start, found.end, at_once=said["at_once"], again=said["again"],
-        limit=found.count, reason=said["reason"],
+        name, found.start, found.end, at_once=options["at_once"], again=options["again"],
+        limit=found.count, reason=options["reason"],
     )  # fmt: skip
-    tell_if_nobody_leads(store, "it begins")
-    if said["wait"]:
-        _wait_for(store, made, as_json=said["as_json"])
+    warn_without_leader(store, "it begins")
+    if options["wait"]:
+        _wait_for(store, made, as_json=options["as_json"])
     else:
-        _print_backfill(made, as_json=said["as_json"])
+        _print_backfill(made, as_json=options["as_json"])
 
 
 def _allow(name: str, found: Preview, *, yes: bool) -> None:
-    """Ask, or refuse what is too much to be meant."""
-    if found.count >= MOST:
+    """Ask, or refuse too many fire times."""
+    if found.count >= LIMIT:
         raise ScheduleError(
-            f"{name}: expected fewer than {MOST:,} fire times, got {found.count_text}; "
+            f"{name}: expected fewer than {LIMIT:,} fire times, got {found.count_text}; "
             "take a shorter span, and the rest after it"
         )
     if yes:
         return
     if interactive():
         confirm(f"Enqueue {plural(found.count, 'run')} of {name}?")
-    elif found.count > UNASKED:
+    elif found.count > CONFIRM_LIMIT:
         raise ScheduleError(
-            f"{name}: expected --yes for more than {UNASKED:,} fire times where nobody can be "
-            f"asked, got {found.count_text}; give it, or take a shorter span"
+            f"{name}: scripts must pass --yes for more than {CONFIRM_LIMIT:,} fire times, got "
+            f"{found.count_text}; pass it, or take a shorter span"
         )
 
 
-def _tell_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
+def _print_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
     left_out = len(found.left_out)
     ran = f"; {left_out:,} ran already (--again takes them, too)" if left_out else ""
     if not found.count or found.first is None or found.last is None:
@@ -125,8 +125,6 @@ def _tell_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
 
 
 def _print_backfill(made: Backfill, *, as_json: bool) -> None:
-    from rq_clock.serializers.jobs import backfill_view
-
     if as_json:
         print_json(backfill_view(made))
     else:
@@ -134,17 +132,15 @@ def _print_backfill(made: Backfill, *, as_json: bool) -> None:
 
 
 def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
-    from rq_clock.cli.wait import wait_for_backfill
-
     if not as_json:
         click.echo(made.id)
     found, failed = wait_for_backfill(store, made)
     if as_json and found:
         _print_backfill(found, as_json=True)
-    for job_id, error in list(failed.items())[:TOLD]:
+    for job_id, error in list(failed.items())[:LISTED]:
         complain(f"{job_id} failed: {error}")
-    if len(failed) > TOLD:
-        complain(f"and {len(failed) - TOLD:,} more failed; `rq-clock history {made.schedule}`")
+    if len(failed) > LISTED:
+        complain(f"and {len(failed) - LISTED:,} more failed; `rq-clock history {made.schedule}`")
     if found is None or found.state != "done":
         complain(f"{made.id} was {found.state if found else 'forgotten'} before it was through")
     elif not failed:
@@ -161,7 +157,6 @@ def backfills(count: int, as_json: bool) -> None:
 
     Ended backfills are kept for 30 days.
     """
-    from rq_clock.serializers.jobs import backfill_view
 
     found = schedules_of(open_store()).backfills(count)
     if as_json:
@@ -176,7 +171,7 @@ BACKFILLS = ("BACKFILL", "FROM (UTC)", "TO (UTC)", "ENQUEUED", "AT ONCE", "STATE
 
 
 def backfill_cells(b: Backfill) -> tuple[str, ...]:
-    """A backfill as a row of a table."""
+    """Return a backfill as a row of a table."""
     span, came = (iso(b.start), iso(b.end)), f"{b.enqueued:,} of {b.total:,}"
     return (b.id, *span, came, str(b.at_once), sign(b.state), b.by, b.reason)
 

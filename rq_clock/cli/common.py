@@ -101,7 +101,7 @@ def not_found(store: Store, name: str) -> NoReturn:
     sys.exit(NOT_FOUND)
 
 
-def tell_if_nobody_leads(store: Store, what: str) -> None:
+def warn_without_leader(store: Store, what: str) -> None:
     """Say that nothing happens for now, where it takes a clock."""
     from rq_clock.store.lease import Leases
 

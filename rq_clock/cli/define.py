@@ -24,7 +24,7 @@ from rq_clock.cli.common import (
     refuse_unknown,
     row_of,
     schedules_of,
-    tell_if_nobody_leads,
+    warn_without_leader,
     yes_option,
 )
 from rq_clock.cli.completion import queue_names, schedule_names
@@ -32,9 +32,11 @@ from rq_clock.cli.params import Zone, instant, shown, shown_jitter
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.manifest.definition import item, patched, put
 from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
+from rq_clock.model.schedule import Schedule
+from rq_clock.serializers.schedules import schedule_detail_view
+from rq_clock.timing.describe import words
 
 if TYPE_CHECKING:
-    from rq_clock.model.schedule import Schedule
     from rq_clock.store.store import Store
 
 NONE = "none"
@@ -231,9 +233,6 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
 
 
 def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
-    from rq_clock.serializers.schedules import schedule_detail_view
-    from rq_clock.timing.describe import words
-
     row = row_of(store, name)
     entry = row.entry if row else None
     if as_json:
@@ -250,7 +249,7 @@ def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
     if entry and entry.schedule:
         for warning in entry.schedule.trigger.warnings():
             click.echo(f"warning: {name}: {warning}", err=True)
-    tell_if_nobody_leads(store, "it fires")
+    warn_without_leader(store, "it fires")
 
 
 # ---- from options to a definition -------------------------------------------------------------

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rq_clock.cli.common import complain, iso, now, open_store, plural
+from rq_clock.manifest.diff import Difference, differences
+from rq_clock.model.decision import due, is_on_time
+from rq_clock.model.entry import Entry
+from rq_clock.model.schedule import Schedule
+from rq_clock.redaction import printable
+from rq_clock.serializers.schedules import (
+    CaughtUpView,
+    ChangesView,
+    ChangeView,
+    FieldView,
+    SkipCountView,
+    change_view,
+    field_views,
+)
+from rq_clock.settings import Settings
 
 if TYPE_CHECKING:
     from rq_clock.clock import reconcile
-    from rq_clock.model.entry import Entry
-    from rq_clock.model.schedule import Schedule
-    from rq_clock.serializers.schedules import CaughtUpView, ChangesView, ChangeView, FieldView
-    from rq_clock.settings import Settings
     from rq_clock.store.store import Store
 
 LISTED = 100
@@ -32,7 +43,6 @@ def deploy_view(
     """Return what a clock with these schedules would change when it leads, and which past fire
     times it would enqueue at once. `notes` say why it would change nothing."""
     from rq_clock.clock.reconcile import differing, plan
-    from rq_clock.serializers.schedules import ChangesView, change_view
 
     stored = store.declared()
     note = ""
@@ -59,7 +69,7 @@ def deploy_view(
     )
 
 
-def tell_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
+def print_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
     """Say on standard error what a deploy would change, or in one line why that is not known.
 
     Nothing is raised: a release must not fail for it.
@@ -76,13 +86,10 @@ def tell_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
         complain(f"what a deploy would change is not known: {' '.join(reason.split())}")
         return
     click.echo(f"a deploy changes in namespace {view.namespace!r}:", err=True)
-    tell(view, err=True)
+    print_changes(view, err=True)
 
 
 def _changed(entry: Entry, schedule: Schedule) -> ChangeView:
-    from rq_clock.manifest.diff import Difference, differences
-    from rq_clock.serializers.schedules import ChangeView, field_views
-
     found = differences(entry.schedule, schedule)
     if not entry.declared:
         found.append(Difference("origin", "run-time", "declared"))
@@ -93,8 +100,6 @@ def _caught_up(
     store: Store, declared: Mapping[str, Schedule], found: reconcile.Plan, now: datetime
 ) -> Iterator[CaughtUpView]:
     """The overdue schedules, also run-time ones, and what would become of their fire times."""
-    from rq_clock.model.decision import due, is_on_time
-    from rq_clock.serializers.schedules import CaughtUpView, SkipCountView
 
     old_rules = {entry.name: entry for entry in found.unsettled}
     new_names, removed = dict(found.renamed), set(found.removed)
@@ -124,7 +129,7 @@ def _caught_up(
 # ---- both -------------------------------------------------------------------------------------
 
 
-def tell(view: ChangesView, *, err: bool = False) -> None:
+def print_changes(view: ChangesView, *, err: bool = False) -> None:
     """Print the changes: a line for each schedule, with a sign; its changed fields below it."""
     for note in view.notes:
         click.echo(f"note: {note}", err=err)
@@ -139,10 +144,10 @@ def tell(view: ChangesView, *, err: bool = False) -> None:
             click.echo(click.style(f"{mark} {_row(row)}", fg=color), err=err)
             for field in row.fields:
                 click.echo(f"    {_field(field)}", err=err)
-        _tell_more(rows, kind, err=err)
+        _print_more(rows, kind, err=err)
     for late in view.caught_up[:LISTED]:
         click.echo(click.style(f"! {_caught(late)}", fg="yellow"), err=err)
-    _tell_more(view.caught_up, "overdue", err=err)
+    _print_more(view.caught_up, "overdue", err=err)
     if view.past:
         listed = ", ".join(view.past[:LISTED])
         click.echo(f"past: {listed}: its only instant has passed, so it never runs", err=err)
@@ -150,14 +155,12 @@ def tell(view: ChangesView, *, err: bool = False) -> None:
     click.echo(", ".join([*counts, f"{view.unchanged:,} unchanged"]), err=err)
 
 
-def _tell_more(rows: Sequence[Any], kind: str, *, err: bool) -> None:
+def _print_more(rows: Sequence[Any], kind: str, *, err: bool) -> None:
     if len(rows) > LISTED:
         click.echo(f"  … and {len(rows) - LISTED:,} more {kind}", err=err)
 
 
 def _row(change: ChangeView) -> str:
-    from rq_clock.redaction import printable
-
     line = change.name
     if change.was not in (None, line):
         line = f"{change.was} is now {line}"
@@ -167,8 +170,6 @@ def _row(change: ChangeView) -> str:
 
 
 def _field(field: FieldView) -> str:
-    from rq_clock.redaction import printable
-
     old, new = (printable(text or "(default)", 200) for text in (field.old, field.new))
     return f"{field.path}: {old} → {new}"
 

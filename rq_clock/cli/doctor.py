@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json
+from rq_clock.errors import RqClockError
+from rq_clock.settings import Settings
 
 if TYPE_CHECKING:
     from rq_clock.doctor.facts import Code
@@ -33,7 +35,6 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
     from rq_clock.doctor.schedule_checks import findings, healthy
     from rq_clock.jobs.executions import Executions
     from rq_clock.serializers.clock import DoctorView
-    from rq_clock.settings import Settings
     from rq_clock.store.client import connect
     from rq_clock.store.store import Store
 
@@ -90,7 +91,6 @@ def _code(name: str) -> Code:
     """What the app declares. It may do anything when it is loaded, here as in the clock."""
     from rq_clock import loader as app
     from rq_clock.doctor.facts import Code
-    from rq_clock.errors import RqClockError
 
     try:
         clock, faults = app.load(name)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from rq_clock.cli.common import (
     iso,
@@ -26,13 +27,16 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import queue_names
 from rq_clock.cli.params import shown_jitter
 from rq_clock.errors import StoreUnavailable
+from rq_clock.model.entry import Entry
+from rq_clock.model.filters import Filter
 from rq_clock.model.verdict import STATES
+from rq_clock.schedules.upcoming import density
+from rq_clock.serializers.schedules import ScheduleView, density_view, schedule_view
+from rq_clock.settings import Settings
 from rq_clock.timing.durations import duration_text
 
 if TYPE_CHECKING:
-    from rq_clock.model.entry import Entry
     from rq_clock.schedules.listing import Row
-    from rq_clock.serializers.schedules import ScheduleView
     from rq_clock.store.store import Store
 
 REDRAW_SECONDS = 2.0
@@ -58,7 +62,6 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
         return states
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> Any:
-        from click.shell_completion import CompletionItem
 
         return [CompletionItem(state) for state in STATES if state.startswith(incomplete)]
 
@@ -84,7 +87,7 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
 )  # fmt: skip
 @json_option
 def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> None:
-    """List schedules with their states, last results and next fire times.
+    """List schedules with their states and next fire times.
 
     States, worst first: invalid, late, stuck, failing, paused, running, ended, scheduled.
     """
@@ -101,8 +104,6 @@ def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> No
 
 
 def _print(store: Store, options: dict[str, Any], *, as_json: bool) -> None:
-    from rq_clock.serializers.schedules import schedule_view
-
     rows = _found(store, **options)
     if as_json:
         print_json([schedule_view(row, now(), store.namespace) for row in rows])
@@ -118,7 +119,6 @@ def _found(
     store: Store, *, state: tuple[str, ...] | None, sort: str, **conditions: Any
 ) -> list[Row]:
     """Return the matching schedules, in order."""
-    from rq_clock.model.filters import Filter
     from rq_clock.schedules.listing import ScheduleList
 
     matching = Filter(states=state or (), **conditions)
@@ -126,8 +126,6 @@ def _found(
 
 
 def _cells(row: Row, now: datetime, namespace: str) -> tuple[str, ...]:
-    from rq_clock.serializers.schedules import schedule_view
-
     entry, view = row.entry, schedule_view(row, now, namespace)
     fire = iso(view.next_fire_time) if view.next_fire_time else "-"
     if entry.schedule and entry.schedule.offset and entry.next_fire:
@@ -167,7 +165,6 @@ def _watch(store: Store, options: dict[str, Any]) -> None:
     """Redraw until Ctrl-C. While Redis is away, show why and try again."""
     from redis.exceptions import RedisError
 
-    from rq_clock.settings import Settings
     from rq_clock.store.client import diagnose
 
     url = Settings.from_env().redis_url
@@ -199,9 +196,9 @@ def _clipped(line: str, columns: int) -> str:
     """A line that is too long, with its colours."""
     clipped, room = "", columns - 1
     for part in re.split(r"(\x1b\[[0-9;]*m)", line):
-        taken = part if part.startswith("\x1b") else part[:room]
-        room -= 0 if part.startswith("\x1b") else len(taken)
-        clipped += taken
+        piece = part if part.startswith("\x1b") else part[:room]
+        room -= 0 if part.startswith("\x1b") else len(piece)
+        clipped += piece
     return clipped + "…"
 
 
@@ -209,9 +206,6 @@ def _clipped(line: str, columns: int) -> str:
 
 
 def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
-    from rq_clock.schedules.upcoming import density
-    from rq_clock.serializers.schedules import density_view
-
     found = density(entries, now(), *SPANS[name])
     if as_json:
         return print_json(density_view(found))

@@ -29,12 +29,15 @@ from rq_clock.cli.common import (
 )
 from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import Duration, Zone, instant, shown
+from rq_clock.cli.wait import Follower, Outcome, wait_for_job
+from rq_clock.model.entry import Entry
+from rq_clock.model.ledger import Enqueued
+from rq_clock.schedules.upcoming import upcoming
+from rq_clock.serializers.jobs import RunView, run_view
 from rq_clock.timing.durations import duration_text
+from rq_clock.timing.instants import from_ms
 
 if TYPE_CHECKING:
-    from rq_clock.cli.wait import Outcome
-    from rq_clock.model.entry import Entry
-    from rq_clock.serializers.jobs import RunView
     from rq_clock.store.audit import AuditEntry
     from rq_clock.store.store import Store
 
@@ -54,7 +57,7 @@ names_argument = click.argument("names", nargs=-1, shell_complete=schedule_names
 @click.option("--timeout", type=Duration(), help="Maximum time to wait.")
 @reason_option
 @json_option
-def run(name: str, wait: bool, follow: bool, as_json: bool, **said: Any) -> None:
+def run(name: str, wait: bool, follow: bool, as_json: bool, **options: Any) -> None:
     """Run a schedule now.
 
     It prints the job's id. Paused schedules run too, and the next fire time stays the same. With
@@ -63,25 +66,23 @@ def run(name: str, wait: bool, follow: bool, as_json: bool, **said: Any) -> None
     """
     if as_json and follow:
         raise click.UsageError("--follow prints what the run prints, which is no JSON")
-    timeout = said["timeout"]
+    timeout = options["timeout"]
     if timeout is not None and not (wait or follow):
         raise click.UsageError("--timeout goes with --wait or --follow")
     store = open_store()
-    job_id = schedules_of(store).trigger(name, force=said["force"], reason=said["reason"])
+    job_id = schedules_of(store).trigger(name, force=options["force"], reason=options["reason"])
     if not as_json:
         click.echo(job_id, err=follow)
     outcome = _waited(store, job_id, timeout, follow=follow) if wait or follow else None
     if as_json:
         print_json(_run_view(store, name, job_id, outcome))
     elif outcome:
-        _tell(outcome, job_id)
+        _print_outcome(outcome, job_id)
     if outcome and outcome.state != "ok":
         sys.exit(1)
 
 
 def _waited(store: Store, job_id: str, timeout: timedelta | None, *, follow: bool) -> Outcome:
-    from rq_clock.cli.wait import Follower, wait_for_job
-
     follower = Follower(lambda: store.output(job_id))
     seconds = None if timeout is None else timeout.total_seconds()
     look = follower.look if follow else lambda: None
@@ -93,10 +94,6 @@ def _waited(store: Store, job_id: str, timeout: timedelta | None, *, follow: boo
 
 
 def _run_view(store: Store, name: str, job_id: str, outcome: Outcome | None) -> RunView:
-    from rq_clock.model.ledger import Enqueued
-    from rq_clock.serializers.jobs import run_view
-    from rq_clock.timing.instants import from_ms
-
     if outcome and outcome.ended:
         return run_view(name, outcome.ended.entry, store.namespace, job_id)
     fire_time = from_ms(job_id.split("-")[-2])
@@ -104,7 +101,7 @@ def _run_view(store: Store, name: str, job_id: str, outcome: Outcome | None) -> 
     return replace(view, state=outcome.state, error=outcome.error or None) if outcome else view
 
 
-def _tell(outcome: Outcome, job_id: str) -> None:
+def _print_outcome(outcome: Outcome, job_id: str) -> None:
     if outcome.state == "gone":
         complain(f"{job_id} is gone, and nothing says how it ended")
         return
@@ -129,13 +126,13 @@ def _tell(outcome: Outcome, job_id: str) -> None:
     help="Missed fire times to run when the pause ends: none, the latest, or all.",
 )  # fmt: skip
 @reason_option
-def pause(names: tuple[str, ...], everything: bool, until: str | None, **said: Any) -> None:
+def pause(names: tuple[str, ...], everything: bool, until: str | None, **options: Any) -> None:
     """Pause schedules.
 
     Their fire times are recorded as skipped until you resume them, or until the pause ends. One-off
     jobs wait. A pause survives deploys.
     """
-    span, tz = said["span"], said["tz"]
+    span, tz = options["span"], options["tz"]
     if span is not None and until is not None:
         raise click.UsageError("--for and --until say the same; give one of them")
     end = instant(until, "--until", now(), tz=tz) if until else None
@@ -143,7 +140,7 @@ def pause(names: tuple[str, ...], everything: bool, until: str | None, **said: A
         end = (now() + span + timedelta(seconds=1)).replace(microsecond=0)
     chosen = _chosen(names, everything)
     store = open_store()
-    schedules_of(store).pause(chosen, reason=said["reason"], until=end, missed=said["missed"])
+    schedules_of(store).pause(chosen, reason=options["reason"], until=end, missed=options["missed"])
     how_long = f"until {shown(end, tz)}" if end else "until it is resumed"
     for name in names or ["all schedules"]:
         click.echo(f"{name}: {sign('paused')} {how_long}")
@@ -164,13 +161,13 @@ def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None
     schedules_of(store).resume(chosen, missed=missed)
     after, _ = store.load(names)
     for name in names:
-        _tell_resumed(name, before.get(name), after.get(name))
+        _print_resumed(name, before.get(name), after.get(name))
     if everything and not any(pause.at(now()) for pause in whole.values()):
         click.echo("all schedules: were not paused", err=True)
     elif everything:
         click.echo("all schedules: resumed")
     if everything:
-        _tell_own_pauses(store)
+        _print_own_pauses(store)
 
 
 def _chosen(names: tuple[str, ...], everything: bool) -> list[str]:
@@ -179,7 +176,7 @@ def _chosen(names: tuple[str, ...], everything: bool) -> list[str]:
     return ["*"] if everything else list(names)
 
 
-def _tell_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
+def _print_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
     t = now()
     if after and after.pause(t):
         complain(f"{name}: still paused, as all schedules are; `rq-clock resume --all` ends that")
@@ -191,7 +188,7 @@ def _tell_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
         click.echo(f"{name}: resumed" + (f", next {shown(fire, zone)}" if fire else ""))
 
 
-def _tell_own_pauses(store: Store) -> None:
+def _print_own_pauses(store: Store) -> None:
     own = schedules_of(store).find(state="paused", limit=10).entries
     if own:
         listed = ", ".join(sorted(entry.name for entry in own)[:10])
@@ -210,7 +207,6 @@ def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
 
     A later `skip` replaces an earlier one.
     """
-    from rq_clock.schedules.upcoming import upcoming
 
     if undo and count is not None:
         raise click.UsageError("--undo takes all of it back; leave -n out")

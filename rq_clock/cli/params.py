@@ -6,10 +6,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from rq_clock.cli.common import iso
 from rq_clock.errors import ScheduleError
 from rq_clock.timing.durations import duration_text, read_duration
+from rq_clock.timing.instants import read_instant
+from rq_clock.timing.zones import zone, zone_faults, zone_names
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
@@ -38,16 +41,12 @@ class Zone(click.ParamType):  # type: ignore[type-arg]  # not generic in older o
     name = "zone"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        from rq_clock.timing.zones import zone_faults
 
         if faults := zone_faults(value):
             self.fail(faults[0])
         return str(value)
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> Any:
-        from click.shell_completion import CompletionItem
-
-        from rq_clock.timing.zones import zone_names
 
         near = sorted(n for n in zone_names() if n.lower().startswith(incomplete.lower()))
         return [CompletionItem(name) for name in near]
@@ -58,7 +57,6 @@ def instant(text: str, option: str, now: datetime, *, tz: str = "UTC", **forms: 
 
     Raises click's BadParameter naming the option.
     """
-    from rq_clock.timing.instants import read_instant
 
     try:
         return read_instant(text, tz, now=now, **forms)
@@ -71,7 +69,6 @@ def instant(text: str, option: str, now: datetime, *, tz: str = "UTC", **forms: 
 
 def shown(t: datetime, tz: str = "UTC") -> str:
     """Return an instant for people: "Sun 2026-03-29 03:00:00 Europe/Berlin  (…Z)"."""
-    from rq_clock.timing.zones import zone
 
     return shown_local(t.astimezone(zone(tz).info))
 

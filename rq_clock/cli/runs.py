@@ -22,9 +22,12 @@ from rq_clock.cli.common import (
 )
 from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import instant
+from rq_clock.cli.wait import Follower, wait_for_job
+from rq_clock.model.job_id import JobId
+from rq_clock.model.ledger import Enqueued
+from rq_clock.serializers.jobs import RunView, run_view
 
 if TYPE_CHECKING:
-    from rq_clock.serializers.jobs import RunView
     from rq_clock.store.store import Store
 
 STATES = ["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"]
@@ -74,7 +77,6 @@ def logs(run: str, follow: bool) -> None:
     output is the last 64 kB of a shell command, also while it runs, or the response of a web call.
     It is kept for RQ_CLOCK_OUTPUT_HOURS.
     """
-    from rq_clock.cli.wait import Follower, wait_for_job
 
     found = open_store()
     job_id = _job(found, run)
@@ -115,9 +117,6 @@ def _job(store: Store, run: str) -> str:
 def _latest(store: Store, name: str) -> str | None:
     """The job of a schedule's latest run. The number in the id of one by hand stands in the audit,
     and of any that has ended in the stream of runs."""
-    from rq_clock.model.job_id import JobId
-    from rq_clock.model.ledger import Enqueued
-    from rq_clock.serializers.jobs import run_view
 
     entry = next((e for e in reversed(store.ledger(name)) if isinstance(e, Enqueued)), None)
     if entry is None:
@@ -126,7 +125,7 @@ def _latest(store: Store, name: str) -> str | None:
     if job is None:
         run = JobId(store.namespace, name, entry.fire_time)
         known = [row.job for row in _rows_of_all(store, 1000) if row.job]
-        known += [str(said.detail.get("job")) for said in schedules_of(store).audit(1000)]
+        known += [str(entry.detail.get("job")) for entry in schedules_of(store).audit(1000)]
         known += [id for one in schedules_of(store).backfills() for id in one.jobs]
         ids = ((text, JobId.parse(text)) for text in known)
         job = next((text for text, id in ids if id and id.kind and id.same_fire_time(run)), None)
@@ -138,7 +137,6 @@ def _latest(store: Store, name: str) -> str | None:
 
 def rows_of(found: Store, name: str) -> list[RunView]:
     """What became of a schedule's fire times, newest first; also of one that was removed."""
-    from rq_clock.serializers.jobs import run_view
 
     entries = found.ledger(name)
     if not entries and name not in found.load([name])[0]:
@@ -146,11 +144,10 @@ def rows_of(found: Store, name: str) -> list[RunView]:
     return [run_view(name, entry, found.namespace) for entry in reversed(entries)]
 
 
-def _rows_of_all(found: Store, most: int) -> list[RunView]:
+def _rows_of_all(found: Store, limit: int) -> list[RunView]:
     from rq_clock.jobs.executions import Executions
-    from rq_clock.serializers.jobs import run_view
 
-    ended = Executions(found.redis, found.namespace).ended(most)
+    ended = Executions(found.redis, found.namespace).ended(limit)
     return [run_view(e.schedule, e.entry, found.namespace, e.job_id) for e in ended]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rq_clock.cli.backfills import BACKFILLS, backfill_cells
 from rq_clock.cli.common import (
     colored_sign,
     complain,
@@ -21,21 +23,34 @@ from rq_clock.cli.common import (
     print_json,
     row_of,
     schedules_of,
+    table,
 )
 from rq_clock.cli.completion import schedule_names
+from rq_clock.cli.diff import print_deploy
 from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
+from rq_clock.cli.runs import HEAD, cells, rows_of
 from rq_clock.errors import ScheduleError
+from rq_clock.model.entry import Entry, Pause, SkipRequest
+from rq_clock.redaction import printable
+from rq_clock.schedules.upcoming import upcoming
+from rq_clock.serializers.jobs import RunView, backfill_view
+from rq_clock.serializers.schedules import (
+    ScheduleView,
+    explanation_view,
+    fire_time_view,
+    named_fire_time_view,
+    schedule_detail_view,
+)
+from rq_clock.serializers.view import shallow
+from rq_clock.settings import Settings
+from rq_clock.timing.describe import Fire, dst_remarks, fires, words
+from rq_clock.timing.triggers import Trigger, cron
 
 if TYPE_CHECKING:
-    from rq_clock.model.entry import Entry, Pause, SkipRequest
-    from rq_clock.serializers.jobs import RunView
-    from rq_clock.serializers.schedules import ScheduleView
     from rq_clock.store.backfills import Backfill
     from rq_clock.store.store import Store
-    from rq_clock.timing.describe import Fire
-    from rq_clock.timing.triggers import Trigger
 
-MOST = 1000
+LIMIT = 1000
 """Fire times that --until shows at most."""
 
 
@@ -48,8 +63,6 @@ def check() -> None:
     change; that never fails the check.
     """
     from rq_clock import loader as app
-    from rq_clock.cli.diff import tell_deploy
-    from rq_clock.settings import Settings
 
     settings = Settings.from_env()
     clock, faults = app.load(settings.app)
@@ -63,7 +76,7 @@ def check() -> None:
         click.echo(f"{plural(len(faults), 'fault')} in {settings.app}", err=True)
         sys.exit(1)
     click.echo(f"{plural(len(clock.declared), 'schedule')} in {settings.app}, all good")
-    tell_deploy(settings, clock.declared)
+    print_deploy(settings, clock.declared)
 
 
 # ---- when -------------------------------------------------------------------------------------
@@ -80,7 +93,6 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
     It prints the expression in words and the next fire times, with the effects of clock changes.
     """
-    from rq_clock.timing.triggers import cron
 
     trigger = cron(expression, tz)
     if faults := trigger.faults():
@@ -90,9 +102,6 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
 
 def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
-    from rq_clock.serializers.schedules import explanation_view
-    from rq_clock.timing.describe import dst_remarks, fires, words
-
     found = fires(trigger, after, count)
     if as_json:
         return print_json(explanation_view(trigger, after, found))
@@ -116,17 +125,16 @@ def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) ->
     "--tz", type=Zone(), help="Zone of times without one (default: the schedule's, else UTC)."
 )
 @click.option(
-    "-n", "--count", type=click.IntRange(1, MOST), help="Fire times to show (default: 10)."
+    "-n", "--count", type=click.IntRange(1, LIMIT), help="Fire times to show (default: 10)."
 )
 @json_option
-def next_(name: str | None, start: str | None, until: str | None, **said: Any) -> None:
+def next_(name: str | None, start: str | None, until: str | None, **options: Any) -> None:
     """Show the next fire times of one or all schedules.
 
     The soonest comes first. Paused schedules appear only if you name them.
     """
-    from rq_clock.serializers.schedules import named_fire_time_view
 
-    store, tz = open_store(), said["tz"]
+    store, tz = open_store(), options["tz"]
     entry = (store.load([name])[0].get(name) or not_found(store, name)) if name else None
     if tz is None:
         tz = entry.tz if entry else "UTC"
@@ -137,10 +145,10 @@ def next_(name: str | None, start: str | None, until: str | None, **said: Any) -
             f"expected an instant after {shown(after, tz)}, got {shown(last, tz)}",
             param_hint="--until",
         )
-    most = said["count"] or (MOST if until else 10)
-    entries = [entry] if entry else _soonest(store, most, everything=start is not None)
-    found = _merged(entries, after, most, last)
-    if said["as_json"]:
+    limit = options["count"] or (LIMIT if until else 10)
+    entries = [entry] if entry else _soonest(store, limit, everything=start is not None)
+    found = _merged(entries, after, limit, last)
+    if options["as_json"]:
         print_json([named_fire_time_view(n, fire) for n, fire in found])
         return
     if entry and entry.fault:
@@ -152,25 +160,23 @@ def next_(name: str | None, start: str | None, until: str | None, **said: Any) -
         click.echo("nothing is to come", err=True)
 
 
-def _soonest(store: Store, most: int, *, everything: bool) -> list[Entry]:
+def _soonest(store: Store, limit: int, *, everything: bool) -> list[Entry]:
     """Schedules that are not held, whose next fire times come before those of all others."""
     total = store.size()
-    asked = total if everything else most
+    count = total if everything else limit
     while True:
-        names = [name for name, _ in store.soonest(max(asked, 1))]
+        names = [name for name, _ in store.soonest(max(count, 1))]
         free = [e for e in store.load(names)[0].values() if e.schedule and not e.pause(now())]
-        if len(free) >= most or len(names) < asked or asked >= total:
+        if len(free) >= limit or len(names) < count or count >= total:
             return free
-        asked *= 4
+        count *= 4
 
 
 def _merged(
-    entries: list[Entry], after: datetime, most: int, last: datetime | None
+    entries: list[Entry], after: datetime, limit: int, last: datetime | None
 ) -> list[tuple[str, Fire]]:
-    from rq_clock.schedules.upcoming import upcoming
-
-    found = [(e.name, fire) for e in entries for fire in upcoming(e, after, most, last)]
-    return sorted(found, key=lambda pair: (pair[1].fire_time, pair[0]))[:most]
+    found = [(e.name, fire) for e in entries for fire in upcoming(e, after, limit, last)]
+    return sorted(found, key=lambda pair: (pair[1].fire_time, pair[0]))[:limit]
 
 
 def _fire_line(fire: Fire) -> str:
@@ -197,11 +203,6 @@ def show(name: str, count: int, as_json: bool) -> None:
 
     Its trigger in words, upcoming fire times, past runs, pause, backfills and definition.
     """
-    from rq_clock.cli.runs import rows_of
-    from rq_clock.schedules.upcoming import upcoming
-    from rq_clock.serializers.jobs import backfill_view
-    from rq_clock.serializers.schedules import fire_time_view, schedule_detail_view
-    from rq_clock.serializers.view import shallow
 
     store = open_store()
     row = row_of(store, name) or not_found(store, name)
@@ -222,7 +223,6 @@ def show(name: str, count: int, as_json: bool) -> None:
 
 def _show_head(view: ScheduleView) -> None:
     """Print the schedule itself: the fields with a value, named like their options."""
-    from rq_clock.redaction import printable
 
     click.echo(f"{view.name}  {colored_sign(view.state)}")
     click.echo(view.words or printable(view.fault or "", 400))
@@ -265,14 +265,10 @@ def _dashed(name: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    import json
-
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _held(what: str, hold: Pause | SkipRequest) -> str:
-    from rq_clock.redaction import printable
-
     text = what + (f" until {iso(hold.until)}" if hold.until else " until it is resumed")
     text += f", by {hold.by} since {iso(hold.since)}"
     text += f": {hold.reason}" if hold.reason else ""
@@ -290,16 +286,10 @@ def _section(title: str, lines: list[str]) -> None:
 
 
 def _show_runs(runs: list[RunView]) -> None:
-    from rq_clock.cli.common import table
-    from rq_clock.cli.runs import HEAD, cells
-
     if runs:
         _section("runs", table(HEAD[1:], [cells(run)[1:] for run in runs]))
 
 
 def _show_backfills(backfills: list[Backfill]) -> None:
-    from rq_clock.cli.backfills import BACKFILLS, backfill_cells
-    from rq_clock.cli.common import table
-
     if backfills:
         _section("backfills", table(BACKFILLS, [backfill_cells(b) for b in backfills]))

@@ -26,22 +26,28 @@ from rq_clock.cli.common import (
     plural,
     print_json,
     schedules_of,
-    tell_if_nobody_leads,
+    warn_without_leader,
     yes_option,
 )
 from rq_clock.cli.completion import queue_names
-from rq_clock.cli.diff import deploy_view, tell
+from rq_clock.cli.diff import deploy_view, print_changes
 from rq_clock.cli.params import Zone
 from rq_clock.errors import Conflict, ScheduleError
+from rq_clock.manifest.definition import Item, Paused
+from rq_clock.manifest.diff import Plan, hidden
+from rq_clock.manifest.document import dump, read
+from rq_clock.manifest.export import Chosen, choose
+from rq_clock.manifest.importers.cron_to_go import from_cron_to_go
+from rq_clock.manifest.importers.crontab import from_crontab
+from rq_clock.manifest.importers.heroku import from_heroku_scheduler
+from rq_clock.manifest.importers.result import Imported
+from rq_clock.manifest.reader import LONGEST
+from rq_clock.model.entry import Entry, Pause
+from rq_clock.model.schedule import Schedule
+from rq_clock.serializers.schedules import ChangesView, plan_view
+from rq_clock.settings import Settings
 
 if TYPE_CHECKING:
-    from rq_clock.manifest.definition import Item
-    from rq_clock.manifest.diff import Plan
-    from rq_clock.manifest.export import Chosen
-    from rq_clock.manifest.importers.result import Imported
-    from rq_clock.model.entry import Entry, Pause
-    from rq_clock.model.schedule import Schedule
-    from rq_clock.serializers.schedules import ChangesView
     from rq_clock.store.store import Store
 
 SHOWN = 20
@@ -74,7 +80,6 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
     are left out, and so are the one-off jobs of `Schedules.once`. Where a secret is masked, `apply`
     keeps the stored one.
     """
-    from rq_clock.manifest.document import dump
 
     path = None if output in (None, "-") else Path(str(output))
     form = form or ("json" if path and path.suffix == ".json" else "yaml")
@@ -86,7 +91,7 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
         _write(path, text, private=with_secrets)
         complain(f"{plural(len(items), 'schedule')} in {path}")
     if not with_secrets:
-        _tell_hidden([item.schedule for item in items])
+        _print_hidden([item.schedule for item in items])
     if chosen.jobs:
         complain(f"{plural(chosen.jobs, 'waiting one-off job')} left out")
     if chosen.faults:
@@ -96,7 +101,6 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
 
 def _exported(store: Store, tags: set[str]) -> tuple[list[Item], Chosen]:
     """The schedules to write, and what is not."""
-    from rq_clock.manifest.export import choose
 
     chosen = choose(store.everything(), tags)
     pauses: dict[str, Pause] = {}
@@ -118,9 +122,7 @@ def _write(path: Path, text: str, *, private: bool) -> None:
         raise click.FileError(str(path), hint=error.strerror) from None
 
 
-def _tell_hidden(schedules: Sequence[Schedule]) -> None:
-    from rq_clock.manifest.diff import hidden
-
+def _print_hidden(schedules: Sequence[Schedule]) -> None:
     masked = [f"{s.name}: {', '.join(paths)}" for s in schedules if (paths := hidden(s))]
     if masked:
         complain("masked, as they may be secrets; --with-secrets writes them:")
@@ -142,11 +144,10 @@ def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
     pass --yes. It makes all of the changes, or none if somebody else has changed one of these
     schedules meanwhile. Schedules that are not in FILE stay, unless you pass --prune.
     """
-    from rq_clock.serializers.schedules import plan_view
 
     store = open_store()
     plan = schedules_of(store).plan(_items(store, file), prune=prune)
-    tell(plan_view(plan, store.namespace))
+    print_changes(plan_view(plan, store.namespace))
     _carry_out(store, plan, f"apply {_name(file)}", dry_run=dry_run, yes=yes)
 
 
@@ -161,7 +162,6 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
     past fire times that it would enqueue at once. With FILE: what `apply FILE` would change. Exits
     with 0 if nothing would change, 5 if something would.
     """
-    from rq_clock.serializers.schedules import plan_view
 
     if prune and not file:
         raise click.UsageError("--prune goes with a FILE")
@@ -174,14 +174,13 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
     if as_json:
         print_json(view)
     else:
-        tell(view)
+        print_changes(view)
     if not view.equal:
         sys.exit(CHECK_FAILED)
 
 
 def _deploy() -> ChangesView:
     from rq_clock import loader as app
-    from rq_clock.settings import Settings
 
     settings = Settings.from_env()
     clock, faults = app.load(settings.app)
@@ -192,7 +191,6 @@ def _deploy() -> ChangesView:
 
 def _items(store: Store, file: IO[bytes]) -> list[Item]:
     """What a manifest says, with the stored values where it has masks. Raises ScheduleError."""
-    from rq_clock.manifest.document import read
 
     manifest = read(_text(file))
     names = list(manifest.entries)
@@ -207,8 +205,6 @@ def _name(file: IO[bytes]) -> str:
 
 
 def _text(file: IO[bytes]) -> str:
-    from rq_clock.manifest.reader import LONGEST
-
     read = file.read(LONGEST + 1)
     if len(read) > LONGEST:
         raise ScheduleError(f"{_name(file)}: expected at most {LONGEST:,} bytes; divide it")
@@ -234,11 +230,11 @@ def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: boo
         return
     if not yes:
         if not interactive():
-            raise click.UsageError("there is nobody to ask; give --yes to make these changes")
+            raise click.UsageError("scripts must pass --yes to make these changes")
         confirm(f"Make {plural(count, 'change')} in namespace {store.namespace!r}?")
     _make(store, plan, reason)
     click.echo(f"{plural(count, 'change')} made", err=True)
-    tell_if_nobody_leads(store, "they fire")
+    warn_without_leader(store, "they fire")
 
 
 def _make(store: Store, plan: Plan, reason: str) -> None:
@@ -281,7 +277,7 @@ def _make(store: Store, plan: Plan, reason: str) -> None:
 )
 @dry_run_option
 @yes_option
-def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: Any) -> None:
+def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **options: Any) -> None:
     """Import schedules from another tool.
 
     They become shell commands. FILE is one of these; - is standard input:
@@ -294,41 +290,34 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **said: An
     The command shows what it would add, what means something else here and what it leaves out, and
     asks. Existing schedules stay as they are. Paused schedules stay paused.
     """
-    from rq_clock.serializers.schedules import plan_view
 
-    if source != "crontab" and (said["tz"] or said["system"] is not None):
+    if source != "crontab" and (options["tz"] or options["system"] is not None):
         raise click.UsageError("--tz, --system and --user go with a crontab")
-    imported = _imported(source, _text(file), said)
+    imported = _imported(source, _text(file), options)
     store = open_store()
     plan = _only_new(schedules_of(store).plan(_imported_items(imported, prefix)))
-    tell(plan_view(plan, store.namespace))
+    print_changes(plan_view(plan, store.namespace))
     if imported.notes:
         complain("notes" + (" (names without the prefix):" if prefix else ":"))
         _complain_of(imported.notes)
     if imported.left_out:
         complain(f"{len(imported.left_out):,} left out:")
         _complain_of(f"{left.line}: {left.text}: {left.reason}" for left in imported.left_out)
-    _carry_out(store, plan, f"import {source}", dry_run=dry_run, yes=said["yes"])
+    _carry_out(store, plan, f"import {source}", dry_run=dry_run, yes=options["yes"])
     if imported.left_out and not imported.schedules:
         sys.exit(1)
 
 
-def _imported(source: str, text: str, said: Mapping[str, Any]) -> Imported:
-    from rq_clock.manifest.importers.cron_to_go import from_cron_to_go
-    from rq_clock.manifest.importers.crontab import from_crontab
-    from rq_clock.manifest.importers.heroku import from_heroku_scheduler
-
-    queue = said["queue"]
+def _imported(source: str, text: str, options: Mapping[str, Any]) -> Imported:
+    queue = options["queue"]
     if source == "crontab":
-        return from_crontab(text, system=said["system"], tz=said["tz"] or "UTC", queue=queue)
+        return from_crontab(text, system=options["system"], tz=options["tz"] or "UTC", queue=queue)
     read: Callable[..., Imported]
     read = from_heroku_scheduler if source == "heroku" else from_cron_to_go
     return read(text, queue=queue)
 
 
 def _imported_items(imported: Imported, prefix: str) -> list[Item]:
-    from rq_clock.manifest.definition import Item, Paused
-
     paused = Paused(reason="was paused where it came from")
     return [
         Item(
@@ -343,9 +332,9 @@ def _only_new(plan: Plan) -> Plan:
     """The plan without pauses of what exists. Raises ScheduleError for what exists otherwise."""
     others = [step.name for step in plan.changed if step.is_redefined]
     if others:
-        told = [f"{name}: exists already with another definition" for name in _first(others)]
+        lines = [f"{name}: exists already with another definition" for name in _first(others)]
         remedy = "nothing was imported; give --prefix, or remove them before"
-        raise ScheduleError(*told, remedy)
+        raise ScheduleError(*lines, remedy)
     unchanged = plan.unchanged + len(plan.changed)
     return replace(plan, steps=tuple(plan.added), unchanged=unchanged)
 

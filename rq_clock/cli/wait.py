@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rq_clock.cli.common import complain
+from rq_clock.model.job_id import JobId
+from rq_clock.model.ledger import Enqueued
 
 if TYPE_CHECKING:
     from rq_clock.jobs.executions import Ended
@@ -87,8 +89,6 @@ def _status(store: Store, job_id: str) -> str:
 
 
 def _outcome(store: Store, job_id: str, status: str) -> Outcome:
-    from rq_clock.model.ledger import Enqueued
-
     ended = next((e for e in _ended(store) if e.job_id == job_id and not e.again), None)
     if ended is not None and isinstance(ended.entry, Enqueued) and ended.entry.attempt:
         return Outcome(ended.entry.attempt.state, ended.entry.attempt.error, ended)
@@ -193,8 +193,6 @@ def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None
 
 def _failures(store: Store, backfill: Backfill, seen: str, failed: dict[str, str]) -> str:
     """Add the failed runs that ended since the entry `seen`. Return the newest entry."""
-    from rq_clock.model.job_id import JobId
-    from rq_clock.model.ledger import Enqueued
 
     found = _ended(store)
     for ended in found:

@@ -162,7 +162,7 @@ class TestApply:
         [
             (("--dry-run",), 0, "rq-clock: nothing was changed: --dry-run\n"),
             (("--dry-run", "--yes"), 0, "rq-clock: nothing was changed: --dry-run\n"),
-            ((), 2, "there is nobody to ask; give --yes"),
+            ((), 2, "scripts must pass --yes"),
         ],
     )
     def test_unless_it_is_told_to_it_writes_nothing(
@@ -598,7 +598,7 @@ class TestImport:
     def test_nothing_is_written_without_a_yes(self, redis_url: str, connection: Redis) -> None:
         result = piped(redis_url, CRONTAB, "import", "crontab", "-")
         assert result.exit_code == 2
-        assert "give --yes" in result.stderr
+        assert "must pass --yes" in result.stderr
         assert names(connection) == []
         with Terminal(redis_url, "import", "crontab", write(CRONTAB, "crontab")) as terminal:
             terminal.shows("Make 2 changes in namespace 'default'? [y/N]: ")
