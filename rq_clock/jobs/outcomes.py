@@ -222,11 +222,11 @@ def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcom
 
 
 def interrupted(
-    execution: Execution, ended: datetime, most: int, *, state: str = INTERRUPTED, error: str = ""
+    execution: Execution, ended: datetime, limit: int, *, state: str = INTERRUPTED, error: str = ""
 ) -> Outcome:
     """The platform ended the process, not the job: it goes back to the front of its queue with
-    its retries, unless that has happened `most` times."""
-    if execution.interruptions >= most:
+    its retries, unless that has happened `limit` times."""
+    if execution.interruptions >= limit:
         trace = f"{error or state}, {execution.interruptions} times before"
         return failed(execution, ended, trace, state=state)
     count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
@@ -313,7 +313,7 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def one_line(text: str, most: int = 200) -> str:
+def one_line(text: str, limit: int = 200) -> str:
     """A text for one line of a log or a ledger."""
     line = " ".join(encodable(text).split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"

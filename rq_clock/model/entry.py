@@ -1,4 +1,4 @@
-"""What Redis holds of a namespace, as Python sees it. Pure: store.py reads and writes it.
+"""The stored state of a namespace as objects. Pure: store.py reads and writes it.
 
 Instants are aware UTC datetimes here and whole epoch milliseconds there.
 """
@@ -35,7 +35,7 @@ class Lease:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseGrant:
     """A grant of the lease: `how` is free (nobody led), deposed (a living leader of the same owner)
-    or taken-over (by order of an operator); `before` is who led until then, or empty."""
+    or taken-over (by order of an operator); `before` is the previous leader, or empty."""
 
     at: datetime
     instance: str
@@ -46,13 +46,13 @@ class LeaseGrant:
 
     @classmethod
     def read(cls, id: str, fields: Mapping[bytes, bytes]) -> LeaseGrant:
-        """An entry of the stream; the server's instant is in its id."""
-        said = {key.decode(): value.decode() for key, value in fields.items()}
+        """Return an entry of the stream; the server's instant is in its id."""
+        words = {key.decode(): value.decode() for key, value in fields.items()}
         return cls(
             at=from_ms(id.partition("-")[0]),
-            token=int(said.pop("token")),
-            before=said.pop("from"),
-            **said,
+            token=int(words.pop("token")),
+            before=words.pop("from"),
+            **words,
         )
 
 
@@ -69,9 +69,9 @@ class LeaseRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """An operator's pause of a schedule, or of all. It has ended when `until` has come; what came
-    due before that stays skipped also when it is decided later. `missed` says what becomes of
-    its fire times at its end: skip, latest or all of them run."""
+    """An operator's pause of a schedule, or of all. It ends at `until`; fire times before that stay
+    skipped also when they are decided later. `missed` decides about its fire times at its end:
+    skip, latest or all of them run."""
 
     reason: str
     by: str
@@ -80,13 +80,13 @@ class Pause:
     missed: str = "skip"
 
     def at(self, now: datetime) -> bool:
-        """Whether it holds now."""
+        """Return whether it is in force."""
         return self.until is None or now < self.until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkipRequest:
-    """An operator's word to skip the next `count` fire times: those up to `until`."""
+    """An operator's order to skip the next `count` fire times: those up to `until`."""
 
     count: int
     until: datetime
@@ -95,9 +95,9 @@ class SkipRequest:
     since: datetime
 
 
-def to_json(said: Pause | SkipRequest) -> str:
-    """A pause or a skip as Redis stores it."""
-    values = {f.name: getattr(said, f.name) for f in fields(said)}
+def to_json(order: Pause | SkipRequest) -> str:
+    """Return a pause or a skip as Redis stores it."""
+    values = {f.name: getattr(order, f.name) for f in fields(order)}
     return json.dumps(
         {
             name: to_ms(value) if isinstance(value, datetime) else value
@@ -108,12 +108,12 @@ def to_json(said: Pause | SkipRequest) -> str:
 
 
 def pause_from(text: str | bytes) -> Pause:
-    """What `to_json` made of a pause."""
+    """Return the pause that `to_json` wrote."""
     return Pause(**_instants(text))
 
 
 def skip_request_from(text: str | bytes) -> SkipRequest:
-    """What `to_json` made of a skip."""
+    """Return the skip that `to_json` wrote."""
     return SkipRequest(**_instants(text))
 
 
@@ -124,9 +124,9 @@ def _instants(text: str | bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A schedule as stored, with what a decision about it is based on.
+    """A schedule as stored, with the state that a decision about it is based on.
 
-    `schedule` is None when the definition cannot be read; `fault` says why.
+    `schedule` is None when the definition cannot be read; `fault` is the reason.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Entry:
 
     @classmethod
     def read(cls, name: str, state: str, **rest: Any) -> Entry:
-        """A schedule's entry from its value in `markers`; `rest` are the other fields."""
+        """Return a schedule's entry from its value in `markers`; `rest` are the other fields."""
         marker, since, *jobs = state.split(" ")
         return cls(
             name=name,
@@ -175,7 +175,7 @@ class Entry:
         return max(self.marker, self.known_since) if self.marker else self.known_since
 
     def pause(self, now: datetime) -> Pause | None:
-        """The pause that holds now, if any."""
+        """Return the pause in force, if any."""
         return next((pause for pause in self.pauses if pause.at(now)), None)
 
     def states(

@@ -1,4 +1,4 @@
-"""The ledger: what became of each fire time. Pure."""
+"""The ledger: the outcome of each fire time. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Enqueued:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A ledger entry: a job that vanished without a word, found missing at `found`."""
+    """A ledger entry: a job that vanished, found missing at `found`."""
 
     found: datetime
     job_id: str
@@ -59,7 +59,7 @@ def instant_of(entry: LedgerEntry) -> datetime:
 
 
 def ledger_entry(line: str) -> LedgerEntry:
-    """What one line of a ledger says; its forms are in store.py."""
+    """Return the entry in a line of a ledger; keys.py lists the forms."""
     code, first, rest = line.split(" ", 2)
     if code == "-":
         last, count, reason = rest.split(" ")

@@ -325,7 +325,7 @@ def ask_rows(
 ) -> Callable[[Sequence[Any], Status], list[Row]]:
     """Add the commands that read these schedules to a pipeline; return what makes rows of the
     replies."""
-    read, start = store.ask(pipe, names), len(pipe)
+    read, start = store.load_on(pipe, names), len(pipe)
     pipe.zmscore(store.key("failing"), list(names))
     pipe.hmget(store.key("outcomes"), list(names))
     for name in names if tail else ():

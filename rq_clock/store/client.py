@@ -155,34 +155,34 @@ class Reconnect:
     def __init__(self, url: str | None) -> None:
         self._url = url
         self._met = False
-        self._said = False
+        self._logged = False
         self._pause = SHORTEST_PAUSE
 
     def try_again(self, error: BaseException) -> float:
-        """Seconds to wait before the next attempt.
+        """Return the seconds to wait before the next attempt.
 
-        Raises StoreUnavailable when waiting will not help: a server that never let this process in
-        is there and refuses it.
+        Raises StoreUnavailable when waiting will not help: a server refuses this process and never
+        let it in.
         """
         reason = diagnose(error, self._url)
         if not self._met and isinstance(error, AuthenticationError | NoPermissionError):
             raise StoreUnavailable(reason) from None
-        if not self._said and (self._met or self._pause >= PATIENCE_SECONDS):
-            self._said = True
+        if not self._logged and (self._met or self._pause >= PATIENCE_SECONDS):
+            self._logged = True
             log_warning("store.waiting", reason=reason)
         pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
         return pause
 
     def answered(self) -> None:
-        """The server is there."""
+        """Note that the server answers."""
         self._met = True
-        if self._said:
-            self._said = False
+        if self._logged:
+            self._logged = False
             log_event("store.back")
 
     def succeeded(self) -> None:
-        """What was tried is done; the next attempt at something else may come at once. Apart from
-        `answered`, since what fails behind it would fail again at once."""
+        """Note that the attempt is done: the next one may come at once. `answered` alone does not
+        reset the pause, since an attempt that fails behind it would fail again at once."""
         self._pause = SHORTEST_PAUSE
 
 

@@ -1,9 +1,9 @@
 """Decisions packed into messages, so that at the instant only bytes have to be sent.
 
 A `Batch` takes decisions until it is full. RQ builds each job and records its commands into a
-pipeline that is never executed; together with marker, revision and next fire time they become
-the arguments of one call of lua/commit.lua, packed ahead of time. A `Wire` sends packed batches
-and brings back one answer a schedule.
+pipeline that is never executed; together with marker, revision and next fire time they become the
+arguments of one call of lua/commit.lua, packed ahead of time. A `CommitChannel` sends packed batches
+and returns one result a schedule.
 
 Everything here is a guess until the script has compared it. Throwing a batch away loses nothing.
 
@@ -48,7 +48,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What the commit said of one schedule: ok, overlap, stale or error, with the details."""
+    """The result of the commit for one schedule: ok, overlap, stale or error, with the details."""
 
     planned: Planned
     kind: str
@@ -57,19 +57,19 @@ class CommitResult:
 
 
 class CommitRefusal(Exception):
-    """The whole batch was refused and nothing was written. `changed` says that only a newer
-    revision for all schedules stood in the way."""
+    """The whole batch was refused and nothing was written. `changed`: the only reason was a newer
+    revision for all schedules."""
 
-    def __init__(self, why: str, *, changed: bool = False) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, *, changed: bool = False) -> None:
+        super().__init__(reason)
         self.changed = changed
 
 
 @dataclass(slots=True)
 class _Shape:
-    """The commands of jobs that have as many words each. RQ says nearly the same for each job of
-    a batch; what is the same in all is sent once. That leaves a third of the bytes, in memory
-    and on the way, and of the words that the server has to take apart."""
+    """The commands of jobs whose commands have equal lengths. RQ's commands are nearly the same for
+    each job of a batch; their common words are sent once. That leaves a third of the bytes, in
+    memory and on the way, and of the words that the server has to parse."""
 
     number: int
     lengths: tuple[int, ...]
@@ -108,8 +108,8 @@ class Batch:
         return sum(map(len, self.message))
 
     def add(self, entry: Entry, decision: Decision, builder: JobBuilder) -> None:
-        """Take one schedule's decision, made at the batch's instant. Whatever raises leaves the
-        batch as it was."""
+        """Add one schedule's decision, made at the batch's instant. An error leaves the batch as it
+        was."""
         schedule = entry.schedule
         assert schedule is not None, "only what can be read is decided"
         decided_any = decision.fire_times or decision.skips
@@ -171,8 +171,8 @@ def _next(entry: Entry, decision: Decision) -> int | str:
 
 
 class CommitChannel:
-    """The way of packed batches to the server, past redis-py's commands: what goes here may be
-    sent again after a lost reply, because the commit compares before it writes."""
+    """Sends packed batches to the server without redis-py's commands. A batch may be sent again
+    after a lost reply, because the commit compares before it writes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -241,8 +241,8 @@ def _result(batch: Batch, reply: Any) -> list[CommitResult] | CommitRefusal:
 
 
 def was_committed(planned: Planned, stale: str) -> bool:
-    """Whether a stale answer means that this very decision was committed before and only its
-    reply was lost: the stored marker and last job are the ones it would have written."""
+    """Return whether a stale result means that this very decision was committed before and only
+    its reply was lost: the stored marker and last job are the ones it would have written."""
     _revision, _, state = stale.partition(" ")
     marker, *rest = state.split(" ")
     written = marker == str(to_ms(planned.decision.marker))

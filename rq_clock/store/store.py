@@ -1,12 +1,13 @@
 """All state of rq-clock in Redis. Nothing else reads or writes its keys, which keys.py lists.
 
-The rules that keep each fire time to exactly one job live in lua/: every script says what it
-reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token it
-was granted, so a clock that was deposed, frozen or cut off cannot write. And a commit names the
-marker and the revision that its decision is based on, so a decision is applied once or not at all,
-whoever sends it and however often.
+The rules that give each fire time exactly one job are in lua/; the head of each script lists what
+it reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token of
+its lease, so a clock that was deposed, frozen or cut off cannot write. And a commit names the marker
+and the revision that its decision is based on, so a decision is applied once or not at all, however
+often it is sent.
 
-Not here: jobs and their queues, which are RQ's (see batch.py for the one place that makes them).
+Not here: the lease (lease.py), changes by people and apps (operations.py), and jobs and their
+queues, which are RQ's (job_commands.py is the one place that makes them).
 """
 
 from __future__ import annotations
@@ -102,14 +103,14 @@ class Store:
         return [self.key(name) for name in names]
 
     def script(self, name: str) -> tuple[str, str]:
-        """Hash and text of a script, for who sends it past redis-py."""
+        """Return the hash and the text of a script, to send it without redis-py."""
         script = self._scripts[name]
         return str(script.sha), str(script.script)
 
     # ---- the server ---------------------------------------------------------------------------
 
     def check_server(self) -> list[str]:
-        """Warnings about the server, each with its remedy.
+        """Return warnings about the server, each with its remedy.
 
         Raises StoreUnavailable when the server is too old or holds data of another version than
         this release uses.
@@ -127,8 +128,8 @@ class Store:
         if policy == "noeviction":
             return []
         return [
-            f"maxmemory-policy is {policy}: a full Redis would drop schedules and jobs without a "
-            "word; set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)"
+            f"maxmemory-policy is {policy}: a full Redis would silently drop schedules and jobs; "
+            "set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)"
         ]
 
     def now(self) -> datetime:
@@ -137,7 +138,7 @@ class Store:
         return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
     def listen(self) -> PubSub:
-        """A subscription to the news."""
+        """Return a subscription to the news channel."""
         news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
         news.subscribe(self.key("news"))
         return news
@@ -145,12 +146,12 @@ class Store:
     # ---- definitions --------------------------------------------------------------------------
 
     def declared(self) -> dict[str, str]:
-        """The stored definitions of all schedules that came from code."""
+        """Return the stored definitions of all schedules that came from code."""
         names = sorted(text(name) for name in self.redis.smembers(self.key("declared")))
         return {n: d for n, d in zip(names, self.definitions(names), strict=True) if d is not None}
 
     def definitions(self, names: Sequence[str]) -> list[str | None]:
-        """The stored definitions of `names`, declared or not."""
+        """Return the stored definitions of `names`, declared or not; None for one without."""
         found: list[str | None] = []
         for chunk in _chunks(names, _CHUNK):
             values = self.redis.hmget(self.key("definitions"), chunk)
@@ -158,7 +159,7 @@ class Store:
         return found
 
     def released(self) -> int:
-        """The highest release that has reconciled here; 0 when releases are not numbered."""
+        """Return the highest release that has reconciled here; 0 when releases are not numbered."""
         stored = text(self.redis.hget(self.key("meta"), "release") or "0")
         return int(stored) if stored.isdecimal() else 0
 
@@ -183,8 +184,8 @@ class Store:
     # ---- what is due --------------------------------------------------------------------------
 
     def due(self, after: datetime | None, until: datetime) -> Iterator[tuple[str, int]]:
-        """Schedules whose next fire time (ms) lies in (after, until], soonest first. Read in
-        portions, so that a crowd at one instant holds up nobody else."""
+        """Yield the schedules whose next fire time (ms) lies in (after, until], soonest first. They
+        are read in portions, so that a herd at one instant delays nobody else."""
         low = f"({to_ms(after)}" if after else "-inf"
         start = 0
         while True:
@@ -198,16 +199,16 @@ class Store:
             start += len(found)
 
     def load(self, names: Sequence[str]) -> tuple[dict[str, Entry], str]:
-        """The stored state of `names`, without those that do not exist, and the revision that
-        holds for all schedules. One round trip."""
+        """Return the stored state of those of `names` that exist, and the revision of all
+        schedules. One round trip."""
         pipe = self.redis.pipeline(transaction=False)
-        read = self.ask(pipe, names)
+        read = self.load_on(pipe, names)
         return read(pipe.execute())
 
-    def ask(
+    def load_on(
         self, pipe: Any, names: Sequence[str]
     ) -> Callable[[Sequence[Any]], tuple[dict[str, Entry], str]]:
-        """`load` as a part of somebody's pipeline: asks, and returns what reads its answers."""
+        """Queue the reads of `load` on a pipeline. Return the function that reads its answers."""
         start = len(pipe)
         for key in ("definitions", "markers", "revisions", "pauses", "skips"):
             pipe.hmget(self.key(key), [*names, "*"])
@@ -217,26 +218,26 @@ class Store:
         return lambda answers: _entries(names, answers[start:end])
 
     def pauses(self, names: Sequence[str]) -> dict[str, Pause]:
-        """The pauses of those of `names` that have one, also ended ones."""
+        """Return the pauses of those of `names` that have one, also ended ones."""
         found = self.redis.hmget(self.key("pauses"), list(names))
         return {n: pause_from(p) for n, p in zip(names, found, strict=True) if p is not None}
 
     def all_names(self) -> list[str]:
-        """Every schedule there is, in alphabetical order."""
+        """Return the names of all schedules, in alphabetical order."""
         pairs = self.redis.hscan_iter(self.key("definitions"), count=1000)
         return sorted({text(name) for name, _ in pairs})
 
     def size(self) -> int:
-        """How many schedules there are."""
+        """Return the number of schedules."""
         return int(self.redis.hlen(self.key("definitions")))
 
-    def soonest(self, most: int) -> list[tuple[str, datetime]]:
-        """The schedules whose next fire time comes first."""
-        found: Any = self.redis.zrange(self.key("due"), 0, most - 1, withscores=True)
+    def soonest(self, limit: int) -> list[tuple[str, datetime]]:
+        """Return the schedules whose next fire time comes first."""
+        found: Any = self.redis.zrange(self.key("due"), 0, limit - 1, withscores=True)
         return [(text(name), from_ms(score_ms(score))) for name, score in found]
 
     def everything(self) -> Iterator[Entry]:
-        """Every schedule, by name; read in portions."""
+        """Yield every schedule, by name; read in portions."""
         for names in _chunks(self.all_names(), _CHUNK):
             yield from self.load(names)[0].values()
 
@@ -246,15 +247,15 @@ class Store:
         return [text(name) for name in found[1]]
 
     def fire_times(self, names: Sequence[str]) -> dict[str, int]:
-        """The next fire times (ms) of those of `names` that have one."""
+        """Return the next fire times (ms) of those of `names` that have one."""
         scores = self.redis.zmscore(self.key("due"), list(names))
         return {n: score_ms(s) for n, s in zip(names, scores, strict=True) if s is not None}
 
     # ---- counters -----------------------------------------------------------------------------
 
     def count(self, lease: Lease, number: str, counts: Iterable[tuple[str, str, int]]) -> None:
-        """Add these counts: schedule ("" for all), field, by how much. Those of one `number` that
-        grows, "<instance> <n>", are added once, however often they are sent. Raises LeaseLost."""
+        """Add counts: schedule ("" for all), field, amount. `number`, "<instance> <n>", grows with
+        each portion: a portion is added once, however often it is sent. Raises LeaseLost."""
         keys = self.keys("lease", "meta")
         words = [word for count in counts for word in count]
         if not self._scripts["count"](keys, [lease.token, number, *words]):
@@ -263,12 +264,12 @@ class Store:
     # ---- alerts -------------------------------------------------------------------------------
 
     def alerts(self) -> dict[str, str]:
-        """The open alerts as they are kept, by field."""
+        """Return the open alerts as they are stored, by field."""
         return texts(self.redis.hgetall(self.key("alerts")))
 
     def keep_alerts(self, lease: Lease, changes: Mapping[str, str]) -> None:
-        """Write these fields; an empty value removes one. Raises LeaseLost. More than a few hundred
-        are not written at once, but in their order."""
+        """Write these fields; an empty value removes one. They are written in portions of a few
+        hundred, in their order. Raises LeaseLost."""
         keys = self.keys("lease", "alerts")
         for chunk in _chunks(list(changes.items()), _CHUNK):
             words = [word for pair in chunk for word in pair]
@@ -278,25 +279,25 @@ class Store:
     # ---- the ledger ---------------------------------------------------------------------------
 
     def ledger(self, name: str) -> list[Enqueued | Skip | Lost]:
-        """What became of a schedule's fire times, oldest first."""
+        """Return the outcomes of a schedule's fire times, oldest first."""
         lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
         return [ledger_entry(text(line)) for line in lines]
 
     def output(self, job_id: str) -> bytes | None:
-        """What a command has printed until now, or what a web call was answered: the last 64 kB,
-        in whatever encoding it came. None when there is nothing, or nothing any more."""
+        """Return the last 64 kB of a command's output or a web call's answer, as they came. None
+        when there is none, or none any more."""
         found: Any = self.redis.get(self.key(f"output:{job_id}"))
         return None if found is None else bytes(found)
 
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
-        """Record that a job which blocks `name` has vanished; it blocks no longer. False when
-        it had stopped blocking already, or the lease is gone."""
+        """Record that a job which blocks `name` has vanished, and unblock the schedule. False when
+        the job blocks no more, or the lease is gone."""
         args = [lease.token, name, job_id, to_ms(now), VANISHED]
         return bool(self._scripts["lost"](self.keys("lease"), args))
 
     def vanished(self, job_ids: Sequence[str]) -> list[str]:
-        """Those of RQ's jobs that claim to be waiting or running, but are in none of the places
-        where such a job can be: queue, intermediate queue, started, scheduled, deferred."""
+        """Return those of RQ's jobs whose status is waiting or running, but that are in no place of
+        such a job: queue, intermediate queue, started, scheduled, deferred."""
         gone = []
         for job_id in job_ids:
             status, origin = self.redis.hmget(f"rq:job:{job_id}", "status", "origin")
@@ -342,7 +343,7 @@ def data_fault(namespace: str, version: int) -> str:
 def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, Entry], str]:
     definitions, markers, revisions, pauses, skips, declared, due = answers
     found: dict[str, Entry] = {}
-    if pauses[-1] is not None and not _is_pause(pauses[-1]):  # it must not hold everything up
+    if pauses[-1] is not None and not _is_pause(pauses[-1]):  # it must not block everything
         pauses[-1] = None
     rows = zip(names, definitions, markers, revisions, pauses, skips, declared, due, strict=False)
     for name, definition, state, revision, pause, skip, from_code, score in rows:
@@ -356,7 +357,7 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
         schedule, fault = None, ""
         try:
             schedule = from_definition(name, definition)
-        except Exception as error:  # whatever others have written
+        except Exception as error:  # others may have written anything
             fault = str(error)
         try:
             found[name] = Entry.read(
