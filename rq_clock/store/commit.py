@@ -2,8 +2,8 @@
 
 A `Batch` takes decisions until it is full. RQ builds each job and records its commands into a
 pipeline that is never executed; together with marker, revision and next fire time they become the
-arguments of one call of lua/commit.lua, packed ahead of time. A `CommitChannel` sends packed batches
-and returns one result a schedule.
+arguments of one call of lua/commit.lua, packed ahead of time. A `CommitChannel` sends packed
+batches and returns one result a schedule.
 
 Everything here is a guess until the script has compared it. Throwing a batch away loses nothing.
 

@@ -1,8 +1,8 @@
 """All state of rq-clock in Redis. Nothing else reads or writes its keys, which keys.py lists.
 
 The rules that give each fire time exactly one job are in lua/; the head of each script lists what
-it reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token of
-its lease, so a clock that was deposed, frozen or cut off cannot write. And a commit names the marker
+it reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token
+of its lease, so a clock that was deposed, frozen or cut off cannot write. And a commit names the marker
 and the revision that its decision is based on, so a decision is applied once or not at all, however
 often it is sent.
 
