@@ -2,9 +2,9 @@
 
 The rules that give each fire time exactly one job are in lua/; the head of each script lists what
 it reads, writes and returns. Two ideas carry them. A write of the clock names the fencing token
-of its lease, so a clock that was deposed, frozen or cut off cannot write. And a commit names the marker
-and the revision that its decision is based on, so a decision is applied once or not at all, however
-often it is sent.
+of its lease, so a clock that was deposed, frozen or cut off cannot write. And a commit names the
+marker and the revision that its decision is based on, so a decision is applied once or not at all,
+however often it is sent.
 
 Not here: the lease (lease.py), changes by people and apps (operations.py), and jobs and their
 queues, which are RQ's (job_commands.py is the one place that makes them).
