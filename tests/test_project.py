@@ -98,6 +98,12 @@ def test_only_the_loop_and_the_command_line_read_the_wall_clock() -> None:
     assert readers_of(reading) == {"runtime", "cli/common"}
 
 
+def test_clock_process_workers_and_locks_read_time_through_their_runtime() -> None:
+    reading = re.compile(r"\bimport time\b|from time import")
+    through = {"clock", "worker", "lock", "jobs"}
+    assert not {name for name in readers_of(reading) if name.partition("/")[0] in through}
+
+
 def test_tasks_never_import_the_clock() -> None:
     for path in (ROOT / "tasks").glob("*.py"):
         assert "clock" not in third_party(path)

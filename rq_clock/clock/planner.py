@@ -2,8 +2,8 @@
 
 Fire times are found in the due index up to AHEAD before they come, decided and packed while
 there is time, and at their instant only sent. All of it is guess and cache: the commit compares
-marker, revision and fencing token, so a `Planner` can be thrown away at any moment, and
-is, after every doubt (a lost connection, a lost lease).
+marker, revision and fencing token, so a `Planner` can be thrown away at any moment, and is, after
+every doubt (a lost connection, a lost lease).
 
 `turn(now)` does one small piece of work and returns how long to wait for the next. It reads no
 clock and never sleeps, so a test drives it through any wall clock it likes.
@@ -19,8 +19,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rq_clock.alerts.rules import TickReport
+from rq_clock.clock.commit_log import CommitLog
+from rq_clock.clock.overlaps import Overlaps
 from rq_clock.log import FaultLog, log_event, log_warning
-from rq_clock.model.decision import ON_TIME, is_on_time
+from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Entry, Lease
 from rq_clock.store.client import is_outage
 from rq_clock.store.commit import (
@@ -50,9 +52,6 @@ CACHE_LIMIT = 4096
 """Schedules kept in memory between two fire times that are near each other."""
 BACKOFF = 60.0
 """Longest pause, in seconds, between two attempts at a schedule that cannot be committed."""
-LOOK_MS = 60_000
-"""How often the jobs that block a schedule are looked for, and how many schedules in one go."""
-LOOK_LIMIT = 20
 BURST = 64
 """Messages sent before the loop looks around (signals, lease) again."""
 
@@ -76,6 +75,7 @@ class Planner:
         self._witness = witness
         """Called with each commit, between two sends: it must be quick and never raise."""
         self._counters = Counters() if counters is None else counters
+        self.log = CommitLog(store, self._counters)
         self._builder = JobBuilder(store)
         self._channel = CommitChannel(store)
         self._everything = "0"
@@ -85,27 +85,19 @@ class Planner:
         self._heap: list[tuple[int, str]] = []
         self._open: dict[int, Batch] = {}
         self._ready: list[tuple[int, int, Batch]] = []
-        self._sequence = 0
-        self._bytes = 0
+        self._sequence = self._bytes = 0
         self._scanned: int | None = None
         self._latest = self._scan_at = self._rescan_at = 0
         self._failing: dict[str, tuple[int, int]] = {}
-        self._refused = 0
-        self._retry_at = 0
+        self._refused = self._retry_at = 0
         self._invalid: dict[str, str] = {}
         self._faults = FaultLog() if faults is None else faults
-        self._blocked: dict[str, tuple[int, list[str]]] = {}
-        """Schedule → when to look (ms) for the jobs that made its last fire time an overlap."""
-        self._missing: set[str] = set()
+        self.overlaps = Overlaps(store, lease, self._faults)
         self._announced: set[str] = set()
         """Schedules that were announced as changed since the last turn."""
         self._answered: deque[tuple[Batch, list[CommitResult] | CommitRefusal]] = deque()
         self.in_flight: list[Planned] = []
         """Sent, and not answered: after a lost connection their outcome is unknown."""
-        self.lags: deque[float] = deque(maxlen=1000)
-        self.lost: deque[tuple[str, str]] = deque(maxlen=1000)
-        """Schedules and jobs of theirs that were found nowhere."""
-        self.enqueued = 0
 
     def finish(self, now: datetime) -> None:
         """Process the answers that have come, for the log, before the process ends."""
@@ -328,13 +320,9 @@ class Planner:
             return
         if now_ms >= self._retry_at:  # once for all batches of this attempt
             self._refused += 1
-            self._retry_at = now_ms + int(_backoff(self._refused) * 1000)
-            log_warning(
-                "commit.refused",
-                error=refusal,
-                schedules=len(batch.planned),
-                retry_in=f"{_backoff(self._refused):g}s",
-            )
+            pause, count = _backoff(self._refused), len(batch.planned)
+            self._retry_at = now_ms + int(pause * 1000)
+            log_warning("commit.refused", error=refusal, schedules=count, retry_in=f"{pause:g}s")
 
     def _settle(self, answer: CommitResult, now_ms: int) -> None:
         entry = answer.planned.entry
@@ -349,15 +337,13 @@ class Planner:
         if answer.kind == "stale" and not was_committed(answer.planned, answer.detail):
             self._decide_again([answer.planned])
             return
-        self._log(answer)
-        self._count(answer.planned, answer.kind, answer.at)
+        self.log.record(answer)
         if self._witness:
             self._witness(answer)
         if answer.kind == "overlap":
-            look = self._blocked.get(name, (now_ms + LOOK_MS, []))[0]
-            self._blocked[name] = (look, answer.detail.split())
+            self.overlaps.block(name, answer.detail.split(), now_ms)
         elif answer.planned.job_ids:
-            self._blocked.pop(name, None)
+            self.overlaps.free(name)
         self._expect_next(answer.planned, now_ms)
 
     def _expect_next(self, planned: Planned, now_ms: int) -> None:
@@ -387,11 +373,11 @@ class Planner:
     # ---- beside the tick ----------------------------------------------------------------------
 
     def report(self) -> TickReport:
-        """Return the problems of the ticks so far. Clear `lost` once they are reported."""
+        """Return the problems of the ticks so far. Clear `overlaps.lost` once they are
+        reported."""
         failing = dict.fromkeys(self._failing, "it cannot be written, see run.undecided")
-        return TickReport(
-            refused=self._refused > 0, faulty=failing | self._invalid, lost=tuple(self.lost)
-        )
+        faulty, lost = failing | self._invalid, tuple(self.overlaps.lost)
+        return TickReport(refused=self._refused > 0, faulty=faulty, lost=lost)
 
     def settle(self, entries: Iterable[Entry], now: datetime) -> None:
         """Decide the fire times until `now` that these entries left undecided, by the definitions
@@ -407,101 +393,6 @@ class Planner:
                     self._expect(entry.name, to_ms(following))
         while self.turn(now) == 0:
             pass
-
-    def check_blocked(self, now: datetime) -> None:
-        """Check, once a minute for each schedule, whether the job that blocks it still exists. One
-        that is found nowhere twice is lost: a worker died between taking and starting it."""
-        now_ms = to_ms(now)
-        for name, (look, jobs) in list(self._blocked.items())[:LOOK_LIMIT]:
-            if look > now_ms:
-                continue
-            del self._blocked[name]
-            self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
-            try:
-                self._find_lost(name, jobs, now)
-            except Exception as error:
-                if is_outage(error):
-                    raise
-                self._faults.report("duty.failed", error, duty="overlap", schedule=name)
-
-    def _find_lost(self, name: str, jobs: list[str], now: datetime) -> None:
-        gone = self._store.vanished(jobs)
-        for job_id in self._missing.intersection(gone):
-            if self._store.job_lost(self._lease, name, job_id, now):
-                log_warning("run.lost", schedule=name, job=job_id)
-                self.lost.append((name, job_id))
-        self._missing.difference_update(jobs)
-        self._missing.update(gone)
-
-    # ---- logging ------------------------------------------------------------------------------
-
-    def _log(self, answer: CommitResult) -> None:
-        plan = answer.planned
-        schedule = plan.entry.schedule
-        assert schedule is not None
-        for skip in plan.decision.skips:
-            log_event(
-                "run.skipped",
-                schedule=schedule.name,
-                reason=skip.reason,
-                first=skip.first,
-                last=skip.last,
-                count=skip.count,
-            )
-        for fire_time, job_id in zip(plan.decision.fire_times, plan.job_ids, strict=True):
-            if answer.kind == "overlap":
-                log_event(
-                    "run.skipped",
-                    schedule=schedule.name,
-                    reason="overlap",
-                    fire_time=fire_time,
-                    running=answer.detail,
-                )
-                continue
-            late = answer.at - fire_time if answer.kind == "ok" else timedelta(0)
-            lag = max(late / timedelta(milliseconds=1), 0.0)
-            self.enqueued += 1
-            on_time = is_on_time(fire_time, plan.decided_at)
-            if on_time:
-                self.lags.append(lag)
-            log_event(
-                "run.enqueued",
-                schedule=schedule.name,
-                fire_time=fire_time,
-                reason="schedule" if on_time else "catch_up",
-                queue=schedule.queue,
-                lag_ms=f"{lag:.0f}",
-                job=job_id,
-            )
-
-    def _count(self, plan: Planned, kind: str, at: datetime | None = None) -> None:
-        over = plan.decision.next is None and not plan.entry.declared
-        name, at = "" if over else plan.entry.name, at if kind == "ok" else None
-        self._counters.decided(name, plan.decision, plan.decided_at, at, overlap=kind == "overlap")
-
-    def confirm(self, planned: list[Planned]) -> None:
-        """Log and count those of these that were committed although no answer came: to be called
-        after a lost connection."""
-        states, _ = self._store.load([plan.entry.name for plan in planned])
-        for plan in planned:
-            entry = states.get(plan.entry.name)
-            if entry and entry.marker == plan.decision.marker and entry.last_job in plan.job_ids:
-                self._count(plan, "stale")
-                log_event(
-                    "run.confirmed", schedule=entry.name, fire_time=entry.marker, job=entry.last_job
-                )
-
-    def lag_summary(self) -> dict[str, str]:
-        """Return the lag of the newest on-time runs, for the lease."""
-        lags = sorted(self.lags)
-        if not lags:
-            return {}
-        p50, p99 = lags[len(lags) // 2], lags[min(len(lags) - 1, len(lags) * 99 // 100)]
-        return {
-            "lag_p50_ms": f"{p50:.0f}",
-            "lag_p99_ms": f"{p99:.0f}",
-            "lag_max_ms": f"{lags[-1]:.0f}",
-        }
 
 
 def _backoff(attempt: int) -> float:

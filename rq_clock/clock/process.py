@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import Plan, differing, plan
+from rq_clock.clock.reconcile import differing, log_difference, plan
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs.executions import REAP, Executions
 from rq_clock.jobs.reaper import Reaper
@@ -210,7 +210,7 @@ class ClockProcess:
         )  # fmt: skip
         gc.disable()  # see QUIET_SECONDS
         try:
-            planner.confirm(self._unconfirmed)
+            planner.log.confirm(self._unconfirmed)
             self._unconfirmed = []
             self._turn(planner, lease, subscription)
             planner.finish(self._runtime.wall())
@@ -251,7 +251,7 @@ class ClockProcess:
             if "lease" in messages:
                 renewed = 0.0  # someone else may lead now: renew before the next commit fails
             self._handle(planner, messages)
-            planner.check_blocked(self._runtime.wall())
+            planner.overlaps.check(self._runtime.wall())
 
     def _handle(self, planner: Planner, messages: list[str]) -> None:
         for duty, message in ((self._reaping, REAP), (self._backfilling, BACKFILLS_CHANGED)):
@@ -302,7 +302,7 @@ class ClockProcess:
         """Find problems and report them."""
         moment, now = self._runtime.monotonic(), self._runtime.wall()
         pause = self._monitor.look(moment, now, planner.report(), lease)
-        planner.lost.clear()
+        planner.overlaps.lost.clear()
         return pause
 
     def _write_counts(self, planner: Planner, lease: Lease) -> float:
@@ -326,8 +326,7 @@ class ClockProcess:
             "tick": to_ms(self._runtime.wall()),
             **releases(),
             "release": self._settings.release,
-            "enqueued": planner.enqueued,
-            **planner.lag_summary(),
+            **planner.log.facts(),
         }
 
     def _reconcile(self, lease: Lease) -> None:
@@ -365,7 +364,7 @@ class ClockProcess:
                 self._counters.add("fire skipped past", schedule=change.name)
         if difference or not self._last_token:
             seconds = self._runtime.monotonic() - started
-            _log_difference(difference, len(self._declared), seconds)
+            log_difference(difference, len(self._declared), seconds)
 
     def _log_older_release(self) -> None:
         log_event(
@@ -373,27 +372,6 @@ class ClockProcess:
             release=self._settings.release,
             effect="keeps the schedules that a later release declared",
         )
-
-
-def _log_difference(difference: Plan, total: int, seconds: float) -> None:
-    few = len(difference.changes) <= 20
-    for name in difference.added if few else ():
-        log_event("schedule.added", schedule=name)
-    for name in difference.changed if few else ():
-        log_event("schedule.changed", schedule=name)
-    for name in difference.removed if few else ():
-        log_event("schedule.removed", schedule=name)
-    for old, name in difference.renamed if few else ():
-        log_event("schedule.renamed", schedule=name, was=old)
-    for change in difference.changes:
-        if change.past:
-            log_event("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
-    log_event(
-        "reconcile.done",
-        schedules=total,
-        **difference.counts(),
-        ms=f"{seconds * 1000:.0f}",
-    )
 
 
 def _read(subscription: PubSub) -> list[str]:

@@ -1,4 +1,5 @@
-"""The changes of a deploy: the declared schedules compared with the stored ones. Pure.
+"""The changes of a deploy: the declared schedules compared with the stored ones. Pure, but
+for the log.
 
 Unchanged schedules cost a comparison of two strings. A changed trigger takes effect from now. The
 fire times that the old trigger left undecided (one in the middle of the deploy) are decided first,
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from rq_clock.log import log_event
 from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.store import Change
@@ -72,6 +74,28 @@ def plan(
     found.removed = [name for name in stored if name not in declared and name not in moved]
     found.changes += [Change("remove", name) for name in found.removed]
     return found
+
+
+def log_difference(difference: Plan, total: int, seconds: float) -> None:
+    """Log a plan that was carried out: each schedule if there are few, and their numbers."""
+    few = len(difference.changes) <= 20
+    for name in difference.added if few else ():
+        log_event("schedule.added", schedule=name)
+    for name in difference.changed if few else ():
+        log_event("schedule.changed", schedule=name)
+    for name in difference.removed if few else ():
+        log_event("schedule.removed", schedule=name)
+    for old, name in difference.renamed if few else ():
+        log_event("schedule.renamed", schedule=name, was=old)
+    for change in difference.changes:
+        if change.past:
+            log_event("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
+    log_event(
+        "reconcile.done",
+        schedules=total,
+        **difference.counts(),
+        ms=f"{seconds * 1000:.0f}",
+    )
 
 
 def _compare(

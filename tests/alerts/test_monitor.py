@@ -88,7 +88,7 @@ class Leader:
     def look(self) -> None:
         moment = (self.now - NOON).total_seconds()
         again = self.watch.look(moment, self.now, self.stage.report(), self.lease)
-        self.stage.lost.clear()
+        self.stage.overlaps.lost.clear()
         self.look_at = self.now + timedelta(seconds=again)
 
     def lose(self, what: str) -> None:
@@ -330,7 +330,7 @@ class TestFailing:
         connection.delete("rq:queue:default")  # the first job is in no queue any more
         for minute in range(3, 7):
             leader.run(NOON + minute * MINUTE)
-            leader.stage.check_blocked(leader.now)
+            leader.stage.overlaps.check(leader.now)
         leader.look()
         assert len(events("run.lost")) == 1
         [failing] = events("alert.failing")

@@ -346,7 +346,7 @@ class TestOneBadScheduleStopsNothingElse:
         wall.redis.delete(job)
         wall.redis.set(job, "x")
         wall.run(MIDNIGHT + 60 * SECOND)
-        wall.stage.check_blocked(wall.now)
+        wall.stage.overlaps.check(wall.now)
         assert len(wall.enqueued("good")) == 6
         assert wall.enqueued() == each(MIDNIGHT, 10 * SECOND, 2)  # then its second one waits
 
@@ -358,7 +358,7 @@ class TestOneBadScheduleStopsNothingElse:
         wall.redis.set("rq:wip:default", "x")
         for _ in range(20):
             wall.run(wall.now + 10 * SECOND)
-            wall.stage.check_blocked(wall.now)
+            wall.stage.overlaps.check(wall.now)
         failed = [r for r in caplog.records if getattr(r, "event", "") == "duty.failed"]
         assert [r.fields["schedule"] for r in failed] == ["s"]  # type: ignore[attr-defined]
 
@@ -493,7 +493,7 @@ class TestLostJobs:
         wall.redis.delete("rq:queue:default")  # a worker took it and died before it started
         for _ in range(20):
             wall.run(wall.now + 10 * SECOND)
-            wall.stage.check_blocked(wall.now)
+            wall.stage.overlaps.check(wall.now)
         assert [type(e).__name__ for e in wall.store.ledger("s")].count("Lost") == 1
         assert wall.redis.llen("rq:queue:default") == 1
 
@@ -501,6 +501,6 @@ class TestLostJobs:
         wall.declare(schedule(every(seconds=10), overlap="skip"))
         for _ in range(30):
             wall.run(wall.now + 10 * SECOND)
-            wall.stage.check_blocked(wall.now)
+            wall.stage.overlaps.check(wall.now)
         assert wall.skipped() == [("overlap", 29)]
         assert len(wall.enqueued()) == 1

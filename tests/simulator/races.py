@@ -180,7 +180,7 @@ class Leader:
         self.lease = lease
         self.stage = Planner(self._store, lease, memory=1 << 24)
         self.chores = Backfiller(self._store)
-        self.stage.confirm(unsure)
+        self.stage.log.confirm(unsure)
 
     def hear(self) -> None:
         """Take in all news until now, as the loop does between two turns."""

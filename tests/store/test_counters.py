@@ -16,7 +16,8 @@ from rq import Queue
 
 from rq_clock import Schedules
 from rq_clock.clock.backfiller import Backfiller
-from rq_clock.clock.planner import LOOK_MS, Planner
+from rq_clock.clock.overlaps import LOOK_MS
+from rq_clock.clock.planner import Planner
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
@@ -254,7 +255,7 @@ class TestRuns:
         clock.run(MIDNIGHT + timedelta(minutes=3))
         for _ in range(3):
             clock.now += timedelta(milliseconds=LOOK_MS)
-            clock.stage.check_blocked(clock.now)
+            clock.stage.overlaps.check(clock.now)
         assert clock.counts("s").runs == clock.counts().runs == {"lost": 1}
         assert clock.counts("s").took.cumulative[-1] == 0
         state, fire, started, ended, success, failure, failures = clock.outcome()
