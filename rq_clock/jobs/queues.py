@@ -47,13 +47,13 @@ from rq_clock.jobs.records import (
     JobRow,
     Jobs,
     QueueReport,
-    cursor_of,
-    instant_of,
-    listed,
-    place_of,
-    queue_of,
-    result_view,
-    worker_of,
+    decode_place,
+    encode_place,
+    job_detail,
+    job_row,
+    queue_row,
+    server_time,
+    worker_row,
 )
 from rq_clock.model.job_id import JobId
 from rq_clock.store.audit import AUDIT, FEW, Actor
@@ -133,11 +133,11 @@ class Queues:
         """Return all queues and workers; `used` are the queues that schedules name, if known."""
         keys = ["rq:queues", "rq:workers", self._store.key("workers")]
         answer = self._scripts["queues"](keys, [QUEUES, WORKERS, *sorted(used or ())])
-        now = instant_of(answer)
+        now = server_time(answer)
         workers = sorted(
-            (worker_of([text(word) for word in row]) for row in answer[3]), key=lambda w: w.name
+            (worker_row([text(word) for word in row]) for row in answer[3]), key=lambda w: w.name
         )
-        queues = (queue_of(row, now, workers, used) for row in answer[2])
+        queues = (queue_row(row, now, workers, used) for row in answer[2])
         return QueueReport(now, tuple(queues), tuple(workers))
 
     def jobs(self, kind: str, queue: str = "", *, limit: int = 50, cursor: str = "") -> Jobs:
@@ -146,15 +146,15 @@ class Queues:
         if kind not in KINDS:
             raise ScheduleError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         place, order = KINDS[kind]
-        args = [place, queue, order, *place_of(kind, cursor), limit, QUEUES, _LONGEST]
+        args = [place, queue, order, *decode_place(kind, cursor), limit, QUEUES, _LONGEST]
         answer = self._scripts["browse"](["rq:queues"], args)
         rows, following = answer[3], ""
         if len(rows) > limit and kind == "queued":  # from the place of the next one
-            following = cursor_of(kind, text(rows[limit][0]), text(rows[limit][2]))
+            following = encode_place(kind, text(rows[limit][0]), text(rows[limit][2]))
         elif len(rows) > limit:  # from the one shown last
-            following = cursor_of(kind, text(rows[limit - 1][0]), text(rows[limit - 1][4]))
-        found = tuple(listed(kind, row) for row in rows[:limit])
-        return Jobs(instant_of(answer), found, answer[2], following)
+            following = encode_place(kind, text(rows[limit - 1][0]), text(rows[limit - 1][4]))
+        found = tuple(job_row(kind, row) for row in rows[:limit])
+        return Jobs(server_time(answer), found, answer[2], following)
 
     def job(self, id: str) -> JobDetail:
         """Return one job; of a run that RQ has forgotten, its known attempts. Raises NoJob."""
@@ -162,7 +162,7 @@ class Queues:
         ours = origin is not None and origin.namespace == self._store.namespace
         since = to_ms(origin.fire_time) if origin and ours else ""
         args = [id, since, ATTEMPTS, _LARGEST, 4 * _LARGEST]
-        found = result_view(id, self._scripts["inspect"]([self._store.key("runs")], args))
+        found = job_detail(id, self._scripts["inspect"]([self._store.key("runs")], args))
         if found is None:
             raise NoJob(f"{id}: there is no such job, or none any more")
         return found
@@ -227,7 +227,7 @@ class Queues:
         self, verb: str, ids: Sequence[str], actor: Actor, detail: Mapping[str, str]
     ) -> list[tuple[str, str]]:
         """Run the script. Return a word and a detail for each job."""
-        now = instant_of(self._store.redis.time())
+        now = server_time(self._store.redis.time())
         audited = json.dumps({name: value for name, value in detail.items() if value})
         reason = one_line(f"{'canceled' if verb == 'cancel' else 'deleted'} by {actor.by}")
         counted = f"run {STOPPED} -"  # see counters.py: its time is unknown

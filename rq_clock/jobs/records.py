@@ -1,18 +1,15 @@
-"""Queues, workers and jobs as RQ's books have them, read for people. Pure.
+"""RQ's records of queues, workers and jobs, read for people. Pure.
 
-Nothing that RQ has pickled is unpickled here: the arguments of a job are told by its `description`,
-which RQ makes of the call and rq-clock of a command or webhook; a run is known by its id and by
-whether the text of its meta names a fire time; of results see results.py. What is plainly a secret
-in a text is masked.
+Nothing that RQ has pickled is unpickled here. `description` shows the arguments of a job: RQ makes
+it from the call, rq-clock from a command or webhook. A run is recognized by its id, and by whether
+its meta is set. For results see results.py. Secrets in texts are masked.
 
-Not here: how they are asked for, and what can be done to them (queues.py).
+Not here: reading them from Redis, and operations on them (queues.py).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from rq_clock.jobs.outcomes import one_line
 from rq_clock.jobs.results import end_of_trace, trace_of, value_of
 from rq_clock.model.job_id import JobId
 from rq_clock.redaction import masked_text
+from rq_clock.store import cursors
 from rq_clock.store.scripts import text
 from rq_clock.timing.instants import from_ms
 
@@ -37,12 +35,11 @@ KINDS = {
     "finished": ("finished", "down"),
     "canceled": ("canceled", "down"),
 }
-"""What jobs can be listed by: where RQ has these, and in which order of its scores. Those of failed
-and finished jobs are when RQ forgets them, which puts the newest first as far as all are kept for
-equally long."""
+"""Kind of job → RQ's registry, and the order of its scores. Failed and finished jobs have as score
+when RQ forgets them: the newest come first if all are kept equally long."""
 COUNTED = ("queued", "started", "scheduled", "deferred", "failed", "finished", "canceled")
 _DIGITS = 15
-"""Of a number that is one of ours, or RQ's."""
+"""The longest number that rq-clock or RQ writes."""
 _PLACE = re.compile(r"[0-9]{1,15}")
 _SCORE = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|inf)")
 _RESULTS = {"1": "successful", "2": "failed", "3": "stopped", "4": "retried", "5": "failed"}
@@ -52,8 +49,8 @@ _FIELDS = ("status", "description", "created_at", "enqueued_at", "started_at", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRow:
-    """A queue. `waiting` is for how long its first job has waited; `workers` are the living ones
-    that serve it; `used`, whether a schedule names it, None when nobody has looked."""
+    """A queue. `waiting` is the age of its first job; `workers` counts the living workers that
+    serve it; `used` is whether a schedule names it, None if unknown."""
 
     name: str
     jobs: Mapping[str, int]
@@ -64,13 +61,13 @@ class QueueRow:
 
     @property
     def unserved(self) -> bool:
-        """Whether somebody counts on it and nobody listens."""
+        """Return whether it is needed and no worker serves it."""
         return not self.workers and bool(self.used or self.jobs["queued"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRow:
-    """A living worker; `ours`, whether it is rq-clock's of this namespace, or else RQ's own."""
+    """A living worker. `ours` is whether it is rq-clock's, of this namespace, or RQ's own."""
 
     name: str
     state: str
@@ -98,8 +95,8 @@ class QueueReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """A job as a list has it; `run` tells the schedule and fire time of one that a schedule made,
-    `due` when a scheduled one is queued."""
+    """A job in a list. `run` is the id of a schedule's run; `due` is when a scheduled job will be
+    queued."""
 
     id: str
     queue: str
@@ -119,7 +116,7 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """A page of jobs; `total` is how many there are, `cursor` leads on and is empty at the end."""
+    """A page of jobs of `total`. `cursor` leads to the next page and is empty at the end."""
 
     now: datetime
     jobs: tuple[JobRow, ...]
@@ -128,9 +125,9 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResultView:
-    """A result as RQ keeps it: `kind` is successful, failed, stopped or retried; `value` is None
-    when it cannot be shown."""
+class Result:
+    """A result. `kind` is successful, failed, stopped or retried. `value` is JSON, or None when it
+    cannot be shown."""
 
     at: datetime
     kind: str
@@ -143,12 +140,12 @@ class ResultView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDetail:
-    """All of one job. `fields` are the plain ones of RQ's hash, none when there is none any more;
-    `expires_in` is None for one that is kept."""
+    """All that is known of a job. `fields` are the plain ones of RQ's hash, none once RQ has
+    forgotten it. `expires_in` is None if RQ keeps it."""
 
     job: JobRow
     fields: Mapping[str, str]
-    results: tuple[ResultView, ...]
+    results: tuple[Result, ...]
     attempts: tuple[Ended, ...]
     dependents: tuple[str, ...]
     dependent_count: int
@@ -156,42 +153,42 @@ class JobDetail:
 
     @classmethod
     def nothing(cls, id: str) -> JobDetail:
-        """A job of which nothing is left here."""
+        """Return a job that RQ has forgotten."""
         return cls(
-            job=_seen(id, {}, "", JobId.parse(id), "", ""), fields={}, results=(), attempts=(),
+            job=_job(id, {}, "", JobId.parse(id), "", ""), fields={}, results=(), attempts=(),
             dependents=(), dependent_count=0, expires_in=None,
         )  # fmt: skip
 
     @property
     def exists(self) -> bool:
-        """Whether RQ still has it."""
+        """Return whether RQ still has it."""
         return bool(self.fields)
 
     @property
     def trace(self) -> str:
-        """The newest traceback."""
-        return next((told.trace for told in self.results if told.trace), "")
+        """Return the newest traceback."""
+        return next((result.trace for result in self.results if result.trace), "")
 
 
-# ---- what was read ----------------------------------------------------------------------------
+# ---- reading ----------------------------------------------------------------------------------
 
 
-def instant_of(answer: Any) -> datetime:
-    """The server's time, with which an answer begins."""
+def server_time(answer: Any) -> datetime:
+    """Return the server's time, which begins an answer."""
     return datetime.fromtimestamp(int(answer[0]), UTC) + timedelta(microseconds=int(answer[1]))
 
 
-def _time(said: str) -> datetime | None:
-    """An instant as RQ writes it, or as epoch seconds; None for what is none."""
+def _time(text: str) -> datetime | None:
+    """Return an instant in RQ's form, or in epoch seconds; None for any other text."""
     with suppress(ValueError, OverflowError, OSError):
-        if "T" not in said:
-            return datetime.fromtimestamp(float(said), UTC)
-        return datetime.fromisoformat(said).astimezone(UTC) if said.endswith("Z") else None
+        if "T" not in text:
+            return datetime.fromtimestamp(float(text), UTC)
+        return datetime.fromisoformat(text).astimezone(UTC) if text.endswith("Z") else None
     return None
 
 
-def _number(said: str) -> int:
-    return int(said) if said.isdecimal() and len(said) <= _DIGITS else 0
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
 
 
 def _pairs(flat: Iterable[bytes]) -> dict[str, str]:
@@ -199,8 +196,8 @@ def _pairs(flat: Iterable[bytes]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def worker_of(row: Sequence[str]) -> WorkerRow:
-    """A worker from what lua/queues.lua tells of it."""
+def worker_row(row: Sequence[str]) -> WorkerRow:
+    """Return a worker from the answer of lua/queues.lua."""
     name, state, queues, job, sign, birth, host, pid, version, place, since = row
     micros = place.partition(" ")[0]
     return WorkerRow(
@@ -218,18 +215,18 @@ def worker_of(row: Sequence[str]) -> WorkerRow:
     )
 
 
-def listed(kind: str, row: Any) -> JobRow:
-    """A job from what lua/browse.lua tells of it."""
+def job_row(kind: str, row: Any) -> JobRow:
+    """Return a job from the answer of lua/browse.lua."""
     score, id, queue, values, _ = row
-    said = (value.decode(errors="replace") for value in values)
-    fields = dict(zip(_FIELDS, said, strict=True))
+    texts = (value.decode(errors="replace") for value in values)
+    fields = dict(zip(_FIELDS, texts, strict=True))
     origin = JobId.parse(text(id)) if fields["meta"] else None
     due = text(score) if kind == "scheduled" else ""
     trace = end_of_trace(fields["trace"].encode())
-    return _seen(text(id), fields, text(queue), origin, due, trace)
+    return _job(text(id), fields, text(queue), origin, due, trace)
 
 
-def _seen(
+def _job(
     id: str, fields: Mapping[str, str], queue: str, run: JobId | None, due: str, trace: str
 ) -> JobRow:
     def time(name: str) -> datetime | None:
@@ -253,20 +250,23 @@ def _seen(
     )
 
 
-def _result_of(entry: str, said: Mapping[str, str]) -> ResultView:
-    return ResultView(
-        at=from_ms(entry.partition("-")[0]),
-        kind=_RESULTS.get(said.get("type", ""), "unknown"),
-        value=value_of(said.get("return_value", "").encode()),
-        trace=trace_of(said.get("exc_string", "").encode()),
-        worker=said.get("worker_name", ""),
-        started=_time(said.get("execution_started_at", "")),
-        ended=_time(said.get("execution_ended_at", "")),
+def _result(id: str, fields: Mapping[str, str]) -> Result:
+    kind = _RESULTS.get(fields.get("type", ""), "unknown")
+    packed = fields.get("return_value")
+    nothing = "null" if kind == "successful" else None  # RQ stores no value for None
+    return Result(
+        at=from_ms(id.partition("-")[0]),
+        kind=kind,
+        value=value_of(packed.encode()) if packed is not None else nothing,
+        trace=trace_of(fields.get("exc_string", "").encode()),
+        worker=fields.get("worker_name", ""),
+        started=_time(fields.get("execution_started_at", "")),
+        ended=_time(fields.get("execution_ended_at", "")),
     )
 
 
-def queue_of(row: Any, now: datetime, workers: Iterable[WorkerRow], used: Any) -> QueueRow:
-    """A queue from what lua/queues.lua tells of it; `used`, the names that schedules name."""
+def queue_row(row: Any, now: datetime, workers: Iterable[WorkerRow], used: Any) -> QueueRow:
+    """Return a queue from the answer of lua/queues.lua; `used` are the names in schedules."""
     name, *counts, since = (text(word) for word in row)
     began = _time(since)
     return QueueRow(
@@ -278,22 +278,22 @@ def queue_of(row: Any, now: datetime, workers: Iterable[WorkerRow], used: Any) -
     )
 
 
-def result_view(id: str, answer: Any) -> JobDetail | None:
-    """A job from what lua/inspect.lua tells of it; None when nobody knows it."""
+def job_detail(id: str, answer: Any) -> JobDetail | None:
+    """Return a job from the answer of lua/inspect.lua; None when it is unknown."""
     flat, results, dependents, count, attempts, due, expires = answer
     fields = _pairs(flat)
     ended = tuple(
-        Ended.read(entry, dict(zip(said[::2], said[1::2], strict=True))) for entry, said in attempts
+        Ended.read(entry, dict(zip(raw[::2], raw[1::2], strict=True))) for entry, raw in attempts
     )
     if not fields and not ended:
         return None
-    told = tuple(_result_of(text(entry), _pairs(said)) for entry, said in results)
-    trace = next((t.trace for t in told if t.trace), "")
+    found = tuple(_result(text(entry), _pairs(raw)) for entry, raw in results)
+    trace = next((result.trace for result in found if result.trace), "")
     origin = JobId.parse(id) if ended or fields.get("meta") else None
     return JobDetail(
-        job=_seen(id, fields, fields.get("origin", ""), origin, text(due), trace),
+        job=_job(id, fields, fields.get("origin", ""), origin, text(due), trace),
         fields={n: value for n, value in fields.items() if n not in ("meta", "description")},
-        results=told,
+        results=found,
         attempts=ended,
         dependents=tuple(sorted(text(one) for one in dependents)),
         dependent_count=count,
@@ -304,20 +304,20 @@ def result_view(id: str, answer: Any) -> JobDetail | None:
 # ---- cursors ----------------------------------------------------------------------------------
 
 
-def cursor_of(kind: str, place: str, beside: str) -> str:
-    """What leads on from a place."""
-    return urlsafe_b64encode(json.dumps([kind, place, beside]).encode()).decode().rstrip("=")
+def encode_place(kind: str, place: str, beside: str) -> str:
+    """Return the cursor of a place in a list of jobs."""
+    return cursors.encode(kind, place, beside)
 
 
-def place_of(kind: str, cursor: str) -> list[str]:
-    """The place that a cursor leads to. Raises ScheduleError for what is none."""
+def decode_place(kind: str, cursor: str) -> list[str]:
+    """Return the place of a cursor. Raises ScheduleError."""
     if not cursor:
         return ["", ""]
-    with suppress(ValueError, TypeError, RecursionError):
-        known, place, beside = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    with suppress(ScheduleError, UnicodeError):
+        known, place, beside = cursors.decode(cursor, str, str, str)
         form = _PLACE if kind == "queued" else _SCORE
-        if known == kind and isinstance(beside, str) and form.fullmatch(place) and beside.encode():
+        if known == kind and form.fullmatch(place) and beside.encode():
             return [place, beside]
     raise ScheduleError(
-        f"cursor: expected the one of a page of {kind} jobs, got {cursor!r}; begin again without it"
+        f"cursor: expected the one of a page of {kind} jobs, got {cursor!r}; start again without it"
     )

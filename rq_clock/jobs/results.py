@@ -1,10 +1,9 @@
-"""What RQ keeps of a job's end, read without running anything of it. Pure.
+"""Results and tracebacks of RQ's jobs, read without running any of their code. Pure.
 
-RQ pickles what a job returns, and unpickling runs whatever the pickle says. Workers do that to each
-other's jobs anyway; a process that holds everybody's tokens does not. Nothing is unpickled here:
-plain data in a pickle are read (None, booleans, numbers, text, bytes, and lists, tuples, sets and
-dicts of these), and of one that has anything else in it only the size is told. Arguments are not
-looked at at all: RQ's `description` of the call is there for people.
+RQ pickles the value that a job returns, and unpickling runs code that the pickle names. Workers do
+that to each other's jobs anyway; the web process, which holds all tokens, must not. Nothing is
+unpickled here. Plain data in a pickle are read: None, booleans, numbers, text, bytes, and lists,
+tuples, sets and dicts of these. A pickle with anything else is not shown.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from typing import Any
 from rq_clock.redaction import MASK, is_secret, masked_text
 
 TRACE_LIMIT = 256 * 1024
-"""Bytes of a traceback that are shown, the last ones: there is the error."""
+"""Bytes of a traceback to show: the last ones, which name the error."""
 READ_LIMIT = 4 * 1024 * 1024
-"""Bytes of a traceback that are unpacked: a few of a packed one can stand for a million."""
+"""Bytes of a traceback to unpack: a few packed bytes can stand for a million."""
 VALUES_LIMIT = 500
-"""Values of a result, of those inside it."""
+"""Values to show of a result."""
 LONGEST = 2000
-"""Characters of a text in a result."""
+"""Characters to show of a text in a result."""
 _DEEPEST = 6
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
@@ -39,13 +38,13 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def trace_of(packed: bytes) -> str:
-    """A traceback as RQ's results have it, the end of it if it is very long; "" for what is none.
-    What is plainly a secret in it is masked."""
+    """Return a traceback of RQ's results, or the end of a long one; "" for any other value. Secrets
+    are masked."""
     return masked_text(_unpacked(packed))
 
 
 def end_of_trace(packed: bytes) -> str:
-    """Its last lines: a list of jobs has many traces, and of each shows what the error was."""
+    """Return the last lines of a traceback, which name the error."""
     return masked_text("\n".join(_unpacked(packed).rstrip().split("\n")[-3:]))
 
 
@@ -63,17 +62,17 @@ def _unpacked(packed: bytes) -> str:
 
 
 def value_of(packed: bytes) -> str | None:
-    """A returned value as JSON for people, with secrets masked; None for what is not plain."""
+    """Return a job's return value as JSON with secrets masked; None if it is not plain data."""
     try:
         value = _Plain().read(b64decode(packed))
         return json.dumps(_Shown().of(value), indent=1, ensure_ascii=False)
-    except Exception:  # whatever a pickle that nobody of ours wrote makes of it
+    except Exception:  # a pickle that someone else wrote can lead to any
         return None
 
 
 class _Plain:
-    """The part of a pickle's machine that plain data take. It makes lists of tuples and sets, so
-    that nothing is hashed but the plain keys of dicts."""
+    """The part of the pickle machine that plain data need. It makes lists of tuples and sets, so
+    that only plain keys of dicts are hashed."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -81,7 +80,7 @@ class _Plain:
         self._memo: dict[int, Any] = {}
 
     def read(self, data: bytes) -> Any:
-        """The value. Raises ValueError, or whatever a broken pickle leads to, for any other."""
+        """Return the value. Raises ValueError for other data, any exception for a broken pickle."""
         for op, arg, _ in pickletools.genops(data):
             if op.name in _VALUES:
                 self._stack.append(arg)
@@ -132,7 +131,7 @@ class _Plain:
 
 
 class _Shown:
-    """A value as far as it is shown: a small pickle can name one list a million times."""
+    """A value cut to the limits: a small pickle can name one list a million times."""
 
     def __init__(self) -> None:
         self._left = VALUES_LIMIT

@@ -197,13 +197,6 @@ class NamedFireTimeView(FireTimeView):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FireTimesView(View):
-    """Upcoming fire times, soonest first."""
-
-    data: list[FireTimeView]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExplanationView(View):
     """A trigger in words, and its next fire times."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rq_clock.timing.instants import iso
@@ -58,12 +59,16 @@ def encode(view: Any, *, indent: int | None = None) -> str:
 def shallow(view: Any) -> dict[str, Any]:
     """Return the fields of a view by their JSON keys; the values stay as they are."""
     kind = type(view)
-    if kind not in _keys:
-        _keys[kind] = [(f.name, f.metadata.get("alias") or _camel(f.name)) for f in fields(kind)]
-    return {key: getattr(view, name) for name, key in _keys[kind]}
+    if kind not in _KEYS:
+        found = fields(kind)
+        keys = [f.metadata.get("alias") or _camel(f.name) for f in found]
+        _KEYS[kind] = keys, attrgetter(*(f.name for f in found))
+    keys, values = _KEYS[kind]
+    return dict(zip(keys, values(view), strict=True))
 
 
-_keys: dict[type, list[tuple[str, str]]] = {}
+_KEYS: dict[type, tuple[list[str], Callable[[Any], tuple[Any, ...]]]] = {}
+"""View → its JSON keys, and what reads its fields, of which there are two at least."""
 
 
 def _plain(value: Any) -> Any:

@@ -277,6 +277,14 @@ class TestLooking:
         assert (after.results[0].value, after.results[0].kind) == ("3", "successful")
         assert after.expires_in
 
+    def test_a_job_that_returns_none_has_null_as_its_result(
+        self, queue: Any, queues: Queues, work: Callable[..., bool]
+    ) -> None:
+        none, failed = queue.enqueue("gc.enable"), queue.enqueue(jobs.fail)
+        work()
+        assert queues.job(none.id).results[0].value == "null"
+        assert queues.job(failed.id).results[0].value is None
+
     def test_a_run_that_rq_has_forgotten_is_told_by_its_attempts(
         self, store: Store, schedules: Schedules, queues: Queues, work: Callable[..., bool]
     ) -> None:

@@ -6,7 +6,6 @@ A body is read only after its sender is authorized: a caller without the scope l
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from hashlib import sha256
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from rq_clock.errors import Fault, RqClockError, ScheduleError
 from rq_clock.manifest import reader as plain
 from rq_clock.serializers.view import encode
 from rq_clock.settings import Token
+from rq_clock.store import cursors
 from rq_clock.web.context import Needs, root_of, site_of
 from rq_clock.web.idempotency import Answer, Claim, Idempotency
 from rq_clock.web.problems import MEDIA_TYPE, Problem, problem_of
@@ -74,7 +74,7 @@ class Route(APIRoute):
 
 
 async def _read(request: Request, content: Mapping[str, Any]) -> None:
-    """See to it that the body is of a kind that the route reads, and JSON if it says so."""
+    """Read the body. Raises Problem for another media type, or for invalid JSON."""
     body = await request.body()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not body:
@@ -90,7 +90,7 @@ async def _read(request: Request, content: Mapping[str, Any]) -> None:
 
 
 def text_of(body: bytes) -> str:
-    """A body as text. Raises Problem."""
+    """Return a body as text. Raises Problem."""
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,7 +98,8 @@ def text_of(body: bytes) -> str:
 
 
 def read_json(text: str) -> Any:
-    """A JSON text's value: no key twice, nothing that Redis could not hold. Raises Problem."""
+    """Return the value of a JSON text. Raises Problem, also for a key that occurs twice, and for
+    text that Redis cannot hold."""
     try:
         if text.lstrip()[:1] != "{":
             return json.loads(text)
@@ -107,15 +108,15 @@ def read_json(text: str) -> Any:
     except UnicodeEncodeError:
         raise Problem("validation", "expected Unicode, got half of a surrogate pair") from None
     except (ValueError, RecursionError, ScheduleError) as error:
-        said = str(error) if isinstance(error, ScheduleError) else f"expected JSON: {error}"
-        raise Problem("validation", said) from None
+        fault = str(error) if isinstance(error, ScheduleError) else f"expected JSON: {error}"
+        raise Problem("validation", fault) from None
     if found.twice:
         raise Problem("validation", "; ".join(map(str, found.twice)))
     return found.value
 
 
 def optional(model: type[BaseModel]) -> Any:
-    """A body that may be left out; it has the defaults then."""
+    """Return the body of a route whose body may be left out."""
     return Body(default_factory=model)
 
 
@@ -207,36 +208,26 @@ def _json(view: Any) -> bytes:
 # ---- cursors and revisions --------------------------------------------------------------------
 
 
-def cursor_of(*parts: object) -> str:
-    """An opaque word that says where a page has ended."""
-    return urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
-
-
 def place_of(cursor: str, *kinds: type) -> list[Any]:
-    """What `cursor_of` was given; nothing without a cursor. Raises Problem."""
-    if not cursor:
-        return []
+    """Return the place of a cursor, or nothing for an empty cursor. Raises Problem."""
     try:
-        place = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(place, list) and [type(part) for part in place] == list(kinds):
-            return place
-    except (ValueError, RecursionError):
-        pass
-    raise wrong("cursor", "expected the one of the page before; begin again without one")
+        return cursors.decode(cursor, *kinds)
+    except ScheduleError as error:
+        raise wrong("cursor", str(error).removeprefix("cursor: ")) from None
 
 
-def expected_revision(given: str | None) -> str | None:
-    """The revision that If-Match asks for; None for any. Raises Problem."""
-    if given is None or given.strip() == "*":
+def expected_revision(if_match: str | None) -> str | None:
+    """Return the revision in If-Match; None for any. Raises Problem."""
+    revision = (if_match or "*").strip()
+    if revision == "*":
         return None
-    revision = given.strip()
     if len(revision) < 2 or revision[0] != '"' or revision[-1] != '"':
-        raise wrong("If-Match", f"expected an ETag in quotes, got {given[:50]!r}")
+        raise wrong("If-Match", f"expected an ETag in quotes, got {revision[:50]!r}")
     return revision[1:-1]
 
 
 def wrong(at: str, message: str) -> Problem:
-    """A request that is wrong at one place: a pointer, or a parameter."""
+    """Return the problem of a fault at a JSON pointer, or in a parameter."""
     return Problem("validation", f"{at.lstrip('/')}: {message}", errors=[Fault(at, message)])
 
 

@@ -24,6 +24,7 @@ from rq_clock.serializers.jobs import (
     run_view,
 )
 from rq_clock.serializers.view import Page
+from rq_clock.store import cursors
 from rq_clock.store.audit import Actor
 from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.web.api import requests
@@ -38,7 +39,6 @@ from rq_clock.web.api.routing import (
     Name,
     Route,
     answer,
-    cursor_of,
     located,
     optional,
     place_of,
@@ -136,7 +136,7 @@ def list_runs(  # noqa: PLR0913 - one a filter
             rows.append(row)
     else:
         following = following if searched == PORTION * PORTIONS else ""
-    more = cursor_of(following) if following else None
+    more = cursors.encode(following) if following else None
     looked = searched if len(rows) < limit and more else None
     return tagged(request, Page(data=rows, next_cursor=more, searched=looked))
 
@@ -180,7 +180,7 @@ def _ledger(
         if len(rows) == limit:
             break
         rows.append(row)
-        following = cursor_of(*_place(entry))
+        following = cursors.encode(*_place(entry))
     else:
         following = ""
     return tagged(request, Page(data=rows, next_cursor=following or None))

@@ -15,13 +15,14 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.schedules.listing import Row
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.schedules import (
-    FireTimesView,
+    FireTimeView,
     ScheduleDetailView,
     ScheduleListView,
     fire_time_view,
     schedule_detail_view,
     schedule_list_view,
 )
+from rq_clock.serializers.view import Page
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import LONGEST, read_instant
 from rq_clock.web.api import requests
@@ -215,7 +216,7 @@ def remove_schedule(site: Web, token: Admin, name: Name, if_match: IfMatch = Non
     return Response(status_code=204)
 
 
-@router.get("/schedules/{name}/next", response_model=FireTimesView, responses=NOT_FOUND)
+@router.get("/schedules/{name}/next", response_model=Page[FireTimeView], responses=NOT_FOUND)
 def next_fire_times(
     site: Web,
     _: Read,
@@ -240,7 +241,7 @@ def next_fire_times(
             raise wrong(parameter, str(error)) from None
         after, last = (found or after, last) if parameter == "from" else (after, found)
     coming = upcoming(entry, after, n, last)
-    return answer(FireTimesView(data=[fire_time_view(fire) for fire in coming]))
+    return answer(Page(data=[fire_time_view(fire) for fire in coming], next_cursor=None))
 
 
 # ---- views ------------------------------------------------------------------------------------
