@@ -1,4 +1,4 @@
--- Take the lease, or say who has it.
+-- Take the lease, or return its holder.
 --
 -- The newest clock of the same owner wins: a clock that starts takes the lease from a living
 -- holder. Two bounds keep a crash loop from starving the clock that works: a holder that has

@@ -1,4 +1,4 @@
--- Keep what the leading clock has found out about alerts.
+-- Store the alerts of the leading clock.
 --
 -- KEYS  1 lease   2 alerts
 -- ARGV  1 token   … then pairs: field, its new value, or "" to remove it

@@ -9,8 +9,8 @@
 --       12 number of jobs, then for each: job id, fire time (ms), its commands as `enqueue` takes
 --          them
 -- Returns "ok", "lost" (the token is no longer the lease's), "stale" (it went on, was canceled or
--- is gone), or the fault. Only with "ok" anything was written, or, where a server takes no more
--- writes, what came before the fault; the job ids keep those from being enqueued twice.
+-- is gone), or the fault. Only "ok" has written, or, where a server takes no more writes, the jobs
+-- before the fault; their ids keep them from being enqueued twice.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 'lost'

@@ -1,10 +1,10 @@
--- A worker's sign of life, for itself and for what it runs.
+-- A worker's sign of life, for itself and for its execution.
 --
 -- KEYS  1 workers   2 lease   3 reaper
 -- ARGV  1 worker   2 now, epoch seconds   3 now, as RQ writes it   4 seconds until RQ counts a
 --       silent execution as abandoned   5 the same for a silent worker   6 ms for which a worker
 --       is the reaper when no clock leads
--- Returns "gone"   this worker was counted as dead, and what it ran was given away
+-- Returns "gone"   this worker was counted as dead, and its job went to another one
 --         "well"
 --         "reap"   well, and as no clock leads, this worker has to reap the dead
 -- The first write is one that a full server takes too; then it takes the rest (redis.io, "scripts

@@ -3,16 +3,16 @@
 -- KEYS  1 rq:queues
 -- ARGV  1 where: queue, wip, scheduled, deferred, failed, finished or canceled   2 queue, or "" for
 --       all   3 "up" or "down", by score   4 score, or place in its queue, to go on from, or ""
---       5 the entry that has it, or the queue   6 most jobs   7 most queues   8 longest text
--- Returns {now in seconds, microseconds, how many there are in all, jobs}; one more than were asked
---         for says that there are others. A job is {score or place, entry, queue, its fields},
+--       5 the entry that has it, or the queue   6 limit of jobs   7 of queues   8 longest text
+-- Returns {now in seconds, microseconds, how many there are in all, jobs}; one more than the
+--         limit when there are others. A job is {score or place, entry, queue, its fields},
 --         the fields in the order below, "" for one that it has not
 -- Nothing is written.
 
 local FIELDS = {'status', 'description', 'created_at', 'enqueued_at', 'started_at', 'ended_at',
   'worker_name', 'retries_left', 'rq_clock_attempt', 'meta'}
 local place, only, down, from, last = ARGV[1], ARGV[2], ARGV[3] == 'down', ARGV[4], ARGV[5]
-local most, longest, CHUNK = tonumber(ARGV[6]), tonumber(ARGV[8]), 50
+local cap, longest, CHUNK = tonumber(ARGV[6]), tonumber(ARGV[8]), 50
 
 local names = {only}
 if only == '' then
@@ -40,7 +40,7 @@ local found, total = {}, 0
 
 local function of_queue(name, key)
   local start = name == last and tonumber(from) or 0
-  local room = most - #found
+  local room = cap - #found
   if name >= last and room >= 0 then
     for i, id in ipairs(redis.call('LRANGE', key, start, start + room)) do
       found[#found + 1] = {start + i - 1, id, name}
@@ -101,7 +101,7 @@ for i = 1, math.min(#names, tonumber(ARGV[7])) do
     end
   end
 end
-while #sorted > 0 and #found <= most do
+while #sorted > 0 and #found <= cap do
   local s = table.remove(sorted)
   found[#found + 1] = {s.chunk[s.at - 1], s.head, s.name}
   advance(s)
@@ -111,7 +111,7 @@ while #sorted > 0 and #found <= most do
 end
 
 local jobs = {}
-for i = 1, math.min(#found, most + 1) do
+for i = 1, math.min(#found, cap + 1) do
   local entry = found[i]
   local id = place == 'wip' and string.match(entry[2], '^(.*):[^:]*$') or entry[2]
   local fields = read('HMGET', 'rq:job:' .. id, unpack(FIELDS))

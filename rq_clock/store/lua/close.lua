@@ -18,7 +18,7 @@
 --         {"gone"}        the worker was counted as dead, or has shown a sign of life: not ours
 --         {"refused"}     it was canceled, deleted or cleaned away: only the place is freed
 --         {"dependents"}  jobs came to depend on it in between; nothing was written
---         {"error", text}       the server refused a command; what went before it stays written
+--         {"error", text}       the server refused a command; the commands before it stay written
 
 local slot = redis.call('HGET', KEYS[1], ARGV[1])
 local dead = ARGV[2] == 'dead'
@@ -30,7 +30,7 @@ if not dead and execution ~= ARGV[3] then
   return {'ended'}  -- its own work: only the worker itself, or its death, frees its place
 end
 
--- The first write is one that a full server takes too; then it takes the rest, and what ends makes
+-- The first write is one that a full server takes too; then it takes the rest, and the end makes
 -- room.
 local function leave()
   if execution then

@@ -1,13 +1,13 @@
 --! keys
 -- Commit a batch of decisions: enqueue the jobs, move the markers, write the ledger.
 --
--- Each schedule of the batch stands alone: it is committed whole or left as it was. What can be
--- known beforehand is checked before its first write; what fails in the middle is undone.
+-- Each schedule of the batch stands alone: it is committed whole or left as it was. Known
+-- faults are found before its first write; a failure in the middle is undone.
 --
 -- KEYS  1 lease   2 markers   3 due
 -- ARGV  1 token, or "" for a decision beside the clock, which a change would else take away
 --       2 entries a ledger may have   3 revision of "*"
---       4 number of shapes, then for each what is the same in the commands of many jobs:
+--       4 number of shapes, then for each the words that the commands of many jobs share:
 --         number of commands, then the number of words of each; the words of all
 --         number of places, then each: which of the words are a job's own
 --         number of schedules, then for each schedule:
@@ -30,7 +30,7 @@
 --                                         and last job, so an earlier success whose reply was lost
 --                                         is recognised as one. A removed schedule has no state.
 --           "error <text>"                could not be written; untouched
--- Sending it again is harmless: what was done once is stale.
+-- Sending it again is harmless: a decision that was committed is stale.
 
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return {'lost'}

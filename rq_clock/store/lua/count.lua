@@ -1,5 +1,5 @@
 --! keys
--- Add to the counters what was collected in memory.
+-- Add the counts that were collected in memory to the counters.
 --
 -- KEYS  1 lease   2 meta
 -- ARGV  1 token, or "" for a decision beside the clock   2 the instance that counts, and a number

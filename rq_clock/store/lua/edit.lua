@@ -6,7 +6,7 @@
 --       4 number of words of an entry for the audit, then these
 --       … then for each schedule ("*" only to pause all), 8 values; "=" leaves something as it is:
 --       name
---       what it has to be: "new" | "there" | "either" | its revision; behind that, if nothing may
+--       its expected state: "new" | "there" | "either" | its revision; behind that, if nothing may
 --       have been decided meanwhile: " <marker> <known since>"
 --       definition (JSON), or "" to remove it
 --       known since (ms) from now on
@@ -144,7 +144,7 @@ for n = 1, count do
     news[':duties'] = news[':duties'] or tonumber(ends) and true
     write('HSET', key('revisions'), name, revision)
     answers[n + 1] = revision
-    -- what is new and far away, the clock finds in time
+    -- the clock finds a new schedule in time when it is due later
     local near = definitions[n] or fire == '=' or fire == '' or tonumber(fire) < now + 30000
     news[name] = near or nil
   end

@@ -1,12 +1,12 @@
--- All that RQ and the workers have of one job.
+-- Read all that RQ and the workers have of one job.
 --
 -- KEYS  1 runs
--- ARGV  1 job   2 instant (ms) from which on its attempts are looked for, or "" for not   3 most
---       entries of `runs` to look at   4 longest text   5 most bytes of a result or a trace
+-- ARGV  1 job   2 instant (ms) from which on its attempts are looked for, or "" for not   3 limit
+--       of entries of `runs` to look at   4 longest text   5 largest result or trace, bytes
 -- Returns {fields, results, dependents, how many, attempts, due, seconds to live}
---         fields      name, value, … of its hash, without what is pickled; meta is "run" if it names
+--         fields      name, value, … of its hash, without pickled ones; meta is "run" if it names
 --                     a fire time; empty when there is no such job
---         results     {id, fields}, the newest first; what is too large is "…"
+--         results     {id, fields}, the newest first; one that is too large is "…"
 --         dependents  the first few jobs that depend on it
 --         attempts    {id, fields} of `runs`, oldest first
 --         due         when RQ queues it, epoch seconds, or ""

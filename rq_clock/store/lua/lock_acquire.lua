@@ -1,14 +1,14 @@
--- Take a lock, or say who has it.
+-- Take a lock, or return its holder.
 --
 -- A token is the server's time in microseconds, or one more than the last token when that is
 -- greater: so it grows also after Redis has lost the last ones. Numbers in Lua are exact to 2^53.
 --
 -- KEYS  1 lock (hash, expires)   2 lock-tokens (hash)
--- ARGV  1 name of the lock   2 who asks   3 ms of silence after which it is free
+-- ARGV  1 name of the lock   2 caller   3 ms of silence after which it is free
 -- Returns {"granted", token}
---         {"held", by whom, for how many ms, ms until it is free if nothing is heard}
+--         {"held", holder, for how many ms, ms until it is free if nothing is heard}
 --         {"done", by whom, ms since then, ms for which it is still kept from everyone}
--- Sending it again is harmless: who holds the lock is granted the token it has.
+-- Sending it again is harmless: the holder of the lock is granted the token it has.
 
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]

@@ -1,9 +1,9 @@
 -- Give a lock back, or keep it from everyone for a while.
 --
--- A lock that ran out, and that nobody has taken since, counts as held: its block was alone.
+-- A lock that ran out without a new holder counts as held: its block was alone.
 --
 -- KEYS  1 lock (hash, expires)   2 lock-tokens (hash)
--- ARGV  1 name of the lock   2 who holds it   3 its token   4 ms for which it is kept, or 0
+-- ARGV  1 name of the lock   2 holder   3 its token   4 ms for which it is kept, or 0
 -- Returns 1, or 0 when another one has had it since: nothing was written.
 -- Sending it again is harmless.
 

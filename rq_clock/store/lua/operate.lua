@@ -10,7 +10,7 @@
 --       … then for each job: id; prefix of the keys of its namespace, schedule, fire time (ms) and
 --       pattern of its code in the ledger, or four times "" for a job with another id
 -- Returns for each job a word and a detail
---         ok                        what was done: the queue, or the worker that has to stop
+--         ok                        done; the queue, or the worker that has to stop
 --         missing                   there is no such job
 --         state, its status         this cannot be done in its state
 --         twin, job                 another run of the same fire time is queued or running

@@ -1,6 +1,6 @@
 -- How runs ended, for the records of their schedule, and counts. It stands behind keys.lua, before
 -- the scripts that name it. A schedule may be of another namespace, whose prefix is `of`. Nothing
--- here may stand in the way of an end: what the server refuses is left out.
+-- here may prevent an end: a write that the server refuses is left out.
 --
 -- KEYS  none
 -- ARGV  none

@@ -1,11 +1,11 @@
--- What is in RQ's queues, and who works on it, in one look.
+-- Read RQ's queues and workers at one moment.
 --
 -- KEYS  1 rq:queues   2 rq:workers   3 workers, those of this namespace
--- ARGV  1 most queues   2 most workers   … names of queues to be told even if nothing was ever in
+-- ARGV  1 limit of queues   2 of workers   … names of queues to include even if nothing was ever in
 --       them
 -- Returns {now in seconds, microseconds, queues, workers}
 --         queues   {name, queued, started, scheduled, deferred, failed, finished, canceled, when the
---                  first that waits was enqueued or ""}, by name; what has no readable key is empty
+--                  first that waits was enqueued or ""}, by name; an unreadable key counts as empty
 --         workers  {name, state, queues, current job, last sign of life, birth, host, pid, version,
 --                  its value in workers or "", when its job started or ""}; only living ones
 -- Nothing is written.

@@ -1,5 +1,5 @@
 --! keys
--- Put the due index right for some schedules, from what definitions and markers say.
+-- Correct the due index for some schedules, by their definitions and markers.
 --
 -- KEYS  1 due
 -- ARGV  for each schedule, 4 values:
@@ -7,8 +7,8 @@
 --       base ("<marker> <known since>" that its next fire time was reckoned from), or "" for one
 --       that is in the index only: there is no such schedule
 --       revision   next fire time (ms, or "" for none)
--- Returns how many were put right. One that moved on since it was read is left as it is: whoever
--- moved it has written the index too. Sending it again is harmless.
+-- Returns how many were corrected. One that moved on since it was read is left as it is: the script
+-- that moved it has written the index too. Sending it again is harmless.
 
 local changed = 0
 for i = 1, #ARGV, 4 do

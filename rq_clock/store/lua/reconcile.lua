@@ -12,7 +12,7 @@
 -- Returns 1; 0 when the token is no longer the lease's; -1 when a later release of the same owner
 -- has written here. Nothing was written then.
 --
--- A put keeps marker, pause and ledger; a changed one raises the revision, so what was decided on
+-- A put keeps marker, pause and ledger; a changed one raises the revision, so a decision based on
 -- the old definition is refused at commit. A rename carries marker, pause and ledger over, once.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then

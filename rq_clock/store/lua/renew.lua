@@ -1,8 +1,8 @@
--- Keep the lease, and leave on it what the leader has to say of itself.
+-- Keep the lease, and write the leader's facts on it.
 --
--- KEYS  1 lease   2 unproven   3 meta, where it stays known until when somebody led
--- ARGV  1 token   2 ttl ms   3… field, value, field, value; proven=1 among them says that the
---       leader is through its first pass
+-- KEYS  1 lease   2 unproven   3 meta, which keeps when a clock last led
+-- ARGV  1 token   2 ttl ms   3… field, value, field, value; proven=1 among them: the leader
+--       has finished its first pass
 -- Returns 1, or 0 when the token is no longer the lease's: nothing was written.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
