@@ -172,12 +172,7 @@ class Monitor:
         alerts.drop({name for name in names if self._expects_nothing(entries.get(name))})
 
     def _expects_nothing(self, entry: Entry | None) -> bool:
-        if entry is None or entry.pause(self._now):
-            return True
-        try:
-            return entry.schedule is not None and entry.schedule.next_after(entry.decided) is None
-        except Exception:  # its fault is in the log of the clock: `schedule.invalid`
-            return False
+        return entry is None or entry.states(self._now)[0] in ("paused", "ended")
 
     # ---- storing and reporting ----------------------------------------------------------------
 

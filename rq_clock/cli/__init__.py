@@ -49,10 +49,13 @@ SECTIONS = {
     },
     "Runs": {
         "history": (f"{_HERE}.runs:history", "Show past runs and their outcomes."),
-        "logs": (f"{_HERE}.runs:logs", "Print the output of a run."),
+        "logs": (
+            f"{_HERE}.runs:logs",
+            "Print the output of a run, or its traceback.",
+        ),
     },
     "Processes": {
-        "status": (f"{_HERE}.processes:status", "Show whether the clock works."),
+        "status": (f"{_HERE}.processes:status", "Show whether the clock and the schedules work."),
         "doctor": (f"{_HERE}.doctor:doctor", "Find problems and their remedies."),
         "healthcheck": (f"{_HERE}.processes:healthcheck", "Check a process from the shell."),
         "web": (f"{_HERE}.processes:web", "Run the web process."),

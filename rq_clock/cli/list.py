@@ -89,6 +89,8 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
 def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> None:
     """List schedules with their states and next fire times.
 
+    The last result stands beside the state.
+
     States, worst first: invalid, late, stuck, failing, paused, running, ended, scheduled.
     """
     if watch and (as_json or density or not sys.stdout.isatty()):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from rq_clock.errors import RqClockError
 
 if TYPE_CHECKING:
     from rq_clock.serializers.clock import ClockView
+    from rq_clock.store.status import Status
 
 LISTED = 100
 """Late schedules that `status` names."""
@@ -87,9 +86,10 @@ def web(host: str, port: int | None, read_only: bool, dev_token: str | None) -> 
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show whether the clock works.
+    """Show whether the clock and the schedules work.
 
-    It prints the leading clock and its lag. Exits with 5 if something is wrong.
+    It prints the leading clock, its lag, and the schedules in trouble. Exits with 5 if no clock
+    leads, or a schedule is late, stuck, failing or invalid.
     """
     from rq_clock.serializers.clock import clock_view
     from rq_clock.store.status import read_status
@@ -100,12 +100,12 @@ def status(as_json: bool) -> None:
     if as_json:
         print_json(view)
     else:
-        _show_status(view, found.late)
+        _show_status(view, found)
     if not view.healthy:
         sys.exit(CHECK_FAILED)
 
 
-def _show_status(view: ClockView, late: Mapping[str, datetime]) -> None:
+def _show_status(view: ClockView, found: Status) -> None:
     if leader := view.leader:
         since, tick = (iso(t) if t else "-" for t in (leader.since, leader.last_tick))
         click.echo(f"leader     {leader.instance} since {since} (token {leader.token})")
@@ -116,11 +116,18 @@ def _show_status(view: ClockView, late: Mapping[str, datetime]) -> None:
                 f"max {leader.lag_max_ms:g}"
             )
     click.echo(f"schedules  {view.schedules}")
-    for name, due in islice(late.items(), LISTED):
+    for name, due in islice(found.late.items(), LISTED):
         seconds = (view.now - due).total_seconds()
         click.echo(f"late       {name} by {seconds:.0f} s (due {iso(due)})")
+    for name, blocked in islice(found.stuck.items(), LISTED):
+        click.echo(f"stuck      {name} since {iso(blocked)}")
+    for name, ended in islice(found.failing.items(), LISTED):
+        click.echo(f"failing    {name} last at {iso(ended)}; `rq-clock logs {name}` shows why")
+    for name in islice(sorted(found.invalid), LISTED):
+        click.echo(f"invalid    {name}; `rq-clock show {name}` shows why")
     problems = [] if view.leader else [NO_CLOCK]
-    problems += [f"{plural(view.late, 'schedule')} late"] if view.late else []
+    counts = {state: getattr(view, state) for state in ("late", "stuck", "failing", "invalid")}
+    problems += [f"{plural(count, 'schedule')} {state}" for state, count in counts.items() if count]
     for problem in problems:
         click.echo(click.style("problem", fg="red") + f"    {problem}")
     if view.healthy:

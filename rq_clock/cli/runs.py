@@ -71,7 +71,9 @@ def history(
 @click.argument("run", metavar="RUN|NAME", shell_complete=schedule_names)
 @click.option("-f", "--follow", is_flag=True, help="Print new output until the run has ended.")
 def logs(run: str, follow: bool) -> None:
-    """Print the output of a run.
+    """Print the output of a run, or its traceback.
+
+    A failed run prints both.
 
     RUN is a job's id, as `history --json` prints it; NAME stands for the schedule's latest run. The
     output is the last 64 kB of a shell command, also while it runs, or the response of a web call.
@@ -84,12 +86,27 @@ def logs(run: str, follow: bool) -> None:
     printed = follower.look()
     if follow and wait_for_job(found, job_id, None, follower.look, spinner=False):
         printed = follower.look()
-    if not printed:
+    trace = _traceback(found, job_id)
+    if trace:
+        click.echo(trace)
+    if not printed and not trace:
         complain(
             f"no output of run {job_id!r} in namespace {found.namespace!r}; only commands and web "
-            "calls leave some, and not for ever"
+            "calls leave some, failed runs leave a traceback, and both expire"
         )
         sys.exit(NOT_FOUND)
+
+
+def _traceback(store: Store, job_id: str) -> str:
+    """Return the newest traceback of a job, or nothing."""
+    from rq_clock.jobs.queues import NoJob, Queues
+    from rq_clock.redaction import printable
+
+    try:
+        lines = Queues(store).job(job_id).trace.splitlines()
+    except NoJob:
+        return ""
+    return "\n".join(printable(line, 1000) for line in lines)
 
 
 # ---- the latest run of a schedule -------------------------------------------------------------

@@ -217,6 +217,8 @@ def show(name: str, count: int, as_json: bool) -> None:
     _show_head(view)
     _section("next", [_fire_line(fire) for fire in fires])
     _show_runs(runs[:count])
+    if row.failing:
+        click.echo(f"\n`rq-clock logs {name}` shows the traceback of the last run")
     _show_backfills(backfills[:count])
     return None
 
@@ -224,7 +226,7 @@ def show(name: str, count: int, as_json: bool) -> None:
 def _show_head(view: ScheduleView) -> None:
     """Print the schedule itself: the fields with a value, named like their options."""
 
-    click.echo(f"{view.name}  {colored_sign(view.state)}")
+    click.echo("  ".join([view.name, *map(colored_sign, view.states)]))
     click.echo(view.words or printable(view.fault or "", 400))
     if pause := view.pause:
         click.echo(_held("paused", pause))

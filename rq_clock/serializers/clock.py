@@ -40,13 +40,14 @@ class ClockView(View):
 
     namespace: str
     now: datetime
-    healthy: bool = field(metadata=doc("Whether a clock leads, nothing is late, no check failed."))
+    healthy: bool = field(metadata=doc("A clock leads, no schedule is in trouble, no check fails."))
     leader: LeaderView | None = field(metadata=doc("Null when no clock leads."))
     led: datetime | None = field(metadata=doc("When a clock led last."))
     schedules: int
     late: int
     stuck: int
     failing: int
+    invalid: int = field(metadata=doc("Schedules that are due and cannot be read."))
     running: int
     workers: int
     pause: Pause | None = field(metadata=doc("The pause of all schedules."))
@@ -79,13 +80,14 @@ def clock_view(
     return ClockView(
         namespace=namespace,
         now=status.now,
-        healthy=leads and not status.late_count and not failed,
+        healthy=leads and not status.troubled and not failed,
         leader=_leader(status.leader) if leads else None,
         led=status.led,
         schedules=status.size,
         late=status.late_count,
         stuck=len(status.stuck),
         failing=status.failing_count,
+        invalid=len(status.invalid),
         running=len(status.running),
         workers=status.workers,
         pause=status.pause,

@@ -63,6 +63,11 @@ class Status:
     """Rises with every change of a schedule."""
 
     @property
+    def troubled(self) -> bool:
+        """Return whether a schedule needs a person."""
+        return bool(self.late_count or self.stuck or self.failing_count or self.invalid)
+
+    @property
     def overdue(self) -> int:
         """Return the instant (ms) before which an undecided fire time is late."""
         return to_ms(self.now - ON_TIME)
