@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeAlias
 
 from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.model.decision import DECISION_LIMIT
@@ -28,8 +27,6 @@ BACKFILL_LIMIT = 1000
 """Fire times of a backfill, unless the caller sets a limit."""
 SEARCHED = 1000
 """Fire times that a step looks at; those that have run cost nothing else."""
-RequestId: TypeAlias = tuple[datetime, int]
-"""When a caller sent a request first, and a number by which the caller knows it."""
 SHORTEST_LOOK, LONGEST_LOOK = timedelta(milliseconds=200), timedelta(seconds=2)
 """Time to the next look at a running backfill: short after a step, longer while its jobs run."""
 _MS = timedelta(milliseconds=1)
@@ -205,14 +202,11 @@ def create_backfill(  # noqa: PLR0913 - each a choice of its own
     span: tuple[datetime, datetime],
     actor: Actor,
     *,
-    request_id: RequestId | None,
     at_once: int,
     again: bool,
     limit: int,
 ) -> Backfill:
-    """Create a backfill, or return the one of this `request_id`. Raises ScheduleError."""
-    if request_id and (made := operations.backfills.get(backfill_id(name, request_id[0]))):
-        return made
+    """Create a backfill. Raises ScheduleError."""
     others = None if again else operations.backfills.count()  # first: others may be faster
     found = preview_now(operations, name, *span, again=again)
     if found.count > limit:
@@ -220,7 +214,7 @@ def create_backfill(  # noqa: PLR0913 - each a choice of its own
             f"{name}: expected at most {limit:,} fire times, got {found.count_text}; "
             f"narrow the span, or allow them with limit={found.count}"
         )
-    now = request_id[0] if request_id else operations.store.now()
+    now = operations.store.now()
     backfill = _backfill(backfill_id(name, now), name, found, actor, now, at_once)
     if not operations.backfills.create(backfill, actor, others):
         raise ScheduleError(f"{name}: another backfill has this id; repeat the call")

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
 from rq_clock.model.entry import Entry, Pause, SkipRequest
-from rq_clock.model.job_id import JobId
-from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
-from rq_clock.schedules.backfill import RequestId, catch_up_backfill
+from rq_clock.schedules.backfill import catch_up_backfill
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.timing.instants import read_instant
@@ -241,32 +239,23 @@ class Editor:
         found = self.store.pauses(names)  # last: one from now on makes its revision stale
         return [(n, pause, revisions[n]) for n, pause in found.items() if pause.at(now)]
 
-    def trigger(
-        self, name: str, request_id: RequestId | None, reason: str,
-        *, force: bool, fire_time: datetime | None,
-    ) -> str:  # fmt: skip
-        """Enqueue a run by hand, once for each request id. Return the job's id."""
+    def trigger(self, name: str, reason: str, *, force: bool, fire_time: datetime | None) -> str:
+        """Enqueue a run by hand. Return the job's id."""
         entry = self.find(name)
         if entry.schedule is None:
             raise ScheduleError(f"{name}: it cannot run: {entry.fault}")
-        now, number = request_id or (self.store.now(), randbits(32))
+        now, number = self.store.now(), randbits(32)
         if fire_time is not None:
             fire_time = read_instant(fire_time, field="fire_time")
             if fire_time >= now:
                 got = fire_time.isoformat()
                 raise ScheduleError(f"{name}: expected fire_time in the past, got {got}")
-        elif request_id and self._was_triggered(name, now):  # its job may be gone
-            return str(JobId(self.store.namespace, name, now, "m", str(number)))
         job_id, running = self.operations.trigger(
             entry, now, str(number), self.actor(reason), force=force, fire_time=fire_time
         )
         if running:
             raise Conflict(ConflictKind.RUNNING, name, running[0])
         return job_id
-
-    def _was_triggered(self, name: str, t: datetime) -> bool:
-        runs = (e for e in self.store.ledger(name) if isinstance(e, Enqueued))
-        return any((run.reason, run.fire_time) == ("manual", t) for run in runs)
 
     def _catch_up(self, names: Sequence[str]) -> None:
         """Catch up for ended pauses before others are written over them."""

@@ -35,7 +35,6 @@ from rq_clock.model.targets import Target
 from rq_clock.schedules.backfill import (
     BACKFILL_LIMIT,
     Preview,
-    RequestId,
     create_backfill,
     preview_now,
 )
@@ -231,22 +230,19 @@ class Schedules:
 
     def trigger(
         self, name: str, *, force: bool = False, reason: str = "",
-        fire_time: datetime | None = None, request_id: RequestId | None = None,
+        fire_time: datetime | None = None,
     ) -> str:  # fmt: skip
         """Run a schedule now, even a paused one. Return the job's id.
 
         The next fire time stays the same. With a `fire_time` of the past the schedule runs again
-        for that instant, by its present definition. One `request_id` makes one run, however often
-        it is used. Raises Conflict while a run of that fire time is going; also, unless with
-        `force`, while the previous run is going and the schedule skips overlaps.
+        for that instant, by its present definition. Raises Conflict while a run of that fire time
+        is going; also, unless with `force`, while the previous run is going and the schedule skips
+        overlaps.
         """
         with self._editor() as editor:
-            return editor.trigger(name, request_id, reason, force=force, fire_time=fire_time)
+            return editor.trigger(name, reason, force=force, fire_time=fire_time)
 
-    def rerun(
-        self, job_id: str, *, force: bool = False, reason: str = "",
-        request_id: RequestId | None = None,
-    ) -> str:  # fmt: skip
+    def rerun(self, job_id: str, *, force: bool = False, reason: str = "") -> str:
         """Run a schedule again for the fire time of one of its runs, whatever its outcome, by
         today's definition. Return the new job's id.
 
@@ -262,10 +258,7 @@ class Schedules:
                 f"{job_id}: expected a run of the namespace {namespace!r}, whose id contains its "
                 "fire time; any other job can be requeued after it failed"
             )
-        return self.trigger(
-            origin.schedule, force=force, reason=reason, fire_time=origin.fire_time,
-            request_id=request_id,
-        )  # fmt: skip
+        return self.trigger(origin.schedule, force=force, reason=reason, fire_time=origin.fire_time)
 
     def pause(
         self,
@@ -343,13 +336,11 @@ class Schedules:
         again: bool = False,
         limit: int = BACKFILL_LIMIT,
         reason: str = "",
-        request_id: RequestId | None = None,
     ) -> Backfill:
         """Enqueue the past fire times from `start` to `end`, oldest first.
 
         At most `at_once` of them run at a time. The leading clock enqueues each exactly once, and
-        continues where a dead clock stopped. One `request_id` makes one backfill, however often it
-        is used. Raises ScheduleError for more than `limit` fire times.
+        continues where a dead clock stopped. Raises ScheduleError for more than `limit` fire times.
         """
         if at_once < 1:
             raise ScheduleError(f"{name}: expected at_once to be at least 1, got {at_once}")
@@ -359,7 +350,7 @@ class Schedules:
                 editor.find(name)
                 return create_backfill(
                     editor.operations, name, (start, end), editor.actor(reason),
-                    request_id=request_id, at_once=at_once, again=again, limit=limit,
+                    at_once=at_once, again=again, limit=limit,
                 )  # fmt: skip
 
         return retry_stale(create)

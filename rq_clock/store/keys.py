@@ -71,8 +71,8 @@
                                   is kept back; expires
     lock-tokens          hash     lock → the newest token granted
     attempts:<address>   number   failed logins of an address; expires
-    idempotency:<hash>   hash     a request that carries an Idempotency-Key: see idempotency.py;
-                                  expires
+    idempotency:<hash>   string   "<digest> <id of the thing made>" of a request that acts once: see
+                                  idempotency.py; expires
 
 Nobody else reads or writes these keys. Jobs and their queues are RQ's.
 """

@@ -14,6 +14,7 @@ from rq_clock.jobs.queues import Queues
 from rq_clock.schedules.listing import ScheduleList
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings, Token
+from rq_clock.store.audit import RequestKey
 from rq_clock.store.client import connect
 from rq_clock.store.store import Store
 from rq_clock.web.auth import SAFE, Access
@@ -114,6 +115,6 @@ Admin = Annotated[Token, Depends(Needs("admin"))]
 Web = Annotated[Context, Depends(site_of)]
 
 
-def schedules_for(site: Context, token: Token) -> Schedules:
-    """What can be done to the schedules, in the name of a token's owner."""
-    return Schedules(site.redis, by=token.name, settings=site.settings)
+def schedules_for(site: Context, token: Token, once: RequestKey | None = None) -> Schedules:
+    """Return the operations on schedules, with the token's name as the actor."""
+    return Schedules(site.redis, by=token.name, settings=site.settings, request_key=once)

@@ -1,137 +1,111 @@
-"""Requests that may be sent again: a POST with an `Idempotency-Key` acts once, however often it
-arrives (draft-ietf-httpapi-idempotency-key-header).
+"""Requests that act once: a POST with an `Idempotency-Key`, however often it arrives
+(draft-ietf-httpapi-idempotency-key-header).
 
-A record is kept for 24 h under the hash of token and key: request (hash of method, path, query and
-body), began (ms), who works on it until when (ms), answer.
+The script that makes a thing writes a record beside it, in the same step (audit.lua). The record
+`idempotency:<hash of token, route and key>` holds a digest of the request and the id of the thing,
+and expires after 24 h. A repeated request acts no more: it is answered anew, from the id. No answer
+is stored.
 
-The same request is given the first answer again, another one under the same key is refused, and
-one that comes while the first is at work is told to come back. What a run or a backfill is told
-apart by, its instant and its number, comes from the record (`Claim.began`, `Claim.number`), so
-whoever carries a broken-off request out once more asks for the same run.
+| event                                     | outcome                                              |
+|-------------------------------------------|------------------------------------------------------|
+| the answer is lost on its way             | the repeated request finds the record                |
+| two arrive at once                        | both scripts run; the later one finds the record     |
+| the process dies before its script ran    | there is no record: the repeated request acts        |
+| it dies after its script ran              | there is a record, and the thing                     |
+| the script is refused, or Redis is away   | no record, no thing: the repeated request acts       |
+| Redis loses its newest writes             | record and thing are lost together                   |
+| the request has another path or body      | 422 `idempotency-conflict`                           |
+| `schedules:run` breaks off in the middle  | each schedule has its own record: the rest are run   |
+| `jobs:requeue` or `jobs:delete` breaks    | the rest follow, of the jobs that had failed when it |
+| off in the middle                         | first arrived                                        |
+| the thing is gone by then                 | 404; of a new schedule, the definition that it had   |
 
-| what happens                              | then                                              |
-|-------------------------------------------|---------------------------------------------------|
-| two arrive at once                        | one claims the key, the other gets 409, come back |
-| the reply is lost on its way to the caller | asked again: the first answer                    |
-| the process dies before it acts           | 409 for 30 s, then whoever asks again acts        |
-| it dies after it acted, before it has     | 409 for 30 s, then it is carried out again under  |
-| stored the answer                         | the first one's instant and number: the same run  |
-|                                           | or backfill; what else a POST does makes the same |
-|                                           | state again, or says that it is there             |
-| Redis answers the act with an error, or   | 503; whoever asks again acts at once, as above    |
-| not at all                                |                                                   |
-| it takes so long that it is answered with | it goes on and stores its answer; asked again     |
-| 503 before it is done (guard.py)          | meanwhile: 409, come back                         |
-| the request itself is wrong               | nothing was done and nothing is kept              |
-| one is frozen for longer than 30 s, and   | both act under one instant and number; the answer |
-| another carries it out meanwhile          | of the later claim is kept                        |
-
-A GET, PUT, PATCH or DELETE needs no key: carried out twice it makes the same.
+A GET, PUT, PATCH or DELETE needs no key: repeated, it leaves the same state.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
-from secrets import token_hex
 from typing import Any
 
-from redis import Redis
-from redis.exceptions import ConnectionError
+from fastapi import Request
 
 from rq_clock.errors import Fault
-from rq_clock.store.keys import key_of
-from rq_clock.store.scripts import load_script, text
-from rq_clock.timing.instants import from_ms
+from rq_clock.settings import Token
+from rq_clock.store.audit import Repeated, RequestKey
+from rq_clock.store.scripts import text
+from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.web.context import Context, site_of
 from rq_clock.web.problems import Problem
 
 KEPT_MS = 24 * 3600 * 1000
-BROKEN_OFF_MS = 30_000
-"""A request that has said nothing for so long is not at work any more."""
 LONGEST = 255
 """Characters of a key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was answered."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to carry out a request. `began` is when it was first asked for, `number` its own;
-    `again`: one that asked before has broken off, and may have acted."""
-
-    record: str
-    who: str
-    began: datetime
-    number: int
-    again: bool
+def once_of(token: Token, route: str, key: str, request: bytes) -> RequestKey:
+    """Return the identity of a request with a key. Raises Problem for an invalid key."""
+    if not 0 < len(key) <= LONGEST or not key.isascii() or not key.isprintable():
+        expected = f"expected 1-{LONGEST} plain characters, got {len(key)} of any"
+        fault = Fault("Idempotency-Key", expected)
+        raise Problem("validation", str(fault), errors=[fault])
+    return RequestKey(_hash(token.name, route, key), sha256(request).hexdigest())
 
 
-class Idempotency:
-    """The keys that one namespace's callers have sent. Makes no connection before it is used;
-    methods raise redis-py's RedisError, and each may be called again after one."""
+def made(request: Request, act: Callable[[RequestKey | None], str], part: str = "") -> str:
+    """Return the id of the thing that a request makes. If it has made it before, do not act.
 
-    def __init__(self, redis: Redis, namespace: str) -> None:
-        self._namespace = namespace
-        self._script = load_script(redis, "idempotency")
+    `act` passes its argument on to what makes the thing. A request that makes several has a record
+    for each `part`.
+    """
+    once: RequestKey | None = getattr(request.state, "once", None)
+    if once is None:
+        return act(None)
+    once = RequestKey(_hash(once.hash, part), once.digest) if part else once
+    site = site_of(request)
+    try:
+        record = site.redis.get(_key(site, once))
+        if record is not None:
+            raise Repeated(text(record))
+        return act(once)
+    except Repeated as repeated:
+        _compare(once, repeated)
+        request.state.repeated = True
+        return repeated.id
 
-    def claim(self, token: str, key: str, request: bytes) -> Claim | Answer:
-        """What a request is to do: to act, or to repeat an answer. Raises Problem when it may do
-        neither, and for a key that is none."""
-        if not 0 < len(key) <= LONGEST or not key.isascii() or not key.isprintable():
-            expected = f"expected 1-{LONGEST} plain characters, got {len(key)} of any"
-            raise Problem(
-                "validation",
-                f"Idempotency-Key: {expected}",
-                errors=[Fault("Idempotency-Key", expected)],
-            )
-        mark = sha256(f"{token}\n{key}".encode()).hexdigest()
-        record, who = self._key(f"idempotency:{mark}"), token_hex(8)
-        asked = ["claim", who, sha256(request).hexdigest(), KEPT_MS, BROKEN_OFF_MS]
-        try:
-            kind, *rest = self._script([record], asked)
-        except ConnectionError:  # it may have been granted
-            kind, *rest = self._script([record], asked)
-        if kind == b"other":
-            raise Problem(
-                "idempotency-conflict",
-                f"expected the request that {key!r} was first used for, got another one; give "
-                "each request a key of its own",
-            )
-        if kind == b"running":
-            seconds = -(-int(rest[0]) // 1000)
-            raise Problem(
-                "conflict",
-                f"the first request with the key {key!r} is still at work; come back for its "
-                "answer",
-                headers={"Retry-After": str(min(seconds, 2))},
-            )
-        if kind == b"answered":
-            said: dict[str, Any] = json.loads(rest[0])
-            return Answer(said["status"], said["headers"], said["body"])
-        return Claim(record, who, from_ms(text(rest[0])), int(mark[:8], 16), kind == b"again")
 
-    def _key(self, name: str) -> str:
-        return key_of(self._namespace, name)
+def first_arrival(request: Request) -> datetime | None:
+    """Return when a request with a key first arrived; None without a key."""
+    once: RequestKey | None = getattr(request.state, "once", None)
+    if once is None:
+        return None
+    site = site_of(request)
+    seconds, micros = site.redis.time()
+    now = from_ms(int(seconds) * 1000 + int(micros) // 1000)
+    record = f"{once.digest} {to_ms(now)}"
+    if site.redis.set(_key(site, once), record, nx=True, px=KEPT_MS):
+        return now
+    found: Any = site.redis.get(_key(site, once))
+    repeated = Repeated(text(found) if found else record)
+    _compare(once, repeated)
+    request.state.repeated = True
+    return from_ms(int(repeated.id))
 
-    def answer(self, claim: Claim, answer: Answer) -> None:
-        """Keep what was answered."""
-        said = {"status": answer.status, "headers": dict(answer.headers), "body": answer.body}
-        self._script([claim.record], ["answer", claim.who, json.dumps(said)])
 
-    def give_up(self, claim: Claim) -> None:
-        """It is not known what came of it: whoever asks again goes on at once."""
-        self._script([claim.record], ["yield", claim.who])
+def _compare(once: RequestKey, repeated: Repeated) -> None:
+    if repeated.digest != once.digest:
+        raise Problem(
+            "idempotency-conflict",
+            "Idempotency-Key: expected the request that it was first used for, got another one; "
+            "give each request a key of its own",
+        )
 
-    def drop(self, claim: Claim) -> None:
-        """Nothing was done: forget the key, unless an earlier request may have acted."""
-        self._script([claim.record], ["yield" if claim.again else "drop", claim.who])
+
+def _key(site: Context, once: RequestKey) -> str:
+    return site.store.key(f"idempotency:{once.hash}")
+
+
+def _hash(*parts: str) -> str:
+    return sha256("\n".join(parts).encode()).hexdigest()

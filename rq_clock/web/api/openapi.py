@@ -33,7 +33,7 @@ _KEY = {
     "in": "header",
     "required": False,
     "description": "A key of the caller's choice. The same request with the same key acts once; "
-    "for 24 hours it gets the same answer (`Idempotency-Replayed: true`).",
+    "for 24 hours it gets the thing that it made (`Idempotency-Replayed: true`).",
     "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[ -~]+$"},
 }
 _KNOWN = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -12,7 +13,6 @@ from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
-from rq_clock.schedules.backfill import RequestId
 from rq_clock.schedules.service import Schedules
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.jobs import (
@@ -24,6 +24,8 @@ from rq_clock.serializers.jobs import (
 )
 from rq_clock.serializers.schedules import ScheduleDetailView, SkippedView
 from rq_clock.serializers.view import Page
+from rq_clock.settings import Token
+from rq_clock.store.audit import RequestKey
 from rq_clock.store.backfills import Backfill, Backfills
 from rq_clock.timing.instants import iso, read_instant
 from rq_clock.web.api import requests
@@ -35,7 +37,6 @@ from rq_clock.web.api.routing import (
     Name,
     Route,
     answer,
-    claim_of,
     located,
     optional,
     tagged,
@@ -44,7 +45,8 @@ from rq_clock.web.api.routing import (
 from rq_clock.web.api.schedules import detail_view
 from rq_clock.web.api.schemas import BulkItem, BulkResult
 from rq_clock.web.api.schemas import Problem as ProblemView
-from rq_clock.web.context import Admin, Context, Operate, Read, Web, schedules_for
+from rq_clock.web.context import Admin, Context, Operate, Read, Web, schedules_for, site_of
+from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem, problem_of
 
 router = APIRouter(route_class=Route, tags=["operations"])
@@ -74,36 +76,35 @@ def run(request: Request, site: Web, token: Operate, name: Name, body: RunOption
     Its fire times stay. A paused schedule runs too. 409 `overlap` while its last run has not ended,
     unless it allows overlaps or `force` is set.
     """
-    schedules, request_id = schedules_for(site, token), request_id_of(request)
+
+    def act(once: RequestKey | None) -> str:
+        schedules = schedules_for(site, token, once)
+        return schedules.trigger(name, force=body.force, reason=body.reason)
+
     with _conflicts():
-        job = schedules.trigger(name, force=body.force, reason=body.reason, request_id=request_id)
+        job = made(request, act)
     started = RunStartedView(job=job, schedule=name)
     return answer(started, 202, located(request, f"/runs/{job}"))
-
-
-def request_id_of(request: Request) -> RequestId | None:
-    """Return the id of a request with an idempotency key."""
-    claim = claim_of(request)
-    return (claim.began, claim.number) if claim else None
 
 
 # ---- pause, resume, skip ----------------------------------------------------------------------
 
 
 @router.post("/schedules/{name}/pause", response_model=ScheduleDetailView, responses=NOT_FOUND)
-def pause(site: Web, token: Operate, name: Name, body: PauseOptions) -> Response:
+def pause(request: Request, site: Web, token: Operate, name: Name, body: PauseOptions) -> Response:
     """Pause a schedule, until an instant or until it is resumed.
 
     Fire times are recorded as skipped; a one-off job waits. A pause survives deploys. It works for
     declared schedules too.
     """
-    _pause(schedules_for(site, token), [name], body)
+    made(request, lambda once: _pause(schedules_for(site, token, once), [name], body))
     return answer(detail_view(site, name))
 
 
-def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptions) -> None:
+def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptions) -> str:
     try:
         schedules.pause(names, reason=body.reason, until=body.until, missed=body.missed)
+        return ""
     except Conflict:
         raise
     except ScheduleError as error:
@@ -111,20 +112,33 @@ def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptio
 
 
 @router.post("/schedules/{name}/resume", response_model=ScheduleDetailView, responses=NOT_FOUND)
-def resume(site: Web, token: Operate, name: Name, body: ResumeOptions) -> Response:
+def resume(
+    request: Request, site: Web, token: Operate, name: Name, body: ResumeOptions
+) -> Response:
     """Resume a schedule. Does nothing if it is not paused."""
-    schedules_for(site, token).resume(name, missed=body.missed)
+
+    def act(once: RequestKey | None) -> str:
+        schedules_for(site, token, once).resume(name, missed=body.missed)
+        return ""
+
+    made(request, act)
     return answer(detail_view(site, name))
 
 
 @router.post("/schedules/{name}/skip", response_model=SkippedView, responses=NOT_FOUND)
-def skip(site: Web, token: Operate, name: Name, body: SkipOptions) -> Response:
+def skip(request: Request, site: Web, token: Operate, name: Name, body: SkipOptions) -> Response:
     """Skip the next fire times of a schedule. Replaces an earlier skip."""
+
+    def act(once: RequestKey | None) -> str:
+        schedules_for(site, token, once).skip(name, body.count, reason=body.reason)
+        return ""
+
     with _conflicts():
-        last = schedules_for(site, token).skip(name, body.count, reason=body.reason)
+        made(request, act)
     entry = site.store.load([name])[0].get(name)
     fires: list[datetime] = []
-    if entry is not None:
+    last = entry.skipping.until if entry and entry.skipping else None
+    if entry and last:
         limit = min(body.count, SKIPPED_LIMIT)
         fires = [fire.fire_time for fire in upcoming(entry, entry.decided, limit, last)]
     return answer(SkippedView(skipping=fires, count=body.count, until=last))
@@ -156,17 +170,22 @@ def backfill(
     The leading clock enqueues them. Fire times that ran already are left out, unless `again` is
     set.
     """
-    schedules = schedules_for(site, token)
-    start, end = _span(site, name, body)
+
+    def act(once: RequestKey | None) -> str:
+        start, end = _span(site, name, body)
+        return schedules_for(site, token, once).backfill(
+            name, start, end, at_once=body.at_once, again=body.again, limit=body.limit,
+            reason=body.reason,
+        ).id  # fmt: skip
+
     with _conflicts("/limit", kind="validation"):
         if body.dry_run:
+            start, end = _span(site, name, body)
+            schedules = schedules_for(site, token)
             preview = schedules.preview_backfill(name, start, end, again=body.again)
             return answer(backfill_preview_view(name, preview))
-        made = schedules.backfill(
-            name, start, end, at_once=body.at_once, again=body.again, limit=body.limit,
-            reason=body.reason, request_id=request_id_of(request),
-        )  # fmt: skip
-    return answer(backfill_view(made), 202, located(request, f"/backfills/{made.id}"))
+        id = made(request, act)
+    return answer(backfill_view(_existing(site, id)), 202, located(request, f"/backfills/{id}"))
 
 
 def _span(site: Context, name: str, body: requests.Backfill) -> tuple[datetime, datetime]:
@@ -237,55 +256,73 @@ def _existing(site: Context, id: str) -> Backfill:
 
 
 @router.post("/schedules:pause", response_model=BulkResult)
-def pause_many(site: Web, token: Operate, body: requests.BulkPause) -> Response:
+def pause_many(request: Request, site: Web, token: Operate, body: requests.BulkPause) -> Response:
     """Pause many schedules."""
-    schedules = schedules_for(site, token)
-    return _each(site, body, lambda names: _pause(schedules, names, body))
+    return _each(request, token, body, lambda schedules, names: _pause(schedules, names, body))
 
 
 @router.post("/schedules:resume", response_model=BulkResult)
-def resume_many(site: Web, token: Operate, body: requests.BulkResume) -> Response:
+def resume_many(request: Request, site: Web, token: Operate, body: requests.BulkResume) -> Response:
     """Resume many schedules."""
-    schedules = schedules_for(site, token)
-    return _each(site, body, lambda names: schedules.resume(names, missed=body.missed))
+
+    def act(schedules: Schedules, names: list[str]) -> None:
+        schedules.resume(names, missed=body.missed)
+
+    return _each(request, token, body, act)
 
 
 @router.post("/schedules:delete", response_model=BulkResult)
-def remove_many(site: Web, token: Admin, body: requests.Bulk) -> Response:
+def remove_many(request: Request, site: Web, token: Admin, body: requests.Bulk) -> Response:
     """Remove many run-time schedules."""
-    return _each(site, body, schedules_for(site, token).remove)
+    return _each(request, token, body, Schedules.remove)
 
 
 @router.post("/schedules:run", response_model=BulkResult)
 def run_many(request: Request, site: Web, token: Operate, body: requests.BulkRun) -> Response:
     """Run many schedules now."""
-    schedules, request_id = schedules_for(site, token), request_id_of(request)
+    first_arrival(request)
     items = []
     for name in _names(site, body, BULK_RUN_LIMIT):
+
+        def act(once: RequestKey | None, name: str = name) -> str:
+            schedules = schedules_for(site, token, once)
+            return schedules.trigger(name, force=body.force, reason=body.reason)
+
         try:
-            job = schedules.trigger(
-                name, force=body.force, reason=body.reason, request_id=request_id
-            )
+            job = made(request, act, part=name)
             items.append(_item(site, name, None, job))
         except ScheduleError as error:
             items.append(_item(site, name, error))
     return _result(items)
 
 
-def _each(site: Context, body: requests.Bulk, act: Callable[[list[str]], None]) -> Response:
-    """Change all schedules in one step, without those that conflict."""
+def _each(
+    request: Request, token: Token, body: requests.Bulk,
+    act: Callable[[Schedules, list[str]], object],
+) -> Response:  # fmt: skip
+    """Change all schedules in one step, without those that conflict. A repeated request is answered
+    with the numbers alone."""
+    site = site_of(request)
     names = _names(site, body, BULK_LIMIT)
     faults: dict[str, RqClockError] = {}
-    for _ in range(5):
-        left = [name for name in names if name not in faults]
-        try:
-            if left:
-                act(left)
-            break
-        except Conflict as conflict:
-            faults |= {one.name: one for one in conflict.all}
-    else:  # someone else is always faster
-        faults |= {name: Conflict(ConflictKind.STALE, name) for name in names if name not in faults}
+
+    def change(once: RequestKey | None) -> str:
+        for _ in range(5):
+            left = [name for name in names if name not in faults]
+            counted = once and replace(once, made=f"{len(left)} {len(faults)}")
+            try:
+                if left:
+                    act(schedules_for(site, token, counted), left)
+                return ""
+            except Conflict as conflict:
+                faults.update({one.name: one for one in conflict.all})
+        for name in names:  # someone else is always faster
+            faults.setdefault(name, Conflict(ConflictKind.STALE, name))
+        return ""
+
+    if counts := made(request, change):
+        done, failed = map(int, counts.split())
+        return answer(BulkResult(data=[], done=done, failed=failed))
     return _result([_item(site, name, faults.get(name)) for name in names])
 
 

@@ -25,7 +25,7 @@ from rq_clock.serializers.jobs import (
     worker_view,
 )
 from rq_clock.serializers.view import Page
-from rq_clock.store.audit import Actor
+from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
     ACCEPTED,
@@ -43,7 +43,8 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.api.runs import JobId
-from rq_clock.web.context import Context, Operate, Read, Web
+from rq_clock.web.context import Operate, Read, Web, site_of
+from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["queues"])
@@ -116,7 +117,12 @@ def get_job(request: Request, site: Web, _: Read, id: JobId) -> Response:
 )
 def requeue(request: Request, site: Web, token: Operate, id: JobId, body: WithReason) -> Response:
     """Requeue a job that failed, was stopped or was canceled."""
-    site.queues.requeue(id, Actor(by=token.name, reason=body.reason))
+
+    def act(once: RequestKey | None) -> str:
+        site.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
+        return id
+
+    made(request, act)
     return answer(RunStartedView(job=id, schedule=None), 202, located(request, f"/jobs/{id}"))
 
 
@@ -128,22 +134,23 @@ def delete_job(site: Web, token: Operate, id: JobId) -> Response:
 
 
 @router.post("/jobs:requeue", response_model=JobSweepView)
-def requeue_many(site: Web, token: Operate, body: BulkJobs) -> Response:
+def requeue_many(request: Request, token: Operate, body: BulkJobs) -> Response:
     """Requeue failed jobs among the newest thousand."""
-    return _sweep(site, token.name, "requeue", body)
+    return _sweep(request, token.name, "requeue", body)
 
 
 @router.post("/jobs:delete", response_model=JobSweepView)
-def delete_many(site: Web, token: Operate, body: BulkJobs) -> Response:
+def delete_many(request: Request, token: Operate, body: BulkJobs) -> Response:
     """Delete failed jobs among the newest thousand."""
-    return _sweep(site, token.name, "delete", body)
+    return _sweep(request, token.name, "delete", body)
 
 
-def _sweep(site: Context, by: str, verb: str, body: requests.BulkJobs) -> Response:
+def _sweep(request: Request, by: str, verb: str, body: requests.BulkJobs) -> Response:
+    site, arrived = site_of(request), first_arrival(request)
     only = body.filter or requests.FailedJobFilter()
     match = JobFilter(
         queue=only.queue or "", schedule=only.schedule or "", text=only.q or "",
-        before=only.before,
+        before=min(filter(None, (only.before, arrived)), default=None),
     )  # fmt: skip
     result = site.queues.sweep(verb, match, Actor(by=by, reason=body.reason))
     return answer(job_sweep_view(result))

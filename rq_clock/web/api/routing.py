@@ -6,32 +6,27 @@ A body is read only after its sender is authorized: a caller without the scope l
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import Body, Header, Path, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from rq_clock.errors import Fault, RqClockError, ScheduleError
+from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest import reader as plain
 from rq_clock.serializers.view import encode
-from rq_clock.settings import Token
 from rq_clock.store import cursors
-from rq_clock.web.context import Needs, root_of, site_of
-from rq_clock.web.idempotency import Answer, Claim, Idempotency
-from rq_clock.web.problems import MEDIA_TYPE, Problem, problem_of
+from rq_clock.web.context import Needs, root_of
+from rq_clock.web.idempotency import once_of
+from rq_clock.web.problems import MEDIA_TYPE, Problem
 
 API = "/api/v1"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 PAGE_LIMIT = 200
-_DONE_NOTHING = (400, 401, 403, 413, 415, 422, 429)
-_KEPT_HEADERS = ("content-type", "location", "etag")
 
 Name = Annotated[
     str,
@@ -63,9 +58,14 @@ class Route(APIRoute):
             token = await run_in_threadpool(needs, request, None)
             await _read(request, content)
             key = request.headers.get("idempotency-key")
-            if key is None or request.method != "POST" or needs.scope == "read":
-                return await act(request)  # who only looks leaves nothing behind
-            return await _once(request, token, key, act)
+            if key is not None and request.method == "POST" and needs.scope != "read":
+                target = f"{request.url.path}?{request.url.query}\n".encode()
+                whole = target + await request.body()
+                request.state.once = once_of(token, self.path_format, key, whole)
+            response = await act(request)
+            if getattr(request.state, "repeated", False):
+                response.headers["Idempotency-Replayed"] = "true"
+            return response
 
         return handle
 
@@ -118,58 +118,6 @@ def read_json(text: str) -> Any:
 def optional(model: type[BaseModel]) -> Any:
     """Return the body of a route whose body may be left out."""
     return Body(default_factory=model)
-
-
-# ---- requests that may come twice -------------------------------------------------------------
-
-
-async def _once(
-    request: Request, token: Token, key: str, act: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    site = site_of(request)
-    keys = Idempotency(site.redis, site.settings.namespace)
-    target = f"{request.method} {request.url.path}?{request.url.query}\n"
-    whole = target.encode() + await request.body()
-    claim = await run_in_threadpool(keys.claim, token.name, key, whole)
-    if isinstance(claim, Answer):
-        headers = {**claim.headers, "Idempotency-Replayed": "true"}
-        return Response(claim.body, claim.status, headers)
-    request.state.claim = claim
-    try:
-        response = await act(request)
-    except (Problem, RqClockError, RedisError) as error:
-        problem = problem_of(error, site.settings.redis_url)
-        response = problem.answer(request.state.request_id)
-    except Exception as error:
-        await _settle(keys, claim, 422 if isinstance(error, RequestValidationError) else 500, None)
-        raise
-    answer = Answer(
-        response.status_code,
-        {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers},
-        bytes(response.body).decode(),
-    )
-    await _settle(keys, claim, response.status_code, answer)
-    return response
-
-
-async def _settle(keys: Idempotency, claim: Claim, status: int, answer: Answer | None) -> None:
-    """Say what came of a claim, if Redis can be told: if not, it runs out, and whoever asks again
-    goes on."""
-    try:
-        if status in _DONE_NOTHING:
-            await run_in_threadpool(keys.drop, claim)
-        elif answer is None or status >= 500:
-            await run_in_threadpool(keys.give_up, claim)
-        else:
-            await run_in_threadpool(keys.answer, claim, answer)
-    except RedisError:
-        pass
-
-
-def claim_of(request: Request) -> Claim | None:
-    """What tells the request from others, if it carries a key."""
-    claim: Claim | None = getattr(request.state, "claim", None)
-    return claim
 
 
 # ---- answers ----------------------------------------------------------------------------------

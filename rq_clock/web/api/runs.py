@@ -25,10 +25,9 @@ from rq_clock.serializers.jobs import (
 )
 from rq_clock.serializers.view import Page
 from rq_clock.store import cursors
-from rq_clock.store.audit import Actor
+from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.web.api import requests
-from rq_clock.web.api.operations import request_id_of
 from rq_clock.web.api.routing import (
     ACCEPTED,
     NOT_FOUND,
@@ -47,6 +46,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
+from rq_clock.web.idempotency import made
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["runs"])
@@ -288,26 +288,33 @@ def retry(request: Request, site: Web, token: Operate, id: JobId, body: RetryOpt
     With `again`, whatever its outcome: make a new run for the same fire time, by today's
     definition.
     """
-    run, job = _run(site, id), id
-    if body.again:
+    run = _run(site, id)
+
+    def act(once: RequestKey | None) -> str:
+        if not body.again:
+            site.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
+            return id
         try:
-            job = schedules_for(site, token).rerun(
-                id, force=body.force, reason=body.reason, request_id=request_id_of(request)
-            )
+            schedules = schedules_for(site, token, once)
+            return schedules.rerun(id, force=body.force, reason=body.reason)
         except Conflict:
             raise
         except ScheduleError as error:
             raise Problem("conflict", str(error)) from None
-    else:
-        site.queues.requeue(id, Actor(by=token.name, reason=body.reason))
+
+    job = made(request, act) or id
     return answer(_started(run, job), 202, located(request, f"/runs/{job}"))
 
 
 @router.post("/runs/{id}/stop", status_code=202, response_model=RunStartedView, responses=NOT_FOUND)
-def stop(site: Web, token: Operate, id: JobId, body: WithReason) -> Response:
+def stop(request: Request, site: Web, token: Operate, id: JobId, body: WithReason) -> Response:
     """Stop a running job. It is not retried."""
     run = _run(site, id)
-    site.queues.stop(id, Actor(by=token.name, reason=body.reason))
+
+    def act(once: RequestKey | None) -> str:
+        return site.queues.stop(id, Actor(by=token.name, reason=body.reason, request_key=once))
+
+    made(request, act)
     return answer(_started(run, id), 202)
 
 

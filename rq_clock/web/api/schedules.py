@@ -23,6 +23,7 @@ from rq_clock.serializers.schedules import (
     schedule_list_view,
 )
 from rq_clock.serializers.view import Page
+from rq_clock.store.audit import RequestKey
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import LONGEST, read_instant
 from rq_clock.web.api import requests
@@ -40,7 +41,6 @@ from rq_clock.web.api.routing import (
     Name,
     Route,
     answer,
-    claim_of,
     expected_revision,
     located,
     tagged,
@@ -49,6 +49,7 @@ from rq_clock.web.api.routing import (
 )
 from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
 from rq_clock.web.definitions import schedule_from
+from rq_clock.web.idempotency import made
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["schedules"])
@@ -111,12 +112,14 @@ def add_schedule(request: Request, site: Web, token: Admin, body: requests.NewSc
     if not isinstance(name, str):
         raise wrong("/name", "expected a name of 1-100 letters, digits, '_' or '-'")
     schedule = schedule_from(name, fields)
-    entry, _ = _stored(site, name)
-    claim = claim_of(request)
-    try:
-        if entry is not None and not (claim and claim.again):
+
+    def act(once: RequestKey | None) -> str:
+        if _stored(site, name)[0] is not None:
             raise Conflict(ConflictKind.EXISTS, name)
-        schedules_for(site, token).add(name, **schedule.parts())
+        return schedules_for(site, token, once).add(name, **schedule.parts())
+
+    try:
+        made(request, act)
     except Conflict as conflict:
         if conflict.kind is not ConflictKind.EXISTS:
             raise
