@@ -11,13 +11,9 @@ Workers that serve the same queues must have the same namespace.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any, cast
 from uuid import uuid4
 
@@ -26,10 +22,10 @@ from redis.exceptions import NoScriptError
 from rq.utils import utcformat
 
 from rq_clock.errors import RqClockError
+from rq_clock.jobs.meta import group_facts
 from rq_clock.jobs.outcomes import DEPENDENT_FIELDS, OK, Command, Dependent, Execution, Outcome
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
-from rq_clock.store import counters
 from rq_clock.store.client import is_outage
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text
@@ -282,7 +278,7 @@ class Executions:
         stored: Any = self.redis.hget(key, "meta")
         if stored is None:  # deleted since
             return
-        meta = _group_facts(stored)
+        meta = group_facts(stored)
         fields: dict[Any, Any] = {"rq_clock_group": str(meta.get("group") or "")}
         if isinstance(limit := meta.get("group_limit"), int) and limit > 1:
             fields["rq_clock_group_limit"] = str(limit)
@@ -324,7 +320,7 @@ class Executions:
             [origin.schedule, to_ms(origin.fire_time), origin.ledger_codes] if origin else [""] * 3
         )
         args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
-        counts = _counts(execution, ending) if origin else []
+        counts = ending.counts(execution) if origin else []
         args += [len(counts), *(word for count in counts for word in count)]
         commands = [*ending.commands, *dependents.commands]
         if ending.again == "later":  # the clock is to look when that will be
@@ -399,38 +395,6 @@ class _Dependents:
     unreadable: tuple[str, ...] = ()
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads data only: every class and function of a pickle is an _Opaque, so reading runs no
-    foreign code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return _Opaque
-
-
-class _Opaque:
-    def __new__(cls, *_args: Any, **_options: Any) -> _Opaque:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_options: Any) -> None:
-        pass
-
-    def __call__(self, *_args: Any, **_options: Any) -> _Opaque:
-        return self
-
-    def __setstate__(self, _state: Any) -> None:
-        pass
-
-
-def _group_facts(meta: bytes) -> Mapping[str, Any]:
-    """Return what a job's meta holds under rq_clock; nothing when it cannot be read."""
-    try:
-        loaded = json.loads(meta) if meta[:1] == b"{" else _Unpickler(BytesIO(meta)).load()
-        facts = loaded.get("rq_clock")
-    except Exception:  # whatever a broken pickle leads to
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def _answers(pipe: Any) -> list[Any]:
     """Return a pipeline's answers, with the errors that come from one key in their places."""
     answers: list[Any] = pipe.execute(raise_on_error=False)
@@ -438,17 +402,6 @@ def _answers(pipe: Any) -> list[Any]:
         if isinstance(answer, Exception) and is_outage(answer):
             raise answer
     return answers
-
-
-def _counts(execution: Execution, ending: Outcome) -> list[counters.Count]:
-    """Return what the end of a run adds to the counters."""
-    waited = None
-    with suppress(ValueError):  # whoever wrote it: no count is worth the end of a job
-        queued = datetime.fromisoformat(execution.fields.get(b"enqueued_at", b"").decode())
-        since = execution.started - queued.replace(tzinfo=UTC)  # RQ's times are
-        waited = max(since.total_seconds(), 0.0)
-    took = max((ending.ended - execution.started).total_seconds(), 0.0)
-    return counters.ended(ending.state, ending.again, took, waited)
 
 
 def _ended(execution: Execution, answer: Any) -> bool:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rq.defaults import DEFAULT_FAILURE_TTL, DEFAULT_RESULT_TTL
@@ -24,6 +24,7 @@ from rq.utils import utcformat
 
 from rq_clock.model.job_id import JobId
 from rq_clock.redaction import masked_text
+from rq_clock.store import counters
 from rq_clock.timing.instants import to_ms
 
 DEFAULT_TIMEOUT = Queue.DEFAULT_TIMEOUT
@@ -155,6 +156,16 @@ class Outcome:
         times = f"{to_ms(execution.started)} {to_ms(self.ended)}"
         words = f"{self.state} {execution.attempt} {times} {execution.worker} {self.error}"
         return words.strip()
+
+    def counts(self, execution: Execution) -> list[counters.Count]:
+        """Return what the end of a run adds to the counters."""
+        waited = None
+        with suppress(ValueError):  # others may have written it: no count may prevent an end
+            queued = datetime.fromisoformat(execution.fields.get(b"enqueued_at", b"").decode())
+            since = execution.started - queued.replace(tzinfo=UTC)  # RQ's times are
+            waited = max(since.total_seconds(), 0.0)
+        took = max((self.ended - execution.started).total_seconds(), 0.0)
+        return counters.ended(self.state, self.again, took, waited)
 
 
 def succeeded(execution: Execution, ended: datetime, value: Any) -> Outcome:

@@ -1,6 +1,6 @@
-"""What is counted in Redis, and under which names: one hash for all schedules, `counters`, and one
-for each, `counters:<schedule>`, which goes with its schedule. Pure; workers and the leading clock
-write the fields, whoever makes metrics of them reads them.
+"""The counters in Redis and their names: one hash for all schedules, `counters`, and one for each,
+`counters:<schedule>`, which goes with its schedule. Pure; workers and the leading clock write the
+fields, and metrics read them.
 
     run <state> <le>        runs that ended for good in this state, by how long their last attempt
                             took: up to `le` seconds; "-" for one of which that is not known
@@ -30,7 +30,7 @@ from itertools import accumulate, islice
 from rq_clock.model.decision import Decision, is_on_time
 
 Count = tuple[str, int]
-"""A field and what is added to it."""
+"""A field and the amount that is added."""
 Bounds = tuple[float, ...]
 
 TOOK: Bounds = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400)
@@ -38,7 +38,7 @@ WAITED: Bounds = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 3600)
 LATE: Bounds = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300)
 TICKED: Bounds = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 VANISHED = "run lost -"
-"""A job that was found nowhere: nobody knows how long it ran."""
+"""A job that was found nowhere: its duration is unknown."""
 UNDECIDED = "fire error write"
 ENQUEUED, SKIPPED = "enqueued", "skipped"
 PORTION = 250
@@ -54,7 +54,7 @@ _BUCKETS = {bounds: _labels(bounds) for bounds in (TOOK, WAITED, LATE, TICKED)}
 
 
 def bucket(seconds: float, bounds: Bounds) -> str:
-    """The bucket that so many seconds belong to, by its upper bound."""
+    """Return the bucket of a duration, by its upper bound."""
     return _BUCKETS[bounds][bisect_left(bounds, seconds)]
 
 
@@ -64,7 +64,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the portion; it grows."""
+        """The number of the portion; it grows."""
         self.news = False
         """Whether more than ticks was counted since the last portion."""
         self._counts: dict[tuple[str, str], int] = {}
@@ -72,12 +72,12 @@ class Counters:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is anything to write."""
+        """Return whether there is anything to write."""
         return bool(self._portion or self._counts)
 
     def portion(self) -> list[tuple[str, str, int]]:
-        """What is to be written next: schedule ("" for all), field, by how much. The same until
-        it is `written`."""
+        """Return the counts to write next: schedule ("" for all), field, amount. They stay the same
+        until they are `written`."""
         if not self._portion and self._counts:
             self.number += 1
             self.news = False
@@ -86,7 +86,7 @@ class Counters:
         return self._portion
 
     def written(self) -> None:
-        """The portion is in Redis."""
+        """Note that the portion is in Redis."""
         self._portion = []
 
     def add(self, field: str, by: int = 1, schedule: str = "") -> None:
@@ -99,7 +99,7 @@ class Counters:
             counts[key] = counts.get(key, 0) + by
 
     def tick(self, seconds: float) -> None:
-        """A clock had this much to do between two waits."""
+        """Count a tick: the seconds that a clock worked between two waits."""
         self.add(f"tick {bucket(seconds, TICKED)}")
         self.add("ticked", round(seconds * _US))
 
@@ -107,8 +107,8 @@ class Counters:
         self, schedule: str, decision: Decision, decided_at: datetime, at: datetime | None,
         *, overlap: bool = False,
     ) -> None:  # fmt: skip
-        """A decision was committed, at this instant if that is known; `overlap` if another job was
-        in the way. An empty name is that of a schedule which is over now."""
+        """Count a committed decision, with its instant if known; `overlap`: another job blocked it.
+        An empty name is that of a schedule which is over now."""
         self.news = True
         for skip in decision.skips:
             self.add(f"fire {SKIPPED} {skip.reason}", skip.count, schedule)
@@ -125,7 +125,7 @@ class Counters:
 
 
 def ended(state: str, again: str, took: float, waited: float | None) -> list[Count]:
-    """The counts of an ended attempt: seconds that it took, and waited for before."""
+    """Return the counts of an ended attempt that took and had waited these seconds."""
     if again and state != "ok":
         return [(f"again {state}", 1)]
     counts = [(f"run {state} {bucket(took, TOOK)}", 1), ("took", round(took * _MS))]
@@ -139,8 +139,8 @@ def ended(state: str, again: str, took: float, waited: float | None) -> list[Cou
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many took so many seconds: in each bucket and those below it, the last being all; and
-    all their seconds together."""
+    """A histogram of durations: the number in each bucket and those below it, the last being all;
+    and the sum of the seconds."""
 
     cumulative: tuple[int, ...]
     seconds: float
@@ -148,7 +148,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterSnapshot:
-    """The fields of a hash, as they are read."""
+    """The counters of a hash."""
 
     runs: Mapping[str, int]
     again: Mapping[str, int]
@@ -162,7 +162,7 @@ class CounterSnapshot:
 
     @classmethod
     def read(cls, raw: Mapping[bytes, bytes]) -> CounterSnapshot:
-        """What nobody here writes, such as a later release, is left out."""
+        """Return the counters in a hash, without unknown fields, such as a later release's."""
         runs: Counter[str] = Counter()
         took: Counter[str] = Counter()
         counted: dict[str, dict[str, int]] = {}
@@ -194,7 +194,7 @@ class CounterSnapshot:
 
 
 def _histogram(found: Mapping[str, int], bounds: Bounds, seconds: float) -> Histogram:
-    """Buckets of another release go to the next larger one of this."""
+    """Return a histogram; buckets of another release count in the next larger one of this."""
     buckets = [0] * (len(bounds) + 1)
     for le, number in found.items():
         buckets[bisect_left(bounds, float(le))] += number

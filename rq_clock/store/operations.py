@@ -28,7 +28,7 @@ BATCH_LIMIT = 5000
 
 
 class Operations:
-    """One namespace's changes. Methods raise redis-py's RedisError when the server cannot be
+    """The changes of one namespace. Methods raise redis-py's RedisError when the server cannot be
     used; nothing is half-written then."""
 
     def __init__(self, store: Store) -> None:
@@ -44,9 +44,10 @@ class Operations:
         self, edits: Sequence[Edit], now: datetime, verb: str = "", actor: Actor | None = None,
         **detail: Any,
     ) -> list[str]:  # fmt: skip
-        """Apply all of these or none; the new revisions. With `actor` it is entered in the audit.
+        """Apply all of these edits or none. Return the new revisions. With `actor` the audit gets
+        an entry.
 
-        Raises Conflict with every one that did not fit.
+        Raises Conflict with every edit whose schedule is not as expected.
         """
         audited = audit_words(verb, [e.name for e in edits], actor, detail) if actor else []
         keys = self.store.keys("definitions")
@@ -60,8 +61,8 @@ class Operations:
         return [text(revision) for revision in rest]
 
     def settle(self, name: str, now: datetime) -> Entry | None:
-        """Decide, as the clock would, what is due of a schedule until `now`: before a change that
-        would take it away. The entry then, None when there is no such schedule."""
+        """Decide what is due of a schedule until `now`, as the clock would, before a change that
+        would lose it. Return the entry then; None when there is no such schedule."""
         wire, builder = CommitChannel(self.store), JobBuilder(self.store)
         while True:
             entries, everything = self.store.load([name])
@@ -95,10 +96,10 @@ class Operations:
         self, entry: Entry, now: datetime, number: str, actor: Actor, *, force: bool,
         fire_time: datetime | None = None,
     ) -> tuple[str, list[str]]:  # fmt: skip
-        """Enqueue a run now, of this instant or again of a fire time of the past. Its job's id, and
-        the jobs that stand in the way: then nothing was enqueued. `number` is the caller's own:
-        with the same one it is the same run. A run of the same past fire time that is not over
-        stands in the way even with `force`."""
+        """Enqueue a run now, of this instant or again of a fire time of the past. Return its job's
+        id and the jobs that block it: then nothing was enqueued. The caller chooses `number`; the
+        same number is the same run. An unfinished run of the same past fire time blocks it even
+        with `force`."""
         assert entry.schedule is not None
         fire, builder = fire_time or now, JobBuilder(self.store)
         job_id, _, commands = builder.build(entry.schedule, fire, now, kind="m", number=number)
@@ -128,9 +129,9 @@ _KEEP = "="
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """A change of one schedule; what is None stays as it is.
+    """A change of one schedule; a field that is None stays as it is.
 
-    `expected` is what the schedule has to be for it: "new", "there", "either", or a revision.
+    `expected` is the state that the schedule must have: "new", "there", "either", or a revision.
     A definition of "" removes it. `since` starts its fire times anew from there.
     """
 
@@ -144,8 +145,8 @@ class Edit:
     unskip: bool = False
 
     def words(self) -> list[Any]:
-        """As lua/edit.lua takes it; a pause's end needs the clock only if it has to make up for
-        what it skipped."""
+        """Return the edit as lua/edit.lua takes it. The end of a pause is a duty of the clock only
+        if fire times have to be caught up."""
         pause: Any = _KEEP
         ends: Any = _KEEP
         if self.pause is not None:
