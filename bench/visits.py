@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from random import random
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -105,6 +106,34 @@ def dashboard(redis: Redis, **settings: str) -> Iterator[Web]:
         web = Web(process, port)
         _await_answer(web, "/")
         yield web
+
+
+def keep_open(web: Web, pages: int, seconds: float) -> list[int]:
+    """Ask for so many open pages again and again as live.js does. Return the statuses."""
+    login = HTTPConnection("127.0.0.1", web.port, timeout=60)
+    login.request("POST", "/login", f"token={TOKEN}", {"Sec-Fetch-Site": "same-origin"})
+    cookie = login.getresponse().headers["Set-Cookie"].partition(";")[0]
+    login.close()
+    end, statuses = time.monotonic() + seconds, list[int]()
+
+    def stay() -> None:
+        connection, etag = HTTPConnection("127.0.0.1", web.port, timeout=60), '""'
+        while time.monotonic() + (pause := 2 + 3 * random()) < end:
+            time.sleep(pause)
+            connection.request("GET", "/", headers={"Cookie": cookie, "If-None-Match": etag})
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+            etag = answer.headers["ETag"]
+            connection.close()
+        connection.close()
+
+    threads = [threading.Thread(target=stay) for _ in range(pages)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statuses
 
 
 def throughput(web: Web, paths: Sequence[str], clients: int, seconds: float) -> tuple[int, float]:

@@ -18,6 +18,7 @@ import argparse
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -32,7 +33,16 @@ from bench import history
 from bench.__main__ import machine, table
 from bench.lab import Lab, Row, quantile
 from bench.scale import MILLION
-from bench.visits import RoundTrips, Visit, Visitor, Web, dashboard, ours, throughput
+from bench.visits import (
+    RoundTrips,
+    Visit,
+    Visitor,
+    Web,
+    dashboard,
+    keep_open,
+    ours,
+    throughput,
+)
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 
@@ -177,9 +187,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="half a minute; for a first look")
     parser.add_argument("--million", action="store_true", help="also with a million schedules")
     parser.add_argument("--server", help="path of another redis-server or valkey-server")
+    parser.add_argument("--pages", action="store_true", help="only the cost of open pages")
     options = parser.parse_args()
     lab = Lab(binary=options.server, quick=options.quick, full=False)
     sizes = (SCHEDULES, MILLION) if options.million else (SCHEDULES,)
+    if options.pages:
+        with _site(lab, SCHEDULES) as site:
+            print(table(OPENED, list(opened(lab, site))), end="\n\n")
+            print(machine(lab))
+        return
     columns, wholes = tuple(f"{size:,}" for size in sizes), list[dict[str, float]]()
     for size in sizes:
         with _site(lab, size) as site:
@@ -275,6 +291,44 @@ def _whole(columns: Sequence[str], wholes: Sequence[dict[str, float]]) -> Iterat
         }
         trips = what.startswith("round trips")
         yield Row(what=what, unit="" if trips else "MB", figures=figures, aim=3 if trips else None)
+
+
+# ---- open pages ---------------------------------------------------------------------------------
+
+OPEN = 20
+OPENED = ("web CPU %", "Redis CPU %", "pages/s", "304/s")
+
+
+def opened(lab: Lab, site: Site) -> Iterator[Row]:
+    """The cost of open pages of the list, while nothing changes and with an edit each second."""
+    seconds = 10.0 if lab.quick else 60.0
+    for busy in (False, True):
+        done = threading.Event()
+
+        def change(done: threading.Event = done) -> None:
+            while not done.wait(1):
+                site.edit()
+
+        with ours(site.redis) as web:
+            editor = threading.Thread(target=change)
+            before = web.process.family_cpu(), _redis_cpu(site.redis)
+            if busy:
+                editor.start()
+            statuses = keep_open(web, OPEN, seconds)
+            after = web.process.family_cpu(), _redis_cpu(site.redis)
+            done.set()
+            if busy:
+                editor.join()
+        spent = [100 * (b - a) / seconds for a, b in zip(before, after, strict=True)]
+        rates = [statuses.count(status) / seconds for status in (200, 304)]
+        figures = dict[str, float | None](zip(OPENED, [*spent, *rates], strict=True))
+        what = f"{OPEN} open pages, {'an edit a second' if busy else 'nothing changes'}"
+        yield Row(what=what, unit="", figures=figures)
+
+
+def _redis_cpu(redis: Redis) -> float:
+    used = redis.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 # ---- beside rq-dashboard ------------------------------------------------------------------------
