@@ -15,12 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import Message
 from email.policy import default
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,6 +33,7 @@ from rq_clock.alerts.rules import BEGAN, FAILING, LATE, RECOVERED, Alert, Edge, 
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
 from tests.helpers import PATIENCE, Events, wait_until
+from tests.recorder import Handler, Recorder, serving
 from tests.server import free_url
 
 pytestmark = pytest.mark.integration
@@ -42,61 +42,24 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes, or so").decode()
 
 
-class Hub(ThreadingHTTPServer):
-    """A web server that keeps what it is sent. It answers what `statuses` says next, then 204; what
-    begins with /hang gets no answer."""
-
-    block_on_close = False
-    daemon_threads = True
+class Hub(Recorder):
+    """Responds with the next of `statuses`, then 204; a path that begins with /hang hangs."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.seen: list[dict[str, Any]] = []
+        super().__init__(HubHandler)
         self.statuses: list[int] = []
-        self.over = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, *_: object) -> None:
-        """A client that does not wait is what some tests are about."""
 
     def paths(self) -> list[str]:
         return [urlsplit(seen["path"]).path for seen in self.seen]
 
 
-class HubHandler(BaseHTTPRequestHandler):
-    server: Any
-
-    def answer(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        self.server.seen.append(
-            {
-                "method": self.command, "path": self.path, "headers": dict(self.headers),
-                "body": self.rfile.read(length), "at": time.monotonic(),
-            }
-        )  # fmt: skip
+class HubHandler(Handler):
+    def respond(self) -> None:
         if self.path.startswith("/hang"):
             self.server.over.wait(60)
             return
         self.send_response(self.server.statuses.pop(0) if self.server.statuses else 204)
         self.end_headers()
-
-    do_GET = do_POST = do_HEAD = answer  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[Any]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

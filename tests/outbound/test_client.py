@@ -10,8 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +24,20 @@ from rq_clock.run import Run, running
 from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
 from tests.helpers import Events, Pace, wait_until
+from tests.recorder import Handler, Recorder, serving
 from tests.runners.lab import FIRE_TIME, KEY, enqueue, work
 
 pytestmark = pytest.mark.integration
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers by path; `server.seen` has what was asked."""
+class Responder(Handler):
+    """Responds by path."""
 
     protocol_version = "HTTP/1.1"
-    server: Any
 
-    def answer(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        seen = {
-            "method": self.command, "path": self.path, "headers": dict(self.headers),
-            "body": self.rfile.read(length).decode(),
-        }  # fmt: skip
-        self.server.seen.append(seen)
+    def respond(self) -> None:
         _, kind, *words = self.path.partition("?")[0].split("/")
         getattr(self, f"_{kind}")(*words)
-
-    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = answer  # noqa: N815
 
     def _status(self, code: str, text: str = "") -> None:
         body = text.encode()
@@ -58,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _echo(self) -> None:
-        self._status("200", json.dumps(self.server.seen[-1]))
+        self._status("200", json.dumps(self.server.seen[-1], default=bytes.decode))
 
     def _big(self) -> None:
         self._status("200", "ü" * 100_000)
@@ -82,41 +73,11 @@ class Handler(BaseHTTPRequestHandler):
         while not self.server.over.wait(0.02):
             self.wfile.write(b"x")
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    block_on_close = False
-    address_family = socket.AF_INET
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[dict[str, Any]] = []
-        self.over = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, *_: object) -> None:
-        """A client that does not wait is what some tests are about."""
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     """A server on loopback, which the setting allows."""
-    with serving(Server()) as server:
+    with serving(Recorder(Responder)) as server:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", f"127.0.0.1:{server.server_port}")
         yield server
 
@@ -132,7 +93,7 @@ def nobody_calls() -> bool:
 
 
 class TestWebhook:
-    def test_a_call_says_who_calls_and_what_for(self, web: Server, events: Events) -> None:
+    def test_a_call_says_who_calls_and_what_for(self, web: Recorder, events: Events) -> None:
         with running(Run("nightly", FIRE_TIME, "schedule")):
             result = call_webhook(f"{web.url}/status/201/made?a=b%20c", json={"full": "ü"})
         assert result == {"status": 201, "body": "made"}
@@ -151,15 +112,15 @@ class TestWebhook:
         [answered] = events("webhook.answered")
         assert (answered["schedule"], answered["status"]) == ("nightly", 201)
 
-    def test_a_call_without_json_has_no_body(self, web: Server) -> None:
+    def test_a_call_without_json_has_no_body(self, web: Recorder) -> None:
         for method in ("GET", "POST", "PUT", "DELETE", "HEAD"):
             assert call_webhook(f"{web.url}/status/204", method=method)["status"] == 204
         assert [seen["method"] for seen in web.seen] == ["GET", "POST", "PUT", "DELETE", "HEAD"]
-        assert all(seen["body"] == "" for seen in web.seen)
+        assert all(seen["body"] == b"" for seen in web.seen)
         assert not any("Content-Type" in seen["headers"] for seen in web.seen)
         assert not any("Idempotency-Key" in seen["headers"] for seen in web.seen)
 
-    def test_headers_that_are_given_take_the_place_of_ours(self, web: Server) -> None:
+    def test_headers_that_are_given_take_the_place_of_ours(self, web: Recorder) -> None:
         given = {"user-agent": "me", "content-type": "application/x-mine", "X-Other": "1"}
         call_webhook(f"{web.url}/status/200", headers=given, json=1)
         headers = web.seen[0]["headers"]
@@ -167,14 +128,14 @@ class TestWebhook:
         assert "User-Agent" not in headers
 
     @pytest.mark.parametrize("code", [400, 404, 429, 500, 503])
-    def test_an_answer_other_than_2xx_is_a_failure(self, web: Server, code: int) -> None:
+    def test_an_answer_other_than_2xx_is_a_failure(self, web: Recorder, code: int) -> None:
         text = refused(f"{web.url}/status/{code}/went-wrong")
         assert f"expected an answer of 2xx, got {code} " in text
         assert text.endswith(": went-wrong")
 
     @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
     def test_a_redirect_is_not_followed_and_says_where_it_pointed(
-        self, web: Server, code: int
+        self, web: Recorder, code: int
     ) -> None:
         text = refused(f"{web.url}/status/{code}")
         assert f"answered {code} " in text
@@ -182,15 +143,15 @@ class TestWebhook:
         assert "hunter22" not in text
         assert len(web.seen) == 1
 
-    def test_a_large_answer_is_cut_to_two_kilobytes(self, web: Server) -> None:
+    def test_a_large_answer_is_cut_to_two_kilobytes(self, web: Recorder) -> None:
         body = call_webhook(f"{web.url}/big")["body"]
         assert body == "ü" * 1024
 
-    def test_an_answer_that_is_not_utf_8_is_kept_with_replacements(self, web: Server) -> None:
+    def test_an_answer_that_is_not_utf_8_is_kept_with_replacements(self, web: Recorder) -> None:
         assert call_webhook(f"{web.url}/binary")["body"] == "a\ufffd"
 
     @pytest.mark.parametrize("path", ["silent", "dribble/head", "dribble/body"])
-    def test_the_timeout_is_for_all_of_it(self, web: Server, path: str) -> None:
+    def test_the_timeout_is_for_all_of_it(self, web: Recorder, path: str) -> None:
         with Pace() as pace:
             started = time.monotonic()
             with pytest.raises(WebhookTimedOut, match=r"the answer took longer than 0\.3 s"):
@@ -218,7 +179,7 @@ class TestWebhook:
         over.set()
 
     def test_what_was_given_up_is_not_sent_late(
-        self, web: Server, monkeypatch: pytest.MonkeyPatch
+        self, web: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answer, found = threading.Event(), socket.getaddrinfo
 
@@ -250,7 +211,7 @@ class TestWebhook:
             thread.join()
         assert "Connection refused" in refused(f"http://127.0.0.1:{port}/")
 
-    def test_the_answer_is_result_and_record(self, web: Server, connection: Any) -> None:
+    def test_the_answer_is_result_and_record(self, web: Recorder, connection: Any) -> None:
         job = enqueue(connection, webhook(f"{web.url}/status/200/fine"))
         work(connection)
         assert job.return_value(refresh=True) == {"status": 200, "body": "fine"}
@@ -258,14 +219,14 @@ class TestWebhook:
         assert 71 * 3600 < connection.ttl(KEY) <= 72 * 3600
         assert web.seen[0]["headers"]["Idempotency-Key"] == "nightly/2026-03-01T03:00:00Z"
 
-    def test_the_answer_of_a_failure_is_recorded(self, web: Server, connection: Any) -> None:
+    def test_the_answer_of_a_failure_is_recorded(self, web: Recorder, connection: Any) -> None:
         job = enqueue(connection, webhook(f"{web.url}/status/500/broken"))
         work(connection)
         assert job.get_status() == "failed"
         assert connection.get(KEY) == b"500 Internal Server Error\nbroken"
 
     def test_secrets_are_shown_nowhere(
-        self, web: Server, connection: Any, caplog: pytest.LogCaptureFixture
+        self, web: Recorder, connection: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         headers = {"Authorization": "Bearer hunter22", "X-Api-Key": "sw0rdfish"}
         job = enqueue(connection, webhook(f"{web.url}/echo?key=open5esame", headers=headers))
@@ -281,7 +242,7 @@ class TestWebhook:
             assert "open5esame" not in text
         assert web.seen[0]["headers"]["Authorization"] == "Bearer hunter22"
 
-    def test_a_secret_is_not_given_away_by_where_the_answer_is_cut(self, web: Server) -> None:
+    def test_a_secret_is_not_given_away_by_where_the_answer_is_cut(self, web: Recorder) -> None:
         for length in range(2040, 2052):
             text = "x" * length + "hunter22"
             headers = {"X-Key": "hunter22"}
@@ -324,7 +285,7 @@ class TestAddresses:
          "[::ffff:127.0.0.1]", "[::]"],
     )  # fmt: skip
     def test_no_spelling_of_this_machine_is_called(
-        self, host: str, web: Server, monkeypatch: pytest.MonkeyPatch
+        self, host: str, web: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "")
         text = refused(f"http://{host}:{web.server_port}/status/200")
@@ -342,7 +303,7 @@ class TestAddresses:
         assert f"hook.example resolves to {address}, " in text
 
     def test_a_name_is_asked_for_once_and_its_address_kept_to(
-        self, web: Server, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+        self, web: Recorder, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
         resolver = names(hook_example=[["127.0.0.1"], ["10.0.0.1"]])
@@ -353,14 +314,14 @@ class TestAddresses:
         assert "10.0.0.1, a private address" in refused(url)
 
     def test_an_address_that_does_not_answer_gives_way_to_the_next(
-        self, web: Server, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+        self, web: Recorder, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
         names(hook_example=[["127.0.0.2", "127.0.0.1"]])
         assert call_webhook(f"http://hook.example:{web.server_port}/status/200")["status"] == 200
 
     def test_an_address_that_is_silent_leaves_time_for_the_next(
-        self, web: Server, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+        self, web: Recorder, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
         names(hook_example=[["127.0.0.2", "127.0.0.1"]])
@@ -392,7 +353,7 @@ class TestAddresses:
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes its certificate with openssl")
 class TestTls:
     @pytest.fixture
-    def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         """A server that is hook.example, at 127.0.0.1."""
         words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
         words += (
@@ -401,7 +362,7 @@ class TestTls:
         subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-        server = Server()
+        server = Recorder(Responder)
         context.sni_callback = lambda _socket, name, _context: server.seen.append({"sni": name})
         server.socket = context.wrap_socket(server.socket, server_side=True)
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.1")
@@ -410,7 +371,7 @@ class TestTls:
 
     def test_certificate_and_host_are_those_of_the_name(
         self,
-        secure: Server,
+        secure: Recorder,
         names: Callable[..., Names],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -425,7 +386,7 @@ class TestTls:
         assert "TLS failed: Hostname mismatch" in text
 
     def test_a_certificate_that_nobody_vouches_for_is_refused(
-        self, secure: Server, names: Callable[..., Names]
+        self, secure: Recorder, names: Callable[..., Names]
     ) -> None:
         names(hook_example=[["127.0.0.1"]])
         text = refused(f"https://hook.example:{secure.server_port}/status/200")
