@@ -16,6 +16,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
 from rq_clock.worker.worker import Worker
+from tests.beside import BODIES, STORMS
 from tests.helpers import Events
 from tests.server import Server, free_url
 
@@ -162,3 +164,23 @@ def events(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
         return [record.fields for record in found]
 
     return events
+
+
+@pytest.fixture(scope="module")
+def under_way(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[str]]]:
+    """Start the bodies of all chosen tests of a module, AT_ONCE of them at a time."""
+    chosen = [
+        item.name
+        for item in request.session.items
+        if item.path == request.path and item.name in BODIES
+    ]
+    at_once = getattr(request.module, "AT_ONCE", len(chosen))
+    with ThreadPoolExecutor(2) as storms, ThreadPoolExecutor(at_once) as others:
+        yield {
+            name: (storms if name in STORMS else others).submit(
+                BODIES[name], tmp_path_factory.mktemp("beside")
+            )
+            for name in chosen
+        }

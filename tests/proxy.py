@@ -23,14 +23,18 @@ deaf     the reply is swallowed, for a while nothing comes back, then the connec
 
 
 class Proxy:
-    """Listens on a port of its own and passes bytes on to the server at `url`, more or less."""
+    """Listens on a port of its own and passes bytes on to the server at `url`, more or less.
 
-    def __init__(self, url: str, chance: random.Random) -> None:
+    Without a `chance` it is calm. Each part of a reply comes `delay` seconds late.
+    """
+
+    def __init__(self, url: str, chance: random.Random | None = None, *, delay: float = 0) -> None:
         parts = urlsplit(url)
         self.target = (parts.hostname or "", parts.port or 0)
-        self.chance = chance
+        self.chance = chance or random.Random(0)
+        self.delay = delay
         self.faults: Counter[str] = Counter()
-        self.calm = False
+        self.calm = chance is None
         """Whether new connections are spared. Those that exist meet their fate."""
         self._links: list[_Link] = []
         self.done = threading.Event()
@@ -91,8 +95,8 @@ class _Link:
         while not self._proxy.done.is_set():
             for source in select.select([client, server], [], [], 0.1)[0]:
                 data = source.recv(65536)
-                if self._delay:
-                    self._proxy.done.wait(self._delay)
+                if delay := self._delay or (source is server and self._proxy.delay):
+                    self._proxy.done.wait(delay)
                 if not data or not self._spared(data, from_client=source is client):
                     self._end(data, client, server)
                     return

@@ -11,13 +11,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from rq_clock.store.lease import LEASE_MS
+from tests.beside import beside_others
 from tests.clock.storm import (
     TWENTY,
     Client,
@@ -36,33 +36,10 @@ from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
 
-Body = Callable[[Path], str]
 Starter = Callable[[str], ClockProcess]
 LEASE_SECONDS = LEASE_MS / 1000
 LEASE = "rq-clock:default:lease"
 FENCE = "rq-clock:default:fence"
-_bodies: dict[str, Body] = {}
-
-
-def beside_others(body: Body) -> Callable[..., None]:
-    """Make a test of a function that is given a directory and returns its figures. It runs in a
-    thread, at the same time as the others of its kind: most of what they do is wait."""
-    _bodies[body.__name__] = body
-
-    def test(under_way: dict[str, Future[str]], request: pytest.FixtureRequest) -> None:
-        print(under_way[request.node.name].result())
-
-    test.__name__ = body.__name__
-    return test
-
-
-@pytest.fixture(scope="module")
-def under_way(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[str]]]:
-    chosen = [item.name for item in request.session.items if item.name in _bodies]
-    with ThreadPoolExecutor(len(chosen)) as pool:
-        yield {n: pool.submit(_bodies[n], tmp_path_factory.mktemp("beside")) for n in chosen}
 
 
 @contextmanager

@@ -6,20 +6,17 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 import pytest
 from fastapi import FastAPI
@@ -34,6 +31,7 @@ from rq_clock.web import create_app
 from rq_clock.web.server import GRACE_SECONDS, listening
 from tests.clock.storm import LEASHED, ROOT
 from tests.helpers import PATIENCE, Pace, wait_until
+from tests.proxy import Proxy
 from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
@@ -107,48 +105,6 @@ def ends_within(web: WebProcess, number: signal.Signals, seconds: float) -> None
         assert web.process.wait(PATIENCE) == 0, web.text()
         took = time.monotonic() - began
     assert took < pace.allows(seconds)
-
-
-class Slow:
-    """Passes everything on to a server, each answer some time later."""
-
-    def __init__(self, url: str, seconds: float) -> None:
-        parts = urlsplit(url)
-        self._target = (parts.hostname or "", parts.port or 0)
-        self._seconds = seconds
-        self._done = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads = [threading.Thread(target=self._accept)]
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._done.is_set():
-            if select.select([self._listener], [], [], 0.1)[0]:
-                client = self._listener.accept()[0]
-                thread = threading.Thread(target=self._serve, args=(client,))
-                self._threads.append(thread)
-                thread.start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._target) as server, suppress(OSError):
-            while not self._done.is_set():
-                for ready in select.select([client, server], [], [], 0.1)[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    if ready is server:
-                        self._done.wait(self._seconds)
-                    (client if ready is server else server).sendall(data)
 
 
 def pages() -> list[str]:
@@ -296,7 +252,7 @@ class TestRedis:
         with Redis.from_url(server.url) as redis:
             settings = Settings.from_env({"REDIS_URL": server.url})
             Schedules(redis, settings=settings).add("slow", every(minutes=5), "tasks.x")
-        with Slow(server.url, seconds) as slow, WebProcess(tmp_path, slow.url) as web:
+        with Proxy(server.url, delay=seconds) as slow, WebProcess(tmp_path, slow.url) as web:
             with Pace() as pace:
                 found = web.all_pages()
             for path, (status, body, took) in found:

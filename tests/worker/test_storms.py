@@ -12,8 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 from rq import Callback, Queue, Retry
 
 from rq_clock.jobs.reaper import SILENCE
+from tests.beside import beside_others, storm
 from tests.clock.storm import Client, chance, client
 from tests.helpers import PATIENCE, wait_until
 from tests.proxy import Proxy
@@ -51,8 +51,7 @@ from tests.worker.storm import (
 
 pytestmark = pytest.mark.process
 
-Body = Callable[[Path], str]
-STORMS, OTHERS = 2, 4
+AT_ONCE = 4
 """Tests that run at the same time; more would starve each other."""
 GRACE = {"RQ_CLOCK_GRACE_SECONDS": "2"}
 OFTEN = (
@@ -60,40 +59,6 @@ OFTEN = (
     "catch_up='all', overlap='allow', result_ttl=-1)\n"
 )
 SIX = tuple(f"queue{n}" for n in range(6))
-_bodies: dict[str, Body] = {}
-_storms: set[str] = set()
-
-
-def beside_others(body: Body) -> Callable[..., None]:
-    """Make a test of a function that is given a directory and returns its figures. It runs in a
-    thread, at the same time as others of its kind: most of what they do is wait."""
-    _bodies[body.__name__] = body
-
-    def test(under_way: dict[str, Future[str]], request: pytest.FixtureRequest) -> None:
-        print(under_way[request.node.name].result())
-
-    test.__name__ = body.__name__
-    return test
-
-
-def storm(body: Body) -> Callable[..., None]:
-    """The same for one that starts processes all the time."""
-    _storms.add(body.__name__)
-    return beside_others(body)
-
-
-@pytest.fixture(scope="module")
-def under_way(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[str]]]:
-    chosen = [item.name for item in request.session.items if item.name in _bodies]
-    with ThreadPoolExecutor(STORMS) as storms, ThreadPoolExecutor(OTHERS) as others:
-        yield {
-            name: (storms if name in _storms else others).submit(
-                _bodies[name], tmp_path_factory.mktemp("beside")
-            )
-            for name in chosen
-        }
 
 
 @contextmanager
