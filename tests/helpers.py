@@ -19,7 +19,7 @@ from rq_clock.store.operations import Edit, Operations
 from rq_clock.store.store import Store
 
 T = TypeVar("T")
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which something awaited is missing: far beyond what a busy machine needs."""
 Events = Callable[[str], list[dict[str, Any]]]
 

@@ -357,7 +357,7 @@ block()  # imports what it needs: Python's import system does not stand such a s
 signal.signal(signal.SIGALRM, alarm)
 sys.unraisablehook = lambda _: None
 hits, over = 0, time.monotonic() + 1
-while time.monotonic() < over:
+while time.monotonic() < over or hits <= 100:
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 0.0015))
         block()

@@ -21,7 +21,7 @@ from rq_clock.cli import SECTIONS, main
 from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from tests.cli.terminal import Run, command, environment, fill
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, wait_until
 from tests.server import free_url
 
 
@@ -300,6 +300,10 @@ class TestCompletion:
         assert err == ""
         return [text.removeprefix("plain,") for text in out.split()]
 
+    def completes(self, url: str, line: str, expected: list[str]) -> None:
+        """Fail unless a line is completed so; on a busy machine Redis may answer too late."""
+        wait_until(lambda: self.completed(url, line) == expected, PATIENCE, f"{line} {expected}")
+
     def test_commands_schedules_and_queues_are_completed(
         self, redis_url: str, connection: Redis
     ) -> None:
@@ -307,12 +311,12 @@ class TestCompletion:
         for name in ("feeds", "fees", "report"):
             schedules.add(name, every(hours=1), "a.b", queue="low")
         schedules.trigger("feeds")
-        assert self.completed(redis_url, "rq-clock sho") == ["show"]
-        assert self.completed(redis_url, "rq-clock show fe") == ["feeds", "fees"]
-        assert self.completed(redis_url, "rq-clock pause feeds fe") == ["fees"]
-        assert self.completed(redis_url, "rq-clock list --queue ") == ["low"]
-        assert self.completed(redis_url, "rq-clock list --tz europe/berl") == []
-        assert self.completed(redis_url, "rq-clock next --tz europe/berl") == ["Europe/Berlin"]
+        self.completes(redis_url, "rq-clock sho", ["show"])
+        self.completes(redis_url, "rq-clock show fe", ["feeds", "fees"])
+        self.completes(redis_url, "rq-clock pause feeds fe", ["fees"])
+        self.completes(redis_url, "rq-clock list --queue ", ["low"])
+        self.completes(redis_url, "rq-clock list --tz europe/berl", [])
+        self.completes(redis_url, "rq-clock next --tz europe/berl", ["Europe/Berlin"])
 
     @pytest.mark.integration
     def test_without_redis_nothing_is_offered_and_nothing_said(self) -> None:

@@ -772,9 +772,9 @@ def test_twenty_thousand_schedules_are_examined_in_few_round_trips(
     connection: Redis, now: datetime
 ) -> None:
     store = Store(connection, "default")
+    crowd = [schedule(f"s{n}", every(hours=1), jitter=HOUR) for n in range(20_000)]
     lease = lead(store, now)
-    every_hour = every(hours=1)
-    put(store, now, *(schedule(f"s{n}", every_hour, jitter=HOUR) for n in range(20_000)))
+    put(store, now, *crowd)
     serve(connection, "default", now)
     Leases(store).renew(lease, proven=1)
     connection.config_resetstat()

@@ -149,7 +149,9 @@ class TestBooks:
             return {
                 "keys": keys,
                 "fields": fields - {"exc_info"},
-                "ttl": connection.ttl(job.key),
+                "ttl": -(
+                    -connection.ttl(job.key) // 60
+                ),  # in minutes: some seconds may have passed
                 "registries": registries,
                 "status": job.get_status(),
                 "result": (result.type, result.exc_string and result.exc_string[-12:]),
