@@ -4,7 +4,7 @@
 and costs a bounded number of round trips. What is read in portions is not of one instant: whatever
 looks wrong is read once more, in an order that a working clock cannot make look wrong.
 
-Not here: what is wrong, and what to do about it; see doctor.py.
+Not here: the findings and their remedies (schedule_checks.py, server_checks.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What can be wrong around the schedules: the server, the clocks of the machines, who leads, with
-which versions, and who serves the queues. Half of the checks of `rq-clock doctor`; see doctor.py.
+which versions, and who serves the queues. Half of the checks of `rq-clock doctor`; see schedule_checks.py for the other.
 """
 
 from __future__ import annotations

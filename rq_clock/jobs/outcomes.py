@@ -1,8 +1,8 @@
-"""How an execution ends, in RQ's own terms: the commands that RQ would send. Pure.
+"""The outcomes of executions as the commands that RQ would send. Pure.
 
-RQ rewrites a job's whole hash at its end, with the copy of `meta` that whoever ends it happens to
-have. Here only the fields that change are written, so what a task has saved stays as it is, and
-who ends a dead worker's job needs to understand neither its arguments nor its result.
+RQ rewrites a job's whole hash at its end, with its own copy of `meta`. Here only the fields that
+change are written, so data that a task has saved stays as it is, and the reaper of a dead worker's
+job needs to understand neither its arguments nor its result.
 
 The commands are sent by lua/close.lua, together with the end of the execution itself.
 """
@@ -32,8 +32,8 @@ Command = tuple[str | bytes | int | float, ...]
 OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed_out", "stopped"
 INTERRUPTED, LOST = "interrupted", "lost"
 INTERRUPTIONS = "rq_clock_interruptions"
-"""Field of RQ's job hash that counts how often the job was put back; RQ keeps what it does not
-know."""
+"""Field of RQ's job hash that counts how often the job was put back; RQ keeps fields that it does
+not know."""
 DEPENDENT_FIELDS = (
     "created_at", "status", "origin", "allow_dependency_failures", "enqueue_at_front", "timeout",
     "ttl",
@@ -141,8 +141,8 @@ class Dependent:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an execution ended: a state, one line on what went wrong (for logs, ledgers and alerts,
-    so what is plainly a secret in it is masked), RQ's commands."""
+    """The outcome of an execution: a state, one line about the error (for logs, ledgers and alerts,
+    with plain secrets masked), and RQ's commands."""
 
     state: str
     error: str
@@ -152,7 +152,7 @@ class Outcome:
     """Where the job goes on: "front", "queue", "later", or "" when this was the end of it."""
 
     def entry(self, execution: Execution) -> str:
-        """The ending as the ledger says it."""
+        """Return the outcome as the ledger has it."""
         times = f"{to_ms(execution.started)} {to_ms(self.ended)}"
         words = f"{self.state} {execution.attempt} {times} {execution.worker} {self.error}"
         return words.strip()
@@ -169,8 +169,8 @@ class Outcome:
 
 
 def succeeded(execution: Execution, ended: datetime, value: Any) -> Outcome:
-    """The job's function returned `value`. What cannot be serialized is said to be so, as RQ
-    does; the job succeeded all the same."""
+    """Return the outcome of a job whose function returned `value`. A value that cannot be
+    serialized is replaced by a note, as in RQ; the job has succeeded."""
     ttl = execution.number("result_ttl", DEFAULT_RESULT_TTL)
     job = _job(execution)
     commands: list[Command] = list(_counted(execution, ended, "successful_job_count"))
@@ -193,8 +193,8 @@ def succeeded(execution: Execution, ended: datetime, value: Any) -> Outcome:
 def failed(
     execution: Execution, ended: datetime, trace: str, *, state: str = FAILED, error: str = ""
 ) -> Outcome:
-    """The job raised, ran out of time, was stopped or lost its process. It is retried as RQ
-    would (not when it was stopped), and else put into RQ's registry of failed jobs."""
+    """Return the outcome of a job that raised, ran out of time, was stopped or lost its process. It
+    is retried as in RQ, but not after a stop, or goes into RQ's registry of failed jobs."""
     job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
     trace = encodable(trace)
     commands: list[Command] = list(_counted(execution, ended, "failed_job_count"))
@@ -216,7 +216,7 @@ def failed(
 
 
 def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcome:
-    """The job's function returned RQ's Retry."""
+    """Return the outcome of a job whose function returned RQ's Retry."""
     count = execution.number("number_of_retries", 0)
     if count >= retry.max:
         trace = f"the job asked for a retry after {count} of {retry.max}"
@@ -235,8 +235,8 @@ def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcom
 def interrupted(
     execution: Execution, ended: datetime, limit: int, *, state: str = INTERRUPTED, error: str = ""
 ) -> Outcome:
-    """The platform ended the process, not the job: it goes back to the front of its queue with
-    its retries, unless that has happened `limit` times."""
+    """Return the outcome of a job whose process the platform ended: it goes back to the front of
+    its queue with its retries, unless that has happened `limit` times."""
     if execution.interruptions >= limit:
         trace = f"{error or state}, {execution.interruptions} times before"
         return failed(execution, ended, trace, state=state)
@@ -246,7 +246,7 @@ def interrupted(
 
 
 def _go_on(ending: Outcome, execution: Execution, pause: float, *, front: bool) -> Outcome:
-    """The job is not over: it is queued again, or will be after `pause` seconds."""
+    """Return the outcome of a job that is queued again, after `pause` seconds."""
     job, queue = _job(execution), f"rq:queue:{execution.queue}"
     cleared = ("started_at", "", "worker_name", "")
     known: Command = ("SADD", "rq:queues", queue)
@@ -275,7 +275,8 @@ def _job(execution: Execution) -> str:
 
 
 def _kept_for(execution: Execution, ttl: int) -> list[Command]:
-    """How long an ended job stays: `ttl` seconds, not at all for 0, for ever when negative."""
+    """Return the commands that keep an ended job `ttl` seconds, not at all for 0, for ever when
+    negative."""
     job = _job(execution)
     keys = job, f"{job}:dependents", f"{job}:dependencies"
     if ttl == 0:
@@ -284,7 +285,7 @@ def _kept_for(execution: Execution, ttl: int) -> list[Command]:
 
 
 def _expiry(ended: datetime, ttl: int) -> float:
-    """The score under which RQ's registries of ended jobs forget one."""
+    """Return the score of a job in RQ's registries of ended jobs: when they forget it."""
     return ended.timestamp() + ttl if ttl >= 0 else -1
 
 
@@ -300,7 +301,7 @@ def _counted(execution: Execution, ended: datetime, counter: str) -> tuple[Comma
 def _result(
     execution: Execution, ended: datetime, kind: Result.Type, ttl: int, **what: Any
 ) -> list[Command]:
-    """An entry of RQ's stream of results."""
+    """Return the commands that add an entry to RQ's stream of results."""
     nowhere: Any = None
     result = Result(
         execution.job_id,
@@ -325,6 +326,6 @@ def encodable(text: str) -> str:
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """A text for one line of a log or a ledger."""
+    """Return a text as one line of a log or a ledger."""
     line = " ".join(encodable(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -57,7 +57,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # guard.py does, more strictly
+            proxy_headers=False,  # middleware.py does, more strictly
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
