@@ -1,5 +1,5 @@
-"""What can be wrong around the schedules: the server, the clocks of the machines, who leads, with
-which versions, and who serves the queues. Half of the checks of `rq-clock doctor`; see schedule_checks.py for the other.
+"""Checks of `rq-clock doctor` around the schedules: the server, the clocks of the machines, the
+leader, versions, and the workers of the queues. schedule_checks.py has the other checks.
 """
 
 from __future__ import annotations
