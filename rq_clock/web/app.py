@@ -1,4 +1,4 @@
-"""Puts the parts of the web process together."""
+"""The ASGI app: routes, middleware and error handlers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def create_app(
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
-    app.add_exception_handler(ClientDisconnect, _unheard)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     return app
 
 
@@ -67,7 +67,7 @@ def _answer(request: Request, error: Exception) -> Response:
 
 def _late(scope: Scope) -> Response:
     request = Request(scope)
-    unknown = "" if request.method in SAFE else "; look whether it was done before doing it again"
+    unknown = "" if request.method in SAFE else "; check whether it was done before you repeat it"
     detail = f"no answer in time: Redis, this process or the caller is too slow{unknown}"
     return _answer(request, Problem("store-unavailable", detail, headers={"Retry-After": "2"}))
 
@@ -84,7 +84,7 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _place(path: Sequence[object]) -> str:
-    """Where a fault is: a parameter's name, or a JSON pointer into the body."""
+    """Return the name of a parameter, or a JSON pointer into the body."""
     kind, *parts = map(str, path)
     if kind != "body":
         return "/".join(parts)
@@ -92,7 +92,7 @@ def _place(path: Sequence[object]) -> str:
 
 
 def _plain(request: Request, error: Exception) -> Response:
-    """What the framework refuses itself: no such path, no such method."""
+    """Answer what the framework refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return _answer(request, Problem("not-found", f"nothing at {path_of(request)}"))
@@ -104,12 +104,12 @@ def _plain(request: Request, error: Exception) -> Response:
     return JSONResponse(document, error.status_code, error.headers, media_type=MEDIA_TYPE)
 
 
-def _unheard(request: Request, error: Exception) -> Response:
-    """The caller left in the middle of its request: nothing to tell, to it or to the log."""
+def _hung_up(request: Request, error: Exception) -> Response:
+    """Answer a client that hung up in the middle of its request; nothing is logged."""
     return Response(status_code=400)
 
 
 def _is_api(request: Request) -> bool:
-    """Whether a machine asks, which would take a page for an answer."""
+    """Whether the client is a machine, which gets JSON and no page."""
     path = path_of(request)
     return path.startswith("/api/") or path == "/metrics"

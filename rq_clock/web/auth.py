@@ -1,5 +1,5 @@
-"""Who may do what: bearer tokens with scopes, the browser's cookie, and what keeps others from
-using it. Closed by default: without RQ_CLOCK_TOKENS nobody gets in.
+"""Authorization: bearer tokens with scopes, the browser's cookie, and its protection against other
+sites. Closed by default: without RQ_CLOCK_TOKENS nobody gets in.
 
 Scopes: `read` sees everything but secrets; `operate` also runs, pauses, skips, backfills, retries;
 `admin` also adds, edits and removes; `tasks` is for callers that only leave tasks.
@@ -7,8 +7,8 @@ Scopes: `read` sees everything but secrets; `operate` also runs, pauses, skips, 
 A token is compared by its SHA-256, with all that there are, in constant time. A browser trades one
 for a cookie that is signed, HttpOnly and SameSite=Lax, and names the token: taking that away ends
 the session. A request that changes something and comes with the cookie must come from
-this site: browsers say so (Sec-Fetch-Site, or Origin in older ones), and what says nothing is
-refused. Failed attempts are counted by address, in Redis as long as that can be used.
+this site: browsers say so (Sec-Fetch-Site, or Origin in older ones), and a request without
+either is refused. Failed attempts are counted by address, in Redis as long as that can be used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 COOKIE = "rq_clock"
 SESSION_SECONDS = 7 * 24 * 3600
 ATTEMPTS, ATTEMPTS_SECONDS = 10, 60
-"""Failed attempts of one address in so many seconds, beyond which it has to wait."""
+"""Failed attempts of one address within a time, after which it has to wait."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -56,8 +56,8 @@ class Access:
         return not self._tokens
 
     def token(self, request: Request) -> Token | None:
-        """Whose request this is; None without a token or cookie. Raises Problem when it has one
-        that is not known, or a cookie that another site may be using."""
+        """Return the token of a request; None without a token or cookie. Raises Problem for an
+        unknown token, and for a cookie that another site may be using."""
         header = request.headers.get("authorization", "")
         if header:
             scheme, _, value = header.partition(" ")
@@ -68,7 +68,7 @@ class Access:
         return token
 
     def session(self, request: Request) -> Token | None:
-        """Whose cookie comes with this request."""
+        """Return the token that the cookie names."""
         try:
             signed = request.cookies.get(COOKIE, "")
             mark = self._signer.unsign(signed, max_age=SESSION_SECONDS).decode()
@@ -77,7 +77,7 @@ class Access:
         return next((t for t in self._tokens.values() if _mark(t) == mark), None)
 
     def check(self, request: Request, value: str) -> Token:
-        """The token of this value. Raises Problem, also when too many were wrong before it."""
+        """Return the token of a value. Raises Problem, also after too many wrong ones."""
         address = request.client.host if request.client else ""
         wait = self._wait(address)
         if wait > 0:
@@ -86,9 +86,9 @@ class Access:
                 f"too many failed attempts from {address}; come back in {wait} s",
                 headers={"Retry-After": str(wait)},
             )
-        given, found = _digest(value), None
+        candidate, found = _digest(value), None
         for digest, token in self._tokens.items():
-            if hmac.compare_digest(digest, given):
+            if hmac.compare_digest(digest, candidate):
                 found = token
         if found is None:
             self._count(address)
@@ -100,11 +100,11 @@ class Access:
         return found
 
     def cookie(self, token: Token) -> str:
-        """What a browser gets for a token."""
+        """Return the cookie of a token."""
         return self._signer.sign(_mark(token)).decode()
 
     def serializer(self, purpose: str) -> URLSafeSerializer:
-        """What signs other things that a browser keeps for us."""
+        """Return a signer for other cookies."""
         return URLSafeSerializer(self._secret, salt=purpose)
 
     # ---- failed attempts ----------------------------------------------------------------------
@@ -113,7 +113,7 @@ class Access:
         return key_of(self._namespace, f"attempts:{address}")
 
     def _wait(self, address: str) -> int:
-        """Seconds for which an address has to wait."""
+        """Return the seconds that an address has to wait."""
         count, until = self._failed.get(address, (0, 0.0))
         if count < ATTEMPTS:
             return 0
@@ -135,7 +135,7 @@ class Access:
 
 
 def from_here(request: Request) -> bool:
-    """Whether a browser says that a page of this site sends the request."""
+    """Whether the request comes from a page of this site, as its browser reports."""
     site = request.headers.get("sec-fetch-site")
     if site:
         return site in ("same-origin", "none")

@@ -1,4 +1,4 @@
-"""What every route of the web process works with, and who may use which."""
+"""The parts that routes use, and the scopes that they need."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rq_clock.web.changes import Changes
 from rq_clock.web.problems import Problem
 
 REPLY_SECONDS = 0.6
-"""A Redis that is silent this long counts as gone: a page takes three answers at most, and is to
-say so within two seconds."""
+"""A Redis that is silent this long counts as gone. A page takes three answers at most, and must
+report it within two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One app's parts; `request.app.state.web`. Made without a connection."""
+    """The parts of one app, at `request.app.state.web`. Connects on first use."""
 
     settings: Settings
     redis: Redis
@@ -59,17 +59,17 @@ class Context:
 
 
 def site_of(request: Request) -> Context:
-    """The parts of the app that serves this request."""
+    """Return the parts of the app that serves this request."""
     return cast(Context, request.app.state.web)
 
 
 def root_of(request: Request) -> str:
-    """The path that the app is mounted under, or nothing."""
+    """Return the path that the app is mounted under, or ""."""
     return str(request.scope.get("root_path", ""))
 
 
 def path_of(request: Request) -> str:
-    """The path within the app."""
+    """Return the path within the app."""
     return str(request.scope["path"]).removeprefix(root_of(request))
 
 
@@ -78,8 +78,7 @@ _bearer = HTTPBearer(auto_error=False, description="A token of RQ_CLOCK_TOKENS."
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A dependency: the caller's token, which has this scope. What changes something, which takes
-    more than to read, is refused in a process that is to change nothing."""
+    """A dependency: the caller's token, with this scope. A read-only process refuses changes."""
 
     scope: str
 
@@ -88,8 +87,8 @@ class Needs:
         if site.access.closed:
             raise Problem(
                 "unauthorized",
-                "nobody may use this yet: set RQ_CLOCK_TOKENS, for instance to what "
-                "`openssl rand -hex 32` prints, and start it again",
+                "no token is set: set RQ_CLOCK_TOKENS, such as to the output of "
+                "`openssl rand -hex 32`, and restart",
             )
         token = site.access.token(request)
         if token is None:

@@ -1,6 +1,5 @@
-"""What holds for every request, before any route sees it: how large a body may be, whom a proxy
-says it comes from, how long an answer may take, and the headers that keep a browser from doing what
-no page of ours does."""
+"""The middleware around every route: the size of a body, the client behind a proxy, the time for an
+answer, and security headers."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from rq_clock.web.auth import SAFE
 from rq_clock.web.metrics import count_request
 from rq_clock.web.problems import MEDIA_TYPE, Problem
 
-MOST_BYTES = 1024 * 1024
+BODY_LIMIT = 1024 * 1024
 LOOK_SECONDS, CHANGE_SECONDS = 1.5, 25.0
-"""After so long who only looks is told that Redis is too slow, and who changes something that the
-end is not known. A platform's router waits for 30 s."""
+"""After this time a read is answered with 503, and a change with 503 and an unknown outcome. A
+platform's router waits for 30 s."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -35,9 +34,9 @@ HEADERS = {
 
 
 class Guard:
-    """Around the whole app. `late` makes the answer to a request that takes too long; what the app
-    says to it after that is dropped. `behind_proxy` believes X-Forwarded-*: of the addresses the
-    last one, which the nearest proxy has added; those before it anybody can send."""
+    """The middleware. `late` answers a request that takes too long; the app's own answer is then
+    dropped. `behind_proxy` trusts X-Forwarded-*, of the addresses the last one: the nearest proxy
+    has added it, and anybody can send the others."""
 
     def __init__(
         self, app: ASGIApp, *, late: Callable[[Scope], ASGIApp], behind_proxy: bool
@@ -56,7 +55,7 @@ class Guard:
         answer = _Answer(scope, send)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 15 or int(length) > MOST_BYTES:
+        if not length.isdigit() or len(length) > 15 or int(length) > BODY_LIMIT:
             await _refuse(answer, _TOO_LARGE)
             return
         if b"content-length" in headers and b"transfer-encoding" in headers:
@@ -81,14 +80,14 @@ class Guard:
 
 
 class _Answer:
-    """An answer under way, with the headers that each has."""
+    """An answer on its way, with the headers of every answer."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.instance: str = scope["state"]["request_id"]
         self.status = 0
-        """Of what has begun."""
+        """0 until the answer has begun."""
         self.closed = False
-        """Whether the caller has been told something else."""
+        """Whether the caller has got another answer."""
         self._send = send
 
     async def send(self, message: Message) -> None:
@@ -105,14 +104,14 @@ class _Answer:
 
 
 def _measured(receive: Receive) -> Receive:
-    """Takes in a body up to its limit."""
+    """Limit the size of a body."""
     size = 0
 
     async def take() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > MOST_BYTES:
+        if size > BODY_LIMIT:
             raise Problem(*_TOO_LARGE)
         return message
 
@@ -120,18 +119,18 @@ def _measured(receive: Receive) -> Receive:
 
 
 def _drop(task: asyncio.Future[None]) -> None:
-    """Nobody is there to hear of its errors."""
+    """Drop the error of a task whose request was answered."""
     if not task.cancelled():
         task.exception()
 
 
-_TOO_LARGE = "too-large", f"expected a body of at most {MOST_BYTES:,} bytes"
+_TOO_LARGE = "too-large", f"expected a body of at most {BODY_LIMIT:,} bytes"
 _AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
-"""Where it ends, a router may see otherwise: what follows could be another one's request."""
+"""A router may see another end of the body, and take the rest for another request."""
 
 
 async def _refuse(answer: _Answer, why: tuple[str, str]) -> None:
-    """Say so, and hang up."""
+    """Answer with a problem, and hang up."""
     problem = Problem(*why)
     body = json.dumps(problem.document(f"urn:rq-clock:request:{answer.instance}")).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]

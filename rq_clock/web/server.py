@@ -1,4 +1,4 @@
-"""Runs the app in a process of its own, until a signal ends it."""
+"""The web process: runs the app until a signal ends it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from rq_clock.web.app import create_app
 GRACE_SECONDS = 5
 """How long requests may go on after a signal."""
 CLIENT_SECONDS = 0.3
-"""How long a client may then take to send the rest of a request, or to read that of an answer."""
+"""How long a client may then take to send its request, or to read its answer."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(
     settings: Settings, *, host: str, port: int, read_only: bool, token_file: Path | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT. With a `token_file` whoever reads the log gets in: the token
-    in it, made when there is none, is let in and printed; only on this machine. Raises
-    RqClockError for a setting that cannot be, and for an address that is not to be had."""
+    """Serve until SIGTERM or SIGINT. With a `token_file` its token is valid and printed in the log;
+    a new one is made if the file is missing. That is allowed on this machine alone. Raises
+    RqClockError for a wrong setting, and for an address that cannot be used."""
     set_up(stamp=settings.stamped_logs)
     if token_file:
         if host not in LOOPBACK:
             raise RqClockError(
                 f"--dev-token is for a laptop: expected --host 127.0.0.1, got {host}"
             )
-        token = _kept(token_file)
+        token = _token_in(token_file)
         settings = replace(settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin:{token}")))
     elif not settings.tokens:
         log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
@@ -64,8 +64,8 @@ def serve(
         _Server(config).run([listener])
 
 
-def _kept(path: Path) -> str:
-    """The token in this file, which nobody else may read; a new one when there is no file."""
+def _token_in(path: Path) -> str:
+    """Return the token in a private file; of a missing file, a new one."""
     try:
         return path.read_text().strip()
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def _kept(path: Path) -> str:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that takes in connections. Raises RqClockError when the address is not to be had."""
+    """Return a listening socket. Raises RqClockError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=512)

@@ -19,7 +19,7 @@ from rq_clock.settings import Settings
 from rq_clock.web import create_app
 from rq_clock.web.auth import ATTEMPTS, COOKIE
 from rq_clock.web.context import Needs
-from rq_clock.web.middleware import MOST_BYTES
+from rq_clock.web.middleware import BODY_LIMIT
 from tests.server import Server, free_url
 
 VALUES = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "operate", "admin", "tasks")}
@@ -283,12 +283,12 @@ class TestGuard:
             assert "server" not in headers
 
     def test_a_body_that_is_too_large_is_refused(self, web: TestClient) -> None:
-        large = b"x" * (MOST_BYTES + 1)
+        large = b"x" * (BODY_LIMIT + 1)
         answer = web.post("/login", content=large, headers=HERE)
         assert answer.status_code == 413
 
         def chunks() -> Iterator[bytes]:
-            yield from [b"x" * 65536] * (MOST_BYTES // 65536 + 1)
+            yield from [b"x" * 65536] * (BODY_LIMIT // 65536 + 1)
 
         assert web.post("/login", content=chunks(), headers=HERE).status_code == 413
 

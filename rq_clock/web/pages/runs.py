@@ -113,13 +113,13 @@ def runs_page(  # noqa: PLR0913 - one a filter
 
 @router.get("/runs/{id}")
 def run_page(request: Request, site: Web, token: Read, id: str) -> Response:
-    """One run."""
+    """Return the page of a run."""
     return _job_page(request, site, token, id)
 
 
 @router.get("/jobs/{id}")
 def job_page(request: Request, site: Web, token: Read, id: str) -> Response:
-    """One job of RQ, whoever made it."""
+    """Return the page of any RQ job."""
     return _job_page(request, site, token, id)
 
 

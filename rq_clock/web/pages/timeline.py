@@ -111,8 +111,8 @@ def timeline_page(  # noqa: PLR0913 - one a filter
     if not -FURTHEST <= shift <= FURTHEST:
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
     states = (state,) if state else ()
-    wanted = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
-    listing = site.overview.page(wanted, most=LANES, cursor=cursor)
+    match = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
+    listing = site.overview.page(match, most=LANES, cursor=cursor)
     now = listing.pulse.now
     start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
     window = Window(start - HALF + shift * _HOUR, now, _known_zone(tz))
