@@ -258,12 +258,12 @@ def test_data_of_a_newer_release_is_left_alone(
 ) -> None:
     server = fresh_server()
     with client(server.url) as redis:
-        redis.hset("rq-clock:default:meta", "version", 2)
+        redis.hset("rq-clock:default:meta", "version", 3)
         before = state(redis)
         clock = start(server.url, OFTEN)
         assert clock.ended() == 4
         [line] = clock.text().splitlines()
-        assert "version 2, this release understands 1" in line
+        assert "version 3, this release understands 2" in line
         assert state(redis) == before
 
 
