@@ -132,7 +132,7 @@ class TestAPersonsPath:
         rows = page.get_by_role("table", name="Fire times and their outcomes").locator("tbody tr")
         before = rows.first.inner_text()
         wait_until(lambda: rows.first.inner_text() != before, PATIENCE, "another run")
-        expect(rows.nth(1)).to_contain_text("scheduled")
+        expect(rows.nth(1)).to_contain_text("ok")
 
     def pauses_it_and_sees_it_skipped(self, page: Page) -> None:
         press(page, "Pause…", "link")
