@@ -9,11 +9,15 @@ help:  ## this list
 
 setup: $(READY)  ## .venv with everything for development
 
-# The environment's defaults are those of a laptop; what .env says wins.
+# The environment's defaults are those of a laptop; what .env says wins. A pipe's reader, such as
+# tee, ends at Ctrl-C before honcho does; honcho would fail at its next line and leave the processes
+# behind. The loop reads on instead.
 run: setup  ## Redis, clock, worker and web process in the foreground; Ctrl-C ends all
-	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1 \
-	REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6399/0} \
-	$(BIN)/honcho -f Procfile.dev start -p $${PORT:-8000}
+	@export PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1 \
+	REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6399/0}; \
+	set -- $(BIN)/honcho -f Procfile.dev start -p $${PORT:-8000}; \
+	if [ -t 1 ]; then exec "$$@"; fi; \
+	"$$@" | (trap '' INT PIPE; while IFS= read -r line; do printf '%s\n' "$$line" 2>/dev/null; done)
 
 PYTEST = $(BIN)/pytest -n 3 --dist loadfile
 test: setup  ## all tests but the long ones

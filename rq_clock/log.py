@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import datetime
+from io import TextIOWrapper
 from typing import Any
 
 from rq_clock.errors import RqClockError
@@ -66,7 +67,13 @@ def _explained(error: Exception) -> str:
 
 
 def set_up(*, stamp: bool) -> None:
-    """Send the log to standard output, one line for each event; with the time when `stamp`."""
+    """Send the log to standard output, one line for each event; with the time when `stamp`.
+
+    Each line becomes one write, also a line that a job prints. Unbuffered output would write the
+    end of a line separately, and lines of two processes would merge.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)
     handler = logging.StreamHandler(sys.stdout)
     form = "%(asctime)s.%(msecs)03d %(message)s" if stamp else "%(message)s"
     handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
