@@ -21,7 +21,7 @@ class Filter:
 
     @property
     def needs_definitions(self) -> bool:
-        """Whether it takes a look at definitions."""
+        """Return whether the definitions are needed to match."""
         return bool(self.queue or self.tag or self.text)
 
     def may_match(self, name: str, definition: str) -> bool:

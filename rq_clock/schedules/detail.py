@@ -30,20 +30,20 @@ class ScheduleDetail:
     audited: tuple[AuditEntry, ...]
     namespace: str
 
-    def asked_by(self, entry: Enqueued) -> str:
-        """Who asked for a run by hand; empty when it is not known, or nobody did."""
-        asked = self._trigger(entry)
-        return asked.by if asked else ""
+    def actor_of(self, entry: Enqueued) -> str:
+        """Return who started a run by hand; empty when that is unknown or the clock did."""
+        audited = self._trigger(entry)
+        return audited.by if audited else ""
 
     def job_of(self, entry: Enqueued) -> str:
-        """The id of a run's job. The number in that of a run by hand stands in the audit, in that
-        of a backfill's it is the backfill's; empty when that is not known any more."""
+        """Return the id of a run's job; empty when it is unknown. For a run by hand the audit has
+        the number in the id; for a backfill it is the backfill's."""
         job_id = JobId(self.namespace, self.row.entry.name, entry.fire_time)
         if entry.reason in ("schedule", "catch_up"):
             return str(job_id)
         if entry.reason == "manual":
-            asked = self._trigger(entry)
-            return str(asked.detail["job"]) if asked else ""
+            audited = self._trigger(entry)
+            return str(audited.detail["job"]) if audited else ""
         spans = [b for b in self.backfills if b.start <= entry.fire_time <= b.end]
         return str(replace(job_id, kind="b", number=spans[0].number)) if len(spans) == 1 else ""
 

@@ -131,16 +131,16 @@ class ScheduleList:
 
     def page(
         self,
-        wanted: Filter,
+        conditions: Filter,
         *,
         sort: str = "trouble",
-        most: int = 50,
+        limit: int = 50,
         cursor: str = "",
         tail: int = BARS,
     ) -> Listing:
-        """Return the first `most` matches after `cursor`, with `tail` entries of their ledgers.
+        """Return the first `limit` matches after `cursor`, with `tail` entries of their ledgers.
         Raises ScheduleError for an unknown state, order or cursor."""
-        found = self._find(wanted, sort, most, cursor)
+        found = self._find(conditions, sort, limit, cursor)
         return Listing(
             pulse=found.pulse,
             rows=tuple(self.rows(found.names, found.pulse, tail)),
@@ -150,74 +150,74 @@ class ScheduleList:
             searched=found.searched,
         )
 
-    def search(self, wanted: Filter, *, most: int, cursor: str) -> Listing:
-        """Return as `page` does, without ledgers, and search on until there are `most` matches, in
+    def search(self, conditions: Filter, *, limit: int, cursor: str) -> Listing:
+        """Return as `page` does, without ledgers, and search on until there are `limit` matches, in
         PORTIONS portions at most."""
-        listing = self.page(wanted, most=most, cursor=cursor, tail=0)
+        listing = self.page(conditions, limit=limit, cursor=cursor, tail=0)
         for _ in range(PORTIONS - 1):
-            if not listing.cursor or len(listing.rows) >= most:
+            if not listing.cursor or len(listing.rows) >= limit:
                 break
-            rest = most - len(listing.rows)
-            more = self.page(wanted, most=rest, cursor=listing.cursor, tail=0)
+            rest = limit - len(listing.rows)
+            more = self.page(conditions, limit=rest, cursor=listing.cursor, tail=0)
             listing = replace(more, rows=listing.rows + more.rows)
         return listing
 
-    def names(self, wanted: Filter, most: int) -> list[str]:
-        """Return the names of the first `most` matches. Raises as `page` does, and ScheduleError
+    def names(self, conditions: Filter, limit: int) -> list[str]:
+        """Return the names of the first `limit` matches. Raises as `page` does, and ScheduleError
         when there are too many schedules to search."""
         names: list[str] = []
         cursor = ""
         for _ in range(PORTIONS):
-            found = self._find(wanted, "trouble", most - len(names), cursor)
+            found = self._find(conditions, "trouble", limit - len(names), cursor)
             names += found.names
             cursor = found.cursor
-            if not cursor or len(names) >= most:
+            if not cursor or len(names) >= limit:
                 return names
         raise ScheduleError(
             f"too many schedules to search ({PORTIONS * PORTION:,} searched); filter by state, or "
             "use the command line"
         )
 
-    def all_rows(self, wanted: Filter, *, sort: str = "name", tail: int = 1) -> Iterator[Row]:
+    def all_rows(self, conditions: Filter, *, sort: str = "name", tail: int = 1) -> Iterator[Row]:
         """Yield all matches in order, with `tail` entries of their ledgers. Reads as many portions
         as it takes. Raises as `page` does."""
-        found = self._find(wanted, sort, WHOLE, "", indexed=False)
+        found = self._find(conditions, sort, WHOLE, "", indexed=False)
         names = dict.fromkeys(found.names)
         while found.cursor:
-            found = self._find(wanted, sort, WHOLE, found.cursor, indexed=False)
+            found = self._find(conditions, sort, WHOLE, found.cursor, indexed=False)
             names |= dict.fromkeys(found.names)
         chunks = _chunks(list(names))
         rows: Iterable[Row] = (r for chunk in chunks for r in self.rows(chunk, found.pulse, tail))
         yield from rows if found.order == sort else sorted(rows, key=_keys[sort])
 
     def _find(
-        self, wanted: Filter, sort: str, most: int, cursor: str, *, indexed: bool = True
+        self, conditions: Filter, sort: str, limit: int, cursor: str, *, indexed: bool = True
     ) -> _Found:
-        for state in wanted.states:
+        for state in conditions.states:
             _refuse("state", state, STATES)
         _refuse("sort", sort, SORTS)
         if self._size < 0:
             self._size = self._store.size()
         if self._size <= WHOLE:
-            found = self._exact(wanted, sort, most, _place(cursor, sort))
-        elif indexed and _is_indexed(wanted):
-            found = self._indexed(wanted, most, _place(cursor, "index"))
+            found = self._exact(conditions, sort, limit, _place(cursor, sort))
+        elif indexed and _is_indexed(conditions):
+            found = self._indexed(conditions, limit, _place(cursor, "index"))
         else:
-            found = self._searched(wanted, most, _place(cursor, "search"))
+            found = self._searched(conditions, limit, _place(cursor, "search"))
         self._size = found.pulse.size
         return found
 
     # ---- in any order, of all of them ---------------------------------------------------------
 
-    def _exact(self, wanted: Filter, sort: str, most: int, after: Place) -> _Found:
+    def _exact(self, conditions: Filter, sort: str, limit: int, after: Place) -> _Found:
         store, pipe = self._store, NamedPipeline(self._store)
-        by_state = bool(wanted.states) or sort == "state"
+        by_state = bool(conditions.states) or sort == "state"
         pipe.add("names", "hkeys", "definitions")
         pipe.add("due", "zrange", "due", 0, -1, withscores=True)
         if by_state:
             pipe.add("failing", "zrange", "failing", 0, -1)
             pipe.add("pauses", "hgetall", "pauses")
-        if wanted.origin:
+        if conditions.origin:
             pipe.add("declared", "smembers", "declared")
         if sort == "last" or store.thresholds.failures > 1:
             pipe.add("outcomes", "hgetall", "outcomes")
@@ -225,17 +225,17 @@ class ScheduleList:
         index = _Index(store, pulse, pipe)
         names: Iterable[str] = map(text, pipe["names"])
         if (
-            wanted.needs_definitions
+            conditions.needs_definitions
             or sort == "state"
-            or not set(wanted.states) <= set(TROUBLE[1:])
+            or not set(conditions.states) <= set(TROUBLE[1:])
         ):
             shelf = self._definitions(pulse.revision)
-            names = [n for n in names if n in shelf and shelf[n].matches(wanted)]
+            names = [n for n in names if n in shelf and shelf[n].matches(conditions)]
             index.invalid = {n for n in names if shelf[n].schedule is None}
-        matches = [name for name in names if index.matches(name, wanted)]
+        matches = [name for name in names if index.matches(name, conditions)]
         places = index.places(matches, sort)
-        chosen = nsmallest(most + 1, (p for p in places if p > after) if after else places)
-        return _Found.of(pulse, chosen, most, sort, total=len(matches))
+        chosen = nsmallest(limit + 1, (p for p in places if p > after) if after else places)
+        return _Found.of(pulse, chosen, limit, sort, total=len(matches))
 
     def _definitions(self, revision: str) -> Mapping[str, _Kept]:
         """Return all definitions, parsed; only those that have changed are parsed again."""
@@ -251,8 +251,8 @@ class ScheduleList:
 
     # ---- as they are indexed, of very many ----------------------------------------------------
 
-    def _indexed(self, wanted: Filter, most: int, after: Place) -> _Found:
-        """Return those in trouble first, then, unless a state is wanted, the rest by fire time."""
+    def _indexed(self, conditions: Filter, limit: int, after: Place) -> _Found:
+        """Return those in trouble; without a state filter the rest follows by fire time."""
         pipe = NamedPipeline(self._store)
         _, last, name = after if after and after[0] == _REST else (_REST, 0, "")
         pipe.add("score", "zscore", "due", name)
@@ -267,26 +267,28 @@ class ScheduleList:
         }
         shown: dict[str, None] = {}
         places: list[Place] = []
-        for i, kind in enumerate(wanted.states or TROUBLE[1:]):
+        for i, kind in enumerate(conditions.states or TROUBLE[1:]):
             places += [[i, n, x] for n, x in enumerate(kinds[kind]) if x not in shown]
             shown.update(dict.fromkeys(kinds[kind]))
-        chosen = [place for place in places if place > after][: most + 1]
-        if wanted.states or len(chosen) > most:
-            return _Found.of(pulse, chosen, most, "index", len(places) if wanted.states else None)
+        chosen = [place for place in places if place > after][: limit + 1]
+        if conditions.states or len(chosen) > limit:
+            return _Found.of(
+                pulse, chosen, limit, "index", len(places) if conditions.states else None
+            )
         # Where the last one shown has gone on to another fire time, what was shown of its old one
         # is met again and left out.
         still = pipe["score"] is not None and score_ms(pipe["score"]) == last
         start = pipe["rank"] + 1 if still else pipe["before"]
         due: Any = self._store.redis.zrange(
-            self._store.key("due"), start, start + most + len(shown), withscores=True
+            self._store.key("due"), start, start + limit + len(shown), withscores=True
         )
         behind: Iterable[Place] = ([_REST, score_ms(score), text(name)] for name, score in due)
         chosen += [p for p in behind if p[-1] not in shown and p > after]
-        return _Found.of(pulse, chosen, most, "index")
+        return _Found.of(pulse, chosen, limit, "index")
 
     # ---- as they are found, of very many ------------------------------------------------------
 
-    def _searched(self, wanted: Filter, most: int, after: Place) -> _Found:
+    def _searched(self, conditions: Filter, limit: int, after: Place) -> _Found:
         """Return the matches of a portion, by name; then of the next portion. A schedule that
         exists all the time is found at least once, as HSCAN guarantees."""
         position, last = after or [0, ""]
@@ -295,15 +297,19 @@ class ScheduleList:
         pulse = read_status(self._store, pipe)
         following, raw = pipe["portion"]
         portion = texts(raw)
-        names = [n for n in sorted(portion) if n > last and wanted.may_match(n, portion[n])]
-        index = self._index_of(names, pulse) if (wanted.states or wanted.origin) and names else None
-        found = list(islice(_matches(portion, names, wanted, index), most + 1))
+        names = [n for n in sorted(portion) if n > last and conditions.may_match(n, portion[n])]
+        index = (
+            self._index_of(names, pulse)
+            if (conditions.states or conditions.origin) and names
+            else None
+        )
+        found = list(islice(_matches(portion, names, conditions, index), limit + 1))
         cursor = ""
-        if len(found) > most:
-            cursor = cursors.encode("search", position, found[most - 1])
+        if len(found) > limit:
+            cursor = cursors.encode("search", position, found[limit - 1])
         elif following:
             cursor = cursors.encode("search", int(following), "")
-        return _Found(pulse, found[:most], None, cursor, "name", len(portion))
+        return _Found(pulse, found[:limit], None, cursor, "name", len(portion))
 
     def _index_of(self, names: list[str], pulse: Status) -> _Index:
         """Return the index of some schedules. One round trip."""
@@ -372,13 +378,13 @@ class _Index:
         self.invalid: Collection[str] = pulse.invalid
         """Those whose definitions cannot be read, as far as that is known."""
 
-    def matches(self, name: str, wanted: Filter, *, readable: bool = True) -> bool:
+    def matches(self, name: str, conditions: Filter, *, readable: bool = True) -> bool:
         """Return whether origin and states match."""
-        if wanted.origin and (name in self._declared) != (wanted.origin == "declared"):
+        if conditions.origin and (name in self._declared) != (conditions.origin == "declared"):
             return False
-        if not wanted.states:
+        if not conditions.states:
             return True
-        return not set(wanted.states).isdisjoint(self.states(name, readable=readable))
+        return not set(conditions.states).isdisjoint(self.states(name, readable=readable))
 
     def states(self, name: str, *, readable: bool = True) -> tuple[str, ...]:
         """Return the states of a schedule."""
@@ -429,9 +435,9 @@ class _Kept:
             schedule = from_definition(name, stored)
         return cls(stored, schedule, search_text(name, schedule))
 
-    def matches(self, wanted: Filter) -> bool:
+    def matches(self, conditions: Filter) -> bool:
         """Return whether queue, tag and text match."""
-        return wanted.matches(self.schedule, self.searched)
+        return conditions.matches(self.schedule, self.searched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,36 +453,36 @@ class _Found:
 
     @classmethod
     def of(
-        cls, pulse: Status, places: list[Place], most: int, order: str, total: int | None = None
+        cls, pulse: Status, places: list[Place], limit: int, order: str, total: int | None = None
     ) -> _Found:
-        """Return the first `most` of these, which are in order."""
-        cursor = cursors.encode(order, *places[most - 1]) if len(places) > most else ""
+        """Return the first `limit` of these, which are in order."""
+        cursor = cursors.encode(order, *places[limit - 1]) if len(places) > limit else ""
         shown = "trouble" if order == "index" else order
-        return cls(pulse, [place[-1] for place in places[:most]], total, cursor, shown)
+        return cls(pulse, [place[-1] for place in places[:limit]], total, cursor, shown)
 
 
 def _matches(
-    portion: Mapping[str, str], names: Iterable[str], wanted: Filter, index: _Index | None
+    portion: Mapping[str, str], names: Iterable[str], conditions: Filter, index: _Index | None
 ) -> Iterator[str]:
     """Yield the names that match. A definition is parsed only when the index does not rule it out,
     because that takes longest."""
     for name in names:
-        if index and "invalid" not in wanted.states and not index.matches(name, wanted):
+        if index and "invalid" not in conditions.states and not index.matches(name, conditions):
             continue
-        if wanted.needs_definitions or wanted.states:
+        if conditions.needs_definitions or conditions.states:
             kept = _Kept.read(name, portion[name])
             readable = kept.schedule is not None
-            if not kept.matches(wanted) or (
-                index and not index.matches(name, wanted, readable=readable)
+            if not kept.matches(conditions) or (
+                index and not index.matches(name, conditions, readable=readable)
             ):
                 continue
         yield name
 
 
-def _is_indexed(wanted: Filter) -> bool:
+def _is_indexed(conditions: Filter) -> bool:
     """Return whether the indexes answer a filter."""
-    known = set(wanted.states) <= {*TROUBLE[1:], "running"}
-    return known and not wanted.origin and not wanted.needs_definitions
+    known = set(conditions.states) <= {*TROUBLE[1:], "running"}
+    return known and not conditions.origin and not conditions.needs_definitions
 
 
 _keys: dict[str, Callable[[Row], Any]] = {
@@ -497,9 +503,9 @@ def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[start : start + CHUNK]
 
 
-def _refuse(option: str, given: str | None, known: Sequence[str]) -> None:
-    if given not in known:
-        raise ScheduleError(f"{option}: expected one of {', '.join(known)}, got {given!r}")
+def _refuse(option: str, value: str | None, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ScheduleError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
 
 
 def _place(cursor: str, order: str) -> Place:

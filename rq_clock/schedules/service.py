@@ -219,7 +219,7 @@ class Schedules:
         matching = Filter(states=states, queue=queue, tag=tag, text=text, origin=origin)
         with self._editor() as editor:
             self._list = self._list or ScheduleList(editor.store)
-            return self._list.search(matching, most=limit, cursor=cursor)
+            return self._list.search(matching, limit=limit, cursor=cursor)
 
     def __iter__(self) -> Iterator[Entry]:
         """Iterate over all schedules, by name."""

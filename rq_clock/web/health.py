@@ -1,6 +1,6 @@
-"""Whether this process is well, for platforms and balancers: open to everybody, so it tells nothing
-that is worth knowing. A missing clock is left out of /readyz unless it is asked for: a dashboard
-must not be taken away just when it says that no clock leads.
+"""Health checks of this process, for platforms and load balancers. They are open to everybody, so
+they reveal nothing. /readyz ignores a missing clock unless `clock=1`: a load balancer must not take
+the dashboard away just when it shows that no clock leads.
 
     /healthz, /livez   this process answers; touches nothing
     /readyz            it can serve: Redis answers in time, with data that this release understands
@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that has to be so; `text` says how it is."""
+    """A condition, whether it holds, and a line about it."""
 
     name: str
     ok: bool
@@ -36,14 +36,13 @@ class Check:
 @router.get("/healthz")
 @router.get("/livez")
 async def healthz() -> JSONResponse:
-    """This process answers."""
+    """Return that this process answers."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get("/readyz")
 def readyz(request: Request) -> JSONResponse:
-    """503 unless all is so that it has to be; the body names what was looked at then, and always
-    with ?verbose."""
+    """Return 503 unless every check is ok. The body lists the checks then, and with ?verbose."""
     clock, verbose = (
         request.query_params.get(name, "0") not in ("0", "false") for name in ("clock", "verbose")
     )
@@ -56,8 +55,8 @@ def readyz(request: Request) -> JSONResponse:
 
 
 def examined(store: Store, *, clock: bool) -> list[Check]:
-    """What a web process needs to serve; with `clock` also that one leads. One round trip; raises
-    nothing that Redis is the reason of."""
+    """Return the checks of a web process; with `clock` also whether a clock leads. One round trip.
+    An unreachable Redis is a failed check, not an error."""
     began = monotonic()
     pipe: Any = store.redis.pipeline(transaction=False)
     pipe.hget(store.key("meta"), "version")

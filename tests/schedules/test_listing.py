@@ -46,13 +46,13 @@ def fill(schedules: Schedules, count: int = 120) -> list[str]:
     return names
 
 
-def turned(seen: ScheduleList, wanted: Filter, sort: str = "trouble", most: int = 7) -> list[str]:
+def turned(seen: ScheduleList, wanted: Filter, sort: str = "trouble", limit: int = 7) -> list[str]:
     """The names on all pages, one after the other."""
     found: list[str] = []
     cursor = ""
     for _ in range(1000):
-        listing = seen.page(wanted, sort=sort, most=most, cursor=cursor)
-        assert len(listing.rows) <= most
+        listing = seen.page(wanted, sort=sort, limit=limit, cursor=cursor)
+        assert len(listing.rows) <= limit
         found += names_of(listing)
         cursor = listing.cursor
         if not cursor:
@@ -105,11 +105,13 @@ class TestPages:
         now = seen.pulse().now
         connection.zadd(PREFIX + "due", {"s100": to_ms(now - timedelta(hours=1))})
         connection.zadd(PREFIX + "failing", {"s050": to_ms(now)})
-        listing = seen.page(Filter(), most=3)
+        listing = seen.page(Filter(), limit=3)
         assert names_of(listing)[:2] == ["s100", "s050"]
         assert (listing.pulse.late_count, listing.pulse.failing_count) == (1, 1)
         assert listing.rows[1].failing is not None
-        assert sorted(turned(seen, Filter(), most=3)) == sorted(set(turned(seen, Filter(), most=3)))
+        assert sorted(turned(seen, Filter(), limit=3)) == sorted(
+            set(turned(seen, Filter(), limit=3))
+        )
         assert turned(seen, Filter(states=("late",))) == ["s100"]
         assert turned(seen, Filter(states=("failing",))) == ["s050"]
 
@@ -119,9 +121,9 @@ class TestPages:
         names = fill(schedules, 60)
         at = to_ms(seen.pulse().now + timedelta(hours=1))
         connection.zadd(PREFIX + "due", dict.fromkeys(names, at))  # a herd at one instant
-        first = seen.page(Filter(), sort="next", most=10)
+        first = seen.page(Filter(), sort="next", limit=10)
         connection.zadd(PREFIX + "due", dict.fromkeys(names_of(first), at + 60_000))
-        second = seen.page(Filter(), sort="next", most=100, cursor=first.cursor)
+        second = seen.page(Filter(), sort="next", limit=100, cursor=first.cursor)
         assert set(names_of(first)) | set(names_of(second)) >= set(names)
 
     def test_a_page_takes_three_round_trips_at_most(
@@ -131,7 +133,7 @@ class TestPages:
         seen.page(Filter())  # how many there are is asked for once
         for wanted in (Filter(), Filter(text="s01"), Filter(states=("paused",)), Filter(tag="t1")):
             with round_trips() as sent:
-                seen.page(wanted, sort="last", most=5)
+                seen.page(wanted, sort="last", limit=5)
             assert 1 <= len(sent) <= 3
 
     def test_total_and_order_are_told_as_they_are(

@@ -88,7 +88,7 @@ def list_schedules(  # noqa: PLR0913 - one a filter
         origin=origin,
     )
     try:
-        found = site.overview.page(matching, sort=sort, most=limit, cursor=cursor)
+        found = site.overview.page(matching, sort=sort, limit=limit, cursor=cursor)
     except ScheduleError:  # state and sort are known here
         raise wrong(
             "cursor", "expected the one of a page in the same order; begin again without one"

@@ -122,7 +122,7 @@ def _history_row(found: ScheduleDetail, entry: LedgerEntry) -> HistoryRow:
         row |= {"reason": entry.reason, "text": times if entry.count > 1 else ""}
         row["since"] = entry.first if entry.count > 1 else None
     elif isinstance(entry, Enqueued):
-        who = found.asked_by(entry)
+        who = found.actor_of(entry)
         row["reason"] = entry.reason.replace("_", "-") + (f" · {who}" if who else "")
         row |= {"late": late(entry.lag), "job": found.job_of(entry)}
         if attempt := entry.attempt:

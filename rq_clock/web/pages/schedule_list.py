@@ -51,7 +51,7 @@ def list_page(  # noqa: PLR0913 - one a filter
     query = {"state": state, "queue": queue, "tag": tag, "q": q.strip(), "origin": origin}
     if size not in SIZES:
         raise Problem("validation", f"size: expected one of {SIZES}, got {size}")
-    listing = site.overview.page(_filter(query), sort=sort, most=size, cursor=cursor)
+    listing = site.overview.page(_filter(query), sort=sort, limit=size, cursor=cursor)
     kept = {**query, "sort": "" if sort == "trouble" else sort, "size": "" if size == 50 else size}
     following = {**kept, "cursor": listing.cursor, "at": at + len(listing.rows)}
     return page(

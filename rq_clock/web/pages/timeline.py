@@ -112,7 +112,7 @@ def timeline_page(  # noqa: PLR0913 - one a filter
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
     states = (state,) if state else ()
     match = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
-    listing = site.overview.page(match, most=LANES, cursor=cursor)
+    listing = site.overview.page(match, limit=LANES, cursor=cursor)
     now = listing.pulse.now
     start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
     window = Window(start - HALF + shift * _HOUR, now, _known_zone(tz))
