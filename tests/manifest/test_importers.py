@@ -19,8 +19,7 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rq_clock.manifest.importers import crontab as importing
-from rq_clock.manifest.importers import parsing as foreign
+from rq_clock.manifest.importers import cron_to_go, crontab, heroku, result
 from rq_clock.manifest.importers.cron_to_go import from_cron_to_go
 from rq_clock.manifest.importers.crontab import from_crontab
 from rq_clock.manifest.importers.heroku import from_heroku_scheduler
@@ -561,7 +560,7 @@ class TestUsers:
     )
     def test_whether_there_are_users_is_guessed_and_said(self, text: str, is_system: bool) -> None:
         imported = from_crontab(text)
-        guess = "was taken for a user" if is_system else "was not taken for a user"
+        guess = "is read as a user" if is_system else "is not read as a user"
         assert any(guess in note for note in imported.notes)
         assert any("was run as the user" in note for note in imported.notes) is is_system
 
@@ -569,7 +568,7 @@ class TestUsers:
         text = "0 0 * * * joe /y\n"
         users, system = from_crontab(text, system=False), from_crontab(text, system=True)
         assert (target_of(users).shell, target_of(system).shell) == ("joe /y", "/y")
-        assert not any("taken for" in note for note in (*users.notes, *system.notes))
+        assert not any("as a user;" in note for note in (*users.notes, *system.notes))
 
     def test_an_entry_of_the_system_without_a_user_is_left_out(self) -> None:
         [left] = from_crontab("0 0 * * * root\n", system=True).left_out
@@ -819,10 +818,10 @@ class TestCronToGo:
         ]
         notes = from_cron_to_go(json.dumps(jobs)).notes
         assert set(notes) >= {
-            "a: if 'worker' is a process of the Procfile, give it that one's command",
-            "a: not understood and not carried over: webhook",
+            "a: if 'worker' is a process of the Procfile, use its command",
+            "a: unknown and not carried over: webhook",
             "b: does not wait for its start date",
-            "b: runs on days that match both its day fields; Cron To Go may take either",
+            "b: runs on days that match both its day fields; Cron To Go may need only one",
             "c: its rate is elapsed time, counted from 1970-01-01 UTC",
         }
 
@@ -896,7 +895,7 @@ class TestAnyText:
             for note in imported.notes
         )
 
-    @pytest.mark.parametrize("module", [importing, foreign])
+    @pytest.mark.parametrize("module", [crontab, cron_to_go, heroku, result])
     def test_it_is_pure(self, module: ModuleType) -> None:
         loaded = set(re.findall(r"^(?:from|import) (\w+)", inspect.getsource(module), re.MULTILINE))
         assert not loaded & {"redis", "rq", "os", "time", "click", "subprocess", "pathlib"}

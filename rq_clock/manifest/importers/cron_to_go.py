@@ -4,61 +4,85 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest.importers.heroku import _dyno_note
-from rq_clock.manifest.importers.parsing import CronToGoJob, ImportRejected, manifest_jobs
-from rq_clock.manifest.importers.result import POLICIES, Imported, _Found
+from rq_clock.manifest import reader
+from rq_clock.manifest.importers.heroku import dyno_note
+from rq_clock.manifest.importers.result import POLICIES, Collector, Imported
 from rq_clock.model.targets import command
 from rq_clock.redaction import masked_json
 from rq_clock.timing.triggers import Trigger, cron, every
 
 _RATE = re.compile(r"(\d{1,9})\s+(minute|hour|day)s?")
-
 _FIRST_DELAY, _LONGEST_DELAY, _RETRY_LIMIT = 10, 3600, 20
-
-_DEFAULT_SECONDS = 1800  # what its own import takes when a job says nothing
-
+_DEFAULT_SECONDS = 1800  # the default of its own import
 _KNOWN = re.compile(
     r"alias|nickname|name|schedule(expression|type)?|startdate|timezone|command|target|dyno|size"
     r"|type|timeout|timetolive|retries|jitter|state"
-    r"|id|createdat|updatedat|lastattempt|nextrun|jobexecutionscount"  # what it keeps for itself
+    r"|id|createdat|updatedat|lastattempt|nextrun|jobexecutionscount"  # its own records
 )
 
 
 def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
-    """The jobs of Cron To Go: the manifest of `heroku cron:jobs:export` (YAML), or the JSON of
-    `heroku cron:jobs --json` and of its API.
+    """Return the jobs of Cron To Go: the manifest of `heroku cron:jobs:export` (YAML), or the JSON
+    of `heroku cron:jobs --json` and of its API. The `line` of a rejected job is its number.
 
-    Understood are, in the spelling of either: `nickname`/`Alias`, `schedule`/`ScheduleExpression`
-    (cron or a rate, "3 hours") with `ScheduleType`, `start_date`/`StartDate` (the phase of a
-    rate), `timezone`, `command`/`Target.Command`, `timeout`/`Target.TimeToLive` (s, 1800 when
-    missing), `retries`, `jitter` (min), `state` (enabled, paused), `dyno`/`Target.Size` (a note).
+    It reads these fields, in the spelling of either: `nickname`/`Alias`,
+    `schedule`/`ScheduleExpression` (cron or a rate, "3 hours") with `ScheduleType`,
+    `start_date`/`StartDate` (the phase of a rate), `timezone`, `command`/`Target.Command`,
+    `timeout`/`Target.TimeToLive` (s, 1800 when missing), `retries`, `jitter` (min), `state`
+    (enabled, paused), `dyno`/`Target.Size` (a note).
     """
-    found = _Found(queue)
-    for job in manifest_jobs(text):
-        if isinstance(job, ImportRejected):
-            found.leave(job.line, job.text, job.reason)
+    found = Collector(queue)
+    for number, job in enumerate(_jobs(text, found), 1):
+        if not isinstance(job, dict):
+            found.leave_out(number, json.dumps(job), "expected a job with named fields")
             continue
-        try:
-            _add_job(found, job)
-        except ScheduleError as error:
-            found.leave(job.number, _shown_job(job), error)
+        fields = _fields(job)
+        if isinstance(fields.get("target"), dict):
+            fields |= _fields(fields.pop("target"))
+        with found.leaving_out(number, _shown_job(fields)):
+            _add_job(found, fields)
     return found.done()
 
 
-def _shown_job(job: CronToGoJob) -> str:
+def _jobs(text: str, found: Collector) -> Iterable[Any]:
+    """Return the jobs of a manifest: of a list of jobs, {"jobs": [...]}, or one job."""
     try:
-        return json.dumps(masked_json(job.fields), ensure_ascii=False)
+        jobs = reader.read(text).value
+    except ScheduleError as error:
+        line = error.faults[0].line or 1
+        shown = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
+        found.leave_out(line, shown, f"cannot read the manifest: {error}")
+        return []
+    if isinstance(jobs, dict):
+        fields = _fields(jobs)
+        if "jobs" in fields:
+            jobs = fields["jobs"]
+        elif not {"command", "target"} & fields.keys():
+            reason = "expected the list of a manifest, 'jobs:', or a job"
+            found.leave_out(1, text.partition("\n")[0], reason)
+            return []
+    return jobs if isinstance(jobs, list) else [] if jobs is None else [jobs]
+
+
+def _fields(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by their names in lower case and without `_`: `StartDate` and `start_date` are
+    `startdate`."""
+    return {name.lower().replace("_", ""): value for name, value in job.items()}
+
+
+def _shown_job(fields: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(masked_json(fields), ensure_ascii=False)
     except RecursionError:  # brackets in brackets
         return ""
 
 
-def _add_job(found: _Found, job: CronToGoJob) -> None:
-    fields = job.fields
+def _add_job(found: Collector, fields: Mapping[str, Any]) -> None:
     if (kind := _text(fields, "type") or "dyno") != "dyno":
         raise ScheduleError(f"expected the target type 'dyno', got {kind!r}")
     line = _text(fields, "command", "target")
@@ -80,15 +104,15 @@ def _add_job(found: _Found, job: CronToGoJob) -> None:
     )
     if state == "paused":
         found.paused.append(name)
-    found.note(name, _dyno_note(_text(fields, "dyno", "size")), POLICIES, *notes)
+    found.note(name, dyno_note(_text(fields, "dyno", "size")), POLICIES, *notes)
     if jitter:
-        found.note(name, "its jitter is the same part each time, chosen by its name")
+        found.note(name, "its jitter is the same delay each time, derived from its name")
     if retries:
-        found.note(name, "is tried again after 10 s, 20 s, … 1 h; Cron To Go names no delays")
+        found.note(name, "is retried after 10 s, 20 s, … 1 h; Cron To Go documents no delays")
     if re.fullmatch(r"[a-z][\w-]*", line):
-        found.note(name, f"if {line!r} is a process of the Procfile, give it that one's command")
+        found.note(name, f"if {line!r} is a process of the Procfile, use its command")
     if others := [field for field in fields if not _KNOWN.fullmatch(field)]:
-        found.note(name, f"not understood and not carried over: {', '.join(others)}")
+        found.note(name, f"unknown and not carried over: {', '.join(others)}")
 
 
 def _trigger(fields: Mapping[str, Any]) -> tuple[Trigger, list[str]]:
@@ -102,7 +126,7 @@ def _trigger(fields: Mapping[str, Any]) -> tuple[Trigger, list[str]]:
         trigger = cron(expression, zone or "UTC")
         _, _, day, _, weekday = (*trigger.expression.split(), "", "", "", "", "")[:5]
         if "*/" in (day + weekday) and "*" not in (day, weekday):
-            late.append("runs on days that match both its day fields; Cron To Go may take either")
+            late.append("runs on days that match both its day fields; Cron To Go may need only one")
         return trigger, late
     if rate is None:
         raise ScheduleError(f"expected a rate such as '3 hours', got {expression!r}")
@@ -120,7 +144,7 @@ def _start(fields: Mapping[str, Any]) -> datetime | None:
         at = datetime.fromisoformat(value)
     except (ValueError, TypeError):
         raise ScheduleError(f"expected start_date as ISO 8601, got {value!r}") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)  # so does its own import
+    return at if at.tzinfo else at.replace(tzinfo=UTC)  # as its own import does
 
 
 def _text(fields: Mapping[str, Any], *names: str) -> str:

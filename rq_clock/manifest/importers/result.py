@@ -1,26 +1,29 @@
-"""The result of an import: schedules, rejected lines, and notes."""
+"""The result of an import: schedules with their names, rejected lines, and notes."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest.importers.parsing import program_of, slug
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command
 from rq_clock.redaction import masked_text, printable
 from rq_clock.timing.triggers import Trigger
 
 LONGEST_SHOWN, LONGEST_NOTE = 200, 400
-"""Characters of a line, a job or a reason that are shown; of a note."""
+"""Maximum characters of a shown line, job or reason, and of a note."""
 
 NAMED = 5
-"""Schedules that a note names; the rest are counted."""
+"""Schedules that a note names; it counts the rest."""
 
 POLICIES = (
-    "skips a run while the one before goes on (overlap) and catches up the newest one missed in an "
-    "outage (catch_up), neither of which was done there"
+    "skips a run while the previous one is still going (overlap) and catches up the newest one "
+    "missed in an outage (catch_up); neither was done there"
 )
 
 
@@ -44,7 +47,7 @@ class Imported:
     paused: tuple[str, ...] = ()
 
 
-class _Found:
+class Collector:
     """Collects the result of an import."""
 
     def __init__(self, queue: str) -> None:
@@ -72,11 +75,19 @@ class _Found:
             name = f"{base}-{self.numbers[base]}"
         return name
 
-    def leave(self, line: int, text: str, reason: object) -> None:
+    def leave_out(self, line: int, text: str, reason: object) -> None:
         shown, why = (
             printable(_masked(part.strip()), LONGEST_SHOWN) for part in (text, str(reason))
         )
         self.left_out.append(LeftOut(line=line, text=shown, reason=why))
+
+    @contextmanager
+    def leaving_out(self, line: int, text: str) -> Iterator[None]:
+        """Leave a line out if this block raises ScheduleError, and continue."""
+        try:
+            yield
+        except ScheduleError as error:
+            self.leave_out(line, text, error)
 
     def note(self, name: str, *texts: str) -> None:
         """Add notes about a schedule. Schedules with the same note share it."""
@@ -100,7 +111,66 @@ class _Found:
 
 
 def _masked(text: str) -> str:
-    """Return a text with its secrets masked. A rejected line may have an open quote, behind which
-    nothing would be masked."""
+    """Return a text with its secrets masked, also after an open quote."""
     open_quotes = "".join(mark for mark in "\"'" if text.count(mark) % 2)
     return masked_text(text + open_quotes).removesuffix(open_quotes)
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines as cron counts them: Unicode has more line breaks."""
+    lines = text.removeprefix("\ufeff").split("\n")
+    return [line.removesuffix("\r").lstrip(" \t") for line in lines]
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+_LONGEST_NAME = 60
+_FILLERS = re.compile(  # commands that only prepare the main one
+    r"cd|test|\[|\[\[|sleep|set|unset|export|umask|ulimit|source|\.|if|while|for|case|true|false|:"
+    r"|type|which|exit|echo|printf|mkdir|touch|eval|trap|wait"
+)
+_WRAPPERS = re.compile(  # programs that run their argument
+    r"sudo|su|runuser|env|nice|ionice|nohup|time|timeout|flock|exec|chronic|setsid|command|bundle"
+    r"|poetry|pipenv|uv|npx|run|then|else|do|!|(python|ruby|perl|php|node|bash|sh|dash|zsh)[\d.]*"
+)
+_RUNNERS = re.compile(  # programs whose first argument names the task
+    r"manage\.py|rake|artisan|make|npm|yarn|rails|run-parts|django-admin|flask|console"
+)
+
+
+def slug(text: str) -> str:
+    """Return a text as a name in lower case and dashes; "" if no letter is left."""
+    plain = unicodedata.normalize("NFKD", text.replace("'", "")).encode("ascii", "ignore")
+    words = re.findall(r"[a-z0-9_]+", plain.decode().lower())
+    name = words[0][:_LONGEST_NAME] if words else ""
+    for word in words[1:]:
+        if len(name) + 1 + len(word) > _LONGEST_NAME:
+            break
+        name += f"-{word}"
+    return name
+
+
+def program_of(line: str) -> str:
+    """Return a name for a command: its program, or the script that an interpreter runs.
+
+    It is a guess, and never an argument, which could be a secret.
+    """
+    line = re.sub(r"\s-[er]\s+('[^']*'|\"[^\"]*\")", " ", line.partition("\n")[0][:1000])
+    line = re.sub(r"\b(sudo|runuser)((?:\s+-\w+)*?)\s+-[ug]\s+\S+", r"\1\2", line)
+    line = re.sub(r"\bsu\s[^;&|]*?\s-c\s", " ", line)
+    fallback = "job"
+    for part in re.split(r"&&|\|\|?|[;&(){}`]", line):
+        words = [word.strip("'\"") for word in part.split()]
+        words = [w for w in words if w and not re.match(r"-|[\d<>]|\w+=|\*+$", w)]
+        while words:
+            program = words.pop(0).rpartition("/")[2]
+            if _FILLERS.fullmatch(program):
+                break
+            if not _WRAPPERS.fullmatch(program):
+                more = words[0].rpartition("/")[2] if _RUNNERS.fullmatch(program) and words else ""
+                stem = re.sub(r"\.(py|sh|rb|pl|php|js)\Z", "", program)
+                return slug(f"{stem} {more}") or fallback
+            fallback = slug(program) or fallback
+            if program == "flock" and words:
+                words.pop(0)
+    return fallback
