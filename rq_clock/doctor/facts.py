@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """What the app declares: None when it could not be loaded, and `problem` says why. `faults` are
-    what is wrong with its declarations."""
+    """The schedules that the app declares; None when it could not be loaded, for the reason in
+    `problem`. `faults` are the faults of its declarations."""
 
     schedules: Mapping[str, Schedule] | None = None
     faults: Sequence[str] = ()
@@ -52,14 +52,15 @@ class Seen:
     entry: Entry
     next: datetime | None = None
     """The next fire time by definition and marker."""
-    told: datetime | None = None
-    """The newest fire time that its ledger has as decided."""
+    recorded: datetime | None = None
+    """The newest decided fire time in its ledger."""
     trouble: str = ""
     """Why its ledger cannot be read."""
 
     @property
     def misplaced(self) -> bool:
-        """Whether the due index says otherwise; it may where the definition cannot be read."""
+        """Return whether the due index is wrong. It may differ where the definition cannot be
+        read."""
         return self.entry.schedule is not None and self.entry.next_fire != self.next
 
 
@@ -78,7 +79,7 @@ class Facts:
     status: Status
     info: Mapping[str, Any]
     config: Mapping[str, str]
-    """What INFO does not tell. Empty where the server lets nobody ask, as `info` may be."""
+    """Settings that INFO lacks. Empty, like `info`, where the server refuses the command."""
     namespace: str
     owner: tuple[str, str]
     here: Mapping[str, str] = field(default_factory=releases)
@@ -89,7 +90,7 @@ class Facts:
     unmarked: Mapping[str, datetime | None] = field(default_factory=dict)
     """Schedules without a marker, and the newest fire time in their ledger."""
     strays: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Key → names in it of which there is no definition."""
+    """Key → names in it without a definition."""
     queues: Mapping[str, Served] = field(default_factory=dict)
     foreign: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Workers of another make, and the queues that they serve."""
@@ -108,21 +109,21 @@ class Facts:
 
     @property
     def readable(self) -> bool:
-        """Whether the namespace can be looked into with this release and this server."""
+        """Return whether this release can read the namespace on this server."""
         known = not data_fault(self.namespace, int(self.meta.get("version", "0")))
         return known and (not self.info or server_version(self.info) >= OLDEST_REDIS)
 
 
 def server_version(info: Mapping[str, Any]) -> tuple[int, ...]:
-    """The version of the Redis that the server is, or is compatible with."""
+    """Return the version of Redis that the server is, or is compatible with."""
     return tuple(int(n) for n in re.findall(r"\d+", str(info.get("redis_version", "0")))[:2])
 
 
 def gather(
     store: Store, executions: Executions, owner: tuple[str, str], code: Code, *, whole: bool = True
 ) -> Facts:
-    """Read it all; `owner` is what the settings say, with its former name. Unless `whole` only the
-    server and the leader are looked at, in a few round trips. Raises RedisError."""
+    """Return all facts. `owner` is the owner in the settings and its former name. Unless `whole`,
+    only the status and the server are read, in a few round trips. Raises RedisError."""
     redis: Any = store.redis
     status = read_status(store)
     info = _allowed(redis.info) or {}
@@ -173,7 +174,7 @@ def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:
 
 
 def _allowed(ask: Callable[[], T]) -> T | None:
-    """The answer; None where the server has no such command, or not for us."""
+    """Return the reply; None where the server lacks or refuses the command."""
     try:
         return ask()
     except ResponseError:
@@ -195,8 +196,8 @@ def _config(redis: Any, info: Mapping[str, Any]) -> dict[str, str]:
 def read_schedules(
     store: Store, names: Sequence[str]
 ) -> tuple[dict[str, Seen], dict[str, datetime | None]]:
-    """These schedules as found, and those without a marker. In two round trips, ledgers first: a
-    commit in between moves the marker ahead of what was read, never behind it."""
+    """Return these schedules, and those without a marker. Two round trips, ledgers first: a commit
+    in between moves the marker ahead of the ledger that was read, never behind it."""
     pipe = store.redis.pipeline(transaction=False)
     for name in names:
         pipe.lindex(store.key(f"ledger:{name}"), -1)
@@ -205,19 +206,19 @@ def read_schedules(
     found: dict[str, Seen] = {}
     unmarked: dict[str, datetime | None] = {}
     for name, line in zip(names, lines, strict=True):
-        told, trouble = _told(line)
+        recorded, trouble = _recorded(line)
         entry = entries.get(name)
         if entry is None:
-            unmarked[name] = told
+            unmarked[name] = recorded
             continue
         following = entry.schedule.next_after(entry.decided) if entry.schedule else None
-        found[name] = Seen(entry=entry, next=following, told=told, trouble=trouble)
+        found[name] = Seen(entry=entry, next=following, recorded=recorded, trouble=trouble)
     return found, unmarked
 
 
-def _told(line: Any) -> tuple[datetime | None, str]:
-    """The fire time up to which the last line of a ledger says that all is decided, if it does; and
-    why it cannot be read."""
+def _recorded(line: Any) -> tuple[datetime | None, str]:
+    """Return the fire time up to which all is decided by the last line of a ledger, if it names
+    one, and why the line cannot be read."""
     if line is None:
         return None, ""
     try:
@@ -234,14 +235,14 @@ def _told(line: Any) -> tuple[datetime | None, str]:
 
 
 def _unless_moved(before: Seen, again: Seen) -> Seen:
-    """The first look stands if the marker stood still until the second one: then the index was read
-    beside that very marker. Otherwise a clock is at work on the schedule, and is right."""
+    """Return the first look if the marker did not move until the second: then the index was read
+    beside that marker. Otherwise a clock is at work on the schedule, and is right."""
     still = (before.entry.base, before.entry.revision) == (again.entry.base, again.entry.revision)
     return before if still else replace(again, entry=replace(again.entry, next_fire=again.next))
 
 
 def _lacking(store: Store, key: str, names: Collection[str]) -> list[str]:
-    """Those of the schedules that are not in a hash; of those that there still are."""
+    """Return the schedules that still exist and are not in a hash."""
     found = []
     for portion in portions(sorted(names)):
         pipe = store.redis.pipeline(transaction=True)
@@ -253,7 +254,7 @@ def _lacking(store: Store, key: str, names: Collection[str]) -> list[str]:
 
 
 def _strays(store: Store, known: Collection[str]) -> dict[str, list[str]]:
-    """Names without a definition, by the key that they are in."""
+    """Return names without a definition, by the key that they are in."""
     redis: Any = store.redis
     scans: dict[str, Iterable[Any]] = {
         key: (name for name, _ in redis.hscan_iter(store.key(key), count=SCAN)) for key in _HASHES
@@ -283,7 +284,7 @@ def _strays(store: Store, known: Collection[str]) -> dict[str, list[str]]:
 
 
 def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served], set[str]]:
-    """The queues that schedules name or that hold jobs, and the workers that live."""
+    """Return the queues that schedules name or that hold jobs, and the living workers."""
     registered = {text(key).removeprefix("rq:queue:") for key in redis.smembers("rq:queues")}
     jobs: dict[str, int] = {}
     serving: dict[str, set[str]] = {}

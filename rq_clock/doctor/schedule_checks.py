@@ -1,11 +1,10 @@
-"""What is wrong, and what to do about it: the checks of `rq-clock doctor`.
+"""The checks of `rq-clock doctor` about schedules: problems and their remedies. Pure.
 
-Each check looks at the `Facts` that examination.py has gathered and yields what it finds. All are
-pure, and none raises. An error keeps something from running, or will; a warning is a risk, or the
-sign of one; an info is worth knowing, and well.
+Each check yields its findings from the `Facts` of facts.py, and none raises. An error keeps
+something from running, or will. A warning is a risk or a sign of one. An info needs no action.
 
-A finding's code never changes its meaning: scripts and alerts rely on it. Those about the schedules
-are made here, those about the rest in surroundings.py.
+A finding's code never changes its meaning: scripts and alerts rely on it. The checks of the server,
+the leader and the queues are in server_checks.py.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
-from rq_clock.doctor import server_checks as surroundings
+from rq_clock.doctor import server_checks
 from rq_clock.doctor.facts import Facts, Seen
 from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, few
 from rq_clock.timing.describe import dst_remarks
@@ -23,34 +22,35 @@ from rq_clock.timing.instants import iso
 from rq_clock.timing.triggers import Once, Trigger
 
 AHEAD = timedelta(minutes=1)
-"""So far a marker may be ahead: machines' clocks differ, and a one-off job in a pause is looked at
-again each minute (schedule.LOOK_AGAIN)."""
+"""How far a marker may be ahead: machines' clocks differ, and a one-off job in a pause is checked
+again each minute (model/decision.py, LOOK_AGAIN)."""
 HERD = 1000
-"""Schedules of one second that the workers of few apps are up to."""
+"""Schedules of one second, more than the workers of most apps can start at once."""
 _DAY = timedelta(days=1)
 
 
 def findings(facts: Facts, now: datetime) -> list[Finding]:
-    """Everything that is to be said, the worst first; `now` is this machine's, read just before the
-    facts were gathered."""
+    """Return all findings, worst first. `now` is this machine's time, read just before the facts
+    were gathered."""
     found = [finding for check in _CHECKS for finding in check(facts, now)]
     return sorted(found, key=lambda f: (ERROR, WARNING, INFO).index(f.level))
 
 
 def healthy(found: Iterable[Finding]) -> bool:
-    """Whether there is nothing to mend."""
+    """Return whether no finding needs action."""
     return all(finding.level == INFO for finding in found)
 
 
 def _about(
-    level: str, code: str, told: Mapping[str, str], text: str, remedy: str
+    level: str, code: str, schedules: Mapping[str, str], text: str, remedy: str
 ) -> Iterator[Finding]:
-    """One finding about these schedules, if there are any: `text` says how many they are and, for
-    the first few, what is told of each."""
-    if told:
-        count = count_of(len(told), "schedule")
-        said = text.format(count, few(told.values()))
-        yield Finding(level=level, code=code, text=said, remedy=remedy, schedules=tuple(told))
+    """Yield one finding about these schedules, if there are any. `text` gets their number and the
+    descriptions of the first few."""
+    if schedules:
+        count = count_of(len(schedules), "schedule")
+        text = text.format(count, few(schedules.values()))
+        names = tuple(schedules)
+        yield Finding(level=level, code=code, text=text, remedy=remedy, schedules=names)
 
 
 # ---- markers ----------------------------------------------------------------------------------
@@ -68,12 +68,12 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
         "{} without a marker, and never due again; Redis lost data: {}",
         f"`redis-cli HDEL {definitions} <schedule>`, {anew}",
     )
-    behind = [s for s in facts.seen if s.told and s.told > s.entry.decided]
+    behind = [s for s in facts.seen if s.recorded and s.recorded > s.entry.decided]
     since = min((s.entry.decided for s in behind), default=now)
     yield from _about(
         ERROR,
         "marker-behind",
-        {s.entry.name: f"{s.entry.name} from {_or_never(s.told)} to {iso(s.entry.decided)}"
+        {s.entry.name: f"{s.entry.name} from {_or_never(s.recorded)} to {iso(s.entry.decided)}"
          for s in behind},
         "the markers of {} went back, as when a failover loses data; what was written since "
         f"{iso(since)} may be gone: {{}}",
@@ -199,7 +199,7 @@ def _code(facts: Facts, now: datetime) -> Iterator[Finding]:
             level=ERROR,
             code="app-faulty",
             text=f"no clock starts with what the app declares: {few(code.faults)}",
-            remedy="`rq-clock check` tells each fault",
+            remedy="`rq-clock check` lists each fault",
         )
     if code.schedules is None or code.faults or not facts.readable:
         return
@@ -213,8 +213,8 @@ def _code(facts: Facts, now: datetime) -> Iterator[Finding]:
         WARNING,
         "code-differs",
         {name: name for name in sorted(differing.difference(facts.unmarked))},
-        "{} declared otherwise here than the clock has taken in: {}",
-        "restart the clock with this release; until then what it has taken in runs",
+        "{} declared otherwise here than the clock has reconciled: {}",
+        "restart the clock with this release; until then the reconciled definitions run",
     )
 
 
@@ -252,11 +252,11 @@ def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
         "clock-change",
         dict(sorted(remarks.items())),
         "{} touched by a change of the clocks within a year: {}",
-        "none needed if that is meant; `rq-clock explain` tells more",
+        "none needed if that is meant; `rq-clock explain` shows more",
     )
 
 
-_CHECKS = (*surroundings.CHECKS, _markers, _index, _trouble, _definitions, _code, _times)
+_CHECKS = (*server_checks.CHECKS, _markers, _index, _trouble, _definitions, _code, _times)
 
 
 def _or_never(t: datetime | None) -> str:

@@ -19,7 +19,7 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 SKEW = timedelta(seconds=1)
 """Further apart than this, two machines' clocks make runs visibly early or late."""
 TELLING = timedelta(seconds=30)
-"""A leader tells every 12 s how it is (session.TELL_EVERY)."""
+"""A leader reports its last tick at least every 12 s."""
 FULL = 0.8
 """The part of its memory that a server may use before it is called full."""
 BEHIND = 1_000_000
@@ -101,37 +101,37 @@ def _persistence(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level=INFO,
             code="persistence-unknown",
-            text="Redis keeps no append-only file, and whether it saves snapshots cannot be asked",
+            text="Redis keeps no append-only file, and whether it saves snapshots is unknown",
             remedy=remedy,
         )
 
 
 def _room(facts: Facts) -> Iterator[Finding]:
-    used, most = facts.info.get("used_memory", 0), facts.info.get("maxmemory", 0)
-    if most and used > FULL * most:
+    used, limit = facts.info.get("used_memory", 0), facts.info.get("maxmemory", 0)
+    if limit and used > FULL * limit:
         yield Finding(
             level=WARNING,
             code="memory",
-            text=f"{used / most:.0%} of Redis's memory is used ({used >> 10} of {most >> 10} kB); "
-            "a full one takes no jobs",
+            text=f"{used / limit:.0%} of Redis's memory is used "
+            f"({used >> 10} of {limit >> 10} kB); a full one takes no jobs",
             remedy="lower result_ttl, failure_ttl and RQ_CLOCK_HISTORY, empty queues that nobody "
             "serves, or take a larger plan",
         )
-    taken = int(facts.info.get("connected_clients", 1)) - 1  # the one that asks goes
+    clients = int(facts.info.get("connected_clients", 1)) - 1  # without this one
     limit = int(facts.info.get("maxclients") or facts.config.get("maxclients") or 0)
     if not limit:
         yield Finding(
             level=INFO,
             code="connections-unknown",
-            text=f"{taken} connections are in use; how many there may be cannot be asked here",
+            text=f"{clients} connections are in use; the limit is unknown",
             remedy="compare with the plan: a deploy needs twice as many for a while",
         )
-    elif 2 * taken > limit:
+    elif 2 * clients > limit:
         yield Finding(
             level=WARNING,
             code="connections",
-            text=f"{taken} of {limit} connections are in use; a deploy, where old and new "
-            f"processes run side by side, needs {2 * taken}",
+            text=f"{clients} of {limit} connections are in use; a deploy, where old and new "
+            f"processes run side by side, needs {2 * clients}",
             remedy="run fewer processes or a lower WORKER_CONCURRENCY, close what else is "
             "connected, or take a larger plan",
         )
@@ -273,25 +273,25 @@ def _queues(facts: Facts, now: datetime) -> Iterator[Finding]:
             of[seen.entry.schedule.queue].append(seen.entry.name)
     idle = {queue: served.jobs for queue, served in facts.queues.items() if not served.workers}
     if idle:
-        told = [
+        items = [
             f"{queue} ({count_of(jobs, 'job')} waiting)" for queue, jobs in sorted(idle.items())
         ]
         names = sorted(name for queue in idle for name in of[queue])
         yield Finding(
             level=ERROR if any(idle.values()) else WARNING,
             code="queue-without-worker",
-            text=f"no worker serves {few(told)}",
+            text=f"no worker serves {few(items)}",
             remedy="start one for it (`rq-clock worker QUEUE`, WORKER_QUEUES), or correct the "
             "schedule's queue",
             schedules=tuple(names),
         )
     if facts.foreign:
-        told = [f"{name} ({', '.join(served)})" for name, served in sorted(facts.foreign.items())]
+        items = [f"{name} ({', '.join(served)})" for name, served in sorted(facts.foreign.items())]
         yield Finding(
             level=WARNING,
             code="foreign-workers",
             text=f"workers of another make, or of another namespace, serve the same queues: "
-            f"{few(told)}; they keep no groups, and RQ's own lose jobs in restarts",
+            f"{few(items)}; they keep no groups, and RQ's own lose jobs in restarts",
             remedy="run `rq-clock worker` for these queues, and only that",
         )
 
@@ -302,10 +302,10 @@ CHECKS = (_server, _clocks, _leadership, _handovers, _versions, _queues)
 # ---- words ------------------------------------------------------------------------------------
 
 
-def few(told: Collection[str]) -> str:
+def few(items: Collection[str]) -> str:
     """The first of them, and how many more there are."""
-    more = len(told) - _SHOWN
-    return ", ".join(islice(told, _SHOWN)) + (f" and {more} more" if more > 0 else "")
+    more = len(items) - _SHOWN
+    return ", ".join(islice(items, _SHOWN)) + (f" and {more} more" if more > 0 else "")
 
 
 def count_of(count: int, noun: str) -> str:
