@@ -36,13 +36,12 @@ from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.manifest.definition import Item, Paused
 from rq_clock.manifest.diff import Plan, hidden
 from rq_clock.manifest.document import dump, read
-from rq_clock.manifest.export import Chosen, choose
+from rq_clock.manifest.export import choose
 from rq_clock.manifest.importers.cron_to_go import from_cron_to_go
 from rq_clock.manifest.importers.crontab import from_crontab
 from rq_clock.manifest.importers.heroku import from_heroku_scheduler
 from rq_clock.manifest.importers.result import Imported
 from rq_clock.manifest.reader import LONGEST
-from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
 from rq_clock.serializers.schedules import ChangesView, plan_view
 from rq_clock.settings import Settings
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Schedules in the way that are listed; the rest is counted."""
-_CHUNK = 500
 file_argument = click.argument("file", type=click.File("rb"))
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would change.")
 prune_option = click.option(
@@ -83,7 +81,9 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
 
     path = None if output in (None, "-") else Path(str(output))
     form = form or ("json" if path and path.suffix == ".json" else "yaml")
-    items, chosen = _exported(open_store(), set(tags))
+    store = open_store()
+    chosen = choose(store.everything(), tags)
+    items = chosen.items(store.pauses([schedule.name for schedule in chosen.schedules]), now())
     text = dump(items, form=form, secrets=with_secrets)
     if path is None:
         click.echo(text, nl=False)
@@ -97,17 +97,6 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
     if chosen.faults:
         _complain_of(f"left out: {fault}" for fault in chosen.faults)
         sys.exit(1)
-
-
-def _exported(store: Store, tags: set[str]) -> tuple[list[Item], Chosen]:
-    """The schedules to write, and what is not."""
-
-    chosen = choose(store.everything(), tags)
-    pauses: dict[str, Pause] = {}
-    for start in range(0, len(chosen.schedules), _CHUNK):
-        portion = chosen.schedules[start : start + _CHUNK]
-        pauses |= store.pauses([schedule.name for schedule in portion])
-    return chosen.items(pauses, now()), chosen
 
 
 def _write(path: Path, text: str, *, private: bool) -> None:
@@ -146,7 +135,7 @@ def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
     """
 
     store = open_store()
-    plan = schedules_of(store).plan(_items(store, file), prune=prune)
+    plan = schedules_of(store).plan(read(_text(file)), prune=prune)
     print_changes(plan_view(plan, store.namespace))
     _carry_out(store, plan, f"apply {_name(file)}", dry_run=dry_run, yes=yes)
 
@@ -167,7 +156,7 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
         raise click.UsageError("--prune goes with a FILE")
     if file:
         store = open_store()
-        plan = schedules_of(store).plan(_items(store, file), prune=prune)
+        plan = schedules_of(store).plan(read(_text(file)), prune=prune)
         view = plan_view(plan, store.namespace)
     else:
         view = _deploy()
@@ -187,17 +176,6 @@ def _deploy() -> ChangesView:
     if faults:
         raise ScheduleError(*faults)
     return deploy_view(open_store(), clock.declared, settings.release, now())
-
-
-def _items(store: Store, file: IO[bytes]) -> list[Item]:
-    """What a manifest says, with the stored values where it has masks. Raises ScheduleError."""
-
-    manifest = read(_text(file))
-    names = list(manifest.entries)
-    stored: dict[str, Entry] = {}
-    for start in range(0, len(names), _CHUNK):
-        stored |= store.load(names[start : start + _CHUNK])[0]
-    return manifest.items({name: e.schedule for name, e in stored.items() if e.schedule})
 
 
 def _name(file: IO[bytes]) -> str:

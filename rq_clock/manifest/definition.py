@@ -1,14 +1,14 @@
-"""Definitions of schedules in the words of a manifest, and back.
+"""Schedules as entries of a manifest: read and written.
 
-Options of commands, forms, JSON and manifests all become an entry, and `item` reads it. A key that
-an entry leaves out stands for the option's default. Durations may be texts such as "15m", `once`
-and `anchor` are ISO 8601, and a command or webhook may be only its line or its URL.
+Options of commands, forms, JSON and manifests all become an entry, and `item` reads it. An entry
+without a key has the option's default. Durations may be texts such as "15m", `once` and `anchor`
+are ISO 8601, and a command or webhook may be only its line or its URL.
 
 Invariants
 - An entry that `document` wrote reads as the same schedule.
 - Every fault of an entry is reported at once.
-- A masked value stands for the value that is stored at that place of that schedule, and for no
-  other. A stored secret of a webhook goes to no other host.
+- A masked value stands only for the value that is stored at that place of that schedule. A stored
+  secret of a webhook never goes to another host.
 
 Pure. Not here: whole manifests (document.py), texts of options and form fields (fields.py).
 """
@@ -21,17 +21,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
 from rq_clock.errors import Fault, ScheduleError
-from rq_clock.manifest.reader import key_shown, kind_of
+from rq_clock.manifest.fields import kind_of, shown_value, unknown
 from rq_clock.model import targets
 from rq_clock.model.entry import Pause
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
-from rq_clock.redaction import MASK, masked_json, masked_url, printable
+from rq_clock.redaction import MASK, masked_json, masked_url
 from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
 from rq_clock.timing.instants import from_ms, iso, to_ms
 from rq_clock.timing.triggers import Every, Trigger, cron, once
@@ -40,9 +39,9 @@ MISSED = ("skip", "latest", "all")
 _MS = UNITS["ms"]
 _TRIGGERS = {"cron": ("tz",), "every": ("anchor",), "once": ()}
 _CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}
-"""The triggers and the targets, and the keys that go with one alone."""
+"""The triggers and the targets, each with the keys that no other one has."""
 _TARGETS = {"func": "", "command": "shell", "webhook": "url"}
-"""The targets, and the key that a plain text stands for."""
+"""The targets, each with the key that a plain text stands for."""
 _OPTIONS = {
     re.sub(r"_(.)", lambda match: match[1].upper(), f.name): f.name
     for f in fields(Schedule)
@@ -58,7 +57,7 @@ _NOTHING: Any = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paused:
-    """A pause in a manifest: without an actor and a beginning."""
+    """A pause in a manifest: without an actor and a start."""
 
     reason: str = ""
     until: datetime | None = None
@@ -81,10 +80,10 @@ class Item:
 
 
 def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
-    """Return the schedule of an entry. With `masks`, a masked value stands for the stored value of
-    the schedule as it `was`. Raises ScheduleError with every fault of the entry."""
+    """Return the schedule of an entry. With `masks`, a masked value stands for the value of the
+    stored schedule (`was`). Raises ScheduleError with every fault of the entry."""
     if not isinstance(entry, dict):
-        text = f"expected a schedule's words and values, got {kind_of(entry)}"
+        text = f"expected a mapping with the keys of a schedule, got {kind_of(entry)}"
         raise ScheduleError(Fault("", text, schedule=name))
     faults = [unknown(key, _KNOWN) for key in entry if key not in _KNOWN]
     for kind, short in _TARGETS.items():
@@ -153,17 +152,14 @@ def _merged(value: Any, patch: Any) -> Any:
 
 
 def trigger(entry: Mapping[str, Any], faults: list[Fault]) -> Trigger:
-    """Return the trigger of an entry. With a fault, which is added to `faults`, it is an arbitrary
-    one, so that other faults are found as well."""
-    kinds = [kind for kind in _TRIGGERS if kind in entry]
-    if len(kinds) != 1:
-        got = " and ".join(kinds) or "none"
-        faults.append(Fault("", f"expected one of cron, every and once, got {got}"))
+    """Return the trigger of an entry. After a fault, which it adds to `faults`, it returns an
+    arbitrary trigger, so that the other faults are found as well."""
+    kind = _only(_TRIGGERS, entry, faults)
+    if not kind:
         return Every(1000)
-    [kind] = kinds
-    for other, words in _TRIGGERS.items():
-        misplaced = [word for word in words if word in entry and other != kind]
-        faults += [Fault(word, f"{word} goes with {other}") for word in misplaced]
+    for other, keys in _TRIGGERS.items():
+        misplaced = [key for key in keys if key in entry and other != kind]
+        faults += [Fault(key, f"{key} goes with {other}") for key in misplaced]
     if kind == "cron":
         return cron(entry["cron"], entry.get("tz", "UTC"))
     if kind == "once":
@@ -176,14 +172,21 @@ def trigger(entry: Mapping[str, Any], faults: list[Fault]) -> Trigger:
     return Every(period, anchor)
 
 
+def _only(kinds: Iterable[str], entry: Mapping[str, Any], faults: list[Fault]) -> str:
+    """Return the one of these keys that an entry has; "" after a fault."""
+    found = [kind for kind in kinds if kind in entry]
+    if len(found) == 1:
+        return found[0]
+    listed, got = " and ".join(kinds).replace(" and ", ", ", 1), " and ".join(found) or "none"
+    faults.append(Fault("", f"expected one of {listed}, got {got}"))
+    return ""
+
+
 def _target(entry: Mapping[str, Any], faults: list[Fault]) -> Target:
-    """Return the target of an entry; an arbitrary one with a fault."""
-    kinds = [kind for kind in _TARGETS if kind in entry]
-    if len(kinds) != 1:
-        got = " and ".join(kinds) or "none"
-        faults.append(Fault("", f"expected one of func, command and webhook, got {got}"))
+    """Return the target of an entry; an arbitrary one after a fault."""
+    kind = _only(_TARGETS, entry, faults)
+    if not kind:
         return "any.thing"
-    [kind] = kinds
     spec, needed = entry[kind], _TARGETS[kind]
     if isinstance(spec, str):
         return spec
@@ -203,7 +206,7 @@ def _target(entry: Mapping[str, Any], faults: list[Fault]) -> Target:
 
 
 def _paused(value: Any, faults: list[Fault]) -> Paused | None:
-    """Return the pause of an entry, None for null and false."""
+    """Return the pause of an entry; None for null and false."""
     if value is None or value is False:
         return None
     value = {} if value is True else value
@@ -226,7 +229,7 @@ def _paused(value: Any, faults: list[Fault]) -> Paused | None:
 
 
 def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
-    """Return an instant in whole milliseconds, rounded up as `once` does; None with a fault."""
+    """Return an instant in whole milliseconds, rounded up as by `once`; None after a fault."""
     if isinstance(value, str):
         with suppress(ValueError, OverflowError):
             t = datetime.fromisoformat(value).astimezone(UTC)
@@ -239,7 +242,7 @@ def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
 
 
 def _period(value: Any, faults: list[Fault]) -> int:
-    """Return a period in milliseconds, 1000 with a fault."""
+    """Return a period in milliseconds, 1000 after a fault."""
     found = _duration(value)
     if found is not None and not found % _MS:
         return found // _MS
@@ -251,7 +254,7 @@ def _period(value: Any, faults: list[Fault]) -> int:
 
 
 def _in_seconds(field: str, value: Any, faults: list[Fault]) -> Any:
-    """Return a duration in seconds. The checks of the schedule refuse any other value."""
+    """Return a duration in seconds, and any other value as it is: the schedule refuses it."""
     found = _duration(value)
     if found is not None:
         value = found / UNITS["s"]
@@ -268,7 +271,7 @@ def _duration(value: Any) -> timedelta | None:
 
 
 def _calls_another_host(entry: Mapping[str, Any], shown: Any, was: Schedule | None) -> bool:
-    """Return whether a webhook moves to another host, where no stored secret may go."""
+    """Return whether a webhook moves to another host, which must get no stored secret."""
     call = entry.get("webhook")
     url = call.get("url") if isinstance(call, dict) else None
     if not was or not isinstance(was.target, Webhook) or not isinstance(url, str):
@@ -283,7 +286,7 @@ def _calls_another_host(entry: Mapping[str, Any], shown: Any, was: Schedule | No
 def _unmasked(
     value: Any, stored: Any, shown: Any, path: tuple[str, ...], faults: list[Fault]
 ) -> Any:
-    """Return the value with the stored one for each part that is masked just as it is `shown`."""
+    """Return the value with each masked part replaced by the stored one, if it is `shown` so."""
     if isinstance(value, dict | list):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         found = {
@@ -304,7 +307,7 @@ def _unmasked(
 
 
 def _is_masked(text: str, path: Sequence[str]) -> bool:
-    """Return whether a text is masked. No URL has an ellipsis in it; a masked one may."""
+    """Return whether a text is masked. Only a masked URL has an ellipsis."""
     return MASK in text or (path[-1] in ("url", "ping") and "…" in text)
 
 
@@ -316,20 +319,6 @@ def _part(value: Any, key: str | int) -> Any:
     return _NOTHING
 
 
-def unknown(key: str, known: Iterable[str], part: str = "") -> Fault:
-    """Return the fault of an unknown key; `part` is the key that its mapping stands under."""
-    near = get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-    text = f"unknown {key_shown(key)}; {hint}"
-    path = [part] if part else []
-    path += [] if "." in key else [key]
-    return Fault(".".join(path), f"{part}: {text}" if part else text)
-
-
-def shown_value(value: Any) -> str:
-    return kind_of(value) if isinstance(value, dict | list) else printable(repr(value), 60)
-
-
 # ---- to an entry ------------------------------------------------------------------------------
 
 
@@ -337,49 +326,49 @@ def document(
     schedule: Schedule, paused: Paused | None = None, *, secrets: bool = True
 ) -> dict[str, Any]:
     """Return the entry of a schedule: trigger, target, then the options that are not at their
-    default, by name. Without `secrets` these are masked."""
-    words: dict[str, Any] = json.loads(schedule.definition())
+    default, by name. Without `secrets` it masks them."""
+    entry: dict[str, Any] = json.loads(schedule.definition())
     if not secrets:  # in the same order
-        words |= json.loads(json.dumps(_masked(schedule), sort_keys=True))
+        entry |= json.loads(json.dumps(_masked(schedule), sort_keys=True))
     for kind, first in _TARGETS.items():
-        if first and kind in words:
-            words[kind] = {first: words[kind][first]} | words[kind]
-    if "every" in words:
-        words["every"] = duration_spec(words["every"] * _MS)
-    words |= {key: iso(from_ms(words[key])) for key in ("anchor", "once") if key in words}
-    found = {key: words.pop(key) for key in _FIRST if key in words} | words
+        if first and kind in entry:
+            entry[kind] = {first: entry[kind][first]} | entry[kind]
+    if "every" in entry:
+        entry["every"] = duration_spec(entry["every"] * _MS)
+    entry |= {key: iso(from_ms(entry[key])) for key in ("anchor", "once") if key in entry}
+    found = {key: entry.pop(key) for key in _FIRST if key in entry} | entry
     if paused:
-        found["paused"] = _paused_words(paused)
+        found["paused"] = _paused_entry(paused)
     return found
 
 
 def _masked(schedule: Schedule) -> dict[str, Any]:
-    """Return the values that may hold secrets, masked."""
+    """Return the values that can contain secrets, masked."""
     target = schedule.target
-    words: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
     if isinstance(target, Command):
-        words["command"] = target.shown()
+        entry["command"] = target.shown()
     elif isinstance(target, Webhook):
-        words["webhook"] = target.shown() | {"url": _masked_url(target.url)}
+        entry["webhook"] = target.shown() | {"url": _masked_url(target.url)}
     if schedule.args:
-        words["args"] = masked_json(list(schedule.args))
+        entry["args"] = masked_json(list(schedule.args))
     if schedule.kwargs:
-        words["kwargs"] = masked_json(dict(schedule.kwargs))
+        entry["kwargs"] = masked_json(dict(schedule.kwargs))
     if schedule.ping:
-        words["ping"] = _masked_url(schedule.ping)
-    return words
+        entry["ping"] = _masked_url(schedule.ping)
+    return entry
 
 
 def _masked_url(url: str) -> str:
-    """Return a URL masked; unchanged, also in case, when nothing in it is secret."""
+    """Return a URL masked, or unchanged, also in case, if nothing in it is secret."""
     shown = masked_url(url)
     return shown if _is_masked(shown, ["url"]) else url
 
 
-def _paused_words(paused: Paused) -> dict[str, Any] | bool:
-    words: dict[str, Any] = {"reason": paused.reason} if paused.reason else {}
+def _paused_entry(paused: Paused) -> dict[str, Any] | bool:
+    entry: dict[str, Any] = {"reason": paused.reason} if paused.reason else {}
     if paused.until:
-        words["until"] = iso(paused.until)
+        entry["until"] = iso(paused.until)
     if paused.missed != "skip":
-        words["missed"] = paused.missed
-    return words or True
+        entry["missed"] = paused.missed
+    return entry or True

@@ -1,12 +1,11 @@
-"""What applying a manifest would change: its schedules compared with the run-time ones that are
-stored. Pure.
+"""Plans of `apply`: a manifest's schedules compared with the stored run-time schedules. Pure.
 
-A plan applies only to the state that it was made from: each step has the entry of its schedule,
-and so the revision.
+A plan applies only to the state that it was made from. Each step has the entry of its schedule with
+the revision.
 
-- Schedules that code declares are never among the steps: one in a manifest is refused.
-- A `once` whose instant has passed is not added: each time the manifest is applied would run it.
-- A pause that is over is none, and an item without one leaves a pause as it is.
+- A manifest with a schedule that is declared in code is refused.
+- A `once` whose instant has passed is not added: it would run each time the manifest is applied.
+- A pause that is over counts as none. An item without a pause leaves an existing pause as it is.
 - Pruning spares the jobs of `Schedules.once`: no manifest has them.
 
 Not here: texts (document.py), applying a plan (schedules), what a deploy changes (reconcile.py).
@@ -32,17 +31,6 @@ _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """A value of an entry: `exact` to compare, `shown` with its secrets masked."""
-
-    exact: str
-    shown: str | None
-
-
-_NOTHING = Value("", None)
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """A value that changes, by its path in a manifest, with secrets masked. None is an option at
     its default."""
@@ -54,8 +42,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The change of one schedule. `was` is its present entry, None when it is new; `item` its
-    future one, None when it is removed; `pause` its own present pause."""
+    """The change of one schedule from the entry `was` to `item`; None if it is added or removed.
+    `pause` is its own present pause."""
 
     name: str
     item: Item | None = None
@@ -70,8 +58,10 @@ class Step:
         return (stored and stored.definition()) != (planned and planned.definition())
 
     def new_pause(self, by: str, now: datetime) -> Pause | None:
-        """Return its new pause; None when its pause stays as it is. A changed pause keeps its
-        beginning, from which on missed fire times are caught up."""
+        """Return its new pause; None if its pause stays as it is.
+
+        A changed pause keeps its start: missed fire times are caught up from there.
+        """
         paused = self.item.paused if self.item else None
         if paused is None or (self.pause and Paused.of(self.pause) == paused):
             return None
@@ -81,7 +71,7 @@ class Step:
         )
 
     def differences(self) -> list[Difference]:
-        """Return the values that change; none for a schedule that is added or removed."""
+        """Return the values that change; [] for a schedule that is added or removed."""
         if self.item is None or self.was is None:
             return []
         paused = Paused.of(self.pause) if self.pause else None
@@ -90,8 +80,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The changes, by name; `past` has the items left out because their only instant has passed,
-    `unchanged` counts the schedules that stay."""
+    """The changes, by name. `past` are the items left out because their only instant has passed;
+    `unchanged` is the number of schedules that stay."""
 
     steps: tuple[Step, ...]
     past: tuple[Item, ...] = ()
@@ -149,7 +139,7 @@ def compare(
 
 
 def _step(item: Item, was: Entry | None, pause: Pause | None, now: datetime) -> Step | None:
-    """Return the step that makes a schedule as its item; None when it is so."""
+    """Return the step that makes a schedule equal its item; None if it is equal."""
     schedule, paused = item.schedule, item.paused
     if paused and paused.until and paused.until <= now:
         paused = None
@@ -181,39 +171,40 @@ def differences(
     was_paused: Paused | None = None,
     paused: Paused | None = None,
 ) -> list[Difference]:
-    """Return the values that differ; without a new pause the present one stays."""
-    old = values(was, was_paused) if was else {}
-    new = values(schedule, paused or was_paused)
+    """Return the values that differ. Without a new pause the present one stays."""
+    old = _values(was, was_paused) if was else {}
+    new = _values(schedule, paused or was_paused)
     found = []
     for path in sorted({*old, *new}):
-        before, after = old.get(path, _NOTHING), new.get(path, _NOTHING)
-        if before.exact == after.exact:
+        if path in old and path in new and _encode(old[path][0]) == _encode(new[path][0]):
             continue
-        shown = after.shown
-        if shown is not None and before.shown == shown:
-            shown += " (another one)"
-        found.append(Difference(path, before.shown, shown))
+        before, after = _shown(old.get(path)), _shown(new.get(path))
+        if after is not None and before == after:
+            after += " (another one)"
+        found.append(Difference(path, before, after))
     return found
-
-
-def values(schedule: Schedule, paused: Paused | None = None) -> dict[str, Value]:
-    """Return the values of a schedule's entry by path: "command.env.LANG"."""
-    exact, shown = (document(schedule, paused, secrets=secrets) for secrets in (True, False))
-    return {
-        path: Value(_encode(value), text if isinstance(text, str) else _encode(text))
-        for path, value, text in _leaves(exact, shown, "")
-    }
 
 
 def hidden(schedule: Schedule) -> list[str]:
     """Return the paths of the values that a manifest without secrets masks."""
-    exact, shown = (document(schedule, secrets=secrets) for secrets in (True, False))
-    return [path for path, value, text in _leaves(exact, shown, "") if value != text]
+    return [path for path, (value, masked) in _values(schedule).items() if value != masked]
 
 
-def _leaves(exact: Any, shown: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(exact, dict) and isinstance(shown, dict) and exact:
+def _shown(value: tuple[Any, Any] | None) -> str | None:
+    if value is None:
+        return None
+    return value[1] if isinstance(value[1], str) else _encode(value[1])
+
+
+def _values(schedule: Schedule, paused: Paused | None = None) -> dict[str, tuple[Any, Any]]:
+    """Return the values of a schedule's entry, exact and masked, by path: "command.env.LANG"."""
+    exact, masked = (document(schedule, paused, secrets=secrets) for secrets in (True, False))
+    return dict(_leaves(exact, masked, ""))
+
+
+def _leaves(exact: Any, masked: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(exact, dict) and isinstance(masked, dict) and exact:
         for key, value in exact.items():
-            yield from _leaves(value, shown[key], f"{path}.{key}" if path else key)
+            yield from _leaves(value, masked[key], f"{path}.{key}" if path else key)
     else:
-        yield path, exact, shown
+        yield path, (exact, masked)

@@ -1,4 +1,4 @@
-"""Run-time schedules as a text: to keep beside the code, to edit, to carry to another Redis.
+"""Run-time schedules as a text: to keep with the code, to edit, to copy to another Redis.
 
     version: 1
     schedules:
@@ -10,7 +10,7 @@
         paused: {reason: on holiday, until: 2026-04-01T00:00:00Z, missed: latest}
 
 YAML, or JSON with the same keys. Without `paused` an operator's pause stays. A text with
-`secrets: included` has no masks. The same schedules always give the same text.
+`secrets: included` has no masks. The same schedules always make the same text.
 
 Pure. Not here: entries (definition.py), YAML and JSON (reader.py), changes to make (diff.py).
 """
@@ -26,8 +26,8 @@ import yaml
 
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest import reader as plain
-from rq_clock.manifest.definition import Item, document, item, shown_value, unknown
-from rq_clock.manifest.reader import kind_of
+from rq_clock.manifest.definition import Item, document, item
+from rq_clock.manifest.fields import kind_of, shown_value, unknown
 from rq_clock.model.schedule import Schedule
 
 VERSION = 1
@@ -35,7 +35,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A text that was read; its entries are not yet."""
+    """A parsed text, with raw entries."""
 
     entries: Mapping[str, Any]
     lines: Mapping[str, int]
@@ -43,7 +43,7 @@ class Manifest:
     masks: bool
 
     def items(self, stored: Mapping[str, Schedule]) -> list[Item]:
-        """Return the schedules of the entries; `stored` has those that masked values come from.
+        """Return the schedules of the entries. Masked values come from the `stored` schedules.
 
         Raises ScheduleError with every fault of the text.
         """
@@ -100,8 +100,8 @@ def read(text: str) -> Manifest:
 
 
 def dump(items: Iterable[Item], *, form: str = "yaml", secrets: bool = False) -> str:
-    """Return a manifest of the schedules, by name. Without `secrets` these are masked. `form` is
-    yaml or json. Raises ScheduleError for a text that is not Unicode."""
+    """Return a manifest of the schedules, by name, as `form` (yaml or json). Without `secrets` it
+    masks them. Raises ScheduleError for a text that is not Unicode."""
     by_name = {item.schedule.name: item for item in items}
     entries = {
         name: document(item.schedule, item.paused, secrets=secrets)
@@ -111,10 +111,7 @@ def dump(items: Iterable[Item], *, form: str = "yaml", secrets: bool = False) ->
         try:
             json.dumps(entry, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            fault = (
-                "expected Unicode, got half of a surrogate pair in a text, which no manifest can "
-                "hold; change it"
-            )
+            fault = "expected Unicode, got half of a surrogate pair in a text; change it"
             raise ScheduleError(Fault("", fault, schedule=name)) from None
     whole: dict[str, Any] = {"version": VERSION}
     whole |= {"secrets": "included"} if secrets else {}

@@ -1,22 +1,25 @@
-"""Values of a definition as people type them, in options of commands and fields of forms. Pure.
+"""Values of a definition: as typed in options and forms, and as shown in messages. Pure.
 
-Each function returns the value as a manifest has it. Raises ScheduleError for any other text.
+The functions that read a text return the value as in a manifest, and raise ScheduleError.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
-from rq_clock.errors import ScheduleError
+from rq_clock.errors import Fault, ScheduleError
+from rq_clock.redaction import printable
 from rq_clock.timing.durations import read_duration
 
 _DIGITS = 15
 
 
 def seconds(text: str) -> float:
-    """Return a duration in seconds, -1 for no end."""
+    """Return a duration in seconds, -1 for no limit."""
     found = -1.0 if text.strip() == "-1" else read_duration(text) / timedelta(seconds=1)
     return int(found) if found == int(found) else found
 
@@ -45,3 +48,31 @@ def json_value(text: str) -> Any:
     except (ValueError, RecursionError) as error:
         hint = "; text stands in quotes, as '\"text\"'" if "Expecting value" in str(error) else ""
         raise ScheduleError(f"expected JSON ({error}){hint}") from None
+
+
+# ---- in messages ------------------------------------------------------------------------------
+
+
+def key_shown(key: str) -> str:
+    """Return a key for a message."""
+    return printable(repr(key), 100)
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a value, for a message that must not show the value."""
+    kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
+    return "nothing" if value is None else kinds.get(type(value), "a number")
+
+
+def unknown(key: str, known: Iterable[str], part: str = "") -> Fault:
+    """Return the fault of an unknown key of an entry, or of the mapping under its key `part`."""
+    near = get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    text = f"unknown {key_shown(key)}; {hint}"
+    path = [part] if part else []
+    path += [] if "." in key else [key]
+    return Fault(".".join(path), f"{part}: {text}" if part else text)
+
+
+def shown_value(value: Any) -> str:
+    return kind_of(value) if isinstance(value, dict | list) else printable(repr(value), 60)

@@ -1,12 +1,13 @@
-"""A YAML or JSON text from outside as plain data: texts, numbers, true, false, null, lists, and
-mappings with texts as keys. Nothing else comes of any text.
+"""Reads an untrusted YAML or JSON text as plain data: texts, numbers, booleans, null, lists, and
+mappings with texts as keys.
 
-- It cannot grow or make objects: tags, anchors and aliases are refused; length and depth bounded.
-- In YAML, only a number, true, false or null of JSON is no text: `on`, `12:30`, `0123` and
-  `2026-03-01` are texts. PyYAML's output reads as it was.
+- A text cannot grow or make objects: tags, anchors and aliases are refused; length and depth have
+  limits.
+- In YAML, `on`, `12:30`, `0123` and `2026-03-01` are texts; only JSON's numbers, true, false and
+  null are not. PyYAML's output reads back unchanged.
 - A key that comes twice is a fault; neither value wins.
 
-Pure; every error is a ScheduleError that names the line where that is known.
+Pure; every error is a ScheduleError that names the line, if known.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any
 import yaml
 
 from rq_clock.errors import Fault, ScheduleError
+from rq_clock.manifest.fields import key_shown
 from rq_clock.redaction import printable
 
 LONGEST = 32 * 1024 * 1024
-"""Characters that a text may have: some hundred thousand schedules."""
+"""Maximum characters of a text: some hundred thousand schedules."""
 DEEPEST = 50
-"""Lists and mappings within each other."""
+"""Maximum levels of lists and mappings."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,4000})(?P<float>\.[0-9]+(?:[eE][-+][0-9]+)?)?")
 _WORDS: dict[str, Any] = {"": None, "~": None}
@@ -37,8 +39,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(slots=True)
 class Plain:
-    """A text's value. `lines` has the lines of the keys of the two upper levels by path (YAML
-    only); `twice` the faults of keys that come twice."""
+    """A text's value. `lines` has the line of each key of the two upper levels by path (YAML only);
+    `twice` has the faults of keys that come twice."""
 
     value: Any = None
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -68,7 +70,7 @@ def _from_json(text: str) -> Plain:
         return found
 
     def refuse(constant: str) -> None:
-        raise ScheduleError(f"expected JSON, got {constant}, which is none")
+        raise ScheduleError(f"expected JSON, got {constant}")
 
     try:
         plain.value = json.loads(text, object_pairs_hook=mapping, parse_constant=refuse)
@@ -148,7 +150,7 @@ class _Reader:
         for event in self._until(yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise _refused(event, "expected a word as a key")
-            self._value(event, path)  # for what is refused of it
+            self._value(event, path)  # which refuses tags and anchors
             key = event.value
             value = self._value(next(self._events), (*path, key))
             if key in found:
@@ -185,17 +187,3 @@ def _scalar(event: Any) -> Any:
     if match is None:
         return text
     return float(text) if match["float"] else int(text)
-
-
-# ---- in messages ------------------------------------------------------------------------------
-
-
-def key_shown(key: str) -> str:
-    """Return a key for a message."""
-    return printable(repr(key), 100)
-
-
-def kind_of(value: Any) -> str:
-    """Return the kind of a value, for a message that must not show it: it may be a secret."""
-    kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
-    return "nothing" if value is None else kinds.get(type(value), "a number")

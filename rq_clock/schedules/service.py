@@ -56,6 +56,7 @@ from rq_clock.timing.triggers import Trigger, once
 if TYPE_CHECKING:
     from rq_clock.manifest.definition import Item
     from rq_clock.manifest.diff import Plan
+    from rq_clock.manifest.document import Manifest
 
 
 class Schedules:
@@ -163,18 +164,24 @@ class Schedules:
         with self._editor() as editor:
             editor.write(edits, "remove", names)
 
-    def plan(self, items: Sequence[Item], *, prune: bool = False) -> Plan:
+    def plan(self, items: Sequence[Item] | Manifest, *, prune: bool = False) -> Plan:
         """Return what `apply` would change so that all of these exist.
 
         With `prune` every other run-time schedule goes, except those of `once`. Raises Conflict for
-        schedules declared in code.
+        schedules declared in code, and ScheduleError with every fault of a manifest.
         """
         from rq_clock.manifest.diff import compare
+        from rq_clock.manifest.document import Manifest
 
-        names = {item.schedule.name for item in items}
+        if isinstance(items, Manifest):
+            names = set(items.entries)
+        else:
+            names = {item.schedule.name for item in items}
         with self._editor() as editor:
             names |= set(editor.store.all_names()) if prune else set()
             entries, pauses = editor.load(sorted(names))
+            if isinstance(items, Manifest):
+                items = items.items({n: e.schedule for n, e in entries.items() if e.schedule})
             return compare(items, entries, pauses, editor.now(), prune=prune)
 
     def apply(

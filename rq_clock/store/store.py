@@ -219,8 +219,11 @@ class Store:
 
     def pauses(self, names: Sequence[str]) -> dict[str, Pause]:
         """Return the pauses of those of `names` that have one, also ended ones."""
-        found = self.redis.hmget(self.key("pauses"), list(names))
-        return {n: pause_from(p) for n, p in zip(names, found, strict=True) if p is not None}
+        found: dict[str, Pause] = {}
+        for chunk in _chunks(names, _CHUNK):
+            values = zip(chunk, self.redis.hmget(self.key("pauses"), chunk), strict=True)
+            found |= {name: pause_from(value) for name, value in values if value is not None}
+        return found
 
     def all_names(self) -> list[str]:
         """Return the names of all schedules, in alphabetical order."""

@@ -314,7 +314,7 @@ def test_every_fault_of_every_entry_is_told_with_name_and_line() -> None:
         "line 8: two: expected one of cron, every and once, got none",
         "line 8: two: expected queue to be the name of a queue, got ''",
         "line 9: no name: expected a name of 1-100 letters, digits, '_' or '-', got 'no name'",
-        "line 10: three: expected a schedule's words and values, got a number",
+        "line 10: three: expected a mapping with the keys of a schedule, got a number",
     ]
 
 

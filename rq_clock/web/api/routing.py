@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest import reader as plain
+from rq_clock.manifest.fields import kind_of
 from rq_clock.serializers.view import encode
 from rq_clock.store import cursors
 from rq_clock.web.context import Needs, root_of
@@ -86,7 +87,7 @@ async def _read(request: Request, content: Mapping[str, Any]) -> None:
     if kind in (JSON, MERGE_PATCH):
         whole = read_json(text_of(body))
         if not isinstance(whole, dict):
-            raise Problem("validation", f"expected a JSON object, got {plain.kind_of(whole)}")
+            raise Problem("validation", f"expected a JSON object, got {kind_of(whole)}")
 
 
 def text_of(body: bytes) -> str:

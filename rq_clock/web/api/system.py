@@ -15,8 +15,6 @@ from rq_clock.errors import Conflict, Fault, ScheduleError
 from rq_clock.manifest.document import dump
 from rq_clock.manifest.document import read as read_manifest
 from rq_clock.manifest.export import choose
-from rq_clock.model.entry import Pause
-from rq_clock.model.schedule import Schedule
 from rq_clock.serializers.clock import ClockView, audit_view, clock_view
 from rq_clock.serializers.schedules import (
     ChangesView,
@@ -42,7 +40,7 @@ from rq_clock.web.api.routing import (
     text_of,
     wrong,
 )
-from rq_clock.web.context import Admin, Context, Read, Web, root_of, schedules_for
+from rq_clock.web.context import Admin, Read, Web, root_of, schedules_for
 from rq_clock.web.definitions import escaped, pointed, trigger_from
 from rq_clock.web.problems import Problem
 
@@ -50,7 +48,6 @@ router = APIRouter(route_class=Route)
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 EXPORT_LIMIT = 20_000
 """Schedules of an exported manifest; `rq-clock export` writes more."""
-_CHUNK = 500
 _TEXT = {"schema": {"type": "string"}}
 _MANIFEST = {"schema": {"$ref": "#/components/schemas/Manifest"}}
 
@@ -103,10 +100,7 @@ def export(
             "`rq-clock export` writes them all",
         )
     chosen = choose(site.store.everything(), [tag] if tag else ())
-    pauses: dict[str, Pause] = {}
-    for start in range(0, len(chosen.schedules), _CHUNK):
-        names = [schedule.name for schedule in chosen.schedules[start : start + _CHUNK]]
-        pauses |= site.store.pauses(names)
+    pauses = site.store.pauses([schedule.name for schedule in chosen.schedules])
     try:
         text = dump(chosen.items(pauses, site.store.now()), form=form)
     except ScheduleError as error:
@@ -147,9 +141,8 @@ def apply(
     try:
         manifest = read_manifest(text)
         entries = manifest.entries
-        items = manifest.items(_stored(site, list(manifest.entries)))
         schedules = schedules_for(site, token)
-        plan = schedules.plan(items, prune=prune)
+        plan = schedules.plan(manifest, prune=prune)
     except Conflict:
         raise
     except ScheduleError as error:
@@ -172,14 +165,6 @@ def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
         else:
             [fault] = pointed([fault], {})
         found.append(replace(fault, text=str(fault)))
-    return found
-
-
-def _stored(site: Context, names: list[str]) -> dict[str, Schedule]:
-    found: dict[str, Schedule] = {}
-    for start in range(0, len(names), _CHUNK):
-        entries = site.store.load(names[start : start + _CHUNK])[0]
-        found |= {name: e.schedule for name, e in entries.items() if e.schedule}
     return found
 
 
