@@ -81,7 +81,7 @@ def row_of(store: Store, name: str) -> Row | None:
     from rq_clock.schedules.listing import ScheduleList
 
     schedules = ScheduleList(store)
-    return next(iter(schedules.rows([name], schedules.pulse())), None)
+    return next(iter(schedules.rows([name], schedules.status())), None)
 
 
 def refuse_unknown(store: Store, names: Sequence[str]) -> None:

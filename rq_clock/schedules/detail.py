@@ -55,7 +55,7 @@ class ScheduleDetail:
         return next((a for a, id in jobs if id and id.kind == "m" and id.same_fire_time(run)), None)
 
 
-def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
+def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
     """One schedule; None when there is none of this name. Two round trips. Raises redis-py's
     RedisError."""
     pipe: Any = store.redis.pipeline(transaction=False)
@@ -64,7 +64,7 @@ def detail(store: Store, name: str, pulse: Status) -> ScheduleDetail | None:
     pipe.zrevrange(store.key("backfills"), 0, BACKFILLS - 1)
     pipe.xrevrange(store.key("audit"), count=AUDIT)
     replies = pipe.execute()
-    rows = read(replies, pulse)
+    rows = read(replies, status)
     if not rows:
         return None
     lines, ids, entries = replies[-3:]

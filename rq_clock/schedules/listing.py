@@ -86,7 +86,7 @@ class Listing:
     number of matches, None when they were not counted. `order` may differ from the requested one.
     `searched` is the number of schedules searched, when that was not all of them."""
 
-    pulse: Status
+    status: Status
     rows: tuple[Row, ...]
     total: int | None
     cursor: str
@@ -108,25 +108,25 @@ class ScheduleList:
         self._size = -1
         self._shelf: tuple[str, Mapping[str, _Kept]] = ("", {})
 
-    def pulse(self) -> Status:
+    def status(self) -> Status:
         """Return the status of the namespace."""
         return read_status(self._store)
 
-    def rows(self, names: Sequence[str], pulse: Status, tail: int = BARS) -> list[Row]:
+    def rows(self, names: Sequence[str], status: Status, tail: int = BARS) -> list[Row]:
         """Return these schedules, if they exist, with `tail` entries of their ledgers. One round
         trip."""
         if not names:
             return []
         pipe: Any = self._store.redis.pipeline(transaction=False)
         read = ask_rows(self._store, pipe, names, tail)
-        return read(pipe.execute(), pulse)
+        return read(pipe.execute(), status)
 
-    def queues(self, pulse: Status) -> Mapping[str, str] | None:
+    def queues(self, status: Status) -> Mapping[str, str] | None:
         """Return the queue of each schedule; None when there are more than WHOLE. One round trip
         after a change, otherwise none."""
-        if pulse.size > WHOLE:
+        if status.size > WHOLE:
             return None
-        shelf = self._definitions(pulse.revision)
+        shelf = self._definitions(status.revision)
         return {name: kept.schedule.queue for name, kept in shelf.items() if kept.schedule}
 
     def page(
@@ -142,8 +142,8 @@ class ScheduleList:
         Raises ScheduleError for an unknown state, order or cursor."""
         found = self._find(conditions, sort, limit, cursor)
         return Listing(
-            pulse=found.pulse,
-            rows=tuple(self.rows(found.names, found.pulse, tail)),
+            status=found.status,
+            rows=tuple(self.rows(found.names, found.status, tail)),
             total=found.total,
             cursor=found.cursor,
             order=found.order,
@@ -187,7 +187,7 @@ class ScheduleList:
             found = self._find(conditions, sort, WHOLE, found.cursor, indexed=False)
             names |= dict.fromkeys(found.names)
         chunks = _chunks(list(names))
-        rows: Iterable[Row] = (r for chunk in chunks for r in self.rows(chunk, found.pulse, tail))
+        rows: Iterable[Row] = (r for chunk in chunks for r in self.rows(chunk, found.status, tail))
         yield from rows if found.order == sort else sorted(rows, key=_keys[sort])
 
     def _find(
@@ -204,7 +204,7 @@ class ScheduleList:
             found = self._indexed(conditions, limit, _place(cursor, "index"))
         else:
             found = self._searched(conditions, limit, _place(cursor, "search"))
-        self._size = found.pulse.size
+        self._size = found.status.size
         return found
 
     # ---- in any order, of all of them ---------------------------------------------------------
@@ -221,21 +221,21 @@ class ScheduleList:
             pipe.add("declared", "smembers", "declared")
         if sort == "last" or store.thresholds.failures > 1:
             pipe.add("outcomes", "hgetall", "outcomes")
-        pulse = read_status(store, pipe)
-        index = _Index(store, pulse, pipe)
+        status = read_status(store, pipe)
+        index = _Index(store, status, pipe)
         names: Iterable[str] = map(text, pipe["names"])
         if (
             conditions.needs_definitions
             or sort == "state"
             or not set(conditions.states) <= set(TROUBLE[1:])
         ):
-            shelf = self._definitions(pulse.revision)
+            shelf = self._definitions(status.revision)
             names = [n for n in names if n in shelf and shelf[n].matches(conditions)]
             index.invalid = {n for n in names if shelf[n].schedule is None}
         matches = [name for name in names if index.matches(name, conditions)]
         places = index.places(matches, sort)
         chosen = nsmallest(limit + 1, (p for p in places if p > after) if after else places)
-        return _Found.of(pulse, chosen, limit, sort, total=len(matches))
+        return _Found.of(status, chosen, limit, sort, total=len(matches))
 
     def _definitions(self, revision: str) -> Mapping[str, _Kept]:
         """Return all definitions, parsed; only those that have changed are parsed again."""
@@ -258,12 +258,12 @@ class ScheduleList:
         pipe.add("score", "zscore", "due", name)
         pipe.add("rank", "zrank", "due", name)
         pipe.add("before", "zcount", "due", "-inf", f"({last}")
-        pulse = read_status(self._store, pipe)
+        status = read_status(self._store, pipe)
         kinds = {
-            "late": pulse.late,
-            "stuck": pulse.stuck,
-            "failing": pulse.failing,
-            "running": pulse.running_jobs,
+            "late": status.late,
+            "stuck": status.stuck,
+            "failing": status.failing,
+            "running": status.running_jobs,
         }
         shown: dict[str, None] = {}
         places: list[Place] = []
@@ -273,7 +273,7 @@ class ScheduleList:
         chosen = [place for place in places if place > after][: limit + 1]
         if conditions.states or len(chosen) > limit:
             return _Found.of(
-                pulse, chosen, limit, "index", len(places) if conditions.states else None
+                status, chosen, limit, "index", len(places) if conditions.states else None
             )
         # Where the last one shown has gone on to another fire time, what was shown of its old one
         # is met again and left out.
@@ -284,7 +284,7 @@ class ScheduleList:
         )
         behind: Iterable[Place] = ([_REST, score_ms(score), text(name)] for name, score in due)
         chosen += [p for p in behind if p[-1] not in shown and p > after]
-        return _Found.of(pulse, chosen, limit, "index")
+        return _Found.of(status, chosen, limit, "index")
 
     # ---- as they are found, of very many ------------------------------------------------------
 
@@ -294,12 +294,12 @@ class ScheduleList:
         position, last = after or [0, ""]
         pipe = NamedPipeline(self._store)
         pipe.add("portion", "hscan", "definitions", position, count=PORTION)
-        pulse = read_status(self._store, pipe)
+        status = read_status(self._store, pipe)
         following, raw = pipe["portion"]
         portion = texts(raw)
         names = [n for n in sorted(portion) if n > last and conditions.may_match(n, portion[n])]
         index = (
-            self._index_of(names, pulse)
+            self._index_of(names, status)
             if (conditions.states or conditions.origin) and names
             else None
         )
@@ -309,9 +309,9 @@ class ScheduleList:
             cursor = cursors.encode("search", position, found[limit - 1])
         elif following:
             cursor = cursors.encode("search", int(following), "")
-        return _Found(pulse, found[:limit], None, cursor, "name", len(portion))
+        return _Found(status, found[:limit], None, cursor, "name", len(portion))
 
-    def _index_of(self, names: list[str], pulse: Status) -> _Index:
+    def _index_of(self, names: list[str], status: Status) -> _Index:
         """Return the index of some schedules. One round trip."""
         pipe = NamedPipeline(self._store)
         pipe.add("due", "zmscore", "due", names)
@@ -323,7 +323,7 @@ class ScheduleList:
         due = [(n, score) for n, score in zip(names, pipe["due"], strict=True) if score is not None]
         columns = {key: zip(names, pipe[key], strict=True) for key in _Index.COLUMNS}
         found = {key: {n: v for n, v in column if v} for key, column in columns.items()}
-        return _Index(self._store, pulse, {**found, "due": due})
+        return _Index(self._store, status, {**found, "due": due})
 
 
 def ask_rows(
@@ -337,17 +337,17 @@ def ask_rows(
     for name in names if tail else ():
         pipe.lrange(store.key(f"ledger:{name}"), -tail, -1)
 
-    def rows(replies: Sequence[Any], pulse: Status) -> list[Row]:
+    def rows(replies: Sequence[Any], status: Status) -> list[Row]:
         entries = read(replies)[0]
         scores, outcomes = replies[start : start + 2]
         ledgers = replies[start + 2 : start + 2 + len(names)] if tail else [()] * len(names)
         found = []
         for name, score, outcome, lines in zip(names, scores, outcomes, ledgers, strict=True):
             if name in entries:
-                entry, running = entries[name], pulse.running_jobs.get(name, "")
+                entry, running = entries[name], status.running_jobs.get(name, "")
                 states = entry.states(
-                    pulse.now,
-                    stuck=name in pulse.stuck,
+                    status.now,
+                    stuck=name in status.stuck,
                     failing=score is not None and fails(store, outcome),
                     running=bool(running),
                 )
@@ -366,16 +366,16 @@ class _Index:
 
     COLUMNS = ("failing", "pauses", "outcomes", "declared")
 
-    def __init__(self, store: Store, pulse: Status, read: Any) -> None:
+    def __init__(self, store: Store, status: Status, read: Any) -> None:
         self._store = store
-        self._pulse = pulse
+        self._pulse = status
         self._due = {text(name): score_ms(score) for name, score in read.get("due")}
         self._pauses = {text(n): p for n, p in read.get("pauses", {}).items()}
         self._declared = {text(name) for name in read.get("declared", ())}
         self._outcomes = texts(read.get("outcomes", {}))
         failing = map(text, read.get("failing", ()))
         self._failing = {name for name in failing if fails(store, self._outcomes.get(name))}
-        self.invalid: Collection[str] = pulse.invalid
+        self.invalid: Collection[str] = status.invalid
         """Those whose definitions cannot be read, as far as that is known."""
 
     def matches(self, name: str, conditions: Filter, *, readable: bool = True) -> bool:
@@ -388,21 +388,21 @@ class _Index:
 
     def states(self, name: str, *, readable: bool = True) -> tuple[str, ...]:
         """Return the states of a schedule."""
-        pulse, fire = self._pulse, self._due.get(name)
+        status, fire = self._pulse, self._due.get(name)
         own = self._pauses.get(name)
         return verdict(
             readable=readable and name not in self.invalid,
-            paused=bool(pulse.pause or (own and pause_in_force(own, pulse.now))),
+            paused=bool(status.pause or (own and pause_in_force(own, status.now))),
             ended=fire is None,
-            late=fire is not None and fire < pulse.overdue,
-            stuck=name in pulse.stuck,
+            late=fire is not None and fire < status.overdue,
+            stuck=name in status.stuck,
             failing=name in self._failing,
-            running=name in pulse.running_jobs,
+            running=name in status.running_jobs,
         )
 
     def places(self, names: Iterable[str], sort: str) -> Iterator[Place]:
         """Yield where each stands in an order."""
-        due, pulse = self._due, self._pulse
+        due, status = self._due, self._pulse
         if sort == "name":
             return ([name] for name in names)
         if sort == "next":
@@ -411,7 +411,7 @@ class _Index:
             return ([-self._ended(name), name] for name in names)
         if sort == "state":
             return ([STATES.index(self.states(name)[0]), name] for name in names)
-        kinds = (pulse.late, pulse.stuck, pulse.failing)
+        kinds = (status.late, status.stuck, status.failing)
         rank = {name: i for i, kind in reversed(list(enumerate(kinds))) for name in kind}
         return ([rank.get(name, _REST), due.get(name, _NEVER), name] for name in names)
 
@@ -444,7 +444,7 @@ class _Kept:
 class _Found:
     """The names of a page, before its rows are read."""
 
-    pulse: Status
+    status: Status
     names: list[str]
     total: int | None
     cursor: str
@@ -453,12 +453,12 @@ class _Found:
 
     @classmethod
     def of(
-        cls, pulse: Status, places: list[Place], limit: int, order: str, total: int | None = None
+        cls, status: Status, places: list[Place], limit: int, order: str, total: int | None = None
     ) -> _Found:
         """Return the first `limit` of these, which are in order."""
         cursor = cursors.encode(order, *places[limit - 1]) if len(places) > limit else ""
         shown = "trouble" if order == "index" else order
-        return cls(pulse, [place[-1] for place in places[:limit]], total, cursor, shown)
+        return cls(status, [place[-1] for place in places[:limit]], total, cursor, shown)
 
 
 def _matches(

@@ -118,7 +118,7 @@ def schedule_detail_view(row: Row, now: datetime, namespace: str) -> ScheduleDet
 def schedule_list_view(listing: Listing, namespace: str) -> ScheduleListView:
     """Return a page of the list of schedules."""
     return ScheduleListView(
-        data=[schedule_view(row, listing.pulse.now, namespace) for row in listing.rows],
+        data=[schedule_view(row, listing.status.now, namespace) for row in listing.rows],
         next_cursor=listing.cursor or None,
         total=listing.total,
         order=listing.order,

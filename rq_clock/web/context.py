@@ -34,7 +34,7 @@ class Context:
     redis: Redis
     store: Store
     executions: Executions
-    overview: ScheduleList
+    schedules: ScheduleList
     queues: Queues
     access: Access
     changes: Changes
@@ -50,7 +50,7 @@ class Context:
             redis=redis,
             store=store,
             executions=Executions(redis, settings.namespace, runs=settings.runs),
-            overview=ScheduleList(store),
+            schedules=ScheduleList(store),
             queues=Queues(store, runs=settings.runs),
             access=Access(settings, redis),
             changes=Changes(store),

@@ -102,12 +102,12 @@ class TestPages:
         self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         fill(schedules)
-        now = seen.pulse().now
+        now = seen.status().now
         connection.zadd(PREFIX + "due", {"s100": to_ms(now - timedelta(hours=1))})
         connection.zadd(PREFIX + "failing", {"s050": to_ms(now)})
         listing = seen.page(Filter(), limit=3)
         assert names_of(listing)[:2] == ["s100", "s050"]
-        assert (listing.pulse.late_count, listing.pulse.failing_count) == (1, 1)
+        assert (listing.status.late_count, listing.status.failing_count) == (1, 1)
         assert listing.rows[1].failing is not None
         assert sorted(turned(seen, Filter(), limit=3)) == sorted(
             set(turned(seen, Filter(), limit=3))
@@ -119,7 +119,7 @@ class TestPages:
         self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         names = fill(schedules, 60)
-        at = to_ms(seen.pulse().now + timedelta(hours=1))
+        at = to_ms(seen.status().now + timedelta(hours=1))
         connection.zadd(PREFIX + "due", dict.fromkeys(names, at))  # a herd at one instant
         first = seen.page(Filter(), sort="next", limit=10)
         connection.zadd(PREFIX + "due", dict.fromkeys(names_of(first), at + 60_000))
@@ -161,7 +161,7 @@ class TestStates:
     def test_paused_ended_and_invalid(
         self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
-        now = seen.pulse().now
+        now = seen.status().now
         schedules.add("paused", every(minutes=1), TASK)
         schedules.pause("paused", reason="bank is down")
         schedules.add("over", once(now + timedelta(hours=1)), TASK)
@@ -182,7 +182,7 @@ class TestStates:
         names = fill(schedules, 10)
         schedules.pause(ALL)
         assert sorted(turned(seen, Filter(states=("paused",)))) == names
-        assert seen.pulse().pause is not None
+        assert seen.status().pause is not None
 
     def test_a_changed_definition_is_read_anew(
         self, schedules: Schedules, seen: ScheduleList, large: bool
@@ -203,4 +203,4 @@ class TestStates:
         assert turned(seen, Filter(states=("running",))) == ["s004"]
         [row] = seen.page(Filter(states=("running",))).rows
         assert row.running == job
-        assert seen.pulse().running == {job: "w1"}
+        assert seen.status().running == {job: "w1"}

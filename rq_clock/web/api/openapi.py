@@ -98,7 +98,7 @@ def docs_page(request: Request, site: Web, token: Read) -> Response:
         for method, operation in methods.items():
             group = operation.get("tags", ["clock"])[0]
             groups.setdefault(group, []).append(_operation(path, method, operation))
-    status = site.overview.pulse()
+    status = site.schedules.status()
     shown = [(name, _TAGS.get(name, ""), rows) for name, rows in groups.items() if rows]
     schemas = {
         name: _fields(schema) for name, schema in sorted(whole["components"]["schemas"].items())

@@ -337,7 +337,7 @@ def _names(site: Context, body: requests.Bulk, limit: int) -> list[str]:
             queue=only.queue or None, tag=only.tag or None, text=only.q or None,
             origin=only.origin,
         )  # fmt: skip
-        names, at = site.overview.names(matching, limit + 1), "/filter"
+        names, at = site.schedules.names(matching, limit + 1), "/filter"
     if len(names) > limit:
         raise wrong(at, f"expected at most {limit:,} schedules at once, got more; narrow it")
     return names

@@ -88,7 +88,7 @@ def list_schedules(  # noqa: PLR0913 - one a filter
         origin=origin,
     )
     try:
-        found = site.overview.page(matching, sort=sort, limit=limit, cursor=cursor)
+        found = site.schedules.page(matching, sort=sort, limit=limit, cursor=cursor)
     except ScheduleError:  # state and sort are known here
         raise wrong(
             "cursor", "expected the one of a page in the same order; begin again without one"
@@ -233,7 +233,7 @@ def next_fire_times(
     Each has the effect of clock changes, and the reason if it will be skipped. An instant without
     a zone is in the schedule's.
     """
-    status = site.overview.pulse()
+    status = site.schedules.status()
     entry = _existing(site, name, status).entry
     after, last = status.now, None
     for parameter, value in (("from", start), ("until", until)):
@@ -252,14 +252,14 @@ def next_fire_times(
 
 def detail_view(site: Context, name: str) -> ScheduleDetailView:
     """Return a schedule with its definition. Raises Conflict when it does not exist."""
-    status = site.overview.pulse()
+    status = site.schedules.status()
     row = _existing(site, name, status)
     return schedule_detail_view(row, status.now, site.settings.namespace)
 
 
 def _existing(site: Context, name: str, status: Status) -> Row:
     """Raises Conflict when there is no such schedule."""
-    rows = site.overview.rows([name], status)
+    rows = site.schedules.rows([name], status)
     if not rows:
         raise Conflict(ConflictKind.MISSING, name)
     return rows[0]
@@ -272,8 +272,8 @@ def _stored(site: Context, name: str) -> tuple[Entry | None, Schedule | None]:
 
 def _written(request: Request, site: Context, schedule: Schedule, code: int) -> Response:
     """Return a schedule after a change. A `once` that was due may be gone already."""
-    name, status = schedule.name, site.overview.pulse()
-    rows = site.overview.rows([name], status)
+    name, status = schedule.name, site.schedules.status()
+    rows = site.schedules.rows([name], status)
     entry = Entry(
         name=name, schedule=schedule, fault="", marker=None, known_since=status.now, revision="0",
         last_job="", declared=False,

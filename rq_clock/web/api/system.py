@@ -178,7 +178,7 @@ def clock(
     checks: Annotated[bool, Query(description="Include the doctor's findings (slower).")] = False,
 ) -> Response:
     """Get the status of the namespace: the leading clock, its lag, schedules in trouble."""
-    status, found = site.overview.pulse(), None
+    status, found = site.schedules.status(), None
     if checks:
         owner = (site.settings.owner, site.settings.former_owner)
         now = site.store.now()

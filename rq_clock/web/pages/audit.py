@@ -29,14 +29,14 @@ def audit_page(  # noqa: PLR0913 - one a filter
     query = {"by": by.strip(), "verb": verb.strip(), "schedule": schedule.strip()}
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
-    pulse = site.overview.pulse()
+    status = site.schedules.status()
     limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # it is capped about, not exactly
     found = Audit(site.store).newest(limit, cursor or "+")
     fits = [entry for entry in found if _fits(entry, **query)]
     following = fits[ROWS - 1].id if len(fits) > ROWS else ""
     rows = [(entry, _details(entry.detail)) for entry in fits[:ROWS]]
     return page(
-        request, "audit.html", token, pulse, rows=rows, query=query, following=following, at=at,
+        request, "audit.html", token, status, rows=rows, query=query, following=following, at=at,
         filtered=any(query.values()), kept=AUDIT,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ _NOT_READ = Code(problem="a web process does not load the app; `rq-clock doctor`
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clockwork:
-    """What the page shows of the clock, as read in one round trip beside the pulse."""
+    """What the page shows of the clock, as read in one round trip beside the status."""
 
     handovers: Sequence[LeaseGrant]
     alerts: Sequence[Alert]
@@ -48,17 +48,17 @@ class Clockwork:
 @router.get("/clock")
 def clock_page(request: Request, site: Web, token: Read, checks: str = "") -> Response:
     """Return the page; with `checks`, also the doctor's findings."""
-    pulse = site.overview.pulse()
-    found = _examined(site, pulse) if checks else None
-    clockwork = _read(site, pulse)
+    status = site.schedules.status()
+    found = _examined(site, status) if checks else None
+    clockwork = _read(site, status)
     return page(
-        request, "clock.html", token, pulse, leader=_leader(pulse, clockwork), work=clockwork,
+        request, "clock.html", token, status, leader=_leader(status, clockwork), work=clockwork,
         findings=found, healthy=healthy(found) if found is not None else None,
-        whole=pulse.size <= WHOLE, limit=WHOLE, here=releases(),
+        whole=status.size <= WHOLE, limit=WHOLE, here=releases(),
     )  # fmt: skip
 
 
-def _read(site: Context, pulse: Status) -> Clockwork:
+def _read(site: Context, status: Status) -> Clockwork:
     store = site.store
     pipe: Any = store.redis.pipeline(transaction=False)
     pipe.xrevrange(store.key("handovers"), count=HANDOVERS)
@@ -76,14 +76,14 @@ def _read(site: Context, pulse: Status) -> Clockwork:
         handovers=[LeaseGrant.read(text(id), fields) for id, fields in handovers],
         alerts=open_[:ALERTS],
         alert_count=len(open_),
-        late=list(islice(pulse.late.items(), LATE)),
+        late=list(islice(status.late.items(), LATE)),
         server=_server({} if isinstance(info, ResponseError) else info),
     )
 
 
-def _leader(pulse: Status, clockwork: Clockwork) -> dict[str, Any] | None:
+def _leader(status: Status, clockwork: Clockwork) -> dict[str, Any] | None:
     """Return the facts that the leader has stored."""
-    fields = pulse.leader
+    fields = status.leader
     if not fields:
         return None
     newest = clockwork.handovers[0] if clockwork.handovers else None
@@ -128,8 +128,8 @@ def _server(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _examined(site: Context, pulse: Status) -> list[Finding]:
+def _examined(site: Context, status: Status) -> list[Finding]:
     """Return the doctor's findings. Of very many schedules he checks none."""
     owner = site.settings.owner, site.settings.former_owner
-    facts = gather(site.store, site.executions, owner, _NOT_READ, whole=pulse.size <= WHOLE)
+    facts = gather(site.store, site.executions, owner, _NOT_READ, whole=status.size <= WHOLE)
     return findings(facts, facts.time)

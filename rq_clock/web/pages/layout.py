@@ -50,9 +50,9 @@ _TEMPLATES.env.globals["NAVIGATION"] = NAVIGATION
 
 
 def page(
-    request: Request, template: str, token: Token | None, pulse: Status | None, /, **values: Any
+    request: Request, template: str, token: Token | None, status: Status | None, /, **values: Any
 ) -> Response:
-    """Render a page. `pulse` fills the strip below the header; it is None while Redis is away, and
+    """Render a page. `status` fills the strip below the header; it is None while Redis is away, and
     without a login."""
     site, path = site_of(request), path_of(request)
     first = "/" + path[1:].partition("/")[0]
@@ -62,9 +62,9 @@ def page(
         "token": token,
         "scopes": () if site.read_only or not token else token.scopes,
         "read_only": site.read_only,
-        "pulse": pulse,
-        "clock": _clock(pulse) if pulse else None,
-        "now": pulse.now if pulse else None,
+        "status": status,
+        "clock": _clock(status) if status else None,
+        "now": status.now if status else None,
         "namespace": site.settings.namespace,
         "version": __version__,
         "root": root_of(request),
@@ -75,12 +75,12 @@ def page(
         "flash": _flashed(request) if opened else "",
         **values,
     }
-    status = values.get("status", 200)
+    code = values.get("status_code", 200)
     text = _TEMPLATES.get_template(template).render(context)
-    response = HTMLResponse(text.encode(errors="backslashreplace"), status)  # half a surrogate pair
+    response = HTMLResponse(text.encode(errors="backslashreplace"), code)  # half a surrogate pair
     if problem := values.get("problem"):
         response.headers.update(problem.headers)
-    elif status == 200 and (etag := getattr(request.state, "etag", "")):
+    elif code == 200 and (etag := getattr(request.state, "etag", "")):
         response.headers["ETag"] = etag
     if opened and FLASH in request.cookies:
         response.delete_cookie(FLASH, path=context["root"] or "/")
@@ -135,11 +135,11 @@ def failed(request: Request, problem: Problem) -> Response:
     site, root = site_of(request), root_of(request)
     if problem.kind == "unauthorized" and request.method == "GET" and not site.access.closed:
         return RedirectResponse(f"{root}/login?next={quote(_address(request))}", 303)
-    token, pulse = site.access.session(request), None
+    token, status = site.access.session(request), None
     if token and "read" in token.scopes and problem.status != 503:
         with suppress(RedisError):
-            pulse = site.overview.pulse()
-    return page(request, "problem.html", token, pulse, problem=problem, status=problem.status)
+            status = site.schedules.status()
+    return page(request, "problem.html", token, status, problem=problem, status_code=problem.status)
 
 
 async def form_of(request: Request) -> Mapping[str, str]:
@@ -172,16 +172,16 @@ def _address(request: Request) -> str:
     return path + query if request.method == "GET" else path
 
 
-def _clock(pulse: Status) -> Mapping[str, str]:
+def _clock(status: Status) -> Mapping[str, str]:
     """Return the texts of the strip."""
-    leader = pulse.leader
+    leader = status.leader
     lag, worst = (leader.get(name, "") for name in ("lag_p50_ms", "lag_p99_ms"))
     return {
         "name": leader.get("instance", ""),
         "lag": duration_text(timedelta(milliseconds=int(lag))) if lag else "",
         "lag_most": duration_text(timedelta(milliseconds=int(worst))) if worst else "",
-        "late": f"{pulse.late_count:,}",
-        "silent": duration_text(pulse.now - pulse.led) if pulse.led else "",
+        "late": f"{status.late_count:,}",
+        "silent": duration_text(status.now - status.led) if status.led else "",
     }
 
 

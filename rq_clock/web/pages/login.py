@@ -32,7 +32,7 @@ async def login(request: Request, site: Web) -> Response:
     except Problem as problem:
         return page(
             request, "login.html", None, None,
-            next=form.get("next", "/"), problem=problem, status=problem.status,
+            next=form.get("next", "/"), problem=problem, status_code=problem.status,
         )  # fmt: skip
     response = RedirectResponse(root_of(request) + here(form.get("next", "/")), 303)
     remember(request, response, COOKIE, site.access.cookie(token), SESSION_SECONDS)

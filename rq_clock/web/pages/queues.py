@@ -30,12 +30,12 @@ _BULK_VERBS = {"requeue": "Requeue", "delete": "Delete"}
 @router.get("/queues")
 def queues_page(request: Request, site: Web, token: Read) -> Response:
     """All queues and workers."""
-    pulse = site.overview.pulse()
-    named = site.overview.queues(pulse)
+    status = site.schedules.status()
+    named = site.schedules.queues(status)
     report = site.queues.look(None if named is None else set(named.values()))
     totals = {kind: sum(queue.jobs[kind] for queue in report.queues) for kind in KINDS}
     return page(
-        request, "queues.html", token, pulse, report=report, totals=totals,
+        request, "queues.html", token, status, report=report, totals=totals,
         unserved=[queue for queue in report.queues if queue.unserved], unread=named is None,
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ def queue_page(  # noqa: PLR0913 - one a filter
     kind: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
     """Return one queue, its jobs of a kind, and its workers."""
-    pulse = site.overview.pulse()
+    status = site.schedules.status()
     report = site.queues.look([name])
     queue = next((queue for queue in report.queues if queue.name == name), None)
     if queue is None:
@@ -54,7 +54,7 @@ def queue_page(  # noqa: PLR0913 - one a filter
     kind = kind or ("queued" if queue.jobs["queued"] or not queue.jobs["failed"] else "failed")
     jobs = site.queues.jobs(kind, name, limit=ROWS, cursor=cursor)
     return page(
-        request, "queue.html", token, pulse, queue=queue, kind=kind, at=at, look=look,
+        request, "queue.html", token, status, queue=queue, kind=kind, at=at, look=look,
         serving=[worker for worker in report.workers if name in worker.queues],
         **_rows(site, token, jobs),
     )  # fmt: skip
@@ -66,17 +66,17 @@ def jobs_page(  # noqa: PLR0913 - one a filter
     schedule: str = "", q: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
     """Jobs of a kind, of all queues; failed ones by schedule and text too."""
-    pulse = site.overview.pulse()
+    status = site.schedules.status()
     match = JobFilter(queue=queue.strip(), schedule=schedule.strip(), text=q.strip())
     searched = None
     if kind == "failed" and (match.schedule or match.text):
         fits, more = site.queues.matching(match)
         searched = SWEEP if more else None
-        jobs = Jobs(pulse.now, tuple(fits[:SHOWN]), len(fits), "")
+        jobs = Jobs(status.now, tuple(fits[:SHOWN]), len(fits), "")
     else:
         jobs = site.queues.jobs(kind, match.queue, limit=ROWS, cursor=cursor)
     return page(
-        request, "jobs.html", token, pulse, kind=kind, kinds=KINDS, filter=match, at=at,
+        request, "jobs.html", token, status, kind=kind, kinds=KINDS, filter=match, at=at,
         look=look, searched=searched, **_rows(site, token, jobs),
     )  # fmt: skip
 
@@ -144,12 +144,12 @@ def _ask(  # noqa: PLR0913 - what a form takes
 ) -> Response:  # fmt: skip
     if verb not in VERBS:
         raise _unknown(verb, VERBS)
-    pulse, detail = site.overview.pulse(), site.queues.job(id)
+    status, detail = site.schedules.status(), site.queues.job(id)
     back = _back(form.get("back", "")) or f"/runs/{quote(id, safe='')}"
     return page(
-        request, "job_action.html", token, pulse, detail=detail, job=detail.job, verb=verb,
+        request, "job_action.html", token, status, detail=detail, job=detail.job, verb=verb,
         word=VERBS[verb], back=back, form=form, error=error, look=look,
-        status=409 if error else 200,
+        status_code=409 if error else 200,
     )  # fmt: skip
 
 
@@ -164,14 +164,14 @@ def bulk_jobs_page(  # noqa: PLR0913 - one a filter
     """Confirm an action on all matching failed jobs."""
     if verb not in _BULK_VERBS:
         raise _unknown(verb, _BULK_VERBS)
-    pulse = site.overview.pulse()
+    status = site.schedules.status()
     match = JobFilter(
-        queue=queue.strip(), schedule=schedule.strip(), text=q.strip(), before=pulse.now
+        queue=queue.strip(), schedule=schedule.strip(), text=q.strip(), before=status.now
     )
     matching, more = site.queues.matching(match)
     return page(
-        request, "bulk_jobs.html", token, pulse, verb=verb, word=_BULK_VERBS[verb], filter=match,
-        matching=matching, more=more, before=iso(pulse.now), limit=SWEEP, back=_list(match),
+        request, "bulk_jobs.html", token, status, verb=verb, word=_BULK_VERBS[verb], filter=match,
+        matching=matching, more=more, before=iso(status.now), limit=SWEEP, back=_list(match),
         section="/queues",
     )  # fmt: skip
 

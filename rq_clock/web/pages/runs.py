@@ -96,18 +96,18 @@ def runs_page(  # noqa: PLR0913 - one a filter
         reason=query["reason"], text=query["q"].lower(),
         since=_instant(query["since"], "from"), until=_instant(query["until"], "to"),
     )  # fmt: skip
-    pulse = site.overview.pulse()
+    status = site.schedules.status()
     running: Sequence[JobRow] = ()
-    if match.schedule and (found := detail(site.store, match.schedule, pulse)):
+    if match.schedule and (found := detail(site.store, match.schedule, status)):
         lines, following, searched = _of_schedule(found, match), "", None
     else:
-        lines, following, searched = _ended(site, pulse, match, cursor)
+        lines, following, searched = _ended(site, status, match, cursor)
         if not cursor and not any(query.values()):
             running = site.queues.jobs("started", limit=RUNNING).jobs
     return page(
-        request, "runs.html", token, pulse, lines=lines, running=running, query=query, look=look,
+        request, "runs.html", token, status, lines=lines, running=running, query=query, look=look,
         filtered=any(query.values()), following=following, at=at, states=STATES, reasons=REASONS,
-        searched=searched, of_one=bool(match.schedule), known=pulse.running,
+        searched=searched, of_one=bool(match.schedule), known=status.running,
     )  # fmt: skip
 
 
@@ -124,11 +124,11 @@ def job_page(request: Request, site: Web, token: Read, id: str) -> Response:
 
 
 def _job_page(request: Request, site: Context, token: Token, id: str) -> Response:
-    pulse = site.overview.pulse()
-    run = read_run(site, id, pulse.now)
+    status = site.schedules.status()
+    run = read_run(site, id, status.now)
     may = "operate" in token.scopes and not site.read_only
     return page(
-        request, "run.html", token, pulse, run=run, detail=run.detail, job=run.detail.job,
+        request, "run.html", token, status, run=run, detail=run.detail, job=run.detail.job,
         look=look,        verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
         section="/runs" if run.detail.job.run else "/queues",
     )  # fmt: skip
@@ -138,12 +138,12 @@ def _job_page(request: Request, site: Context, token: Token, id: str) -> Respons
 
 
 def _ended(
-    site: Context, pulse: Status, match: RunFilter, cursor: str
+    site: Context, status: Status, match: RunFilter, cursor: str
 ) -> tuple[list[RunLine], str, int | None]:
     """The attempts that fit, where to read on, and how many were looked through if that matters."""
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page of runs, got {cursor!r}")
-    queues = site.overview.queues(pulse) if match.queue else None
+    queues = site.schedules.queues(status) if match.queue else None
     if match.queue and queues is None:
         raise Problem("validation", "queue: too many schedules to filter runs by queue")
     searches = match.searches or match.schedule

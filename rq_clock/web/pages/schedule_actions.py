@@ -56,13 +56,13 @@ class Submission:
 
     def page(self, **values: Any) -> Response:
         """Return the page with the form."""
-        pulse, found = existing(self.site, self.name)
+        status, found = existing(self.site, self.name)
         entry = found.row.entry
         return page(
-            self.request, "action.html", self.token, pulse, verb=self.verb, name=self.name,
-            tz=entry.tz, entry=entry, row=found.row, pause=entry.pause(pulse.now),
-            tomorrow=read_instant(NINE, entry.tz, now=pulse.now), limit=BACKFILL_LIMIT,
-            coming=upcoming(entry, max(pulse.now, entry.decided), SKIPS), form=self.form,
+            self.request, "action.html", self.token, status, verb=self.verb, name=self.name,
+            tz=entry.tz, entry=entry, row=found.row, pause=entry.pause(status.now),
+            tomorrow=read_instant(NINE, entry.tz, now=status.now), limit=BACKFILL_LIMIT,
+            coming=upcoming(entry, max(status.now, entry.decided), SKIPS), form=self.form,
             id=self.request.path_params.get("id", ""), **values,
         )  # fmt: skip
 
@@ -89,9 +89,9 @@ def _skip(sent: Submission) -> str:
 
 
 def _pause(sent: Submission) -> str:
-    pulse, found = existing(sent.site, sent.name)
+    status, found = existing(sent.site, sent.name)
     tz = found.row.entry.tz
-    until = until_of(sent.form, tz, pulse.now)
+    until = until_of(sent.form, tz, status.now)
     missed = sent.form.get("missed", "skip")
     sent.schedules.pause(sent.name, reason=sent.reason, until=until, missed=missed)
     return f"Paused until {_local(until, tz)}." if until else "Paused until it is resumed."
@@ -104,7 +104,7 @@ def _resume(sent: Submission) -> str:
 
 def _backfill(sent: Submission) -> str | Response:
     """Return the preview; of one that was seen (`sure`), ask the clock for the backfill."""
-    pulse, found = existing(sent.site, sent.name)
+    status, found = existing(sent.site, sent.name)
     schedules, span = sent.schedules, _Span.read(sent.form, found.row.entry.tz)
     preview = schedules.preview_backfill(sent.name, span.start, span.end, again=span.again)
     if sent.form.get("sure") != "1" or not preview.count:
@@ -113,7 +113,7 @@ def _backfill(sent: Submission) -> str | Response:
         sent.name, span.start, span.end, at_once=span.at_once, again=span.again,
         reason=sent.reason,
     )  # fmt: skip
-    waits = "" if pulse.leader else " It begins when a clock leads."
+    waits = "" if status.leader else " It begins when a clock leads."
     return f"Started a backfill of {made.total:,} runs.{waits}"
 
 
@@ -162,7 +162,7 @@ def _add_routes(verb: str, action: Action) -> None:
         try:
             outcome = action.act(sent)
         except ScheduleError as error:
-            return sent.page(error=str(error), status=409)
+            return sent.page(error=str(error), status_code=409)
         if isinstance(outcome, Response):
             return outcome
         return done(request, action.to.format(name=sent.name), outcome)

@@ -69,11 +69,11 @@ class Figures:
 
 def existing(site: Context, name: str) -> tuple[Status, ScheduleDetail]:
     """Return the status and a schedule. Raises Problem when there is none."""
-    pulse = site.overview.pulse()
-    found = detail(site.store, name, pulse)
+    status = site.schedules.status()
+    found = detail(site.store, name, status)
     if found is None:
         raise Problem("not-found", f"no schedule {name!r} in namespace {site.settings.namespace!r}")
-    return pulse, found
+    return status, found
 
 
 @router.get("/schedules/{name}")
@@ -81,8 +81,8 @@ def schedule_page(
     request: Request, site: Web, token: Read, name: str, history: str = ""
 ) -> Response:
     """Return the page of a schedule; with `history=all`, all of its history."""
-    pulse, found = existing(site, name)
-    row, now = found.row, pulse.now
+    status, found = existing(site, name)
+    row, now = found.row, status.now
     entry, schedule = row.entry, row.entry.schedule
     tz = entry.tz
     coming = upcoming(entry, max(now, entry.decided), COMING)
@@ -90,12 +90,12 @@ def schedule_page(
     pause = entry.pause(now)
     newest = found.ledger[::-1] if history == "all" else found.ledger[: -RECENT - 1 : -1]
     return page(
-        request, "schedule.html", token, pulse,
+        request, "schedule.html", token, status,
         entry=entry, schedule=schedule, tz=tz, row=row,
         runs=shown_target(schedule.target)["runs"] if schedule else "",
         states=row.states, pause=pause,
         pause_text=pause_text(pause, tz, now) if pause else "",
-        paused_alone=bool(pause and pause is not pulse.pause and pause != pulse.pause),
+        paused_alone=bool(pause and pause is not status.pause and pause != status.pause),
         skipping=skipping,
         sentence=sentence(schedule.trigger) if schedule else "",
         expression=schedule.trigger.expression

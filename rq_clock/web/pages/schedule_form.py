@@ -246,7 +246,7 @@ def preview(request: Request, site: Web, token: Read) -> Response:
     """Show when a schedule would fire: a part of a page, loaded again while somebody types."""
     values = {name: request.query_params.get(name, "") for name in WHEN}
     draft = Draft.read({**values, "what": "func", "func": "some.function"})
-    now = site.overview.pulse().now
+    now = site.schedules.status().now
     return fragment(request, "_preview.html", now=now, **_meaning(draft, now))
 
 
@@ -290,13 +290,14 @@ def _form(
     name: str = "",
     checked: bool = False,
 ) -> Response:
-    pulse = site.overview.pulse()
-    meaning = _meaning(draft if checked or not name else Draft.read(draft.values), pulse.now)
+    status = site.schedules.status()
+    meaning = _meaning(draft if checked or not name else Draft.read(draft.values), status.now)
     return page(
-        request, "edit.html", token, pulse, name=name, form=draft.values, faults=dict(draft.faults),
-        zones=sorted(zone_names()), methods=METHODS, crons=CRONS, fields=" ".join(WHEN),
+        request, "edit.html", token, status, name=name, form=draft.values,
+        faults=dict(draft.faults), zones=sorted(zone_names()), methods=METHODS, crons=CRONS,
+        fields=" ".join(WHEN),
         cli=as_cli(draft.schedule.name, draft.schedule) if draft.schedule else "",
-        status=422 if checked and draft.faults else 200, **meaning,
+        status_code=422 if checked and draft.faults else 200, **meaning,
     )  # fmt: skip
 
 

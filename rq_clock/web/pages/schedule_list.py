@@ -51,12 +51,12 @@ def list_page(  # noqa: PLR0913 - one a filter
     query = {"state": state, "queue": queue, "tag": tag, "q": q.strip(), "origin": origin}
     if size not in SIZES:
         raise Problem("validation", f"size: expected one of {SIZES}, got {size}")
-    listing = site.overview.page(_filter(query), sort=sort, limit=size, cursor=cursor)
+    listing = site.schedules.page(_filter(query), sort=sort, limit=size, cursor=cursor)
     kept = {**query, "sort": "" if sort == "trouble" else sort, "size": "" if size == 50 else size}
     following = {**kept, "cursor": listing.cursor, "at": at + len(listing.rows)}
     return page(
-        request, "schedules.html", token, listing.pulse,
-        listing=listing, rows=[schedule_row(row, listing.pulse.now) for row in listing.rows],
+        request, "schedules.html", token, listing.status,
+        listing=listing, rows=[schedule_row(row, listing.status.now) for row in listing.rows],
         query=query, kept=kept, following=following if listing.cursor else None,
         tabs=_tabs(listing, query), filtered=any(query.values()),
         sizes=SIZES, size=size, at=at, limit=BATCH_LIMIT,
@@ -75,15 +75,15 @@ def _filter(query: Mapping[str, str]) -> Filter:
 
 def _tabs(listing: Listing, query: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the states with their counts; under another filter only the shown state has one."""
-    pulse, total = listing.pulse, listing.total
+    status, total = listing.status, listing.total
     counts: dict[str, str] = {}
     if not any(value for name, value in query.items() if name != "state"):
         counts = {
-            "": f"{pulse.size:,}",
-            "late": f"{pulse.late_count:,}",
-            "stuck": f"{len(pulse.stuck):,}",
-            "failing": f"{pulse.failing_count:,}",
-            "running": f"{len(pulse.running_jobs):,}",
+            "": f"{status.size:,}",
+            "late": f"{status.late_count:,}",
+            "stuck": f"{len(status.stuck):,}",
+            "failing": f"{status.failing_count:,}",
+            "running": f"{len(status.running_jobs):,}",
         }
     if total is not None:
         counts[query["state"]] = f"{total:,}"
@@ -110,7 +110,7 @@ class Selection:
         verb, back = one.get("verb", ""), here(one.get("back", "/"))
         names = form.get("name", [])
         if one.get("all"):
-            names = site.overview.names(_filter(one), BATCH_LIMIT + 1)
+            names = site.schedules.names(_filter(one), BATCH_LIMIT + 1)
         if verb not in VERBS or not names:
             raise Problem("validation", "expected some schedules to be selected, got none")
         limit = RUN_LIMIT if verb == "run" else BATCH_LIMIT
@@ -157,18 +157,18 @@ def act(request: Request, site: Web, token: Operate, verb: str, form: Fields) ->
     try:
         message = _act(schedules_for(site, token), selection, form, site)
     except ScheduleError as error:
-        return _ask(request, site, token, selection, form=form, error=str(error), status=409)
+        return _ask(request, site, token, selection, form=form, error=str(error), status_code=409)
     return done(request, selection.back, message)
 
 
 def _ask(
     request: Request, site: Context, token: Token, selection: Selection, **values: Any
 ) -> Response:
-    pulse = site.overview.pulse()
+    status = site.schedules.status()
     return page(
-        request, "bulk.html", token, pulse, selection=selection,
+        request, "bulk.html", token, status, selection=selection,
         everything=selection.names == (ALL,),
-        tomorrow=read_instant(NINE, "UTC", now=pulse.now), tz="UTC", **{"form": {}, **values},
+        tomorrow=read_instant(NINE, "UTC", now=status.now), tz="UTC", **{"form": {}, **values},
     )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def _act(schedules: Schedules, selection: Selection, form: Mapping[str, str], si
     names, reason = selection.names, form.get("reason", "").strip()
     what = "all schedules" if names == (ALL,) else _counted(len(names))
     if selection.verb == "pause":
-        until = until_of(form, "UTC", site.overview.pulse().now)
+        until = until_of(form, "UTC", site.schedules.status().now)
         missed = form.get("missed", "skip")
         schedules.pause(names, reason=reason, until=until, missed=missed)
         return f"Paused {what}."

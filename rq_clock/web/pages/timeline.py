@@ -112,13 +112,13 @@ def timeline_page(  # noqa: PLR0913 - one a filter
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
     states = (state,) if state else ()
     match = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
-    listing = site.overview.page(match, limit=LANES, cursor=cursor)
-    now = listing.pulse.now
+    listing = site.schedules.page(match, limit=LANES, cursor=cursor)
+    now = listing.status.now
     start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
     window = Window(start - HALF + shift * _HOUR, now, _known_zone(tz))
     lanes = [lane_of(row, window) for row in listing.rows]
     return page(
-        request, "timeline.html", token, listing.pulse, listing=listing, lanes=lanes, query=query,
+        request, "timeline.html", token, listing.status, listing=listing, lanes=lanes, query=query,
         window=window, ticks=list(window.ticks()), density=_density(listing, window), at=at,
         zones=_zones(listing.rows, tz), tz=window.tz, shift=shift, pan=PAN, view=view,
         rows=_table(lanes) if view == "table" else [], limit=ROWS,
