@@ -22,8 +22,8 @@ from rq_clock.web.changes import Changes
 from rq_clock.web.problems import Problem
 
 REPLY_SECONDS = 0.6
-"""A Redis that is silent this long counts as gone. A page takes three answers at most, and must
-report it within two seconds."""
+"""A Redis that is silent this long counts as gone. A page takes three round trips, and a fourth one
+while a schedule is in trouble."""
 
 
 @dataclass(frozen=True, slots=True)

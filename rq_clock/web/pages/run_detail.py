@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from rq_clock.jobs.queues import NoJob
 from rq_clock.jobs.records import JobDetail
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import LEDGER_CODES, Attempt, Enqueued, ledger_entry
 from rq_clock.runners.output import shown
+from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text
+from rq_clock.store.status import Status, read_status
 from rq_clock.timing.durations import duration_text
 from rq_clock.web.context import Context
 from rq_clock.web.pages.job_display import TracebackLine, pairs, traceback_lines, verbs_of
@@ -75,24 +76,24 @@ class RunDetail:
         return pairs([verb for verb in found if verb != "again" or self.exists])
 
 
-def read_run(site: Context, id: str, now: datetime) -> RunDetail:
-    """Read it, in two round trips. Raises NoJob when nothing at all is known of it."""
+def read_run(site: Context, id: str) -> tuple[Status, RunDetail]:
+    """Return the status and a run, in one round trip more than `read_status`. Raises NoJob when
+    nothing is known of the run."""
     store, origin = site.store, JobId.parse(id)
-    ours = origin is not None and origin.namespace == store.namespace
-    pipe: Any = store.redis.pipeline(transaction=False)
-    pipe.get(store.key(f"output:{id}"))
-    if origin and ours:
-        pipe.lrange(store.key(f"ledger:{origin.schedule}"), 0, -1)
-        pipe.hexists(store.key("definitions"), origin.schedule)
-    kept, *rest = pipe.execute()
-    lines, exists = rest or ([], 0)
-    entry = _entry([text(line) for line in lines], origin) if origin else None
+    pipe = NamedPipeline(store)
+    pipe.add("output", "get", f"output:{id}")
+    if origin and origin.namespace == store.namespace:
+        pipe.add("ledger", "lrange", f"ledger:{origin.schedule}", 0, -1)
+        pipe.add("exists", "hexists", "definitions", origin.schedule)
+    status, kept = read_status(store, pipe), pipe["output"]
+    entry = _entry([text(line) for line in pipe.get("ledger", ())], origin) if origin else None
     detail = _detail(site, id, known=bool(kept or entry))
     cut, output = shown(kept) if kept is not None else (0, None)
     trace, place = traceback_lines(detail.trace)
-    return RunDetail(
-        detail=detail, entry=entry, exists=bool(exists), milestones=_milestones(detail, entry, now),
-        output=output, cut=cut, trace=trace, place=place,
+    return status, RunDetail(
+        detail=detail, entry=entry, exists=bool(pipe.get("exists")),
+        milestones=_milestones(detail, entry, status.now), output=output, cut=cut, trace=trace,
+        place=place,
     )  # fmt: skip
 
 

@@ -124,12 +124,11 @@ def job_page(request: Request, site: Web, token: Read, id: str) -> Response:
 
 
 def _job_page(request: Request, site: Context, token: Token, id: str) -> Response:
-    status = site.schedules.status()
-    run = read_run(site, id, status.now)
+    status, run = read_run(site, id)
     may = "operate" in token.scopes and not site.read_only
     return page(
         request, "run.html", token, status, run=run, detail=run.detail, job=run.detail.job,
-        look=look,        verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
+        look=look, verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
         section="/runs" if run.detail.job.run else "/queues",
     )  # fmt: skip
 
