@@ -134,7 +134,7 @@ def iso(t: datetime) -> str:
 
 
 def print_json(view: Any) -> None:
-    from rq_clock.serializers.view import encode
+    from rq_clock.model.view import encode
 
     click.echo(encode(view, indent=2))
 

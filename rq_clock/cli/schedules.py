@@ -31,6 +31,7 @@ from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.cli.runs import HEAD, cells, rows_of
 from rq_clock.errors import ScheduleError
 from rq_clock.model.entry import Entry, Pause, SkipRequest
+from rq_clock.model.view import shallow
 from rq_clock.redaction import printable
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.jobs import RunView, backfill_view
@@ -41,7 +42,6 @@ from rq_clock.serializers.schedules import (
     named_fire_time_view,
     schedule_detail_view,
 )
-from rq_clock.serializers.view import shallow
 from rq_clock.settings import Settings
 from rq_clock.timing.describe import Fire, dst_remarks, fires, words
 from rq_clock.timing.triggers import Trigger, cron

@@ -106,7 +106,7 @@ class JobFilter:
             return False
         if self.before and job.ended and job.ended > self.before:
             return False
-        return self.text.lower() in f"{job.id}\n{job.description}\n{job.error}".lower()
+        return self.text.lower() in f"{job.id}\n{job.description or ''}\n{job.error or ''}".lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,10 @@ class Queues:
 
     # ---- reading ------------------------------------------------------------------------------
 
-    def look(self, used: Collection[str] | None = None) -> QueueReport:
-        """Return all queues and workers; `used` are the queues that schedules name, if known."""
+    def look(self, used: Collection[str] = ()) -> QueueReport:
+        """Return all queues and workers; `used` are the queues that schedules name."""
         keys = ["rq:queues", "rq:workers", self._store.key("workers")]
-        answer = self._scripts["queues"](keys, [QUEUES, WORKERS, *sorted(used or ())])
+        answer = self._scripts["queues"](keys, [QUEUES, WORKERS, *sorted(used)])
         now = server_time(answer)
         workers = sorted(
             (worker_row([text(word) for word in row]) for row in answer[3]), key=lambda w: w.name

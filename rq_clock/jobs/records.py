@@ -10,17 +10,18 @@ Not here: reading them from Redis, and operations on them (queues.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from rq_clock.errors import ScheduleError
 from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.outcomes import one_line
 from rq_clock.jobs.results import end_of_trace, trace_of, value_of
 from rq_clock.model.job_id import JobId
+from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked_text
 from rq_clock.store import cursors
 from rq_clock.store.scripts import text
@@ -38,6 +39,7 @@ KINDS = {
 """Kind of job → RQ's registry, and the order of its scores. Failed and finished jobs have as score
 when RQ forgets them: the newest come first if all are kept equally long."""
 COUNTED = ("queued", "started", "scheduled", "deferred", "failed", "finished", "canceled")
+WorkerOrigin = Literal["rq-clock", "rq"]
 _DIGITS = 15
 """The longest number that rq-clock or RQ writes."""
 _PLACE = re.compile(r"[0-9]{1,15}")
@@ -48,40 +50,36 @@ _FIELDS = ("status", "description", "created_at", "enqueued_at", "started_at", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueRow:
-    """A queue. `waiting` is the age of its first job; `workers` counts the living workers that
-    serve it; `used` is whether a schedule names it, None if unknown."""
+class QueueRow(View):
+    """A queue of RQ."""
 
     name: str
-    jobs: Mapping[str, int]
-    """By kind, as in KINDS."""
-    waiting: timedelta | None
-    workers: int
-    used: bool | None
+    jobs: Mapping[str, int] = field(metadata=doc("Jobs by kind."))
+    waiting_seconds: float | None = field(metadata=doc("The age of its first waiting job."))
+    workers: int = field(metadata=doc("Living workers that serve it."))
+    unserved: bool = field(metadata=doc("Whether it is needed and no worker serves it."))
 
     @property
-    def unserved(self) -> bool:
-        """Return whether it is needed and no worker serves it."""
-        return not self.workers and bool(self.used or self.jobs["queued"])
+    def waiting(self) -> timedelta | None:
+        """Return the age of its first waiting job."""
+        return None if self.waiting_seconds is None else timedelta(seconds=self.waiting_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRow:
-    """A living worker. `ours` is whether it is rq-clock's, of this namespace, or RQ's own."""
+class WorkerRow(View):
+    """A living worker."""
 
     name: str
     state: str
     queues: tuple[str, ...]
-    job: str
+    job: str | None
+    job_since: datetime | None
+    last_seen: datetime | None
     since: datetime | None
-    """When its job has started."""
-    sign: datetime | None
-    """Its last sign of life."""
-    born: datetime | None
-    host: str
-    pid: str
-    version: str
-    ours: bool
+    host: str | None
+    pid: str | None
+    version: str | None = field(metadata=doc("The version of RQ."))
+    origin: WorkerOrigin = field(metadata=doc("Whether it is rq-clock's, or RQ's own."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +92,29 @@ class QueueReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRow:
-    """A job in a list. `run` is the id of a schedule's run; `due` is when a scheduled job will be
-    queued."""
+class JobRow(View):
+    """A job of RQ."""
 
     id: str
-    queue: str
-    status: str
-    description: str
-    run: JobId | None
+    queue: str | None
+    status: str | None = field(metadata=doc("RQ's status; null once RQ has forgotten the job."))
+    description: str | None = field(metadata=doc("The call, as RQ describes it."))
+    schedule: str | None = field(metadata=doc("The schedule, if the job is a run of one."))
+    fire_time: datetime | None
     created: datetime | None
     enqueued: datetime | None
     started: datetime | None
     ended: datetime | None
-    due: datetime | None
-    worker: str
+    due: datetime | None = field(metadata=doc("When a scheduled job will be queued."))
+    worker: str | None
     attempt: int
     retries_left: int
-    error: str
+    error: str | None
+
+    @property
+    def run(self) -> JobId | None:
+        """Return the parts of its id if it is a run of a schedule."""
+        return JobId.parse(self.id) if self.schedule else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +207,14 @@ def worker_row(row: Sequence[str]) -> WorkerRow:
         name=name,
         state=state or "unknown",
         queues=tuple(queues.split(",")),
-        job=job,
-        since=_time(since) if job else None,
-        sign=from_ms(int(micros) // 1000) if micros else _time(sign),
-        born=_time(birth),
-        host=host,
-        pid=pid,
-        version=version,
-        ours=bool(place),
+        job=job or None,
+        job_since=_time(since) if job else None,
+        last_seen=from_ms(int(micros) // 1000) if micros else _time(sign),
+        since=_time(birth),
+        host=host or None,
+        pid=pid or None,
+        version=version or None,
+        origin="rq-clock" if place else "rq",
     )
 
 
@@ -234,19 +237,20 @@ def _job(
 
     return JobRow(
         id=id,
-        queue=queue,
-        status=fields.get("status", ""),
-        description=masked_text(fields.get("description", "")),
-        run=run,
+        queue=queue or None,
+        status=fields.get("status") or None,
+        description=masked_text(fields.get("description", "")) or None,
+        schedule=run.schedule if run else None,
+        fire_time=run.fire_time if run else None,
         created=time("created_at"),
         enqueued=time("enqueued_at"),
         started=time("started_at"),
         ended=time("ended_at"),
         due=_time(due),
-        worker=fields.get("worker_name", ""),
+        worker=fields.get("worker_name") or None,
         attempt=_number(fields.get("rq_clock_attempt", "")),
         retries_left=_number(fields.get("retries_left", "")),
-        error=one_line(trace.strip().rpartition("\n")[2]),
+        error=one_line(trace.strip().rpartition("\n")[2]) or None,
     )
 
 
@@ -265,16 +269,20 @@ def _result(id: str, fields: Mapping[str, str]) -> Result:
     )
 
 
-def queue_row(row: Any, now: datetime, workers: Iterable[WorkerRow], used: Any) -> QueueRow:
+def queue_row(
+    row: Any, now: datetime, workers: Sequence[WorkerRow], used: Collection[str]
+) -> QueueRow:
     """Return a queue from the answer of lua/queues.lua; `used` are the names in schedules."""
     name, *counts, since = (text(word) for word in row)
     began = _time(since)
+    jobs = dict(zip(COUNTED, map(int, counts), strict=True))
+    serving = sum(name in worker.queues for worker in workers)
     return QueueRow(
         name=name,
-        jobs=dict(zip(COUNTED, map(int, counts), strict=True)),
-        waiting=max(now - began, timedelta(0)) if began else None,
-        workers=sum(name in worker.queues for worker in workers),
-        used=None if used is None else name in used,
+        jobs=jobs,
+        waiting_seconds=max((now - began).total_seconds(), 0.0) if began else None,
+        workers=serving,
+        unserved=not serving and bool(jobs["queued"] or name in used),
     )
 
 

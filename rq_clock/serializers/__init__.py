@@ -1,6 +1,5 @@
 """The JSON of rq-clock, declared once: for `--json`, the API and its OpenAPI document. Pure.
 
-    view.py        the base of all views, and how they become JSON
     schedules.py   schedules, fire times, differences
     jobs.py        runs, jobs, backfills, queues, workers
     clock.py       the status of a namespace

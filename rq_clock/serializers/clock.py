@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rq_clock.doctor.server_checks import Finding
 from rq_clock.model.entry import Pause
+from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked_json
-from rq_clock.serializers.view import View, doc
 from rq_clock.timing.instants import from_ms
 
 if TYPE_CHECKING:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from rq_clock.jobs.records import JobRow, QueueRow
 from rq_clock.model.decision import Skip
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost, instant_of
-from rq_clock.serializers.view import View, doc
+from rq_clock.model.view import View, doc
 from rq_clock.timing.triggers import MANY
 
 if TYPE_CHECKING:
     from rq_clock.jobs.executions import Ended
     from rq_clock.jobs.queues import BulkResult
-    from rq_clock.jobs.records import JobDetail, JobRow, QueueRow, WorkerRow
+    from rq_clock.jobs.records import JobDetail, WorkerRow
     from rq_clock.schedules.backfill import Preview
     from rq_clock.store.backfills import Backfill
 
@@ -90,27 +91,6 @@ def _ms(span: timedelta | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobView(View):
-    """A job of RQ."""
-
-    id: str
-    queue: str | None
-    status: str | None = field(metadata=doc("RQ's status; null once RQ has forgotten the job."))
-    description: str | None = field(metadata=doc("The call, as RQ describes it."))
-    schedule: str | None
-    fire_time: datetime | None
-    created: datetime | None
-    enqueued: datetime | None
-    started: datetime | None
-    ended: datetime | None
-    due: datetime | None = field(metadata=doc("When a scheduled job will be queued."))
-    worker: str | None
-    attempt: int
-    retries_left: int
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptView(View):
     """An ended attempt."""
 
@@ -125,7 +105,7 @@ class AttemptView(View):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobDetailView(JobView):
+class JobDetailView(JobRow):
     """A run, or any other job, with its attempts and its result."""
 
     reason: str | None
@@ -154,19 +134,14 @@ class JobSweepView(View):
     more: bool = field(metadata=doc("Whether there may be more jobs that match."))
 
 
-def job_view(job: JobRow) -> JobView:
-    """Return a job as lists show it."""
-    return JobView(**_job(job))
-
-
 def job_detail_view(found: JobDetail) -> JobDetailView:
     """Return all that is known of a job."""
     run, attempts = found.job.run, [_attempt(ended) for ended in found.attempts]
     entries = [e.entry for e in found.attempts if isinstance(e.entry, Enqueued)]
     first = entries[0] if entries else None
     errors = [attempt.error for attempt in attempts if attempt.error]
-    job = _job(found.job)
-    return JobDetailView(**job | {"error": job["error"] or (errors[-1] if errors else None)} | {
+    return JobDetailView(**_fields(found.job) | {
+        "error": found.job.error or (errors[-1] if errors else None),
         "reason": first.reason if first else _REASONS.get(run.kind) if run else None,
         "lag_ms": _ms(first.lag) if first else None,
         "attempts": attempts,
@@ -175,18 +150,6 @@ def job_detail_view(found: JobDetail) -> JobDetailView:
         "dependents": found.dependents,
         "forgotten_in_seconds": found.expires_in.total_seconds() if found.expires_in else None,
     })  # fmt: skip
-
-
-def _job(job: JobRow) -> dict[str, Any]:
-    same = ("created", "enqueued", "started", "ended", "due", "attempt", "retries_left")
-    texts = ("queue", "status", "description", "worker", "error")
-    return {
-        "id": job.id,
-        "schedule": job.run.schedule if job.run else None,
-        "fire_time": job.run.fire_time if job.run else None,
-        **{name: getattr(job, name) for name in same},
-        **{name: getattr(job, name) or None for name in texts},
-    }
 
 
 def _attempt(ended: Ended) -> AttemptView:
@@ -248,9 +211,7 @@ class BackfillPreviewView(View):
 
 def backfill_view(backfill: Backfill) -> BackfillView:
     """Return a backfill."""
-    same = ("id", "schedule", "state", "start", "end", "at_once", "total", "enqueued", "skipped",
-            "cursor", "jobs", "by", "reason", "since")  # fmt: skip
-    return BackfillView(**{name: getattr(backfill, name) for name in same})
+    return BackfillView(**{f.name: getattr(backfill, f.name) for f in fields(BackfillView)})
 
 
 def backfill_preview_view(schedule: str, preview: Preview) -> BackfillPreviewView:
@@ -271,71 +232,17 @@ def backfill_preview_view(schedule: str, preview: Preview) -> BackfillPreviewVie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueView(View):
-    """A queue of RQ."""
-
-    name: str
-    jobs: Mapping[str, int] = field(metadata=doc("Jobs by kind."))
-    waiting_seconds: float | None = field(metadata=doc("The age of its first waiting job."))
-    workers: int = field(metadata=doc("Living workers that serve it."))
-    unserved: bool = field(metadata=doc("Whether it is needed and no worker serves it."))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueDetailView(QueueView):
+class QueueDetailView(QueueRow):
     """A queue and the workers that serve it."""
 
     served_by: list[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerView(View):
-    """A living worker."""
-
-    name: str
-    state: str
-    queues: Sequence[str]
-    job: str | None
-    job_since: datetime | None
-    last_seen: datetime | None
-    since: datetime | None
-    host: str | None
-    version: str | None
-    origin: str = field(metadata=doc(enum=("rq-clock", "rq")))
-
-
-def queue_view(queue: QueueRow) -> QueueView:
-    """Return a queue."""
-    return QueueView(**_queue(queue))
-
-
 def queue_detail_view(queue: QueueRow, workers: Sequence[WorkerRow]) -> QueueDetailView:
     """Return a queue with those of the workers that serve it."""
     serving = [worker.name for worker in workers if queue.name in worker.queues]
-    return QueueDetailView(**_queue(queue), served_by=serving)
+    return QueueDetailView(**_fields(queue), served_by=serving)
 
 
-def _queue(queue: QueueRow) -> dict[str, Any]:
-    return {
-        "name": queue.name,
-        "jobs": queue.jobs,
-        "waiting_seconds": queue.waiting.total_seconds() if queue.waiting is not None else None,
-        "workers": queue.workers,
-        "unserved": queue.unserved,
-    }
-
-
-def worker_view(worker: WorkerRow) -> WorkerView:
-    """Return a worker."""
-    return WorkerView(
-        name=worker.name,
-        state=worker.state,
-        queues=worker.queues,
-        job=worker.job or None,
-        job_since=worker.since,
-        last_seen=worker.sign,
-        since=worker.born,
-        host=worker.host or None,
-        version=worker.version or None,
-        origin="rq-clock" if worker.ours else "rq",
-    )
+def _fields(view: JobRow | QueueRow) -> dict[str, Any]:
+    return {f.name: getattr(view, f.name) for f in fields(view)}

@@ -16,9 +16,9 @@ from rq_clock.model.entry import Pause, SkipRequest
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import shown_target
 from rq_clock.model.verdict import STATES
+from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked_json, masked_url
 from rq_clock.serializers.jobs import RunView, run_view
-from rq_clock.serializers.view import View, doc
 from rq_clock.timing.describe import Fire, dst_remarks, words
 from rq_clock.timing.triggers import Trigger
 from rq_clock.timing.zones import zone

@@ -14,6 +14,7 @@ from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import command, webhook
+from rq_clock.model.view import encode
 from rq_clock.schedules.listing import Row
 from rq_clock.schedules.upcoming import density, upcoming
 from rq_clock.serializers.schedules import (
@@ -22,7 +23,6 @@ from rq_clock.serializers.schedules import (
     schedule_detail_view,
     schedule_view,
 )
-from rq_clock.serializers.view import encode
 from rq_clock.timing.describe import Fire
 from rq_clock.timing.triggers import Trigger, cron, every, once
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
+from rq_clock.model.view import Page
 from rq_clock.schedules.service import Schedules
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.jobs import (
@@ -23,7 +24,6 @@ from rq_clock.serializers.jobs import (
     backfill_view,
 )
 from rq_clock.serializers.schedules import ScheduleDetailView, SkippedView
-from rq_clock.serializers.view import Page
 from rq_clock.settings import Token
 from rq_clock.store.audit import RequestKey
 from rq_clock.store.backfills import Backfill, Backfills

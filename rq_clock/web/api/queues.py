@@ -9,22 +9,17 @@ from starlette.responses import Response
 
 from rq_clock.errors import ScheduleError
 from rq_clock.jobs.queues import JobFilter
+from rq_clock.jobs.records import JobRow, QueueRow, WorkerRow
+from rq_clock.model.view import Page
 from rq_clock.serializers.jobs import (
     JobDetailView,
     JobSweepView,
-    JobView,
     QueueDetailView,
-    QueueView,
     RunStartedView,
-    WorkerView,
     job_detail_view,
     job_sweep_view,
-    job_view,
     queue_detail_view,
-    queue_view,
-    worker_view,
 )
-from rq_clock.serializers.view import Page
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
@@ -57,11 +52,10 @@ QueueName = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-
 # ---- queues and workers -----------------------------------------------------------------------
 
 
-@router.get("/queues", response_model=Page[QueueView], responses=TAGGED)
+@router.get("/queues", response_model=Page[QueueRow], responses=TAGGED)
 def list_queues(request: Request, site: Web, _: Read) -> Response:
     """List all queues of the Redis, by name."""
-    rows = [queue_view(queue) for queue in site.queues.look().queues]
-    return tagged(request, Page(data=rows, next_cursor=None))
+    return tagged(request, Page(data=site.queues.look().queues, next_cursor=None))
 
 
 @router.get("/queues/{name}", response_model=QueueDetailView, responses=TAGGED | NOT_FOUND)
@@ -74,17 +68,16 @@ def get_queue(request: Request, site: Web, _: Read, name: QueueName) -> Response
     return tagged(request, queue_detail_view(found, report.workers))
 
 
-@router.get("/workers", response_model=Page[WorkerView], responses=TAGGED)
+@router.get("/workers", response_model=Page[WorkerRow], responses=TAGGED)
 def list_workers(request: Request, site: Web, _: Read) -> Response:
     """List all living workers, by name."""
-    rows = [worker_view(worker) for worker in site.queues.look().workers]
-    return tagged(request, Page(data=rows, next_cursor=None))
+    return tagged(request, Page(data=site.queues.look().workers, next_cursor=None))
 
 
 # ---- jobs -------------------------------------------------------------------------------------
 
 
-@router.get("/jobs", response_model=Page[JobView], responses=PAGED)
+@router.get("/jobs", response_model=Page[JobRow], responses=PAGED)
 def list_jobs(
     request: Request,
     site: Web,
@@ -99,8 +92,8 @@ def list_jobs(
         found = site.queues.jobs(kind, queue, limit=limit, cursor=cursor)
     except ScheduleError:  # the kind is known here
         raise wrong("cursor", "expected the one of a page of the same kind") from None
-    rows = [job_view(job) for job in found.jobs]
-    return tagged(request, Page(data=rows, next_cursor=found.cursor or None, total=found.total))
+    page = Page(data=found.jobs, next_cursor=found.cursor or None, total=found.total)
+    return tagged(request, page)
 
 
 @router.get("/jobs/{id}", response_model=JobDetailView, responses=TAGGED | NOT_FOUND)

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest import reader as plain
 from rq_clock.manifest.fields import kind_of
-from rq_clock.serializers.view import encode
+from rq_clock.model.view import encode
 from rq_clock.store import cursors
 from rq_clock.web.context import Needs, root_of
 from rq_clock.web.idempotency import once_of

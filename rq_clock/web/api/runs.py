@@ -16,6 +16,7 @@ from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import LedgerEntry, Lost, instant_of
+from rq_clock.model.view import Page
 from rq_clock.serializers.jobs import (
     JobDetailView,
     RunStartedView,
@@ -23,7 +24,6 @@ from rq_clock.serializers.jobs import (
     job_detail_view,
     run_view,
 )
-from rq_clock.serializers.view import Page
 from rq_clock.store import cursors
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.timing.instants import read_instant, to_ms

@@ -12,6 +12,7 @@ from rq_clock.manifest.definition import patched
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule
+from rq_clock.model.view import Page
 from rq_clock.schedules.listing import Row
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.schedules import (
@@ -22,7 +23,6 @@ from rq_clock.serializers.schedules import (
     schedule_detail_view,
     schedule_list_view,
 )
-from rq_clock.serializers.view import Page
 from rq_clock.store.audit import RequestKey
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import LONGEST, read_instant

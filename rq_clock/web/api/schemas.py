@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rq_clock.serializers.view import View, doc
+from rq_clock.model.view import View, doc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

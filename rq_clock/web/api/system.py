@@ -15,6 +15,7 @@ from rq_clock.errors import Conflict, Fault, ScheduleError
 from rq_clock.manifest.document import dump
 from rq_clock.manifest.document import read as read_manifest
 from rq_clock.manifest.export import choose
+from rq_clock.model.view import Page
 from rq_clock.serializers.clock import ClockView, audit_view, clock_view
 from rq_clock.serializers.schedules import (
     ChangesView,
@@ -22,7 +23,6 @@ from rq_clock.serializers.schedules import (
     explanation_view,
     plan_view,
 )
-from rq_clock.serializers.view import Page
 from rq_clock.store.audit import AuditEntry
 from rq_clock.store.operations import BATCH_LIMIT
 from rq_clock.timing.describe import fires

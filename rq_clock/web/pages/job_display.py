@@ -30,9 +30,9 @@ _FRAME = re.compile(r'\s*File "(?P<path>[^"]*)", line (?P<line>\d+)(?:, in (?P<n
 _FOREIGN = re.compile(r"[/\\](?:site-packages|dist-packages|rq_clock|lib[/\\]python\d)|^<")
 
 
-def look(status: str) -> Markup:
+def look(status: str | None) -> Markup:
     """Return the pill of a job's status in RQ, or of a run's outcome."""
-    return pill(*_LOOKS.get(status, (status,) if status else ("ended", "forgotten")))
+    return pill(*_LOOKS.get(status, (status,))) if status else pill("ended", "forgotten")
 
 
 def verbs_of(job: JobRow, namespace: str) -> list[str]:
@@ -46,7 +46,7 @@ def verbs_of(job: JobRow, namespace: str) -> list[str]:
         found.append("cancel")
     elif job.run and job.run.namespace == namespace and job.status != "started":
         found.append("again")
-    if job.status not in ("", "started"):
+    if job.status and job.status != "started":
         found.append("delete")
     return found
 

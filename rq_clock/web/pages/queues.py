@@ -32,7 +32,7 @@ def queues_page(request: Request, site: Web, token: Read) -> Response:
     """All queues and workers."""
     status = site.schedules.status()
     named = site.schedules.queues(status)
-    report = site.queues.look(None if named is None else set(named.values()))
+    report = site.queues.look(set(named.values()) if named else ())
     totals = {kind: sum(queue.jobs[kind] for queue in report.queues) for kind in KINDS}
     return page(
         request, "queues.html", token, status, report=report, totals=totals,

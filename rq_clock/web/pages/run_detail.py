@@ -48,7 +48,7 @@ class RunDetail:
     @property
     def state(self) -> str:
         """How its latest attempt ended, or what RQ says of it."""
-        status = self.detail.job.status
+        status = self.detail.job.status or ""
         if status == "started":
             return "running"
         if status in ("queued", "scheduled", "deferred", "canceled"):

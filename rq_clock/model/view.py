@@ -35,7 +35,7 @@ class View:
 class Page(View, Generic[T]):
     """A page of a list."""
 
-    data: list[T]
+    data: Sequence[T]
     next_cursor: str | None
     total: int | None = None
     searched: int | None = None
