@@ -18,10 +18,10 @@ from rq_clock.serializers.schedules import (
     CaughtUpView,
     ChangesView,
     ChangeView,
-    FieldView,
+    FieldChangeView,
     SkipCountView,
     change_view,
-    field_views,
+    field_changes,
 )
 from rq_clock.settings import Settings
 
@@ -93,7 +93,7 @@ def _changed(entry: Entry, schedule: Schedule) -> ChangeView:
     found = differences(entry.schedule, schedule)
     if not entry.declared:
         found.append(Difference("origin", "run-time", "declared"))
-    return ChangeView(name=schedule.name, was=entry.name, fields=field_views(found))
+    return ChangeView(name=schedule.name, was=entry.name, fields=field_changes(found))
 
 
 def _caught_up(
@@ -169,7 +169,7 @@ def _row(change: ChangeView) -> str:
     return printable(line + (" (paused)" if change.paused else ""), 300)
 
 
-def _field(field: FieldView) -> str:
+def _field(field: FieldChangeView) -> str:
     old, new = (printable(text or "(default)", 200) for text in (field.old, field.new))
     return f"{field.path}: {old} → {new}"
 

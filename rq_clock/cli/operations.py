@@ -30,7 +30,7 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import Duration, Zone, instant, shown
 from rq_clock.cli.wait import Follower, Outcome, wait_for_job
-from rq_clock.model.entry import Entry
+from rq_clock.model.entry import MISSED, Entry
 from rq_clock.model.ledger import Enqueued
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.jobs import RunView, run_view
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from rq_clock.store.audit import AuditEntry
     from rq_clock.store.store import Store
 
-MISSED = click.Choice(["skip", "latest", "all"])
 name_argument = click.argument("name", shell_complete=schedule_names)
 names_argument = click.argument("names", nargs=-1, shell_complete=schedule_names)
 
@@ -122,7 +121,7 @@ def _print_outcome(outcome: Outcome, job_id: str) -> None:
 @click.option("--until", metavar="INSTANT", help="End of the pause, such as 'tomorrow 09:00'.")
 @click.option("--tz", type=Zone(), default="UTC", show_default=True, help="Zone of --until.")
 @click.option(
-    "--missed", type=MISSED, default="skip", show_default=True,
+    "--missed", type=click.Choice(MISSED), default="skip", show_default=True,
     help="Missed fire times to run when the pause ends: none, the latest, or all.",
 )  # fmt: skip
 @reason_option
@@ -150,7 +149,9 @@ def pause(names: tuple[str, ...], everything: bool, until: str | None, **options
 @names_argument
 @click.option("--all", "everything", is_flag=True, help="End the pause of all schedules.")
 @click.option(
-    "--missed", type=MISSED, help="Missed fire times to run, instead of what the pause set."
+    "--missed",
+    type=click.Choice(MISSED),
+    help="Missed fire times to run, instead of what the pause set.",
 )
 def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None:
     """Resume paused schedules."""

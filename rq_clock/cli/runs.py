@@ -24,19 +24,18 @@ from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import instant
 from rq_clock.cli.wait import Follower, wait_for_job
 from rq_clock.model.job_id import JobId
-from rq_clock.model.ledger import Enqueued
+from rq_clock.model.ledger import RUN_STATES, Enqueued
 from rq_clock.serializers.jobs import RunView, run_view
 
 if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
-STATES = ["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"]
 HEAD = ("SCHEDULE", "FIRE TIME (UTC)", "STATE", "TRY", "TOOK", "")
 
 
 @click.command()
 @click.argument("name", required=False, shell_complete=schedule_names)
-@click.option("--state", type=click.Choice(STATES), help="Show only this state.")
+@click.option("--state", type=click.Choice(RUN_STATES), help="Show only this state.")
 @click.option(
     "--since",
     metavar="INSTANT|AGE",

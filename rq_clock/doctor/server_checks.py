@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
 from rq_clock.doctor.facts import Facts, server_version
+from rq_clock.model.view import doc
 from rq_clock.store.store import OLDEST_REDIS, data_fault
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
@@ -34,7 +35,7 @@ class Finding:
     """One thing found: `level` is error, warning or info; `schedules` are all that it concerns, of
     which `text` shows only a few."""
 
-    level: str
+    level: str = field(metadata=doc(enum=(ERROR, WARNING, INFO)))
     code: str
     text: str
     remedy: str = ""

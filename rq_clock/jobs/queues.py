@@ -44,18 +44,19 @@ from rq_clock.jobs.outcomes import STOPPED, one_line
 from rq_clock.jobs.records import (
     KINDS,
     JobDetail,
-    JobRow,
     Jobs,
+    JobView,
     QueueReport,
     decode_place,
     encode_place,
     job_detail,
-    job_row,
-    queue_row,
+    job_view,
+    queue_view,
     server_time,
-    worker_row,
+    worker_view,
 )
 from rq_clock.model.job_id import JobId
+from rq_clock.model.view import View, doc
 from rq_clock.store.audit import AUDIT, FEW, Actor
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text
@@ -100,7 +101,7 @@ class JobFilter:
     text: str = ""
     before: datetime | None = None
 
-    def fits(self, job: JobRow) -> bool:
+    def fits(self, job: JobView) -> bool:
         """Return whether a job is one of them."""
         if self.schedule and (job.run is None or job.run.schedule != self.schedule):
             return False
@@ -110,13 +111,20 @@ class JobFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class BulkResult:
-    """The result of a bulk operation: how many jobs were changed, why others were refused, and
-    whether there may be more that were not looked at."""
+class RefusedJob(View):
+    """A job that was left as it was."""
+
+    job: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkJobsResult(View):
+    """The result of an operation on many jobs."""
 
     done: int
-    refused: Mapping[str, str] = field(default_factory=dict)
-    more: bool = False
+    refused: tuple[RefusedJob, ...] = ()
+    more: bool = field(default=False, metadata=doc("Whether there may be more jobs that match."))
 
 
 class Queues:
@@ -135,9 +143,9 @@ class Queues:
         answer = self._scripts["queues"](keys, [QUEUES, WORKERS, *sorted(used)])
         now = server_time(answer)
         workers = sorted(
-            (worker_row([text(word) for word in row]) for row in answer[3]), key=lambda w: w.name
+            (worker_view([text(word) for word in row]) for row in answer[3]), key=lambda w: w.name
         )
-        queues = (queue_row(row, now, workers, used) for row in answer[2])
+        queues = (queue_view(row, now, workers, used) for row in answer[2])
         return QueueReport(now, tuple(queues), tuple(workers))
 
     def jobs(self, kind: str, queue: str = "", *, limit: int = 50, cursor: str = "") -> Jobs:
@@ -153,7 +161,7 @@ class Queues:
             following = encode_place(kind, text(rows[limit][0]), text(rows[limit][2]))
         elif len(rows) > limit:  # from the one shown last
             following = encode_place(kind, text(rows[limit - 1][0]), text(rows[limit - 1][4]))
-        found = tuple(job_row(kind, row) for row in rows[:limit])
+        found = tuple(job_view(kind, row) for row in rows[:limit])
         return Jobs(server_time(answer), found, answer[2], following)
 
     def job(self, id: str) -> JobDetail:
@@ -189,10 +197,10 @@ class Queues:
         NotAllowed."""
         return self._one("stop", id, actor)
 
-    def sweep(self, verb: str, match: JobFilter, actor: Actor) -> BulkResult:
+    def sweep(self, verb: str, match: JobFilter, actor: Actor) -> BulkJobsResult:
         """Requeue or delete the matching ones of the newest SWEEP failed jobs, newest first."""
         fits, more = self.matching(match)
-        done, refused = 0, {}
+        done, refused = 0, []
         for start in range(0, len(fits), PORTION):
             ids = [job.id for job in fits[start : start + PORTION]]
             detail = {"queue": match.queue, "schedule": match.schedule, "text": match.text}
@@ -201,13 +209,13 @@ class Queues:
                 if word == "ok":
                     done += 1
                 else:
-                    refused[id] = str(_fault(verb, id, word, reason))
-        return BulkResult(done, refused, more)
+                    refused.append(RefusedJob(id, str(_fault(verb, id, word, reason))))
+        return BulkJobsResult(done, tuple(refused), more)
 
-    def matching(self, match: JobFilter) -> tuple[list[JobRow], bool]:
+    def matching(self, match: JobFilter) -> tuple[list[JobView], bool]:
         """Return the matching ones of the newest SWEEP failed jobs, and whether there are more
         failed jobs. Two round trips: one would block the server for 10 ms."""
-        found: list[JobRow] = []
+        found: list[JobView] = []
         cursor = ""
         for _ in range(2):
             page = self.jobs("failed", match.queue, limit=SWEEP // 2, cursor=cursor)

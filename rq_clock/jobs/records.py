@@ -50,7 +50,7 @@ _FIELDS = ("status", "description", "created_at", "enqueued_at", "started_at", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueRow(View):
+class QueueView(View):
     """A queue of RQ."""
 
     name: str
@@ -66,7 +66,7 @@ class QueueRow(View):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRow(View):
+class WorkerView(View):
     """A living worker."""
 
     name: str
@@ -87,12 +87,12 @@ class QueueReport:
     """Queues and workers at one instant of the server's clock."""
 
     now: datetime
-    queues: tuple[QueueRow, ...]
-    workers: tuple[WorkerRow, ...]
+    queues: tuple[QueueView, ...]
+    workers: tuple[WorkerView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRow(View):
+class JobView(View):
     """A job of RQ."""
 
     id: str
@@ -122,7 +122,7 @@ class Jobs:
     """A page of jobs of `total`. `cursor` leads to the next page and is empty at the end."""
 
     now: datetime
-    jobs: tuple[JobRow, ...]
+    jobs: tuple[JobView, ...]
     total: int
     cursor: str
 
@@ -146,7 +146,7 @@ class JobDetail:
     """All that is known of a job. `fields` are the plain ones of RQ's hash, none once RQ has
     forgotten it. `expires_in` is None if RQ keeps it."""
 
-    job: JobRow
+    job: JobView
     fields: Mapping[str, str]
     results: tuple[Result, ...]
     attempts: tuple[Ended, ...]
@@ -199,11 +199,11 @@ def _pairs(flat: Iterable[bytes]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def worker_row(row: Sequence[str]) -> WorkerRow:
+def worker_view(row: Sequence[str]) -> WorkerView:
     """Return a worker from the answer of lua/queues.lua."""
     name, state, queues, job, sign, birth, host, pid, version, place, since = row
     micros = place.partition(" ")[0]
-    return WorkerRow(
+    return WorkerView(
         name=name,
         state=state or "unknown",
         queues=tuple(queues.split(",")),
@@ -218,7 +218,7 @@ def worker_row(row: Sequence[str]) -> WorkerRow:
     )
 
 
-def job_row(kind: str, row: Any) -> JobRow:
+def job_view(kind: str, row: Any) -> JobView:
     """Return a job from the answer of lua/browse.lua."""
     score, id, queue, values, _ = row
     texts = (value.decode(errors="replace") for value in values)
@@ -231,11 +231,11 @@ def job_row(kind: str, row: Any) -> JobRow:
 
 def _job(
     id: str, fields: Mapping[str, str], queue: str, run: JobId | None, due: str, trace: str
-) -> JobRow:
+) -> JobView:
     def time(name: str) -> datetime | None:
         return _time(fields.get(name, ""))
 
-    return JobRow(
+    return JobView(
         id=id,
         queue=queue or None,
         status=fields.get("status") or None,
@@ -269,15 +269,15 @@ def _result(id: str, fields: Mapping[str, str]) -> Result:
     )
 
 
-def queue_row(
-    row: Any, now: datetime, workers: Sequence[WorkerRow], used: Collection[str]
-) -> QueueRow:
+def queue_view(
+    row: Any, now: datetime, workers: Sequence[WorkerView], used: Collection[str]
+) -> QueueView:
     """Return a queue from the answer of lua/queues.lua; `used` are the names in schedules."""
     name, *counts, since = (text(word) for word in row)
     began = _time(since)
     jobs = dict(zip(COUNTED, map(int, counts), strict=True))
     serving = sum(name in worker.queues for worker in workers)
-    return QueueRow(
+    return QueueView(
         name=name,
         jobs=jobs,
         waiting_seconds=max((now - began).total_seconds(), 0.0) if began else None,

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest.fields import kind_of, shown_value, unknown
 from rq_clock.model import targets
-from rq_clock.model.entry import Pause
+from rq_clock.model.entry import MISSED, Pause
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
 from rq_clock.redaction import MASK, masked_json, masked_url
@@ -35,7 +35,6 @@ from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, ha
 from rq_clock.timing.instants import from_ms, iso, to_ms
 from rq_clock.timing.triggers import Every, Trigger, cron, once
 
-MISSED = ("skip", "latest", "all")
 _MS = UNITS["ms"]
 _TRIGGERS = {"cron": ("tz",), "every": ("anchor",), "once": ()}
 _CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}

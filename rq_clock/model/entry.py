@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rq_clock.model.decision import ON_TIME, Block, Decision, due
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.verdict import verdict
+from rq_clock.model.view import doc
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Once
 
+Missed = Literal["skip", "latest", "all"]
+"""Fire times of a pause to run at its end."""
+MISSED: tuple[str, ...] = get_args(Missed)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -77,7 +81,7 @@ class Pause:
     by: str
     since: datetime
     until: datetime | None = None
-    missed: str = "skip"
+    missed: str = field(default="skip", metadata=doc(enum=MISSED))
 
     def at(self, now: datetime) -> bool:
         """Return whether it is in force."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal, get_args
 
 from rq_clock.model.decision import Skip
 from rq_clock.timing.instants import from_ms
@@ -13,6 +14,13 @@ _MS = timedelta(milliseconds=1)
 
 LEDGER_CODES = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
 """Ledger code of an enqueued fire time → why it was enqueued."""
+
+
+RunState = Literal[
+    "ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"
+]
+"""The outcome of a fire time."""
+RUN_STATES: tuple[str, ...] = get_args(RunState)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal, get_args
 
-STATES = ("invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled")
-"""Worst first; what sorting by state means."""
+State = Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
+STATES: tuple[str, ...] = get_args(State)
+"""Worst first; the order of a list that is sorted by state."""
 TROUBLE = STATES[:4]
 """States that need a person."""
 

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
-from rq_clock.model.entry import Entry, Pause, SkipRequest
+from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
 from rq_clock.schedules.backfill import catch_up_backfill
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 ALL = "*"
 """Stands for all schedules, in `pause` and `resume`."""
-MISSED = ("skip", "latest", "all")
 BATCH = 500
 """Schedules in one edit of `add_many`: about 5 ms of Redis's time."""
 TRIES = 20

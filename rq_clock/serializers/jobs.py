@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from rq_clock.jobs.records import JobRow, QueueRow
+from rq_clock.jobs.records import JobView, QueueView
 from rq_clock.model.decision import Skip
 from rq_clock.model.job_id import JobId
-from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost, instant_of
+from rq_clock.model.ledger import RUN_STATES, Enqueued, LedgerEntry, Lost, instant_of
 from rq_clock.model.view import View, doc
 from rq_clock.timing.triggers import MANY
 
 if TYPE_CHECKING:
     from rq_clock.jobs.executions import Ended
-    from rq_clock.jobs.queues import BulkResult
-    from rq_clock.jobs.records import JobDetail, WorkerRow
+    from rq_clock.jobs.records import JobDetail, WorkerView
     from rq_clock.schedules.backfill import Preview
     from rq_clock.store.backfills import Backfill
 
-RUN_STATES = ("ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting")
 _MS = timedelta(milliseconds=1)
 _REASONS = {"m": "manual", "b": "backfill"}
 
@@ -95,17 +93,19 @@ class AttemptView(View):
     """An ended attempt."""
 
     number: int | None
-    state: str
+    state: str = field(metadata=doc(enum=RUN_STATES))
     started: datetime | None
     ended: datetime | None
     took_ms: float | None
     worker: str | None
     error: str | None
-    again: str | None = field(metadata=doc("Where its job went: front, queue, later."))
+    again: Literal["front", "queue", "later"] | None = field(
+        metadata=doc("Where its job went: to the front or the end of its queue, or to a retry.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobDetailView(JobRow):
+class JobDetailView(JobView):
     """A run, or any other job, with its attempts and its result."""
 
     reason: str | None
@@ -115,23 +115,6 @@ class JobDetailView(JobRow):
     result: str | None = field(metadata=doc("As JSON; null when there is none that can be shown."))
     dependents: Sequence[str]
     forgotten_in_seconds: float | None = field(metadata=doc("Null when RQ keeps it."))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedView(View):
-    """A job that was left as it was."""
-
-    job: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSweepView(View):
-    """The result of an operation on many jobs."""
-
-    done: int
-    refused: list[RefusedView]
-    more: bool = field(metadata=doc("Whether there may be more jobs that match."))
 
 
 def job_detail_view(found: JobDetail) -> JobDetailView:
@@ -162,14 +145,8 @@ def _attempt(ended: Ended) -> AttemptView:
         took_ms=_ms(attempt.ended - attempt.started) if attempt else None,
         worker=attempt.worker if attempt else None,
         error=(attempt.error or None) if attempt else None,
-        again=ended.again or None,
+        again=cast(Any, ended.again or None),
     )
-
-
-def job_sweep_view(result: BulkResult) -> JobSweepView:
-    """Return the result of an operation on many jobs."""
-    refused = [RefusedView(job=job, detail=detail) for job, detail in result.refused.items()]
-    return JobSweepView(done=result.done, refused=refused, more=result.more)
 
 
 # ---- backfills --------------------------------------------------------------------------------
@@ -232,17 +209,17 @@ def backfill_preview_view(schedule: str, preview: Preview) -> BackfillPreviewVie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueDetailView(QueueRow):
+class QueueDetailView(QueueView):
     """A queue and the workers that serve it."""
 
     served_by: list[str]
 
 
-def queue_detail_view(queue: QueueRow, workers: Sequence[WorkerRow]) -> QueueDetailView:
+def queue_detail_view(queue: QueueView, workers: Sequence[WorkerView]) -> QueueDetailView:
     """Return a queue with those of the workers that serve it."""
     serving = [worker.name for worker in workers if queue.name in worker.queues]
     return QueueDetailView(**_fields(queue), served_by=serving)
 
 
-def _fields(view: JobRow | QueueRow) -> dict[str, Any]:
+def _fields(view: JobView | QueueView) -> dict[str, Any]:
     return {f.name: getattr(view, f.name) for f in fields(view)}

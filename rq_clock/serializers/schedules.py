@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rq_clock.manifest.definition import document
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Pause, SkipRequest
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import shown_target
-from rq_clock.model.verdict import STATES
+from rq_clock.model.verdict import State
 from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked_json, masked_url
 from rq_clock.serializers.jobs import RunView, run_view
@@ -43,9 +43,9 @@ class ScheduleView(View):
     """A schedule and its state. All of its definition is null when that cannot be read."""
 
     name: str
-    state: str = field(metadata=doc("The worst of its states.", enum=STATES))
-    states: Sequence[str] = field(metadata=doc("All that hold, worst first."))
-    origin: str = field(metadata=doc(enum=("declared", "run-time")))
+    state: State = field(metadata=doc("The worst of its states."))
+    states: Sequence[State] = field(metadata=doc("All of its states, worst first."))
+    origin: Literal["declared", "run-time"]
     revision: str
     words: str | None = field(metadata=doc("The trigger in words."))
     trigger: dict[str, Any] | None = field(metadata=doc("cron and tz; every (ms); or once (ms)."))
@@ -61,10 +61,10 @@ class ScheduleView(View):
     retries: int | Sequence[int] | None = field(metadata=doc("A number, or delays in seconds."))
     result_ttl: int | None = field(metadata=doc(_SECONDS))
     failure_ttl: int | None = field(metadata=doc(_SECONDS))
-    catch_up: str | None
+    catch_up: Literal["latest", "all", "none"] | None
     catch_up_window: float | None = field(metadata=doc(_SECONDS))
     catch_up_limit: int | None
-    overlap: str | None
+    overlap: Literal["skip", "allow"] | None
     group: str | None
     group_limit: int | None
     jitter: float | None = field(metadata=doc(_SECONDS))
@@ -93,13 +93,15 @@ class ScheduleDetailView(ScheduleView):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleListView(View):
+class SchedulePageView(View):
     """A page of schedules."""
 
     data: list[ScheduleView]
     next_cursor: str | None
     total: int | None = field(metadata=doc("All matches; null when they are not counted."))
-    order: str = field(metadata=doc("The order of this list."))
+    order: str = field(
+        metadata=doc("The order of this list.", enum=("trouble", "next", "last", "name", "index"))
+    )
     searched: int | None = field(metadata=doc("Schedules examined, when not all were."))
 
 
@@ -115,9 +117,9 @@ def schedule_detail_view(row: Row, now: datetime, namespace: str) -> ScheduleDet
     return ScheduleDetailView(**_state(row, now, namespace), definition=definition)
 
 
-def schedule_list_view(listing: Listing, namespace: str) -> ScheduleListView:
+def schedule_page_view(listing: Listing, namespace: str) -> SchedulePageView:
     """Return a page of the list of schedules."""
-    return ScheduleListView(
+    return SchedulePageView(
         data=[schedule_view(row, listing.status.now, namespace) for row in listing.rows],
         next_cursor=listing.cursor or None,
         total=listing.total,
@@ -185,7 +187,7 @@ class FireTimeView(View):
     local: datetime = field(metadata=doc("The same in `zone`."))
     zone: str
     notes: Sequence[str] = field(metadata=doc("The effects of clock changes."))
-    skipped: str | None = field(metadata=doc("Why it will be skipped: paused, requested."))
+    skipped: Literal["paused", "requested"] | None = field(metadata=doc("Why it will be skipped."))
     jitter_offset_ms: int | None
 
 
@@ -282,7 +284,7 @@ def density_view(found: Density) -> DensityView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldView(View):
+class FieldChangeView(View):
     """A field that changes; null is an option at its default."""
 
     path: str = field(metadata=doc(alias="field"))
@@ -300,7 +302,7 @@ class ChangeView(View):
     runs: str | None = None
     queue: str | None = None
     paused: bool = False
-    fields: Sequence[FieldView] = ()
+    fields: Sequence[FieldChangeView] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,7 +354,7 @@ def plan_view(plan: Plan, namespace: str, *, dry_run: bool = True) -> ChangesVie
         equal=not plan.steps,
         added=added,
         changed=[
-            ChangeView(name=s.name, fields=field_views(s.differences())) for s in plan.changed
+            ChangeView(name=s.name, fields=field_changes(s.differences())) for s in plan.changed
         ],
         removed=[change_view(s.name, s.was.schedule if s.was else None) for s in plan.removed],
         past=[item.schedule.name for item in plan.past],
@@ -374,6 +376,6 @@ def change_view(name: str, schedule: Schedule | None, *, paused: bool = False) -
     )
 
 
-def field_views(found: Iterable[Difference]) -> list[FieldView]:
+def field_changes(found: Iterable[Difference]) -> list[FieldChangeView]:
     """Return the fields of a schedule that change."""
-    return [FieldView(path=d.path, old=d.old, new=d.new) for d in found]
+    return [FieldChangeView(path=d.path, old=d.old, new=d.new) for d in found]

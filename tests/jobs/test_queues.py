@@ -33,7 +33,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry
 from rq_clock.clock.planner import Planner
 from rq_clock.errors import Conflict, ScheduleError, StoreUnavailable
 from rq_clock.jobs.executions import Executions
-from rq_clock.jobs.queues import BulkResult, JobFilter, NoJob, NotAllowed, Queues
+from rq_clock.jobs.queues import BulkJobsResult, JobFilter, NoJob, NotAllowed, Queues
 from rq_clock.jobs.results import trace_of, value_of
 from rq_clock.model.entry import Lease
 from rq_clock.model.job_id import JobId
@@ -761,14 +761,14 @@ class TestSweep:
         work("mail", "bulk")
         match = JobFilter(queue="mail", text="SMTP")
         assert {job.id for job in queues.matching(match)[0]} == set(wanted)
-        assert queues.sweep("requeue", match, ANA) == BulkResult(3)
+        assert queues.sweep("requeue", match, ANA) == BulkJobsResult(3)
         assert [status(connection, id) for id in wanted] == ["queued"] * 3
         assert [status(connection, id) for id in other] == ["failed"] * 2
         [noted] = schedules.audit(5)
         assert (noted.verb, noted.detail) == (
             "requeue", {"queue": "mail", "text": "SMTP", "jobs": 3}
         )  # fmt: skip
-        assert queues.sweep("requeue", match, ANA) == BulkResult(0)
+        assert queues.sweep("requeue", match, ANA) == BulkJobsResult(0)
         assert queues.sweep("delete", JobFilter(), ANA).done == 2
 
     def test_what_failed_since_somebody_looked_is_left(
@@ -786,9 +786,9 @@ class TestSweep:
     ) -> None:
         fill(connection, "failed", 1500)
         with round_trips() as sent:
-            assert queues.sweep("delete", JobFilter(), ANA) == BulkResult(1000, {}, more=True)
+            assert queues.sweep("delete", JobFilter(), ANA) == BulkJobsResult(1000, (), more=True)
         assert len(sent) <= 20
-        assert queues.sweep("delete", JobFilter(), ANA) == BulkResult(500)
+        assert queues.sweep("delete", JobFilter(), ANA) == BulkJobsResult(500)
 
     def test_several_fire_times_of_a_schedule_go_together(
         self, connection: Any, store: Store, schedules: Schedules, queues: Queues,

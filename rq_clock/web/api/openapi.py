@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -66,8 +68,20 @@ def document(app: FastAPI) -> dict[str, Any]:
         for methods in made["paths"].values():
             for method, operation in methods.items():
                 _complete(method, operation)
-        _document.update(made)
+        _document.update(_plain_names(made))
     return _document
+
+
+def _plain_names(made: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with names for client developers: RunView is Run, a page of them
+    RunPage."""
+    text = json.dumps(made)
+    text = re.sub(r'"(#/components/schemas/)?Page_(\w+?)(?:View)?_"', r'"\1\2Page"', text)
+    text = re.sub(r'"(#/components/schemas/)?(\w+)View"', r'"\1\2"', text)
+    named: dict[str, Any] = json.loads(text)
+    for name, schema in named["components"]["schemas"].items():
+        schema["title"] = name
+    return named
 
 
 def _complete(method: str, operation: dict[str, Any]) -> None:
@@ -90,7 +104,7 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
 
 
 @docs.get("/docs")
-def docs_page(request: Request, site: Web, token: Read) -> Response:
+def docs_page(request: Request, context: Web, token: Read) -> Response:
     """Show the document as a page."""
     whole = request.app.openapi()
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in _TAGS}
@@ -98,7 +112,7 @@ def docs_page(request: Request, site: Web, token: Read) -> Response:
         for method, operation in methods.items():
             group = operation.get("tags", ["clock"])[0]
             groups.setdefault(group, []).append(_operation(path, method, operation))
-    status = site.schedules.status()
+    status = context.schedules.status()
     shown = [(name, _TAGS.get(name, ""), rows) for name, rows in groups.items() if rows]
     schemas = {
         name: _fields(schema) for name, schema in sorted(whole["components"]["schemas"].items())

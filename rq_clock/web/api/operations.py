@@ -70,7 +70,7 @@ BackfillId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,100}-[0-9]{1,15}$")]
     response_model=RunStartedView,
     responses=ACCEPTED | NOT_FOUND,
 )
-def run(request: Request, site: Web, token: Operate, name: Name, body: RunOptions) -> Response:
+def run(request: Request, context: Web, token: Operate, name: Name, body: RunOptions) -> Response:
     """Run a schedule now.
 
     Its fire times stay. A paused schedule runs too. 409 `overlap` while its last run has not ended,
@@ -78,7 +78,7 @@ def run(request: Request, site: Web, token: Operate, name: Name, body: RunOption
     """
 
     def act(once: RequestKey | None) -> str:
-        schedules = schedules_for(site, token, once)
+        schedules = schedules_for(context, token, once)
         return schedules.trigger(name, force=body.force, reason=body.reason)
 
     with _conflicts():
@@ -91,14 +91,16 @@ def run(request: Request, site: Web, token: Operate, name: Name, body: RunOption
 
 
 @router.post("/schedules/{name}/pause", response_model=ScheduleDetailView, responses=NOT_FOUND)
-def pause(request: Request, site: Web, token: Operate, name: Name, body: PauseOptions) -> Response:
+def pause(
+    request: Request, context: Web, token: Operate, name: Name, body: PauseOptions
+) -> Response:
     """Pause a schedule, until an instant or until it is resumed.
 
     Fire times are recorded as skipped; a one-off job waits. A pause survives deploys. It works for
     declared schedules too.
     """
-    made(request, lambda once: _pause(schedules_for(site, token, once), [name], body))
-    return answer(detail_view(site, name))
+    made(request, lambda once: _pause(schedules_for(context, token, once), [name], body))
+    return answer(detail_view(context, name))
 
 
 def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptions) -> str:
@@ -113,29 +115,29 @@ def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptio
 
 @router.post("/schedules/{name}/resume", response_model=ScheduleDetailView, responses=NOT_FOUND)
 def resume(
-    request: Request, site: Web, token: Operate, name: Name, body: ResumeOptions
+    request: Request, context: Web, token: Operate, name: Name, body: ResumeOptions
 ) -> Response:
     """Resume a schedule. Does nothing if it is not paused."""
 
     def act(once: RequestKey | None) -> str:
-        schedules_for(site, token, once).resume(name, missed=body.missed)
+        schedules_for(context, token, once).resume(name, missed=body.missed)
         return ""
 
     made(request, act)
-    return answer(detail_view(site, name))
+    return answer(detail_view(context, name))
 
 
 @router.post("/schedules/{name}/skip", response_model=SkippedView, responses=NOT_FOUND)
-def skip(request: Request, site: Web, token: Operate, name: Name, body: SkipOptions) -> Response:
+def skip(request: Request, context: Web, token: Operate, name: Name, body: SkipOptions) -> Response:
     """Skip the next fire times of a schedule. Replaces an earlier skip."""
 
     def act(once: RequestKey | None) -> str:
-        schedules_for(site, token, once).skip(name, body.count, reason=body.reason)
+        schedules_for(context, token, once).skip(name, body.count, reason=body.reason)
         return ""
 
     with _conflicts():
         made(request, act)
-    entry = site.store.load([name])[0].get(name)
+    entry = context.store.load([name])[0].get(name)
     fires: list[datetime] = []
     last = entry.skipping.until if entry and entry.skipping else None
     if entry and last:
@@ -145,10 +147,10 @@ def skip(request: Request, site: Web, token: Operate, name: Name, body: SkipOpti
 
 
 @router.delete("/schedules/{name}/skip", response_model=SkippedView, responses=NOT_FOUND | CONFLICT)
-def skip_nothing(site: Web, token: Operate, name: Name) -> Response:
+def skip_nothing(context: Web, token: Operate, name: Name) -> Response:
     """Cancel a skip."""
     with _conflicts():
-        schedules_for(site, token).skip(name, 0)
+        schedules_for(context, token).skip(name, 0)
     return answer(SkippedView(skipping=[], count=0, until=None))
 
 
@@ -163,7 +165,7 @@ def skip_nothing(site: Web, token: Operate, name: Name) -> Response:
     | {200: {"model": BackfillPreviewView, "description": "The answer to a dry run."}},
 )  # fmt: skip
 def backfill(
-    request: Request, site: Web, token: Operate, name: Name, body: requests.Backfill
+    request: Request, context: Web, token: Operate, name: Name, body: requests.BackfillRequest
 ) -> Response:
     """Run the past fire times of a span, oldest first.
 
@@ -172,25 +174,25 @@ def backfill(
     """
 
     def act(once: RequestKey | None) -> str:
-        start, end = _span(site, name, body)
-        return schedules_for(site, token, once).backfill(
+        start, end = _span(context, name, body)
+        return schedules_for(context, token, once).backfill(
             name, start, end, at_once=body.at_once, again=body.again, limit=body.limit,
             reason=body.reason,
         ).id  # fmt: skip
 
     with _conflicts("/limit", kind="validation"):
         if body.dry_run:
-            start, end = _span(site, name, body)
-            schedules = schedules_for(site, token)
+            start, end = _span(context, name, body)
+            schedules = schedules_for(context, token)
             preview = schedules.preview_backfill(name, start, end, again=body.again)
             return answer(backfill_preview_view(name, preview))
         id = made(request, act)
-    return answer(backfill_view(_existing(site, id)), 202, located(request, f"/backfills/{id}"))
+    return answer(backfill_view(_existing(context, id)), 202, located(request, f"/backfills/{id}"))
 
 
-def _span(site: Context, name: str, body: requests.Backfill) -> tuple[datetime, datetime]:
+def _span(context: Context, name: str, body: requests.BackfillRequest) -> tuple[datetime, datetime]:
     """Return the start and end of a backfill. Raises Problem, also for an invalid schedule."""
-    entry = site.store.load([name])[0].get(name)
+    entry = context.store.load([name])[0].get(name)
     if entry is None:
         raise Conflict(ConflictKind.MISSING, name)
     if entry.schedule is None:
@@ -214,16 +216,16 @@ def _span(site: Context, name: str, body: requests.Backfill) -> tuple[datetime, 
 
 
 @router.get("/schedules/{name}/backfills", response_model=Page[BackfillView], responses=TAGGED)
-def backfills_of(request: Request, site: Web, token: Read, name: Name) -> Response:
+def backfills_of(request: Request, context: Web, token: Read, name: Name) -> Response:
     """List the backfills of a schedule among the newest hundred."""
-    found = [b for b in schedules_for(site, token).backfills() if b.schedule == name]
+    found = [b for b in schedules_for(context, token).backfills() if b.schedule == name]
     return tagged(request, _backfills(found))
 
 
 @router.get("/backfills", response_model=Page[BackfillView], responses=TAGGED)
-def list_backfills(request: Request, site: Web, token: Read) -> Response:
+def list_backfills(request: Request, context: Web, token: Read) -> Response:
     """List the newest hundred backfills. Ended ones are kept for 30 days."""
-    return tagged(request, _backfills(schedules_for(site, token).backfills()))
+    return tagged(request, _backfills(schedules_for(context, token).backfills()))
 
 
 def _backfills(found: Sequence[Backfill]) -> Page[BackfillView]:
@@ -231,22 +233,22 @@ def _backfills(found: Sequence[Backfill]) -> Page[BackfillView]:
 
 
 @router.get("/backfills/{id}", response_model=BackfillView, responses=NOT_FOUND)
-def get_backfill(site: Web, _: Read, id: BackfillId) -> Response:
+def get_backfill(context: Web, _: Read, id: BackfillId) -> Response:
     """Get a backfill and its progress."""
-    return answer(backfill_view(_existing(site, id)))
+    return answer(backfill_view(_existing(context, id)))
 
 
 @router.delete("/backfills/{id}", status_code=204, responses=NOT_FOUND | CONFLICT)
-def cancel_backfill(site: Web, token: Operate, id: BackfillId) -> Response:
+def cancel_backfill(context: Web, token: Operate, id: BackfillId) -> Response:
     """Cancel a backfill. Enqueued jobs run."""
-    _existing(site, id)
+    _existing(context, id)
     with _conflicts():
-        schedules_for(site, token).cancel_backfill(id)
+        schedules_for(context, token).cancel_backfill(id)
     return Response(status_code=204)
 
 
-def _existing(site: Context, id: str) -> Backfill:
-    found = Backfills(site.store).get(id)
+def _existing(context: Context, id: str) -> Backfill:
+    found = Backfills(context.store).get(id)
     if found is None:
         raise Problem("not-found", f"{id}: there is no such backfill, or none any more")
     return found
@@ -256,13 +258,17 @@ def _existing(site: Context, id: str) -> Backfill:
 
 
 @router.post("/schedules:pause", response_model=BulkResult)
-def pause_many(request: Request, site: Web, token: Operate, body: requests.BulkPause) -> Response:
+def pause_many(
+    request: Request, context: Web, token: Operate, body: requests.BulkPauseRequest
+) -> Response:
     """Pause many schedules."""
     return _each(request, token, body, lambda schedules, names: _pause(schedules, names, body))
 
 
 @router.post("/schedules:resume", response_model=BulkResult)
-def resume_many(request: Request, site: Web, token: Operate, body: requests.BulkResume) -> Response:
+def resume_many(
+    request: Request, context: Web, token: Operate, body: requests.BulkResumeRequest
+) -> Response:
     """Resume many schedules."""
 
     def act(schedules: Schedules, names: list[str]) -> None:
@@ -272,38 +278,42 @@ def resume_many(request: Request, site: Web, token: Operate, body: requests.Bulk
 
 
 @router.post("/schedules:delete", response_model=BulkResult)
-def remove_many(request: Request, site: Web, token: Admin, body: requests.Bulk) -> Response:
+def remove_many(
+    request: Request, context: Web, token: Admin, body: requests.BulkRequest
+) -> Response:
     """Remove many run-time schedules."""
     return _each(request, token, body, Schedules.remove)
 
 
 @router.post("/schedules:run", response_model=BulkResult)
-def run_many(request: Request, site: Web, token: Operate, body: requests.BulkRun) -> Response:
+def run_many(
+    request: Request, context: Web, token: Operate, body: requests.BulkRunRequest
+) -> Response:
     """Run many schedules now."""
     first_arrival(request)
     items = []
-    for name in _names(site, body, BULK_RUN_LIMIT):
+    for name in _names(context, body, BULK_RUN_LIMIT):
 
         def act(once: RequestKey | None, name: str = name) -> str:
-            schedules = schedules_for(site, token, once)
+            schedules = schedules_for(context, token, once)
             return schedules.trigger(name, force=body.force, reason=body.reason)
 
         try:
             job = made(request, act, part=name)
-            items.append(_item(site, name, None, job))
+            items.append(_item(context, name, None, job))
         except ScheduleError as error:
-            items.append(_item(site, name, error))
+            items.append(_item(context, name, error))
     return _result(items)
 
 
 def _each(
-    request: Request, token: Token, body: requests.Bulk,
+    request: Request, token: Token, body: requests.BulkRequest,
     act: Callable[[Schedules, list[str]], object],
 ) -> Response:  # fmt: skip
     """Change all schedules in one step, without those that conflict. A repeated request is answered
     with the numbers alone."""
-    site = site_of(request)
-    names = _names(site, body, BULK_LIMIT)
+    context = site_of(request)
+    names = _names(context, body, BULK_LIMIT)
     faults: dict[str, RqClockError] = {}
 
     def change(once: RequestKey | None) -> str:
@@ -312,7 +322,7 @@ def _each(
             counted = once and replace(once, made=f"{len(left)} {len(faults)}")
             try:
                 if left:
-                    act(schedules_for(site, token, counted), left)
+                    act(schedules_for(context, token, counted), left)
                 return ""
             except Conflict as conflict:
                 faults.update({one.name: one for one in conflict.all})
@@ -323,10 +333,10 @@ def _each(
     if counts := made(request, change):
         done, failed = map(int, counts.split())
         return answer(BulkResult(data=[], done=done, failed=failed))
-    return _result([_item(site, name, faults.get(name)) for name in names])
+    return _result([_item(context, name, faults.get(name)) for name in names])
 
 
-def _names(site: Context, body: requests.Bulk, limit: int) -> list[str]:
+def _names(context: Context, body: requests.BulkRequest, limit: int) -> list[str]:
     """Return the names of the schedules. Raises Problem for more than `limit`."""
     if body.names is not None:
         names, at = list(dict.fromkeys(body.names)), "/names"
@@ -337,16 +347,18 @@ def _names(site: Context, body: requests.Bulk, limit: int) -> list[str]:
             queue=only.queue or None, tag=only.tag or None, text=only.q or None,
             origin=only.origin,
         )  # fmt: skip
-        names, at = site.schedules.names(matching, limit + 1), "/filter"
+        names, at = context.schedules.names(matching, limit + 1), "/filter"
     if len(names) > limit:
         raise wrong(at, f"expected at most {limit:,} schedules at once, got more; narrow it")
     return names
 
 
-def _item(site: Context, name: str, error: RqClockError | None, job: str | None = None) -> BulkItem:
+def _item(
+    context: Context, name: str, error: RqClockError | None, job: str | None = None
+) -> BulkItem:
     problem = None
     if error is not None:
-        problem = ProblemView(**problem_of(error, site.settings.redis_url).document())
+        problem = ProblemView(**problem_of(error, context.settings.redis_url).document())
     return BulkItem(name=name, ok=error is None, job=job, problem=problem)
 
 

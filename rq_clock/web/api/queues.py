@@ -8,16 +8,14 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import ScheduleError
-from rq_clock.jobs.queues import JobFilter
-from rq_clock.jobs.records import JobRow, QueueRow, WorkerRow
+from rq_clock.jobs.queues import BulkJobsResult, JobFilter
+from rq_clock.jobs.records import JobView, QueueView, WorkerView
 from rq_clock.model.view import Page
 from rq_clock.serializers.jobs import (
     JobDetailView,
-    JobSweepView,
     QueueDetailView,
     RunStartedView,
     job_detail_view,
-    job_sweep_view,
     queue_detail_view,
 )
 from rq_clock.store.audit import Actor, RequestKey
@@ -43,8 +41,8 @@ from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["queues"])
-WithReason = Annotated[requests.WithReason, optional(requests.WithReason)]
-BulkJobs = Annotated[requests.BulkJobs, optional(requests.BulkJobs)]
+ReasonOptions = Annotated[requests.ReasonOptions, optional(requests.ReasonOptions)]
+BulkJobs = Annotated[requests.BulkJobsRequest, optional(requests.BulkJobsRequest)]
 Kind = Literal["failed", "started", "queued", "scheduled", "deferred", "finished", "canceled"]
 QueueName = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/]+$")]
 
@@ -52,35 +50,35 @@ QueueName = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-
 # ---- queues and workers -----------------------------------------------------------------------
 
 
-@router.get("/queues", response_model=Page[QueueRow], responses=TAGGED)
-def list_queues(request: Request, site: Web, _: Read) -> Response:
+@router.get("/queues", response_model=Page[QueueView], responses=TAGGED)
+def list_queues(request: Request, context: Web, _: Read) -> Response:
     """List all queues of the Redis, by name."""
-    return tagged(request, Page(data=site.queues.look().queues, next_cursor=None))
+    return tagged(request, Page(data=context.queues.look().queues, next_cursor=None))
 
 
 @router.get("/queues/{name}", response_model=QueueDetailView, responses=TAGGED | NOT_FOUND)
-def get_queue(request: Request, site: Web, _: Read, name: QueueName) -> Response:
+def get_queue(request: Request, context: Web, _: Read, name: QueueName) -> Response:
     """Get a queue and the workers that serve it."""
-    report = site.queues.look()
+    report = context.queues.look()
     found = next((queue for queue in report.queues if queue.name == name), None)
     if found is None:
         raise Problem("not-found", f"{name}: there is no such queue; nothing was ever put into it")
     return tagged(request, queue_detail_view(found, report.workers))
 
 
-@router.get("/workers", response_model=Page[WorkerRow], responses=TAGGED)
-def list_workers(request: Request, site: Web, _: Read) -> Response:
+@router.get("/workers", response_model=Page[WorkerView], responses=TAGGED)
+def list_workers(request: Request, context: Web, _: Read) -> Response:
     """List all living workers, by name."""
-    return tagged(request, Page(data=site.queues.look().workers, next_cursor=None))
+    return tagged(request, Page(data=context.queues.look().workers, next_cursor=None))
 
 
 # ---- jobs -------------------------------------------------------------------------------------
 
 
-@router.get("/jobs", response_model=Page[JobRow], responses=PAGED)
+@router.get("/jobs", response_model=Page[JobView], responses=PAGED)
 def list_jobs(
     request: Request,
-    site: Web,
+    context: Web,
     _: Read,
     kind: Kind = "failed",
     queue: Annotated[str, Query(max_length=200)] = "",
@@ -89,7 +87,7 @@ def list_jobs(
 ) -> Response:
     """List the jobs of a kind, of one queue or of all. Failed and finished jobs: newest first."""
     try:
-        found = site.queues.jobs(kind, queue, limit=limit, cursor=cursor)
+        found = context.queues.jobs(kind, queue, limit=limit, cursor=cursor)
     except ScheduleError:  # the kind is known here
         raise wrong("cursor", "expected the one of a page of the same kind") from None
     page = Page(data=found.jobs, next_cursor=found.cursor or None, total=found.total)
@@ -97,9 +95,9 @@ def list_jobs(
 
 
 @router.get("/jobs/{id}", response_model=JobDetailView, responses=TAGGED | NOT_FOUND)
-def get_job(request: Request, site: Web, _: Read, id: JobId) -> Response:
+def get_job(request: Request, context: Web, _: Read, id: JobId) -> Response:
     """Get a job. Its arguments are shown as RQ describes the call."""
-    return tagged(request, job_detail_view(site.queues.job(id)))
+    return tagged(request, job_detail_view(context.queues.job(id)))
 
 
 @router.post(
@@ -108,11 +106,13 @@ def get_job(request: Request, site: Web, _: Read, id: JobId) -> Response:
     response_model=RunStartedView,
     responses=ACCEPTED | NOT_FOUND,
 )
-def requeue(request: Request, site: Web, token: Operate, id: JobId, body: WithReason) -> Response:
+def requeue(
+    request: Request, context: Web, token: Operate, id: JobId, body: ReasonOptions
+) -> Response:
     """Requeue a job that failed, was stopped or was canceled."""
 
     def act(once: RequestKey | None) -> str:
-        site.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
+        context.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
         return id
 
     made(request, act)
@@ -120,30 +120,29 @@ def requeue(request: Request, site: Web, token: Operate, id: JobId, body: WithRe
 
 
 @router.delete("/jobs/{id}", status_code=204, responses=NOT_FOUND | CONFLICT)
-def delete_job(site: Web, token: Operate, id: JobId) -> Response:
+def delete_job(context: Web, token: Operate, id: JobId) -> Response:
     """Delete a job that is not running."""
-    site.queues.delete(id, Actor(by=token.name))
+    context.queues.delete(id, Actor(by=token.name))
     return Response(status_code=204)
 
 
-@router.post("/jobs:requeue", response_model=JobSweepView)
+@router.post("/jobs:requeue", response_model=BulkJobsResult)
 def requeue_many(request: Request, token: Operate, body: BulkJobs) -> Response:
     """Requeue failed jobs among the newest thousand."""
     return _sweep(request, token.name, "requeue", body)
 
 
-@router.post("/jobs:delete", response_model=JobSweepView)
+@router.post("/jobs:delete", response_model=BulkJobsResult)
 def delete_many(request: Request, token: Operate, body: BulkJobs) -> Response:
     """Delete failed jobs among the newest thousand."""
     return _sweep(request, token.name, "delete", body)
 
 
-def _sweep(request: Request, by: str, verb: str, body: requests.BulkJobs) -> Response:
-    site, arrived = site_of(request), first_arrival(request)
+def _sweep(request: Request, by: str, verb: str, body: requests.BulkJobsRequest) -> Response:
+    context, arrived = site_of(request), first_arrival(request)
     only = body.filter or requests.FailedJobFilter()
     match = JobFilter(
         queue=only.queue or "", schedule=only.schedule or "", text=only.q or "",
         before=min(filter(None, (only.before, arrived)), default=None),
     )  # fmt: skip
-    result = site.queues.sweep(verb, match, Actor(by=by, reason=body.reason))
-    return answer(job_sweep_view(result))
+    return answer(context.queues.sweep(verb, match, Actor(by=by, reason=body.reason)))

@@ -11,10 +11,11 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
 
 from rq_clock.errors import ScheduleError
+from rq_clock.model.entry import Missed
+from rq_clock.model.verdict import State
 from rq_clock.timing.instants import LONGEST, read_instant
 
 NAME = r"^[A-Za-z0-9_-]{1,100}$"
-Missed = Literal["skip", "latest", "all"]
 
 
 def _instant(value: Any) -> datetime:
@@ -134,7 +135,7 @@ class NewSchedule(Definition):
     name: str = Field(pattern=NAME)
 
 
-class Explain(Model):
+class ExplainRequest(Model):
     """A trigger: one of `cron`, `every`, `once`."""
 
     model_config = _examples({"cron": "30 2 * * *", "tz": "Europe/Berlin", "n": 3})
@@ -162,19 +163,19 @@ class Manifest(Model):
 # ---- operations on one ------------------------------------------------------------------------
 
 
-class WithReason(Model):
+class ReasonOptions(Model):
     """The reason of an operation."""
 
     reason: Reason = ""
 
 
-class RunOptions(WithReason):
+class RunOptions(ReasonOptions):
     """Options of a run."""
 
     force: bool = Field(default=False, description="Run even if the last run has not ended.")
 
 
-class PauseOptions(WithReason):
+class PauseOptions(ReasonOptions):
     """Options of a pause."""
 
     until: Instant | None = Field(default=None, description="End of the pause.")
@@ -187,7 +188,7 @@ class ResumeOptions(Model):
     missed: Missed | None = Field(default=None, description="Overrides `missed` of the pause.")
 
 
-class SkipOptions(WithReason):
+class SkipOptions(ReasonOptions):
     """The number of fire times to skip."""
 
     count: int = Field(default=1, ge=1, le=1000)
@@ -199,7 +200,7 @@ class RetryOptions(RunOptions):
     again: bool = Field(default=False, description="Make a new run by today's definition.")
 
 
-class Backfill(WithReason):
+class BackfillRequest(ReasonOptions):
     """A past span, both ends included. An instant without a zone is in the schedule's; a date
     alone is the whole day."""
 
@@ -219,17 +220,14 @@ class Backfill(WithReason):
 class ScheduleFilter(Model):
     """A filter for schedules, as in the list."""
 
-    state: (
-        Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
-        | None
-    ) = None
+    state: State | None = None
     queue: Text | None = None
     tag: Text | None = None
     q: Text | None = Field(default=None, description="Part of the name or target.")
     origin: Literal["declared", "run-time"] | None = None
 
 
-class Bulk(Model):
+class BulkRequest(Model):
     """Schedules, by name or by a filter."""
 
     model_config = _examples({"names": ["report-42"]}, {"filter": {"tag": "reports"}})
@@ -238,7 +236,7 @@ class Bulk(Model):
     filter: ScheduleFilter | None = None
 
     @model_validator(mode="after")
-    def one_of_them(self) -> Bulk:
+    def one_of_them(self) -> BulkRequest:
         """Require either names or a filter."""
         if (self.names is None) == (self.filter is None):
             both = "both" if self.names else "none"
@@ -246,15 +244,15 @@ class Bulk(Model):
         return self
 
 
-class BulkPause(Bulk, PauseOptions):
+class BulkPauseRequest(BulkRequest, PauseOptions):
     """Schedules to pause."""
 
 
-class BulkResume(Bulk, ResumeOptions):
+class BulkResumeRequest(BulkRequest, ResumeOptions):
     """Schedules to resume."""
 
 
-class BulkRun(Bulk, RunOptions):
+class BulkRunRequest(BulkRequest, RunOptions):
     """Schedules to run."""
 
 
@@ -267,7 +265,7 @@ class FailedJobFilter(Model):
     before: Instant | None = Field(default=None, description="Only jobs that ended before this.")
 
 
-class BulkJobs(WithReason):
+class BulkJobsRequest(ReasonOptions):
     """Failed jobs; all of them without a filter."""
 
     filter: FailedJobFilter | None = None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
-from rq_clock.model.ledger import LedgerEntry, Lost, instant_of
+from rq_clock.model.ledger import LedgerEntry, Lost, RunState, instant_of
 from rq_clock.model.view import Page
 from rq_clock.serializers.jobs import (
     JobDetailView,
@@ -51,14 +51,13 @@ from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["runs"])
 RetryOptions = Annotated[requests.RetryOptions, optional(requests.RetryOptions)]
-WithReason = Annotated[requests.WithReason, optional(requests.WithReason)]
+ReasonOptions = Annotated[requests.ReasonOptions, optional(requests.ReasonOptions)]
 PORTION, PORTIONS = 1000, 2
 """Ended attempts that a page examines: read in portions, up to so many of them."""
 JobId = Annotated[
     str,
     Path(pattern=r"^[A-Za-z0-9_-]{1,300}$", examples=["default-report-42-1774746000000"]),
 ]
-State = Literal["ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting"]
 Reason = Annotated[str | None, Query(max_length=100)]
 Time = Annotated[str | None, Query(max_length=40, description="Instant with a zone.")]
 
@@ -85,10 +84,10 @@ class RunFilter:
 @router.get("/schedules/{name}/runs", response_model=Page[RunView], responses=PAGED | NOT_FOUND)
 def runs_of(  # noqa: PLR0913 - one a filter
     request: Request,
-    site: Web,
+    context: Web,
     _: Read,
     name: Name,
-    state: State | None = None,
+    state: RunState | None = None,
     reason: Reason = None,
     since: Time = None,
     until: Time = None,
@@ -101,16 +100,16 @@ def runs_of(  # noqa: PLR0913 - one a filter
     days.
     """
     matching = _filter(state, reason, since, until)
-    return _ledger(request, site, name, matching, limit, cursor)
+    return _ledger(request, context, name, matching, limit, cursor)
 
 
 @router.get("/runs", response_model=Page[RunView], responses=PAGED | NOT_FOUND)
 def list_runs(  # noqa: PLR0913 - one a filter
     request: Request,
-    site: Web,
+    context: Web,
     _: Read,
     schedule: Annotated[str | None, Query(pattern=requests.NAME)] = None,
-    state: State | None = None,
+    state: RunState | None = None,
     reason: Reason = None,
     since: Time = None,
     until: Time = None,
@@ -124,14 +123,14 @@ def list_runs(  # noqa: PLR0913 - one a filter
     """
     matching = _filter(state, reason, since, until)
     if schedule is not None:
-        return _ledger(request, site, schedule, matching, limit, cursor)
+        return _ledger(request, context, schedule, matching, limit, cursor)
     rows: list[RunView] = []
     searched, following = 0, ""
-    for ended in _ended(site, matching, cursor):
+    for ended in _ended(context, matching, cursor):
         if len(rows) == limit:
             break
         searched, following = searched + 1, ended.id
-        row = run_view(ended.schedule, ended.entry, site.settings.namespace, ended.job_id)
+        row = run_view(ended.schedule, ended.entry, context.settings.namespace, ended.job_id)
         if matching.matches(row, row.ended or row.fire_time):
             rows.append(row)
     else:
@@ -141,7 +140,7 @@ def list_runs(  # noqa: PLR0913 - one a filter
     return tagged(request, Page(data=rows, next_cursor=more, searched=looked))
 
 
-def _ended(site: Context, matching: RunFilter, cursor: str) -> Iterator[Ended]:
+def _ended(context: Context, matching: RunFilter, cursor: str) -> Iterator[Ended]:
     """Yield ended attempts, newest first, from a cursor or the end of the filter."""
     [before] = place_of(cursor, str) or [""]
     if before and not re.fullmatch(r"[0-9]{1,15}-[0-9]{1,15}", before):
@@ -149,7 +148,7 @@ def _ended(site: Context, matching: RunFilter, cursor: str) -> Iterator[Ended]:
     if not before:
         before = f"{to_ms(matching.until) + 1}-0" if matching.until else "+"
     for _ in range(PORTIONS):
-        found = site.executions.ended(PORTION, before)
+        found = context.executions.ended(PORTION, before)
         for ended in found:
             if matching.since and int(ended.id.partition("-")[0]) < to_ms(matching.since):
                 return
@@ -160,11 +159,11 @@ def _ended(site: Context, matching: RunFilter, cursor: str) -> Iterator[Ended]:
 
 
 def _ledger(
-    request: Request, site: Context, name: str, matching: RunFilter, limit: int, cursor: str
+    request: Request, context: Context, name: str, matching: RunFilter, limit: int, cursor: str
 ) -> Response:
     place = place_of(cursor, str, int)
-    entries = site.store.ledger(name)
-    if not entries and name not in site.store.load([name])[0]:
+    entries = context.store.ledger(name)
+    if not entries and name not in context.store.load([name])[0]:
         raise Conflict(ConflictKind.MISSING, name)
     entries.reverse()
     start = 0
@@ -174,7 +173,7 @@ def _ledger(
     rows: list[RunView] = []
     following = ""
     for entry in entries[start:]:
-        row = run_view(name, entry, site.settings.namespace)
+        row = run_view(name, entry, context.settings.namespace)
         if not matching.matches(row, instant_of(entry)):
             continue
         if len(rows) == limit:
@@ -209,9 +208,9 @@ def _filter(state: str | None, reason: str | None, since: Any, until: Any) -> Ru
 
 
 @router.get("/runs/{id}", response_model=JobDetailView, responses=TAGGED | NOT_FOUND)
-def get_run(request: Request, site: Web, _: Read, id: JobId) -> Response:
+def get_run(request: Request, context: Web, _: Read, id: JobId) -> Response:
     """Get a run with its instants, its attempts and its error. `id` is the id of its job."""
-    return tagged(request, job_detail_view(_run(site, id)))
+    return tagged(request, job_detail_view(_run(context, id)))
 
 
 @router.get(
@@ -224,7 +223,7 @@ def get_run(request: Request, site: Web, _: Read, id: JobId) -> Response:
     },
 )
 def get_output(
-    site: Web,
+    context: Web,
     _: Read,
     id: JobId,
     offset: Annotated[int, Query(ge=0, le=1 << 31, description="Bytes to leave out.")] = 0,
@@ -236,7 +235,7 @@ def get_output(
 
     It grows during the run.
     """
-    data = site.store.output(id)
+    data = context.store.output(id)
     if data is None:
         raise Problem(
             "not-found",
@@ -282,20 +281,22 @@ def _range(span: str, size: int) -> tuple[int, int]:
     response_model=RunStartedView,
     responses=ACCEPTED | NOT_FOUND,
 )
-def retry(request: Request, site: Web, token: Operate, id: JobId, body: RetryOptions) -> Response:
+def retry(
+    request: Request, context: Web, token: Operate, id: JobId, body: RetryOptions
+) -> Response:
     """Requeue the job of a run that failed or was stopped.
 
     With `again`, whatever its outcome: make a new run for the same fire time, by today's
     definition.
     """
-    run = _run(site, id)
+    run = _run(context, id)
 
     def act(once: RequestKey | None) -> str:
         if not body.again:
-            site.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
+            context.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
             return id
         try:
-            schedules = schedules_for(site, token, once)
+            schedules = schedules_for(context, token, once)
             return schedules.rerun(id, force=body.force, reason=body.reason)
         except Conflict:
             raise
@@ -307,22 +308,24 @@ def retry(request: Request, site: Web, token: Operate, id: JobId, body: RetryOpt
 
 
 @router.post("/runs/{id}/stop", status_code=202, response_model=RunStartedView, responses=NOT_FOUND)
-def stop(request: Request, site: Web, token: Operate, id: JobId, body: WithReason) -> Response:
+def stop(
+    request: Request, context: Web, token: Operate, id: JobId, body: ReasonOptions
+) -> Response:
     """Stop a running job. It is not retried."""
-    run = _run(site, id)
+    run = _run(context, id)
 
     def act(once: RequestKey | None) -> str:
-        return site.queues.stop(id, Actor(by=token.name, reason=body.reason, request_key=once))
+        return context.queues.stop(id, Actor(by=token.name, reason=body.reason, request_key=once))
 
     made(request, act)
     return answer(_started(run, id), 202)
 
 
-def _run(site: Context, id: str) -> JobDetail:
+def _run(context: Context, id: str) -> JobDetail:
     """Return the job of a run. Raises Problem for another job."""
-    found = site.queues.job(id)
+    found = context.queues.job(id)
     run = found.job.run
-    if run is None or run.namespace != site.settings.namespace:
+    if run is None or run.namespace != context.settings.namespace:
         raise Problem("not-found", f"{id}: it is a job, and no run of a schedule; see /jobs/{id}")
     return found
 

@@ -12,16 +12,17 @@ from rq_clock.manifest.definition import patched
 from rq_clock.model.entry import Entry
 from rq_clock.model.filters import Filter
 from rq_clock.model.schedule import Schedule
+from rq_clock.model.verdict import State
 from rq_clock.model.view import Page
 from rq_clock.schedules.listing import Row
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.schedules import (
     FireTimeView,
     ScheduleDetailView,
-    ScheduleListView,
+    SchedulePageView,
     fire_time_view,
     schedule_detail_view,
-    schedule_list_view,
+    schedule_page_view,
 )
 from rq_clock.store.audit import RequestKey
 from rq_clock.store.status import Status
@@ -55,16 +56,15 @@ from rq_clock.web.problems import Problem
 router = APIRouter(route_class=Route, tags=["schedules"])
 TRIES = 20
 """Attempts of a patch that someone else, or the clock, got ahead of."""
-State = Literal["invalid", "late", "stuck", "failing", "paused", "running", "ended", "scheduled"]
 Text = Annotated[str | None, Query(max_length=200)]
 Time = Annotated[str | None, Query(max_length=LONGEST)]
 _SCHEMA = {"schema": {"$ref": "#/components/schemas/Definition"}}
 
 
-@router.get("/schedules", response_model=ScheduleListView, responses=PAGED)
+@router.get("/schedules", response_model=SchedulePageView, responses=PAGED)
 def list_schedules(  # noqa: PLR0913 - one a filter
     request: Request,
-    site: Web,
+    context: Web,
     _: Read,
     state: State | None = None,
     queue: Text = None,
@@ -88,12 +88,12 @@ def list_schedules(  # noqa: PLR0913 - one a filter
         origin=origin,
     )
     try:
-        found = site.schedules.page(matching, sort=sort, limit=limit, cursor=cursor)
+        found = context.schedules.page(matching, sort=sort, limit=limit, cursor=cursor)
     except ScheduleError:  # state and sort are known here
         raise wrong(
             "cursor", "expected the one of a page in the same order; begin again without one"
         ) from None
-    return tagged(request, schedule_list_view(found, site.settings.namespace))
+    return tagged(request, schedule_page_view(found, context.settings.namespace))
 
 
 @router.post(
@@ -102,7 +102,9 @@ def list_schedules(  # noqa: PLR0913 - one a filter
     response_model=ScheduleDetailView,
     responses=with_headers("ETag", "Location", status=201),
 )
-def add_schedule(request: Request, site: Web, token: Admin, body: requests.NewSchedule) -> Response:
+def add_schedule(
+    request: Request, context: Web, token: Admin, body: requests.NewSchedule
+) -> Response:
     """Add a schedule.
 
     Its fire times count from now on. Only a `once` whose instant has passed is due at once.
@@ -114,9 +116,9 @@ def add_schedule(request: Request, site: Web, token: Admin, body: requests.NewSc
     schedule = schedule_from(name, fields)
 
     def act(once: RequestKey | None) -> str:
-        if _stored(site, name)[0] is not None:
+        if _stored(context, name)[0] is not None:
             raise Conflict(ConflictKind.EXISTS, name)
-        return schedules_for(site, token, once).add(name, **schedule.parts())
+        return schedules_for(context, token, once).add(name, **schedule.parts())
 
     try:
         made(request, act)
@@ -125,16 +127,16 @@ def add_schedule(request: Request, site: Web, token: Admin, body: requests.NewSc
             raise
         text = f"{name}: exists already; change it with PATCH, or replace it with PUT"
         raise Problem("exists", text) from None
-    return _written(request, site, schedule, 201)
+    return _written(request, context, schedule, 201)
 
 
 @router.get("/schedules/{name}", response_model=ScheduleDetailView, responses=REVISION | NOT_FOUND)
-def get_schedule(site: Web, _: Read, name: Name) -> Response:
+def get_schedule(context: Web, _: Read, name: Name) -> Response:
     """Get a schedule with its definition.
 
     The ETag is its revision, for If-Match; the state and the runs change without it.
     """
-    view = detail_view(site, name)
+    view = detail_view(context, name)
     return answer(view, headers={"ETag": f'"{view.revision}"'})
 
 
@@ -148,7 +150,7 @@ def get_schedule(site: Web, _: Read, name: Name) -> Response:
 )
 def put_schedule(
     request: Request,
-    site: Web,
+    context: Web,
     token: Admin,
     name: Name,
     body: requests.Definition,
@@ -158,16 +160,16 @@ def put_schedule(
 
     Fields that are left out get their defaults. The marker, the history and a pause stay.
     """
-    entry, was = _stored(site, name)
+    entry, was = _stored(context, name)
     if if_match is not None and entry is None:
         raise Problem("stale-revision", f"{name}: there is no such schedule")
     schedule = schedule_from(name, dict(body), was)
-    schedules, revision = schedules_for(site, token), expected_revision(if_match)
+    schedules, revision = schedules_for(context, token), expected_revision(if_match)
     if revision is None:
         schedules.add(name, replace=True, **schedule.parts())
     else:
         schedules.update(name, revision=revision, **schedule.parts())
-    return _written(request, site, schedule, 200 if entry else 201)
+    return _written(request, context, schedule, 200 if entry else 201)
 
 
 @router.patch(
@@ -178,7 +180,7 @@ def put_schedule(
 )
 def patch_schedule(
     request: Request,
-    site: Web,
+    context: Web,
     token: Admin,
     name: Name,
     body: requests.Definition,
@@ -190,7 +192,7 @@ def patch_schedule(
     """
     revision = expected_revision(if_match)
     for tries_left in reversed(range(TRIES)):
-        entry, was = _stored(site, name)
+        entry, was = _stored(context, name)
         if entry is None:
             raise Conflict(ConflictKind.MISSING, name)
         if entry.declared:
@@ -199,29 +201,29 @@ def patch_schedule(
             raise Problem("conflict", f"{entry.fault}; replace it with PUT")
         schedule = schedule_from(name, patched(was, dict(body)), was)
         try:
-            schedules_for(site, token).update(
+            schedules_for(context, token).update(
                 name, revision=revision or entry.revision, **schedule.parts()
             )
             break
         except Conflict as conflict:
             if revision or not tries_left or conflict.kind is not ConflictKind.STALE:
                 raise
-    return _written(request, site, schedule, 200)
+    return _written(request, context, schedule, 200)
 
 
 @router.delete("/schedules/{name}", status_code=204, responses=NOT_FOUND | CONFLICT | STALE)
-def remove_schedule(site: Web, token: Admin, name: Name, if_match: IfMatch = None) -> Response:
+def remove_schedule(context: Web, token: Admin, name: Name, if_match: IfMatch = None) -> Response:
     """Remove a schedule.
 
     Enqueued jobs stay. Its history stays readable for 30 days.
     """
-    schedules_for(site, token).remove(name, revision=expected_revision(if_match))
+    schedules_for(context, token).remove(name, revision=expected_revision(if_match))
     return Response(status_code=204)
 
 
 @router.get("/schedules/{name}/next", response_model=Page[FireTimeView], responses=NOT_FOUND)
 def next_fire_times(
-    site: Web,
+    context: Web,
     _: Read,
     name: Name,
     n: Annotated[int, Query(ge=1, le=100, description="Fire times to return.")] = 10,
@@ -233,8 +235,8 @@ def next_fire_times(
     Each has the effect of clock changes, and the reason if it will be skipped. An instant without
     a zone is in the schedule's.
     """
-    status = site.schedules.status()
-    entry = _existing(site, name, status).entry
+    status = context.schedules.status()
+    entry = _existing(context, name, status).entry
     after, last = status.now, None
     for parameter, value in (("from", start), ("until", until)):
         try:
@@ -250,35 +252,35 @@ def next_fire_times(
 # ---- views ------------------------------------------------------------------------------------
 
 
-def detail_view(site: Context, name: str) -> ScheduleDetailView:
+def detail_view(context: Context, name: str) -> ScheduleDetailView:
     """Return a schedule with its definition. Raises Conflict when it does not exist."""
-    status = site.schedules.status()
-    row = _existing(site, name, status)
-    return schedule_detail_view(row, status.now, site.settings.namespace)
+    status = context.schedules.status()
+    row = _existing(context, name, status)
+    return schedule_detail_view(row, status.now, context.settings.namespace)
 
 
-def _existing(site: Context, name: str, status: Status) -> Row:
+def _existing(context: Context, name: str, status: Status) -> Row:
     """Raises Conflict when there is no such schedule."""
-    rows = site.schedules.rows([name], status)
+    rows = context.schedules.rows([name], status)
     if not rows:
         raise Conflict(ConflictKind.MISSING, name)
     return rows[0]
 
 
-def _stored(site: Context, name: str) -> tuple[Entry | None, Schedule | None]:
-    entry = site.store.load([name])[0].get(name)
+def _stored(context: Context, name: str) -> tuple[Entry | None, Schedule | None]:
+    entry = context.store.load([name])[0].get(name)
     return entry, entry.schedule if entry else None
 
 
-def _written(request: Request, site: Context, schedule: Schedule, code: int) -> Response:
+def _written(request: Request, context: Context, schedule: Schedule, code: int) -> Response:
     """Return a schedule after a change. A `once` that was due may be gone already."""
-    name, status = schedule.name, site.schedules.status()
-    rows = site.schedules.rows([name], status)
+    name, status = schedule.name, context.schedules.status()
+    rows = context.schedules.rows([name], status)
     entry = Entry(
         name=name, schedule=schedule, fault="", marker=None, known_since=status.now, revision="0",
         last_job="", declared=False,
     )  # fmt: skip
     row = rows[0] if rows else Row(entry, (), None, "", ("ended",))
-    view = schedule_detail_view(row, status.now, site.settings.namespace)
+    view = schedule_detail_view(row, status.now, context.settings.namespace)
     headers = located(request, f"/schedules/{name}") if code == 201 else {}
     return answer(view, code, headers | {"ETag": f'"{view.revision}"'})

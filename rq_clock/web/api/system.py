@@ -56,10 +56,10 @@ _MANIFEST = {"schema": {"$ref": "#/components/schemas/Manifest"}}
 
 
 @router.post("/explain", tags=["explain"], response_model=ExplanationView)
-def explain(site: Web, _: Read, body: requests.Explain) -> Response:
+def explain(context: Web, _: Read, body: requests.ExplainRequest) -> Response:
     """Explain a trigger in words, with warnings and its next fire times. Stores nothing."""
     trigger = trigger_from(body.model_dump(exclude_none=True, exclude={"n"}))
-    now = site.store.now()
+    now = context.store.now()
     return answer(explanation_view(trigger, now, fires(trigger, now, body.n)))
 
 
@@ -83,7 +83,7 @@ async def _text(request: Request) -> str:
     },
 )
 def export(
-    site: Web,
+    context: Web,
     _: Read,
     form: Annotated[Literal["yaml", "json"], Query(alias="format")] = "yaml",
     tag: Annotated[str | None, Query(max_length=200)] = None,
@@ -92,17 +92,17 @@ def export(
 
     Secrets are masked. A masked value in a `PUT` keeps the stored one.
     """
-    size = site.store.size()
+    size = context.store.size()
     if size > EXPORT_LIMIT:
         raise Problem(
             "conflict",
             f"expected at most {EXPORT_LIMIT:,} schedules, got {size:,}; "
             "`rq-clock export` writes them all",
         )
-    chosen = choose(site.store.everything(), [tag] if tag else ())
-    pauses = site.store.pauses([schedule.name for schedule in chosen.schedules])
+    chosen = choose(context.store.everything(), [tag] if tag else ())
+    pauses = context.store.pauses([schedule.name for schedule in chosen.schedules])
     try:
-        text = dump(chosen.items(pauses, site.store.now()), form=form)
+        text = dump(chosen.items(pauses, context.store.now()), form=form)
     except ScheduleError as error:
         raise Problem("conflict", str(error)) from None
     return Response(text, media_type=JSON if form == "json" else YAML[0])
@@ -122,7 +122,7 @@ def export(
 )
 def apply(
     request: Request,
-    site: Web,
+    context: Web,
     token: Admin,
     text: Annotated[str, Depends(_text)],
     dry_run: Annotated[bool, Query(alias="dryRun", description="Only return the changes.")] = False,
@@ -141,7 +141,7 @@ def apply(
     try:
         manifest = read_manifest(text)
         entries = manifest.entries
-        schedules = schedules_for(site, token)
+        schedules = schedules_for(context, token)
         plan = schedules.plan(manifest, prune=prune)
     except Conflict:
         raise
@@ -151,7 +151,7 @@ def apply(
         raise wrong("/schedules", f"expected at most {BATCH_LIMIT:,} changes at once; divide it")
     if not dry_run and plan.steps:
         schedules.apply(plan, reason="manifest")
-    return answer(plan_view(plan, site.settings.namespace, dry_run=dry_run))
+    return answer(plan_view(plan, context.settings.namespace, dry_run=dry_run))
 
 
 def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
@@ -173,29 +173,31 @@ def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
 
 @router.get("/clock", tags=["clock"], response_model=ClockView)
 def clock(
-    site: Web,
+    context: Web,
     _: Read,
     checks: Annotated[bool, Query(description="Include the doctor's findings (slower).")] = False,
 ) -> Response:
     """Get the status of the namespace: the leading clock, its lag, schedules in trouble."""
-    status, found = site.schedules.status(), None
+    status, found = context.schedules.status(), None
     if checks:
-        owner = (site.settings.owner, site.settings.former_owner)
-        now = site.store.now()
-        found = findings(gather(site.store, site.executions, owner, Code()), now)
-    return answer(clock_view(site.settings.namespace, status, found))
+        owner = (context.settings.owner, context.settings.former_owner)
+        now = context.store.now()
+        found = findings(gather(context.store, context.executions, owner, Code()), now)
+    return answer(clock_view(context.settings.namespace, status, found))
 
 
 @router.get("/audit", tags=["clock"], response_model=Page[AuditEntry], responses=PAGED)
 def audit(
     request: Request,
-    site: Web,
+    context: Web,
     token: Read,
     limit: Limit = 50,
     cursor: Annotated[str, Query(pattern=r"^([0-9]{1,15}-[0-9]{1,15})?$")] = "",
 ) -> Response:
     """List who changed which schedules and why, newest first."""
-    found = [audit_view(entry) for entry in schedules_for(site, token).audit(limit, cursor or "+")]
+    found = [
+        audit_view(entry) for entry in schedules_for(context, token).audit(limit, cursor or "+")
+    ]
     more = found[-1].id if len(found) == limit else None
     return tagged(request, Page(data=found, next_cursor=more))
 

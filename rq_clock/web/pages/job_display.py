@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rq_clock.jobs.records import JobRow
+from rq_clock.jobs.records import JobView
 from rq_clock.web.pages.filters import pill
 
 VERBS = {
@@ -35,7 +35,7 @@ def look(status: str | None) -> Markup:
     return pill(*_LOOKS.get(status, (status,))) if status else pill("ended", "forgotten")
 
 
-def verbs_of(job: JobRow, namespace: str) -> list[str]:
+def verbs_of(job: JobView, namespace: str) -> list[str]:
     """Return the allowed actions on a job."""
     found = []
     if job.status == "started":

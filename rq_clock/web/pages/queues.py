@@ -190,7 +190,7 @@ def bulk_jobs(request: Request, site: Web, token: Operate, verb: str, form: Fiel
     jobs = f"{result.done:,} job{'' if result.done == 1 else 's'}"
     lines = [f"{_BULK_VERBS[verb]}d {jobs}."]
     if result.refused:
-        first = next(iter(result.refused.values()))
+        first = result.refused[0].detail
         lines.append(f"{len(result.refused):,} were refused, such as {first}.")
     if result.more:
         lines.append("There may be more: repeat it for these.")

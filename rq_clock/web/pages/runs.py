@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from rq_clock.jobs.records import JobRow
+from rq_clock.jobs.records import JobView
 from rq_clock.model.decision import Skip
-from rq_clock.model.ledger import Enqueued, LedgerEntry
+from rq_clock.model.ledger import RUN_STATES, Enqueued, LedgerEntry
 from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.serializers.jobs import run_view
 from rq_clock.settings import Token
@@ -29,7 +29,6 @@ router = APIRouter()
 ROWS, RUNNING = 50, 50
 SEARCHED = 2000
 """Ended attempts that one page looks through."""
-STATES = ("ok", "failed", "timed_out", "stopped", "interrupted", "lost", "skipped", "waiting")
 REASONS = {
     "schedule": "schedule",
     "catch_up": "catch-up",
@@ -97,7 +96,7 @@ def runs_page(  # noqa: PLR0913 - one a filter
         since=_instant(query["since"], "from"), until=_instant(query["until"], "to"),
     )  # fmt: skip
     status = site.schedules.status()
-    running: Sequence[JobRow] = ()
+    running: Sequence[JobView] = ()
     if match.schedule and (found := detail(site.store, match.schedule, status)):
         lines, following, searched = _of_schedule(found, match), "", None
     else:
@@ -106,8 +105,8 @@ def runs_page(  # noqa: PLR0913 - one a filter
             running = site.queues.jobs("started", limit=RUNNING).jobs
     return page(
         request, "runs.html", token, status, lines=lines, running=running, query=query, look=look,
-        filtered=any(query.values()), following=following, at=at, states=STATES, reasons=REASONS,
-        searched=searched, of_one=bool(match.schedule), known=status.running,
+        filtered=any(query.values()), following=following, at=at, states=RUN_STATES,
+        reasons=REASONS, searched=searched, of_one=bool(match.schedule), known=status.running,
     )  # fmt: skip
 
 

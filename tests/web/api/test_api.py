@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -612,15 +613,23 @@ class TestTheDocument:
         ]
         assert len(set(identities)) == len(identities)
 
+    def test_schemas_have_the_names_of_things_not_of_our_classes(self, api: Caller) -> None:
+        schemas = api.told("GET", "/openapi.json")["components"]["schemas"]
+        assert {"Schedule", "SchedulePage", "Run", "RunPage", "JobDetail", "Pause"} <= set(schemas)
+        for name, schema in schemas.items():
+            assert re.fullmatch("[A-Z][A-Za-z]+(?<!View)", name)
+            assert schema["title"] == name
+        assert schemas["Pause"]["properties"]["missed"]["enum"] == ["skip", "latest", "all"]
+
     def test_its_examples_are_taken(self, api: Caller) -> None:
         schemas = api.told("GET", "/openapi.json")["components"]["schemas"]
         for example in schemas["NewSchedule"]["examples"]:
             assert api("POST", "/schedules", example).status_code == 201
         for example in schemas["Definition"]["examples"]:
             assert api("PUT", "/schedules/x", example).status_code == 201
-        for example in schemas["Explain"]["examples"]:
+        for example in schemas["ExplainRequest"]["examples"]:
             api.told("POST", "/explain", example)
-        for example in schemas["Backfill"]["examples"]:
+        for example in schemas["BackfillRequest"]["examples"]:
             api.told("POST", "/schedules/x/backfills", example)
         for example in schemas["Manifest"]["examples"]:
             api.told("PUT", "/manifest", example)
