@@ -20,6 +20,7 @@ from rq_clock.manifest.document import parse
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rq_clock"
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 LEVELS = [
     {"errors", "version", "redaction", "signals", "run"},
@@ -75,6 +76,21 @@ def test_imports_point_one_way() -> None:
         module = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for name in imports(path) - {module}:
             assert level[name] < level[module], f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_the_drawing_shows_these_levels() -> None:
+    drawn = re.findall(r'\["([^"]+)"\]', blocks("mermaid", ARCHITECTURE)[0])
+    assert [set(line.split(" · ")) for line in reversed(drawn)] == LEVELS[:-1]
+
+
+def test_the_map_leads_to_files_that_exist() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## To change")[2]
+    rows = [line.split("|")[2:4] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 15
+    for code, tests in rows:
+        for root, cell in ((PACKAGE, code), (ROOT / "tests", tests)):
+            for name in re.findall(r"`([^`]+)`", cell):
+                assert list(root.glob(name)), name
 
 
 def test_time_and_decision_are_pure() -> None:
