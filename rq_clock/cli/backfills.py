@@ -1,7 +1,7 @@
 """Commands that run past fire times: backfills.
 
-Canceling is a command of its own, not `backfill --cancel`: it needs neither a schedule nor a span,
-and the shell can complete the id.
+`backfill-cancel` is a separate command: it needs neither a schedule nor a span, and the shell can
+complete the id.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from rq_clock.cli.common import (
     complain,
     confirm,
     count_option,
+    entry_of,
     interactive,
-    iso,
     json_option,
-    not_found,
+    limited,
     now,
     open_store,
     plural,
     print_json,
-    print_table,
+    print_rows,
     reason_option,
     schedules_of,
     sign,
@@ -36,6 +36,7 @@ from rq_clock.cli.params import Zone, instant, shown
 from rq_clock.cli.wait import wait_for_backfill
 from rq_clock.errors import ScheduleError
 from rq_clock.serializers.jobs import backfill_preview_view, backfill_view
+from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
     from rq_clock.schedules.backfill import Preview
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
 CONFIRM_LIMIT, LIMIT = 1000, 10_000
-"""Fire times of a backfill without --yes in a script, and at most."""
+"""Maximum fire times of a backfill: in a script without --yes, and in general."""
 LISTED = 10
-"""Failed runs that are listed."""
+"""Failed runs that `--wait` lists."""
 
 
 @click.command()
@@ -71,8 +72,7 @@ def backfill(name: str, start: str, end: str, tz: str | None, **options: Any) ->
     """
     store = open_store()
     schedules = schedules_of(store)
-    entry = store.load([name])[0].get(name) or not_found(store, name)
-    zone = tz or entry.tz
+    zone = tz or entry_of(store, name).tz
     first = instant(start, "--from", now(), tz=zone, ages=True)
     last = instant(end, "--to", now(), tz=zone, ages=True, whole_day=True)
     found = schedules.preview_backfill(name, first, last, again=options["again"])
@@ -82,67 +82,56 @@ def backfill(name: str, start: str, end: str, tz: str | None, **options: Any) ->
         _print_preview(name, found, zone, err=not options["dry_run"])
     if options["dry_run"] or not found.count:
         return print_json(None) if options["as_json"] else None
-    _allow(name, found, yes=options["yes"])
+    _confirm(name, found, yes=options["yes"])
     made = schedules.backfill(
         name, found.start, found.end, at_once=options["at_once"], again=options["again"],
         limit=found.count, reason=options["reason"],
     )  # fmt: skip
     warn_without_leader(store, "it begins")
+    if not options["as_json"]:
+        click.echo(made.id)
     if options["wait"]:
-        _wait_for(store, made, as_json=options["as_json"])
-    else:
-        _print_backfill(made, as_json=options["as_json"])
+        return _wait_for(store, made, as_json=options["as_json"])
+    if options["as_json"]:
+        print_json(backfill_view(made))
+    return None
 
 
-def _allow(name: str, found: Preview, *, yes: bool) -> None:
+def _confirm(name: str, found: Preview, *, yes: bool) -> None:
     """Ask, or refuse too many fire times."""
     if found.count >= LIMIT:
         raise ScheduleError(
             f"{name}: expected fewer than {LIMIT:,} fire times, got {found.count_text}; "
-            "take a shorter span, and the rest after it"
+            "divide the span"
         )
-    if yes:
-        return
-    if interactive():
-        confirm(f"Enqueue {plural(found.count, 'run')} of {name}?")
-    elif found.count > CONFIRM_LIMIT:
+    if found.count > CONFIRM_LIMIT and not (yes or interactive()):
         raise ScheduleError(
             f"{name}: scripts must pass --yes for more than {CONFIRM_LIMIT:,} fire times, got "
-            f"{found.count_text}; pass it, or take a shorter span"
+            f"{found.count_text}; pass it, or shorten the span"
         )
+    confirm(f"Enqueue {plural(found.count, 'run')} of {name}?", yes=yes)
 
 
 def _print_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
     left_out = len(found.left_out)
-    ran = f"; {left_out:,} ran already (--again takes them, too)" if left_out else ""
+    ran = f"; {left_out:,} ran already (--again includes them)" if left_out else ""
     if not found.count or found.first is None or found.last is None:
         span = f"{shown(found.start, tz)} to {shown(found.end, tz)}"
         click.echo(f"{name}: nothing to run from {span}{ran}", err=err)
         return
-    runs = "run" if found.count == 1 else "runs"
-    click.echo(f"{name}: {found.count_text} {runs}{ran}", err=err)
+    click.echo(f"{name}: {found.count_text} run{'s' * (found.count != 1)}{ran}", err=err)
     click.echo(f"  from {shown(found.first, tz)}\n  to   {shown(found.last, tz)}", err=err)
 
 
-def _print_backfill(made: Backfill, *, as_json: bool) -> None:
-    if as_json:
-        print_json(backfill_view(made))
-    else:
-        click.echo(made.id)
-
-
 def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
-    if not as_json:
-        click.echo(made.id)
     found, failed = wait_for_backfill(store, made)
     if as_json and found:
-        _print_backfill(found, as_json=True)
-    for job_id, error in list(failed.items())[:LISTED]:
-        complain(f"{job_id} failed: {error}")
-    if len(failed) > LISTED:
-        complain(f"and {len(failed) - LISTED:,} more failed; `rq-clock history {made.schedule}`")
+        print_json(backfill_view(found))
+    lines = [f"{job_id} failed: {error}" for job_id, error in failed.items()]
+    for line in limited(lines, LISTED, f" failed; `rq-clock history {made.schedule}`"):
+        complain(line)
     if found is None or found.state != "done":
-        complain(f"{made.id} was {found.state if found else 'forgotten'} before it was through")
+        complain(f"{made.id} was {found.state if found else 'forgotten'} before it had ended")
     elif not failed:
         click.echo(f"{plural(found.enqueued, 'run')} ended", err=True)
     if failed or found is None or found.state != "done":
@@ -157,14 +146,10 @@ def backfills(count: int, as_json: bool) -> None:
 
     Ended backfills are kept for 30 days.
     """
-
-    found = schedules_of(open_store()).backfills(count)
-    if as_json:
-        print_json([backfill_view(one) for one in found])
-    elif not found:
-        click.echo("no backfills", err=True)
-    else:
-        print_table(BACKFILLS, [backfill_cells(one) for one in found])
+    rows = schedules_of(open_store()).backfills(count)
+    print_rows(
+        rows, BACKFILLS, backfill_cells, view=backfill_view, empty="no backfills", as_json=as_json
+    )
 
 
 BACKFILLS = ("BACKFILL", "FROM (UTC)", "TO (UTC)", "ENQUEUED", "AT ONCE", "STATE", "BY", "")
@@ -172,8 +157,8 @@ BACKFILLS = ("BACKFILL", "FROM (UTC)", "TO (UTC)", "ENQUEUED", "AT ONCE", "STATE
 
 def backfill_cells(b: Backfill) -> tuple[str, ...]:
     """Return a backfill as a row of a table."""
-    span, came = (iso(b.start), iso(b.end)), f"{b.enqueued:,} of {b.total:,}"
-    return (b.id, *span, came, str(b.at_once), sign(b.state), b.by, b.reason)
+    span, enqueued = (iso(b.start), iso(b.end)), f"{b.enqueued:,} of {b.total:,}"
+    return (b.id, *span, enqueued, str(b.at_once), sign(b.state), b.by, b.reason)
 
 
 @click.command("backfill-cancel")

@@ -1,9 +1,10 @@
-"""What the commands share: errors as lines and exit codes, colours, the store, tables."""
+"""Helpers of all commands: exit codes, options, the store, questions, colors, tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +13,7 @@ import click
 from rq_clock.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    from rq_clock.model.entry import Entry
     from rq_clock.schedules.listing import Row
     from rq_clock.schedules.service import Schedules
     from rq_clock.store.store import Store
@@ -26,10 +28,11 @@ LOOKS = {
     "invalid": ("⊘", "red"), "failing": ("✕", "red"), "failed": ("✕", "red"),
     "timed_out": ("✕", "red"), "stopped": ("✕", "red"), "lost": ("✕", "red"),
 }  # fmt: skip
-"""State → its sign and colour. The word always stands beside them."""
+"""State → its sign and color, beside which the word is always printed."""
 
 
 def complain(text: str) -> None:
+    """Print a message on standard error."""
     for line in text.splitlines():
         click.echo(f"rq-clock: {line}", err=True)
 
@@ -50,7 +53,7 @@ def now() -> datetime:
 
 
 def open_store() -> Store:
-    """The namespace's state, after making sure that Redis answers. Raises StoreUnavailable."""
+    """Return the store of the namespace, on a Redis that answers. Raises StoreUnavailable."""
     from redis.exceptions import RedisError
 
     from rq_clock.settings import Settings
@@ -68,7 +71,7 @@ def open_store() -> Store:
 
 
 def schedules_of(store: Store) -> Schedules:
-    """What can be done to the namespace's schedules, in the name of whoever sits here."""
+    """Return the operations on the namespace's schedules, with the operator as actor."""
     from rq_clock.schedules.service import Schedules
     from rq_clock.settings import Settings
 
@@ -84,8 +87,13 @@ def row_of(store: Store, name: str) -> Row | None:
     return next(iter(schedules.rows([name], schedules.status())), None)
 
 
+def entry_of(store: Store, name: str) -> Entry:
+    """Return a schedule; exit with NOT_FOUND if it does not exist."""
+    return store.load([name])[0].get(name) or not_found(store, name)
+
+
 def refuse_unknown(store: Store, names: Sequence[str]) -> None:
-    """Exit with NOT_FOUND when one of these schedules does not exist."""
+    """Exit with NOT_FOUND if one of these schedules does not exist."""
     found, _ = store.load(names)
     for name in names:
         if name not in found:
@@ -102,35 +110,29 @@ def not_found(store: Store, name: str) -> NoReturn:
 
 
 def warn_without_leader(store: Store, what: str) -> None:
-    """Say that nothing happens for now, where it takes a clock."""
+    """Warn that a change takes effect only once a clock leads."""
     from rq_clock.store.lease import Leases
 
     if not Leases(store).leader():
         complain(f"no clock leads now; {what} when one does")
 
 
-# ---- asking -----------------------------------------------------------------------------------
+# ---- questions ----------------------------------------------------------------------------------
 
 
 def interactive() -> bool:
-    """Whether somebody sits there who can be asked."""
+    """Return whether a person can answer questions."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def confirm(question: str) -> None:
-    """Ask; exit with 1 unless the answer is yes."""
-    if not click.confirm(question, err=True):
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on a terminal, unless `yes`. Exit with 1 if the answer is no."""
+    if not yes and interactive() and not click.confirm(question, err=True):
         complain("nothing was done")
         sys.exit(1)
 
 
-# ---- what is printed --------------------------------------------------------------------------
-
-
-def iso(t: datetime) -> str:
-    from rq_clock.timing.instants import iso
-
-    return iso(t)
+# ---- output -------------------------------------------------------------------------------------
 
 
 def print_json(view: Any) -> None:
@@ -139,12 +141,26 @@ def print_json(view: Any) -> None:
     click.echo(encode(view, indent=2))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns for people and grep. A cell that is the sign and word of a state has its colour."""
-    click.echo("\n".join(table(head, rows)))
+def print_rows(
+    rows: Sequence[Any],
+    head: Sequence[str],
+    cells: Callable[[Any], Sequence[str]],
+    *,
+    view: Callable[[Any], Any] = lambda row: row,
+    empty: str,
+    as_json: bool,
+) -> None:
+    """Print rows as JSON or as a table. Without rows, print `empty` on standard error."""
+    if as_json:
+        print_json([view(row) for row in rows])
+    elif rows:
+        click.echo("\n".join(table(head, map(cells, rows))))
+    else:
+        click.echo(empty, err=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table. A cell with the sign and word of a state has its color."""
     from rq_clock.redaction import printable
 
     cells = [tuple(head), *(tuple(printable(str(cell), 200) for cell in row) for row in rows)]
@@ -159,7 +175,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def sign(state: str) -> str:
-    """A state as a cell of a table: "‖ paused"."""
+    """Return a state as a cell of a table: "‖ paused"."""
     return f"{LOOKS[state][0]} {state}"
 
 
@@ -173,5 +189,22 @@ def _colored(cell: str) -> str:
     return click.style(cell, fg=look[1]) if look and look[0] == mark else cell
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def limited(lines: Sequence[str], limit: int, end: str = "") -> list[str]:
+    """Return the first lines, and "… and 3 more", with this `end`, for the others."""
+    rest = len(lines) - limit
+    return [*lines[:limit], f"… and {rest:,} more{end}"] if rest > 0 else [*lines]
+
+
+@contextmanager
+def progress(length: int, label: str, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error, on a terminal only. Yields a function that moves the
+    bar to a count."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda count: None
+        return
+    with click.progressbar(length=length, label=label, show_pos=True, file=sys.stderr) as bar:
+        yield lambda count: bar.update(max(count - bar.pos, 0))
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"

@@ -1,4 +1,4 @@
-"""Shell completion: the script, and the names that it offers.
+"""Shell completion: the script, and the offered names.
 
 Redis has 300 ms to answer. If it does not, or anything fails, nothing is offered: the Tab key must
 neither hang nor print an error.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PATIENCE = 0.3
 """Seconds to read from Redis, its DNS lookup included."""
 LIMIT = 500
-"""Names that are offered at once."""
+"""Maximum number of offered names."""
 SEARCHED = 10_000
 
 
@@ -42,7 +42,7 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 
 def schedule_names(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-    """Offer schedules, without those that are named already."""
+    """Offer schedules, except those on the command line."""
     named = ctx.params.get("names") or ()
     names = _read(lambda store: store.some_names(SEARCHED))
     return _items([name for name in names if name not in named], incomplete)

@@ -1,7 +1,7 @@
 """Commands that define schedules at run time: add, update, remove.
 
-Options become a definition in the words of a manifest, and the manifest's reader checks it.
-Schedules that are declared in code are refused: their code would undo the change.
+Options become an entry of a manifest, and the manifest's reader checks it. Schedules that are
+declared in code are refused: their code would undo the change.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import click
 
 from rq_clock.cli.common import (
     confirm,
-    interactive,
-    iso,
+    entry_of,
     json_option,
-    not_found,
     now,
     open_store,
     plural,
@@ -35,17 +33,18 @@ from rq_clock.manifest.fields import count, interval, json_value, retries, secon
 from rq_clock.model.schedule import Schedule
 from rq_clock.serializers.schedules import schedule_detail_view
 from rq_clock.timing.describe import words
+from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
 NONE = "none"
 REMOVE: Any = object()
-"""The value of an option that is given as "none"."""
+"""The value of an option that is set to "none"."""
 
 
 class Value(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
-    """A text that a function reads; "none" removes the option."""
+    """A text that `read` converts; "none" removes the option."""
 
     def __init__(self, name: str, read: Callable[[str], Any] = str) -> None:
         self.name = name
@@ -144,15 +143,15 @@ _PATHS = {
     "catch_up": "catchUp", "catch_up_window": "catchUpWindow", "catch_up_limit": "catchUpLimit",
     "group_limit": "groupLimit",
 }  # fmt: skip
-"""The options that have another path in a manifest."""
+"""The path in a manifest of the options whose path differs from their name."""
 _PARTS = {
     "cwd": "command", "env": "command", "method": "url", "headers": "url", "body": "url",
 }  # fmt: skip
-"""The options that go with one target, and the option of that target."""
+"""The options that only one target has, and the option of that target."""
 
 
 def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that define a schedule."""
+    """Add the options that define a schedule."""
     for option in reversed((*_WHEN, *_WHAT, *_HOW)):
         command = option(command)
     return command
@@ -166,7 +165,7 @@ def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
 def add(name: str, replace: bool, as_json: bool, **options: Any) -> None:
     """Add a schedule.
 
-    --cron, --every or --at is when it fires; --func, --command or --url is what it runs.
+    --cron, --every or --at sets the time; --func, --command or --url sets the target.
     Values of --arg, --kwarg and --body are JSON: 42, true, '"text"'. Leave secrets in the app's
     environment.
     """
@@ -182,7 +181,7 @@ def add(name: str, replace: bool, as_json: bool, **options: Any) -> None:
         if conflict.kind is not ConflictKind.EXISTS:
             raise
         raise ScheduleError(
-            f"{name}: exists already with another definition; `rq-clock update` it, or give "
+            f"{name}: exists already with another definition; `rq-clock update` it, or pass "
             "--replace"
         ) from None
     _show(store, name, "added", as_json=as_json)
@@ -203,10 +202,10 @@ def update(name: str, revision: str | None, as_json: bool, **options: Any) -> No
     if all(value in (None, ()) for value in options.values()):
         raise click.UsageError("expected an option to change; --help lists them")
     store = open_store()
-    entry = store.load([name])[0].get(name) or not_found(store, name)
+    entry = entry_of(store, name)
     was = entry.schedule
     schedule = item(name, _entry(options, was), was, masks=True).schedule
-    # It is based on what was just read, so it holds for that revision only.
+    # The definition is based on this revision, so it must not replace another one.
     changes = schedule.parts()
     schedules_of(store).update(name, revision=revision or entry.revision, **changes)
     _show(store, name, "changed", as_json=as_json)
@@ -224,9 +223,8 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
     store = open_store()
     refuse_unknown(store, names)
     listed = list(dict.fromkeys(names))
-    if not yes and interactive():
-        what = listed[0] if len(listed) == 1 else plural(len(listed), "schedule")
-        confirm(f"Remove {what}?")
+    subject = listed[0] if len(listed) == 1 else plural(len(listed), "schedule")
+    confirm(f"Remove {subject}?", yes=yes)
     schedules_of(store).remove(listed)
     for name in listed:
         click.echo(f"{name}: removed")
@@ -237,15 +235,14 @@ def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
     entry = row.entry if row else None
     if as_json:
         print_json(schedule_detail_view(row, now(), store.namespace) if row else None)
-    elif entry is None or entry.schedule is None:  # a `once` that was due is gone already
+    elif entry is None or entry.schedule is None:  # a due `once` is gone already
         click.echo(f"{name}: {verb}")
     else:
         when = words(entry.schedule.trigger)
         click.echo(f"{name}: {verb}, revision {entry.revision}: {when}")
         if entry.next_fire:
             jitter = shown_jitter(entry.schedule.offset)
-            line = f"next {shown(entry.next_fire, entry.tz)}  {jitter}"
-            click.echo(line.rstrip())
+            click.echo(f"next {shown(entry.next_fire, entry.tz)}  {jitter}".rstrip())
     if entry and entry.schedule:
         for warning in entry.schedule.trigger.warnings():
             click.echo(f"warning: {name}: {warning}", err=True)
@@ -256,7 +253,7 @@ def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
 
 
 def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
-    """Return the definition that the options make of a schedule as it `was`."""
+    """Return the entry of a manifest after the options changed the schedule `was`."""
     kind = _target_option(options, was)
     patch: dict[str, Any] = {}
     for option, value in options.items():
@@ -264,13 +261,13 @@ def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
             continue
         path = _PATHS.get(option, option)
         if option == "timeout" and kind == "url" and value is not REMOVE and value > 0:
-            path = "webhook.timeout"  # that of its job follows it
+            path = "webhook.timeout"  # the timeout of its job follows it
         part, _, key = path.rpartition(".")
         (patch.setdefault(part, {}) if part else patch)[key] = _plain(option, value, options, was)
     if "once" in patch:
         patch.pop("tz", None)
     entry = patched(was, patch)
-    # These replace a value that a merge patch would merge with.
+    # A merge patch would merge these with the present value; they replace it.
     if options["kwargs"]:
         entry["kwargs"] = _pairs("--kwarg", options["kwargs"], "=", entry.get("kwargs", {}))
     if options["env"]:
@@ -285,7 +282,7 @@ def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
 
 
 def _plain(option: str, value: Any, options: Mapping[str, Any], was: Schedule | None) -> Any:
-    """Return the value of an option as a manifest has it."""
+    """Return the value of an option in the form of a manifest."""
     if value is REMOVE or (isinstance(value, tuple) and REMOVE in value):
         return None
     if option == "at":
@@ -295,8 +292,8 @@ def _plain(option: str, value: Any, options: Mapping[str, Any], was: Schedule | 
 
 
 def _target_option(options: Mapping[str, Any], was: Schedule | None) -> str:
-    """Return the option of the target that the schedule will have. Raises UsageError for an option
-    that goes with another one."""
+    """Return the option of the schedule's future target. Raises UsageError for an option of another
+    target."""
     [named] = _named(options, "func", "command", "url") or [""]
     _named(options, "cron", "every", "at")
     if not named and was and not isinstance(was.target, str):
@@ -311,7 +308,7 @@ def _target_option(options: Mapping[str, Any], was: Schedule | None) -> str:
 
 
 def _named(options: Mapping[str, Any], *names: str) -> list[str]:
-    """Return the one of these options that is there, if any."""
+    """Return the one of these options that is set, if any."""
     found = [name for name in names if options[name] is not None]
     if len(found) > 1:
         listed = ", ".join(f"--{name}" for name in found)
@@ -341,12 +338,8 @@ def _pairs(
         if is_set:
             found[name] = value.strip() if separator == ":" else value
             if option == "--kwarg":
-                found[name] = _json(option, value)
+                try:
+                    found[name] = json_value(value)
+                except ScheduleError as error:
+                    raise click.BadParameter(str(error), param_hint=option) from None
     return found
-
-
-def _json(option: str, text: str) -> Any:
-    try:
-        return json_value(text)
-    except ScheduleError as error:
-        raise click.BadParameter(str(error), param_hint=option) from None

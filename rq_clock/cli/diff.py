@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import complain, iso, now, open_store, plural
+from rq_clock.cli.common import complain, limited, now, open_store, plural
 from rq_clock.manifest.diff import Difference, differences
 from rq_clock.model.decision import due, is_on_time
 from rq_clock.model.entry import Entry
@@ -18,19 +18,19 @@ from rq_clock.serializers.schedules import (
     CaughtUpView,
     ChangesView,
     ChangeView,
-    FieldChangeView,
     SkipCountView,
     change_view,
     field_changes,
 )
 from rq_clock.settings import Settings
+from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
     from rq_clock.clock import reconcile
     from rq_clock.store.store import Store
 
 LISTED = 100
-"""Schedules of a kind that are listed for people; JSON has them all."""
+"""Maximum of printed schedules of each kind; JSON has them all."""
 _CHUNK = 500
 
 
@@ -40,8 +40,8 @@ _CHUNK = 500
 def deploy_view(
     store: Store, declared: Mapping[str, Schedule], release: int, now: datetime
 ) -> ChangesView:
-    """Return what a clock with these schedules would change when it leads, and which past fire
-    times it would enqueue at once. `notes` say why it would change nothing."""
+    """Return the changes that a clock with these schedules makes when it leads, and the past fire
+    times that it enqueues. `notes` explain why it would change nothing."""
     from rq_clock.clock.reconcile import differing, plan
 
     stored = store.declared()
@@ -70,9 +70,9 @@ def deploy_view(
 
 
 def print_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
-    """Say on standard error what a deploy would change, or in one line why that is not known.
+    """Print the changes of a deploy on standard error, or in one line why they are unknown.
 
-    Nothing is raised: a release must not fail for it.
+    It never raises: a release must not fail because of it.
     """
     from redis.exceptions import RedisError
 
@@ -83,7 +83,7 @@ def print_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
     except Exception as error:
         redis = isinstance(error, RedisError)
         reason = diagnose(error, settings.redis_url) if redis else f"{error}"
-        complain(f"what a deploy would change is not known: {' '.join(reason.split())}")
+        complain(f"the changes of a deploy are unknown: {' '.join(reason.split())}")
         return
     click.echo(f"a deploy changes in namespace {view.namespace!r}:", err=True)
     print_changes(view, err=True)
@@ -99,8 +99,7 @@ def _changed(entry: Entry, schedule: Schedule) -> ChangeView:
 def _caught_up(
     store: Store, declared: Mapping[str, Schedule], found: reconcile.Plan, now: datetime
 ) -> Iterator[CaughtUpView]:
-    """The overdue schedules, also run-time ones, and what would become of their fire times."""
-
+    """Yield the overdue schedules, also run-time ones, with their past fire times."""
     old_rules = {entry.name: entry for entry in found.unsettled}
     new_names, removed = dict(found.renamed), set(found.removed)
     overdue = [name for name, _ in store.due(None, now) if name not in removed]
@@ -126,13 +125,12 @@ def _caught_up(
                 )
 
 
-# ---- both -------------------------------------------------------------------------------------
+# ---- output -----------------------------------------------------------------------------------
 
 
 def print_changes(view: ChangesView, *, err: bool = False) -> None:
     """Print the changes: a line for each schedule, with a sign; its changed fields below it."""
-    for note in view.notes:
-        click.echo(f"note: {note}", err=err)
+    lines = [f"note: {note}" for note in view.notes]
     kinds = (
         ("added", view.added, "+", "green"),
         ("renamed", view.renamed, ">", "yellow"),
@@ -140,41 +138,31 @@ def print_changes(view: ChangesView, *, err: bool = False) -> None:
         ("removed", view.removed, "-", "red"),
     )
     for kind, rows, mark, color in kinds:
-        for row in rows[:LISTED]:
-            click.echo(click.style(f"{mark} {_row(row)}", fg=color), err=err)
-            for field in row.fields:
-                click.echo(f"    {_field(field)}", err=err)
-        _print_more(rows, kind, err=err)
-    for late in view.caught_up[:LISTED]:
-        click.echo(click.style(f"! {_caught(late)}", fg="yellow"), err=err)
-    _print_more(view.caught_up, "overdue", err=err)
+        lines += limited([_row(row, mark, color) for row in rows], LISTED, f" {kind}")
+    overdue = [click.style(f"! {_late(late)}", fg="yellow") for late in view.caught_up]
+    lines += limited(overdue, LISTED, " overdue")
     if view.past:
         listed = ", ".join(view.past[:LISTED])
-        click.echo(f"past: {listed}: its only instant has passed, so it never runs", err=err)
+        lines.append(f"past: {listed}: its only instant has passed, so it never runs")
     counts = [f"{len(rows):,} {kind}" for kind, rows, _, _ in kinds if rows]
-    click.echo(", ".join([*counts, f"{view.unchanged:,} unchanged"]), err=err)
+    lines.append(", ".join([*counts, f"{view.unchanged:,} unchanged"]))
+    click.echo("\n".join(lines), err=err)
 
 
-def _print_more(rows: Sequence[Any], kind: str, *, err: bool) -> None:
-    if len(rows) > LISTED:
-        click.echo(f"  … and {len(rows) - LISTED:,} more {kind}", err=err)
-
-
-def _row(change: ChangeView) -> str:
-    line = change.name
-    if change.was not in (None, line):
-        line = f"{change.was} is now {line}"
+def _row(change: ChangeView, mark: str, color: str) -> str:
+    line = f"{mark} {change.name}"
+    if change.was not in (None, change.name):
+        line = f"{mark} {change.was} is now {change.name}"
     if change.words:
         line += f": {change.words}; {change.runs}"
-    return printable(line + (" (paused)" if change.paused else ""), 300)
+    lines = [click.style(printable(line + (" (paused)" if change.paused else ""), 300), fg=color)]
+    for field in change.fields:
+        old, new = (printable(text or "(default)", 200) for text in (field.old, field.new))
+        lines.append(f"    {field.path}: {old} → {new}")
+    return "\n".join(lines)
 
 
-def _field(field: FieldChangeView) -> str:
-    old, new = (printable(text or "(default)", 200) for text in (field.old, field.new))
-    return f"{field.path}: {old} → {new}"
-
-
-def _caught(late: CaughtUpView) -> str:
+def _late(late: CaughtUpView) -> str:
     parts = []
     if late.enqueued:
         parts.append(f"{plural(late.enqueued, 'late fire time')} enqueued at once")

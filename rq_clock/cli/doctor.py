@@ -1,4 +1,4 @@
-"""The command that looks into everything, and says what is wrong and what to do."""
+"""The command that finds problems and their remedies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json
+from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json, progress
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
 
@@ -41,14 +41,11 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
     settings = Settings.from_env()
     code, owner = _code(settings.app), (settings.owner, settings.former_owner)
     with connect(settings=settings) as redis:
-        redis.ping()  # the time that connecting takes would look like skew
-        store, executions = (
-            Store.from_settings(redis, settings),
-            Executions(redis, settings.namespace),
-        )
+        redis.ping()  # or the time to connect would look like skew
+        store = Store.from_settings(redis, settings)
         rebuilt = _rebuild(store) if rebuild_index else None
         started = now()
-        facts = gather(store, executions, owner, code)
+        facts = gather(store, Executions(redis, settings.namespace), owner, code)
     found = findings(facts, started)
     if as_json:
         namespace, well = settings.namespace, healthy(found)
@@ -77,18 +74,17 @@ def _rebuild(store: Store) -> RebuiltView:
     from rq_clock.doctor.rebuild import rebuild
     from rq_clock.serializers.clock import RebuiltView
 
-    total, looked, corrected = store.size(), 0, 0
-    for schedules, changed in rebuild(store):
-        looked, corrected = looked + schedules, corrected + changed
-        if sys.stderr.isatty():
-            click.echo(f"\rdue index: {looked} of {total}", err=True, nl=False)
-    start = "\r" if sys.stderr.isatty() else ""
-    click.echo(f"{start}due index: {looked} schedules looked at, {corrected} corrected", err=True)
-    return RebuiltView(schedules=looked, corrected=corrected)
+    total, checked, corrected = store.size(), 0, 0
+    with progress(total, "due index") as show:
+        for schedules, changed in rebuild(store):
+            checked, corrected = checked + schedules, corrected + changed
+            show(checked)
+    click.echo(f"due index: {checked} schedules checked, {corrected} corrected", err=True)
+    return RebuiltView(schedules=checked, corrected=corrected)
 
 
 def _code(name: str) -> Code:
-    """What the app declares. It may do anything when it is loaded, here as in the clock."""
+    """Return the declared schedules, or why the app cannot be loaded: it can raise anything."""
     from rq_clock import loader as app
     from rq_clock.doctor.facts import Code
 

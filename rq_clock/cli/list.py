@@ -1,4 +1,4 @@
-"""The list of schedules: filtered, sorted, redrawn, and as a histogram of when they fire."""
+"""The command that lists schedules: filtered, sorted, redrawn, or as a histogram of fire times."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from rq_clock.cli.common import (
-    iso,
     json_option,
     now,
     open_store,
     plural,
     print_json,
-    print_table,
+    print_rows,
     sign,
     table,
 )
@@ -34,6 +34,7 @@ from rq_clock.schedules.upcoming import density
 from rq_clock.serializers.schedules import ScheduleView, density_view, schedule_view
 from rq_clock.settings import Settings
 from rq_clock.timing.durations import duration_text
+from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
     from rq_clock.schedules.listing import Row
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 2.0
 TAIL = 5
-"""Ledger entries among which the last run is looked for."""
+"""Newest ledger entries that are searched for the last run."""
 HEAD = ("SCHEDULE", "STATE", "LAST", "NEXT (UTC)", "QUEUE", "WHEN", "RUNS", "")
 SPANS = {
     "hour": (timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)),
     "day": (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)),
 }
-"""What --density looks at: how far, in what buckets, and in how short a time a herd comes."""
+"""Spans of --density: the whole, a bucket, and the short time in which a herd fires."""
 
 
 class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
@@ -94,7 +95,7 @@ def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> No
     States, worst first: invalid, late, stuck, failing, paused, running, ended, scheduled.
     """
     if watch and (as_json or density or not sys.stdout.isatty()):
-        raise click.UsageError("--watch redraws a terminal; here leave it out")
+        raise click.UsageError("--watch needs a terminal, and neither --json nor --density")
     store = open_store()
     if watch:
         _watch(store, options)
@@ -102,19 +103,16 @@ def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> No
         entries = [row.entry for row in _found(store, **options)]
         _density(entries, density, as_json=as_json)
     else:
-        _print(store, options, as_json=as_json)
+        views = _views(store, options)
+        empty = "no matching schedules"
+        if not views and not store.size():
+            empty = "no schedules; start the clock (`python clock.py`) to declare them"
+        print_rows(views, HEAD, _cells, view=itemgetter(0), empty=empty, as_json=as_json)
 
 
-def _print(store: Store, options: dict[str, Any], *, as_json: bool) -> None:
+def _views(store: Store, options: dict[str, Any]) -> list[tuple[ScheduleView, Entry]]:
     rows = _found(store, **options)
-    if as_json:
-        print_json([schedule_view(row, now(), store.namespace) for row in rows])
-    elif rows:
-        print_table(HEAD, [_cells(row, now(), store.namespace) for row in rows])
-    elif store.size():
-        click.echo("no matching schedules", err=True)
-    else:
-        click.echo("no schedules; start the clock (`python clock.py`) to declare them", err=True)
+    return [(schedule_view(row, now(), store.namespace), row.entry) for row in rows]
 
 
 def _found(
@@ -127,8 +125,8 @@ def _found(
     return list(ScheduleList(store).all_rows(matching, sort=sort, tail=TAIL))
 
 
-def _cells(row: Row, now: datetime, namespace: str) -> tuple[str, ...]:
-    entry, view = row.entry, schedule_view(row, now, namespace)
+def _cells(row: tuple[ScheduleView, Entry]) -> tuple[str, ...]:
+    view, entry = row
     fire = iso(view.next_fire_time) if view.next_fire_time else "-"
     if entry.schedule and entry.schedule.offset and entry.next_fire:
         fire += f" {shown_jitter(entry.schedule.offset)}"
@@ -140,18 +138,18 @@ def _cells(row: Row, now: datetime, namespace: str) -> tuple[str, ...]:
         view.queue or "-",
         view.words or "-",
         view.runs or "-",
-        _note(entry, view, now),
+        _note(entry, view),
     )
 
 
-def _note(entry: Entry, view: ScheduleView, now: datetime) -> str:
+def _note(entry: Entry, view: ScheduleView) -> str:
     """Return the reason of the state, in a few words."""
     if view.state == "invalid":
         return str(view.fault)
     if view.state == "failing" and view.last:
         return view.last.error or ""
     if view.state == "late" and entry.next_fire:
-        return f"by {duration_text(now - entry.next_fire)}"
+        return f"by {duration_text(now() - entry.next_fire)}"
     if pause := view.pause:
         until = f"until {iso(pause.until)} " if pause.until else ""
         return f"{until}by {pause.by}" + (f": {pause.reason}" if pause.reason else "")
@@ -173,9 +171,8 @@ def _watch(store: Store, options: dict[str, Any]) -> None:
     click.echo("\x1b[2J", nl=False, color=True)
     while True:
         try:
-            found = _found(store, **options)
-            lines = table(HEAD, [_cells(row, now(), store.namespace) for row in found])
-            summary = plural(len(found), "schedule")
+            views = _views(store, options)
+            lines, summary = table(HEAD, map(_cells, views)), plural(len(views), "schedule")
         except (RedisError, StoreUnavailable) as error:
             lines = []
             summary = diagnose(error, url) if isinstance(error, RedisError) else str(error)
@@ -187,7 +184,7 @@ def _watch(store: Store, options: dict[str, Any]) -> None:
 
 
 def _cut(lines: list[str], columns: int, rows: int) -> Iterator[str]:
-    """As much as the terminal shows, and how much more there is."""
+    """Yield the lines that fit the terminal, and the number of the others."""
     for line in lines[:rows]:
         yield _clipped(line, columns) if len(click.unstyle(line)) > columns else line
     if len(lines) > rows:
@@ -195,7 +192,7 @@ def _cut(lines: list[str], columns: int, rows: int) -> Iterator[str]:
 
 
 def _clipped(line: str, columns: int) -> str:
-    """A line that is too long, with its colours."""
+    """Return the start of a long line, with its colors."""
     clipped, room = "", columns - 1
     for part in re.split(r"(\x1b\[[0-9;]*m)", line):
         piece = part if part.startswith("\x1b") else part[:room]
@@ -219,7 +216,7 @@ def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
         click.echo(f"{iso(start)}  {count:>9,}  {'█' * length}".rstrip())
     if found.herds:
         unit = "second" if name == "hour" else "minute"
-        click.echo(f"most in one {unit} (`jitter` spreads them)")
+        click.echo(f"herds in one {unit} (`jitter` spreads them)")
     for start, count in found.herds:
         click.echo(f"{iso(start)}  {count:>9,}")
     return None

@@ -1,7 +1,7 @@
-"""Commands that operate on schedules: run, pause, resume, skip, and who did what.
+"""Commands that operate on schedules: run, pause, resume, skip, audit.
 
-They work on declared and run-time schedules alike, and with the clock down. What takes many names
-is done for all of them or for none.
+They work on declared and run-time schedules alike, also while no clock runs. A command with several
+names changes all of these schedules or none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rq_clock.cli.common import (
     TIMED_OUT,
     complain,
     count_option,
-    iso,
     json_option,
+    limited,
     now,
     open_store,
     print_json,
-    print_table,
+    print_rows,
     reason_option,
     schedules_of,
     sign,
@@ -35,12 +35,13 @@ from rq_clock.model.ledger import Enqueued
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.jobs import RunView, run_view
 from rq_clock.timing.durations import duration_text
-from rq_clock.timing.instants import from_ms
+from rq_clock.timing.instants import from_ms, iso
 
 if TYPE_CHECKING:
     from rq_clock.store.audit import AuditEntry
     from rq_clock.store.store import Store
 
+AUDIT = ("AT (UTC)", "BY", "WHAT", "SCHEDULES", "REASON", "")
 name_argument = click.argument("name", shell_complete=schedule_names)
 names_argument = click.argument("names", nargs=-1, shell_complete=schedule_names)
 
@@ -64,7 +65,7 @@ def run(name: str, wait: bool, follow: bool, as_json: bool, **options: Any) -> N
     --timeout. A run that is still going then, or after Ctrl-C, continues.
     """
     if as_json and follow:
-        raise click.UsageError("--follow prints what the run prints, which is no JSON")
+        raise click.UsageError("expected one of --json and --follow, got both")
     timeout = options["timeout"]
     if timeout is not None and not (wait or follow):
         raise click.UsageError("--timeout goes with --wait or --follow")
@@ -87,7 +88,7 @@ def _waited(store: Store, job_id: str, timeout: timedelta | None, *, follow: boo
     look = follower.look if follow else lambda: None
     outcome = wait_for_job(store, job_id, seconds, look, spinner=not follow)
     if outcome is None:
-        complain(f"not ended within {seconds:g} s; it goes on: rq-clock logs -f {job_id}")
+        complain(f"still going after {seconds:g} s; follow it: rq-clock logs -f {job_id}")
         sys.exit(TIMED_OUT)
     return outcome
 
@@ -102,7 +103,7 @@ def _run_view(store: Store, name: str, job_id: str, outcome: Outcome | None) -> 
 
 def _print_outcome(outcome: Outcome, job_id: str) -> None:
     if outcome.state == "gone":
-        complain(f"{job_id} is gone, and nothing says how it ended")
+        complain(f"{job_id} is gone; its outcome is unknown")
         return
     attempt = outcome.ended and getattr(outcome.ended.entry, "attempt", None)
     took = f" after {duration_text(attempt.ended - attempt.started)}" if attempt else ""
@@ -133,7 +134,7 @@ def pause(names: tuple[str, ...], everything: bool, until: str | None, **options
     """
     span, tz = options["span"], options["tz"]
     if span is not None and until is not None:
-        raise click.UsageError("--for and --until say the same; give one of them")
+        raise click.UsageError("expected one of --for and --until, got both")
     end = instant(until, "--until", now(), tz=tz) if until else None
     if span is not None:
         end = (now() + span + timedelta(seconds=1)).replace(microsecond=0)
@@ -173,14 +174,14 @@ def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None
 
 def _chosen(names: tuple[str, ...], everything: bool) -> list[str]:
     if bool(names) == everything:
-        raise click.UsageError("name the schedules, or give --all")
+        raise click.UsageError("expected names of schedules, or --all")
     return ["*"] if everything else list(names)
 
 
 def _print_resumed(name: str, before: Entry | None, after: Entry | None) -> None:
     t = now()
     if after and after.pause(t):
-        complain(f"{name}: still paused, as all schedules are; `rq-clock resume --all` ends that")
+        complain(f"{name}: all schedules are paused; `rq-clock resume --all` resumes them")
     elif before and not before.pause(t):
         click.echo(f"{name}: was not paused", err=True)
     else:
@@ -201,28 +202,25 @@ def _print_own_pauses(store: Store) -> None:
 @click.option(
     "-n", "--count", type=click.IntRange(1, 1000), help="Fire times to skip (default: 1)."
 )
-@click.option("--undo", is_flag=True, help="Skip nothing after all.")
+@click.option("--undo", is_flag=True, help="Remove the skip.")
 @reason_option
 def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
     """Skip the next fire times of a schedule.
 
     A later `skip` replaces an earlier one.
     """
-
     if undo and count is not None:
-        raise click.UsageError("--undo takes all of it back; leave -n out")
+        raise click.UsageError("--undo removes every skip; omit -n")
     store = open_store()
     last = schedules_of(store).skip(name, 0 if undo else count or 1, reason=reason)
     entry = store.load([name])[0].get(name)
     if undo:
-        click.echo(f"{name}: skips nothing any more")
+        click.echo(f"{name}: skips nothing")
     elif entry and entry.schedule:
         skipped = upcoming(entry, now(), count or 1, last)
-        tz = entry.tz
-        for fire in skipped[:10]:
-            click.echo(f"{name}: skips {shown(fire.fire_time, tz)}")
-        if len(skipped) > 10:
-            click.echo(f"{name}: and {len(skipped) - 10} more, up to {shown(last, tz)}")
+        lines = [f"skips {shown(fire.fire_time, entry.tz)}" for fire in skipped]
+        for line in limited(lines, 10, f", up to {shown(last, entry.tz)}"):
+            click.echo(f"{name}: {line}")
 
 
 # ---- the audit --------------------------------------------------------------------------------
@@ -235,17 +233,11 @@ def audit(count: int, as_json: bool) -> None:
     """Show who changed what, when and why."""
     from rq_clock.serializers.clock import audit_view
 
-    rows = [audit_view(one) for one in schedules_of(open_store()).audit(count)]
-    if as_json:
-        print_json(rows)
-    elif not rows:
-        click.echo("nothing was changed by hand yet", err=True)
-    else:
-        head = ("AT (UTC)", "BY", "WHAT", "SCHEDULES", "REASON", "")
-        print_table(head, [_audit_row(row) for row in rows])
+    rows = [audit_view(entry) for entry in schedules_of(open_store()).audit(count)]
+    print_rows(rows, AUDIT, _audit_cells, empty="no changes by hand yet", as_json=as_json)
 
 
-def _audit_row(entry: AuditEntry) -> tuple[str, ...]:
+def _audit_cells(entry: AuditEntry) -> tuple[str, ...]:
     names = ["all" if name == "*" else name for name in entry.schedules]
     more = entry.count - len(names)
     listed = ", ".join(names) + (f" and {more:,} more" if more > 0 else "")

@@ -8,31 +8,22 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from rq_clock.cli.common import iso
 from rq_clock.errors import ScheduleError
 from rq_clock.timing.durations import duration_text, read_duration
-from rq_clock.timing.instants import read_instant
+from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.zones import zone, zone_faults, zone_names
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
-    """A timedelta, written as 90s, 15m, 1h30m, 2d or 500ms; a bare number is seconds.
-
-    With `none` the word "none" is valid too.
-    """
+    """A timedelta, written as 90s, 15m, 1h30m, 2d or 500ms; a bare number is seconds."""
 
     name = "duration"
 
-    def __init__(self, *, none: bool = False) -> None:
-        self._none = none
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if isinstance(value, timedelta) or (self._none and value == "none"):
-            return value
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
         try:
             return read_duration(value)
         except ScheduleError as error:
-            self.fail(str(error).replace(", got", ", or none, got") if self._none else str(error))
+            self.fail(str(error))
 
 
 class Zone(click.ParamType):  # type: ignore[type-arg]  # not generic in older ones
@@ -53,23 +44,21 @@ class Zone(click.ParamType):  # type: ignore[type-arg]  # not generic in older o
 
 
 def instant(text: str, option: str, now: datetime, *, tz: str = "UTC", **forms: Any) -> datetime:
-    """Return the instant (UTC) that an option's text means; `forms` are those of `read_instant`.
+    """Return the instant (UTC) of an option's text; `forms` are those of `read_instant`.
 
     Raises click's BadParameter naming the option.
     """
-
     try:
         return read_instant(text, tz, now=now, **forms)
     except ScheduleError as error:
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
-# ---- printing ---------------------------------------------------------------------------------
+# ---- output -----------------------------------------------------------------------------------
 
 
 def shown(t: datetime, tz: str = "UTC") -> str:
     """Return an instant for people: "Sun 2026-03-29 03:00:00 Europe/Berlin  (…Z)"."""
-
     return shown_local(t.astimezone(zone(tz).info))
 
 

@@ -1,4 +1,4 @@
-"""Commands that are processes, and the one that asks whether the processes are well."""
+"""Commands that run or check the processes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import CHECK_FAILED, iso, json_option, open_store, plural, print_json
+from rq_clock.cli.common import CHECK_FAILED, json_option, open_store, plural, print_json
 from rq_clock.errors import RqClockError
+from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
     from rq_clock.serializers.clock import ClockView
     from rq_clock.store.status import Status
 
 LISTED = 100
-"""Late schedules that `status` names."""
+"""Schedules in each kind of trouble that `status` names."""
 NO_CLOCK = "no clock leads; start one (`heroku ps:scale clock=1`, `python clock.py`)"
 
 
@@ -37,7 +38,7 @@ def worker(
     """
     from rq_clock.worker.supervisor import run_worker
 
-    sys.path.insert(0, "")  # the app's modules lie here, not beside the command
+    sys.path.insert(0, "")  # the directory of the app's modules
     run_worker(queues, burst=burst, concurrency=concurrency, max_jobs=max_jobs)
 
 
@@ -162,7 +163,7 @@ def _no_worker() -> str:
     store = open_store()
     if Executions(store.redis, store.namespace).living(SILENCE):
         return ""
-    return f"no worker has given a sign of life for {SILENCE:.0f} s; start one (`rq-clock worker`)"
+    return f"no worker has sent a heartbeat for {SILENCE:.0f} s; start one (`rq-clock worker`)"
 
 
 def _no_web() -> str:

@@ -1,4 +1,4 @@
-"""Commands about runs: what became of fire times, and what they printed."""
+"""Commands that show runs: their outcomes and their output."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from rq_clock.cli.common import (
     NOT_FOUND,
     complain,
     count_option,
-    iso,
     json_option,
     not_found,
     now,
     open_store,
-    print_json,
-    print_table,
+    print_rows,
     schedules_of,
 )
 from rq_clock.cli.completion import schedule_names
@@ -26,6 +24,7 @@ from rq_clock.cli.wait import Follower, wait_for_job
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import RUN_STATES, Enqueued
 from rq_clock.serializers.jobs import RunView, run_view
+from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
     from rq_clock.store.store import Store
@@ -58,12 +57,8 @@ def history(
         row for row in rows
         if state in (None, row.state) and (oldest is None or row.fire_time >= oldest)
     ][:count]  # fmt: skip
-    if as_json:
-        print_json(rows)
-    elif rows:
-        print_table(HEAD, [cells(row) for row in rows])
-    else:
-        click.echo("nothing has ended yet" if not name else f"nothing yet of {name}", err=True)
+    empty = f"no runs of {name} yet" if name else "no runs have ended yet"
+    print_rows(rows, HEAD, cells, empty=empty, as_json=as_json)
 
 
 @click.command()
@@ -78,26 +73,24 @@ def logs(run: str, follow: bool) -> None:
     output is the last 64 kB of a shell command, also while it runs, or the response of a web call.
     It is kept for RQ_CLOCK_OUTPUT_HOURS.
     """
-
     found = open_store()
     job_id = _job(found, run)
     follower = Follower(lambda: found.output(job_id))
     printed = follower.look()
     if follow and wait_for_job(found, job_id, None, follower.look, spinner=False):
         printed = follower.look()
-    trace = _traceback(found, job_id)
-    if trace:
+    if trace := _traceback(found, job_id):
         click.echo(trace)
     if not printed and not trace:
         complain(
             f"no output of run {job_id!r} in namespace {found.namespace!r}; only commands and web "
-            "calls leave some, failed runs leave a traceback, and both expire"
+            "calls have output, failed runs have a traceback, and both expire"
         )
         sys.exit(NOT_FOUND)
 
 
 def _traceback(store: Store, job_id: str) -> str:
-    """Return the newest traceback of a job, or nothing."""
+    """Return the newest traceback of a job; "" without one."""
     from rq_clock.jobs.queues import NoJob, Queues
     from rq_clock.redaction import printable
 
@@ -112,8 +105,8 @@ def _traceback(store: Store, job_id: str) -> str:
 
 
 def _job(store: Store, run: str) -> str:
-    """The job that is meant: by its own id, or as the latest of a schedule. What looks like an id
-    and is nothing else is taken for one that was forgotten."""
+    """Return the id of a job: `run` itself, or of the latest run of the schedule with that name. A
+    text in the form of an id may be a job that has expired."""
     from rq.job import Job
 
     if store.output(run) is not None or Job.exists(run, connection=store.redis):
@@ -125,14 +118,14 @@ def _job(store: Store, run: str) -> str:
         not_found(store, run)
     job_id = _latest(store, run)
     if job_id is None:
-        complain(f"{run}: it has no run yet, or none whose job is known")
+        complain(f"{run}: no run with a known job")
         sys.exit(NOT_FOUND)
     return job_id
 
 
 def _latest(store: Store, name: str) -> str | None:
-    """The job of a schedule's latest run. The number in the id of one by hand stands in the audit,
-    and of any that has ended in the stream of runs."""
+    """Return the job of a schedule's latest run, if known. The ledger lacks the ids of manual runs;
+    the audit has them, and the stream of runs has the ended ones."""
 
     entry = next((e for e in reversed(store.ledger(name)) if isinstance(e, Enqueued)), None)
     if entry is None:
@@ -152,8 +145,7 @@ def _latest(store: Store, name: str) -> str | None:
 
 
 def rows_of(found: Store, name: str) -> list[RunView]:
-    """What became of a schedule's fire times, newest first; also of one that was removed."""
-
+    """Return the runs of a schedule, newest first; also of one that was removed."""
     entries = found.ledger(name)
     if not entries and name not in found.load([name])[0]:
         not_found(found, name)
@@ -168,15 +160,10 @@ def _rows_of_all(found: Store, limit: int) -> list[RunView]:
 
 
 def cells(row: RunView) -> tuple[str, ...]:
-    """A run as a row of a table."""
-    return (
-        row.schedule,
-        iso(row.fire_time),
-        row.state,
-        str(row.attempt or "-"),
-        _took(row),
-        row.error or row.reason or "",
-    )
+    """Return a run as a row of a table."""
+    note = row.error or row.reason or ""
+    attempt = str(row.attempt or "-")
+    return row.schedule, iso(row.fire_time), row.state, attempt, _took(row), note
 
 
 def _took(row: RunView) -> str:

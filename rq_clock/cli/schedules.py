@@ -1,4 +1,4 @@
-"""Commands about schedules: what is declared, when it fires, all that is known of one."""
+"""Commands that show schedules: check, explain, next, show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rq_clock.cli.common import (
     colored_sign,
     complain,
     count_option,
-    iso,
+    entry_of,
     json_option,
     not_found,
     now,
@@ -34,7 +34,7 @@ from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.view import shallow
 from rq_clock.redaction import printable
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.serializers.jobs import RunView, backfill_view
+from rq_clock.serializers.jobs import backfill_view
 from rq_clock.serializers.schedules import (
     ScheduleView,
     explanation_view,
@@ -44,14 +44,14 @@ from rq_clock.serializers.schedules import (
 )
 from rq_clock.settings import Settings
 from rq_clock.timing.describe import Fire, dst_remarks, fires, words
-from rq_clock.timing.triggers import Trigger, cron
+from rq_clock.timing.instants import iso
+from rq_clock.timing.triggers import cron
 
 if TYPE_CHECKING:
-    from rq_clock.store.backfills import Backfill
     from rq_clock.store.store import Store
 
 LIMIT = 1000
-"""Fire times that --until shows at most."""
+"""Maximum fire times of --until."""
 
 
 @click.command()
@@ -79,7 +79,7 @@ def check() -> None:
     print_deploy(settings, clock.declared)
 
 
-# ---- when -------------------------------------------------------------------------------------
+# ---- fire times ----------------------------------------------------------------------------------
 
 
 @click.command()
@@ -93,15 +93,10 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
 
     It prints the expression in words and the next fire times, with the effects of clock changes.
     """
-
     trigger = cron(expression, tz)
     if faults := trigger.faults():
         raise ScheduleError(*faults)
     after = instant(start, "--from", now(), tz=tz) if start else now()
-    _explain(trigger, after, count, as_json=as_json)
-
-
-def _explain(trigger: Trigger, after: datetime, count: int, *, as_json: bool) -> None:
     found = fires(trigger, after, count)
     if as_json:
         return print_json(explanation_view(trigger, after, found))
@@ -133,9 +128,8 @@ def next_(name: str | None, start: str | None, until: str | None, **options: Any
 
     The soonest comes first. Paused schedules appear only if you name them.
     """
-
     store, tz = open_store(), options["tz"]
-    entry = (store.load([name])[0].get(name) or not_found(store, name)) if name else None
+    entry = entry_of(store, name) if name else None
     if tz is None:
         tz = entry.tz if entry else "UTC"
     after = instant(start, "--from", now(), tz=tz) if start else now()
@@ -157,11 +151,11 @@ def next_(name: str | None, start: str | None, until: str | None, **options: Any
     for n, fire in found:
         click.echo(f"{n:<{width}}  {_fire_line(fire)}")
     if not found:
-        click.echo("nothing is to come", err=True)
+        click.echo("no upcoming fire times", err=True)
 
 
 def _soonest(store: Store, limit: int, *, everything: bool) -> list[Entry]:
-    """Schedules that are not held, whose next fire times come before those of all others."""
+    """Return the schedules that fire first, without paused ones."""
     total = store.size()
     count = total if everything else limit
     while True:
@@ -183,12 +177,12 @@ def _fire_line(fire: Fire) -> str:
     line = shown_local(fire.local)
     if fire.offset:
         line += f"  {shown_jitter(fire.offset)}"
-    held = {"paused": "paused: it will be skipped", "requested": "it will be skipped, as asked for"}
-    notes = [*fire.notes, *([held[fire.blocked_by]] if fire.blocked_by else [])]
+    reasons = {"paused": "paused: it will be skipped", "requested": "it will be skipped on request"}
+    notes = [*fire.notes, *([reasons[fire.blocked_by]] if fire.blocked_by else [])]
     return line + "".join(f"\n    {note}" for note in notes)
 
 
-# ---- all of one -------------------------------------------------------------------------------
+# ---- one schedule ----------------------------------------------------------------------------
 
 
 @click.command()
@@ -203,7 +197,6 @@ def show(name: str, count: int, as_json: bool) -> None:
 
     Its trigger in words, upcoming fire times, past runs, pause, backfills and definition.
     """
-
     store = open_store()
     row = row_of(store, name) or not_found(store, name)
     runs = rows_of(store, name)
@@ -216,22 +209,23 @@ def show(name: str, count: int, as_json: bool) -> None:
         return print_json(shallow(view) | parts | {"backfills": backfilled})
     _show_head(view)
     _section("next", [_fire_line(fire) for fire in fires])
-    _show_runs(runs[:count])
+    if runs:
+        _section("runs", table(HEAD[1:], [cells(run)[1:] for run in runs[:count]]))
     if row.failing:
         click.echo(f"\n`rq-clock logs {name}` shows the traceback of the last run")
-    _show_backfills(backfills[:count])
+    if backfills:
+        _section("backfills", table(BACKFILLS, map(backfill_cells, backfills[:count])))
     return None
 
 
 def _show_head(view: ScheduleView) -> None:
-    """Print the schedule itself: the fields with a value, named like their options."""
-
+    """Print the schedule itself: its fields with a value, named like their options."""
     click.echo("  ".join([view.name, *map(colored_sign, view.states)]))
     click.echo(view.words or printable(view.fault or "", 400))
     if pause := view.pause:
-        click.echo(_held("paused", pause))
+        click.echo(_block("paused", pause))
     if skipping := view.skipping:
-        click.echo(_held(f"skips the next {skipping.count}", skipping))
+        click.echo(_block(f"skips the next {skipping.count}", skipping))
     click.echo()
     zone = view.zone or "UTC"
     options = {name: getattr(view, name) for name in _OPTIONS}
@@ -240,13 +234,17 @@ def _show_head(view: ScheduleView) -> None:
         "cron": (view.trigger or {}).get("cron"),
         "origin": view.origin,
         "revision": view.revision,
-        **{_dashed(name): x for name, x in options.items() if x not in (None, (), [], {}, 0)},
+        **{
+            name.replace("_", "-"): value
+            for name, value in options.items()
+            if value not in (None, (), [], {}, 0)
+        },
         "next": shown(view.next_fire_time, zone) if view.next_fire_time else None,
         "decided up to": shown(view.marker, zone) if view.marker else None,
         "known since": shown(view.known_since, zone),
     }
     if offset := view.jitter_offset_ms:
-        facts["jitter"] = f"{view.jitter:g} s, of which +{offset / 1000:.1f} s are its own"
+        facts["jitter"] = f"{view.jitter:g} s, +{offset / 1000:.1f} s for this schedule"
     if view.group is None:
         facts.pop("group-limit", None)
     width = max(len(key) for key, value in facts.items() if value is not None)
@@ -262,21 +260,16 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
-
-
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _held(what: str, hold: Pause | SkipRequest) -> str:
-    text = what + (f" until {iso(hold.until)}" if hold.until else " until it is resumed")
-    text += f", by {hold.by} since {iso(hold.since)}"
-    text += f": {hold.reason}" if hold.reason else ""
-    missed = getattr(hold, "missed", "skip")
-    if missed != "skip":
-        text += f" (then of the missed ones: {missed})"
+def _block(state: str, block: Pause | SkipRequest) -> str:
+    text = state + (f" until {iso(block.until)}" if block.until else " until it is resumed")
+    text += f", by {block.by} since {iso(block.since)}"
+    text += f": {block.reason}" if block.reason else ""
+    missed = getattr(block, "missed", "skip")
+    text += f" (missed fire times to run then: {missed})" if missed != "skip" else ""
     return printable(text, 400)
 
 
@@ -285,13 +278,3 @@ def _section(title: str, lines: list[str]) -> None:
         click.echo(f"\n{title}")
         for line in "\n".join(lines).splitlines():
             click.echo(f"  {line}")
-
-
-def _show_runs(runs: list[RunView]) -> None:
-    if runs:
-        _section("runs", table(HEAD[1:], [cells(run)[1:] for run in runs]))
-
-
-def _show_backfills(backfills: list[Backfill]) -> None:
-    if backfills:
-        _section("backfills", table(BACKFILLS, [backfill_cells(b) for b in backfills]))

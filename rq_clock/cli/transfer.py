@@ -1,14 +1,13 @@
-"""Commands that move schedules in and out, and say what a change would do before it is made.
+"""Commands that import, export and compare schedules.
 
-`apply` and `import` go the same way: they show a plan, ask, and carry out that plan or, when
-someone else was quicker, nothing.
+`apply` and `import` show a plan and ask. Then they make all of its changes, or none if one of its
+schedules has changed meanwhile.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,10 +20,12 @@ from rq_clock.cli.common import (
     confirm,
     interactive,
     json_option,
+    limited,
     now,
     open_store,
     plural,
     print_json,
+    progress,
     schedules_of,
     warn_without_leader,
     yes_option,
@@ -49,8 +50,8 @@ from rq_clock.settings import Settings
 if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
-SHOWN = 20
-"""Schedules in the way that are listed; the rest is counted."""
+LISTED = 20
+"""Conflicting schedules that a message lists."""
 file_argument = click.argument("file", type=click.File("rb"))
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would change.")
 prune_option = click.option(
@@ -78,7 +79,6 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
     are left out, and so are the one-off jobs of `Schedules.once`. Where a secret is masked, `apply`
     keeps the stored one.
     """
-
     path = None if output in (None, "-") else Path(str(output))
     form = form or ("json" if path and path.suffix == ".json" else "yaml")
     store = open_store()
@@ -95,12 +95,12 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
     if chosen.jobs:
         complain(f"{plural(chosen.jobs, 'waiting one-off job')} left out")
     if chosen.faults:
-        _complain_of(f"left out: {fault}" for fault in chosen.faults)
+        _print_indented(f"left out: {fault}" for fault in chosen.faults)
         sys.exit(1)
 
 
 def _write(path: Path, text: str, *, private: bool) -> None:
-    """Write all of a file or nothing; a private one is its owner's alone."""
+    """Write a whole file or nothing. Only its owner can read a private one."""
     draft = path.with_name(f".{path.name}.new")
     try:
         draft.unlink(missing_ok=True)
@@ -114,8 +114,8 @@ def _write(path: Path, text: str, *, private: bool) -> None:
 def _print_hidden(schedules: Sequence[Schedule]) -> None:
     masked = [f"{s.name}: {', '.join(paths)}" for s in schedules if (paths := hidden(s))]
     if masked:
-        complain("masked, as they may be secrets; --with-secrets writes them:")
-        _complain_of(masked)
+        complain("masked as possible secrets (--with-secrets writes them):")
+        _print_indented(masked)
 
 
 # ---- apply, diff ------------------------------------------------------------------------------
@@ -133,7 +133,6 @@ def apply(file: IO[bytes], prune: bool, dry_run: bool, yes: bool) -> None:
     pass --yes. It makes all of the changes, or none if somebody else has changed one of these
     schedules meanwhile. Schedules that are not in FILE stay, unless you pass --prune.
     """
-
     store = open_store()
     plan = schedules_of(store).plan(read(_text(file)), prune=prune)
     print_changes(plan_view(plan, store.namespace))
@@ -151,7 +150,6 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
     past fire times that it would enqueue at once. With FILE: what `apply FILE` would change. Exits
     with 0 if nothing would change, 5 if something would.
     """
-
     if prune and not file:
         raise click.UsageError("--prune goes with a FILE")
     if file:
@@ -193,7 +191,7 @@ def _text(file: IO[bytes]) -> str:
 
 
 def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: bool) -> None:
-    """Make a plan true that has been shown, after asking."""
+    """Make the changes of a plan that has been shown, after asking."""
     from rq_clock.store.operations import BATCH_LIMIT
 
     count = len(plan.steps)
@@ -201,15 +199,14 @@ def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: boo
         complain("nothing to change")
         return
     if count > BATCH_LIMIT:
-        portions = plural(-(-count // BATCH_LIMIT), "portion")
-        complain(f"{count:,} changes are made in {portions}, each of them as a whole")
+        portions = plural(-(-count // BATCH_LIMIT), "batch", "batches")
+        complain(f"{count:,} changes are made in {portions}, each one whole")
     if dry_run:
         complain("nothing was changed: --dry-run")
         return
-    if not yes:
-        if not interactive():
-            raise click.UsageError("scripts must pass --yes to make these changes")
-        confirm(f"Make {plural(count, 'change')} in namespace {store.namespace!r}?")
+    if not (yes or interactive()):
+        raise click.UsageError("scripts must pass --yes to make these changes")
+    confirm(f"Make {plural(count, 'change')} in namespace {store.namespace!r}?", yes=yes)
     _make(store, plan, reason)
     click.echo(f"{plural(count, 'change')} made", err=True)
     warn_without_leader(store, "they fire")
@@ -219,23 +216,18 @@ def _make(store: Store, plan: Plan, reason: str) -> None:
     from rq_clock.store.operations import BATCH_LIMIT
 
     count, made = len(plan.steps), 0
-    show = count > BATCH_LIMIT and sys.stderr.isatty()
-    bar: Any = nullcontext()
-    if show:
-        bar = click.progressbar(length=count, label="changed", show_pos=True, file=sys.stderr)
-    with bar:
+    with progress(count, "changed", shown=count > BATCH_LIMIT) as show:
 
-        def progress(so_far: int) -> None:
+        def count_made(total: int) -> None:
             nonlocal made
-            if show:
-                bar.update(so_far - made)
-            made = so_far
+            made = total
+            show(total)
 
         try:
-            schedules_of(store).apply(plan, reason=reason, progress=progress)
+            schedules_of(store).apply(plan, reason=reason, progress=count_made)
         except Conflict as conflict:
             done = f"the first {made:,} changes were made" if made else "nothing was changed"
-            faults = _first([str(fault) for fault in conflict.faults])
+            faults = limited([str(fault) for fault in conflict.faults], LISTED)
             raise ScheduleError(*faults, f"{done}; run it again") from None
 
 
@@ -261,26 +253,25 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **options:
     They become shell commands. FILE is one of these; - is standard input:
 
     \b
-    crontab   what `crontab -l` prints, or /etc/crontab
+    crontab   the output of `crontab -l`, or /etc/crontab
     heroku    the table of Heroku Scheduler's dashboard, copied
-    crontogo  what `heroku cron:jobs:export` writes, or JSON of Cron To Go
+    crontogo  the output of `heroku cron:jobs:export`, or JSON of Cron To Go
 
-    The command shows what it would add, what means something else here and what it leaves out, and
+    The command shows the new schedules, the differences in behavior and the rejected lines, and
     asks. Existing schedules stay as they are. Paused schedules stay paused.
     """
-
     if source != "crontab" and (options["tz"] or options["system"] is not None):
-        raise click.UsageError("--tz, --system and --user go with a crontab")
+        raise click.UsageError("--tz, --system and --user go with crontab")
     imported = _imported(source, _text(file), options)
     store = open_store()
     plan = _only_new(schedules_of(store).plan(_imported_items(imported, prefix)))
     print_changes(plan_view(plan, store.namespace))
     if imported.notes:
         complain("notes" + (" (names without the prefix):" if prefix else ":"))
-        _complain_of(imported.notes)
+        _print_indented(imported.notes)
     if imported.left_out:
         complain(f"{len(imported.left_out):,} left out:")
-        _complain_of(f"{left.line}: {left.text}: {left.reason}" for left in imported.left_out)
+        _print_indented(f"{left.line}: {left.text}: {left.reason}" for left in imported.left_out)
     _carry_out(store, plan, f"import {source}", dry_run=dry_run, yes=options["yes"])
     if imported.left_out and not imported.schedules:
         sys.exit(1)
@@ -288,15 +279,15 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **options:
 
 def _imported(source: str, text: str, options: Mapping[str, Any]) -> Imported:
     queue = options["queue"]
-    if source == "crontab":
-        return from_crontab(text, system=options["system"], tz=options["tz"] or "UTC", queue=queue)
-    read: Callable[..., Imported]
-    read = from_heroku_scheduler if source == "heroku" else from_cron_to_go
-    return read(text, queue=queue)
+    if source == "heroku":
+        return from_heroku_scheduler(text, queue=queue)
+    if source == "crontogo":
+        return from_cron_to_go(text, queue=queue)
+    return from_crontab(text, system=options["system"], tz=options["tz"] or "UTC", queue=queue)
 
 
 def _imported_items(imported: Imported, prefix: str) -> list[Item]:
-    paused = Paused(reason="was paused where it came from")
+    paused = Paused(reason="paused before the import")
     return [
         Item(
             schedule=replace(schedule, name=prefix + schedule.name),
@@ -307,21 +298,16 @@ def _imported_items(imported: Imported, prefix: str) -> list[Item]:
 
 
 def _only_new(plan: Plan) -> Plan:
-    """The plan without pauses of what exists. Raises ScheduleError for what exists otherwise."""
+    """Return the plan without changed pauses. Raises ScheduleError if it redefines a schedule."""
     others = [step.name for step in plan.changed if step.is_redefined]
-    if others:
-        lines = [f"{name}: exists already with another definition" for name in _first(others)]
-        remedy = "nothing was imported; give --prefix, or remove them before"
-        raise ScheduleError(*lines, remedy)
+    lines = [f"{name}: exists already with another definition" for name in others]
+    if lines:
+        remedy = "nothing was imported; pass --prefix, or remove them first"
+        raise ScheduleError(*limited(lines, LISTED), remedy)
     unchanged = plan.unchanged + len(plan.changed)
     return replace(plan, steps=tuple(plan.added), unchanged=unchanged)
 
 
-def _first(lines: Sequence[str]) -> list[str]:
-    more = [f"… and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    return [*lines[:SHOWN], *more]
-
-
-def _complain_of(lines: Iterable[str]) -> None:
+def _print_indented(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(f"    {line}", err=True)

@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import complain
+from rq_clock.cli.common import complain, progress
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued
 
@@ -28,14 +28,14 @@ LIVE = ("queued", "started", "scheduled", "deferred")
 FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0
 """Seconds between two looks, growing from the first to the second."""
 NOBODY_SECONDS = 5.0
-"""Seconds that a job may wait in a queue before a missing worker is reported."""
+"""Seconds in a queue before the lack of a worker is reported."""
 _CAME_BEFORE = re.compile(rb"\[(\d+) bytes came before\]\n")
 _WHEEL = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended: ok, failed, …, or "gone" when nothing is left of it; `error` is one line.
+    """How a job ended: ok, failed, …, or "gone" if no trace of it is left; `error` is one line.
 
     `ended` is our worker's record of its last attempt.
     """
@@ -56,9 +56,9 @@ def wait_for_job(
     *,
     spinner: bool,
 ) -> Outcome | None:
-    """Return how a job ended for good; None if it has not within `timeout` seconds.
+    """Return how a job ended, retries included; None if it is still going after `timeout` seconds.
 
-    Calls `look` meanwhile, and once more at the end.
+    Calls `look` while it waits, and once at the end.
     """
     started, warned = time.monotonic(), False
     with _Line(show=spinner) as line:
@@ -92,8 +92,8 @@ def _outcome(store: Store, job_id: str, status: str) -> Outcome:
     ended = next((e for e in _ended(store) if e.job_id == job_id and not e.again), None)
     if ended is not None and isinstance(ended.entry, Enqueued) and ended.entry.attempt:
         return Outcome(ended.entry.attempt.state, ended.entry.attempt.error, ended)
-    words = {"finished": "ok", "": "gone"}  # a stock RQ worker ran it
-    return Outcome(words.get(status, status))
+    states = {"finished": "ok", "": "gone"}  # a stock RQ worker ran it
+    return Outcome(states.get(status, status))
 
 
 def _ended(store: Store) -> list[Ended]:
@@ -179,12 +179,12 @@ def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None
 
     backfills, failed = Backfills(store), dict[str, str]()
     id, seen = backfill.id, ""
-    with _Bar(backfill.total, backfill.id) as bar:
+    with progress(backfill.total, id) as show:
         for pause in _pauses():
             found = backfills.get(id)
             seen = _failures(store, backfill, seen, failed)
             if found is not None:
-                bar.show(found.enqueued - len(found.jobs))
+                show(found.enqueued - len(found.jobs))
             if found is None or found.state != "running":
                 return found, failed
             time.sleep(pause)
@@ -193,19 +193,15 @@ def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None
 
 def _failures(store: Store, backfill: Backfill, seen: str, failed: dict[str, str]) -> str:
     """Add the failed runs that ended since the entry `seen`. Return the newest entry."""
-
     found = _ended(store)
     for ended in found:
         if ended.id == seen:
             break
         entry = ended.entry
         run = JobId.parse(ended.job_id)
-        of_it = run and (run.schedule, run.kind, run.number) == (
-            backfill.schedule,
-            "b",
-            backfill.number,
-        )
-        if not of_it or ended.again or not isinstance(entry, Enqueued):
+        if run is None or ended.again or not isinstance(entry, Enqueued):
+            continue
+        if (run.schedule, run.kind, run.number) != (backfill.schedule, "b", backfill.number):
             continue
         if entry.attempt and entry.attempt.state != "ok":
             failed[ended.job_id] = entry.attempt.error or entry.attempt.state
@@ -245,29 +241,3 @@ class _Line:
     def clear(self) -> None:
         if self._shown:
             click.echo("\r\x1b[K", err=True, nl=False, color=True)
-
-
-class _Bar:
-    """A progress bar on standard error, on a terminal only."""
-
-    def __init__(self, length: int, label: str) -> None:
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            self._bar = click.progressbar(
-                length=length, label=label, show_pos=True, file=sys.stderr
-            )
-        self._at = 0
-
-    def __enter__(self) -> _Bar:
-        if self._bar:
-            self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._bar:
-            self._bar.__exit__(*error)
-
-    def show(self, count: int) -> None:
-        if self._bar and count > self._at:
-            self._bar.update(count - self._at)
-            self._at = count

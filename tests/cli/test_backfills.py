@@ -65,8 +65,8 @@ class TestBackfill:
             ("x --from 5h --to 1h --at-once 0", 2, "--at-once"),
             ("x --from 5h", 2, "--to"),
             ("x --from 3d --to 1h", 1, "scripts must pass --yes for more than 1,000 fire times"),
-            ("x --from now-3650d --to now", 1, "got at least 10,000; take a shorter span"),
-            ("x --from now-3650d --to now --yes", 1, "got at least 10,000; take a shorter span"),
+            ("x --from now-3650d --to now", 1, "got at least 10,000; divide the span"),
+            ("x --from now-3650d --to now --yes", 1, "got at least 10,000; divide the span"),
         ],
     )
     def test_what_is_refused_enqueues_nothing(

@@ -134,7 +134,7 @@ class TestAdd:
         before = everything(connection)
         refused = run("add", "x", "--every", "2h", "--func", "a.b")
         assert refused.exit_code == 1
-        assert "`rq-clock update` it, or give --replace" in refused.stderr
+        assert "`rq-clock update` it, or pass --replace" in refused.stderr
         assert everything(connection) == before
         assert run("add", "x", "--every", "2h", "--func", "a.b", "--replace").exit_code == 0
         assert schedule(schedules).target == "a.b"

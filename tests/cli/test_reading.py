@@ -127,7 +127,7 @@ class TestList:
         assert crowded.split()[0].endswith(f":{minute:02}:00Z")
         assert crowded.split()[1] == "40"
         assert lines[61:] == [
-            "most in one second (`jitter` spreads them)",
+            "herds in one second (`jitter` spreads them)",
             f"{crowded.split()[0]}         40",
         ]
         day = json.loads(run("list", "--density", "day", "--json").stdout)
@@ -136,7 +136,7 @@ class TestList:
 
     def test_to_watch_takes_a_terminal(self, run: Run) -> None:
         assert run("list", "--watch").exit_code == 2
-        assert "--watch redraws a terminal" in run("list", "--watch").stderr
+        assert "--watch needs a terminal" in run("list", "--watch").stderr
 
 
 class TestNext:
@@ -187,7 +187,7 @@ class TestNext:
         schedules.skip("x")
         first, second = json.loads(run("next", "x", "-n", "2", "--json").stdout)
         assert (first["skipped"], second["skipped"]) == ("requested", None)
-        assert "it will be skipped, as asked for" in run("next", "x").stdout
+        assert "it will be skipped on request" in run("next", "x").stdout
         schedules.pause("x")
         assert "paused: it will be skipped" in run("next", "x", "-n", "1").stdout
 
@@ -219,7 +219,7 @@ class TestShow:
         lines = result.stdout.splitlines()
         assert lines[:2] == ["hook  ‖ paused", "at 02:30 every day, Europe/Berlin time"]
         assert "by ana since" in lines[2]
-        assert lines[2].endswith(": they are moving (then of the missed ones: latest)")
+        assert lines[2].endswith(": they are moving (missed fire times to run then: latest)")
         assert lines[3].startswith("skips the next 2 until ")
         for fact in ("cron         30 2 * * *", "origin       run-time", 'tags         ["ops"]'):
             assert fact in lines
@@ -357,7 +357,7 @@ class TestLogs:
         assert "did you mean 'disk'?" in run("logs", "dsik").stderr
         result = run("logs", "disk")
         assert result.exit_code == 3
-        assert "disk: it has no run yet" in result.stderr
+        assert "disk: no run with a known job" in result.stderr
 
 
 def test_reading_writes_nothing(run: Run, connection: Redis, schedules: Schedules) -> None:

@@ -80,7 +80,7 @@ class TestExport:
         masked, clear = run("export"), run("export", "--with-secrets")
         assert "Authorization: '****'" in masked.stdout
         assert masked.stderr.splitlines() == [
-            "rq-clock: masked, as they may be secrets; --with-secrets writes them:",
+            "rq-clock: masked as possible secrets (--with-secrets writes them):",
             "    hook: webhook.headers.Authorization",
         ]
         assert "Authorization: Bearer hunter2" in clear.stdout
@@ -240,16 +240,14 @@ class TestApply:
     def test_a_file_that_is_not_there_is_a_matter_of_usage(self, run: Run) -> None:
         assert run("apply", "nothing.yaml").exit_code == 2
 
-    def test_very_many_are_told_to_go_in_portions(
+    def test_more_changes_than_one_batch_are_announced_as_batches(
         self, run: Run, redis_url: str, connection: Redis
     ) -> None:
         text = HEAD + "".join(f"  j{n}: {{every: 5m, func: json.dumps}}\n" for n in range(5001))
         result = run("apply", write(text), "--yes")
         assert result.exit_code == 0
-        assert "rq-clock: 5,001 changes are made in 2 portions, each of them as a whole" in (
-            result.stderr
-        )
-        assert "  … and 4,901 more added" in result.stdout
+        assert "rq-clock: 5,001 changes are made in 2 batches, each one whole" in (result.stderr)
+        assert "… and 4,901 more added" in result.stdout
         assert len(names(connection)) == 5001
         write(text.replace("every: 5m", "every: 6m"))
         with Terminal(redis_url, "apply", "jobs.yaml", "--yes") as terminal:
@@ -535,7 +533,7 @@ class TestCheck:
             "1 schedule in check_alone:clock, all good\n",
         )
         [line] = result.stderr.splitlines()
-        assert line.startswith("rq-clock: what a deploy would change is not known: ")
+        assert line.startswith("rq-clock: the changes of a deploy are unknown: ")
         assert reason in line
 
     def test_a_redis_that_says_nothing_holds_no_release_up(self, run: Run, silent: str) -> None:
@@ -551,7 +549,7 @@ class TestCheck:
         connection.set("rq-clock:default:declared", "no set")
         result = run("check", RQ_CLOCK_APP=write_app("check_odd", self.APP))
         assert result.exit_code == 0
-        assert "what a deploy would change is not known: " in result.stderr
+        assert "the changes of a deploy are unknown: " in result.stderr
 
 
 # ---- import -----------------------------------------------------------------------------------
@@ -615,7 +613,7 @@ class TestImport:
         assert result.exit_code == 1
         assert result.stderr.splitlines() == [
             "rq-clock: feeds: exists already with another definition",
-            "rq-clock: nothing was imported; give --prefix, or remove them before",
+            "rq-clock: nothing was imported; pass --prefix, or remove them first",
         ]
         assert everything(connection) == before
         assert run("import", "crontab", "crontab", "--prefix", "cron-", "--yes").exit_code == 0

@@ -840,7 +840,7 @@ class TestCommand:
         connection.delete(store.key("due"))
         result = run("--rebuild-index")
         assert result.exit_code == 0
-        assert result.stderr == "due index: 2 schedules looked at, 2 corrected\n"
+        assert result.stderr == "due index: 2 schedules checked, 2 corrected\n"
         document = json.loads(run("--rebuild-index", "--json").stdout)
         assert document["healthy"]
         assert document["rebuilt"] == {"schedules": 2, "corrected": 0}
