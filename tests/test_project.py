@@ -100,7 +100,7 @@ def test_time_and_decision_are_pure() -> None:
         *PACKAGE.glob("manifest/**/*.py"),
     ]
     names = ("redaction", "outbound/addresses", "store/counters", "jobs/results",
-             "serializers/schedules", "serializers/jobs",
+             "serializers/schedules", "serializers/jobs", "serializers/runs",
              "serializers/clock", "schedules/upcoming",
              "alerts/rules", "clock/reconcile",
              "doctor/server_checks", "doctor/schedule_checks")  # fmt: skip

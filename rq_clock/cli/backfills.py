@@ -35,7 +35,7 @@ from rq_clock.cli.completion import backfill_ids, schedule_names
 from rq_clock.cli.params import Zone, instant, shown
 from rq_clock.cli.wait import wait_for_backfill
 from rq_clock.errors import ScheduleError
-from rq_clock.serializers.jobs import backfill_preview_view, backfill_view
+from rq_clock.serializers.runs import backfill_preview_view, backfill_view
 from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:

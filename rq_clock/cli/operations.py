@@ -33,7 +33,7 @@ from rq_clock.cli.wait import Follower, Outcome, wait_for_job
 from rq_clock.model.entry import MISSED, Entry
 from rq_clock.model.ledger import Enqueued
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.serializers.jobs import RunView, run_view
+from rq_clock.serializers.runs import RunView, run_view
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
 

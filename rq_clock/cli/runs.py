@@ -23,7 +23,7 @@ from rq_clock.cli.params import instant
 from rq_clock.cli.wait import Follower, wait_for_job
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import RUN_STATES, Enqueued
-from rq_clock.serializers.jobs import RunView, run_view
+from rq_clock.serializers.runs import RunView, run_view
 from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.view import shallow
 from rq_clock.redaction import printable
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.serializers.jobs import backfill_view
+from rq_clock.serializers.runs import backfill_view
 from rq_clock.serializers.schedules import (
     ScheduleView,
     explanation_view,

@@ -18,7 +18,7 @@ from rq_clock.model.targets import shown_target
 from rq_clock.model.verdict import State
 from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked_json, masked_url
-from rq_clock.serializers.jobs import RunView, run_view
+from rq_clock.serializers.runs import RunView, run_view
 from rq_clock.timing.describe import Fire, dst_remarks, words
 from rq_clock.timing.triggers import Trigger
 from rq_clock.timing.zones import zone

@@ -12,7 +12,7 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Attempt, Enqueued, LedgerEntry, Lost
 from rq_clock.model.view import encode
 from rq_clock.serializers.clock import audit_view
-from rq_clock.serializers.jobs import backfill_view, run_view
+from rq_clock.serializers.runs import backfill_view, run_view
 from rq_clock.store.audit import AuditEntry
 from rq_clock.store.backfills import Backfill
 

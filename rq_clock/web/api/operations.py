@@ -16,7 +16,7 @@ from rq_clock.model.filters import Filter
 from rq_clock.model.view import Page
 from rq_clock.schedules.service import Schedules
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.serializers.jobs import (
+from rq_clock.serializers.runs import (
     BackfillPreviewView,
     BackfillView,
     RunStartedView,

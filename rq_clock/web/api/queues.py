@@ -14,10 +14,10 @@ from rq_clock.model.view import Page
 from rq_clock.serializers.jobs import (
     JobDetailView,
     QueueDetailView,
-    RunStartedView,
     job_detail_view,
     queue_detail_view,
 )
+from rq_clock.serializers.runs import RunStartedView
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (

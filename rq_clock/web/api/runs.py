@@ -17,13 +17,8 @@ from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import LedgerEntry, Lost, RunState, instant_of
 from rq_clock.model.view import Page
-from rq_clock.serializers.jobs import (
-    JobDetailView,
-    RunStartedView,
-    RunView,
-    job_detail_view,
-    run_view,
-)
+from rq_clock.serializers.jobs import JobDetailView, job_detail_view
+from rq_clock.serializers.runs import RunStartedView, RunView, run_view
 from rq_clock.store import cursors
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.timing.instants import read_instant, to_ms

@@ -15,7 +15,7 @@ from rq_clock.jobs.records import JobView
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import RUN_STATES, Enqueued, LedgerEntry
 from rq_clock.schedules.detail import ScheduleDetail, detail
-from rq_clock.serializers.jobs import run_view
+from rq_clock.serializers.runs import run_view
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import read_instant, to_ms
