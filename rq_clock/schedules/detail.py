@@ -1,14 +1,13 @@
-"""All that is known of one schedule: what its page shows, read in three round trips."""
+"""One schedule as its page shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
-from rq_clock.schedules.listing import BARS, Row, ask_rows
+from rq_clock.schedules.listing import BARS, Row, rows_on
 from rq_clock.store.audit import AUDIT, AuditEntry
 from rq_clock.store.backfills import Backfill, Backfills, schedule_of
 from rq_clock.store.scripts import text, texts
@@ -16,13 +15,13 @@ from rq_clock.store.status import Status
 from rq_clock.store.store import Store
 
 BACKFILLS = 100
-"""The newest backfills of all, among which those of the schedule are looked for."""
+"""The newest backfills of all schedules that are searched for those of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleDetail:
-    """A schedule as its page shows it. `ledger` is all of it, oldest first; `audited` and
-    `backfills` are the newest, newest first."""
+    """A schedule with its whole ledger, oldest first, and its newest backfills and audit entries,
+    newest first."""
 
     row: Row
     ledger: tuple[LedgerEntry, ...]
@@ -31,13 +30,13 @@ class ScheduleDetail:
     namespace: str
 
     def actor_of(self, entry: Enqueued) -> str:
-        """Return who started a run by hand; empty when that is unknown or the clock did."""
+        """Return who started a run by hand; empty for other runs and when it is unknown."""
         audited = self._trigger(entry)
         return audited.by if audited else ""
 
     def job_of(self, entry: Enqueued) -> str:
-        """Return the id of a run's job; empty when it is unknown. For a run by hand the audit has
-        the number in the id; for a backfill it is the backfill's."""
+        """Return the id of a run's job; empty when it is unknown. A run by hand has its id in the
+        audit; one of a backfill has the backfill's number in it."""
         job_id = JobId(self.namespace, self.row.entry.name, entry.fire_time)
         if entry.reason in ("schedule", "catch_up"):
             return str(job_id)
@@ -56,10 +55,10 @@ class ScheduleDetail:
 
 
 def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
-    """One schedule; None when there is none of this name. Two round trips. Raises redis-py's
+    """Return a schedule; None if it does not exist. Two round trips. Raises redis-py's
     RedisError."""
     pipe: Any = store.redis.pipeline(transaction=False)
-    read = ask_rows(store, pipe, [name], BARS)
+    read = rows_on(store, pipe, [name], BARS)
     pipe.lrange(store.key(f"ledger:{name}"), 0, -1)
     pipe.zrevrange(store.key("backfills"), 0, BACKFILLS - 1)
     pipe.xrevrange(store.key("audit"), count=AUDIT)
@@ -68,20 +67,16 @@ def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
     if not rows:
         return None
     lines, ids, entries = replies[-3:]
-    ledger = tuple(ledger_entry(text(line)) for line in lines)
     mine = [id for id in map(text, ids) if schedule_of(id) == name]
+    audited = ((text(id), texts(fields)) for id, fields in entries)
     return ScheduleDetail(
         row=rows[0],
-        ledger=ledger,
+        ledger=tuple(ledger_entry(text(line)) for line in lines),
         backfills=tuple(Backfills(store).read(mine)),
-        audited=_audited(name, entries),
+        audited=tuple(
+            AuditEntry.read(id, fields)
+            for id, fields in audited
+            if name in fields["schedules"].split()
+        ),
         namespace=store.namespace,
-    )
-
-
-def _audited(name: str, entries: Sequence[tuple[Any, Mapping[Any, Any]]]) -> tuple[AuditEntry, ...]:
-    """Those entries that speak of this schedule."""
-    found = ((id, texts(raw)) for id, raw in entries)
-    return tuple(
-        AuditEntry.read(text(id), said) for id, said in found if name in said["schedules"].split()
     )

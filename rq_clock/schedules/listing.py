@@ -1,17 +1,16 @@
-"""The schedules of a namespace, filtered and in order: what pages, the API and the command line
-list.
+"""Lists of schedules, filtered and in order, for pages, the API and the command line.
 
 A page takes a fixed number of round trips, however many schedules there are. Up to WHOLE schedules
 any order and any filter is exact. Beyond, only the indexes are in order (trouble first, then by
 next fire time). Other filters search the definitions in portions; a page then reports how many it
 searched.
 
-Not here: how a list looks (serializers.py, web/, cli/), and operations on schedules (service.py).
+Not here: how a list looks (serializers/, web/, cli/), and operations on schedules (service.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -38,13 +37,13 @@ WHOLE = 20_000
 PORTION = 10_000
 """Definitions that one page searches when there are more."""
 PORTIONS = 20
-"""Portions that `names` searches."""
+"""Limit of the portions that `names` and `search` search."""
 BARS = 60
-"""Entries of its ledger that a row has."""
+"""Ledger entries of a row."""
 KEPT = 20_000
 """Parsed ledger entries in memory, about 13 MB. Open pages read the same ones again and again."""
 CHUNK = 500
-"""Rows that `rows_of` reads in one round trip."""
+"""Rows that `all_rows` reads in one round trip."""
 SORTS = ("trouble", "next", "last", "name", "state")
 Place: TypeAlias = list[Any]
 """Where a schedule stands in an order; ends with its name."""
@@ -65,8 +64,8 @@ _REST = len(TROUBLE[1:])
 @dataclass(frozen=True, slots=True)
 class Row:
     """A schedule in a list. `states` are worst first. `tail` are the newest entries of its ledger,
-    oldest first, `failing` is the end of its newest failure since its newest success, `running` its
-    job that runs now."""
+    oldest first. `failing` is the end of its newest failure since its newest success. `running` is
+    its job that runs now."""
 
     entry: Entry
     tail: tuple[LedgerEntry, ...]
@@ -87,9 +86,10 @@ class Listing:
     `searched` is the number of schedules searched, when that was not all of them."""
 
     status: Status
-    rows: tuple[Row, ...]
-    total: int | None
-    cursor: str
+    names: list[str]
+    rows: tuple[Row, ...] = ()
+    total: int | None = None
+    cursor: str = ""
     order: str
     searched: int | None = None
 
@@ -106,7 +106,7 @@ class ScheduleList:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._size = -1
-        self._shelf: tuple[str, Mapping[str, _Kept]] = ("", {})
+        self._shelf: tuple[str, Mapping[str, _Definition]] = ("", {})
 
     def status(self) -> Status:
         """Return the status of the namespace."""
@@ -118,7 +118,7 @@ class ScheduleList:
         if not names:
             return []
         pipe: Any = self._store.redis.pipeline(transaction=False)
-        read = ask_rows(self._store, pipe, names, tail)
+        read = rows_on(self._store, pipe, names, tail)
         return read(pipe.execute(), status)
 
     def queues(self, status: Status) -> Mapping[str, str] | None:
@@ -141,42 +141,23 @@ class ScheduleList:
         """Return the first `limit` matches after `cursor`, with `tail` entries of their ledgers.
         Raises ScheduleError for an unknown state, order or cursor."""
         found = self._find(conditions, sort, limit, cursor)
-        return Listing(
-            status=found.status,
-            rows=tuple(self.rows(found.names, found.status, tail)),
-            total=found.total,
-            cursor=found.cursor,
-            order=found.order,
-            searched=found.searched,
-        )
+        return self._with_rows(found, tail)
 
     def search(self, conditions: Filter, *, limit: int, cursor: str) -> Listing:
         """Return as `page` does, without ledgers, and search on until there are `limit` matches, in
         PORTIONS portions at most."""
-        listing = self.page(conditions, limit=limit, cursor=cursor, tail=0)
-        for _ in range(PORTIONS - 1):
-            if not listing.cursor or len(listing.rows) >= limit:
-                break
-            rest = limit - len(listing.rows)
-            more = self.page(conditions, limit=rest, cursor=listing.cursor, tail=0)
-            listing = replace(more, rows=listing.rows + more.rows)
-        return listing
+        return self._with_rows(self._find_on(conditions, limit, cursor), 0)
 
     def names(self, conditions: Filter, limit: int) -> list[str]:
         """Return the names of the first `limit` matches. Raises as `page` does, and ScheduleError
         when there are too many schedules to search."""
-        names: list[str] = []
-        cursor = ""
-        for _ in range(PORTIONS):
-            found = self._find(conditions, "trouble", limit - len(names), cursor)
-            names += found.names
-            cursor = found.cursor
-            if not cursor or len(names) >= limit:
-                return names
-        raise ScheduleError(
-            f"too many schedules to search ({PORTIONS * PORTION:,} searched); filter by state, or "
-            "use the command line"
-        )
+        found = self._find_on(conditions, limit, "")
+        if found.cursor and len(found.names) < limit:
+            raise ScheduleError(
+                f"too many schedules to search ({PORTIONS * PORTION:,} searched); filter by state, "
+                "or use the command line"
+            )
+        return found.names
 
     def all_rows(self, conditions: Filter, *, sort: str = "name", tail: int = 1) -> Iterator[Row]:
         """Yield all matches in order, with `tail` entries of their ledgers. Reads as many portions
@@ -186,16 +167,32 @@ class ScheduleList:
         while found.cursor:
             found = self._find(conditions, sort, WHOLE, found.cursor, indexed=False)
             names |= dict.fromkeys(found.names)
-        chunks = _chunks(list(names))
+        rest = iter(names)
+        chunks = iter(lambda: list(islice(rest, CHUNK)), [])
         rows: Iterable[Row] = (r for chunk in chunks for r in self.rows(chunk, found.status, tail))
         yield from rows if found.order == sort else sorted(rows, key=_keys[sort])
 
+    def _with_rows(self, found: Listing, tail: int) -> Listing:
+        return replace(found, rows=tuple(self.rows(found.names, found.status, tail)))
+
+    def _find_on(self, conditions: Filter, limit: int, cursor: str) -> Listing:
+        """Find as `_find` does, and search on while there are fewer than `limit`."""
+        found = self._find(conditions, "trouble", limit, cursor)
+        for _ in range(PORTIONS - 1):
+            if not found.cursor or len(found.names) >= limit:
+                break
+            more = self._find(conditions, "trouble", limit - len(found.names), found.cursor)
+            found = replace(more, names=found.names + more.names)
+        return found
+
     def _find(
         self, conditions: Filter, sort: str, limit: int, cursor: str, *, indexed: bool = True
-    ) -> _Found:
-        for state in conditions.states:
-            _refuse("state", state, STATES)
-        _refuse("sort", sort, SORTS)
+    ) -> Listing:
+        """Return a page without its rows."""
+        named = [("state", state, STATES) for state in conditions.states]
+        for option, value, known in (*named, ("sort", sort, SORTS)):
+            if value not in known:
+                raise ScheduleError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
         if self._size < 0:
             self._size = self._store.size()
         if self._size <= WHOLE:
@@ -207,9 +204,9 @@ class ScheduleList:
         self._size = found.status.size
         return found
 
-    # ---- in any order, of all of them ---------------------------------------------------------
+    # ---- all of them, in any order ------------------------------------------------------------
 
-    def _exact(self, conditions: Filter, sort: str, limit: int, after: Place) -> _Found:
+    def _exact(self, conditions: Filter, sort: str, limit: int, after: Place) -> Listing:
         store, pipe = self._store, NamedPipeline(self._store)
         by_state = bool(conditions.states) or sort == "state"
         pipe.add("names", "hkeys", "definitions")
@@ -235,24 +232,24 @@ class ScheduleList:
         matches = [name for name in names if index.matches(name, conditions)]
         places = index.places(matches, sort)
         chosen = nsmallest(limit + 1, (p for p in places if p > after) if after else places)
-        return _Found.of(status, chosen, limit, sort, total=len(matches))
+        return _first(status, chosen, limit, sort, total=len(matches))
 
-    def _definitions(self, revision: str) -> Mapping[str, _Kept]:
+    def _definitions(self, revision: str) -> Mapping[str, _Definition]:
         """Return all definitions, parsed; only those that have changed are parsed again."""
         if self._shelf[0] != revision:
             raw: Any = self._store.redis.hgetall(self._store.key("definitions"))
-            shelf: dict[str, _Kept] = {}
-            for name, stored in ((text(n), text(d)) for n, d in raw.items()):
+            shelf: dict[str, _Definition] = {}
+            for name, stored in texts(raw).items():
                 kept = self._shelf[1].get(name)
-                same = kept is not None and kept.stored == stored
-                shelf[name] = kept if kept and same else _Kept.read(name, stored)
+                same = kept and kept.stored == stored
+                shelf[name] = kept if kept and same else _Definition.read(name, stored)
             self._shelf = (revision, shelf)
         return self._shelf[1]
 
-    # ---- as they are indexed, of very many ----------------------------------------------------
+    # ---- very many, as they are indexed -------------------------------------------------------
 
-    def _indexed(self, conditions: Filter, limit: int, after: Place) -> _Found:
-        """Return those in trouble; without a state filter the rest follows by fire time."""
+    def _indexed(self, conditions: Filter, limit: int, after: Place) -> Listing:
+        """Return the schedules in trouble; without a state filter the rest follows by fire time."""
         pipe = NamedPipeline(self._store)
         _, last, name = after if after and after[0] == _REST else (_REST, 0, "")
         pipe.add("score", "zscore", "due", name)
@@ -272,11 +269,11 @@ class ScheduleList:
             shown.update(dict.fromkeys(kinds[kind]))
         chosen = [place for place in places if place > after][: limit + 1]
         if conditions.states or len(chosen) > limit:
-            return _Found.of(
+            return _first(
                 status, chosen, limit, "index", len(places) if conditions.states else None
             )
-        # Where the last one shown has gone on to another fire time, what was shown of its old one
-        # is met again and left out.
+        # If the last one shown has a later fire time now, start at its old one: those shown before
+        # are met again and left out.
         still = pipe["score"] is not None and score_ms(pipe["score"]) == last
         start = pipe["rank"] + 1 if still else pipe["before"]
         due: Any = self._store.redis.zrange(
@@ -284,11 +281,11 @@ class ScheduleList:
         )
         behind: Iterable[Place] = ([_REST, score_ms(score), text(name)] for name, score in due)
         chosen += [p for p in behind if p[-1] not in shown and p > after]
-        return _Found.of(status, chosen, limit, "index")
+        return _first(status, chosen, limit, "index")
 
-    # ---- as they are found, of very many ------------------------------------------------------
+    # ---- very many, as they are found ---------------------------------------------------------
 
-    def _searched(self, conditions: Filter, limit: int, after: Place) -> _Found:
+    def _searched(self, conditions: Filter, limit: int, after: Place) -> Listing:
         """Return the matches of a portion, by name; then of the next portion. A schedule that
         exists all the time is found at least once, as HSCAN guarantees."""
         position, last = after or [0, ""]
@@ -309,7 +306,9 @@ class ScheduleList:
             cursor = cursors.encode("search", position, found[limit - 1])
         elif following:
             cursor = cursors.encode("search", int(following), "")
-        return _Found(status, found[:limit], None, cursor, "name", len(portion))
+        return Listing(
+            status=status, names=found[:limit], cursor=cursor, order="name", searched=len(portion)
+        )
 
     def _index_of(self, names: list[str], status: Status) -> _Index:
         """Return the index of some schedules. One round trip."""
@@ -326,10 +325,10 @@ class ScheduleList:
         return _Index(self._store, status, {**found, "due": due})
 
 
-def ask_rows(
+def rows_on(
     store: Store, pipe: Any, names: Sequence[str], tail: int
 ) -> Callable[[Sequence[Any], Status], list[Row]]:
-    """Add the commands that read these schedules to a pipeline; return what makes rows of the
+    """Queue the reads of these schedules on a pipeline. Return the function that makes rows of the
     replies."""
     read, start = store.load_on(pipe, names), len(pipe)
     pipe.zmscore(store.key("failing"), list(names))
@@ -362,36 +361,34 @@ def ask_rows(
 
 
 class _Index:
-    """What is known of schedules without their definitions."""
+    """The schedules' states and order, without their definitions."""
 
     COLUMNS = ("failing", "pauses", "outcomes", "declared")
 
     def __init__(self, store: Store, status: Status, read: Any) -> None:
         self._store = store
-        self._pulse = status
+        self._status = status
         self._due = {text(name): score_ms(score) for name, score in read.get("due")}
         self._pauses = {text(n): p for n, p in read.get("pauses", {}).items()}
         self._declared = {text(name) for name in read.get("declared", ())}
         self._outcomes = texts(read.get("outcomes", {}))
         failing = map(text, read.get("failing", ()))
         self._failing = {name for name in failing if fails(store, self._outcomes.get(name))}
-        self.invalid: Collection[str] = status.invalid
-        """Those whose definitions cannot be read, as far as that is known."""
+        self.invalid = set(status.invalid)
+        """Schedules whose definitions cannot be read, as far as they were read."""
 
-    def matches(self, name: str, conditions: Filter, *, readable: bool = True) -> bool:
+    def matches(self, name: str, conditions: Filter) -> bool:
         """Return whether origin and states match."""
         if conditions.origin and (name in self._declared) != (conditions.origin == "declared"):
             return False
-        if not conditions.states:
-            return True
-        return not set(conditions.states).isdisjoint(self.states(name, readable=readable))
+        return not conditions.states or not set(conditions.states).isdisjoint(self.states(name))
 
-    def states(self, name: str, *, readable: bool = True) -> tuple[str, ...]:
+    def states(self, name: str) -> tuple[str, ...]:
         """Return the states of a schedule."""
-        status, fire = self._pulse, self._due.get(name)
+        status, fire = self._status, self._due.get(name)
         own = self._pauses.get(name)
         return verdict(
-            readable=readable and name not in self.invalid,
+            readable=name not in self.invalid,
             paused=bool(status.pause or (own and pause_in_force(own, status.now))),
             ended=fire is None,
             late=fire is not None and fire < status.overdue,
@@ -402,26 +399,23 @@ class _Index:
 
     def places(self, names: Iterable[str], sort: str) -> Iterator[Place]:
         """Yield where each stands in an order."""
-        due, status = self._due, self._pulse
+        due, status = self._due, self._status
         if sort == "name":
             return ([name] for name in names)
         if sort == "next":
             return ([due.get(name, _NEVER), name] for name in names)
         if sort == "last":
-            return ([-self._ended(name), name] for name in names)
+            ended = {n: last.ended for n, o in self._outcomes.items() if (last := LastRun.read(o))}
+            return ([-ended.get(name, 0), name] for name in names)
         if sort == "state":
             return ([STATES.index(self.states(name)[0]), name] for name in names)
         kinds = (status.late, status.stuck, status.failing)
         rank = {name: i for i, kind in reversed(list(enumerate(kinds))) for name in kind}
         return ([rank.get(name, _REST), due.get(name, _NEVER), name] for name in names)
 
-    def _ended(self, name: str) -> int:
-        last = LastRun.read(self._outcomes.get(name))
-        return last.ended if last else 0
-
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Definition:
     """A parsed definition. `searched` is the text that a filter searches."""
 
     stored: str
@@ -429,7 +423,7 @@ class _Kept:
     searched: str
 
     @classmethod
-    def read(cls, name: str, stored: str) -> _Kept:
+    def read(cls, name: str, stored: str) -> _Definition:
         schedule = None
         with suppress(ScheduleError):
             schedule = from_definition(name, stored)
@@ -440,25 +434,17 @@ class _Kept:
         return conditions.matches(self.schedule, self.searched)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The names of a page, before its rows are read."""
-
-    status: Status
-    names: list[str]
-    total: int | None
-    cursor: str
-    order: str
-    searched: int | None = None
-
-    @classmethod
-    def of(
-        cls, status: Status, places: list[Place], limit: int, order: str, total: int | None = None
-    ) -> _Found:
-        """Return the first `limit` of these, which are in order."""
-        cursor = cursors.encode(order, *places[limit - 1]) if len(places) > limit else ""
-        shown = "trouble" if order == "index" else order
-        return cls(status, [place[-1] for place in places[:limit]], total, cursor, shown)
+def _first(
+    status: Status, places: list[Place], limit: int, order: str, total: int | None = None
+) -> Listing:
+    """Return the page of the first `limit` places, which are in order."""
+    return Listing(
+        status=status,
+        names=[place[-1] for place in places[:limit]],
+        total=total,
+        cursor=cursors.encode(order, *places[limit - 1]) if len(places) > limit else "",
+        order="trouble" if order == "index" else order,
+    )
 
 
 def _matches(
@@ -470,10 +456,11 @@ def _matches(
         if index and "invalid" not in conditions.states and not index.matches(name, conditions):
             continue
         if conditions.needs_definitions or conditions.states:
-            kept = _Kept.read(name, portion[name])
-            readable = kept.schedule is not None
-            if not kept.matches(conditions) or (
-                index and not index.matches(name, conditions, readable=readable)
+            definition = _Definition.read(name, portion[name])
+            if index and definition.schedule is None:
+                index.invalid.add(name)
+            if not definition.matches(conditions) or (
+                index and not index.matches(name, conditions)
             ):
                 continue
         yield name
@@ -490,22 +477,12 @@ _keys: dict[str, Callable[[Row], Any]] = {
     "next": lambda row: (row.entry.next_fire is None, row.entry.next_fire, row.entry.name),
     "state": lambda row: (STATES.index(row.state), row.entry.name),
 }
-"""Orders of what a search has found."""
+"""Orders of the matches of a search."""
 
 
 @lru_cache(maxsize=KEPT)
 def _entry(line: bytes) -> LedgerEntry:
     return ledger_entry(line.decode())
-
-
-def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), CHUNK):
-        yield names[start : start + CHUNK]
-
-
-def _refuse(option: str, value: str | None, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ScheduleError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
 
 
 def _place(cursor: str, order: str) -> Place:

@@ -1,7 +1,7 @@
-"""GET /metrics: the figures in Prometheus's text format, or in OpenMetrics on request.
+"""GET /metrics: the metrics in Prometheus's text format, or in OpenMetrics on request.
 
-Everything counted lives in Redis, so every web process reports the same numbers: scrape one of
-them. Only `rq_clock_http_requests_total` is of this process. docs/metrics.md lists the metrics.
+The counters live in Redis, so every web process reports the same numbers: scrape one of them. Only
+`rq_clock_http_requests_total` counts for each process. docs/metrics.md lists the metrics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from threading import Lock
 from time import monotonic
-from typing import cast
+from typing import TypeAlias, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -23,12 +23,12 @@ from rq_clock.settings import Settings
 from rq_clock.store.counters import LATE, TICKED, TOOK, WAITED, Bounds, Histogram
 from rq_clock.store.store import Store
 from rq_clock.version import releases
-from rq_clock.web.metrics_query import MetricsSnapshot, Single, read
+from rq_clock.web.metrics_query import MetricsSnapshot, read
 
 CACHE_SECONDS = 1.0
-"""How long one reading serves every client."""
+"""How long one snapshot serves every client."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-Labels = dict[str, str]
+Labels: TypeAlias = dict[str, str]
 
 router = APIRouter(include_in_schema=False)
 _own = CollectorRegistry()
@@ -41,8 +41,8 @@ _requests = Counter(
 
 
 def count_request(route: str, method: str, code: int) -> None:
-    """Count an answered request. `route` is the template of its path, empty when it has none. Other
-    text from clients becomes no label."""
+    """Count an answered request. `route` is the template of its path, empty when it has none. No
+    other text from a client becomes a label."""
     method = method if method in METHODS else "other"
     _requests.labels(route or "none", method, str(code)).inc()
 
@@ -73,41 +73,45 @@ class Metrics:
         with self._lock:
             made, text = self._kept.get(media_type, (float("-inf"), b""))
             if monotonic() - made >= CACHE_SECONDS:
-                text = encode(cast(CollectorRegistry, Figures(self._store, self._settings)))
+                text = encode(cast(CollectorRegistry, _RedisCollector(self._store, self._settings)))
                 self._kept[media_type] = monotonic(), text
         return text, media_type
 
 
-class Figures(Collector):
-    """What comes from Redis, as prometheus-client's families. Raises redis-py's RedisError."""
+class _RedisCollector(Collector):
+    """The metrics from Redis, as prometheus-client's families."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        self._figures = read(store, settings.metrics_schedules)
+        self._snapshot = read(store, settings.metrics_schedules)
         self._grace = settings.alert_grace
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
-        yield from _clock(self._figures)
-        yield from _totals(self._figures)
-        yield from _schedules(self._figures, self._grace)
-        yield from _queues(self._figures)
+        yield from _clock(self._snapshot)
+        yield from _totals(self._snapshot)
+        yield from _schedules(self._snapshot, self._grace)
+        yield from _queues(self._snapshot)
         yield from _own.collect()
 
 
 # ---- families ---------------------------------------------------------------------------------
 
 
-def _clock(figures: MetricsSnapshot) -> Iterator[Metric]:
-    yield _gauge("rq_clock_build_info", "Versions of this web process.", [(_build(), 1)])
-    leader = [({"clock": figures.leader}, 1.0)] if figures.leader else []
-    yield _gauge("rq_clock_leader_info", "The clock that leads; absent when none does.", leader)
-    yield _gauge(
+def _clock(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    yield _family("rq_clock_build_info", "Versions of this web process.", [(_build(), 1)])
+    instance, led = snapshot.status.leader.get("instance"), snapshot.status.led
+    yield _family(
+        "rq_clock_leader_info",
+        "The clock that leads; absent when none does.",
+        [({"clock": instance}, 1)] if instance else [],
+    )
+    yield _family(
         "rq_clock_last_tick_timestamp_seconds",
         "When a clock led last.",
-        [] if figures.led is None else [({}, figures.led)],
+        [({}, led.timestamp())] if led else [],
     )
-    counts = figures.counts
-    yield _counter(
+    counts = snapshot.counts
+    yield _family(
         "rq_clock_leader_changes_total",
         "Grants of the lease: nobody led, a living clock was deposed, or taken over by order.",
         (({"reason": how}, counts.leaders.get(how, 0)) for how in _HOW),
@@ -120,20 +124,20 @@ def _clock(figures: MetricsSnapshot) -> Iterator[Metric]:
     )
 
 
-def _totals(figures: MetricsSnapshot) -> Iterator[Metric]:
-    counts = figures.counts
-    yield _gauge(
+def _totals(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    counts = snapshot.counts
+    yield _family(
         "rq_clock_schedules",
         "Schedules by their worst state.",
-        (({"state": state}, number) for state, number in figures.states.items()),
+        (({"state": state}, number) for state, number in snapshot.states.items()),
     )
-    yield _gauge(
+    yield _family(
         "rq_clock_schedules_failing",
         "Schedules whose newest runs failed.",
-        [({}, figures.failing)],
+        [({}, snapshot.status.failing_count)],
     )
     fires = {**_FIRES, **counts.fires}
-    yield _counter(
+    yield _family(
         "rq_clock_fires_total",
         "Fire times that were enqueued, skipped, or could not be written, with the reason.",
         (({"result": result, "reason": why}, n) for (result, why), n in fires.items()),
@@ -144,12 +148,12 @@ def _totals(figures: MetricsSnapshot) -> Iterator[Metric]:
         LATE,
         [({}, counts.late)],
     )
-    yield _counter(
+    yield _family(
         "rq_clock_runs_total",
         "Runs that ended for good.",
         (({"status": state}, counts.runs.get(state, 0)) for state in _STATES),
     )
-    yield _counter(
+    yield _family(
         "rq_clock_attempts_repeated_total",
         "Attempts whose job went on: it is retried, or its worker was stopped or died.",
         (({"status": state}, counts.again.get(state, 0)) for state in _STATES[1:]),
@@ -165,19 +169,19 @@ def _totals(figures: MetricsSnapshot) -> Iterator[Metric]:
     )
 
 
-def _schedules(figures: MetricsSnapshot, grace: int) -> Iterator[Metric]:
-    singles, now = figures.singles, figures.now
+def _schedules(snapshot: MetricsSnapshot, grace: int) -> Iterator[Metric]:
+    singles, now = snapshot.singles, snapshot.status.now.timestamp()
     rows = [({"schedule": single.name}, single) for single in singles]
-    yield _gauge(
+    yield _family(
         "rq_clock_schedule_info",
         "A schedule: its kind of trigger, queue, zone, and whether it is declared in code.",
-        ((_info(single), 1) for single in singles if single.described),
+        ((single.labels, 1) for single in singles if single.labels),
     )
 
     def gauge(name: str, text: str, values: Iterable[float | None]) -> Metric:
         pairs = zip(rows, values, strict=True)
         samples = ((row[0], value) for row, value in pairs if value is not None)
-        return _gauge(f"rq_clock_schedule_{name}", text, samples)
+        return _family(f"rq_clock_schedule_{name}", text, samples)
 
     yield gauge("next_run_timestamp_seconds", "Next fire time.", (s.next_run for s in singles))
     yield gauge("last_slot_timestamp_seconds", "Newest decided fire time.",
@@ -192,7 +196,7 @@ def _schedules(figures: MetricsSnapshot, grace: int) -> Iterator[Metric]:
     yield gauge("paused", "Whether it is paused.", ("paused" in s.states for s in singles))
     yield gauge("failing", "Whether its newest runs failed.",
                 ("failing" in s.states for s in singles))  # fmt: skip
-    yield _counter(
+    yield _family(
         "rq_clock_schedule_fires_total",
         "As rq_clock_fires_total.",
         (
@@ -201,7 +205,7 @@ def _schedules(figures: MetricsSnapshot, grace: int) -> Iterator[Metric]:
             for (result, why), number in single.counts.fires.items()
         ),
     )
-    yield _counter(
+    yield _family(
         "rq_clock_schedule_runs_total",
         "As rq_clock_runs_total.",
         (
@@ -218,26 +222,26 @@ def _schedules(figures: MetricsSnapshot, grace: int) -> Iterator[Metric]:
                      "As rq_clock_run_wait_seconds.", WAITED, waited)  # fmt: skip
 
 
-def _queues(figures: MetricsSnapshot) -> Iterator[Metric]:
-    yield _gauge(
+def _queues(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    yield _family(
         "rq_jobs",
         "RQ's jobs by queue and status.",
-        (({"queue": q, "status": status}, n) for (q, status), n in figures.jobs.items()),
+        (({"queue": q, "status": status}, n) for (q, status), n in snapshot.jobs.items()),
     )
-    yield _gauge(
+    yield _family(
         "rq_workers",
         "Living workers by state and queues.",
-        (({"state": state, "queues": qs}, n) for (state, qs), n in figures.workers.items()),
+        (({"state": state, "queues": qs}, n) for (state, qs), n in snapshot.workers.items()),
     )
-    yield _gauge(
+    yield _family(
         "rq_queue_workers",
         "Living workers that serve a queue.",
-        (({"queue": queue}, n) for queue, n in figures.served.items()),
+        (({"queue": queue}, n) for queue, n in snapshot.served.items()),
     )
-    yield _gauge(
+    yield _family(
         "rq_queue_oldest_job_age_seconds",
         "How long the first job of a queue has waited; 0 when it is empty.",
-        (({"queue": queue}, seconds) for queue, seconds in figures.waiting.items()),
+        (({"queue": queue}, seconds) for queue, seconds in snapshot.waiting.items()),
     )
 
 
@@ -247,15 +251,10 @@ _FIRES = {("enqueued", "schedule"): 0, ("enqueued", "catch_up"): 0, ("error", "w
 """Reported from the start at 0: to Prometheus, a series that appears with 1 has not increased."""
 
 
-def _gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Metric:
-    family = Metric(name, text, "gauge")
-    for labels, value in samples:
-        family.add_sample(name, labels, value)
-    return family
-
-
-def _counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Metric:
-    family = Metric(name.removesuffix("_total"), text, "counter")
+def _family(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Metric:
+    """Return a counter if the name ends in "_total", otherwise a gauge."""
+    stem = name.removesuffix("_total")
+    family = Metric(stem, text, "gauge" if stem == name else "counter")
     for labels, value in samples:
         family.add_sample(name, labels, value)
     return family
@@ -274,24 +273,8 @@ def _histogram(
     return family
 
 
-def _info(single: Single) -> Labels:
-    described = single.described
-    assert described
-    return {
-        "schedule": single.name,
-        "kind": described.kind,
-        "queue": described.queue,
-        "timezone": described.zone,
-        "origin": "declared" if single.declared else "run-time",
-    }
-
-
 @cache
 def _build() -> Labels:
     versions = releases()
-    return {
-        "version": versions["version"],
-        "python": platform.python_version(),
-        "rq": versions["rq"],
-        "tzdata": versions["tzdata"],
-    }
+    own = {name: versions[name] for name in ("version", "rq", "tzdata")}
+    return own | {"python": platform.python_version()}

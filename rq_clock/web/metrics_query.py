@@ -1,5 +1,4 @@
-"""The figures behind /metrics, read from Redis in a few round trips, however many schedules there
-are.
+"""The values of /metrics, read from Redis in a few round trips, however many schedules there are.
 
 Single schedules are included up to a limit. Where there are more, only those in trouble are (late,
 stuck or failing), up to the limit, so that alert rules still see them. The totals are of all.
@@ -20,13 +19,14 @@ from rq_clock.model.verdict import STATES, verdict
 from rq_clock.store.counters import CounterSnapshot
 from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text
-from rq_clock.store.status import LastRun, fails, pause_in_force, read_status
+from rq_clock.store.status import LastRun, Status, fails, pause_in_force, read_status
 from rq_clock.store.store import Store
 
 QUEUES, WORKERS = 500, 2000
-"""Limits of queues and workers that are read."""
+"""Limits of queues and workers."""
 PAUSES = 10_000
-"""Pauses up to which ended ones are left out where there are many schedules."""
+"""Limit of the pauses that are read where there are many schedules. Beyond it, ended pauses count
+too."""
 STATUSES = {
     "queued": "queue",
     "started": "wip",
@@ -36,16 +36,7 @@ STATUSES = {
     "failed": "failed",
     "canceled": "canceled",
 }
-"""Status of a job, and where RQ has those of a queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """The parts of a definition that become labels."""
-
-    kind: str
-    queue: str
-    zone: str
+"""Job status → RQ's key for a queue's jobs of this status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +44,8 @@ class Single:
     """One schedule. Instants are epoch seconds; None where there is none."""
 
     name: str
-    described: Described | None
+    labels: dict[str, str] | None
     """None when the definition cannot be read."""
-    declared: bool
     states: tuple[str, ...]
     next_run: float | None
     last_slot: float | None
@@ -68,14 +58,10 @@ class Single:
 class MetricsSnapshot:
     """A namespace, and RQ's queues, at one instant of the server's clock."""
 
-    now: float
-    leader: str
-    """The instance that leads, or empty."""
-    led: float | None
-    """When a clock led last."""
+    status: Status
     counts: CounterSnapshot
     states: Mapping[str, int]
-    failing: int
+    """Schedules by their worst state."""
     singles: tuple[Single, ...]
     jobs: Mapping[tuple[str, str], int]
     """By queue and status."""
@@ -88,8 +74,8 @@ class MetricsSnapshot:
 
 
 def read(store: Store, limit: int) -> MetricsSnapshot:
-    """Return all of it. Raises redis-py's RedisError."""
-    return _Reading(store, limit).figures()
+    """Return the snapshot, with `limit` single schedules at most. Raises redis-py's RedisError."""
+    return _Reading(store, limit).snapshot()
 
 
 class _Reading:
@@ -107,14 +93,14 @@ class _Reading:
         self._status = read_status(store, first)
         self._many = self._status.size > limit
         self._queues = sorted(map(text, first["queues"] or ()))[:QUEUES]
-        self._second = self._ask_second()
+        self._second = self._read_second()
         self._names = self._in_trouble() if self._many else sorted(map(text, self._second["names"]))
-        self._paused = self._pausing()
-        self._third = self._ask_third()
+        self._paused = self._paused_schedules()
+        self._third = self._read_third()
 
-    # ---- asking -------------------------------------------------------------------------------
+    # ---- round trips --------------------------------------------------------------------------
 
-    def _ask_second(self) -> NamedPipeline:
+    def _read_second(self) -> NamedPipeline:
         pipe = NamedPipeline(self._store)
         if not self._many:
             pipe.add("names", "hkeys", "definitions")
@@ -130,7 +116,7 @@ class _Reading:
         pipe.run()
         return pipe
 
-    def _ask_third(self) -> NamedPipeline:
+    def _read_third(self) -> NamedPipeline:
         pipe, names = NamedPipeline(self._store), self._names
         for queue in self._queues:
             if head := self._second[f"head {queue}"]:
@@ -157,25 +143,21 @@ class _Reading:
         found = dict.fromkeys([*blocked, *failing])
         return sorted(list(found)[: self._limit])
 
-    def _pausing(self) -> list[str]:
+    def _paused_schedules(self) -> list[str]:
         """Return, where there are many schedules, those whose own pause is in force."""
         found = self._second.get("pauses", {}).items()
         names = [text(name) for name, pause in found if pause_in_force(pause, self._status.now)]
         return [name for name in names if name != "*"]
 
-    # ---- the figures --------------------------------------------------------------------------
+    # ---- results ------------------------------------------------------------------------------
 
-    def figures(self) -> MetricsSnapshot:
-        status = self._status
+    def snapshot(self) -> MetricsSnapshot:
         singles = tuple(self._singles())
         served, workers = self._workers()
         return MetricsSnapshot(
-            now=status.now.timestamp(),
-            leader=status.leader.get("instance", ""),
-            led=status.led.timestamp() if status.led else None,
+            status=self._status,
             counts=CounterSnapshot.read(self._first["counters"]),
             states=self._states(singles),
-            failing=status.failing_count,
             singles=singles,
             jobs={
                 (_name(queue), state): self._second[f"{state} {queue}"] or 0
@@ -196,9 +178,9 @@ class _Reading:
         for name, definition, marker, pause, outcome, declared, due, failing in rows:
             if definition is None:
                 continue  # removed meanwhile
-            last, described = LastRun.read(outcome), _described(name, definition)
+            last, labels = LastRun.read(outcome), _labels(name, definition, bool(declared))
             states = verdict(
-                readable=described is not None,
+                readable=labels is not None,
                 paused=bool(status.pause or pause_in_force(pause, status.now)),
                 ended=due is None,
                 late=due is not None and due < status.overdue,
@@ -208,8 +190,7 @@ class _Reading:
             )
             yield Single(
                 name=name,
-                described=described,
-                declared=bool(declared),
+                labels=labels,
                 states=states,
                 next_run=_seconds(due),
                 last_slot=_seconds((marker or b"-").partition(b" ")[0]),
@@ -220,14 +201,15 @@ class _Reading:
 
     def _states(self, singles: Sequence[Single]) -> dict[str, int]:
         """Return how many schedules are in each state: exact for few, and close for many."""
+        counts = self._states_of_many() if self._many else Counter(s.states[0] for s in singles)
+        return {state: counts[state] for state in STATES}
+
+    def _states_of_many(self) -> Counter[str]:
         status = self._status
-        counts = Counter(single.states[0] for single in singles)
-        if not self._many:
-            return {state: counts[state] for state in STATES}
         counts = Counter(invalid=len(status.invalid))
         if status.pause:
             counts["paused"] = status.size - counts["invalid"]
-            return {state: counts[state] for state in STATES}
+            return counts
         paused = set(self._paused)
         counts["paused"] = len(paused) if "pauses" in self._second else self._first["pauses"]
         waiting = sum(score is None for score in self._third.get("paused", ()))
@@ -239,14 +221,14 @@ class _Reading:
         worse |= status.failing.keys() | paused | status.invalid
         counts["running"] = len(status.running_jobs.keys() - worse)
         counts["scheduled"] = max(status.size - counts.total(), 0)
-        return {state: counts[state] for state in STATES}
+        return counts
 
     def _workers(self) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
         served: Counter[str] = Counter({_name(queue): 0 for queue in self._queues})
         workers: Counter[tuple[str, str]] = Counter()
         for key in self._first["workers"] or ():
             state, queues = self._second[f"worker {text(key)}"] or (None, None)
-            if queues:  # else it has died, and nobody has tidied up yet
+            if queues:  # otherwise it has died, and is still registered
                 workers[text(state or b"unknown"), text(queues)] += 1
                 served.update(text(queues).split(","))
         return served, workers
@@ -262,13 +244,19 @@ class _Reading:
 
 
 @lru_cache(maxsize=10_000)
-def _described(name: str, definition: bytes) -> Described | None:
+def _labels(name: str, definition: bytes, declared: bool) -> dict[str, str] | None:
+    """Return the labels of a schedule; None when its definition cannot be read."""
     try:
         schedule = from_definition(name, definition)
     except ScheduleError:
         return None
-    trigger = schedule.trigger
-    return Described(type(trigger).__name__.lower(), schedule.queue, trigger.tz)
+    return {
+        "schedule": name,
+        "kind": type(schedule.trigger).__name__.lower(),
+        "queue": schedule.queue,
+        "timezone": schedule.trigger.tz,
+        "origin": "declared" if declared else "run-time",
+    }
 
 
 def _name(queue: str) -> str:
@@ -276,5 +264,5 @@ def _name(queue: str) -> str:
 
 
 def _seconds(ms: bytes | float | None) -> float | None:
-    """Return epoch milliseconds as Redis has them in seconds; "-" is none."""
+    """Return stored epoch milliseconds in seconds; None for "-"."""
     return None if ms is None or ms == b"-" else float(ms) / 1000
