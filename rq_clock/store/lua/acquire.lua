@@ -19,9 +19,7 @@
 local owner, former, instance, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local meta = redis.call('HMGET', KEYS[3], 'version', 'owner')
-if meta[1] and meta[1] ~= ARGV[6] then
-  return {'version', meta[1]}
-end
+if meta[1] and meta[1] ~= ARGV[6] then return {'version', meta[1]} end
 
 local lease = redis.call('HMGET', KEYS[1], 'token', 'instance', 'proven')
 local token, holder = lease[1], lease[2]

@@ -9,7 +9,7 @@
 --    or 1 "finish"   2 duty   3 when it was due, ms
 --       … and the last, as audit.lua takes it
 -- Returns 1; 0 when there is one with this id already, none that runs to be canceled, or a duty that
--- is due at another time by now, since somebody has created it anew; -1 when another backfill was
+-- is due at another time by now, because it was created again; -1 when another backfill was
 -- created meanwhile, which may enqueue the same
 
 local verb, id, now = ARGV[1], ARGV[2], ARGV[3]
@@ -20,18 +20,14 @@ end
 
 local backfill, words = key('backfill:' .. id), 7 + tonumber(ARGV[6])
 if verb == 'create' then
-  if redis.call('EXISTS', backfill) == 1 then
-    return 0
-  end
+  if redis.call('EXISTS', backfill) == 1 then return 0 end
   if ARGV[5] ~= '' and tonumber(ARGV[5]) ~= redis.call('ZCARD', KEYS[1]) then
     return -1
   end
   redis.call('HSET', backfill, unpack(ARGV, words))
   redis.call('ZADD', KEYS[1], now, id)
 else
-  if redis.call('HGET', backfill, 'state') ~= 'running' then
-    return 0
-  end
+  if redis.call('HGET', backfill, 'state') ~= 'running' then return 0 end
   redis.call('HSET', backfill, 'state', 'canceled')
 end
 redis.call('ZADD', key('duties'), now, 'backfill:' .. id)

@@ -12,9 +12,7 @@
 -- is gone), or the fault. Only "ok" has written, or, where a server takes no more writes, the jobs
 -- before the fault; their ids keep them from being enqueued twice.
 
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
-  return 'lost'
-end
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 'lost' end
 local duty, keep = 'backfill:' .. ARGV[2], ARGV[11]
 local state, cursor, schedule = unpack(redis.call('HMGET', KEYS[2], 'state', 'cursor', 'schedule'))
 
@@ -27,9 +25,7 @@ if state ~= 'running' then
   finish_duty()
   return 'stale'
 end
-if (cursor or '') ~= ARGV[3] then
-  return 'stale'
-end
+if (cursor or '') ~= ARGV[3] then return 'stale' end
 
 local known = redis.call('HEXISTS', key('markers'), schedule) == 1 and schedule
 local jobs, enqueued = {}, 0

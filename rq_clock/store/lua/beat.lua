@@ -11,9 +11,7 @@
 -- and memory limits"). A worker must not look dead because the server is full.
 
 local slot, key = redis.call('HGET', KEYS[1], ARGV[1]), 'rq:worker:' .. ARGV[1]
-if not slot or redis.call('EXPIRE', key, ARGV[5]) == 0 then
-  return 'gone'
-end
+if not slot or redis.call('EXPIRE', key, ARGV[5]) == 0 then return 'gone' end
 redis.call('HSET', key, 'last_heartbeat', ARGV[3])
 
 local execution, id, queue = string.match(slot, '^%d+ (%S+) (%S+) (.+)$')
@@ -33,9 +31,7 @@ if execution and redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution
   end
 end
 
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  return 'well'
-end
+if redis.call('EXISTS', KEYS[2]) == 1 then return 'well' end
 local reaper = redis.call('GET', KEYS[3])
 if not reaper or reaper == ARGV[1] then
   redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[6])

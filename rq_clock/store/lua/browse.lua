@@ -1,3 +1,4 @@
+--! keys
 -- A page of RQ's jobs in one state, of one queue or of all.
 --
 -- KEYS  1 rq:queues
@@ -23,16 +24,8 @@ if only == '' then
   table.sort(names)
 end
 
--- What a key has; nothing when it is of another type.
-local function read(...)
-  local found = redis.pcall(...)
-  return type(found) == 'table' and found.err and {} or found
-end
-
 local function before(score, entry, other, beside)
-  if score ~= other then
-    return (score > other) == down
-  end
+  if score ~= other then return (score > other) == down end
   return (entry > beside) == down and entry ~= beside
 end
 

@@ -22,9 +22,7 @@
 
 local slot = redis.call('HGET', KEYS[1], ARGV[1])
 local dead = ARGV[2] == 'dead'
-if not slot or (dead and slot ~= ARGV[3]) then
-  return {'gone'}
-end
+if not slot or (dead and slot ~= ARGV[3]) then return {'gone'} end
 local execution, id, queue = string.match(slot, '^%d+ (%S+) (%S+) (.+)$')
 if not dead and execution ~= ARGV[3] then
   return {'ended'}  -- its own work: only the worker itself, or its death, frees its place
@@ -67,19 +65,16 @@ for _ = 1, count do
   expected[take()] = true
 end
 for _, dependent in ipairs(redis.call('SMEMBERS', 'rq:job:' .. id .. ':dependents')) do
-  if count >= 0 and not expected[dependent] then
-    return {'dependents'}
-  end
+  if count >= 0 and not expected[dependent] then return {'dependents'} end
 end
 
 leave()
-local schedule, fire, codes, ending, success, keep = take(), take(), take(), take(), take(), take()
-local again, known, of = take(), false, prefix_of(KEYS[2])
+local of, known = prefix_of(KEYS[2]), false
+local run = {id = id, prefix = of, schedule = take(), fire = take(), codes = take()}
+local schedule, fire, ending, success, keep, again =
+  run.schedule, run.fire, take(), take(), take(), take()
 if schedule ~= '' then
-  known = redis.call('HEXISTS', key('markers', of), schedule) == 1
-  local line = finish(schedule, codes, fire, ending, of)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', keep, '*', 'schedule', schedule, 'job', id,
-    'entry', line, 'again', again)
+  known = finish(run, ending, again, keep)
   local newest = redis.call('HGET', key('succeeded', of), schedule)
   if known and success == '1' and (not newest or tonumber(newest) < tonumber(fire)) then
     redis.call('HSET', key('succeeded', of), schedule, fire)
@@ -95,11 +90,7 @@ end
 
 local failure
 for _ = 1, tonumber(take()) do
-  local words = {}
-  for w = 1, tonumber(take()) do
-    words[w] = take()
-  end
-  local fault = attempt(unpack(words))
+  local fault = attempt(take_command())
   failure = failure or fault
 end
 if group ~= '' and count >= 0 then
@@ -108,7 +99,5 @@ end
 if dead then
   redis.call('DEL', 'rq:worker:' .. ARGV[1])  -- the commands count what it did
 end
-if failure then
-  return {'error', failure}
-end
+if failure then return {'error', failure} end
 return {'ended'}

@@ -5,7 +5,7 @@
 -- faults are found before its first write; a failure in the middle is undone.
 --
 -- KEYS  1 lease   2 markers   3 due
--- ARGV  1 token, or "" for a decision beside the clock, which a change would else take away
+-- ARGV  1 token, or "" for a decision without the lease, before a change that would lose it
 --       2 entries a ledger may have   3 revision of "*"
 --       4 number of shapes, then for each the words that the commands of many jobs share:
 --         number of commands, then the number of words of each; the words of all
@@ -55,7 +55,7 @@ for s = 1, tonumber(take()) do
   shapes[s] = shape
 end
 
--- What Redis stores of each schedule, and the batch's own words, side by side.
+-- Read the batch's words, and what Redis stores of each schedule.
 local entries, names, own = {}, {}, 0
 for i = 1, tonumber(take()) do
   local entry = {name = take(), base = take(), revision = take(), marker = take(),
@@ -74,9 +74,7 @@ end
 local states = redis.call('HMGET', KEYS[2], unpack(names))
 names[#names + 1] = '*'
 local revisions = redis.call('HMGET', key('revisions'), unpack(names))
-if (revisions[#names] or '0') ~= ARGV[3] then
-  return {'changed'}
-end
+if (revisions[#names] or '0') ~= ARGV[3] then return {'changed'} end
 for i, name in ipairs({KEYS[2], KEYS[3]}) do
   local kind = redis.call('TYPE', name).ok
   if kind ~= 'none' and kind ~= (i == 1 and 'hash' or 'zset') then
@@ -84,12 +82,10 @@ for i, name in ipairs({KEYS[2], KEYS[3]}) do
   end
 end
 
--- What would make a write of this schedule fail, looked up before the first one.
+-- Return what would make a write of this schedule fail, before the first one.
 local function obstacle(entry)
   local fault = attempt('LLEN', entry.ledger)
-  if fault then
-    return 'its ledger: ' .. fault
-  end
+  fault = fault and 'its ledger: ' .. fault
   for _, job in ipairs(entry.jobs) do
     fault = fault or queue_fault(job.queue)
   end

@@ -23,7 +23,7 @@
 -- ends no sooner than with the last that the clock has skipped for it: these are caught up.
 -- An "exists" is none for a schedule that is there with the same definition: adding again is
 -- harmless. The new revision makes what the clock has staged for a schedule stale, so a change
--- holds from this instant on.
+-- applies from this instant on.
 
 local now, keep, first = ARGV[1], ARGV[2], 5 + tonumber(ARGV[4])
 
@@ -59,9 +59,7 @@ for n = 1, count do
     refused[#refused + 1] = why
   end
 end
-if #refused > 1 then
-  return refused
-end
+if #refused > 1 then return refused end
 
 -- Writes are gathered into long commands: thousands are added at once.
 local gathered, lengths = {}, {}

@@ -1,4 +1,5 @@
--- Read all that RQ and the workers have of one job.
+--! keys
+-- Read all that RQ and the workers store about one job.
 --
 -- KEYS  1 runs
 -- ARGV  1 job   2 instant (ms) from which on its attempts are looked for, or "" for not   3 limit
@@ -18,12 +19,6 @@ local FIELDS = {'status', 'origin', 'description', 'created_at', 'enqueued_at', 
   'ended_at', 'last_heartbeat', 'worker_name', 'timeout', 'result_ttl', 'failure_ttl', 'ttl',
   'retries_left', 'retry_intervals', 'rq_clock_attempt', 'rq_clock_interruptions',
   'rq_clock_group', 'rq_clock_group_limit', 'dependency_ids', 'meta'}
-
--- What a key has; nothing when it is of another type.
-local function read(...)
-  local found = redis.pcall(...)
-  return type(found) == 'table' and found.err and {} or found
-end
 
 local fields = {}
 if redis.call('TYPE', key).ok == 'hash' then

@@ -21,7 +21,20 @@ local function take()
   return ARGV[position - 1]
 end
 
--- Run a command that may fail; its error.
+-- Take the words of a command, whose number comes first.
+local function take_command()
+  local first = position + 1
+  position = first + ARGV[position]
+  return unpack(ARGV, first, position - 1)
+end
+
+-- Run a command about a key of others. Returns an empty table when the key is of another type.
+local function read(...)
+  local found = redis.pcall(...)
+  return type(found) == 'table' and found.err and {} or found
+end
+
+-- Run a command that may fail. Returns its error.
 local function attempt(...)
   local reply = redis.pcall(...)
   return type(reply) == 'table' and reply.err or nil
@@ -36,7 +49,7 @@ local function is_live(id)
   return type(status) == 'string' and LIVE[status] or false
 end
 
--- Those of these jobs, separated by spaces, that live.
+-- Return the live ones of these jobs, which are separated by spaces.
 local function living(jobs)
   local found = {}
   for id in string.gmatch(jobs, '%S+') do
@@ -47,7 +60,7 @@ end
 
 local kinds = {}
 
--- Why nothing can be put into a queue; nil when it can.
+-- Return why a queue takes no job; nil when it does.
 local function queue_fault(queue)
   kinds[queue] = kinds[queue] or redis.call('TYPE', queue).ok
   if kinds[queue] ~= 'none' and kinds[queue] ~= 'list' then
@@ -66,11 +79,11 @@ end
 local function enqueue(id, queue)
   local exists, fault = redis.call('EXISTS', 'rq:job:' .. id) == 1, queue_fault(queue)
   for _ = 1, tonumber(take()) do
-    local words = {}
-    for w = 1, tonumber(take()) do
-      words[w] = take()
+    if exists or fault then
+      position = position + 1 + ARGV[position]
+    else
+      fault = attempt(take_command())
     end
-    fault = fault or not exists and attempt(unpack(words)) or nil
   end
   if fault and not exists then
     undo(id, queue)
@@ -78,7 +91,7 @@ local function enqueue(id, queue)
   return fault, exists
 end
 
--- Another of these jobs that has the same fire time.
+-- Return another of these jobs that has the same fire time.
 local function twin(id, jobs)
   local start = string.match(id, '^(.*)%-[mb]%d+$') or id
   for _, other in ipairs(jobs) do
@@ -143,7 +156,7 @@ local function drop(names, keep)
   end
 end
 
--- Give all that is known of a schedule to one of another name.
+-- Move all state of a schedule to another name.
 local function carry_over(old, new)
   for _, hash in ipairs(HASHES) do
     local value = redis.call('HGET', key(hash), old)

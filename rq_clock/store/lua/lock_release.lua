@@ -12,9 +12,7 @@ local ours = lock[1] == ARGV[2]
 if not ours and (lock[1] or redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[3]) then
   return 0
 end
-if lock[2] then
-  return 1
-end
+if lock[2] then return 1 end
 if ARGV[4] == '0' then
   redis.call('DEL', KEYS[1])
   return 1

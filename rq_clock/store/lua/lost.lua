@@ -1,14 +1,12 @@
 --! keys outcomes
--- Record that a job which blocks its schedule has vanished, and stop it from blocking.
+-- Record that a job which blocks its schedule has vanished, and unblock the schedule.
 --
 -- KEYS  1 lease
 -- ARGV  1 token   2 schedule   3 job id   4 now ms, which stands for its start and its end
 --       5 the field of counters for such a run
 -- Returns 1; 0 when the token is no longer the lease's or the job blocks nothing any more.
 
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
-  return 0
-end
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 local name, id, now = ARGV[2], ARGV[3], ARGV[4]
 local base, jobs = state_of(name)
 local left = {}
@@ -16,9 +14,7 @@ for job in string.gmatch(jobs or '', '%S+') do
   left[#left + 1] = job ~= id and job or nil
 end
 left = table.concat(left, ' ')
-if not base or left == jobs then
-  return 0
-end
+if not base or left == jobs then return 0 end
 redis.call('RPUSH', key('ledger:' .. name), 'x ' .. now .. ' ' .. id)
 keep_state(name, base, left)
 local fire = string.match(id, '%-(%d+)%-[mb]%d+$') or string.match(id, '%-(%d+)$')

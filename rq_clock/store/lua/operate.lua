@@ -1,6 +1,6 @@
 --! audit turns outcomes
--- What an operator does to jobs, of schedules and others: requeue, cancel, delete, stop; each job
--- whole or not at all, and with the records of its schedule.
+-- Requeue, cancel, delete or stop jobs for an operator, of schedules and others. Each job is changed
+-- whole or not at all, with the records of its schedule.
 --
 -- KEYS  1 workers. The records are in the namespace of the run.
 -- ARGV  1 requeue | cancel | delete | stop   2 now ms   3 now as RQ writes it   4 by   5 verb for
@@ -38,10 +38,7 @@ local function give_up(job)
   local of, schedule = job.prefix, job.schedule
   local attempts = redis.call('HGET', 'rq:job:' .. job.id, 'rq_clock_attempt') or '0'
   local ending = 'stopped ' .. attempts .. ' ' .. now .. ' ' .. now .. ' - ' .. ARGV[10]
-  local line = finish(schedule, job.codes, job.fire, ending, of)
-  redis.pcall('XADD', key('runs', of), 'MAXLEN', '~', ARGV[9], '*', 'schedule', schedule,
-    'job', job.id, 'entry', line, 'again', '')
-  local known = redis.call('HEXISTS', key('markers', of), schedule) == 1
+  local known = finish(job, ending, '', ARGV[9])
   if known then
     remember(schedule, 'stopped', job.fire, now, now, of)
   end
@@ -61,18 +58,12 @@ local operations = {}
 
 function operations.requeue(job, status)
   local hash, queue = 'rq:job:' .. job.id, 'rq:queue:' .. job.queue
-  if not ENDED[status] then
-    return 'state', status
-  end
+  if not ENDED[status] then return 'state', status end
   local fault = queue_fault(queue)
-  if fault then
-    return 'error', fault
-  end
+  if fault then return 'error', fault end
   local jobs = job.run and select(2, state_of(job.schedule, job.prefix))
   local other = jobs and twin(job.id, living(jobs))
-  if other then
-    return 'twin', other
-  end
+  if other then return 'twin', other end
   redis.call('HSET', hash, 'status', 'queued', 'enqueued_at', text, 'started_at', '',
     'ended_at', '', 'worker_name', '')
   redis.call('HDEL', hash, 'rq_clock_interruptions')
@@ -95,9 +86,7 @@ function operations.requeue(job, status)
 end
 
 function operations.cancel(job, status)
-  if not LIVE[status] or status == 'started' then
-    return 'state', status
-  end
+  if not LIVE[status] or status == 'started' then return 'state', status end
   redis.call('ZADD', 'rq:canceled:' .. job.queue, math.floor(now / 1000), job.id)
   redis.call('HSET', 'rq:job:' .. job.id, 'status', 'canceled', 'ended_at', text)
   take_out(job, status)
@@ -109,9 +98,7 @@ function operations.cancel(job, status)
 end
 
 function operations.delete(job, status)
-  if status == 'started' then
-    return 'state', status
-  end
+  if status == 'started' then return 'state', status end
   local hash = 'rq:job:' .. job.id
   take_out(job, status)
   if LIVE[status] and job.run then
@@ -131,9 +118,7 @@ function operations.delete(job, status)
 end
 
 function operations.stop(job, status)
-  if status ~= 'started' then
-    return 'state', status
-  end
+  if status ~= 'started' then return 'state', status end
   local worker = redis.call('HGET', 'rq:job:' .. job.id, 'worker_name') or ''
   local order = cjson.encode({command = 'stop-job', job_id = job.id})
   if redis.call('PUBLISH', 'rq:pubsub:' .. worker, order) == 0 then

@@ -1,4 +1,4 @@
--- How runs ended, for the records of their schedule, and counts. It stands behind keys.lua, before
+-- Record how runs ended, for their schedule and the counters. It stands behind keys.lua, before
 -- the scripts that name it. A schedule may be of another namespace, whose prefix is `of`. Nothing
 -- here may prevent an end: a write that the server refuses is left out.
 --
@@ -6,7 +6,7 @@
 -- ARGV  none
 -- Returns nothing by itself
 
--- Keep how a run has ended for good, with the newest success, the newest failure and the number of
+-- Keep how a run ended for good, with the newest success, the newest failure and the number of
 -- failures in a row. A run that was stopped is neither.
 local function remember(schedule, state, fire, started, ended, of)
   local outcomes, failing = key('outcomes', of), key('failing', of)
@@ -33,18 +33,27 @@ local function tally(schedule, field, by, of)
   end
 end
 
--- Enter in a ledger how the latest attempt at a fire time ended. Returns its entry, also when that is
--- not kept any more. `codes` is a pattern of the codes that it may have.
-local function finish(schedule, codes, fire, ending, of)
-  local ledger = key('ledger:' .. schedule, of)
+-- Enter in the ledger how the latest attempt at a run ended. Returns the entry, also when the ledger
+-- does not keep it any more.
+local function enter(run, ending)
+  local ledger, start = key('ledger:' .. run.schedule, run.prefix), ' ' .. run.fire .. ' '
   local length = redis.pcall('LLEN', ledger)
   for i = 1, type(length) == 'number' and length or 0 do
-    local head = string.match(redis.call('LINDEX', ledger, -i),
-      '^' .. codes .. ' ' .. fire .. ' %-?%d+')
+    local head =
+      string.match(redis.call('LINDEX', ledger, -i), '^' .. run.codes .. start .. '%-?%d+')
     if head then
       redis.call('LSET', ledger, -i, head .. ' ' .. ending)
       return head .. ' ' .. ending
     end
   end
-  return (string.match(codes, '^%l$') or 's') .. ' ' .. fire .. ' - ' .. ending
+  return (string.match(run.codes, '^%l$') or 's') .. start .. '- ' .. ending
+end
+
+-- Enter in the ledger and in `runs`, which keeps about `cap` entries, how an attempt at a run ended:
+-- a table of its id, prefix, schedule, fire and codes, the pattern of its code in the ledger.
+-- Returns whether its schedule still exists.
+local function finish(run, ending, again, cap)
+  redis.pcall('XADD', key('runs', run.prefix), 'MAXLEN', '~', cap, '*', 'schedule', run.schedule,
+    'job', run.id, 'entry', enter(run, ending), 'again', again)
+  return redis.call('HEXISTS', key('markers', run.prefix), run.schedule) == 1
 end

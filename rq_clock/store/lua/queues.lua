@@ -1,3 +1,4 @@
+--! keys
 -- Read RQ's queues and workers at one moment.
 --
 -- KEYS  1 rq:queues   2 rq:workers   3 workers, those of this namespace
@@ -13,12 +14,6 @@
 local function size(command, key)
   local n = redis.pcall(command, key)
   return type(n) == 'number' and n or 0
-end
-
--- What a key has; nothing when it is of another type.
-local function read(...)
-  local found = redis.pcall(...)
-  return type(found) == 'table' and found.err and {} or found
 end
 
 local known, names = {}, {}

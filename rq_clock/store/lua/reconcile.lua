@@ -15,9 +15,7 @@
 -- A put keeps marker, pause and ledger; a changed one raises the revision, so a decision based on
 -- the old definition is refused at commit. A rename carries marker, pause and ledger over, once.
 
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
-  return 0
-end
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 local release, now, keep = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 if release > 0 then
   if tonumber(redis.call('HGET', KEYS[2], 'release') or '0') > release then

@@ -5,9 +5,7 @@
 --       has finished its first pass
 -- Returns 1, or 0 when the token is no longer the lease's: nothing was written.
 
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
-  return 0
-end
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local clock = redis.call('TIME')
 redis.call('HSET', KEYS[3], 'led', clock[1] * 1000 + math.floor(clock[2] / 1000))

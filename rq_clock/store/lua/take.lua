@@ -5,7 +5,7 @@
 -- KEYS  1 workers   2 rq:suspended   3… the queues, in order
 -- ARGV  1 worker   2 id for the execution   3 now, epoch seconds   4 now, as RQ writes it
 --       5 seconds until RQ counts a silent execution as abandoned
--- Returns {"gone"}             this worker was counted as dead; it has to register anew
+-- Returns {"gone"}             this worker was counted as dead; it has to register again
 --         {"nothing"}          there is no job
 --         {"suspended"}        RQ's tools have suspended all work
 --         {"more"}             many were parked, and there may be others
@@ -15,9 +15,7 @@
 
 local PARKED_LIMIT = 200  -- in one go: a few milliseconds
 local slot = redis.call('HGET', KEYS[1], ARGV[1])
-if not slot then
-  return {'gone'}
-end
+if not slot then return {'gone'} end
 local now, text, ttl = ARGV[3], ARGV[4], ARGV[5]
 local ours = string.match(prefix, ':(.*):$') .. '-'
 
@@ -31,12 +29,8 @@ local function answer(execution, id, queue)
 end
 
 local execution, id, queue = string.match(slot, '^%d+ (%S+) (%S+) (.+)$')
-if execution then
-  return answer(execution, id, queue)
-end
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  return {'suspended'}
-end
+if execution then return answer(execution, id, queue) end
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'suspended'} end
 
 local function begin()
   local own, all = 'rq:execution:' .. id .. ':' .. execution, 'rq:executions:' .. id
@@ -84,9 +78,7 @@ for i = 3, #KEYS do
         return begin()
       end
       parked = parked + 1
-      if parked == PARKED_LIMIT then
-        return {'more'}
-      end
+      if parked == PARKED_LIMIT then return {'more'} end
     end
     id = head(KEYS[i])
   end

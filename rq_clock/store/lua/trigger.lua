@@ -14,23 +14,17 @@
 --         {"error", text}         it could not be written; nothing was
 
 local name, id, now, fire = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
-if redis.call('HEXISTS', KEYS[1], name) == 0 then
-  return {'missing'}
-end
+if redis.call('HEXISTS', KEYS[1], name) == 0 then return {'missing'} end
 local base, jobs = state_of(name, prefix, '- 0')
 local alive = living(jobs)
 local other = fire ~= now and twin(id, alive)
-if other then
-  return {'twin', other}
-end
+if other then return {'twin', other} end
 if ARGV[4] == 'skip' and #alive > 0 and redis.call('EXISTS', 'rq:job:' .. id) == 0 then
   return {'overlap', unpack(alive)}
 end
 position = 9 + tonumber(ARGV[8])
 local fault, before = enqueue(id, KEYS[2])
-if fault then
-  return {'error', fault}
-end
+if fault then return {'error', fault} end
 if not before then
   record(key('ledger:' .. name), 'm', fire, now, ARGV[5])
   tally(name, 'fire enqueued manual', 1)

@@ -7,7 +7,7 @@
 -- ARGV  none
 -- Returns nothing by itself
 
--- Turns of jobs that do not live any more (deleted, canceled) are free.
+-- Free the turns of jobs that do not live any more (deleted, canceled).
 local function free_turns(group)
   local turns = key('turns:' .. group)
   for _, id in ipairs(redis.call('SMEMBERS', turns)) do
@@ -17,7 +17,7 @@ local function free_turns(group)
   end
 end
 
--- Let those go on whose turn it is now: to the front of their queues.
+-- Put the parked jobs whose turn it is now at the front of their queues.
 local function pass_on(group)
   local turns, waiting = key('turns:' .. group), key('waiting:' .. group)
   while true do
@@ -30,9 +30,7 @@ local function pass_on(group)
     local status, queue, limit =
       unpack(redis.call('HMGET', job, 'status', 'origin', 'rq_clock_group_limit'))
     if status == 'deferred' then
-      if redis.call('SCARD', turns) >= tonumber(limit or 1) then
-        return
-      end
+      if redis.call('SCARD', turns) >= tonumber(limit or 1) then return end
       redis.call('SADD', turns, id)
       redis.call('ZREM', 'rq:deferred:' .. queue, id)
       redis.call('HSET', job, 'status', 'queued')
@@ -42,7 +40,7 @@ local function pass_on(group)
   end
 end
 
--- Let a group go on that may have lost a job.
+-- Pass the turn on in a group that may have lost a job.
 local function pass_turn(group)
   if group and group ~= '' then
     free_turns(group)
@@ -55,12 +53,10 @@ local function end_turn(group, id)
   pass_on(group)
 end
 
--- Whether it is a job's turn; if not, it is parked.
+-- Return whether it is a job's turn; if not, park it.
 local function my_turn(group, limit, id, queue, now)
   local turns, waiting = key('turns:' .. group), key('waiting:' .. group)
-  if redis.call('SISMEMBER', turns, id) == 1 then
-    return true
-  end
+  if redis.call('SISMEMBER', turns, id) == 1 then return true end
   if redis.call('SCARD', turns) >= limit then
     free_turns(group)
     pass_on(group)

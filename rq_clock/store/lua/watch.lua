@@ -1,6 +1,6 @@
 --! keys
--- What the leading clock looks at beside its tick, in one go: fire times that nobody has decided,
--- attempts that have ended, jobs that hold up their schedules, queues that no worker serves.
+-- Read what the leading clock watches beside its tick: fire times that nobody has decided, attempts
+-- that have ended, jobs that block their schedules, queues that no worker serves.
 --
 -- KEYS  1 due   2 rq:queues
 -- ARGV  1 fire times before this (ms) are overdue   2 the attempt that was seen last, or "" for the
@@ -45,9 +45,7 @@ end
 
 local function served(name)
   for _, worker in ipairs(redis.call('SMEMBERS', 'rq:workers:' .. name)) do
-    if redis.call('EXISTS', worker) == 1 then
-      return true
-    end
+    if redis.call('EXISTS', worker) == 1 then return true end
   end
   return false
 end
