@@ -1,2 +1,1 @@
-"""What is wrong with a namespace and with what it stands on: read (examination.py) and judged
-(findings.py, surroundings.py)."""
+"""Problems of a namespace, its server and its code: facts.py reads, the checks judge."""

@@ -1,8 +1,8 @@
-"""What `rq-clock doctor` looks at: the server, the namespace, each schedule and the queues.
+"""The facts that `rq-clock doctor` checks: the server, the namespace, each schedule and the queues.
 
-`gather` reads, and writes nothing. It reads in portions, so a namespace of any size holds up nobody
-and costs a bounded number of round trips. What is read in portions is not of one instant: whatever
-looks wrong is read once more, in an order that a working clock cannot make look wrong.
+`gather` reads, and writes nothing. It reads in portions, so that no namespace delays other clients.
+Portions are read at different instants, so whatever looks wrong is read once more, in an order that
+a working clock cannot make look wrong.
 
 Not here: the findings and their remedies (schedule_checks.py, server_checks.py).
 """
@@ -173,10 +173,10 @@ def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:
 # ---- the server -------------------------------------------------------------------------------
 
 
-def _allowed(ask: Callable[[], T]) -> T | None:
+def _allowed(read: Callable[[], T]) -> T | None:
     """Return the reply; None where the server lacks or refuses the command."""
     try:
-        return ask()
+        return read()
     except ResponseError:
         return None
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from rq_clock.doctor import server_checks
 from rq_clock.doctor.facts import Facts, Seen
-from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, few
+from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_of, error, few, info
 from rq_clock.timing.describe import dst_remarks
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
@@ -58,15 +58,13 @@ def _about(
 
 def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
     definitions = f"rq-clock:{facts.namespace}:definitions"
-    anew = (
-        "and restart the clock, which takes a declared schedule in anew; add others again yourself"
-    )
+    again = "and restart the clock, which adds declared schedules again; add others yourself"
     yield from _about(
         ERROR,
         "marker-missing",
         {n: f"{n} (last {iso(t)})" if t else n for n, t in sorted(facts.unmarked.items())},
         "{} without a marker, and never due again; Redis lost data: {}",
-        f"`redis-cli HDEL {definitions} <schedule>`, {anew}",
+        f"`redis-cli HDEL {definitions} <schedule>`, {again}",
     )
     behind = [s for s in facts.seen if s.recorded and s.recorded > s.entry.decided]
     since = min((s.entry.decided for s in behind), default=now)
@@ -77,7 +75,7 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
          for s in behind},
         "the markers of {} went back, as when a failover loses data; what was written since "
         f"{iso(since)} may be gone: {{}}",
-        "the clock decides those fire times anew and leaves out the ones whose jobs still exist; "
+        "the clock decides those fire times again and leaves out the ones whose jobs still exist; "
         "see that the others do no harm, and that replicas keep up",
     )  # fmt: skip
     yield from _about(
@@ -87,7 +85,7 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
          for s in facts.seen if s.entry.decided > now + AHEAD},
         "{} decided for times to come, as when a machine's clock ran ahead, and not due before: {}",
         f"set the clocks right; `redis-cli HDEL {definitions} <schedule>`, the same with "
-        f"rq-clock:{facts.namespace}:markers, {anew}",
+        f"rq-clock:{facts.namespace}:markers, {again}",
     )  # fmt: skip
 
 
@@ -107,7 +105,7 @@ def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
 
 
 def _trouble(facts: Facts, now: datetime) -> Iterator[Finding]:
-    """The same as every other view of the schedules shows; see model/verdict.py."""
+    """Yield the trouble that every other view shows; see model/verdict.py."""
     status = facts.status
     yield from _about(
         WARNING,
@@ -133,8 +131,8 @@ def _trouble(facts: Facts, now: datetime) -> Iterator[Finding]:
 
 
 def _waits(seen: Seen, now: datetime) -> bool:
-    """Whether it is a one-off job that came due in a pause: the clock looks at it again now and
-    then, or when the pause ends."""
+    """Return whether it is a one-off job that came due in a pause: the clock looks at it again each
+    minute, or when the pause ends."""
     schedule, indexed = seen.entry.schedule, seen.entry.next_fire
     if not schedule or not isinstance(schedule.trigger, Once) or not seen.next or not indexed:
         return False
@@ -176,12 +174,12 @@ def _definitions(facts: Facts, now: datetime) -> Iterator[Finding]:
         {name: f"{name} ({', '.join(keys)})" for name, keys in sorted(places.items())},
         "traces of {} without a definition: {}",
         f"remove them from the keys named (rq-clock:{facts.namespace}:…; `--rebuild-index` does it "
-        "for `due`); a schedule that is given such a name goes on from them",
+        "for `due`); a new schedule of such a name would continue from them",
     )
 
 
 def _over(seen: Seen, now: datetime) -> bool:
-    """Whether it is right that it is never due again."""
+    """Return whether it has rightly no fire time to come."""
     schedule = seen.entry.schedule
     return schedule is None or (isinstance(schedule.trigger, Once) and schedule.trigger.at <= now)
 
@@ -189,17 +187,15 @@ def _over(seen: Seen, now: datetime) -> bool:
 def _code(facts: Facts, now: datetime) -> Iterator[Finding]:
     code = facts.code
     if code.problem:
-        yield Finding(
-            level=INFO,
-            code="app-unread",
-            text=f"the declared schedules were not compared: {code.problem}",
+        yield info(
+            "app-unread",
+            f"the declared schedules were not compared: {code.problem}",
         )
     if code.faults:
-        yield Finding(
-            level=ERROR,
-            code="app-faulty",
-            text=f"no clock starts with what the app declares: {few(code.faults)}",
-            remedy="`rq-clock check` lists each fault",
+        yield error(
+            "app-faulty",
+            f"no clock starts with what the app declares: {few(code.faults)}",
+            "`rq-clock check` lists each fault",
         )
     if code.schedules is None or code.faults or not facts.readable:
         return
@@ -229,12 +225,11 @@ def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
     }
     herds = {t: count for t, count in sorted(Counter(soon.values()).items()) if count > HERD}
     if herds:
-        yield Finding(
-            level=INFO,
-            code="herd",
-            text="many schedules are due in one same second: "
+        yield info(
+            "herd",
+            "many schedules are due in the same second: "
             + few([f"{count} at {iso(second)}" for second, count in herds.items()]),
-            remedy="let `jitter` spread those whose work has not to begin on the dot",
+            "set `jitter` on those that need not start on the second",
             schedules=tuple(name for name, second in soon.items() if second in herds),
         )
     names: dict[Trigger, list[str]] = defaultdict(list)  # many share one, and it costs 0.1 ms each
@@ -252,7 +247,7 @@ def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
         "clock-change",
         dict(sorted(remarks.items())),
         "{} touched by a change of the clocks within a year: {}",
-        "none needed if that is meant; `rq-clock explain` shows more",
+        "none if that is intended; `rq-clock explain` shows more",
     )
 
 

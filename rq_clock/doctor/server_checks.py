@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 
 from rq_clock.doctor.facts import Facts, server_version
@@ -19,7 +20,7 @@ from rq_clock.timing.instants import from_ms, iso
 ERROR, WARNING, INFO = "error", "warning", "info"
 SKEW = timedelta(seconds=1)
 """Further apart than this, two machines' clocks make runs visibly early or late."""
-TELLING = timedelta(seconds=30)
+REPORT_LIMIT = timedelta(seconds=30)
 """A leader reports its last tick at least every 12 s."""
 FULL = 0.8
 """The part of its memory that a server may use before it is called full."""
@@ -30,7 +31,7 @@ FIGHT, FIGHT_SPAN = 5, timedelta(minutes=10)
 _SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing found: `level` is error, warning or info; `schedules` are all that it concerns, of
     which `text` shows only a few."""
@@ -42,35 +43,35 @@ class Finding:
     schedules: tuple[str, ...] = ()
 
 
+error, warning, info = (partial(Finding, level) for level in (ERROR, WARNING, INFO))
+
+
 # ---- the server -------------------------------------------------------------------------------
 
 
 def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
     if facts.unverified:
-        yield Finding(
-            level=INFO,
-            code="tls-unverified",
-            text="the certificate of Redis is not verified: whoever can redirect the connection "
+        yield info(
+            "tls-unverified",
+            "the certificate of Redis is not verified: an attacker who redirects the connection "
             "learns the password",
-            remedy="set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
+            "set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
             "Heroku's certificates are self-signed and cannot be verified",
         )
     if not facts.info:
-        yield Finding(
-            level=INFO,
-            code="redis-unknown",
-            text="this server lets nobody read INFO; its version, memory, persistence and "
-            "connections are unknown",
-            remedy="allow the user the command, or look into the provider's console",
+        yield info(
+            "redis-unknown",
+            "this server refuses INFO; its version, memory, persistence and connections are "
+            "unknown",
+            "allow the command, or look into the provider's console",
         )
         return
     if server_version(facts.info) < OLDEST_REDIS:
-        yield Finding(
-            level=ERROR,
-            code="redis-too-old",
-            text=f"expected Redis 6.2 or newer, got {facts.info.get('redis_version')}; no clock "
+        yield error(
+            "redis-too-old",
+            f"expected Redis 6.2 or newer, got {facts.info.get('redis_version')}; no clock "
             "starts here, and the namespace was not looked into",
-            remedy="upgrade the server",
+            "upgrade the server",
         )
     policy = facts.info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -78,7 +79,7 @@ def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
         yield Finding(
             level=ERROR if policy.startswith("allkeys") else WARNING,
             code="evicting",
-            text=f"maxmemory-policy is {policy}: a full Redis drops {what} without a word",
+            text=f"maxmemory-policy is {policy}: a full Redis silently drops {what}",
             remedy="set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)",
         )
     yield from _persistence(facts)
@@ -91,60 +92,54 @@ def _persistence(facts: Facts) -> Iterator[Finding]:
         return
     remedy = "set `appendonly yes`, or choose a plan with persistence"
     if "save" in facts.config:
-        yield Finding(
-            level=WARNING,
-            code="persistence-off",
-            text="Redis keeps nothing on disk: when it restarts, queued jobs, markers and history "
+        yield warning(
+            "persistence-off",
+            "Redis keeps nothing on disk: when it restarts, queued jobs, markers and history "
             "are gone",
-            remedy=remedy,
+            remedy,
         )
     else:
-        yield Finding(
-            level=INFO,
-            code="persistence-unknown",
-            text="Redis keeps no append-only file, and whether it saves snapshots is unknown",
-            remedy=remedy,
+        yield info(
+            "persistence-unknown",
+            "Redis keeps no append-only file, and whether it saves snapshots is unknown",
+            remedy,
         )
 
 
 def _room(facts: Facts) -> Iterator[Finding]:
     used, limit = facts.info.get("used_memory", 0), facts.info.get("maxmemory", 0)
     if limit and used > FULL * limit:
-        yield Finding(
-            level=WARNING,
-            code="memory",
-            text=f"{used / limit:.0%} of Redis's memory is used "
+        yield warning(
+            "memory",
+            f"{used / limit:.0%} of Redis's memory is used "
             f"({used >> 10} of {limit >> 10} kB); a full one takes no jobs",
-            remedy="lower result_ttl, failure_ttl and RQ_CLOCK_HISTORY, empty queues that nobody "
+            "lower result_ttl, failure_ttl and RQ_CLOCK_HISTORY, empty queues that nobody "
             "serves, or take a larger plan",
         )
     clients = int(facts.info.get("connected_clients", 1)) - 1  # without this one
     limit = int(facts.info.get("maxclients") or facts.config.get("maxclients") or 0)
     if not limit:
-        yield Finding(
-            level=INFO,
-            code="connections-unknown",
-            text=f"{clients} connections are in use; the limit is unknown",
-            remedy="compare with the plan: a deploy needs twice as many for a while",
+        yield info(
+            "connections-unknown",
+            f"{clients} connections are in use; the limit is unknown",
+            "compare with the plan: a deploy needs twice as many for a while",
         )
     elif 2 * clients > limit:
-        yield Finding(
-            level=WARNING,
-            code="connections",
-            text=f"{clients} of {limit} connections are in use; a deploy, where old and new "
+        yield warning(
+            "connections",
+            f"{clients} of {limit} connections are in use; a deploy, where old and new "
             f"processes run side by side, needs {2 * clients}",
-            remedy="run fewer processes or a lower WORKER_CONCURRENCY, close what else is "
+            "run fewer processes or a lower WORKER_CONCURRENCY, close what else is "
             "connected, or take a larger plan",
         )
 
 
 def _replication(facts: Facts) -> Iterator[Finding]:
     if facts.info.get("role") in ("slave", "replica"):
-        yield Finding(
-            level=ERROR,
-            code="replica",
-            text="this server is a replica: it refuses every write, and what it shows may be old",
-            remedy="let REDIS_URL name the primary, or the sentinels (redis+sentinel://)",
+        yield error(
+            "replica",
+            "this server is a replica: it refuses every write, and what it shows may be old",
+            "let REDIS_URL name the primary, or the sentinels (redis+sentinel://)",
         )
     head = int(facts.info.get("master_repl_offset", 0))
     for name, state in sorted(facts.info.items()):
@@ -152,13 +147,12 @@ def _replication(facts: Facts) -> Iterator[Finding]:
             continue
         lacking = head - int(state.get("offset", 0))
         if state.get("state") != "online" or lacking > BEHIND or int(state.get("lag", 0)) > 10:
-            yield Finding(
-                level=WARNING,
-                code="replica-behind",
-                text=f"the replica {state.get('ip')}:{state.get('port')} is {state.get('state')}, "
+            yield warning(
+                "replica-behind",
+                f"the replica {state.get('ip')}:{state.get('port')} is {state.get('state')}, "
                 f"{lacking} bytes behind and silent for {state.get('lag', '?')} s: a failover to "
                 "it would lose as much",
-                remedy="see what slows it down; min-replicas-to-write keeps the primary from "
+                "see what slows it down; min-replicas-to-write keeps the primary from "
                 "running ahead",
             )
 
@@ -170,63 +164,57 @@ def _clocks(facts: Facts, now: datetime) -> Iterator[Finding]:
     for whose, skew in skews:
         if abs(skew) > SKEW:
             side = "ahead of" if skew > timedelta(0) else "behind"
-            yield Finding(
-                level=WARNING,
-                code="clock-skew",
-                text=f"{whose} is {abs(skew).total_seconds():.1f} s {side} the server's",
-                remedy="let NTP set the clocks of both; runs are as punctual as the clock of the "
+            yield warning(
+                "clock-skew",
+                f"{whose} is {abs(skew).total_seconds():.1f} s {side} the server's",
+                "let NTP set the clocks of both; runs are as punctual as the clock of the "
                 "machine on which the leader runs",
             )
 
 
-# ---- who leads --------------------------------------------------------------------------------
+# ---- the leader --------------------------------------------------------------------------------
 
 
 def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
     owner = facts.meta.get("owner")
     if owner and owner not in facts.owner:
-        yield Finding(
-            level=WARNING,
-            code="foreign-owner",
-            text=f"namespace {facts.namespace!r} belongs to {owner!r}, these settings say "
+        yield warning(
+            "foreign-owner",
+            f"namespace {facts.namespace!r} belongs to {owner!r}, these settings say "
             f"{facts.owner[0]!r}: a clock started with them would stand by",
-            remedy="set RQ_CLOCK_OWNER to the same value everywhere, choose another "
+            "set RQ_CLOCK_OWNER to the same value everywhere, choose another "
             "RQ_CLOCK_NAMESPACE, or start one clock with --take-over",
         )
     if pause := facts.status.pause:
         until = f" until {iso(pause.until)}" if pause.until else ""
-        yield Finding(
-            level=INFO,
-            code="all-paused",
-            text=f"all schedules are paused since {iso(pause.since)}{until}, by {pause.by!r}: "
+        yield info(
+            "all-paused",
+            f"all schedules are paused since {iso(pause.since)}{until}, by {pause.by!r}: "
             f"{pause.reason!r}",
-            remedy="resume them when that is over",
+            "resume them when that is over",
         )
     if not facts.leader:
-        yield Finding(
-            level=ERROR,
-            code="no-leader",
-            text="no clock leads: nothing is enqueued",
-            remedy="start one (`heroku ps:scale clock=1`, `python clock.py`)",
+        yield error(
+            "no-leader",
+            "no clock leads: nothing is enqueued",
+            "start one (`heroku ps:scale clock=1`, `python clock.py`)",
         )
         return
     instance = facts.leader.get("instance", "?")
     if facts.leader.get("proven") != "1":
         since = facts.time - from_ms(facts.leader.get("since", "0"))
-        yield Finding(
-            level=WARNING,
-            code="leader-unproven",
-            text=f"{instance} leads for {duration_text(since)} and has not finished its first pass",
-            remedy="ask again in a moment; if it stays so, read the log of the clock",
+        yield warning(
+            "leader-unproven",
+            f"{instance} leads for {duration_text(since)} and has not finished its first pass",
+            "run doctor again in a moment; if it stays so, read the log of the clock",
         )
-    elif "tick" in facts.leader and facts.time - from_ms(facts.leader["tick"]) > TELLING:
+    elif "tick" in facts.leader and facts.time - from_ms(facts.leader["tick"]) > REPORT_LIMIT:
         silent = facts.time - from_ms(facts.leader["tick"])
-        yield Finding(
-            level=WARNING,
-            code="leader-silent",
-            text=f"{instance} leads, and its last tick was {duration_text(silent)} ago, unless its "
+        yield warning(
+            "leader-silent",
+            f"{instance} leads, and its last tick was {duration_text(silent)} ago, unless its "
             "clock is that far behind",
-            remedy="read the log of the clock, and compare the clocks of the machines",
+            "read the log of the clock, and compare the clocks of the machines",
         )
 
 
@@ -234,13 +222,12 @@ def _handovers(facts: Facts, now: datetime) -> Iterator[Finding]:
     since = facts.time - FIGHT_SPAN
     deposed = [h for h in facts.handovers if h.how == "deposed" and h.at > since]
     if len(deposed) > FIGHT:
-        yield Finding(
-            level=WARNING,
-            code="clocks-fight",
-            text=f"clocks deposed each other {len(deposed)} times within 10 minutes, last "
+        yield warning(
+            "clocks-fight",
+            f"clocks deposed each other {len(deposed)} times within 10 minutes, last "
             f"{deposed[0].instance} {deposed[0].before} at {iso(deposed[0].at)}; either one "
             "restarts all the time, or two apps use this namespace under one owner",
-            remedy="stop one of them, or give each app its own RQ_CLOCK_NAMESPACE",
+            "stop one of them, or give each app its own RQ_CLOCK_NAMESPACE",
         )
 
 
@@ -251,17 +238,15 @@ def _versions(facts: Facts, now: datetime) -> Iterator[Finding]:
         if (theirs := facts.leader.get(name, ours)) != ours
     ]
     if differing:
-        yield Finding(
-            level=WARNING,
-            code="versions-differ",
-            text=f"the leading clock runs other versions than this process: {'; '.join(differing)}",
-            remedy="deploy one release everywhere; with other zone data the two disagree about "
-            "fire times",
+        yield warning(
+            "versions-differ",
+            f"the leading clock runs other versions than this process: {'; '.join(differing)}",
+            "deploy one release everywhere; with other zone data the two disagree about fire times",
         )
     fault = data_fault(facts.namespace, int(facts.meta.get("version", "0")))
     if fault:
         text, _, remedy = fault.rpartition("; ")
-        yield Finding(level=ERROR, code="data-version", text=text, remedy=remedy)
+        yield error("data-version", text, remedy)
 
 
 # ---- queues -----------------------------------------------------------------------------------
@@ -288,12 +273,11 @@ def _queues(facts: Facts, now: datetime) -> Iterator[Finding]:
         )
     if facts.foreign:
         items = [f"{name} ({', '.join(served)})" for name, served in sorted(facts.foreign.items())]
-        yield Finding(
-            level=WARNING,
-            code="foreign-workers",
-            text=f"workers of another make, or of another namespace, serve the same queues: "
+        yield warning(
+            "foreign-workers",
+            f"workers of another make, or of another namespace, serve the same queues: "
             f"{few(items)}; they keep no groups, and RQ's own lose jobs in restarts",
-            remedy="run `rq-clock worker` for these queues, and only that",
+            "run `rq-clock worker` for these queues, and only that",
         )
 
 
@@ -304,7 +288,7 @@ CHECKS = (_server, _clocks, _leadership, _handovers, _versions, _queues)
 
 
 def few(items: Collection[str]) -> str:
-    """The first of them, and how many more there are."""
+    """Return the first items as text, with the number of the others."""
     more = len(items) - _SHOWN
     return ", ".join(islice(items, _SHOWN)) + (f" and {more} more" if more > 0 else "")
 

@@ -1,10 +1,10 @@
-"""Executions: which worker runs which job, and the scripts that keep this state.
+"""Executions: the jobs that workers run, and the scripts that keep this state.
 
-RQ's own structures are kept as RQ's worker keeps them (started registry, execution, job and worker
+RQ's structures are kept as RQ's worker keeps them (started registry, execution, job and worker
 hashes, results), so its tools, dashboards and job API see nothing unusual. Two differences carry
-the promises. One script takes a job from its queue and begins it, so a job is always somewhere;
-RQ's intermediate list stays empty. One script ends an execution, too, and first checks that the
-worker still has it: a worker that was counted as dead, and comes back, is refused.
+the promises. One script takes a job from its queue and begins it, so a job is always in one place,
+and RQ's intermediate list stays empty. One script ends an execution and first checks that the
+worker still has it, so a worker that was counted as dead and comes back is refused.
 
 Workers that serve the same queues must have the same namespace.
 """
@@ -27,16 +27,20 @@ from rq_clock.jobs.outcomes import DEPENDENT_FIELDS, OK, Command, Dependent, Exe
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.store.client import is_outage
+from rq_clock.store.job_commands import command_words
 from rq_clock.store.keys import key_of
-from rq_clock.store.scripts import load_script, text
+from rq_clock.store.scripts import load_script, pairs, text
 from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
 ABANDONED = 240
-"""Seconds of silence after which RQ's own tools call a running job abandoned: far more than it
-takes us, and more than a failover of the server lasts."""
+"""Seconds of silence after which RQ's own tools call a running job abandoned: far more than the
+reaper takes, and more than a failover of the server lasts."""
 REAP_MS = 3_000
 REAP = ":reap"
 """The message that announces a scheduled job; no schedule can have this name."""
+
+_Call = tuple[str, list[str], list[Any]]
+"""A script's name, keys and arguments."""
 
 
 class Evicted(RqClockError):
@@ -57,13 +61,9 @@ class Ended:
     @classmethod
     def read(cls, id: bytes, fields: Mapping[bytes, bytes]) -> Ended:
         """Return an entry of the stream."""
-        return cls(
-            id.decode(),
-            fields[b"schedule"].decode(),
-            fields[b"job"].decode(),
-            ledger_entry(fields[b"entry"].decode()),
-            fields.get(b"again", b"").decode(),
-        )
+        words = {name.decode(): value.decode() for name, value in fields.items()}
+        entry, again = ledger_entry(words["entry"]), words.get("again", "")
+        return cls(id.decode(), words["schedule"], words["job"], entry, again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +173,8 @@ class Executions:
     # ---- ended attempts -----------------------------------------------------------------------
 
     def ended(self, limit: int, before: str = "+", since: datetime | None = None) -> list[Ended]:
-        """The newest ended attempts, newest first, back to `since`; `before` is the id of one that
-        was told, to read on from there."""
+        """Return the newest ended attempts, newest first, back to `since`; `before` is the id of
+        the last one that was read."""
         last = before if before == "+" else f"({before}"
         first = str(max(to_ms(since), 0)) if since else "-"
         found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=limit)
@@ -188,9 +188,9 @@ class Executions:
         keys = [self._key("due"), "rq:queues"]
         answer = self._run("watch", keys, [to_ms(before), attempt, limit, *jobs])
         overdue, last, ended, live, unserved = answer
-        pairs = zip(overdue[::2], overdue[1::2], strict=True)
+        fires = pairs(overdue).items()
         return Snapshot(
-            overdue={text(name): from_ms(score_ms(float(score))) for name, score in pairs},
+            overdue={text(name): from_ms(score_ms(float(score))) for name, score in fires},
             attempt=text(last),
             ended=[found for each in ended if (found := self._read_ended(*each))],
             live={text(job_id) for job_id in live},
@@ -201,11 +201,10 @@ class Executions:
         self, id: bytes, flat: list[bytes], definition: bytes
     ) -> tuple[Ended, str] | None:
         try:
-            ended = Ended.read(id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            return Ended.read(id, pairs(flat)), text(definition)
         except Exception as error:  # whatever others have written
             self._faults.report("run.unreadable", error, entry=text(id))
             return None
-        return ended, text(definition)
 
     def foreign(self, queues: Iterable[str]) -> dict[str, list[str]]:
         """Return the workers of another make that serve any of these queues, with those queues."""
@@ -226,13 +225,11 @@ class Executions:
         the next scheduled job is due, and how many jobs were queued."""
         keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), limit]
         flat, soonest, *moved = self._run("scan", keys, args)
-        places = [
-            Slot(text(name), text(value)) for name, value in zip(flat[::2], flat[1::2], strict=True)
-        ]
+        slots = [Slot(text(name), text(value)) for name, value in pairs(flat).items()]
         for job_id in moved:
             log_event("job.promoted", job=text(job_id))
         due = from_ms(score_ms(float(soonest) * 1000)) if soonest else None
-        return places, due, len(moved)
+        return slots, due, len(moved)
 
     def execution_of(self, slot: Slot) -> Execution | None:
         """Return the execution of a silent worker; None when it has none, or a deleted job."""
@@ -249,31 +246,27 @@ class Executions:
     def reap(self, slot: Slot, execution: Execution | None, ending: Outcome | None) -> bool:
         """Forget a dead worker and end its execution. False when it has given a sign of life since
         `slot` was read."""
+        if execution is None or ending is None:
+            keys = [self._key("workers"), self._key("runs")]
+            answer = self._run("close", keys, [slot.worker, "dead", slot.value])
+            return bool(answer[0] != b"gone")
         try:
-            if execution is not None and ending is not None:
-                self._close(["dead", slot.value], execution, ending)
-            else:
-                args = [slot.worker, "dead", slot.value]
-                answer = self._run("close", [self._key("workers"), self._key("runs")], args)
-                if answer[0] == b"gone":
-                    return False
+            self._close(["dead", slot.value], execution, ending)
         except Evicted:
             return False
         return True
 
     # ---- scripts ------------------------------------------------------------------------------
 
-    def _take(
-        self, worker: str, queues: Sequence[str], now: datetime
-    ) -> tuple[str, list[str], list[Any]]:
+    def _take(self, worker: str, queues: Sequence[str], now: datetime) -> _Call:
         keys = [self._key("workers"), "rq:suspended"]
         keys += [f"rq:queue:{queue}" for queue in queues]
         times = [now.timestamp(), utcformat(now), ABANDONED]
         return "take", keys, [worker, uuid4().hex, *times]
 
     def _declare(self, job_id: bytes) -> None:
-        """Copy the group that a job's meta names to a field that scripts can read. For jobs of no
-        schedule."""
+        """Copy the group that a job's meta names to a field that scripts can read: a schedule's job
+        has it already."""
         key: Any = b"rq:job:" + job_id
         stored: Any = self.redis.hget(key, "meta")
         if stored is None:  # deleted since
@@ -292,15 +285,8 @@ class Executions:
         if kind != b"job":
             return None
         id, job_id, queue, previous, flat = rest
-        return Execution(
-            text(id),
-            text(job_id),
-            text(queue),
-            worker,
-            now,
-            dict(zip(flat[::2], flat[1::2], strict=True)),
-            from_ms(previous) if previous else None,
-        )
+        before = from_ms(previous) if previous else None
+        return Execution(text(id), text(job_id), text(queue), worker, now, pairs(flat), before)
 
     def _close(self, claim: list[str], execution: Execution, ending: Outcome) -> None:
         found = _Dependents()
@@ -312,24 +298,20 @@ class Executions:
 
     def _closing(
         self, claim: list[str], execution: Execution, ending: Outcome, dependents: _Dependents
-    ) -> tuple[str, list[str], list[Any]]:
+    ) -> _Call:
         origin = execution.origin
         args: list[Any] = [execution.worker, *claim]
         args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
-        args += (
-            [origin.schedule, to_ms(origin.fire_time), origin.ledger_codes] if origin else [""] * 3
-        )
+        run = (origin.schedule, to_ms(origin.fire_time), origin.ledger_codes) if origin else None
+        args += run or [""] * 3
         args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
         counts = ending.counts(execution) if origin else []
         args += [len(counts), *(word for count in counts for word in count)]
         commands = [*ending.commands, *dependents.commands]
         if ending.again == "later":  # the clock is to look when that will be
             commands.append(("PUBLISH", self._key("news"), REAP))
-        args.append(len(commands))
-        for command in commands:
-            args += [len(command), *command]
         runs = self._key("runs", origin.namespace if origin else "")
-        return "close", [self._key("workers"), runs], args
+        return "close", [self._key("workers"), runs], [*args, *command_words(commands)]
 
     def _dependents(self, execution: Execution, ending: Outcome) -> _Dependents:
         """Return the jobs that depend on one that ends, and the commands that queue those that can
@@ -373,10 +355,9 @@ class Executions:
     def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
         return self._scripts[script](keys, args)
 
-    def _run_all(self, calls: Iterable[tuple[str, list[str], list[Any]]]) -> list[Any]:
+    def _run_all(self, calls: Sequence[_Call]) -> list[Any]:
         """Run several scripts in one round trip; redis-py would check first that each is known."""
         pipe: Any = self.redis.pipeline(transaction=False)
-        calls = list(calls)
         for script, keys, args in calls:
             pipe.execute_command("EVALSHA", self._scripts[script].sha, len(keys), *keys, *args)
         answers = pipe.execute(raise_on_error=False)
@@ -407,11 +388,10 @@ def _answers(pipe: Any) -> list[Any]:
 def _ended(execution: Execution, answer: Any) -> bool:
     """Return whether the execution has ended; False when dependents came that must be handled."""
     if answer[0] == b"gone":
-        raise Evicted(f"job {execution.job_id} was given to another worker")
+        raise Evicted(f"another worker has the job {execution.job_id} now")
     if answer[0] == b"refused":
-        log_warning(
-            "run.discarded", job=execution.job_id, reason="canceled or deleted while it ran"
-        )
+        reason = "canceled or deleted while it ran"
+        log_warning("run.discarded", job=execution.job_id, reason=reason)
     if answer[0] == b"error":
         log_warning("run.incomplete", job=execution.job_id, error=text(answer[1]))
     return bool(answer[0] != b"dependents")

@@ -32,7 +32,7 @@ class _Opaque:
 
 
 def group_facts(meta: bytes) -> Mapping[str, Any]:
-    """Return what a job's meta holds under rq_clock; nothing when it cannot be read."""
+    """Return the entry `rq_clock` of a job's meta; empty when it cannot be read."""
     try:
         loaded = json.loads(meta) if meta[:1] == b"{" else _Unpickler(BytesIO(meta)).load()
         facts = loaded.get("rq_clock")

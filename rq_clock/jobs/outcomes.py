@@ -56,16 +56,17 @@ class Execution:
 
     @property
     def attempt(self) -> int:
-        """1 for the first execution of the job, one more for each that began since."""
+        """Return 1 for the first execution of the job, and one more for each later one."""
         return self.number("rq_clock_attempt", 1)
 
     @property
     def interruptions(self) -> int:
+        """Return how often the job was put back."""
         return self.number(INTERRUPTIONS, 0)
 
     @property
     def timeout(self) -> int:
-        """Seconds the job may take; -1 for any."""
+        """Return the longest run time in seconds; -1 for no limit."""
         return self.number("timeout", -1)
 
     def number(self, field: str, default: int) -> int:
@@ -82,7 +83,7 @@ class Execution:
 
     @property
     def origin(self) -> JobId | None:
-        """The schedule and fire time that made the job; None for a job of no schedule."""
+        """Return the id of a run with its schedule and fire time; None for a job of no schedule."""
         return JobId.parse(self.job_id) if b"fire_time" in self.fields.get(b"meta", b"") else None
 
 
@@ -100,8 +101,8 @@ class Dependent:
 
     @classmethod
     def read(cls, id: bytes, fields: Sequence[bytes | None]) -> Dependent:
-        """Return the job as DEPENDENT_FIELDS of its hash tell. Raises ValueError or TypeError when
-        they are not those of a job that this RQ can run."""
+        """Return the job from the DEPENDENT_FIELDS of its hash. Raises ValueError or TypeError
+        when this RQ could not run such a job."""
         created, status, origin, allow, front, timeout, ttl = (f and f.decode() for f in fields)
         if not created or not origin:
             raise ValueError("expected a job, got parts of one")
@@ -278,7 +279,7 @@ def _kept_for(execution: Execution, ttl: int) -> list[Command]:
     """Return the commands that keep an ended job `ttl` seconds, not at all for 0, for ever when
     negative."""
     job = _job(execution)
-    keys = job, f"{job}:dependents", f"{job}:dependencies"
+    keys = (job, f"{job}:dependents", f"{job}:dependencies")
     if ttl == 0:
         return [("DEL", *keys)]
     return [("EXPIRE", key, ttl) for key in keys] if ttl > 0 else []

@@ -3,9 +3,9 @@
 The leading clock runs it; a worker does when no clock leads. Several may run at once: every step
 compares the state it is based on, and the second one finds it done.
 
-A worker is dead when it has given no sign of life for SILENCE seconds that were watched: counted
-by our own clock, while the server answered each time we looked. After an outage, a freeze or a
-pause of our own the count starts anew, because those look like everybody's silence.
+A worker is dead when it gave no sign of life for SILENCE seconds of this process's clock, while the
+server answered at each look. After an outage, or a freeze or pause of this process, the count
+starts again, because then every worker seems silent.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rq_clock.store.client import is_outage
 SILENCE = 10.0
 """Seconds; a worker gives a sign of life every 2."""
 LONGEST_GAP = 6.0
-"""Seconds between two looks beyond which the count starts anew."""
+"""Seconds between two looks beyond which the count starts again."""
 BURST = 20
 """Rounds of 100 jobs promoted in one look."""
 
 
 class Reaper:
-    """Looks after one namespace's workers, and after RQ's scheduled jobs."""
+    """Watches one namespace's workers and RQ's scheduled jobs."""
 
     def __init__(self, executions: Executions, max_interruptions: int) -> None:
         self._executions = executions
@@ -60,7 +60,7 @@ class Reaper:
         return due
 
     def forget(self) -> None:
-        """Start the count anew: the server was away."""
+        """Start the count again: the server did not answer."""
         self._silent.clear()
 
     def _last_sign(self, slot: Slot, moment: float) -> tuple[str, float]:
@@ -69,15 +69,11 @@ class Reaper:
 
     def _reap(self, slot: Slot, silent: float, now: datetime) -> None:
         execution = self._executions.execution_of(slot)
-        ending = None
+        ending, fields = None, {}
         if execution is not None:
             error = f"worker {slot.worker} gave no sign of life for {silent:.0f} s"
             ending = interrupted(execution, now, self._limit, state=LOST, error=error)
+            fields = {"job": execution.job_id, "again": ending.again or "no"}
         if self._executions.reap(slot, execution, ending):
-            fields = (
-                {"job": execution.job_id, "again": ending.again or "no"}
-                if execution and ending
-                else {}
-            )
             log_warning("worker.dead", worker=slot.worker, silent=f"{silent:.0f}s", **fields)
             del self._silent[slot.worker]

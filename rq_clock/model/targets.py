@@ -191,10 +191,7 @@ def command(
     `env` in Redis: leave secrets in the app's environment.
     """
     return Command(
-        shell,
-        _seconds(timeout),
-        str(cwd) if isinstance(cwd, PurePath) else cwd,
-        _dict(env),
+        shell, _seconds(timeout), str(cwd) if isinstance(cwd, PurePath) else cwd, _dict(env)
     )
 
 
@@ -217,13 +214,7 @@ def webhook(
     Only public addresses are called, unless RQ_CLOCK_WEBHOOK_ALLOW names host or network. URL,
     headers and body are stored in Redis; headers that look secret are masked where shown.
     """
-    return Webhook(
-        url,
-        method,
-        _dict(headers),
-        json,
-        _seconds(timeout),
-    )
+    return Webhook(url, method, _dict(headers), json, _seconds(timeout))
 
 
 def from_spec(kind: str, spec: Any) -> Target:

@@ -11,14 +11,7 @@ platform's metadata service, a neighbour) takes an entry in RQ_CLOCK_WEBHOOK_ALL
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -28,10 +21,10 @@ _INSIDE = [
     ip_network("fc00::/7"),
 ]
 _CARRIERS = [  # IPv6 addresses that stand for an IPv4 one, which may be any
-    *map(ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")),
+    *map(ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
 ]
 _SPECIAL = [
-    *map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16")),
+    *map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16"))
 ]
 _GLOBAL_IPV6 = ip_network("2000::/3")
 

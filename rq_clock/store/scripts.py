@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,16 @@ def _source(name: str) -> str:
 
 
 def text(value: Any) -> str:
-    """A word of Redis's answer, which comes as bytes or, from tests and scripts, as a number.
-    What is not UTF-8, which others may have written, is shown with a mark for each such byte."""
+    """Return a word of Redis's answer, which is bytes or, from tests and scripts, a number. A byte
+    that is not UTF-8, which others may have written, becomes a replacement character."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def texts(raw: Mapping[Any, Any]) -> dict[str, str]:
-    """The fields of a hash, or of a stream's entry, likewise."""
+    """Return the fields of a hash, or of a stream's entry, as texts."""
     return {text(name): text(value) for name, value in raw.items()}
+
+
+def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
+    """Return the fields of a hash that a script returned: field, value, field, value."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

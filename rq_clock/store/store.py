@@ -23,13 +23,7 @@ from redis.client import PubSub
 from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.log import FaultLog
 from rq_clock.model.decision import Skip
-from rq_clock.model.entry import (
-    Entry,
-    Lease,
-    Pause,
-    pause_from,
-    skip_request_from,
-)
+from rq_clock.model.entry import Entry, Lease, Pause, pause_from, skip_request_from
 from rq_clock.model.ledger import Enqueued, Lost, ledger_entry
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import Thresholds
