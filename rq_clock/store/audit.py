@@ -39,8 +39,7 @@ class Repeated(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """The actor of a change and the reason, for the audit; and the key of a request that acts
-    once."""
+    """The actor and reason of a change, for the audit, and the key of a request that acts once."""
 
     by: str
     reason: str = ""

@@ -24,8 +24,8 @@ from rq_clock.timing.instants import from_ms, score_ms, to_ms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """Fire times of the past that are enqueued again, or at last, oldest first. `rule` is the
-    schedule's trigger at its creation."""
+    """Past fire times to enqueue, oldest first. `rule` is the schedule's trigger when it was
+    created."""
 
     id: str
     schedule: str
@@ -46,7 +46,7 @@ class Backfill:
 
     @property
     def number(self) -> str:
-        """The number in its jobs' ids."""
+        """Return the number in its jobs' ids."""
         return self.id.rpartition("-")[2]
 
     @classmethod
@@ -90,8 +90,8 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a backfill does next: `fire_times` to enqueue beside those of its jobs that are still
-    `living`; `skipped`, how many ran already; `cursor`, how far it has come then."""
+    """The next step of a backfill: `fire_times` to enqueue beside its `living` jobs; `skipped`, the
+    number that ran already; `cursor`, its progress afterwards."""
 
     schedule: Schedule
     fire_times: tuple[datetime, ...]
@@ -147,7 +147,7 @@ class Backfills:
         return bool(actor.call(self._edit, self._store.keys("backfills"), args))
 
     def get(self, id: str) -> Backfill | None:
-        """Return a backfill; None when there is none, or none any more."""
+        """Return a backfill; None when there is none, or it has expired."""
         return next(iter(self.read([id])), None)
 
     def newest(self, limit: int = 100) -> list[Backfill]:
@@ -172,7 +172,7 @@ class Backfills:
         rows = zip(ids, pipe.execute(), strict=True)
         return [Backfill.read(id, texts(raw)) for id, raw in rows if raw]
 
-    # ---- the leader's -------------------------------------------------------------------------
+    # ---- for the leader -----------------------------------------------------------------------
 
     def step(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
         """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
@@ -226,7 +226,7 @@ class Backfills:
         self._redis.zadd(self._store.key("duties"), {duty: to_ms(when)}, xx=True)
 
     def finish(self, duty: str, when: int) -> None:
-        """Remove a duty, unless it was created anew: then it is due at another instant (ms)."""
+        """Remove a duty, unless it was created again: then it is due at another instant (ms)."""
         self._edit(self._store.keys("backfills"), ["finish", duty, when, ""])
 
     def unfinished_pauses(self, names: Sequence[str], now: datetime) -> list[str]:

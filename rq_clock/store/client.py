@@ -1,11 +1,10 @@
-"""The one way to a Redis or Valkey: every client of rq-clock is made here, every script is
-loaded here, and every key begins here.
+"""Connections to Redis or Valkey: every client of rq-clock is made here.
 
 - `rediss://` verifies certificate and host name. On a Heroku dyno it does not, because Heroku's
   certificates are self-signed; `?ssl_cert_reqs=none` in the URL switches it off elsewhere.
-- Nothing is sent twice behind the caller's back. redis-py retries whole transactions when a
-  reply is lost, which enqueues twice; who can repeat safely does so knowingly (see clock.py).
-- A client carries the process's name, so that `CLIENT LIST` tells dynos apart.
+- No command is repeated without the caller's knowledge. redis-py would retry whole transactions
+  when a reply is lost, which enqueues twice; callers that can repeat safely do so themselves.
+- A client has the process's name, so that `CLIENT LIST` shows which dyno it belongs to.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from rq_clock.log import log_event, log_warning
 from rq_clock.settings import DEVELOPMENT_REDIS, Settings
 
 REPLY_SECONDS = 3.0
-"""A server that is silent this long counts as gone; the clock must hear a signal meanwhile."""
+"""A server that is silent this long counts as gone; the clock must notice a signal in time."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds between two attempts to reach a server; they double from one to the other."""
-PATIENCE_SECONDS = 0.8
-"""The pause at which a server that never answered is called missing: where everything starts at
-once, it is only slower to start."""
+"""Seconds between two attempts to reach a server; each pause doubles the one before."""
+LOG_FROM = 0.8
+"""The pause from which a server that never answered is reported: where all processes start at once,
+it may only be slower to start."""
 _OF_AN_ITEM = re.compile(r"WRONGTYPE|user_script:\d+: (attempt to|bad argument)")
-"""What a server answers when a value has another type than a command or script needs."""
+"""The server's error when a value has another type than a command or script needs."""
 
 
 def is_outage(error: Exception) -> bool:
@@ -60,11 +59,11 @@ def is_outage(error: Exception) -> bool:
 def connect(
     url: str | None = None, *, settings: Settings | None = None, seconds: float = REPLY_SECONDS
 ) -> Redis:
-    """A client for `url`, or for the environment's REDIS_URL; a server that is silent for so many
-    seconds counts as gone.
+    """Return a client for `url`, or for the environment's REDIS_URL, without connecting. A server
+    that is silent for `seconds` counts as gone.
 
-    Understands redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
-    Makes no connection. Raises StoreUnavailable when there is no URL, or none to understand.
+    Reads redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db. Raises
+    StoreUnavailable for no URL or any other.
     """
     settings = settings or Settings.from_env()
     url = url or settings.redis_url
@@ -118,14 +117,13 @@ def _through_sentinel(url: str, options: dict[str, Any]) -> Redis:
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be shown: without user, password and query."""
+    """Return a URL without user, password and query, to show it."""
     scheme, _, rest = url.partition("://")
-    place = rest.partition("?")[0].rpartition("@")[2]
-    return f"{scheme}://{place}"
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 def diagnose(error: BaseException, url: str | None) -> str:
-    """One line for an operator: what is wrong with the server and what to do about it."""
+    """Return one line for an operator: the problem with the server and its remedy."""
     place = redacted(url or "")
     if isinstance(error, AuthenticationError | NoPermissionError):
         return f"{place} refuses the user or password ({error}); check REDIS_URL"
@@ -149,12 +147,12 @@ def diagnose(error: BaseException, url: str | None) -> str:
 
 
 class Reconnect:
-    """How a process that serves for long bears a server that does not answer: it says so once,
-    and asks again after pauses that grow."""
+    """Retries of a long-running process while the server does not answer: one log line, and pauses
+    that grow."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
-        self._met = False
+        self._answered = False
         self._logged = False
         self._pause = SHORTEST_PAUSE
 
@@ -165,9 +163,9 @@ class Reconnect:
         let it in.
         """
         reason = diagnose(error, self._url)
-        if not self._met and isinstance(error, AuthenticationError | NoPermissionError):
+        if not self._answered and isinstance(error, AuthenticationError | NoPermissionError):
             raise StoreUnavailable(reason) from None
-        if not self._logged and (self._met or self._pause >= PATIENCE_SECONDS):
+        if not self._logged and (self._answered or self._pause >= LOG_FROM):
             self._logged = True
             log_warning("store.waiting", reason=reason)
         pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
@@ -175,19 +173,19 @@ class Reconnect:
 
     def answered(self) -> None:
         """Note that the server answers."""
-        self._met = True
+        self._answered = True
         if self._logged:
             self._logged = False
             log_event("store.back")
 
     def succeeded(self) -> None:
-        """Note that the attempt is done: the next one may come at once. `answered` alone does not
-        reset the pause, since an attempt that fails behind it would fail again at once."""
+        """Note that an attempt is complete, and reset the pause. `answered` alone does not: an
+        attempt that then fails would fail again at once."""
         self._pause = SHORTEST_PAUSE
 
 
 def socket_of(connection: Any) -> socket.socket | None:
-    """The socket under a redis-py connection, to wait on beside others.
+    """Return the socket of a redis-py connection, to wait on several at once.
 
     redis-py has no public name for it; without it the clock would need a thread for its news.
     """

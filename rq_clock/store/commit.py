@@ -5,9 +5,9 @@ pipeline that is never executed; together with marker, revision and next fire ti
 arguments of one call of lua/commit.lua, packed ahead of time. A `CommitChannel` sends packed
 batches and returns one result a schedule.
 
-Everything here is a guess until the script has compared it. Throwing a batch away loses nothing.
+A batch is provisional until the script has compared it. Dropping one loses nothing.
 
-RQ calls that must not be used to make a job here, because they write past the pipeline:
+RQ calls that must not make a job here, because they bypass the pipeline:
 `unique=True`, `enqueue_at`, `enqueue_in`, `depends_on`, `Repeat` (seen with MONITOR, RQ 2.12).
 """
 
@@ -67,9 +67,9 @@ class CommitRefusal(Exception):
 
 @dataclass(slots=True)
 class _Shape:
-    """The commands of jobs whose commands have equal lengths. RQ's commands are nearly the same for
-    each job of a batch; their common words are sent once. That leaves a third of the bytes, in
-    memory and on the way, and of the words that the server has to parse."""
+    """The commands of jobs whose commands have equal lengths. RQ's commands for the jobs of a batch
+    are nearly the same, and their common words are sent once: that saves two thirds of the bytes
+    and of the server's parsing."""
 
     number: int
     lengths: tuple[int, ...]
@@ -77,7 +77,7 @@ class _Shape:
     places: list[int] = field(default_factory=list)
 
     def common(self) -> list[Any]:
-        """The shape as lua/commit.lua reads it. Every row must be there: `places` follows."""
+        """Return the shape as lua/commit.lua reads it. All rows must be there: it sets `places`."""
         columns = enumerate(zip(*self.rows, strict=True))
         self.places = [place for place, c in columns if c.count(c[0]) < len(c)]
         counted = [place + 1 for place in self.places]
@@ -85,7 +85,7 @@ class _Shape:
 
 
 class Batch:
-    """Decisions for one instant, on their way into one message."""
+    """Decisions for one instant that become one message."""
 
     def __init__(self, instant: datetime, everything: str) -> None:
         self.instant = instant
@@ -100,11 +100,12 @@ class Batch:
 
     @property
     def full(self) -> bool:
+        """Return whether no more decisions fit."""
         return self._jobs >= FULL or len(self.planned) >= FULL
 
     @property
     def size(self) -> int:
-        """Bytes of the packed message."""
+        """Return the bytes of the packed message."""
         return sum(map(len, self.message))
 
     def add(self, entry: Entry, decision: Decision, builder: JobBuilder) -> None:
@@ -122,15 +123,15 @@ class Batch:
         words.append(len(decision.fire_times))
         built = [(t, *builder.build(schedule, t, self.instant)) for t in decision.fire_times]
         queue_key, job_ids = builder.queue(schedule.queue).key, []
-        for fire_time, job_id, mark, commands in built:  # nothing raises from here on
+        for fire_time, job_id, code, commands in built:  # nothing raises from here on
             job_ids.append(job_id)
-            words += [job_id, to_ms(fire_time), mark, queue_key, self._shape(commands).number]
+            words += [job_id, to_ms(fire_time), code, queue_key, self._shape(commands).number]
         self._words += words
         self._jobs += len(job_ids)
         self.planned.append(Planned(entry, decision, self.instant, tuple(job_ids)))
 
     def _shape(self, commands: Sequence[Sequence[Any]]) -> _Shape:
-        """Put a job's commands beside those of jobs that are alike."""
+        """Add a job's commands to the shape of similar jobs."""
         lengths = tuple(map(len, commands))
         if lengths not in self._shapes:
             self._shapes[lengths] = _Shape(len(self._shapes) + 1, lengths)
@@ -141,21 +142,22 @@ class Batch:
         return shape
 
     def expire_by(self, limit: datetime, following: datetime | None) -> None:
-        """A decision made ahead holds until `limit`, or until the schedule's following fire time
-        has come: from then on its policy for missed fire times has the word."""
+        """Set when a decision made ahead expires: at `limit`, or at the schedule's following fire
+        time, from which its policy for missed fire times applies."""
         until = min(limit, following) if following else limit
         self._good_until = min(self._good_until or until, until)
 
     def expired(self, now: datetime) -> bool:
+        """Return whether a decision of the batch no longer holds."""
         return self._good_until is not None and now >= self._good_until
 
-    def pack(self, store: Store, lease: Lease, wire: CommitChannel) -> None:
+    def pack(self, store: Store, lease: Lease, channel: CommitChannel) -> None:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
         words = [word for shape in self._shapes.values() for word in shape.common()]
         own = [row[place] for shape, row in self._rows for place in shape.places]
         keys = store.keys("lease", "markers", "due")
         head = [lease.token, store.history, self.everything]
-        self.message = wire.pack(
+        self.message = channel.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
             len(self._shapes), *words, len(self.planned), *self._words, *own,
         )  # fmt: skip
@@ -163,7 +165,7 @@ class Batch:
 
 
 def _next(entry: Entry, decision: Decision) -> int | str:
-    """When the schedule is due again; a run-time `once` that has fired is over."""
+    """Return when the schedule is due again; "" for never, "end" for a fired run-time `once`."""
     if decision.next is not None:
         return to_ms(decision.next)
     one_off = not entry.declared and isinstance(entry.schedule and entry.schedule.trigger, Once)
@@ -181,7 +183,7 @@ class CommitChannel:
         store.redis.script_load(store.script("commit")[1])
 
     def pack(self, *words: Any) -> list[bytes]:
-        """The bytes of one command."""
+        """Return the bytes of one command."""
         packed: list[bytes] = self._packer.pack_command(*words)
         return packed
 
@@ -195,9 +197,8 @@ class CommitChannel:
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:  # the server was restarted: it forgets scripts
             self._store.redis.script_load(self._store.script("commit")[1])
-            for i, reply in zip(
-                unknown, self._exchange([batches[i] for i in unknown]), strict=True
-            ):
+            again = self._exchange([batches[i] for i in unknown])
+            for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         return [_result(batch, reply) for batch, reply in zip(batches, replies, strict=True)]
 
@@ -241,8 +242,8 @@ def _result(batch: Batch, reply: Any) -> list[CommitResult] | CommitRefusal:
 
 
 def was_committed(planned: Planned, stale: str) -> bool:
-    """Return whether a stale result means that this very decision was committed before and only
-    its reply was lost: the stored marker and last job are the ones it would have written."""
+    """Return whether a stale result means that this very decision was committed before and only its
+    reply was lost: the stored marker and last job are those of the decision."""
     _revision, _, state = stale.partition(" ")
     marker, *rest = state.split(" ")
     written = marker == str(to_ms(planned.decision.marker))

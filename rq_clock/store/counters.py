@@ -59,8 +59,8 @@ def bucket(seconds: float, bounds: Bounds) -> str:
 
 
 class Counters:
-    """Counts on their way to Redis, in portions. What is still here when the process dies is lost:
-    counts, never runs."""
+    """Counts that go to Redis in portions. A process that dies loses its unwritten counts, never
+    runs."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -134,7 +134,7 @@ def ended(state: str, again: str, took: float, waited: float | None) -> list[Cou
     return counts
 
 
-# ---- what was counted -------------------------------------------------------------------------
+# ---- read the counters ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

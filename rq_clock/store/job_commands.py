@@ -19,7 +19,7 @@ from rq_clock.timing.instants import iso
 
 class _Queue(Queue):
     """RQ's queue, with the instant of the decision as the time of enqueueing: a job that was
-    built ahead must not claim to have been enqueued before its fire time."""
+    built ahead must not show an earlier time than its fire time."""
 
     decided_at: datetime
 
@@ -37,10 +37,11 @@ class JobBuilder:
         self._queues: dict[str, _Queue] = {}
 
     def queue(self, name: str) -> _Queue:
+        """Return a queue, one object for all jobs."""
         if name not in self._queues:
             queue = self._queues[name] = _Queue(name, connection=self._store.redis)
-            # With one, RQ checks it against a Protocol for each job, a tenth of the time that
-            # making a job takes. Without one it takes its default, which is the one that was there.
+            # RQ checks a serializer against a Protocol for each job, a tenth of the time that a job
+            # takes. Without one, RQ uses its default.
             queue.serializer = None  # type: ignore[assignment]
         return self._queues[name]
 
@@ -85,20 +86,20 @@ def command_words(commands: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _retry(retries: int | tuple[int, ...]) -> Retry | None:
-    """RQ's form of a count, or of a list of delays in seconds."""
+    """Return RQ's form of a count, or of a list of delays in seconds."""
     if isinstance(retries, tuple):
         return Retry(max=len(retries), interval=list(retries))
     return Retry(max=retries) if retries else None
 
 
 def _group(key: str, group: str, limit: int) -> tuple[Any, ...]:
-    """Says the job's group where workers' scripts read it (lua/turns.lua)."""
+    """Return the command that writes a job's group where lua/take.lua reads it."""
     return ("HSET", key, "rq_clock_group", group, "rq_clock_group_limit", limit)
 
 
 def _needed(commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The commands without an HSET whose fields the next one sets again: RQ writes a new job's
-    status first, and then all that there is of it."""
+    """Return the commands without an HSET whose fields the next one sets again: RQ writes a new
+    job's status first, and then the whole hash."""
     needed = []
     for command, following in zip(commands, [*commands[1:], ("",)], strict=True):
         same_hash = command[0] == "HSET" and command[:2] == following[:2]

@@ -26,7 +26,7 @@
     pauses               hash     schedule or "*" → JSON of entry.Pause; also one that has ended
     skips                hash     schedule → JSON of entry.SkipRequest
     due                  zset     schedule by next fire time; derived from the rest
-    ledger:<schedule>    list     what became of each fire time, oldest first, capped:
+    ledger:<schedule>    list     the outcome of each fire time, oldest first, capped:
                                   "<s|c|m|b> <fire time> <lag ms>"    enqueued: on schedule, caught
                                                                       up, manual, backfill; behind
                                                                       that how it ended:
@@ -60,7 +60,7 @@
                                   success; a run that an operator stops is neither
     turns:<group>        set      jobs of the group whose turn it is: one, unless it has a limit
     waiting:<group>      list     its parked jobs, in the order in which they get their turn
-    groups               set      the groups that have parked jobs
+    groups               set      the groups with parked jobs
     output:<job id>      string   the last 64 kB that a command printed, or the status and the first
                                   2 kB of a web call's answer; written while it runs, expires
     counters             hash     field → number: see counters.py; of all schedules

@@ -19,7 +19,7 @@ from rq_clock.store.backfills import Backfills
 from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal
 from rq_clock.store.counters import Counters
 from rq_clock.store.job_commands import JobBuilder, command_words
-from rq_clock.store.scripts import load_script, text
+from rq_clock.store.scripts import load_script, pairs, text
 from rq_clock.store.store import KEEP_REMOVED_MS, Store
 from rq_clock.timing.instants import iso, to_ms
 
@@ -56,14 +56,14 @@ class Operations:
         actor = actor or Actor(by="")
         kind, *rest = actor.call(self._scripts["edit"], keys, [*args, *audited, *words])
         if kind == b"refused":
-            pairs = zip(rest[::2], rest[1::2], strict=True)
-            raise Conflict.join([_conflict(edits[int(n) - 1].name, text(why)) for n, why in pairs])
+            found = pairs(rest).items()
+            raise Conflict.join([_conflict(edits[int(n) - 1].name, text(why)) for n, why in found])
         return [text(revision) for revision in rest]
 
     def settle(self, name: str, now: datetime) -> Entry | None:
         """Decide what is due of a schedule until `now`, as the clock would, before a change that
         would lose it. Return the entry then; None when there is no such schedule."""
-        wire, builder = CommitChannel(self.store), JobBuilder(self.store)
+        channel, builder = CommitChannel(self.store), JobBuilder(self.store)
         while True:
             entries, everything = self.store.load([name])
             entry = entries.get(name)
@@ -74,21 +74,18 @@ class Operations:
                 return entry
             batch = Batch(now, everything)
             batch.add(entry, decision, builder)
-            batch.pack(self.store, Lease(""), wire)
-            [result] = wire.commit([batch])
-            if isinstance(result, CommitRefusal):
-                if result.changed:
-                    continue
-                raise ScheduleError(f"{name}: its due fire times cannot be decided: {result}")
-            if result[0].kind == "error":
-                raise ScheduleError(
-                    f"{name}: its due fire times cannot be decided: {result[0].detail}"
-                )
+            batch.pack(self.store, Lease(""), channel)
+            [result] = channel.commit([batch])
+            if isinstance(result, CommitRefusal) and result.changed:
+                continue
+            if isinstance(result, CommitRefusal) or result[0].kind == "error":
+                reason = result if isinstance(result, CommitRefusal) else result[0].detail
+                raise ScheduleError(f"{name}: its due fire times cannot be decided: {reason}")
             if result[0].kind in ("ok", "overlap"):
-                tally = Counters()
-                overlap, at = result[0].kind == "overlap", result[0].at
-                tally.decided(name, decision, now, None if overlap else at, overlap=overlap)
-                self.store.count(Lease(""), "", tally.portion())
+                counters, overlap = Counters(), result[0].kind == "overlap"
+                at = None if overlap else result[0].at
+                counters.decided(name, decision, now, at, overlap=overlap)
+                self.store.count(Lease(""), "", counters.portion())
 
     # ---- runs by hand -------------------------------------------------------------------------
 
@@ -132,7 +129,7 @@ class Edit:
     """A change of one schedule; a field that is None stays as it is.
 
     `expected` is the state that the schedule must have: "new", "there", "either", or a revision.
-    A definition of "" removes it. `since` starts its fire times anew from there.
+    A definition of "" removes it. `since` is the instant from which its fire times count again.
     """
 
     name: str
@@ -153,18 +150,10 @@ class Edit:
             pause = to_json(self.pause)
             ends = "" if self.pause.missed == "skip" else _ms(self.pause.until)
         skip = to_json(self.skipping) if self.skipping else "" if self.unskip else _KEEP
-        starts_anew = self.since is not None
-        fire = _ms(self.next_fire) if starts_anew or self.next_fire else _KEEP
-        return [
-            self.name,
-            self.expected,
-            _KEEP if self.definition is None else self.definition,
-            to_ms(self.since) if self.since else _KEEP,
-            fire,
-            pause,
-            skip,
-            ends,
-        ]
+        fire = _ms(self.next_fire) if self.since or self.next_fire else _KEEP
+        definition = _KEEP if self.definition is None else self.definition
+        since = to_ms(self.since) if self.since else _KEEP
+        return [self.name, self.expected, definition, since, fire, pause, skip, ends]
 
 
 def _ms(t: datetime | None) -> int | str:

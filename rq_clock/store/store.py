@@ -6,8 +6,8 @@ of its lease, so a clock that was deposed, frozen or cut off cannot write. And a
 marker and the revision that its decision is based on, so a decision is applied once or not at all,
 however often it is sent.
 
-Not here: the lease (lease.py), changes by people and apps (operations.py), and jobs and their
-queues, which are RQ's (job_commands.py is the one place that makes them).
+Not here: the lease (lease.py), changes by people and apps (operations.py), and RQ's jobs, which
+only job_commands.py makes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Store:
         ]
 
     def now(self) -> datetime:
-        """Return the server's time. A host whose clock is ahead must not decide what is not due."""
+        """Return the server's time: a host whose clock is ahead must decide nothing early."""
         seconds, micros = self.redis.time()
         return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
@@ -239,7 +239,7 @@ class Store:
             yield from self.load(names)[0].values()
 
     def some_names(self, limit: int) -> list[str]:
-        """Return the names of about so many schedules, in no order."""
+        """Return the names of about `limit` schedules, in no order."""
         found: Any = self.redis.hscan(self.key("definitions"), 0, count=limit)
         return [text(name) for name in found[1]]
 
@@ -281,8 +281,8 @@ class Store:
         return [ledger_entry(text(line)) for line in lines]
 
     def output(self, job_id: str) -> bytes | None:
-        """Return the last 64 kB of a command's output or a web call's answer, as they came. None
-        when there is none, or none any more."""
+        """Return the last 64 kB of a command's output or a web call's answer; None when there is
+        none, or it has expired."""
         found: Any = self.redis.get(self.key(f"output:{job_id}"))
         return None if found is None else bytes(found)
 
