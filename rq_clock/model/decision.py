@@ -1,4 +1,4 @@
-"""What is due: which fire times to enqueue, which to skip, and why. Pure."""
+"""Decisions: the fire times to enqueue and to skip, with the reasons. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from rq_clock.timing.triggers import MANY, Once
 
 _MS = timedelta(milliseconds=1)
 
-
 ON_TIME = timedelta(seconds=10)
-"""How late a fire time may be decided and still be on time rather than caught up. Long enough
-for a restart; short enough that nobody calls a run of that age stale."""
+"""How late a fire time may be decided and still be on time rather than caught up: longer than a
+restart takes, shorter than an age at which a run is stale."""
 
 DECISION_LIMIT = 100
-"""Fire times in one decision. More stay due and follow at once: a commit stays near a
-millisecond of Redis's time, whatever a schedule has to catch up."""
+"""Fire times in one decision. More stay due and follow at once, so that a commit takes about a
+millisecond of Redis's time."""
 
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -50,8 +49,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What `due` found. `marker` is the newest fire time decided, or the one that came in when
-    nothing was due; `next` is the first fire time after it."""
+    """The result of `due`. `marker` is the newest decided fire time, unchanged when nothing is
+    due; `next` is the first fire time after it."""
 
     fire_times: tuple[datetime, ...]
     skips: tuple[Skip, ...]
@@ -67,8 +66,8 @@ def due(
 
     `marker` is the instant up to which all is decided: the newest decided fire time, or known
     since for a schedule that never fired. At most DECISION_LIMIT fire times come back, oldest
-    first; what is left then is due at once (`next` <= now). A `now` before the marker (the wall
-    clock went back) finds nothing due.
+    first; the others are due at once (`next` <= now). Nothing is due for a `now` before the marker,
+    as when the wall clock went back.
     """
     first = schedule.next_after(marker)
     if first is None or first > now:
@@ -90,13 +89,13 @@ def due(
 
 
 def is_on_time(fire_time: datetime, now: datetime) -> bool:
-    """Whether a fire time decided now runs as scheduled, rather than being caught up."""
+    """Return whether a fire time decided now runs as scheduled, rather than being caught up."""
     return now - fire_time <= ON_TIME
 
 
 def _after_outage(schedule: Schedule, marker: datetime, now: datetime) -> Decision:
-    """Several fire times have passed. Costs follow the limit and the days passed, never the
-    number of fire times: the newest are found by looking back, the rest only counted."""
+    """Return the decision when several fire times have passed. The newest are found by looking back
+    and the rest only counted, so the cost does not grow with their number."""
     span = _Span(schedule)
     cutoff = _cutoff(schedule, now)
     start = marker if cutoff is None else max(marker, cutoff - _MS)
@@ -110,7 +109,7 @@ def _after_outage(schedule: Schedule, marker: datetime, now: datetime) -> Decisi
 
 
 class _Span:
-    """A schedule's fire times looked at from behind, jitter included."""
+    """Finds fire times of a schedule backwards from an instant, jitter included."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._trigger = schedule.trigger
@@ -121,7 +120,7 @@ class _Span:
         return found and found + self._offset
 
     def newest(self, after: datetime, until: datetime, limit: int) -> list[datetime]:
-        """The newest `limit` fire times in (after, until], oldest first."""
+        """Return the newest `limit` fire times in (after, until], oldest first."""
         found: list[datetime] = []
         t = self.latest_at(until)
         while t is not None and t > after and len(found) < limit:
@@ -130,7 +129,7 @@ class _Span:
         return found[::-1]
 
     def skip(self, reason: str, after: datetime, until: datetime) -> Skip | None:
-        """The fire times in (after, until] as one entry, or None when there are none."""
+        """Return the fire times in (after, until] as one entry, or None when there are none."""
         if until <= after:
             return None
         first = self._trigger.next_after(after - self._offset)
@@ -142,7 +141,7 @@ class _Span:
 
 
 def _cutoff(schedule: Schedule, now: datetime) -> datetime | None:
-    """The oldest instant that is still caught up; None when no age is too great."""
+    """Return the oldest instant that is still caught up; None when no age is too great."""
     if schedule.catch_up == "none":
         return now - ON_TIME
     return None if schedule.catch_up_window is None else now - schedule.catch_up_window

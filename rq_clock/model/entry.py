@@ -62,8 +62,8 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRefused:
-    """Why the lease was not granted: `held` by a clock of ours, or `foreign`: the namespace
-    belongs to another owner."""
+    """A refusal of the lease. `kind` is held, by a clock of the same owner, or foreign: the
+    namespace belongs to another owner."""
 
     kind: str
     wait: float = 0.0
@@ -145,8 +145,8 @@ class Entry:
     """Its own and the one of all schedules, also ended ones."""
     skipping: SkipRequest | None = None
     next_fire: datetime | None = None
-    """As the due index has it; None when it is never due again, or being decided for the last
-    time."""
+    """The one of the due index; None when the schedule is never due again, or its last fire time is
+    being decided."""
 
     @classmethod
     def read(cls, name: str, state: str, **rest: Any) -> Entry:
@@ -163,10 +163,8 @@ class Entry:
     @classmethod
     def unreadable(cls, name: str, fault: str, **rest: Any) -> Entry:
         """Return the entry of a schedule whose marker, pause or skip cannot be read."""
-        since = _EPOCH
-        return cls(
-            name, schedule=None, fault=fault, marker=None, known_since=since, last_job="", **rest
-        )
+        rest |= {"fault": fault, "known_since": _EPOCH, "last_job": ""}
+        return cls(name, schedule=None, marker=None, **rest)
 
     @property
     def tz(self) -> str:
@@ -175,7 +173,7 @@ class Entry:
 
     @property
     def decided(self) -> datetime:
-        """The instant up to which every fire time is decided."""
+        """Return the instant up to which every fire time is decided."""
         return max(self.marker, self.known_since) if self.marker else self.known_since
 
     def pause(self, now: datetime) -> Pause | None:
@@ -199,7 +197,7 @@ class Entry:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The spans in which its fire times are skipped."""
+        """Return the spans in which its fire times are skipped."""
         if not self.pauses and self.skipping is None:
             return ()
         paused = [Block("paused", p.until) if p.until else Block("paused") for p in self.pauses]
@@ -216,5 +214,5 @@ class Entry:
 
     @property
     def base(self) -> str:
-        """This state as the commit compares it."""
+        """Return this state as the commit compares it."""
         return f"{to_ms(self.marker) if self.marker else '-'} {to_ms(self.known_since)}"

@@ -25,8 +25,8 @@ class Filter:
         return bool(self.queue or self.tag or self.text)
 
     def may_match(self, name: str, definition: str) -> bool:
-        """Return False when the stored text alone rules the schedule out. Among very many, most
-        are ruled out before they are parsed."""
+        """Return False when the stored text alone rules the schedule out: it saves parsing very
+        many definitions."""
         function = self.text and '"func"' in definition  # other targets are not shown as stored
         if function and str(self.text).lower() not in f"{name} {definition}".lower():
             return False

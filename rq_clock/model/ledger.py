@@ -11,7 +11,6 @@ from rq_clock.timing.instants import from_ms
 
 _MS = timedelta(milliseconds=1)
 
-
 LEDGER_CODES = {"s": "schedule", "c": "catch_up", "m": "manual", "b": "backfill"}
 """Ledger code of an enqueued fire time → why it was enqueued."""
 
@@ -25,9 +24,9 @@ RUN_STATES: tuple[str, ...] = get_args(RunState)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How an execution of a run ended: `state` is ok, failed, timed_out, stopped, interrupted or
-    lost (its worker died); `number` is 1 for the first, 0 for a run that was taken away before it
-    began; `error` is one line."""
+    """An ended execution of a run: `state` is ok, failed, timed_out, stopped, interrupted or lost
+    (its worker died); `number` is 1 for the first, 0 for a run that was canceled before it began;
+    `error` is one line."""
 
     state: str
     number: int
@@ -39,8 +38,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A ledger entry: a fire time that became a job, and how its latest attempt ended, if one has.
-    `lag` is None when the entry that held it is gone."""
+    """A ledger entry: a fire time that became a job, and its latest ended attempt, if any. `lag` is
+    None when the ledger did not keep it."""
 
     fire_time: datetime
     reason: str
@@ -60,7 +59,7 @@ LedgerEntry = Enqueued | Skip | Lost
 
 
 def instant_of(entry: LedgerEntry) -> datetime:
-    """Return the fire time of an entry, the last one of a skip; when a lost job was missed."""
+    """Return an entry's fire time, the last one of a skip, or when a lost job was found missing."""
     if isinstance(entry, Skip):
         return entry.last
     return entry.found if isinstance(entry, Lost) else entry.fire_time

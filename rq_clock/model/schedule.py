@@ -29,7 +29,7 @@ _MS = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A trigger and a target under a name, with options.
+    """A named trigger and target, with options.
 
     Raises ScheduleError with every fault of the declaration. Durations are timedelta or seconds;
     `None` leaves a value to RQ's default.

@@ -1,10 +1,10 @@
-"""The targets of a schedule besides a function: a shell command, or a call of a URL.
+"""Targets of a schedule other than a function: a shell command or a call of a URL.
 
     clock.add("disk-usage", every(hours=1), command("df -h /", timeout=60))
     clock.add("ping", every(minutes=5), webhook("https://example.com/hook", json={"from": "clock"}))
 
-Pure declarations: constructing never raises, `faults()` reports everything that is wrong, and
-nothing here runs anything. The jobs call the functions of runners.
+Pure declarations: constructing never raises, `faults()` reports everything that is wrong. The jobs
+call the functions of runners.
 
 A declaration is stored in Redis and stays in its jobs: keep secrets in the app's environment, which
 a command sees. Values that look like secrets are masked wherever a target is shown.
@@ -74,11 +74,8 @@ class Command:
             got = repr(shell) if isinstance(shell, str) else type(shell).__name__
             yield Fault("command.shell", f"expected a command line, as 'df -h /', got {got}")
         elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
-            text = (
-                f"expected a command line of at most {LONGEST_COMMAND:,} characters, none of them "
-                "NUL or half of a surrogate pair; put the rest into a script"
-            )
-            yield Fault("command.shell", text)
+            text = f"expected a command line of at most {LONGEST_COMMAND:,} characters, without NUL"
+            yield Fault("command.shell", f"{text} or half a surrogate pair; put it into a script")
         if self.timeout is not None and not _is_time(self.timeout):
             text = f"expected a command's timeout in seconds, above 0, got {self.timeout!r}"
             yield Fault("command.timeout", text)
@@ -128,8 +125,8 @@ class Webhook:
         return _repr(self)
 
     def faults(self) -> Iterator[Fault]:
-        """Yield everything that is wrong with it alone. Whether its address may be called is known
-        only where it is called; `rq-clock check` looks at what it can."""
+        """Yield everything that is wrong with it. Only the worker knows whether it may call the
+        address; `rq-clock check` checks what it can."""
         yield from (Fault("webhook.url", text) for text in _url_faults(self.url))
         if self.method not in METHODS:
             text = f"expected method {', '.join(METHODS)}, got {self.method!r}"
@@ -138,11 +135,8 @@ class Webhook:
             text = f"a {self.method} carries no json; use method='POST' or leave it out"
             yield Fault("webhook.json", text)
         if not _is_time(self.timeout) or self.timeout > LONGEST_CALL:
-            text = (
-                f"expected a webhook's timeout in seconds, above 0 and at most {LONGEST_CALL}, "
-                f"got {self.timeout!r}"
-            )
-            yield Fault("webhook.timeout", text)
+            text = f"expected a webhook's timeout in seconds, above 0 and at most {LONGEST_CALL}"
+            yield Fault("webhook.timeout", f"{text}, got {self.timeout!r}")
         for text in _named_texts("headers", self.headers, _HEADER, _ASCII):
             yield Fault("webhook.headers", text)
         yield from (Fault("webhook.headers", text) for text in _header_faults(self.headers))
@@ -177,15 +171,15 @@ def command(
     cwd: str | PurePath | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Command:
-    """A shell command as the target of a schedule: `/bin/sh -c shell` in a session of its own, with
-    the app's environment and `env` on top, in `cwd` (relative to the directory that the worker was
-    started in, which is the default), with nothing to read.
+    """Return a shell command as the target of a schedule: `/bin/sh -c shell` in its own session,
+    with the app's environment and `env` on top, and empty input. `cwd` is relative to the worker's
+    directory, which is the default.
 
     Exit code 0 is success. After `timeout` seconds (default: the schedule's `timeout`, else 180)
-    everything that it started gets SIGTERM, 5 s later SIGKILL; the same when the worker shuts
-    down, and then the job goes back to the front of its queue. What it leaves running when it
-    ends is ended too, and so is all of it when the worker is killed. The timeout of RQ's job is
-    made at least 10 s longer, so that this one is met first.
+    all its processes get SIGTERM, and SIGKILL 5 s later. The same happens when the worker shuts
+    down, and the job goes back to the front of its queue. Processes that outlive the command or the
+    worker are ended too. The timeout of RQ's job is at least 10 s longer, so that this one comes
+    first.
 
     The command sees RQ_CLOCK_SCHEDULE, RQ_CLOCK_FIRE_TIME and RQ_CLOCK_REASON. It is stored with
     `env` in Redis: leave secrets in the app's environment.
@@ -203,13 +197,13 @@ def webhook(
     json: Any = None,
     timeout: float | timedelta = CALL_SECONDS,
 ) -> Webhook:
-    """A call of a URL as the target of a schedule. 2xx is success; a redirect is not followed and
-    is a failure. The answer is kept to 2 kB.
+    """Return a call of a URL as the target of a schedule. 2xx is success; a redirect is a failure
+    and is not followed. The first 2 kB of the answer are kept.
 
-    `json` is the body, none when None. `timeout` seconds (at most 300) are for all of it, from
-    looking up the name to the last byte kept; the timeout of RQ's job is made at least 10 s
-    longer. Idempotency-Key is "<schedule>/<fire time>", so that a call which is repeated (RQ runs
-    a job at least once) can be told from a new one.
+    `json` is the body, none when None. `timeout` seconds (at most 300) cover the whole call, from
+    looking up the name to the last byte kept; the timeout of RQ's job is at least 10 s longer.
+    Idempotency-Key is "<schedule>/<fire time>", so the receiver recognizes a repeated call: RQ runs
+    a job at least once.
 
     Only public addresses are called, unless RQ_CLOCK_WEBHOOK_ALLOW names host or network. URL,
     headers and body are stored in Redis; headers that look secret are masked where shown.

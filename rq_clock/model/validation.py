@@ -1,8 +1,7 @@
-"""Checks a declaration. Each fault names its field, and its text says what was expected, what came
-and what to do.
+"""Checks of a declaration. Each fault has its field and a text: expected, got, remedy.
 
-Checks yield every fault and never stop at the first. Values are whatever a user wrote: no annotated
-type can be relied on here.
+Checks yield every fault and never stop at the first. Values come from users, so their annotated
+types cannot be relied on.
 """
 
 from __future__ import annotations
@@ -31,13 +30,14 @@ _LONGEST_INT = 14_000
 """Bits. Python writes no integer of more than 4,300 digits (14,284 bits) as text."""
 _LARGEST = 512 * 1024
 """Bytes of arguments as JSON."""
+_TOO_LARGE = f"expected arguments of at most {_LARGEST // 1024} kB as JSON"
 _SECONDS = {"timeout": "timeout", "result_ttl": "resultTtl", "failure_ttl": "failureTtl"}
 _DURATIONS = {"catch_up_window": "catchUpWindow", "jitter": "jitter"}
 _COUNTS = {"catch_up_limit": "catchUpLimit", "group_limit": "groupLimit"}
 
 
 def faults(s: Any) -> Iterator[Fault]:
-    """Yield everything that is wrong with a Schedule, taken by itself."""
+    """Yield the faults of a Schedule."""
     if not isinstance(s.name, str) or not NAME.match(s.name):
         text = f"expected a name of 1-100 letters, digits, '_' or '-', got {_shown(s.name)}"
         yield Fault("name", text)
@@ -66,35 +66,29 @@ def faults(s: Any) -> Iterator[Fault]:
 
 
 def _foreign_options(s: Any) -> Iterator[Fault]:
-    """Yield the options that only a function can take."""
+    """Yield a fault for each option that only a function accepts."""
     kind, place = s.target.kind, "its env or its text" if s.target.kind == "command" else "its json"
     for option in ("args", "kwargs"):
         if getattr(s, option):
-            text = f"{option} go to a function, and a {kind} is none; put them into {place}"
+            text = f"{option} are for a function, not for a {kind}; put them into {place}"
             yield Fault(option, text)
 
 
 def _target_faults(target: object) -> Iterator[str]:
     if not isinstance(target, str):
-        yield (
-            "expected a function or its dotted name, as 'tasks.feeds.refresh', a command(…) or a "
-            f"webhook(…), got {target!r}"
-        )
+        text = "expected a function or its dotted name, a command(…) or a webhook(…)"
+        yield f"{text}, got {target!r}"
     elif target.startswith(("http://", "https://")):
         yield f"expected a dotted name, got the URL {masked_url(target)}; wrap it in webhook(…)"
     elif " " in target and "<" not in target:
         shown = masked_text(target)
         yield f"expected a dotted name, got {shown!r}; a command line is wrapped in command(…)"
     elif "<" in target:
-        yield (
-            f"expected a function that a worker can import by name, got {target!r}; define it at "
-            "the top of a module"
-        )
+        text = f"expected a function that a worker can import by name, got {target!r}"
+        yield f"{text}; define it at the top of a module"
     elif target.startswith("__main__."):
-        yield (
-            f"{target!r} lives in the script that is run, which workers cannot import; move it to "
-            "a module, such as tasks/"
-        )
+        text = f"{target!r} lives in the script that is run, which workers cannot import"
+        yield f"{text}; move it to a module, such as tasks/"
     elif not _DOTTED.match(target):
         yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {target!r}"
 
@@ -109,10 +103,7 @@ def _argument_faults(s: Any) -> Iterator[Fault]:
             for field, value in parts.items()
         }
         if (size := sum(sizes.values())) > _LARGEST:
-            text = (
-                f"expected arguments of at most {_LARGEST // 1024} kB as JSON, got "
-                f"{size // 1024} kB; store the data elsewhere and pass its key"
-            )
+            text = f"{_TOO_LARGE}, got {size // 1024} kB; store the data elsewhere and pass its key"
             yield Fault(max(sizes, key=lambda field: sizes[field]), text)
     if not isinstance(s.queue, str) or not s.queue or _HALF.search(s.queue):
         yield Fault("queue", f"expected queue to be the name of a queue, got {s.queue!r}")
@@ -124,7 +115,7 @@ def _argument_faults(s: Any) -> Iterator[Fault]:
 
 
 def _call_faults(s: Any) -> Iterator[Fault]:
-    """Yield what is wrong with the values that the target is called with."""
+    """Yield the faults of the values that the target is called with."""
     if not isinstance(s.args, tuple):
         got = masked_text(_shown(s.args))
         yield Fault("args", f"expected args to be a list of JSON values, got {got}")
@@ -143,22 +134,22 @@ def _body(s: Any) -> object:
 
 
 def _json_faults(value: object, path: str) -> Iterator[str]:
-    """Arguments are stored as JSON, so that they survive every deploy and can be shown. The values
-    are counted, too: lists that contain each other have no end."""
+    """Yield the faults of a value that is stored as JSON, so that it survives every deploy and can
+    be shown. Nested values are counted, because lists that contain each other have no end."""
     todo, count = [(value, path, 1)], 0
     while todo:
         value, path, depth = todo.pop()
         count += 1
         if count > _LARGEST:
-            yield f"expected arguments of at most {_LARGEST // 1024} kB as JSON, got more in {path}"
+            yield f"{_TOO_LARGE}, got more in {path}"
             return
         if not isinstance(value, list | dict):
             yield from _value_faults(value, path)
         elif depth > _DEEPEST:
-            yield (
-                f"expected lists and dicts nested at most {_DEEPEST} deep, got more in "
-                f"{path[:40]}…; pass the value as JSON text"
+            text = (
+                f"expected lists and dicts nested at most {_DEEPEST} deep, got more in {path[:40]}…"
             )
+            yield f"{text}; pass the value as JSON text"
             return
         elif isinstance(value, list):
             items = [(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
@@ -179,15 +170,11 @@ def _value_faults(value: object, path: str) -> Iterator[str]:
     elif isinstance(value, float) and not -1e308 <= value <= 1e308:
         yield f"expected a JSON number in {path}, got {value!r}"
     elif isinstance(value, int) and value.bit_length() > _LONGEST_INT:
-        yield (
-            f"expected an integer of at most 4,200 digits in {path}, got one of "
-            f"{value.bit_length():,} bits; pass it as text"
-        )
+        got = f"one of {value.bit_length():,} bits"
+        yield f"expected an integer of at most 4,200 digits in {path}, got {got}; pass it as text"
     elif value is not None and not isinstance(value, int | float | bool):
-        yield (
-            f"expected a JSON value in {path}, got {_shown(value)} ({type(value).__name__}); pass "
-            "text or a number and convert it in the task"
-        )
+        got = f"{_shown(value)} ({type(value).__name__})"
+        yield f"expected a JSON value in {path}, got {got}; pass text or a number and convert it"
 
 
 def _shown(value: object) -> str:
@@ -207,26 +194,17 @@ def _number_faults(s: Any) -> Iterator[Fault]:
         if value is None or value == -1:  # RQ's word for "without end"
             continue
         if not _is_whole(value) or not least <= value <= longest:
-            text = (
-                f"expected {option} in whole seconds, at least {least} and at most 50 years, or -1 "
-                f"for no end, got {_shown(value)}"
-            )
-            yield Fault(field, text)
+            text = f"expected {option} in whole seconds, {least} to at most 50 years, or -1 for no"
+            yield Fault(field, f"{text} limit, got {_shown(value)}")
     delays = s.retries if isinstance(s.retries, tuple) else (s.retries,)
     if not all(_is_whole(n) and 0 <= n <= longest for n in delays) or not delays:
-        text = (
-            "expected retries to be a count, 0 or more, or a list of delays in whole seconds, "
-            f"got {_shown(s.retries)}"
-        )
-        yield Fault("retries", text)
+        text = "expected retries to be a count, 0 or more, or a list of delays in whole seconds"
+        yield Fault("retries", f"{text}, got {_shown(s.retries)}")
     for option, field in _DURATIONS.items():
         value = getattr(s, option)
         if value is not None and not (isinstance(value, timedelta) and _MS <= value <= _YEARS):
-            text = (
-                f"expected {option} as timedelta or seconds, at least 0.001 s and at most 50 "
-                f"years, got {_shown(value)}"
-            )
-            yield Fault(field, text)
+            text = f"expected {option} as timedelta or seconds, 0.001 s to at most 50 years"
+            yield Fault(field, f"{text}, got {_shown(value)}")
     for option, field in _COUNTS.items():
         value = getattr(s, option)
         if value is None and option == "catch_up_limit":
@@ -242,11 +220,8 @@ def _policy_faults(s: Any) -> Iterator[Fault]:
     if s.overlap not in ("skip", "allow"):
         yield Fault("overlap", f"expected overlap 'skip' or 'allow', got {s.overlap!r}")
     if s.catch_up == "all" and s.overlap == "skip":
-        text = (
-            "catch_up='all' says that every fire time matters, overlap='skip' drops those that "
-            "come while a job still runs; use overlap='allow' or catch_up='latest'"
-        )
-        yield Fault("overlap", text)
+        text = "expected overlap='allow' where every fire time matters (catch_up='all'), got 'skip'"
+        yield Fault("overlap", f"{text}; use that or catch_up='latest'")
     if s.catch_up != "all" and s.catch_up_limit is not None:
         text = f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
         yield Fault("catchUpLimit", text)
@@ -262,5 +237,5 @@ def _policy_faults(s: Any) -> Iterator[Fault]:
 
 
 def _is_whole(value: object) -> bool:
-    """Whether it is an integer that Redis's scripts can count with."""
+    """Return whether it is an integer that Redis's scripts can count with."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53

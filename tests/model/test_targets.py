@@ -51,7 +51,7 @@ class TestDeclaration:
             "expected cwd to be a directory, got ''",
             "expected a name as a key in env, got 'a b'",
             "expected plain text in env['API_KEY'], got **** (int)",
-            "kwargs go to a function, and a command is none; put them into its env or its text",
+            "kwargs are for a function, not for a command; put them into its env or its text",
             "expected queue to be the name of a queue, got ''",
         ]
 
@@ -72,16 +72,16 @@ class TestDeclaration:
             "expected plain text in headers['X-Key'], got **** (str)",
             "the header 'a' comes twice",
             "the header 'host' is rq-clock's to set; leave it out",
-            "args go to a function, and a webhook is none; put them into its json",
+            "args are for a function, not for a webhook; put them into its json",
             "expected a JSON value in json[0]['at'], got {1} (set); pass text or a number and "
-            "convert it in the task",
+            "convert it",
         ]
 
     @pytest.mark.parametrize(
         ("target", "reason"),
         [
             (command("x" * 10_001), "at most 10,000 characters"),
-            (command("a\0b"), "none of them NUL"),
+            (command("a\0b"), "without NUL"),
             (command(["df", "-h"]), "expected a command line"),  # type: ignore[arg-type]
             (command("df", timeout="1m"), "timeout in seconds"),  # type: ignore[arg-type]
             (command("df", timeout=True), "timeout in seconds"),
