@@ -1,4 +1,4 @@
-"""Loads the app's clock with its declared schedules, without running anything.
+"""Loads the app's clock with its declared schedules. Runs nothing.
 
 RQ_CLOCK_APP names it as `module:attribute`; the default is `clock:clock` in the working directory.
 """
@@ -19,9 +19,9 @@ from rq_clock.settings import Settings
 
 
 def load(name: str) -> tuple[Clock, list[Fault]]:
-    """Return the clock that `name` points at, and every fault of its declarations.
+    """Return the clock at `name`, and every fault of its declarations.
 
-    Raises RqClockError when there is no such module or no clock in it.
+    Raises RqClockError if there is no such module, or no clock in it.
     """
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
@@ -45,10 +45,10 @@ def load(name: str) -> tuple[Clock, list[Fault]]:
 
 
 def target_faults(schedule: Schedule) -> list[Fault]:
-    """Return why a worker could not run the schedule's target; imports a function to find out.
+    """Return why a worker could not run the schedule's target.
 
-    For a command it checks the directory, and for a webhook an IP address in the URL. Programs and
-    host names may exist only on the worker's machine.
+    It imports a function, and checks the directory of a command and an IP address in the URL of a
+    webhook. Programs and host names may exist only on the worker's machine.
     """
     target = schedule.target
     if isinstance(target, Command):
@@ -81,13 +81,13 @@ def _function_fault(dotted: str) -> str:
         return f"cannot import target {dotted!r}: {type(error).__name__}: {error}"
     if target is None:
         return f"{module_name!r} has no function {function!r}, the target"
-    return (
-        "" if callable(target) else f"expected target {dotted!r} to be a function, got {target!r}"
-    )
+    if callable(target):
+        return ""
+    return f"expected target {dotted!r} to be a function, got {target!r}"
 
 
 def _import_longest(dotted: str) -> object:
-    """Return a module, or a class in one: `tasks.mail` as well as `tasks.mail.Sender`."""
+    """Return a module (`tasks.mail`) or a class in one (`tasks.mail.Sender`)."""
     try:
         return importlib.import_module(dotted)
     except ModuleNotFoundError as error:

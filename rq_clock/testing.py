@@ -1,4 +1,4 @@
-"""Try an app's schedules without waiting for them: a fake clock that runs what is due.
+"""Test an app's schedules without waiting: a fake clock that runs due schedules.
 
     from rq_clock.testing import FakeClock
 
@@ -9,7 +9,7 @@
 
 Tasks run in this process, in order of their fire times, with `current_run()` set; their errors
 propagate. There is no Redis, worker or queue, so overlap and retries have no effect. `catch_up`
-has: see `advance(..., outage=True)`.
+works: see `advance(..., outage=True)`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rq_clock.timing.instants import read_instant
 
 
 class FakeClock:
-    """Runs the schedules of `clock` in a time that starts at `start` and moves by `advance`.
+    """Runs the schedules of `clock` in a time that starts at `start`; `advance` moves it.
 
     `start` is an aware datetime or ISO 8601 text with an offset.
     """
@@ -38,10 +38,10 @@ class FakeClock:
         self._markers = {s.name: self.now for s in self._schedules}
 
     def advance(self, until: datetime | str | timedelta, *, outage: bool = False) -> list[Run]:
-        """Move to an instant, or by a timedelta, and run what is due. Return the runs, in order.
+        """Move to an instant, or by a timedelta, and run due schedules. Return the runs, in order.
 
-        With `outage` nothing is decided before `until`; then each schedule catches up. A fire time
-        never runs twice, even if `until` lies in the past.
+        With `outage` no schedule runs before `until`; then each one catches up. A fire time never
+        runs twice, even if `until` lies in the past.
         """
         end = self.now + until if isinstance(until, timedelta) else read_instant(until)
         runs: list[tuple[Run, Schedule]] = []

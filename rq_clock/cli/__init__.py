@@ -7,7 +7,7 @@ document, camelCase, with the same objects as the API (serializers/). Exit codes
     6 still running after the time to wait   130 interrupted
 
 A command asks only on a terminal, and `--yes` answers. The module of a command is imported when it
-runs. What imports redis or rq is imported even later, so that help and completion stay fast.
+runs, and redis and rq even later, so that help and completion stay fast.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SECTIONS = {
         "completion": (f"{_HERE}.completion:completion", "Print a shell's completion script."),
     },
 }
-"""Title → command → its place and short help, which is also the first sentence of its help."""
+"""Title → command → its place, and its short help: the first sentence of its help."""
 
 
 @click.group(

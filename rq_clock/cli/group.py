@@ -16,10 +16,10 @@ from rq_clock.errors import Conflict, ConflictKind, RqClockError, StoreUnavailab
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it runs, lists the commands by section without importing
-    them, prints errors as lines with exit codes, and gives every command `--color`.
+    """A group that imports a command when it runs and lists all commands without importing them.
 
-    `sections`: title → command → (where it is defined, as "module:attribute", and its short help).
+    It prints errors as lines with exit codes, and adds `--color` to every command. `sections`:
+    title → command → (its place as "module:attribute", its short help).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
             missing = any(c.kind is ConflictKind.MISSING for c in conflicts)
             ctx.exit(NOT_FOUND if missing else 1)
         except (KeyboardInterrupt, click.Abort):
-            click.echo(err=True)  # behind the terminal's ^C, or the question
+            click.echo(err=True)  # after the terminal's ^C, or the question
             ctx.exit(INTERRUPTED)
         except Exception as error:
             if reason := _redis_fault(error):
@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
 
 
 def _redis_fault(error: Exception) -> str:
-    """Return what is wrong with the server if it went away during a command, else ""."""
+    """Return why Redis failed during a command; "" for any other error."""
     redis = sys.modules.get("redis.exceptions")
     if redis is None or not isinstance(error, redis.RedisError):
         return ""
@@ -101,9 +101,6 @@ def _color_option() -> click.Option:
                 ctx.color = True
 
     return click.Option(
-        ["--color"],
-        type=click.Choice(["auto", "always", "never"]),
-        callback=choose,
-        expose_value=False,
-        help="Default: auto, on a terminal. NO_COLOR and FORCE_COLOR are honored.",
-    )
+        ["--color"], type=click.Choice(["auto", "always", "never"]), callback=choose,
+        expose_value=False, help="Default: auto, on a terminal. NO_COLOR and FORCE_COLOR apply.",
+    )  # fmt: skip

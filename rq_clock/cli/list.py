@@ -27,17 +27,14 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import queue_names
 from rq_clock.cli.params import shown_jitter
 from rq_clock.errors import StoreUnavailable
-from rq_clock.model.entry import Entry
-from rq_clock.model.filters import Filter
 from rq_clock.model.verdict import STATES
-from rq_clock.schedules.upcoming import density
-from rq_clock.serializers.schedules import ScheduleView, density_view, schedule_view
-from rq_clock.settings import Settings
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
+    from rq_clock.model.entry import Entry
     from rq_clock.schedules.listing import Row
+    from rq_clock.serializers.schedules import ScheduleView
     from rq_clock.store.store import Store
 
 REDRAW_SECONDS = 2.0
@@ -111,6 +108,8 @@ def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> No
 
 
 def _views(store: Store, options: dict[str, Any]) -> list[tuple[ScheduleView, Entry]]:
+    from rq_clock.serializers.schedules import schedule_view
+
     rows = _found(store, **options)
     return [(schedule_view(row, now(), store.namespace), row.entry) for row in rows]
 
@@ -119,6 +118,7 @@ def _found(
     store: Store, *, state: tuple[str, ...] | None, sort: str, **conditions: Any
 ) -> list[Row]:
     """Return the matching schedules, in order."""
+    from rq_clock.model.filters import Filter
     from rq_clock.schedules.listing import ScheduleList
 
     matching = Filter(states=state or (), **conditions)
@@ -165,6 +165,7 @@ def _watch(store: Store, options: dict[str, Any]) -> None:
     """Redraw until Ctrl-C. While Redis is away, show why and try again."""
     from redis.exceptions import RedisError
 
+    from rq_clock.settings import Settings
     from rq_clock.store.client import diagnose
 
     url = Settings.from_env().redis_url
@@ -205,6 +206,9 @@ def _clipped(line: str, columns: int) -> str:
 
 
 def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
+    from rq_clock.schedules.upcoming import density
+    from rq_clock.serializers.schedules import density_view
+
     found = density(entries, now(), *SPANS[name])
     if as_json:
         return print_json(density_view(found))
