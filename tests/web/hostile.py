@@ -206,7 +206,8 @@ def written() -> tuple[set[str], set[str]]:
 
 ELEMENTS, ATTRIBUTES = written()
 ATTRIBUTES |= {"defer", "required", "selected", "checked", "hidden", "novalidate", "open",
-               "data-filter", "data-all", "x1", "x2", "y1", "y2"}  # fmt: skip
+               "data-filter", "data-all", "data-live", "data-running", "x1",
+               "x2", "y1", "y2"}  # fmt: skip
 
 
 class Page(HTMLParser):

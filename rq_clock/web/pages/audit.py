@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from datetime import datetime
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rq_clock.redaction import masked_json
 from rq_clock.store.audit import AUDIT, Audit, AuditEntry
+from rq_clock.timing.zones import zone
 from rq_clock.web.context import Read, Web
+from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.layout import page
 from rq_clock.web.problems import Problem
 
@@ -30,30 +32,35 @@ def audit_page(  # noqa: PLR0913 - one a filter
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
     status = site.schedules.status()
-    limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # it is capped about, not exactly
-    found = Audit(site.store).newest(limit, cursor or "+")
-    fits = [entry for entry in found if _fits(entry, **query)]
-    following = fits[ROWS - 1].id if len(fits) > ROWS else ""
-    rows = [(entry, _details(entry.detail)) for entry in fits[:ROWS]]
+    limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # Redis caps it only roughly
+    found = [
+        entry
+        for entry in Audit(site.store).newest(limit, cursor or "+")
+        if _matches(entry, **query)
+    ]
+    following = found[ROWS - 1].id if len(found) > ROWS else ""
+    rows = [(entry, details(entry)) for entry in found[:ROWS]]
     return page(
         request, "audit.html", token, status, rows=rows, query=query, following=following, at=at,
         filtered=any(query.values()), kept=AUDIT,
     )  # fmt: skip
 
 
-def _fits(entry: AuditEntry, by: str, verb: str, schedule: str) -> bool:
-    """Whether an entry fits. `schedule` is one of the first few, which an entry names."""
+def _matches(entry: AuditEntry, by: str, verb: str, schedule: str) -> bool:
+    """Return whether an entry matches. Of many schedules an entry names only the first few."""
     if by and entry.by.lower() != by.lower():
         return False
     return (not verb or entry.verb == verb) and (not schedule or schedule in entry.schedules)
 
 
-def _details(detail: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the other facts of an entry as texts."""
-    shown = masked_json(dict(detail)).items()
-    return [(name, _word(value)) for name, value in shown if value not in (None, "", False)]
-
-
-def _word(value: Any) -> str:
-    word = "yes" if value is True else str(value)
-    return word if len(word) <= _LONGEST else word[: _LONGEST - 1] + "…"
+def details(entry: AuditEntry, tz: str = "UTC") -> list[tuple[str, str]]:
+    """Return the other facts of an entry as texts, with secrets masked and instants in a zone."""
+    found = []
+    for name, value in masked_json(dict(entry.detail)).items():
+        if value in (None, "", False):
+            continue
+        with suppress(TypeError, ValueError):
+            value = local_text(datetime.fromisoformat(value).astimezone(zone(tz).info), None)
+        text = "yes" if value is True else str(value)
+        found.append((name, text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"))
+    return found

@@ -1,4 +1,4 @@
-"""Values on a page: instants with their zone, durations, states with sign and word, links. Pure.
+"""Filters and functions of templates: instants with their zone, durations, states, links. Pure.
 
 In a template:
 
@@ -6,8 +6,9 @@ In a template:
     {{ t|when(seconds=True) }}       to the second, UTC
     {{ t|ago }}                      3 min ago, in 2 h; beside an instant, never instead of it
     {{ length|span }}                a timedelta: 4.7 s, 2 h 5 min
+    {{ "4700"|ms }}                  a text of milliseconds: 4.7 s; — for any other text
     {{ pill("failing") }}            ✕ failing; with a second value, that word in its place
-    {{ link("/", state="late") }}    a path of ours with a query; what is empty is left out
+    {{ link("/", state="late") }}    a path of this site with a query, without its empty values
     {{ 12345|count }}                12,345
 """
 
@@ -32,33 +33,26 @@ SIGNS = {
     "invalid": "⊘", "failing": "✕", "failed": "✕", "timed_out": "✕", "stopped": "✕", "lost": "✕",
 }  # fmt: skip
 """State → its sign; the word always stands beside it."""
-_TONES = {
-    "ok": "✓", "warn": "!", "info": "▶", "bad": "✕⊘",
-}  # fmt: skip
-"""Tone → the signs that have it; others are muted."""
-
-
+_TONES = {"✓": "ok", "!": "warn", "▶": "info", "✕": "bad", "⊘": "bad"}
+"""Sign → its tone; others are muted."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
-"""As strftime has them in English; it takes much longer, and a page has thousands of instants."""
+"""The English names of strftime, which is much slower: a page has thousands of instants."""
 
 
 def install(env: Environment) -> None:
-    """Make these known to templates."""
+    """Add them to an environment."""
     env.filters |= {
-        "urlencode": segment,
-        "span": duration_text,
-        "ago": _ago,
-        "when": _when,
-        "count": count,
-    }
-    env.globals |= {"SIGNS": SIGNS, "pill": pill, "link": _link}
+        "urlencode": _segment, "span": duration_text, "ms": _ms, "ago": _ago, "when": _when,
+        "count": "{:,}".format,
+    }  # fmt: skip
+    env.globals |= {"pill": pill, "link": _link}
 
 
 def ago(t: datetime, now: datetime) -> str:
-    """An instant beside another: "3 min ago", "in 2 h"; nearer than a second it is "now"."""
+    """Return an instant relative to another: "3 min ago", "in 2 h"; "now" within a second."""
     seconds = round(abs(t - now) / timedelta(seconds=1))
     rounded = timedelta(seconds=seconds if seconds < 120 else seconds // 60 * 60)
     if not rounded:
@@ -67,7 +61,7 @@ def ago(t: datetime, now: datetime) -> str:
 
 
 def local_text(local: datetime, year: int | None, *, seconds: bool = False) -> str:
-    """An instant on the clock of its zone: "Sun 29 Mar 03:00 CEST"."""
+    """Return an instant by the clock of its zone: "Sun 29 Mar 03:00 CEST"."""
     shown_year = "" if local.year == year else f" {local.year}"
     clock = f"{local.hour:02}:{local.minute:02}"
     if seconds or local.second:
@@ -81,44 +75,38 @@ def local_text(local: datetime, year: int | None, *, seconds: bool = False) -> s
 def when(
     t: datetime, tz: str, now: datetime | None, *, seconds: bool = False, word: str = ""
 ) -> Markup:
-    """An instant on the clock of a zone, for people and machines; with a `word` ("3 min ago") that
-    is what is read, and the instant a hint."""
+    """Return an instant by the clock of a zone, for people and machines. With a `word` such as
+    "3 min ago" the page shows the word, and the instant as a hint."""
     at, local = iso(t), t.astimezone(zone(tz).info)
     shown = local_text(local, now.year if now else None, seconds=seconds)
     hint = shown if word else f"{at}, {tz}"
     return Markup(f'<time datetime="{at}" title="{hint}">{word or shown}</time>')
 
 
+@lru_cache(maxsize=256)
 def pill(state: str, word: str = "") -> Markup:
-    """A state with its sign and word; the colour comes third."""
-    return _pill(state) if not word else _marked(state, str(escape(word)))
-
-
-@lru_cache(maxsize=64)
-def _pill(state: str) -> Markup:
-    return _marked(state, str(escape(state.replace("_", " "))))
-
-
-def _marked(state: str, word: str) -> Markup:
+    """Return a state as a coloured pill with its sign and word."""
     sign = SIGNS.get(state, "○")
-    tone = next((tone for tone, signs in _TONES.items() if sign in signs), "mute")
-    return Markup(f'<span class="pill {tone}"><span aria-hidden="true">{sign}</span> {word}</span>')
-
-
-def count(number: int) -> str:
-    """A number that may be large."""
-    return f"{number:,}"
-
-
-def segment(word: str) -> str:
-    """A word as one segment of a path: it leads nowhere else, whatever it is."""
-    return quote(word, safe="", errors="replace")
+    tone, shown = _TONES.get(sign, "mute"), escape(str(word or state.replace("_", " ")))
+    return Markup(
+        f'<span class="pill {tone}"><span aria-hidden="true">{sign}</span> {shown}</span>'
+    )
 
 
 def path_with(path: str, **query: Any) -> str:
-    """A path with a query; what is empty is left out."""
+    """Return a path with a query, without its empty values."""
     kept = {name: value for name, value in query.items() if value not in (None, "", False)}
     return f"{path}?{urlencode(kept, errors='replace')}" if kept else path
+
+
+def _segment(word: str) -> str:
+    """Return a word as one segment of a path: no word can lead elsewhere."""
+    return quote(word, safe="", errors="replace")
+
+
+def _ms(text: str | None) -> str:
+    text = text or ""
+    return duration_text(timedelta(milliseconds=int(text))) if text.isdecimal() else "—"
 
 
 @pass_context

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -35,8 +33,8 @@ def look(status: str | None) -> Markup:
     return pill(*_LOOKS.get(status, (status,))) if status else pill("ended", "forgotten")
 
 
-def verbs_of(job: JobView, namespace: str) -> list[str]:
-    """Return the allowed actions on a job."""
+def actions(job: JobView, namespace: str) -> list[tuple[str, str]]:
+    """Return the allowed actions on a job, with the words on their buttons."""
     found = []
     if job.status == "started":
         found.append("stop")
@@ -48,20 +46,13 @@ def verbs_of(job: JobView, namespace: str) -> list[str]:
         found.append("again")
     if job.status and job.status != "started":
         found.append("delete")
-    return found
+    return [(verb, VERBS[verb]) for verb in found]
 
 
-@dataclass(frozen=True, slots=True)
-class TracebackLine:
-    """A line of a traceback; `own`, whether it belongs to a frame of the app's code."""
-
-    text: str
-    own: bool
-
-
-def traceback_lines(trace: str) -> tuple[list[TracebackLine], str]:
-    """Return the lines of a traceback, marking the app's frames, and its innermost frame."""
-    lines: list[TracebackLine] = []
+def traceback_lines(trace: str) -> tuple[list[tuple[str, bool]], str]:
+    """Return the lines of a traceback, each with whether its frame is the app's own code, and the
+    place of the innermost such frame."""
+    lines: list[tuple[str, bool]] = []
     own, place = False, ""
     for text in trace.rstrip().splitlines():
         frame = _FRAME.match(text)
@@ -72,10 +63,5 @@ def traceback_lines(trace: str) -> tuple[list[TracebackLine], str]:
                 place = f"{frame['path']}, line {frame['line']}{name}"
         elif not text.startswith(" "):
             own = False
-        lines.append(TracebackLine(text, own))
+        lines.append((text, own))
     return lines, place
-
-
-def pairs(found: Sequence[str]) -> list[tuple[str, str]]:
-    """Return verbs with the words on their buttons."""
-    return [(verb, VERBS[verb]) for verb in found]

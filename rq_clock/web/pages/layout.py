@@ -1,10 +1,9 @@
-"""Shared by all pages: rendering, the status strip, messages, forms."""
+"""The frame of all pages: rendering, messages, cookies, forms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,6 @@ from redis.exceptions import RedisError
 
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
-from rq_clock.timing.durations import duration_text
 from rq_clock.version import __version__
 from rq_clock.web.context import Web, path_of, root_of, site_of
 from rq_clock.web.pages import filters
@@ -36,12 +34,8 @@ NAVIGATION = (
 )
 """Key after "g", path and word of each section."""
 _OTHERS = {
-    "/schedules": "/",
-    "/new": "/",
-    "/bulk": "/",
-    "/jobs": "/queues",
-    "/bulk-jobs": "/queues",
-}
+    "/schedules": "/", "/new": "/", "/bulk": "/", "/jobs": "/queues", "/bulk-jobs": "/queues",
+}  # fmt: skip
 """First segment of a path → the section that it belongs to."""
 _TEMPLATES = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 _TEMPLATES.env.trim_blocks = _TEMPLATES.env.lstrip_blocks = True
@@ -63,7 +57,6 @@ def page(
         "scopes": () if site.read_only or not token else token.scopes,
         "read_only": site.read_only,
         "status": status,
-        "clock": _clock(status) if status else None,
         "now": status.now if status else None,
         "namespace": site.settings.namespace,
         "version": __version__,
@@ -88,10 +81,10 @@ def page(
 
 
 def unless_same(request: Request, site: Web) -> None:
-    """Answer a page that asks for itself again with 304 if it would be made the same.
+    """Answer an open page that asks for itself again with 304 while nothing has changed.
 
     Answers stay `no-store`: the page keeps its ETag itself, and no page is left on a disk. A page
-    that a person opens sends no ETag, so it is always made anew."""
+    that a person opens sends no ETag, so it is always rendered."""
     known = request.headers.get("if-none-match")
     token = site.access.session(request) if known else None
     if token is None:
@@ -165,24 +158,11 @@ def here(path: str) -> str:
 
 
 def _address(request: Request) -> str:
-    """Return path and query within the app; of a POST, the path alone, where its form is."""
+    """Return path and query within the app; of a POST the path alone, which is its form's."""
     raw = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     path = raw.partition(b"?")[0].decode("ascii", "replace").removeprefix(root_of(request))
     query = f"?{request.url.query}" if request.url.query else ""
     return path + query if request.method == "GET" else path
-
-
-def _clock(status: Status) -> Mapping[str, str]:
-    """Return the texts of the strip."""
-    leader = status.leader
-    lag, worst = (leader.get(name, "") for name in ("lag_p50_ms", "lag_p99_ms"))
-    return {
-        "name": leader.get("instance", ""),
-        "lag": duration_text(timedelta(milliseconds=int(lag))) if lag else "",
-        "lag_most": duration_text(timedelta(milliseconds=int(worst))) if worst else "",
-        "late": f"{status.late_count:,}",
-        "silent": duration_text(status.now - status.led) if status.led else "",
-    }
 
 
 def _signer(request: Request) -> URLSafeSerializer:

@@ -17,7 +17,7 @@ _YEAR = 365 * 24 * 3600
 
 @router.get("/login")
 def login_page(request: Request, next: str = "/") -> Response:
-    """The form for a token."""
+    """Return the form for a token."""
     return page(request, "login.html", None, None, next=next)
 
 
@@ -41,7 +41,7 @@ async def login(request: Request, site: Web) -> Response:
 
 @router.post("/logout")
 def logout(request: Request) -> Response:
-    """Forget the cookie."""
+    """Remove the cookie."""
     if not from_here(request):
         raise Problem("forbidden", "expected a request from this site, got one from another")
     root = root_of(request)

@@ -16,7 +16,7 @@ from rq_clock.store.audit import Actor
 from rq_clock.timing.instants import iso, read_instant
 from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
 from rq_clock.web.pages.filters import path_with
-from rq_clock.web.pages.job_display import VERBS, look, pairs, verbs_of
+from rq_clock.web.pages.job_display import VERBS, actions, look
 from rq_clock.web.pages.layout import Fields, done, here, page
 from rq_clock.web.problems import Problem
 
@@ -29,7 +29,7 @@ _BULK_VERBS = {"requeue": "Requeue", "delete": "Delete"}
 
 @router.get("/queues")
 def queues_page(request: Request, site: Web, token: Read) -> Response:
-    """All queues and workers."""
+    """Return all queues and workers."""
     status = site.schedules.status()
     named = site.schedules.queues(status)
     report = site.queues.look(set(named.values()) if named else ())
@@ -65,7 +65,7 @@ def jobs_page(  # noqa: PLR0913 - one a filter
     request: Request, site: Web, token: Read, kind: str = "failed", queue: str = "",
     schedule: str = "", q: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
-    """Jobs of a kind, of all queues; failed ones by schedule and text too."""
+    """Return the jobs of a kind in all queues. Failed ones can be filtered by schedule and text."""
     status = site.schedules.status()
     match = JobFilter(queue=queue.strip(), schedule=schedule.strip(), text=q.strip())
     searched = None
@@ -85,7 +85,7 @@ def _rows(site: Context, token: Token, jobs: Jobs) -> dict[str, object]:
     """Return jobs with their allowed actions."""
     may = "operate" in token.scopes and not site.read_only
     namespace = site.settings.namespace
-    rows = [(job, pairs(verbs_of(job, namespace)) if may else []) for job in jobs.jobs]
+    rows = [(job, actions(job, namespace) if may else []) for job in jobs.jobs]
     return {"jobs": jobs, "rows": rows}
 
 
@@ -93,25 +93,26 @@ def _rows(site: Context, token: Token, jobs: Jobs) -> dict[str, object]:
 
 
 @router.get("/jobs/{id}/{verb}")
-def ask_page(
+def job_action_page(
     request: Request, site: Web, token: Operate, id: str, verb: str, back: str = ""
 ) -> Response:
     """Confirm an action on a job."""
-    return _ask(request, site, token, id, verb, {"back": back})
+    return _confirm(request, site, token, id, verb, {"back": back})
 
 
 @router.post("/jobs/{id}/{verb}")
-def act(request: Request, site: Web, token: Operate, id: str, verb: str, form: Fields) -> Response:
+def job_action(
+    request: Request, site: Web, token: Operate, id: str, verb: str, form: Fields
+) -> Response:
     """Act and go back with a message, or show the refusal above the form."""
     try:
         message, job = _act(site, token, id, verb, form)
     except NoJob:
         raise
     except (ScheduleError, RqClockError) as error:
-        return _ask(request, site, token, id, verb, form, str(error))
-    if verb == "delete":
-        return done(request, _back(form.get("back", "")) or "/jobs", message)
-    return done(request, _back(form.get("back", "")) or f"/runs/{quote(job, safe='')}", message)
+        return _confirm(request, site, token, id, verb, form, str(error))
+    page_of_job = "/jobs" if verb == "delete" else f"/runs/{quote(job, safe='')}"
+    return done(request, here(form.get("back") or page_of_job), message)
 
 
 def _act(
@@ -138,14 +139,14 @@ def _act(
             raise _unknown(verb, VERBS)
 
 
-def _ask(  # noqa: PLR0913 - what a form takes
+def _confirm(  # noqa: PLR0913 - the facts of a form
     request: Request, site: Context, token: Token, id: str, verb: str, form: Mapping[str, str],
     error: str = "",
 ) -> Response:  # fmt: skip
     if verb not in VERBS:
         raise _unknown(verb, VERBS)
     status, detail = site.schedules.status(), site.queues.job(id)
-    back = _back(form.get("back", "")) or f"/runs/{quote(id, safe='')}"
+    back = here(form.get("back") or f"/runs/{quote(id, safe='')}")
     return page(
         request, "job_action.html", token, status, detail=detail, job=detail.job, verb=verb,
         word=VERBS[verb], back=back, form=form, error=error, look=look,
@@ -188,21 +189,17 @@ def bulk_jobs(request: Request, site: Web, token: Operate, verb: str, form: Fiel
     actor = Actor(by=token.name, reason=form.get("reason", "").strip())
     result = site.queues.sweep(verb, match, actor)
     jobs = f"{result.done:,} job{'' if result.done == 1 else 's'}"
-    lines = [f"{_BULK_VERBS[verb]}d {jobs}."]
+    message = f"{_BULK_VERBS[verb]}d {jobs}."
     if result.refused:
         first = result.refused[0].detail
-        lines.append(f"{len(result.refused):,} were refused, such as {first}.")
+        message += f" {len(result.refused):,} were refused, such as: {first}."
     if result.more:
-        lines.append("There may be more: repeat it for these.")
-    return done(request, _list(match), " ".join(lines))
+        message += " More jobs may match: repeat the action for them."
+    return done(request, _list(match), message)
 
 
 def _list(match: JobFilter) -> str:
     return path_with("/jobs", queue=match.queue, schedule=match.schedule, q=match.text)
-
-
-def _back(path: str) -> str:
-    return here(path) if path else ""
 
 
 def _unknown(verb: str, known: Mapping[str, str]) -> Problem:

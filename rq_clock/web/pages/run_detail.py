@@ -16,14 +16,14 @@ from rq_clock.store.scripts import text
 from rq_clock.store.status import Status, read_status
 from rq_clock.timing.durations import duration_text
 from rq_clock.web.context import Context
-from rq_clock.web.pages.job_display import TracebackLine, pairs, traceback_lines, verbs_of
+from rq_clock.web.pages.job_display import actions, traceback_lines
 
 _NO_TIME = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """One of a run's instants; `gap` is what lies between it and the one before, in words."""
+    """One of a run's instants; `gap` describes the time since the one before."""
 
     name: str
     at: datetime | None
@@ -32,38 +32,32 @@ class Milestone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDetail:
-    """A run. `entry` is its ledger's; `output` is None when it has printed nothing, or nothing is
-    kept; `cut`, how many bytes came before that."""
+    """A run. `entry` is its ledger entry; `last` its latest ended attempt; `exists`, whether its
+    schedule still does. `output` is None when none is kept; `cut` counts the bytes before it."""
 
     detail: JobDetail
     entry: Enqueued | None
+    last: Attempt | None
     exists: bool
-    """Whether there still is its schedule."""
     milestones: Sequence[Milestone]
     output: str | None
     cut: int
-    trace: Sequence[TracebackLine]
+    trace: Sequence[tuple[str, bool]]
     place: str
 
     @property
     def state(self) -> str:
-        """How its latest attempt ended, or what RQ says of it."""
+        """Return how its latest attempt ended, or its status in RQ."""
         status = self.detail.job.status or ""
         if status == "started":
             return "running"
         if status in ("queued", "scheduled", "deferred", "canceled"):
             return status
-        last = self.last
-        return last.state if last else status
-
-    @property
-    def last(self) -> Attempt | None:
-        """Its latest attempt that has ended."""
-        return _last(self.detail, self.entry)
+        return self.last.state if self.last else status
 
     @property
     def attempts(self) -> list[tuple[Attempt, str]]:
-        """Those that have ended, newest first, and where the job went on then."""
+        """Return the ended attempts, newest first, and where the job went after each."""
         return [
             (ended.entry.attempt, ended.again)
             for ended in reversed(self.detail.attempts)
@@ -71,9 +65,9 @@ class RunDetail:
         ]
 
     def verbs(self, namespace: str) -> list[tuple[str, str]]:
-        """What may be done to it."""
-        found = verbs_of(self.detail.job, namespace)
-        return pairs([verb for verb in found if verb != "again" or self.exists])
+        """Return the allowed actions."""
+        found = actions(self.detail.job, namespace)
+        return [(verb, word) for verb, word in found if verb != "again" or self.exists]
 
 
 def read_run(site: Context, id: str) -> tuple[Status, RunDetail]:
@@ -87,47 +81,41 @@ def read_run(site: Context, id: str) -> tuple[Status, RunDetail]:
         pipe.add("exists", "hexists", "definitions", origin.schedule)
     status, kept = read_status(store, pipe), pipe["output"]
     entry = _entry([text(line) for line in pipe.get("ledger", ())], origin) if origin else None
-    detail = _detail(site, id, known=bool(kept or entry))
+    try:
+        detail = site.queues.job(id)
+    except NoJob:
+        if not kept and not entry:
+            raise
+        detail = JobDetail.nothing(id)
+    attempts = [e.entry.attempt for e in detail.attempts if isinstance(e.entry, Enqueued)]
+    last = (attempts[-1] if attempts else None) or (entry.attempt if entry else None)
     cut, output = shown(kept) if kept is not None else (0, None)
     trace, place = traceback_lines(detail.trace)
     return status, RunDetail(
-        detail=detail, entry=entry, exists=bool(pipe.get("exists")),
-        milestones=_milestones(detail, entry, status.now), output=output, cut=cut, trace=trace,
-        place=place,
+        detail=detail, entry=entry, last=last, exists=bool(pipe.get("exists")),
+        milestones=_milestones(detail, entry, last, status.now), output=output, cut=cut,
+        trace=trace, place=place,
     )  # fmt: skip
 
 
-def _detail(site: Context, id: str, *, known: bool) -> JobDetail:
-    """What RQ has of it, or nothing if at least something else is known of it."""
-    try:
-        return site.queues.job(id)
-    except NoJob:
-        if not known:
-            raise
-        return JobDetail.nothing(id)
-
-
 def _entry(lines: Sequence[str], origin: JobId) -> Enqueued | None:
-    """The entry of a run in its schedule's ledger."""
+    """Return the entry of a run in its schedule's ledger."""
     for line in reversed(lines):
         entry = ledger_entry(line)
         if isinstance(entry, Enqueued) and entry.fire_time == origin.fire_time:
-            mark = next(mark for mark, reason in LEDGER_CODES.items() if reason == entry.reason)
-            if mark in origin.ledger_codes:
+            code = next(code for code, reason in LEDGER_CODES.items() if reason == entry.reason)
+            if code in origin.ledger_codes:
                 return entry
     return None
-
-
-def _last(detail: JobDetail, entry: Enqueued | None) -> Attempt | None:
-    found = [e.entry.attempt for e in detail.attempts if isinstance(e.entry, Enqueued)]
-    return (found[-1] if found else None) or (entry.attempt if entry else None)
 
 
 # ---- the milestones ----------------------------------------------------------------------------
 
 
-def _milestones(detail: JobDetail, entry: Enqueued | None, now: datetime) -> list[Milestone]:
-    job, last = detail.job, _last(detail, entry)
+def _milestones(
+    detail: JobDetail, entry: Enqueued | None, last: Attempt | None, now: datetime
+) -> list[Milestone]:
+    job = detail.job
     fire = job.run.fire_time if job.run else None
     enqueued = _enqueued(detail, entry, last)
     live = job.status in ("queued", "scheduled", "deferred", "started")
@@ -136,24 +124,23 @@ def _milestones(detail: JobDetail, entry: Enqueued | None, now: datetime) -> lis
     found = [Milestone("Fire time", fire, "")] if fire else []
     found.append(Milestone("Enqueued", enqueued, _late(fire, enqueued, entry)))
     if started:
-        waited = f"waited {duration_text(max(started - enqueued, _NO_TIME))}" if enqueued else ""
-        found.append(Milestone("Started", started, waited))
+        found.append(Milestone("Started", started, _span("waited", enqueued, started)))
     elif live:
-        since = f"waits for {duration_text(max(now - enqueued, _NO_TIME))}" if enqueued else "waits"
-        found.append(Milestone("Started", None, f"{since}, {job.status}"))
+        waits = _span("waiting for", enqueued, now) or "waiting"
+        found.append(Milestone("Started", None, f"{waits}, {job.status}"))
     if ended:
-        found.append(
-            Milestone("Ended", ended, f"took {duration_text(ended - started)}" if started else "")
-        )
+        found.append(Milestone("Ended", ended, _span("took", started, ended)))
     elif started:
-        found.append(
-            Milestone("Ended", None, f"runs for {duration_text(max(now - started, _NO_TIME))}")
-        )
+        found.append(Milestone("Ended", None, _span("running for", started, now)))
     return found
 
 
+def _span(word: str, start: datetime | None, end: datetime) -> str:
+    return f"{word} {duration_text(max(end - start, _NO_TIME))}" if start else ""
+
+
 def _enqueued(detail: JobDetail, entry: Enqueued | None, last: Attempt | None) -> datetime | None:
-    """When the latest attempt was: of the first one the ledger knows it, of others RQ."""
+    """Return when the latest attempt was enqueued: the first by the ledger, later ones by RQ."""
     first = entry.fire_time + entry.lag if entry and entry.lag is not None else None
     number = max(detail.job.attempt, last.number if last else 0)
     if first and (number <= 1 or detail.job.enqueued is None):

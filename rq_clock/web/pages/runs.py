@@ -1,4 +1,4 @@
-"""Runs in progress and ended runs; and the page of one run or job."""
+"""Runs in progress, ended runs, and the page of one run or job."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from fastapi.responses import Response
 
 from rq_clock.jobs.records import JobView
 from rq_clock.model.decision import Skip
-from rq_clock.model.ledger import RUN_STATES, Enqueued, LedgerEntry
+from rq_clock.model.ledger import LEDGER_CODES, RUN_STATES, Enqueued, LedgerEntry, instant_of
 from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.serializers.runs import run_view
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import read_instant, to_ms
+from rq_clock.timing.triggers import MANY
 from rq_clock.web.context import Context, Read, Web
 from rq_clock.web.pages.job_display import look
 from rq_clock.web.pages.layout import page
@@ -28,13 +29,10 @@ from rq_clock.web.problems import Problem
 router = APIRouter()
 ROWS, RUNNING = 50, 50
 SEARCHED = 2000
-"""Ended attempts that one page looks through."""
-REASONS = {
-    "schedule": "schedule",
-    "catch_up": "catch-up",
-    "manual": "manual",
-    "backfill": "backfill",
-}
+"""Ended attempts that one page searches."""
+REASONS = {reason: reason.replace("_", "-") for reason in LEDGER_CODES.values()}
+"""Reason of a run → its word on pages."""
+_TONES = {"failed": "bad", "timed_out": "bad", "lost": "bad", "missed": "warn"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +50,14 @@ class RunFilter:
 
     @property
     def searches(self) -> bool:
-        """Whether attempts have to be looked through."""
+        """Return whether attempts have to be searched."""
         return bool(self.state or self.queue or self.reason or self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """An attempt, or the outcome of a fire time, as a row."""
+    """An attempt, or the outcome of a fire time, as a row. `first` is the first of several fire
+    times that were skipped together."""
 
     schedule: str
     at: datetime
@@ -75,8 +74,8 @@ class RunLine:
 
     @property
     def tone(self) -> str:
-        """That of its row."""
-        return "bad" if self.state in ("failed", "timed_out", "lost") else ""
+        """Return the tone of the row, "" for a plain one."""
+        return _TONES.get(self.state, "")
 
 
 @router.get("/runs")
@@ -85,8 +84,8 @@ def runs_page(  # noqa: PLR0913 - one a filter
     queue: str = "", reason: str = "", q: str = "", since: str = "", until: str = "",
     cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
-    """Attempts that have ended, newest first, behind those that run; or all fire times of one
-    schedule, also the skipped ones."""
+    """Return the running jobs, then the ended attempts, newest first; or all fire times of one
+    schedule, skipped ones too."""
     query = {"state": state, "schedule": schedule, "queue": queue, "reason": reason, "q": q,
             "since": since, "until": until}  # fmt: skip
     query = {name: value.strip() for name, value in query.items()}
@@ -138,7 +137,8 @@ def _job_page(request: Request, site: Context, token: Token, id: str) -> Respons
 def _ended(
     site: Context, status: Status, match: RunFilter, cursor: str
 ) -> tuple[list[RunLine], str, int | None]:
-    """The attempts that fit, where to read on, and how many were looked through if that matters."""
+    """Return the matching attempts, the cursor of the next page, and, when there may be more, how
+    many were searched."""
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page of runs, got {cursor!r}")
     queues = site.schedules.queues(status) if match.queue else None
@@ -156,52 +156,49 @@ def _ended(
             return lines, last, None
         last = ended.id
         line = line_of(ended.schedule, ended.entry, site.settings.namespace, ended.job_id)
-        if _fits(line, match, (queues or {}).get(ended.schedule, "")):
+        if _matches(line, match, (queues or {}).get(ended.schedule, "")):
             lines.append(line)
     more = len(found) == limit
     return lines, last if more else "", len(found) if more else None
 
 
 def _of_schedule(found: ScheduleDetail, match: RunFilter) -> list[RunLine]:
-    """The fire times of one schedule that fit, newest first."""
-    name = found.row.entry.name
+    """Return the matching fire times of one schedule, newest first."""
     queue = found.row.entry.schedule.queue if found.row.entry.schedule else ""
-    lines = (
-        line_of(name, entry, found.namespace, _job(found, entry))
-        for entry in reversed(found.ledger)
-    )
+    lines = (line_in(found, entry) for entry in reversed(found.ledger))
     return [
         line for line in lines
-        if _fits(line, match, queue) and _within(line.at, match.since, match.until)
+        if _matches(line, match, queue) and _within(line.at, match.since, match.until)
     ]  # fmt: skip
 
 
-def _job(found: ScheduleDetail, entry: LedgerEntry) -> str | None:
-    return found.job_of(entry) if isinstance(entry, Enqueued) else None
-
-
 def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None = None) -> RunLine:
-    """A ledger's entry as a row."""
+    """Return a ledger entry as a row."""
     run = run_view(schedule, entry, namespace, job)
     line: dict[str, Any] = {
-        "schedule": schedule, "state": run.state, "job": run.job or "",
+        "schedule": schedule, "at": instant_of(entry), "state": run.state, "job": run.job or "",
         "reason": run.reason or "", "text": run.error or "",
     }  # fmt: skip
-    if isinstance(entry, Skip):
-        times = f"{entry.count:,} times" if entry.count > 1 else ""
-        return RunLine(**line | {"at": entry.last, "first": entry.first, "text": times})
-    if not isinstance(entry, Enqueued):
-        return RunLine(**line | {"at": entry.found})
-    line |= {"at": entry.fire_time, "late": entry.lag}
-    if attempt := entry.attempt:
-        line |= {"attempt": attempt.number, "took": attempt.ended - attempt.started}
-        line["ended"] = attempt.ended
-        if attempt.number == 1 and entry.lag is not None:
-            line["waited"] = max(attempt.started - entry.fire_time - entry.lag, timedelta(0))
+    if isinstance(entry, Skip) and entry.count > 1:
+        line["text"] = f"{'at least ' if entry.count >= MANY else ''}{entry.count:,} times"
+        line["first"] = entry.first
+    if isinstance(entry, Enqueued):
+        line["late"] = entry.lag
+        if attempt := entry.attempt:
+            line |= {"attempt": attempt.number, "took": attempt.ended - attempt.started}
+            line["ended"] = attempt.ended
+            if attempt.number == 1 and entry.lag is not None:
+                line["waited"] = max(attempt.started - entry.fire_time - entry.lag, timedelta(0))
     return RunLine(**line)
 
 
-def _fits(line: RunLine, match: RunFilter, queue: str) -> bool:
+def line_in(found: ScheduleDetail, entry: LedgerEntry) -> RunLine:
+    """Return an entry of a schedule's ledger as a row."""
+    job = found.job_of(entry) if isinstance(entry, Enqueued) else None
+    return line_of(found.row.entry.name, entry, found.namespace, job)
+
+
+def _matches(line: RunLine, match: RunFilter, queue: str) -> bool:
     if match.state and line.state != match.state:
         return False
     if match.schedule and line.schedule != match.schedule:

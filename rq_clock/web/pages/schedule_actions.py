@@ -1,6 +1,6 @@
-"""The actions on one schedule: each a page that explains it, and a form that does it.
+"""The actions on one schedule: each has a page with a form that explains it.
 
-A refusal stands above the form, which keeps its fields.
+A refusal is shown above the form, which keeps its values.
 """
 
 from __future__ import annotations
@@ -23,18 +23,29 @@ from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Context, Needs, Web, schedules_for
 from rq_clock.web.pages.filters import local_text
-from rq_clock.web.pages.form_times import NINE, until_of
 from rq_clock.web.pages.layout import Fields, done, page
 from rq_clock.web.pages.schedule_detail import existing
 
 router = APIRouter(prefix="/schedules/{name}")
 SKIPS = 20
 """Fire times that one form can skip."""
+NINE = "tomorrow 09:00"
+_UNTIL = {"hour": "now+1h", "tomorrow": NINE}
+"""Choice for the end of a pause → that instant."""
+
+
+def until_of(form: Mapping[str, str], tz: str, now: datetime) -> datetime | None:
+    """Return when a pause ends, by the clock of a zone; None if it does not. Raises
+    ScheduleError."""
+    until = form.get("until", "never")
+    if until == "never":
+        return None
+    return read_instant(_UNTIL.get(until, form.get("date")), tz, now=now, field="until")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A form for a schedule, or the request for an empty one."""
+    """A form for a schedule; `form` is empty for a request to show it."""
 
     request: Request
     site: Context
@@ -103,16 +114,20 @@ def _resume(sent: Submission) -> str:
 
 
 def _backfill(sent: Submission) -> str | Response:
-    """Return the preview; of one that was seen (`sure`), ask the clock for the backfill."""
+    """Return the preview; once that was confirmed (`sure`), request the backfill."""
     status, found = existing(sent.site, sent.name)
-    schedules, span = sent.schedules, _Span.read(sent.form, found.row.entry.tz)
-    preview = schedules.preview_backfill(sent.name, span.start, span.end, again=span.again)
-    if sent.form.get("sure") != "1" or not preview.count:
-        return sent.page(preview=preview, span=span, sample=_sample(preview, found))
+    form, tz, schedules = sent.form, found.row.entry.tz, sent.schedules
+    start = read_instant(form.get("from", ""), tz, field="from")
+    end = read_instant(form.get("to", ""), tz, field="to")
+    at_once, again = form.get("at_once", "1"), form.get("again") == "1"
+    if not at_once.isdecimal() or len(at_once) > 9 or not 1 <= int(at_once) <= 1000:
+        raise ScheduleError(f"at once: expected a number from 1 to 1,000, got {at_once!r}")
+    preview = schedules.preview_backfill(sent.name, start, end, again=again)
+    if form.get("sure") != "1" or not preview.count:
+        return sent.page(preview=preview, at_once=at_once, sample=_sample(preview, found))
     made = schedules.backfill(
-        sent.name, span.start, span.end, at_once=span.at_once, again=span.again,
-        reason=sent.reason,
-    )  # fmt: skip
+        sent.name, start, end, at_once=int(at_once), again=again, reason=sent.reason
+    )
     waits = "" if status.leader else " It begins when a clock leads."
     return f"Started a backfill of {made.total:,} runs.{waits}"
 
@@ -124,14 +139,13 @@ def _cancel(sent: Submission) -> str:
 
 def _delete(sent: Submission) -> str:
     sent.schedules.remove(sent.name, revision=sent.form.get("revision") or None)
-    return (
-        f"Deleted {sent.name}. Its history stays readable for 30 days: rq-clock history {sent.name}"
-    )
+    history = f"rq-clock history {sent.name}"
+    return f"Deleted {sent.name}. Its history stays readable for 30 days: {history}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """An action: its path below the schedule's, the scope it needs, and the page it leads to."""
+    """An action: its path below the schedule's, its scope, and the page that follows it."""
 
     act: Callable[[Submission], str | Response]
     path: str
@@ -173,32 +187,6 @@ def _add_routes(verb: str, action: Action) -> None:
 
 for _verb, _action in ACTIONS.items():
     _add_routes(_verb, _action)
-
-
-# ---- what backfills need ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Span:
-    """The fields of a backfill's form."""
-
-    start: datetime
-    end: datetime
-    at_once: int
-    again: bool
-
-    @classmethod
-    def read(cls, form: Mapping[str, str], tz: str) -> _Span:
-        """Raises ScheduleError."""
-        at_once = form.get("at_once", "1")
-        if not at_once.isdecimal() or len(at_once) > 9 or not 1 <= int(at_once) <= 1000:
-            raise ScheduleError(f"at once: expected a number from 1 to 1,000, got {at_once!r}")
-        return cls(
-            start=read_instant(form.get("from", ""), tz, field="from"),
-            end=read_instant(form.get("to", ""), tz, field="to"),
-            at_once=int(at_once),
-            again=form.get("again") == "1",
-        )
 
 
 def _sample(preview: Preview, found: ScheduleDetail) -> list[tuple[datetime, bool]]:

@@ -1,7 +1,7 @@
 """Adding and editing schedules with a form.
 
-A form becomes a manifest entry, which the manifest's reader checks; each fault is shown at its
-field. Secrets are masked, and a value that comes back masked is the stored one.
+A form becomes a manifest entry, which the manifest's reader checks. Each fault is shown at its
+field. Secrets are masked; a value that comes back masked keeps the stored one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.triggers import Once, Trigger
 from rq_clock.timing.zones import zone_faults, zone_names
 from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
-from rq_clock.web.pages.form_times import field_value
 from rq_clock.web.pages.layout import Fields, done, fragment, page
 from rq_clock.web.pages.schedule_detail import existing
 from rq_clock.web.pages.schedule_row import sentence
@@ -62,11 +61,8 @@ EMPTY = {
 def _pairs(separator: str, text: str) -> dict[str, str]:
     """Return lines of NAME=value as a dict."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if faults := [
-        f"expected NAME{separator}value in each line, got {line!r}"
-        for line in lines
-        if separator not in line
-    ]:
+    form = f"expected NAME{separator}value in each line"
+    if faults := [f"{form}, got {line!r}" for line in lines if separator not in line]:
         raise ScheduleError(*faults)
     pairs = (line.partition(separator) for line in lines)
     return {name.strip(): value.strip() for name, _, value in pairs}
@@ -93,7 +89,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
     "cron": ("cron", str, str),
     "tz": ("tz", str, str),
     "every": ("every", interval, str),
-    "at": ("once", str, lambda text: field_value(read_instant(text), "UTC")),
+    "at": ("once", str, lambda text: text.removesuffix("Z")),
     "func": ("func", str, str),
     "args": ("args", json_value, _json),
     "kwargs": ("kwargs", json_value, _json),
@@ -115,7 +111,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
     "queue": ("queue", str, str),
     "tags": ("tags", _words, " ".join),
 }
-"""The path of each field in a manifest, how its text is read, and how its value is shown."""
+"""Field → its path in a manifest, the reader of its text, and the writer of its value."""
 _OF_PATH = {path: name for name, (path, _, _) in _FIELDS.items()} | {"webhook.timeout": "timeout"}
 _WHEN_KINDS = {"cron": ("cron", "tz"), "every": ("every",), "once": ("at",)}
 _WHAT_KINDS = {
@@ -128,8 +124,8 @@ _REQUIRED = ("cron", "every", "at", "func", "command", "url")
 
 @dataclass(slots=True)
 class Draft:
-    """A form: its values, its faults by field ("" for those of no field), and the trigger and the
-    schedule that it means when nothing is wrong."""
+    """A form: its values, its faults by field ("" for those of no field), and its trigger and its
+    schedule, each None while it has faults."""
 
     values: Mapping[str, str]
     faults: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -138,7 +134,7 @@ class Draft:
 
     @classmethod
     def read(cls, values: Mapping[str, str], was: Schedule | None = None) -> Draft:
-        """Return what a form means; `was` is the schedule to edit."""
+        """Read a form; `was` is the schedule to edit."""
         draft = cls({**EMPTY, **{name: value for name, value in values.items() if value}})
         entry = draft._entry(was)
         unread = set(draft.faults)
@@ -161,7 +157,7 @@ class Draft:
         return self.values.get(name, "").strip()
 
     def _entry(self, was: Schedule | None) -> dict[str, Any]:
-        """Return the manifest entry. A text that cannot be read stands in it as it is."""
+        """Return the manifest entry; a text that cannot be read stays as it is."""
         when, what = self.text("when"), self.text("what")
         when = when if when in _WHEN_KINDS else "cron"
         what = what if what in _WHAT_KINDS else "func"
@@ -180,9 +176,8 @@ class Draft:
         """Return the value of a field, None when it is empty."""
         text = self.text(name)
         if name in ("timeout", "call_timeout"):
-            text = (
-                self.text("timeout") if (self.text("what") == "url") == (name != "timeout") else ""
-            )
+            is_call = self.text("what") == "url"
+            text = self.text("timeout") if is_call == (name == "call_timeout") else ""
         if not text and name not in _REQUIRED:
             return None
         try:
@@ -225,7 +220,7 @@ def new_page(request: Request, site: Web, token: Admin) -> Response:
 
 @router.post("/new")
 def new(request: Request, site: Web, token: Admin, form: Fields) -> Response:
-    """Preview a new schedule, or add it."""
+    """Add a new schedule, or preview it."""
     draft = Draft.read(form)
     if draft.schedule is None or form.get("do") != "save":
         return _form(request, site, token, draft, checked=True)
@@ -243,7 +238,7 @@ def new(request: Request, site: Web, token: Admin, form: Fields) -> Response:
 
 @router.get("/new/preview")
 def preview(request: Request, site: Web, token: Read) -> Response:
-    """Show when a schedule would fire: a part of a page, loaded again while somebody types."""
+    """Return the part of the page that previews a trigger, loaded again while somebody types."""
     values = {name: request.query_params.get(name, "") for name in WHEN}
     draft = Draft.read({**values, "what": "func", "func": "some.function"})
     now = site.schedules.status().now
@@ -260,13 +255,13 @@ def edit_page(request: Request, site: Web, token: Admin, name: str) -> Response:
     values = values_of(entry.schedule) if entry.schedule else {**EMPTY, "name": name}
     draft = Draft({**values, "revision": entry.revision})
     if not entry.schedule:
-        draft.faults[""].append(f"{entry.fault}; what is saved here takes its place")
+        draft.faults[""].append(f"{entry.fault}; saving this form replaces it")
     return _form(request, site, token, draft, name=name)
 
 
 @router.post("/schedules/{name}/edit")
 def edit(request: Request, site: Web, token: Admin, name: str, form: Fields) -> Response:
-    """Preview a change, or make it."""
+    """Save a change, or preview it."""
     _, found = existing(site, name)
     draft = Draft.read({**form, "name": name}, found.row.entry.schedule)
     if draft.schedule is None or form.get("do") != "save":
@@ -282,14 +277,9 @@ def edit(request: Request, site: Web, token: Admin, name: str, form: Fields) -> 
 
 
 def _form(
-    request: Request,
-    site: Context,
-    token: Token,
-    draft: Draft,
-    *,
-    name: str = "",
-    checked: bool = False,
-) -> Response:
+    request: Request, site: Context, token: Token, draft: Draft, *,
+    name: str = "", checked: bool = False,
+) -> Response:  # fmt: skip
     status = site.schedules.status()
     meaning = _meaning(draft if checked or not name else Draft.read(draft.values), status.now)
     return page(
@@ -302,7 +292,7 @@ def _form(
 
 
 def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
-    """Return the preview of a form: its trigger in words, the next fire times and warnings; or the
+    """Return the preview of a form: its trigger in words, next fire times and warnings; or the
     faults of its trigger."""
     faults = {k: texts for k, texts in draft.faults.items() if k in WHEN and k != "name"}
     trigger = draft.trigger

@@ -1,4 +1,4 @@
-"""The list of schedules, and actions on many of them or on all."""
+"""The list of schedules, and bulk actions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rq_clock.settings import Token
 from rq_clock.store.operations import BATCH_LIMIT
 from rq_clock.timing.instants import read_instant
 from rq_clock.web.context import Context, Operate, Read, Web, root_of, schedules_for
-from rq_clock.web.pages.form_times import NINE, until_of
 from rq_clock.web.pages.layout import Fields, Lists, done, here, page
+from rq_clock.web.pages.schedule_actions import NINE, until_of
 from rq_clock.web.pages.schedule_row import schedule_row
 from rq_clock.web.problems import Problem
 
 router = APIRouter()
 SIZES = (25, 50, 100, 200)
 TABS = ("", "late", "stuck", "failing", "running", "paused", "ended", "invalid")
-"""States to choose from, "" for all."""
+"""States to filter by; "" is all."""
 RUN_LIMIT = 200
 """Schedules of one bulk run: each takes three round trips."""
 VERBS = ("pause", "resume", "run")
@@ -34,19 +34,10 @@ VERBS = ("pause", "resume", "run")
 
 @router.get("/")
 def list_page(  # noqa: PLR0913 - one a filter
-    request: Request,
-    site: Web,
-    token: Read,
-    state: str = "",
-    queue: str = "",
-    tag: str = "",
-    q: str = "",
-    origin: str = "",
-    sort: str = "trouble",
-    size: int = 50,
-    cursor: str = "",
+    request: Request, site: Web, token: Read, state: str = "", queue: str = "", tag: str = "",
+    q: str = "", origin: str = "", sort: str = "trouble", size: int = 50, cursor: str = "",
     at: Annotated[int, Query(ge=0)] = 0,
-) -> Response:
+) -> Response:  # fmt: skip
     """Return matching schedules, those in trouble first. `at` counts those on earlier pages."""
     query = {"state": state, "queue": queue, "tag": tag, "q": q.strip(), "origin": origin}
     if size not in SIZES:
@@ -74,7 +65,7 @@ def _filter(query: Mapping[str, str]) -> Filter:
 
 
 def _tabs(listing: Listing, query: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the states with their counts; under another filter only the shown state has one."""
+    """Return the states with their counts. With another filter only the shown state has one."""
     status, total = listing.status, listing.total
     counts: dict[str, str] = {}
     if not any(value for name, value in query.items() if name != "state"):
@@ -91,7 +82,7 @@ def _tabs(listing: Listing, query: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(tab, counts.get(tab, "")) for tab in shown]
 
 
-# ---- many at once -----------------------------------------------------------------------------
+# ---- bulk actions -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,40 +106,38 @@ class Selection:
             raise Problem("validation", "expected some schedules to be selected, got none")
         limit = RUN_LIMIT if verb == "run" else BATCH_LIMIT
         if len(names) > limit:
-            raise Problem(
-                "validation",
-                f"expected at most {limit:,} schedules at once, got more; narrow the filter",
-            )
+            detail = f"expected at most {limit:,} schedules at once, got more; narrow the filter"
+            raise Problem("validation", detail)
         return cls(verb, tuple(dict.fromkeys(names)), back)
 
 
 @router.get("/pause")
 def pause_all_page(request: Request, site: Web, token: Operate) -> Response:
     """Confirm a pause of all schedules."""
-    return _ask(request, site, token, Selection("pause", (ALL,), "/"))
+    return _confirm(request, site, token, Selection("pause", (ALL,), "/"))
 
 
 @router.get("/resume")
 def resume_all_page(request: Request, site: Web, token: Operate) -> Response:
     """Confirm the end of the pause of all schedules."""
-    return _ask(request, site, token, Selection("resume", (ALL,), "/"))
+    return _confirm(request, site, token, Selection("resume", (ALL,), "/"))
 
 
 @router.get("/bulk")
 @router.get("/bulk/{verb}")
-def begin_again(request: Request, token: Read) -> Response:
-    """Lead a reloaded confirmation back to the list: its selection was in the form."""
+def reloaded(request: Request, token: Read) -> Response:
+    """Redirect a reloaded confirmation to the list: its selection was in the form."""
     return RedirectResponse(f"{root_of(request)}/", 303)
 
 
 @router.post("/bulk")
-def choose(request: Request, site: Web, token: Operate, form: Lists) -> Response:
+def bulk_page(request: Request, site: Web, token: Operate, form: Lists) -> Response:
     """Confirm an action on the selected schedules."""
-    return _ask(request, site, token, Selection.read(form, site))
+    return _confirm(request, site, token, Selection.read(form, site))
 
 
 @router.post("/bulk/{verb}")
-def act(request: Request, site: Web, token: Operate, verb: str, form: Fields) -> Response:
+def bulk_action(request: Request, site: Web, token: Operate, verb: str, form: Fields) -> Response:
     """Act on the schedules that the confirmation named, whatever matches by now."""
     names = tuple(form.get("names", "").split())
     selection = Selection(verb, names, here(form.get("back", "/")))
@@ -157,11 +146,13 @@ def act(request: Request, site: Web, token: Operate, verb: str, form: Fields) ->
     try:
         message = _act(schedules_for(site, token), selection, form, site)
     except ScheduleError as error:
-        return _ask(request, site, token, selection, form=form, error=str(error), status_code=409)
+        return _confirm(
+            request, site, token, selection, form=form, error=str(error), status_code=409
+        )
     return done(request, selection.back, message)
 
 
-def _ask(
+def _confirm(
     request: Request, site: Context, token: Token, selection: Selection, **values: Any
 ) -> Response:
     status = site.schedules.status()

@@ -1,7 +1,6 @@
-"""A schedule as a row of the list, rendered. Pure.
+"""A schedule as a row of the list. Pure.
 
-Rows are rendered here and not in the template: a page has up to 200, and a template takes ten
-times as long.
+Its cells are rendered here: a page has up to 200 rows, and a template would take ten times as long.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import lru_cache
 from markupsafe import Markup, escape
 
 from rq_clock.model.decision import ON_TIME
-from rq_clock.model.entry import Pause
+from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.ledger import Enqueued, LedgerEntry
 from rq_clock.model.targets import Target
 from rq_clock.schedules.listing import Row
@@ -29,21 +28,17 @@ _TONES = {"invalid": "bad", "failing": "bad", "late": "warn", "stuck": "warn"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleRow:
-    """A row. `look` is the tone of its worst state; `note` says why its state is what it is."""
+    """A row. `look` is the tone of its worst state; `note` explains its state."""
 
-    name: str
+    entry: Entry
     look: str
     trigger: Markup
-    runs: str
-    queue: str
-    tags: tuple[str, ...]
-    declared: bool
+    target: str
     last: Markup
     next: Markup
     bars: Markup
     states: Markup
     note: Markup
-    can_run: bool
 
 
 def schedule_row(row: Row, now: datetime) -> ScheduleRow:
@@ -51,19 +46,15 @@ def schedule_row(row: Row, now: datetime) -> ScheduleRow:
     entry, schedule = row.entry, row.entry.schedule
     tz = entry.tz
     return ScheduleRow(
-        name=entry.name,
+        entry=entry,
         look=next((_TONES[s] for s in row.states if s in _TONES), ""),
         trigger=trigger_cell(schedule.trigger) if schedule else Markup("—"),
-        runs=_runs(schedule.target) if schedule else "",
-        queue=schedule.queue if schedule else "",
-        tags=schedule.tags if schedule else (),
-        declared=entry.declared,
+        target=_target(schedule.target) if schedule else "",
         last=_last(row.tail, tz, now),
         next=_next(row, tz, now),
         bars=bars(row.tail),
         states=Markup(" ").join(map(pill, row.states)),
         note=_note(row, tz, now),
-        can_run=schedule is not None,
     )
 
 
@@ -95,12 +86,12 @@ def pause_text(pause: Pause, tz: str, now: datetime) -> Markup:
     return text + Markup(": “{}”").format(pause.reason) if pause.reason else text
 
 
-def _runs(target: Target) -> str:
+def _target(target: Target) -> str:
     return target if isinstance(target, str) else target.describe()
 
 
 def _last(tail: Sequence[LedgerEntry], tz: str, now: datetime) -> Markup:
-    """The latest run that has ended."""
+    """Return when the latest run ended, its duration and its lateness."""
     for entry in reversed(tail):
         if isinstance(entry, Enqueued) and entry.attempt:
             attempt = entry.attempt
@@ -112,7 +103,7 @@ def _last(tail: Sequence[LedgerEntry], tz: str, now: datetime) -> Markup:
 
 
 def late(lag: timedelta | None) -> Markup:
-    """How late a run was enqueued: " +0.4 s", marked when that was not on time."""
+    """Return how late a run was enqueued: " +0.4 s", marked when that was not on time."""
     if lag is None:
         return Markup("")
     text = f"+{duration_text(lag)}"
@@ -120,19 +111,19 @@ def late(lag: timedelta | None) -> Markup:
 
 
 def _next(row: Row, tz: str, now: datetime) -> Markup:
-    """The next fire time, and whether it will be skipped."""
+    """Return the next fire time, and whether it will be skipped."""
     fire = row.entry.next_fire
     if fire is None:
         return Markup("—")
     overdue = now - fire > ON_TIME
     text = f"{duration_text(now - fire)} overdue" if overdue else ago(max(fire, now), now)
-    block = "" if overdue else next((h.reason for h in row.entry.blocks if fire <= h.until), "")
+    block = "" if overdue else next((b.reason for b in row.entry.blocks if fire <= b.until), "")
     note = {"paused": "skipped: paused", "requested": "skipped on request"}.get(block, "")
     return Markup(f"{text}<small>{when(fire, tz, now)}{f' · {note}' if note else ''}</small>")
 
 
 def _note(row: Row, tz: str, now: datetime) -> Markup:
-    """Why a schedule is paused or invalid, in a few words."""
+    """Return why a schedule is paused or invalid."""
     if row.entry.schedule is None:
         return escape(row.entry.fault)
     pause = row.entry.pause(now)

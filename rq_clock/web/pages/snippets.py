@@ -1,7 +1,4 @@
-"""A schedule to copy: as a definition, a command line and a request. Pure.
-
-Secrets are masked: put them in again after copying.
-"""
+"""A schedule to copy: as a command line and as a request, with secrets masked. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +6,8 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any
 
 from rq_clock.manifest.definition import document
-from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.redaction import masked_json, masked_url
@@ -25,21 +20,14 @@ _OF_SECONDS = ("timeout", "result_ttl", "failure_ttl", "catch_up_window", "jitte
 _PLAIN = ("queue", "retries", "catch_up", "catch_up_limit", "overlap", "group", "group_limit")
 
 
-def definition(entry: Entry) -> dict[str, Any]:
-    """A schedule in the words of a manifest, as it may be shown."""
-    if entry.schedule is None:
-        return {"fault": entry.fault}
-    return document(entry.schedule, secrets=False)
-
-
 def as_cli(name: str, schedule: Schedule) -> str:
-    """The command that adds it."""
-    words = ["rq-clock", "add", name, *_when(schedule), *_what(schedule), *_how(schedule)]
-    return shlex.join(words)
+    """Return the command that adds it."""
+    options = *_trigger(schedule), *_target(schedule), *_options(schedule)
+    return shlex.join(["rq-clock", "add", name, *options])
 
 
 def as_curl(name: str, schedule: Schedule, base: str) -> str:
-    """The request that puts it there."""
+    """Return the request that adds or replaces it."""
     body = _encode(document(schedule, secrets=False))
     return (
         f"curl -X PUT {shlex.quote(f'{base}api/v1/schedules/{name}')} \\\n"
@@ -48,7 +36,7 @@ def as_curl(name: str, schedule: Schedule, base: str) -> str:
     )
 
 
-def _when(schedule: Schedule) -> Iterator[str]:
+def _trigger(schedule: Schedule) -> Iterator[str]:
     trigger = schedule.trigger
     if isinstance(trigger, Cron):
         yield from ("--cron", trigger.expression)
@@ -60,7 +48,7 @@ def _when(schedule: Schedule) -> Iterator[str]:
         yield from ("--at", iso(trigger.at))
 
 
-def _what(schedule: Schedule) -> Iterator[str]:
+def _target(schedule: Schedule) -> Iterator[str]:
     target = schedule.target
     if isinstance(target, Command):
         shown = target.shown()
@@ -89,8 +77,8 @@ def _each(option: str, values: Mapping[str, str], form: str) -> Iterator[str]:
         yield from (option, form.format(*pair))
 
 
-def _how(schedule: Schedule) -> Iterator[str]:
-    """Options that are not at their default."""
+def _options(schedule: Schedule) -> Iterator[str]:
+    """Yield the options that differ from their default."""
     defaults = Schedule.__dataclass_fields__
     usual = "allow" if schedule.catch_up == "all" else "skip"
     for option in (*_PLAIN, *_OF_SECONDS):

@@ -1,8 +1,8 @@
-"""The outcomes of a schedule's last fire times as a row of bars. Pure.
+"""The outcomes of a schedule's last fire times as a row of bars, the newest at the right. Pure.
 
-The newest stands at the right. The height is how long a run took, by the square root, so that a run
-of a second and one of an hour are both seen. What failed has its full height, so that it shows
-without its colour; what was skipped is a stub, what was lost or came too late is hollow.
+The height is the square root of the duration, so that runs of a second and of an hour both show. A
+failure has full height, so that it shows without colour. A skip is a stub; a lost or missed fire
+time is hollow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rq_clock.timing.zones import zone
 from rq_clock.web.pages.filters import local_text
 
 MISSED = ("window", "limit", "past")
-"""Reasons of skips after an outage: the fire time had passed before it was decided."""
+"""Reasons of skips after an outage."""
 _LOOKS = {
     "ok": "ok", "failed": "bad", "timed_out": "bad", "stopped": "bad", "interrupted": "warn",
     "lost": "hollow", "missed": "hollow", "skipped": "skip-bar", "waiting": "info",
@@ -33,7 +33,7 @@ _SECOND = timedelta(seconds=1)
 
 
 def outcome(entry: LedgerEntry) -> str:
-    """Return the outcome of a fire time: how its run ended, waiting, skipped, missed or lost."""
+    """Return the outcome of a fire time: the state of its run, waiting, skipped, missed or lost."""
     if isinstance(entry, Enqueued):
         return entry.attempt.state if entry.attempt else "waiting"
     if isinstance(entry, Lost):
@@ -59,7 +59,7 @@ def counts_text(counts: Counter[str]) -> str:
 
 
 def bars(tail: Sequence[LedgerEntry]) -> Markup:
-    """Return the bars of a row, with one path for each look: a page has thousands of bars."""
+    """Return small bars, with one path for each look: a page has thousands of bars."""
     paths: dict[str, list[str]] = {}
     start = _STEP * (BARS - len(tail))
     for i, (state, height) in enumerate(_heights(tail)):
@@ -96,7 +96,7 @@ def large_bars(tail: Sequence[LedgerEntry], tz: str) -> Markup:
 
 
 def _heights(tail: Sequence[LedgerEntry]) -> Iterator[tuple[str, int]]:
-    """Yield the outcome and the height of each."""
+    """Yield the outcome and the height of each bar."""
     took = [
         (e.attempt.ended - e.attempt.started) / _SECOND
         if isinstance(e, Enqueued) and e.attempt else 0.0

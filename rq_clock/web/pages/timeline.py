@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,35 +32,34 @@ PAN = 24
 """Hours by which the links move the window."""
 FURTHEST = 24 * 14
 BAND = 48
-"""Upcoming fire times of one schedule beyond which they are drawn as a band."""
+"""Upcoming fire times of one schedule above which they are drawn as a band."""
 ROWS = 1000
-"""Rows of the table that stands for the drawing."""
+"""Rows of the table that replaces the chart."""
 THIN = 36
-"""Marks of one lane beyond which those that are ok are drawn thin."""
+"""Past fire times of one schedule above which successful ones are drawn thin."""
 BUCKET, CELL = timedelta(minutes=30), timedelta(minutes=1)
 _HOUR = timedelta(hours=1)
 _SHAPES = {
     "ok": "ok", "failed": "bad", "timed_out": "bad", "stopped": "bad", "interrupted": "again",
-    "lost": "lost", "missed": "missed", "skipped": "skip", "waiting": "waits", "planned": "planned",
-    "blocked": "blocked",
+    "lost": "lost", "missed": "missed", "skipped": "skip", "waiting": "waits",
 }  # fmt: skip
-"""Outcome of a fire time → the shape that stands for it."""
+"""Outcome of a fire time → its shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A fire time on a lane: `x` in percent of the window, `what` in words."""
+    """A fire time on a lane: `x` in percent of the window, `text` for its outcome."""
 
     at: datetime
     x: float
     shape: str
-    what: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """A schedule. `band` stands for many upcoming fire times: start, width and count; `summary`
-    describes the lane. `drawn` holds the marks, rendered here as there are thousands."""
+    """A schedule. `band` is the start, width and count of too many upcoming fire times. `drawn` is
+    the marks as SVG: a page has thousands, so no template renders them."""
 
     name: str
     look: str
@@ -71,7 +71,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The span of time on the page. Instants become percents of it."""
+    """The span of time on the page; instants become percents of it."""
 
     start: datetime
     now: datetime
@@ -79,19 +79,19 @@ class Window:
 
     @property
     def end(self) -> datetime:
-        """Its last instant."""
+        """Return its end."""
         return self.start + SPAN
 
     def x(self, t: datetime) -> float:
-        """Where an instant lies."""
+        """Return the position of an instant."""
         return round(100 * ((t - self.start) / SPAN), 2)
 
     def has(self, t: datetime) -> bool:
-        """Whether an instant lies in it."""
+        """Return whether an instant lies in it."""
         return self.start <= t < self.end
 
     def ticks(self) -> Iterator[tuple[float, str]]:
-        """Each sixth hour of the zone's day, every second one with its text."""
+        """Yield the position of each sixth hour of the zone's day, every second one with a text."""
         t = self.start.replace(minute=0, second=0, microsecond=0)
         while t < self.end:
             local = t.astimezone(zone(self.tz).info)
@@ -127,22 +127,21 @@ def timeline_page(  # noqa: PLR0913 - one a filter
 
 
 def lane_of(row: Row, window: Window) -> Lane:
-    """A schedule in the window."""
+    """Return a schedule in the window."""
     marks = _past(row, window)
-    entry, band, planned = row.entry, None, 0
+    entry, band = row.entry, None
     after = max(window.now, entry.decided, window.start)
     coming = upcoming(entry, after, BAND + 1, window.end)
     if len(coming) > BAND and entry.schedule:
         trigger, offset = entry.schedule.trigger, entry.schedule.offset
-        planned = trigger.count(after - offset, window.end - offset)
-        band = (window.x(after), round(100 - window.x(after), 2), planned)
+        count = trigger.count(after - offset, window.end - offset)
+        band = (window.x(after), round(100 - window.x(after), 2), count)
     else:
-        planned = len(coming)
         for fire in coming:
             block = {"paused": "paused", "requested": "to be skipped"}.get(fire.blocked_by, "")
-            what = f"planned, but {block}" if block else "planned"
-            shape = _SHAPES["blocked" if block else "planned"]
-            marks.append(Mark(fire.fire_time, window.x(fire.fire_time), shape, what))
+            text = f"planned, but {block}" if block else "planned"
+            shape = "blocked" if block else "planned"
+            marks.append(Mark(fire.fire_time, window.x(fire.fire_time), shape, text))
     return Lane(
         name=entry.name,
         look="bad" if {"failing", "invalid"} & {*row.states} else "",
@@ -159,14 +158,14 @@ def _past(row: Row, window: Window) -> list[Mark]:
     seen = [entry for entry in row.tail if window.has(instant_of(entry))]
     for entry in seen:
         at, state = instant_of(entry), outcome(entry)
-        what, shape = state.replace("_", " "), _SHAPES.get(state, "waits")
+        text, shape = state.replace("_", " "), _SHAPES.get(state, "waits")
         if isinstance(entry, Skip):
-            what += f": {entry.reason}" + (f", {entry.count:,} times" if entry.count > 1 else "")
+            text += f": {entry.reason}" + (f", {entry.count:,} times" if entry.count > 1 else "")
         elif isinstance(entry, Lost):
-            what = "lost: the job vanished"
+            text = "lost: the job vanished"
         if shape == "ok" and len(seen) > THIN:
             shape = "ok-thin"
-        marks.append(Mark(at, window.x(at), shape, what))
+        marks.append(Mark(at, window.x(at), shape, text))
     return sorted(marks, key=lambda mark: not mark.shape.startswith("ok"))
 
 
@@ -174,7 +173,7 @@ def _drawn(marks: Sequence[Mark], window: Window) -> Markup:
     info, year = zone(window.tz).info, window.now.year
     drawn = (
         f'<use href="#m-{mark.shape}" x="{mark.x}%"><title>'
-        f"{local_text(mark.at.astimezone(info), year)}: {escape(mark.what)}</title></use>"
+        f"{local_text(mark.at.astimezone(info), year)}: {escape(mark.text)}</title></use>"
         for mark in marks
     )
     return Markup("".join(drawn))
@@ -182,12 +181,9 @@ def _drawn(marks: Sequence[Mark], window: Window) -> Markup:
 
 def _summary(marks: Sequence[Mark], band: tuple[float, float, int] | None) -> str:
     """Describe a lane."""
-    counts: dict[str, int] = {}
-    for mark in marks:
-        word = mark.what.partition(":")[0].partition(",")[0]
-        counts[word] = counts.get(word, 0) + 1
+    counts = Counter(mark.text.partition(":")[0].partition(",")[0] for mark in marks)
     if band:
-        counts["planned"] = counts.get("planned", 0) + band[2]
+        counts["planned"] += band[2]
     return ", ".join(f"{count:,} {word}" for word, count in counts.items()) or "no fire times"
 
 
@@ -204,15 +200,17 @@ def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
             height = round(4 + 32 * count / highest, 1)
             text = local_text(start.astimezone(zone(window.tz).info), window.now.year)
             bars.append((window.x(start), height, f"{count:,} from {text} on"))
-    herds = [(start, count) for start, count in found.herds if count >= 3]
-    width = round(100 * (BUCKET / SPAN), 2)
-    total = sum(count for _, count in found.buckets)
-    return {"bars": bars, "width": width, "herds": herds, "total": total}
+    return {
+        "bars": bars,
+        "width": round(100 * (BUCKET / SPAN), 2),
+        "herds": [(start, count) for start, count in found.herds if count >= 3],
+        "total": sum(count for _, count in found.buckets),
+    }
 
 
 def _table(lanes: Sequence[Lane]) -> list[tuple[datetime, str, str]]:
     """Return the rows of the table, by time."""
-    rows = [(mark.at, lane.name, mark.what) for lane in lanes for mark in lane.marks]
+    rows = [(mark.at, lane.name, mark.text) for lane in lanes for mark in lane.marks]
     return sorted(rows)[: ROWS + 1]
 
 

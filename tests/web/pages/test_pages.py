@@ -497,8 +497,8 @@ def test_a_backfill_is_seen_before_it_is_asked_for(
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"from": ""}, "from: expected"),
-        ({"to": "yesterday"}, "to: expected"),
+        ({"from": ""}, "expected from as"),
+        ({"to": "yesterday"}, "expected to as"),
         ({"to": "2001-01-01T00:00"}, "after its start"),
         ({"from": "2999-01-01T00:00", "to": "2999-01-02T00:00"}, "of the past"),
         ({"at_once": "0"}, "at once: expected"),

@@ -301,7 +301,7 @@ class TestOneRun:
         job = schedules.trigger("nightly")
         seen = text(browser.get(f"/runs/{job}"))
         assert re.search(r"Started not yet", seen)
-        assert "waits for" in seen
+        assert "waiting for" in seen
         assert "Cancel…" in seen
 
     def test_attempts_tell_where_the_job_went_on(
@@ -575,7 +575,7 @@ class TestTexts:
             "ValueError: 1\n"
         )
         lines, place = traceback_lines(trace)
-        assert [line.own for line in lines] == [False, False, False, True, True, False]
+        assert [own for _, own in lines] == [False, False, False, True, True, False]
         assert place == "/app/tasks/bill.py, line 7, in close"
         assert traceback_lines("")[0] == []
 
