@@ -1,8 +1,8 @@
-"""What a backfill enqueues, and each of its steps; how one is created.
+"""Backfills: preview one, create one, and compute its next step.
 
-A backfill is created once, with its span and the fire times in it that have run. The leader takes
-one step after another (clock/backfiller.py), each from the cursor that the last one left
-(lua/backfill.lua).
+A backfill is created with its span and the fire times in it that have run. The leader takes one
+step after another (clock/backfiller.py), each from the cursor of the step before
+(lua/backfill_step.lua).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rq_clock.timing.instants import from_ms, read_instant, to_ms
 from rq_clock.timing.triggers import MANY, from_spec
 
 BACKFILL_LIMIT = 1000
-"""Fire times of a backfill, unless the caller sets a limit."""
+"""Fire times of a backfill at most, unless the caller sets a limit."""
 SEARCHED = 1000
-"""Fire times that a step looks at; those that have run cost nothing else."""
+"""Fire times that one step examines."""
 SHORTEST_LOOK, LONGEST_LOOK = timedelta(milliseconds=200), timedelta(seconds=2)
-"""Time to the next look at a running backfill: short after a step, longer while its jobs run."""
+"""Time to the next step of a running backfill: short after progress, longer while its jobs run."""
 _MS = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 _CLOCK = Actor(by="clock")
@@ -36,10 +36,10 @@ _CLOCK = Actor(by="clock")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a backfill would enqueue: `count` fire times of the trigger `rule`, `first` to `last`.
+    """The fire times that a backfill would enqueue: `count`, from `first` to `last`.
 
-    Those in `left_out` (ms) have run, or will run in another backfill. From MANY on, a count means
-    "at least".
+    Those in `left_out` (ms) have run, or will run in another backfill. A count of MANY or more
+    means "at least". `rule` is the trigger as JSON.
     """
 
     start: datetime
@@ -56,34 +56,6 @@ class Preview:
         return f"at least {self.count:,}" if self.count >= MANY else f"{self.count:,}"
 
 
-def preview(
-    entry: Entry,
-    start: datetime,
-    end: datetime,
-    ran: Iterable[LedgerEntry],
-    running: Iterable[Backfill] = (),
-) -> Preview:
-    """Return the decided fire times from `start` to `end`, both inclusive.
-
-    The clock enqueues later ones. Raises ScheduleError for an impossible span.
-    """
-    schedule = entry.schedule
-    assert schedule is not None
-    start = read_instant(start, schedule.trigger.tz, field="start")
-    end = read_instant(end, schedule.trigger.tz, field="end")
-    if end < start:
-        raise ScheduleError(
-            f"{entry.name}: expected the end of the span after its start, got "
-            f"{start.isoformat()} to {end.isoformat()}"
-        )
-    if start > entry.decided:
-        raise ScheduleError(
-            f"{entry.name}: expected a span of the past, got one from {start.isoformat()}; the "
-            "clock enqueues later fire times"
-        )
-    return missed_in(entry, start, end, ran, running)
-
-
 def missed_in(
     entry: Entry,
     start: datetime,
@@ -93,10 +65,13 @@ def missed_in(
     *,
     newest: bool = False,
 ) -> Preview:
-    """Return the same for any span, cut to what is decided; with `newest` only the last one."""
+    """Return the decided fire times of any span; with `newest` only the last one."""
     schedule, end = entry.schedule, min(end, entry.decided)
     assert schedule is not None
-    start, end = from_ms(to_ms(start + _MS - _MICROSECOND)), from_ms(to_ms(end))  # as it is stored
+    start, end = (
+        from_ms(to_ms(start + _MS - _MICROSECOND)),
+        from_ms(to_ms(end)),
+    )  # as stored: whole ms
     trigger, offset = schedule.trigger, schedule.offset
     last = trigger.latest_at(end - offset)
     if newest and last is not None and last + offset >= start:
@@ -112,7 +87,7 @@ def missed_in(
     done.update(*(_to_come(backfill, schedule, start, end) for backfill in running))
     left_out = frozenset(
         to_ms(t) for t in done if start <= t <= end and schedule.next_after(t - _MS) == t
-    )  # an older rule has other fire times
+    )  # a trigger that was replaced has other fire times
     count = trigger.count(start - _MS - offset, end - offset)
     return replace(
         nothing,
@@ -174,7 +149,7 @@ def _rule(schedule: Schedule) -> str:
 
 
 def _under(rule: str, schedule: Schedule) -> Schedule:
-    """Return the schedule with the trigger of a `rule`."""
+    """Return the schedule with the trigger of a backfill's `rule`."""
     spec = json.loads(rule)
     jitter = spec.pop("jitter", None)
     return replace(schedule, trigger=from_spec(spec), jitter=jitter and jitter * _MS)
@@ -183,17 +158,32 @@ def _under(rule: str, schedule: Schedule) -> Schedule:
 # ---- creating one -----------------------------------------------------------------------------
 
 
-def preview_now(
+def preview(
     operations: Operations, name: str, start: datetime, end: datetime, *, again: bool
 ) -> Preview:
-    """Return what a backfill would enqueue after what is due now is decided."""
+    """Decide the fire times that are due now. Return those from `start` to `end`, both inclusive,
+    that a backfill would enqueue. Raises ScheduleError, also for an impossible span."""
     entry = operations.settle(name, operations.store.now())
     if entry is None or entry.schedule is None:
         raise ScheduleError(f"{name}: it has no fire times: {entry.fault if entry else 'gone'}")
+    start, end = (
+        read_instant(value, entry.schedule.trigger.tz, field=field)
+        for value, field in ((start, "start"), (end, "end"))
+    )
+    if end < start:
+        raise ScheduleError(
+            f"{name}: expected the end of the span after its start, got {start.isoformat()} to "
+            f"{end.isoformat()}"
+        )
+    if start > entry.decided:
+        raise ScheduleError(
+            f"{name}: expected a span of the past, got one from {start.isoformat()}; the clock "
+            "enqueues later fire times"
+        )
     if again:
-        return preview(entry, start, end, ())
+        return missed_in(entry, start, end, ())
     running = operations.backfills.running(name)
-    return preview(entry, start, end, operations.store.ledger(name), running)
+    return missed_in(entry, start, end, operations.store.ledger(name), running)
 
 
 def create_backfill(  # noqa: PLR0913 - each a choice of its own
@@ -207,8 +197,10 @@ def create_backfill(  # noqa: PLR0913 - each a choice of its own
     limit: int,
 ) -> Backfill:
     """Create a backfill. Raises ScheduleError."""
-    others = None if again else operations.backfills.count()  # first: others may be faster
-    found = preview_now(operations, name, *span, again=again)
+    others = (
+        None if again else operations.backfills.count()
+    )  # first: another one may be created meanwhile
+    found = preview(operations, name, *span, again=again)
     if found.count > limit:
         raise ScheduleError(
             f"{name}: expected at most {limit:,} fire times, got {found.count_text}; "
@@ -240,12 +232,10 @@ def _backfill(
 
 
 def catch_up_backfill(operations: Operations, name: str, now: datetime) -> None:
-    """Create a backfill of what an ended pause has skipped, unless its `missed` is skip.
-
-    It covers the fire times of the present trigger only.
-    """
-    there = operations.store.load([name])[0].get(name)
-    for pause in there.pauses if there else ():
+    """Create a backfill of the fire times that an ended pause has skipped, if its `missed` is not
+    skip. It covers the fire times of the present trigger only."""
+    found = operations.store.load([name])[0].get(name)
+    for pause in found.pauses if found else ():
         if pause.until is None or pause.missed == "skip":
             continue
         if pause.until > now:  # a newer pause
@@ -255,7 +245,7 @@ def catch_up_backfill(operations: Operations, name: str, now: datetime) -> None:
         entry = operations.settle(name, pause.until)
         if entry is None or entry.schedule is None:
             return
-        found = missed_in(
+        missed = missed_in(
             entry,
             max(pause.since, entry.known_since + _MS),
             pause.until,
@@ -263,12 +253,12 @@ def catch_up_backfill(operations: Operations, name: str, now: datetime) -> None:
             operations.backfills.running(name),
             newest=pause.missed == "latest",
         )
-        if not found.count:
+        if not missed.count:
             continue
-        # one id, whoever creates it, that no other backfill has
+        # every process makes the same id, and no other backfill has it
         id = f"{name}-0{to_ms(pause.until)}"
         owner = Actor(by=pause.by, reason="missed in a pause")
         try:
-            operations.backfills.create(_backfill(id, name, found, owner, now), _CLOCK, others)
+            operations.backfills.create(_backfill(id, name, missed, owner, now), _CLOCK, others)
         except Conflict:  # another one was created meanwhile
             catch_up_backfill(operations, name, now)

@@ -1,9 +1,9 @@
-"""Composes the edits of schedules, and writes them; store/operations.py stores them."""
+"""Compose the edits of schedules, and write them with store/operations.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from rq_clock.manifest.diff import Step
 
 ALL = "*"
-"""Stands for all schedules, in `pause` and `resume`."""
+"""The name of all schedules in `pause` and `resume`."""
 BATCH = 500
 """Schedules in one edit of `add_many`: about 5 ms of Redis's time."""
 TRIES = 20
-"""Attempts at a change that others get ahead of."""
+"""Attempts at a change while other changes come first."""
 _CLOCK_SECONDS = 60.0
 _MS = timedelta(milliseconds=1)
 _OPTIONS = [f.name for f in fields(Schedule) if f.name not in ("name", "trigger", "target")]
@@ -45,7 +45,7 @@ ScheduleArgs: TypeAlias = (
 
 
 class Editor:
-    """Composes and writes the edits of one actor. Raises Conflict."""
+    """The edits of one actor. Its methods raise Conflict."""
 
     def __init__(
         self, operations: Operations, by: str, request_key: RequestKey | None = None
@@ -65,7 +65,7 @@ class Editor:
         return then + timedelta(seconds=read - since)
 
     def actor(self, reason: str = "") -> Actor:
-        """Return who acts, for the audit."""
+        """Return the actor, for the audit."""
         return Actor(by=self._by, reason=reason, request_key=self._request_key)
 
     def find(self, name: str) -> Entry:
@@ -81,7 +81,7 @@ class Editor:
         pauses: dict[str, Pause] = {}
         for start in range(0, len(names), BATCH):
             chunk = names[start : start + BATCH]
-            entries |= self.store.load(chunk)[0]  # first: a pause from now on makes it stale
+            entries |= self.store.load(chunk)[0]  # first: a later pause makes the entry stale
             pauses |= self.store.pauses(chunk)
         return entries, pauses
 
@@ -107,25 +107,20 @@ class Editor:
         replace: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Add schedules in batches; each is built while the one before it is sent."""
-        count, rest, fault = 0, iter(schedules), None
-        pending: Future[list[str]] | None = None
+        """Add schedules in batches; each is built while the one before is sent."""
+        count, rest = 0, iter(schedules)
         with ThreadPoolExecutor(1) as sender:
             try:
-                while True:
+                batch = next_batch(rest)
+                while batch:
+                    sent = sender.submit(self.add, batch, replace=replace, audit=False)
                     try:
                         batch = next_batch(rest)
-                    except ScheduleError as error:
-                        batch, fault = [], error
-                    if pending:
-                        count += len(pending.result())
+                    finally:
+                        count += len(sent.result())
                         if progress:
                             progress(count)
-                    if fault:
-                        raise fault
-                    if not batch:
-                        return count
-                    pending = sender.submit(self.add, batch, replace=replace, audit=False)
+                return count
             finally:
                 if count:
                     self.operations.audit.note("add-many", count, self.actor())
@@ -153,9 +148,9 @@ class Editor:
         return self.to_replace(entry, apply_changes(entry, changes), self.store.now())
 
     def to_replace(self, entry: Entry, schedule: Schedule, now: datetime) -> Edit:
-        """Return the edit that gives a schedule another definition.
+        """Return the edit that replaces the definition of a schedule.
 
-        With another trigger, the overdue fire times of the old one are decided first.
+        If the trigger changes, the overdue fire times of the old one are decided first.
         """
         was, definition = entry.schedule, schedule.definition()
         if was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
@@ -169,7 +164,7 @@ class Editor:
         return replace(edit, name=entry.name, expected=entry.revision)
 
     def to_apply(self, steps: Sequence[Step]) -> list[Edit]:
-        """Return the edits of a plan's steps."""
+        """Return the edits of the steps of a plan."""
         now = self.now()
         nexts: dict[Trigger, datetime | None] = {}
         edits = []
@@ -188,7 +183,7 @@ class Editor:
     def to_pause(
         self, names: Sequence[str], reason: str, until: datetime | None, missed: str
     ) -> list[Edit]:
-        """Return the edits that pause these; a paused one keeps the start of its pause."""
+        """Return the edits that pause schedules; a paused one keeps the start of its pause."""
         now = self.store.now()
         if until is not None and read_instant(until, field="until") <= now:
             raise ScheduleError(f"expected until in the future, got {until.isoformat()}")
@@ -197,21 +192,29 @@ class Editor:
         return [Edit(name=n, pause=replace(pause, since=since.get(n, now))) for n in names]
 
     def to_resume(self, names: Sequence[str], missed: str | None) -> list[Edit]:
-        """Return the edits that end the present pauses of these."""
+        """Return the edits that end the pauses in force. An ended pause still blocks the fire times
+        that came due before its end."""
         now = self.store.now()
+        known, everything = self.store.load([n for n in names if n != ALL])
+        if missing := [n for n in names if n != ALL and n not in known]:
+            conflicts = [Conflict(ConflictKind.MISSING, n) for n in missing]
+            raise self._with_near_name(Conflict.join(conflicts))
+        revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
+        pauses = self.store.pauses(names)  # last: a later pause makes its revision stale
         return [
             Edit(
                 name=name,
-                expected=revision,
-                pause=replace(ended_now(pause, now), missed=missed or pause.missed),
+                expected=revisions[name],
+                pause=replace(pause, until=now, missed=missed or pause.missed),
             )
-            for name, pause, revision in self._own_pauses(names, now)
+            for name, pause in pauses.items()
+            if pause.at(now)
         ]
 
     def to_skip(self, name: str, count: int, reason: str) -> tuple[Edit, datetime]:
         """Return the edit that skips the next `count` fire times, and the last of them."""
         now = self.store.now()
-        entry = self.operations.settle(self.find(name).name, now)  # what is due is not next
+        entry = self.operations.settle(self.find(name).name, now)  # a due fire time is not next
         if entry is None:
             raise Conflict(ConflictKind.MISSING, name)
         if entry.schedule is None:
@@ -225,18 +228,8 @@ class Editor:
         if not count:
             return Edit(name=name, unskip=True), last
         skip = SkipRequest(count=count, until=last, reason=reason, by=self._by, since=now)
-        expected = f"{entry.revision} {entry.base}"  # none of them may have run by now
+        expected = f"{entry.revision} {entry.base}"  # none of them may have run meanwhile
         return Edit(name=name, expected=expected, skipping=skip), last
-
-    def _own_pauses(self, names: Sequence[str], now: datetime) -> list[tuple[str, Pause, str]]:
-        """Return the names, present pauses and revisions of those that are paused themselves."""
-        known, everything = self.store.load([n for n in names if n != ALL])
-        if missing := [n for n in names if n != ALL and n not in known]:
-            conflicts = [Conflict(ConflictKind.MISSING, n) for n in missing]
-            raise self._with_near_name(Conflict.join(conflicts))
-        revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
-        found = self.store.pauses(names)  # last: one from now on makes its revision stale
-        return [(n, pause, revisions[n]) for n, pause in found.items() if pause.at(now)]
 
     def trigger(self, name: str, reason: str, *, force: bool, fire_time: datetime | None) -> str:
         """Enqueue a run by hand. Return the job's id."""
@@ -257,7 +250,7 @@ class Editor:
         return job_id
 
     def _catch_up(self, names: Sequence[str]) -> None:
-        """Catch up for ended pauses before others are written over them."""
+        """Catch up after ended pauses before new ones replace them."""
         now = self.store.now()
         for name in self.operations.backfills.unfinished_pauses(names, now):
             with suppress(ScheduleError):  # a schedule that cannot run can still be paused
@@ -279,7 +272,7 @@ class Editor:
 
 
 def retry_stale(change: Callable[[], T]) -> T:
-    """Make a change, again each time that somebody else or the clock gets ahead of it."""
+    """Make a change, and repeat it while another change or the clock comes first."""
     for _ in range(TRIES - 1):
         try:
             return change()
@@ -315,7 +308,7 @@ def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
     was = entry.schedule
     options = {o: getattr(was, o) for o in _OPTIONS} if was else {}
     if was and was.overlap == ("allow" if was.catch_up == "all" else "skip"):
-        del options["overlap"]  # it follows catch_up
+        del options["overlap"]  # the default depends on catch_up
     options |= changes
     trigger, target = (
         options.pop(part, None) or (getattr(was, part) if was else None)
@@ -338,13 +331,8 @@ def next_batch(schedules: Iterator[ScheduleArgs]) -> list[Schedule]:
     return batch
 
 
-def ended_now(pause: Pause, now: datetime) -> Pause:
-    """Return the pause as ended now: it still blocks what came due before."""
-    return Pause(reason=pause.reason, by=pause.by, since=pause.since, until=now)
-
-
 def refuse_missed(names: Sequence[str], missed: str) -> None:
-    """Raise ScheduleError for a `missed` that is none, or does not work for all schedules."""
+    """Raise ScheduleError for an unknown `missed`, or one that does not work for all schedules."""
     if missed not in MISSED:
         raise ScheduleError(f"expected missed to be skip, latest or all, got {missed!r}")
     if ALL in names and missed != "skip":

@@ -1,18 +1,18 @@
-"""Schedules at run time: what an app, an operator or a page can do to them while they run.
+"""Schedules at run time: an app, an operator or a page adds, changes and operates them.
 
     schedules = Schedules()                    # or clock.schedules
     schedules.add("report-42", cron("0 6 * * *", tz="Asia/Tokyo"), "tasks.reports.send", args=[42])
     schedules.pause("report-42", reason="customer is on holiday", until=monday)
 
-Everything is data in Redis: the clock sees a change at once, and changes work while no clock runs.
+All state is in Redis: the clock sees a change at once, and changes work while no clock runs.
 Schedules declared in code can be paused, run or backfilled here. To change one, edit the code and
 deploy.
 
 Every method raises StoreUnavailable when Redis cannot be used, and ScheduleError with every fault
-(Conflict when the change conflicts with the current state); then it has changed nothing. A process
-that dies in the middle leaves a whole change or none. After a lost reply, repeat the call.
+(Conflict when the change conflicts with the current state); then it has changed nothing. If the
+process dies in the middle, the change is whole or not made. After a lost reply, repeat the call.
 
-Not here: what the clock does with a change (clock/), how it is stored (store/operations.py).
+Not here: the clock's response to a change (clock/), how it is stored (store/operations.py).
 """
 
 from __future__ import annotations
@@ -32,18 +32,8 @@ from rq_clock.model.filters import Filter
 from rq_clock.model.job_id import JobId
 from rq_clock.model.schedule import declare
 from rq_clock.model.targets import Target
-from rq_clock.schedules.backfill import (
-    BACKFILL_LIMIT,
-    Preview,
-    create_backfill,
-    preview_now,
-)
-from rq_clock.schedules.edits import (
-    Editor,
-    ScheduleArgs,
-    refuse_missed,
-    retry_stale,
-)
+from rq_clock.schedules.backfill import BACKFILL_LIMIT, Preview, create_backfill, preview
+from rq_clock.schedules.edits import Editor, ScheduleArgs, refuse_missed, retry_stale
 from rq_clock.schedules.listing import Listing, ScheduleList
 from rq_clock.settings import Settings
 from rq_clock.store.audit import AuditEntry, RequestKey
@@ -60,8 +50,8 @@ if TYPE_CHECKING:
 
 
 class Schedules:
-    """The schedules of a namespace. `by` is the actor in the audit. With the key of a request it
-    makes one change, however often; raises Repeated then.
+    """The schedules of a namespace. `by` is the actor in the audit. With the key of a request, the
+    same change is made once; later calls raise Repeated.
 
     It connects on first use. Keep one for the life of a process, for one thread at a time.
     """
@@ -90,9 +80,10 @@ class Schedules:
     ) -> str:
         """Add a schedule, with the options of `Clock.add`. Return its revision.
 
-        No earlier fire time is ever due, except that of `once`: after its instant it is due at
-        once, and removed when it has fired. Adding the same again changes nothing. With `replace`
-        an existing schedule gets this definition, and keeps its marker, pause and history.
+        Earlier fire times are never due, except that of `once`: a past one is due immediately, and
+        the schedule is removed when it has fired. Adding the same again changes nothing. With
+        `replace` an existing schedule gets this definition, and keeps its marker, pause and
+        history.
         """
         schedule = declare(name, trigger, target, options)
         with self._editor() as editor:
@@ -105,11 +96,11 @@ class Schedules:
         replace: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Add very many schedules. Return how many there were.
+        """Add very many schedules. Return their number.
 
-        They are read as they are added, in batches of 500, each of which is whole or nothing;
-        `progress` gets the count after each batch. After an error the batches before it are
-        stored: call again with `replace`, or with the rest.
+        They are read as they are added, in batches of 500; each batch is added whole or not at all.
+        `progress` gets the count after each batch. After an error the batches before it are stored:
+        call again with `replace`, or with the rest.
         """
         with self._editor() as editor:
             return editor.add_many(schedules, replace=replace, progress=progress)
@@ -122,10 +113,10 @@ class Schedules:
         key: str | None = None,
         **options: Any,
     ) -> str:
-        """Enqueue `target` once, at or after an instant. Return the name that it waits under.
+        """Enqueue `target` once, at or after an instant. Return the name of its schedule.
 
-        Afterwards only its run is left. With a `key` (letters, digits, '_', '-') at most one waits
-        at a time: while it does, another call with that key changes nothing.
+        The schedule is removed when it has fired. With a `key` (letters, digits, '_', '-') at most
+        one waits at a time: meanwhile, another call with that key changes nothing.
         """
         name = f"once-{key or token_hex(8)}"
         schedule = declare(name, once(at), target, options)
@@ -143,16 +134,15 @@ class Schedules:
         A new trigger takes effect now, after the old one's overdue fire times are decided. With a
         `revision` (`Entry.revision`) the update is refused if the schedule has changed since.
         """
-        while True:
+
+        def update() -> str:
             with self._editor() as editor:
                 entry = editor.find(name)
                 if revision is not None and revision != entry.revision:
                     raise Conflict(ConflictKind.STALE, name, entry.revision)
-                try:
-                    return editor.write([editor.to_change(entry, changes)], "update", [name])[0]
-                except Conflict as conflict:
-                    if revision is not None or conflict.kind is not ConflictKind.STALE:
-                        raise
+                return editor.write([editor.to_change(entry, changes)], "update", [name])[0]
+
+        return retry_stale(update) if revision is None else update()
 
     def remove(self, names: str | Iterable[str], *, revision: str | None = None) -> None:
         """Remove run-time schedules: all of these or, if one cannot be removed, none.
@@ -165,9 +155,9 @@ class Schedules:
             editor.write(edits, "remove", names)
 
     def plan(self, items: Sequence[Item] | Manifest, *, prune: bool = False) -> Plan:
-        """Return what `apply` would change so that all of these exist.
+        """Return the changes that `apply` makes so that all of these exist.
 
-        With `prune` every other run-time schedule goes, except those of `once`. Raises Conflict for
+        `prune` removes every other run-time schedule, except those of `once`. Raises Conflict for
         schedules declared in code, and ScheduleError with every fault of a manifest.
         """
         from rq_clock.manifest.diff import compare
@@ -189,8 +179,8 @@ class Schedules:
     ) -> None:
         """Make the changes of a plan: all, or none if one of its schedules has changed since.
 
-        More than BATCH_LIMIT changes are made in batches, each of them whole; `progress` gets the
-        count after each batch.
+        More than BATCH_LIMIT changes are made in batches, each whole or not at all; `progress` gets
+        the count after each batch.
         """
         for start in range(0, len(plan.steps), BATCH_LIMIT):
             batch = plan.steps[start : start + BATCH_LIMIT]
@@ -241,21 +231,21 @@ class Schedules:
     ) -> str:  # fmt: skip
         """Run a schedule now, even a paused one. Return the job's id.
 
-        The next fire time stays the same. With a `fire_time` of the past the schedule runs again
-        for that instant, by its present definition. Raises Conflict while a run of that fire time
-        is going; also, unless with `force`, while the previous run is going and the schedule skips
-        overlaps.
+        The next fire time stays the same. With a past `fire_time` the schedule runs again for that
+        instant, with its present definition. Raises Conflict while a run of that fire time is
+        going. Without `force`, also raises it while the previous run is going and the schedule
+        skips overlaps.
         """
         with self._editor() as editor:
             return editor.trigger(name, reason, force=force, fire_time=fire_time)
 
     def rerun(self, job_id: str, *, force: bool = False, reason: str = "") -> str:
-        """Run a schedule again for the fire time of one of its runs, whatever its outcome, by
-        today's definition. Return the new job's id.
+        """Run a schedule again for the fire time of one of its runs, with its present definition,
+        whatever the outcome. Return the new job's id.
 
         `current_run()` has that fire time and the reason "manual"; the ledger keeps both runs.
-        Raises ScheduleError for a job that is no run of this namespace, and as `trigger`. Repeated
-        after a lost reply, or by two callers at once, it is refused while the first run goes on.
+        Raises as `trigger`, and ScheduleError for a job that is no run of this namespace. A
+        repeated call is refused while the first run is going.
         """
         with self._editor() as editor:
             namespace = editor.store.namespace
@@ -275,7 +265,7 @@ class Schedules:
         until: datetime | None = None,
         missed: str = "skip",
     ) -> None:
-        """Pause these schedules (ALL: every schedule) until `resume`, or until an instant.
+        """Pause schedules (ALL: every schedule) until `resume`, or until an instant.
 
         Their fire times are recorded as skipped; one-off jobs wait. `missed` names the skipped fire
         times that run when the pause ends: skip (none), latest, or all. A paused schedule keeps the
@@ -305,9 +295,9 @@ class Schedules:
         retry_stale(resume)
 
     def skip(self, name: str, count: int = 1, *, reason: str = "") -> datetime:
-        """Skip the next `count` fire times, in place of an earlier skip. Return the last of them.
+        """Skip the next `count` fire times. Return the last of them.
 
-        With a count of 0 nothing is skipped any more.
+        This replaces an earlier skip; a count of 0 only removes it.
         """
 
         def skip() -> datetime:
@@ -323,15 +313,14 @@ class Schedules:
     def preview_backfill(
         self, name: str, start: datetime, end: datetime, *, again: bool = False
     ) -> Preview:
-        """Return what a backfill would enqueue: the fire times from `start` to `end`, both
-        inclusive.
+        """Return the fire times that a backfill would enqueue, from `start` to `end`, inclusive.
 
-        A naive datetime is by the clock of the schedule's zone. Fire times that have run are left
-        out, unless `again`.
+        A naive datetime is in the schedule's zone. Fire times that have run are left out, unless
+        `again`.
         """
         with self._editor() as editor:
             editor.find(name)
-            return preview_now(editor.operations, name, start, end, again=again)
+            return preview(editor.operations, name, start, end, again=again)
 
     def backfill(  # noqa: PLR0913 - each a choice of its own
         self,
@@ -346,8 +335,9 @@ class Schedules:
     ) -> Backfill:
         """Enqueue the past fire times from `start` to `end`, oldest first.
 
-        At most `at_once` of them run at a time. The leading clock enqueues each exactly once, and
-        continues where a dead clock stopped. Raises ScheduleError for more than `limit` fire times.
+        At most `at_once` of them run at a time. The leading clock enqueues each exactly once; the
+        next leader continues where a dead clock stopped. Raises ScheduleError for more than `limit`
+        fire times.
         """
         if at_once < 1:
             raise ScheduleError(f"{name}: expected at_once to be at least 1, got {at_once}")
@@ -363,7 +353,8 @@ class Schedules:
         return retry_stale(create)
 
     def cancel_backfill(self, id: str, *, reason: str = "") -> None:
-        """Cancel a backfill: it enqueues nothing more, nor what later backfills left to it.
+        """Cancel a backfill: it enqueues nothing more. Fire times that later backfills left to it
+        do not run either.
 
         Raises ScheduleError if it has ended or never existed.
         """
@@ -378,7 +369,7 @@ class Schedules:
             return editor.operations.backfills.newest(limit)
 
     def audit(self, limit: int = 100, before: str = "+") -> list[AuditEntry]:
-        """Return who changed what, newest first; `before` is the id of an entry."""
+        """Return the newest audit entries, newest first; `before` is the id of an entry."""
         with self._editor() as editor:
             return editor.operations.audit.newest(limit, before)
 

@@ -1,4 +1,4 @@
-"""Upcoming fire times of schedules, and where they crowd. Pure."""
+"""Upcoming fire times of schedules, and their density. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import MANY, Trigger
 
 HERDS = 5
-"""Crowded cells that a density lists."""
+"""The number of crowded cells in a density."""
 _MS = timedelta(milliseconds=1)
 
 
@@ -88,7 +88,7 @@ def density(
 def _cells(schedule: Schedule, after: datetime, until: datetime, cell: timedelta) -> Counter[int]:
     """Count the fire times in (after, until) by the start of their cell, in ms.
 
-    A trigger that fires too often to walk along is counted cell by cell.
+    A trigger that fires too often to step through is counted cell by cell.
     """
     trigger, offset, width = schedule.trigger, schedule.offset, cell // _MS
     last = until - _MS
