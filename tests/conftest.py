@@ -6,7 +6,7 @@ Each test has one tier, alone runnable with `-m`:
     integration  has a fixture that starts a server, or the mark
     process      has a fixture that starts a process of ours or a browser, or the mark
 
-RQ_CLOCK_EXAMPLES sets the number of examples of a property (100; CI takes 300).
+RQ_CLOCK_EXAMPLES sets the number of examples of a property (50; CI takes 300).
 RQ_CLOCK_TEST_SERVER names the binary of another Redis or Valkey to test on.
 """
 
@@ -36,7 +36,7 @@ from tests.helpers import Events
 from tests.server import Server, free_url
 
 settings.register_profile(
-    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "100")), deadline=None
+    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "50")), deadline=None
 )
 settings.load_profile("rq-clock")
 

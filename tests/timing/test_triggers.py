@@ -561,7 +561,7 @@ class TestCronTriggers:
 
     def test_threads_that_share_a_rule_get_the_same_answers_as_one(self) -> None:
         random, start = Random(1), at("2026-01-01T00:00Z").timestamp()
-        instants = [int(start + random.randrange(10**8)) for _ in range(3_000)]
+        instants = [int(start + random.randrange(10**8)) for _ in range(1_000)]
         expression = "30 9 1,15W * 1-5"
         alone = CronRule(Expression(expression), zone("Europe/Berlin"))
         shared = CronRule(Expression(expression), zone("Europe/Berlin"))

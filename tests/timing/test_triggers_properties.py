@@ -5,7 +5,7 @@ cron(8) in the most naive form: it walks through UTC minute by minute and looks 
 It shares the zone data with the code under test and nothing else; the expressions are generated
 together with the sets that they mean, so that nothing here parses one.
 
-RQ_CLOCK_EXAMPLES sets the number of examples a law (1,000).
+RQ_CLOCK_EXAMPLES sets the number of examples of each law (50).
 """
 
 from __future__ import annotations
