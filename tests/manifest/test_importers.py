@@ -104,7 +104,7 @@ CRON_TZ=Asia/Kolkata
 
 def fire_times(schedule: Schedule, start: datetime) -> list[datetime]:
     """Return the schedule's fire times of a year from `start`, at most LIMIT."""
-    found, t = [], start
+    found, t = list[datetime](), start
     while len(found) < LIMIT and (fire := schedule.next_after(t)) and fire <= start + YEAR:
         found.append(fire)
         t = fire
@@ -118,7 +118,7 @@ def cronsim_fire_times(trigger: Cron, start: datetime) -> list[datetime]:
     no such rule in those zones.
     """
     expression = SHORTHANDS.get(trigger.expression, trigger.expression)
-    found = set()
+    found = set[datetime]()
     for fire in CronSim(expression, start.astimezone(zone(trigger.tz).info)):
         if fire.astimezone(UTC) > start + YEAR or len(found) == LIMIT:
             break
