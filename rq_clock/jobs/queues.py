@@ -1,15 +1,14 @@
 """RQ's queues: reading them, and operations on jobs.
 
-Each read is one round trip of bounded size; jobs come in pages. All jobs of the Redis are here,
-also those of no schedule.
+Each read is one round trip of bounded size; jobs come in pages. They include jobs of no schedule.
 
 An operation is one script for each job (lua/operate.lua), with an entry in the audit. It leaves the
 records as a worker would:
 
     operation   of a job that is             leaves
     requeue     failed, stopped, canceled    the same job, with its id and so its fire time, at the
-                                             end of its queue; interruptions are counted anew, the
-                                             retries that are left stay; overlap looks at it
+                                             end of its queue; the count of interruptions starts
+                                             again, remaining retries stay; overlap looks at it
     cancel      queued, scheduled, deferred  canceled; a run is `stopped` in its ledger
     delete      anything but running         nothing; a run that had not begun is `stopped` in its
                                              ledger
@@ -17,7 +16,7 @@ records as a worker would:
 
     operation       the caller dies     the reply is lost            another one acts meanwhile
     requeue         before: nothing;    repeated: refused, or it     one of the two is refused: it
-                    after: done         has failed anew              is not failed any more
+                    after: done         has failed again             is not failed any more
     cancel, delete  likewise            repeated: refused, or        a worker was faster: refused,
                                         missing                      since it runs
     stop            likewise            repeated: refused, or a      it ended first: refused, or
@@ -25,8 +24,8 @@ records as a worker would:
     sweep           portions of 200     repeated: the rest           each job is handled by one of
                     are done, or not                                 the two
 
-Two jobs of one fire time are never both queued or running by an operation here, as far as the
-clock still watches them: the newest hundred of one schedule, and none of a backfill.
+No operation leaves two jobs of one fire time queued or running, among those that the clock
+watches: the newest hundred of a schedule, and none of a backfill.
 """
 
 from __future__ import annotations
@@ -64,12 +63,12 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 
 QUEUES, WORKERS = 500, 1000
-"""Limits of the queues and workers that one read covers."""
+"""Limits of the queues and workers of one read."""
 SWEEP = 1000
-"""Jobs that one bulk operation looks at."""
+"""Jobs that one bulk operation examines."""
 PORTION = 200
 ATTEMPTS = 2000
-"""Ended attempts among which those of one job are looked for, from its enqueueing on."""
+"""Ended attempts to search for those of one job, from its enqueueing on."""
 _SCRIPTS = ("browse", "inspect", "operate", "queues")
 _LONGEST = 500
 _LARGEST = 64 * 1024
@@ -165,7 +164,7 @@ class Queues:
         return Jobs(server_time(answer), found, answer[2], following)
 
     def job(self, id: str) -> JobDetail:
-        """Return one job; of a run that RQ has forgotten, its known attempts. Raises NoJob."""
+        """Return a job. A run that RQ has forgotten has its known attempts. Raises NoJob."""
         origin = JobId.parse(id)
         ours = origin is not None and origin.namespace == self._store.namespace
         since = to_ms(origin.fire_time) if origin and ours else ""
@@ -178,7 +177,7 @@ class Queues:
     # ---- operations ---------------------------------------------------------------------------
 
     def requeue(self, id: str, actor: Actor) -> str:
-        """Run a job that failed, was stopped or canceled once more. Return its queue. Raises NoJob
+        """Requeue a job that failed, was stopped or was canceled. Return its queue. Raises NoJob
         and NotAllowed."""
         return self._one("requeue", id, actor)
 
@@ -188,8 +187,8 @@ class Queues:
         return self._one("cancel", id, actor)
 
     def delete(self, id: str, actor: Actor) -> str:
-        """Delete a job and all that RQ has of it. Return its queue. Jobs that depend on it wait for
-        ever, as in RQ. Raises NoJob and NotAllowed."""
+        """Delete a job and its results. Return its queue. Jobs that depend on it wait for ever, as
+        in RQ. Raises NoJob and NotAllowed."""
         return self._one("delete", id, actor)
 
     def stop(self, id: str, actor: Actor) -> str:
@@ -198,7 +197,7 @@ class Queues:
         return self._one("stop", id, actor)
 
     def sweep(self, verb: str, match: JobFilter, actor: Actor) -> BulkJobsResult:
-        """Requeue or delete the matching ones of the newest SWEEP failed jobs, newest first."""
+        """Requeue or delete the matching jobs of the newest SWEEP failed ones, newest first."""
         fits, more = self.matching(match)
         done, refused = 0, []
         for start in range(0, len(fits), PORTION):
@@ -213,7 +212,7 @@ class Queues:
         return BulkJobsResult(done, tuple(refused), more)
 
     def matching(self, match: JobFilter) -> tuple[list[JobView], bool]:
-        """Return the matching ones of the newest SWEEP failed jobs, and whether there are more
+        """Return the matching jobs of the newest SWEEP failed ones, and whether there are more
         failed jobs. Two round trips: one would block the server for 10 ms."""
         found: list[JobView] = []
         cursor = ""
@@ -248,7 +247,7 @@ class Queues:
 
 
 def _job_words(id: str) -> list[str | int]:
-    """Return a job as the script takes it, with the place of its schedule's records, if any."""
+    """Return the script's arguments for a job: its id, and the records of its schedule if any."""
     origin = JobId.parse(id)
     if origin is None:
         return [id, "", "", "", ""]

@@ -1,8 +1,8 @@
 """RQ's records of queues, workers and jobs, read for people. Pure.
 
-Nothing that RQ has pickled is unpickled here. `description` shows the arguments of a job: RQ makes
-it from the call, rq-clock from a command or webhook. A run is recognized by its id, and by whether
-its meta is set. For results see results.py. Secrets in texts are masked.
+Pickles of RQ are never loaded here. `description` shows the arguments of a job: RQ makes it from
+the call, rq-clock from a command or webhook. A job is a run if its id is a run's and its meta is
+set. For results see results.py. Secrets in texts are masked.
 
 Not here: reading them from Redis, and operations on them (queues.py).
 """
@@ -36,8 +36,8 @@ KINDS = {
     "finished": ("finished", "down"),
     "canceled": ("canceled", "down"),
 }
-"""Kind of job → RQ's registry, and the order of its scores. Failed and finished jobs have as score
-when RQ forgets them: the newest come first if all are kept equally long."""
+"""Kind of job → RQ's registry, and the order of its scores. A failed or finished job has as
+its score the time at which RQ forgets it: the newest come first if all are kept equally long."""
 COUNTED = ("queued", "started", "scheduled", "deferred", "failed", "finished", "canceled")
 WorkerOrigin = Literal["rq-clock", "rq"]
 _DIGITS = 15
@@ -132,19 +132,15 @@ class Result:
     """A result. `kind` is successful, failed, stopped or retried. `value` is JSON, or None when it
     cannot be shown."""
 
-    at: datetime
     kind: str
     value: str | None
     trace: str
-    worker: str
-    started: datetime | None
-    ended: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDetail:
-    """All that is known of a job. `fields` are the plain ones of RQ's hash, none once RQ has
-    forgotten it. `expires_in` is None if RQ keeps it."""
+    """A job in detail. `fields` are the plain ones of RQ's hash, none once RQ has forgotten it.
+    `expires_in` is None if RQ keeps it."""
 
     job: JobView
     fields: Mapping[str, str]
@@ -156,7 +152,7 @@ class JobDetail:
 
     @classmethod
     def nothing(cls, id: str) -> JobDetail:
-        """Return a job that RQ has forgotten."""
+        """Return the detail of a job that RQ has forgotten."""
         return cls(
             job=_job(id, {}, "", JobId.parse(id), "", ""), fields={}, results=(), attempts=(),
             dependents=(), dependent_count=0, expires_in=None,
@@ -164,7 +160,7 @@ class JobDetail:
 
     @property
     def exists(self) -> bool:
-        """Return whether RQ still has it."""
+        """Return whether RQ still has the job."""
         return bool(self.fields)
 
     @property
@@ -177,7 +173,7 @@ class JobDetail:
 
 
 def server_time(answer: Any) -> datetime:
-    """Return the server's time, which begins an answer."""
+    """Return the server's time from the first two values of a reply."""
     return datetime.fromtimestamp(int(answer[0]), UTC) + timedelta(microseconds=int(answer[1]))
 
 
@@ -254,18 +250,14 @@ def _job(
     )
 
 
-def _result(id: str, fields: Mapping[str, str]) -> Result:
+def _result(fields: Mapping[str, str]) -> Result:
     kind = _RESULTS.get(fields.get("type", ""), "unknown")
     packed = fields.get("return_value")
     nothing = "null" if kind == "successful" else None  # RQ stores no value for None
     return Result(
-        at=from_ms(id.partition("-")[0]),
         kind=kind,
         value=value_of(packed.encode()) if packed is not None else nothing,
         trace=trace_of(fields.get("exc_string", "").encode()),
-        worker=fields.get("worker_name", ""),
-        started=_time(fields.get("execution_started_at", "")),
-        ended=_time(fields.get("execution_ended_at", "")),
     )
 
 
@@ -295,7 +287,7 @@ def job_detail(id: str, answer: Any) -> JobDetail | None:
     )
     if not fields and not ended:
         return None
-    found = tuple(_result(text(entry), _pairs(raw)) for entry, raw in results)
+    found = tuple(_result(_pairs(raw)) for _, raw in results)
     trace = next((result.trace for result in found if result.trace), "")
     origin = JobId.parse(id) if ended or fields.get("meta") else None
     return JobDetail(

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, and the page that shows it without loading anything from elsewhere."""
+"""The OpenAPI 3.1 document, and its page, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ _TAGS = {
     "runs": "Outcomes of fire times.",
     "queues": "RQ's queues, workers and jobs.",
     "explain": "Triggers in words.",
-    "manifest": "Run-time schedules as a text.",
+    "manifest": "Run-time schedules as YAML or JSON.",
     "clock": "The clock, events, the audit, this document.",
 }
-_KEY = {
+_IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "A key of the caller's choice. The same request with the same key acts once; "
-    "for 24 hours it gets the thing that it made (`Idempotency-Replayed: true`).",
+    "description": "A key of the caller's choice. A request that is repeated with its key within "
+    "24 hours acts once; the answer has `Idempotency-Replayed: true`.",
     "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[ -~]+$"},
 }
-_KNOWN = {
+_IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "ETag of an earlier answer: 304 if it is still the same.",
+    "description": "ETag of an earlier response; 304 if it is still the same.",
     "schema": {"type": "string"},
 }
 _DESCRIPTION = """Schedules for RQ. Instants are ISO 8601, keys camelCase, errors problem details
-(RFC 9457) whose `type` names the remedy. Every path needs a token of RQ_CLOCK_TOKENS: reading
-the scope `read`, operating `operate`, defining `admin`."""
+(RFC 9457) whose `type` names the kind of error. Every path needs a token of RQ_CLOCK_TOKENS with
+a scope: `read` to read, `operate` to operate, `admin` to define schedules."""
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """Return the document. It is made once per process, which takes a third of a second."""
+    """Return the document, made once per process: that takes a third of a second."""
     if not _document:
         made = get_openapi(
             title=app.title,
@@ -85,17 +85,17 @@ def _plain_names(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(method: str, operation: dict[str, Any]) -> None:
-    """Add what follows from the method of an operation, and from its body."""
+    """Add the responses and parameters that follow from the method and the body."""
     operation["operationId"] = operation["operationId"].partition("_api_v1_")[0]
-    answers, parameters = COMMON, []
+    responses, parameters = COMMON, []
     if "requestBody" in operation:
-        answers = answers | BODY
+        responses = responses | BODY
     if method == "post":
-        answers = answers | CONFLICT
-        parameters.append(_KEY)
+        responses = responses | CONFLICT
+        parameters.append(_IDEMPOTENCY_KEY)
     if "304" in operation["responses"]:
-        parameters.append(_KNOWN)
-    for status, response in answers.items():
+        parameters.append(_IF_NONE_MATCH)
+    for status, response in responses.items():
         operation["responses"].setdefault(str(status), response)
     operation["parameters"] = [*operation.get("parameters", []), *parameters]
 
@@ -106,16 +106,16 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
 @docs.get("/docs")
 def docs_page(request: Request, context: Web, token: Read) -> Response:
     """Show the document as a page."""
-    whole = request.app.openapi()
+    document = request.app.openapi()
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in _TAGS}
-    for path, methods in whole["paths"].items():
+    for path, methods in document["paths"].items():
         for method, operation in methods.items():
             group = operation.get("tags", ["clock"])[0]
             groups.setdefault(group, []).append(_operation(path, method, operation))
     status = context.schedules.status()
     shown = [(name, _TAGS.get(name, ""), rows) for name, rows in groups.items() if rows]
     schemas = {
-        name: _fields(schema) for name, schema in sorted(whole["components"]["schemas"].items())
+        name: _fields(schema) for name, schema in sorted(document["components"]["schemas"].items())
     }
     return page(
         request, "docs.html", token, status, groups=shown, schemas=schemas, api=API,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from rq_clock.errors import Conflict, ConflictKind, Fault, RqClockError, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind, RqClockError, ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.model.view import Page
 from rq_clock.schedules.service import Schedules
@@ -27,7 +26,7 @@ from rq_clock.serializers.schedules import ScheduleDetailView, SkippedView
 from rq_clock.settings import Token
 from rq_clock.store.audit import RequestKey
 from rq_clock.store.backfills import Backfill, Backfills
-from rq_clock.timing.instants import iso, read_instant
+from rq_clock.timing.instants import iso
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
     ACCEPTED,
@@ -37,8 +36,10 @@ from rq_clock.web.api.routing import (
     Name,
     Route,
     answer,
+    instant_at,
     located,
     optional,
+    reported,
     tagged,
     wrong,
 )
@@ -81,7 +82,7 @@ def run(request: Request, context: Web, token: Operate, name: Name, body: RunOpt
         schedules = schedules_for(context, token, once)
         return schedules.trigger(name, force=body.force, reason=body.reason)
 
-    with _conflicts():
+    with reported():
         job = made(request, act)
     started = RunStartedView(job=job, schedule=name)
     return answer(started, 202, located(request, f"/runs/{job}"))
@@ -135,7 +136,7 @@ def skip(request: Request, context: Web, token: Operate, name: Name, body: SkipO
         schedules_for(context, token, once).skip(name, body.count, reason=body.reason)
         return ""
 
-    with _conflicts():
+    with reported():
         made(request, act)
     entry = context.store.load([name])[0].get(name)
     fires: list[datetime] = []
@@ -149,7 +150,7 @@ def skip(request: Request, context: Web, token: Operate, name: Name, body: SkipO
 @router.delete("/schedules/{name}/skip", response_model=SkippedView, responses=NOT_FOUND | CONFLICT)
 def skip_nothing(context: Web, token: Operate, name: Name) -> Response:
     """Cancel a skip."""
-    with _conflicts():
+    with reported():
         schedules_for(context, token).skip(name, 0)
     return answer(SkippedView(skipping=[], count=0, until=None))
 
@@ -169,7 +170,7 @@ def backfill(
 ) -> Response:
     """Run the past fire times of a span, oldest first.
 
-    The leading clock enqueues them. Fire times that ran already are left out, unless `again` is
+    The leading clock enqueues them. It leaves out fire times that ran already, unless `again` is
     set.
     """
 
@@ -180,7 +181,7 @@ def backfill(
             reason=body.reason,
         ).id  # fmt: skip
 
-    with _conflicts("/limit", kind="validation"):
+    with reported("validation", "/limit"):
         if body.dry_run:
             start, end = _span(context, name, body)
             schedules = schedules_for(context, token)
@@ -196,21 +197,16 @@ def _span(context: Context, name: str, body: requests.BackfillRequest) -> tuple[
     if entry is None:
         raise Conflict(ConflictKind.MISSING, name)
     if entry.schedule is None:
-        raise Problem("conflict", f"{name}: it has no fire times: {entry.fault}")
-    tz, found = entry.tz, []
-    for pointer, value in (("/from", body.start), ("/to", body.end)):
-        try:
-            found.append(read_instant(value, tz, whole_day=pointer == "/to"))
-        except ScheduleError as error:
-            raise wrong(pointer, str(error)) from None
-    start, end = found
+        raise Problem("conflict", f"{name} has no fire times: {entry.fault}")
+    start = instant_at("/from", body.start, entry.tz)
+    end = instant_at("/to", body.end, entry.tz, whole_day=True)
     if end < start:
         raise wrong("/to", f"expected an instant after {iso(start)}, got {iso(end)}")
     if start > entry.decided:
         raise wrong(
             "/from",
-            f"expected a span of the past, got one from {iso(start)}; what is to come is "
-            "enqueued by the clock",
+            f"expected a span of the past, got one from {iso(start)}; the clock enqueues "
+            "later fire times",
         )
     return start, end
 
@@ -242,7 +238,7 @@ def get_backfill(context: Web, _: Read, id: BackfillId) -> Response:
 def cancel_backfill(context: Web, token: Operate, id: BackfillId) -> Response:
     """Cancel a backfill. Enqueued jobs run."""
     _existing(context, id)
-    with _conflicts():
+    with reported():
         schedules_for(context, token).cancel_backfill(id)
     return Response(status_code=204)
 
@@ -310,8 +306,8 @@ def _each(
     request: Request, token: Token, body: requests.BulkRequest,
     act: Callable[[Schedules, list[str]], object],
 ) -> Response:  # fmt: skip
-    """Change all schedules in one step, without those that conflict. A repeated request is answered
-    with the numbers alone."""
+    """Change all schedules in one step, without those that conflict. The answer to a repeated
+    request has only the counts."""
     context = site_of(request)
     names = _names(context, body, BULK_LIMIT)
     faults: dict[str, RqClockError] = {}
@@ -365,17 +361,3 @@ def _item(
 def _result(items: list[BulkItem]) -> Response:
     done = sum(item.ok for item in items)
     return answer(BulkResult(data=items, done=done, failed=len(items) - done))
-
-
-# ---- conflicts --------------------------------------------------------------------------------
-
-
-@contextmanager
-def _conflicts(at: str = "", *, kind: str = "conflict") -> Iterator[None]:
-    """Report a ScheduleError as a problem of a kind, at a field."""
-    try:
-        yield
-    except Conflict:
-        raise
-    except ScheduleError as error:
-        raise Problem(kind, str(error), errors=[Fault(at, str(error))] if at else ()) from None

@@ -62,7 +62,7 @@ def get_queue(request: Request, context: Web, _: Read, name: QueueName) -> Respo
     report = context.queues.look()
     found = next((queue for queue in report.queues if queue.name == name), None)
     if found is None:
-        raise Problem("not-found", f"{name}: there is no such queue; nothing was ever put into it")
+        raise Problem("not-found", f"{name}: there is no such queue; no job was ever put into it")
     return tagged(request, queue_detail_view(found, report.workers))
 
 

@@ -1,5 +1,5 @@
-"""The bodies of requests, held to these models. Only definitions of schedules are not: the reader
-of manifests reads and refuses them (definitions.py)."""
+"""Models that validate request bodies. Definitions of schedules are documented here, and validated
+by the reader of manifests (web/definitions.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _instant(value: Any) -> datetime:
     try:
         return read_instant(value)
     except ScheduleError as error:
-        raise ValueError(str(error)) from None  # which pydantic collects
+        raise ValueError(str(error)) from None  # pydantic collects these
 
 
 Instant = Annotated[
@@ -47,7 +47,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class Model(BaseModel):
-    """A request body: camelCase, unknown fields are refused."""
+    """A request body in camelCase, without unknown fields."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True
@@ -119,7 +119,7 @@ class Definition(Model):
     @model_validator(mode="wrap")
     @classmethod
     def unvalidated(cls, value: Any, _: Any) -> Any:
-        """Pass the body on to definitions.py."""
+        """Leave validation to web/definitions.py."""
         return value
 
 
@@ -201,8 +201,8 @@ class RetryOptions(RunOptions):
 
 
 class BackfillRequest(ReasonOptions):
-    """A past span, both ends included. An instant without a zone is in the schedule's; a date
-    alone is the whole day."""
+    """A past span, both ends included. An instant without a zone is in the zone of the schedule; a
+    date alone is the whole day."""
 
     model_config = _examples({"from": "2026-03-01", "to": "2026-03-03", "dryRun": True})
 

@@ -1,12 +1,14 @@
 """Routes of the API: authorization, bodies, idempotency keys, answers.
 
-A body is read only after its sender is authorized: a caller without the scope learns nothing else.
+A body is read only after the caller is authorized. Without the scope, the answer is 401 or 403.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -16,11 +18,12 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from rq_clock.errors import Fault, ScheduleError
+from rq_clock.errors import Conflict, Fault, ScheduleError
 from rq_clock.manifest import reader as plain
 from rq_clock.manifest.fields import kind_of
 from rq_clock.model.view import encode
 from rq_clock.store import cursors
+from rq_clock.timing.instants import read_instant
 from rq_clock.web.context import Needs, root_of
 from rq_clock.web.idempotency import once_of
 from rq_clock.web.problems import MEDIA_TYPE, Problem
@@ -99,8 +102,8 @@ def text_of(body: bytes) -> str:
 
 
 def read_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises Problem, also for a key that occurs twice, and for
-    text that Redis cannot hold."""
+    """Return the value of a JSON text. Raises Problem, also for a key that occurs twice and for
+    text that UTF-8 cannot encode."""
     try:
         if text.lstrip()[:1] != "{":
             return json.loads(text)
@@ -117,7 +120,7 @@ def read_json(text: str) -> Any:
 
 
 def optional(model: type[BaseModel]) -> Any:
-    """Return the body of a route whose body may be left out."""
+    """Return the body of a route that may be called without one."""
     return Body(default_factory=model)
 
 
@@ -125,13 +128,13 @@ def optional(model: type[BaseModel]) -> Any:
 
 
 def answer(view: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a view as JSON. It is not validated again: tests hold it against the document."""
+    """Return a view as JSON, without validation: tests compare it with the document."""
     return Response(_json(view), status, dict(headers or {}), media_type=JSON)
 
 
 def tagged(request: Request, view: Any) -> Response:
-    """Return a view with an ETag of its content, and the link to the next page if it has one; 304
-    when the caller has it already."""
+    """Return a view with an ETag of its content, and the link to the next page if there is one.
+    Return 304 when the caller has it already."""
     body = _json(view)
     tag = f'"{sha256(body).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -154,7 +157,7 @@ def _json(view: Any) -> bytes:
     return encode(view).encode(errors="backslashreplace")
 
 
-# ---- cursors and revisions --------------------------------------------------------------------
+# ---- cursors, revisions, instants, faults -----------------------------------------------------
 
 
 def place_of(cursor: str, *kinds: type) -> list[Any]:
@@ -175,6 +178,25 @@ def expected_revision(if_match: str | None) -> str | None:
     return revision[1:-1]
 
 
+def instant_at(at: str, value: str, tz: str | None = None, *, whole_day: bool = False) -> datetime:
+    """Return the instant in a field or parameter. Raises Problem."""
+    try:
+        return read_instant(value, tz, whole_day=whole_day)
+    except ScheduleError as error:
+        raise wrong(at, str(error)) from None
+
+
+@contextmanager
+def reported(kind: str = "conflict", at: str = "") -> Iterator[None]:
+    """Report a ScheduleError as a problem of a kind, at a field."""
+    try:
+        yield
+    except Conflict:
+        raise
+    except ScheduleError as error:
+        raise Problem(kind, str(error), errors=[Fault(at, str(error))] if at else ()) from None
+
+
 def wrong(at: str, message: str) -> Problem:
     """Return the problem of a fault at a JSON pointer, or in a parameter."""
     return Problem("validation", f"{at.lstrip('/')}: {message}", errors=[Fault(at, message)])
@@ -192,7 +214,7 @@ def problem(description: str) -> dict[str, Any]:
 
 
 def with_headers(*names: str, status: int = 200) -> Responses:
-    """Return the documentation of a successful answer's headers."""
+    """Return the documentation of the headers of a successful response."""
     schema = {"type": "string"}
     headers = {name: {"description": _HEADERS[name], "schema": schema} for name in names}
     return {status: {"headers": headers}}
@@ -211,12 +233,12 @@ COMMON: Responses = {
     429: problem("Too many failed attempts."),
     503: problem("Redis is unavailable."),
 }
-"""Answers that every route may give."""
+"""Responses of every route."""
 BODY: Responses = {
     413: problem("The body is larger than 1 MB."),
     415: problem("Unsupported media type."),
 }
-"""Answers that every route with a body may give."""
+"""Responses of every route with a body."""
 CONFLICT: Responses = {409: problem("Conflict with the current state.")}
 NOT_FOUND: Responses = {404: problem("Not found.")}
 STALE: Responses = {412: problem("Changed by someone else.")}

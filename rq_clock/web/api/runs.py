@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from rq_clock.errors import Conflict, ConflictKind, ScheduleError
+from rq_clock.errors import Conflict, ConflictKind
 from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
@@ -21,7 +21,7 @@ from rq_clock.serializers.jobs import JobDetailView, job_detail_view
 from rq_clock.serializers.runs import RunStartedView, RunView, run_view
 from rq_clock.store import cursors
 from rq_clock.store.audit import Actor, RequestKey
-from rq_clock.timing.instants import read_instant, to_ms
+from rq_clock.timing.instants import to_ms
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
     ACCEPTED,
@@ -33,10 +33,12 @@ from rq_clock.web.api.routing import (
     Name,
     Route,
     answer,
+    instant_at,
     located,
     optional,
     place_of,
     problem,
+    reported,
     tagged,
     wrong,
 )
@@ -48,7 +50,7 @@ router = APIRouter(route_class=Route, tags=["runs"])
 RetryOptions = Annotated[requests.RetryOptions, optional(requests.RetryOptions)]
 ReasonOptions = Annotated[requests.ReasonOptions, optional(requests.ReasonOptions)]
 PORTION, PORTIONS = 1000, 2
-"""Ended attempts that a page examines: read in portions, up to so many of them."""
+"""A page examines up to PORTIONS times PORTION ended attempts."""
 JobId = Annotated[
     str,
     Path(pattern=r"^[A-Za-z0-9_-]{1,300}$", examples=["default-report-42-1774746000000"]),
@@ -91,8 +93,8 @@ def runs_of(  # noqa: PLR0913 - one a filter
 ) -> Response:
     """List the outcomes of a schedule's fire times, newest first.
 
-    Each was enqueued, and ended, or skipped for a reason. A removed schedule's are kept for 30
-    days.
+    A fire time was enqueued, or skipped for a reason. The outcomes of a removed schedule are kept
+    for 30 days.
     """
     matching = _filter(state, reason, since, until)
     return _ledger(request, context, name, matching, limit, cursor)
@@ -113,8 +115,8 @@ def list_runs(  # noqa: PLR0913 - one a filter
 ) -> Response:
     """List ended attempts, newest first.
 
-    Of one schedule: all its fire times, also those that wait or were skipped. `since` and `until`
-    limit the end of an attempt.
+    With `schedule`, list all its fire times, also those that wait or were skipped. `since` and
+    `until` limit the end of an attempt.
     """
     matching = _filter(state, reason, since, until)
     if schedule is not None:
@@ -139,7 +141,7 @@ def _ended(context: Context, matching: RunFilter, cursor: str) -> Iterator[Ended
     """Yield ended attempts, newest first, from a cursor or the end of the filter."""
     [before] = place_of(cursor, str) or [""]
     if before and not re.fullmatch(r"[0-9]{1,15}-[0-9]{1,15}", before):
-        raise wrong("cursor", "expected the one of the page before; begin again without one")
+        raise wrong("cursor", "expected the one of the previous page; start again without it")
     if not before:
         before = f"{to_ms(matching.until) + 1}-0" if matching.until else "+"
     for _ in range(PORTIONS):
@@ -181,7 +183,7 @@ def _ledger(
 
 
 def _place(entry: LedgerEntry) -> list[Any]:
-    """Return what identifies an entry of a ledger, also after its outcome is added."""
+    """Return the place of an entry in a ledger; it stays when an outcome is added."""
     if isinstance(entry, Skip):
         return ["-", to_ms(entry.first)]
     if isinstance(entry, Lost):
@@ -189,14 +191,15 @@ def _place(entry: LedgerEntry) -> list[Any]:
     return [entry.reason, to_ms(entry.fire_time)]
 
 
-def _filter(state: str | None, reason: str | None, since: Any, until: Any) -> RunFilter:
-    found: dict[str, datetime | None] = {}
-    for parameter, value in (("since", since), ("until", until)):
-        try:
-            found[parameter] = read_instant(value) if value else None
-        except ScheduleError as error:
-            raise wrong(parameter, str(error)) from None
-    return RunFilter(state=state, reason=reason or None, **found)
+def _filter(
+    state: str | None, reason: str | None, since: str | None, until: str | None
+) -> RunFilter:
+    return RunFilter(
+        state=state,
+        reason=reason or None,
+        since=instant_at("since", since) if since else None,
+        until=instant_at("until", until) if until else None,
+    )
 
 
 # ---- one --------------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ def get_output(
     if data is None:
         raise Problem(
             "not-found",
-            f"{id}: no output; only commands and web calls leave some, and not for ever",
+            f"{id}: no output; only commands and web calls have some, for 72 hours",
         )
     headers = {"Accept-Ranges": "bytes"}
     start, end = _range(span, len(data)) if span else (offset, len(data))
@@ -246,8 +249,8 @@ def get_output(
 
 
 def _range(span: str, size: int) -> tuple[int, int]:
-    """Return the first byte of a Range header and the one after the last; all bytes for a header
-    that is invalid (RFC 9110). Raises Problem when there is no such byte."""
+    """Return the start and end of a Range header. An invalid header means all bytes (RFC 9110).
+    Raises Problem when there is no such byte."""
     match = re.fullmatch(r"bytes=(\d{0,12})-(\d{0,12})", span.strip())
     if not match or not any(match.groups()):
         return 0, size
@@ -281,8 +284,8 @@ def retry(
 ) -> Response:
     """Requeue the job of a run that failed or was stopped.
 
-    With `again`, whatever its outcome: make a new run for the same fire time, by today's
-    definition.
+    With `again`, make a new run for the same fire time by today's definition, whatever the
+    outcome.
     """
     run = _run(context, id)
 
@@ -290,13 +293,9 @@ def retry(
         if not body.again:
             context.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
             return id
-        try:
+        with reported():
             schedules = schedules_for(context, token, once)
             return schedules.rerun(id, force=body.force, reason=body.reason)
-        except Conflict:
-            raise
-        except ScheduleError as error:
-            raise Problem("conflict", str(error)) from None
 
     job = made(request, act) or id
     return answer(_started(run, job), 202, located(request, f"/runs/{job}"))
@@ -321,7 +320,7 @@ def _run(context: Context, id: str) -> JobDetail:
     found = context.queues.job(id)
     run = found.job.run
     if run is None or run.namespace != context.settings.namespace:
-        raise Problem("not-found", f"{id}: it is a job, and no run of a schedule; see /jobs/{id}")
+        raise Problem("not-found", f"{id}: this job is not a run of a schedule; see /jobs/{id}")
     return found
 
 

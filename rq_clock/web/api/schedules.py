@@ -26,7 +26,7 @@ from rq_clock.serializers.schedules import (
 )
 from rq_clock.store.audit import RequestKey
 from rq_clock.store.status import Status
-from rq_clock.timing.instants import LONGEST, read_instant
+from rq_clock.timing.instants import LONGEST
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
     CONFLICT,
@@ -43,6 +43,7 @@ from rq_clock.web.api.routing import (
     Route,
     answer,
     expected_revision,
+    instant_at,
     located,
     tagged,
     with_headers,
@@ -55,7 +56,7 @@ from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["schedules"])
 TRIES = 20
-"""Attempts of a patch that someone else, or the clock, got ahead of."""
+"""Attempts of a patch while others change the schedule."""
 Text = Annotated[str | None, Query(max_length=200)]
 Time = Annotated[str | None, Query(max_length=LONGEST)]
 _SCHEMA = {"schema": {"$ref": "#/components/schemas/Definition"}}
@@ -91,7 +92,7 @@ def list_schedules(  # noqa: PLR0913 - one a filter
         found = context.schedules.page(matching, sort=sort, limit=limit, cursor=cursor)
     except ScheduleError:  # state and sort are known here
         raise wrong(
-            "cursor", "expected the one of a page in the same order; begin again without one"
+            "cursor", "expected the one of a page in the same order; start again without it"
         ) from None
     return tagged(request, schedule_page_view(found, context.settings.namespace))
 
@@ -233,18 +234,12 @@ def next_fire_times(
     """List the next fire times of a schedule.
 
     Each has the effect of clock changes, and the reason if it will be skipped. An instant without
-    a zone is in the schedule's.
+    a zone is in the zone of the schedule.
     """
     status = context.schedules.status()
     entry = _existing(context, name, status).entry
-    after, last = status.now, None
-    for parameter, value in (("from", start), ("until", until)):
-        try:
-            whole_day = parameter == "until"
-            found = read_instant(value, entry.tz, whole_day=whole_day) if value else None
-        except ScheduleError as error:
-            raise wrong(parameter, str(error)) from None
-        after, last = (found or after, last) if parameter == "from" else (after, found)
+    after = instant_at("from", start, entry.tz) if start else status.now
+    last = instant_at("until", until, entry.tz, whole_day=True) if until else None
     coming = upcoming(entry, after, n, last)
     return answer(Page(data=[fire_time_view(fire) for fire in coming], next_cursor=None))
 
@@ -260,7 +255,7 @@ def detail_view(context: Context, name: str) -> ScheduleDetailView:
 
 
 def _existing(context: Context, name: str, status: Status) -> Row:
-    """Raises Conflict when there is no such schedule."""
+    """Return a row of the list. Raises Conflict when there is no such schedule."""
     rows = context.schedules.rows([name], status)
     if not rows:
         raise Conflict(ConflictKind.MISSING, name)

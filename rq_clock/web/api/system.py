@@ -67,7 +67,7 @@ def explain(context: Web, _: Read, body: requests.ExplainRequest) -> Response:
 
 
 async def _text(request: Request) -> str:
-    """Return the body as text. routing.py has read it before if it is JSON."""
+    """Return the body as text."""
     return text_of(await request.body())
 
 
@@ -212,5 +212,4 @@ def audit(
 )
 def document(request: Request, _: Read) -> Response:
     """Get this document."""
-    whole = dict(request.app.openapi())
-    return answer(whole | {"servers": [{"url": root_of(request) or "/"}]})
+    return answer(request.app.openapi() | {"servers": [{"url": root_of(request) or "/"}]})
