@@ -75,7 +75,7 @@ class TestTaking:
             >= (NOON + timedelta(seconds=180)).timestamp()
         )
 
-    def test_after_a_lost_reply_the_same_execution_is_told_again(
+    def test_after_a_lost_reply_the_same_execution_is_returned_again(
         self, executions: Executions, queue: Any
     ) -> None:
         queue.enqueue(jobs.add, 1, 2)
@@ -119,10 +119,10 @@ class TestEnding:
         queue.enqueue(jobs.add, 3, 4)
         first = take(executions, "a")
         ending = endings.succeeded(first, NOON, None)
-        told = [executions.close_and_take(first, ending, ["default"], NOON) for _ in range(2)]
-        assert told[0]
-        assert told[1]
-        assert told[0].id == told[1].id
+        begun = [executions.close_and_take(first, ending, ["default"], NOON) for _ in range(2)]
+        assert begun[0]
+        assert begun[1]
+        assert begun[0].id == begun[1].id
 
     def test_a_server_that_forgot_the_scripts_learns_them_and_ends_before_it_takes(
         self, executions: Executions, connection: Any, queue: Any
@@ -376,8 +376,8 @@ class TestGroups:
     ) -> None:
         waiting = [grouped(queue, "shop") for _ in range(500)]
         other, free = grouped(queue, "other"), queue.enqueue(jobs.add, 1, 2)
-        taken = [take(executions, worker).job_id for worker in ("a", "b", "c")]
-        assert taken == [waiting[0].id, other.id, free.id]
+        begun = [take(executions, worker).job_id for worker in ("a", "b", "c")]
+        assert begun == [waiting[0].id, other.id, free.id]
 
     def test_a_group_with_a_limit_lets_so_many_run(
         self, executions: Executions, queue: Any

@@ -122,8 +122,8 @@ class TestLooking:
         waits = queue.enqueue(jobs.add, 1, 2)
         queue.enqueue(jobs.add, 1, 2, depends_on=waits)
         queue.enqueue_in(HOUR, jobs.add, 1, 2)
-        sight = queues.look({"default", "mail"})
-        default, mail = sight.queues
+        report = queues.look({"default", "mail"})
+        default, mail = report.queues
         assert default.jobs == {
             "queued": 1, "started": 0, "scheduled": 1, "deferred": 1, "failed": 1, "finished": 1,
             "canceled": 0,
@@ -132,7 +132,7 @@ class TestLooking:
         assert timedelta(0) <= default.waiting < timedelta(seconds=30)
         assert (mail.name, sum(mail.jobs.values()), mail.waiting) == ("mail", 0, None)
 
-    def test_a_queue_that_nobody_serves_is_told_if_anybody_counts_on_it(
+    def test_a_needed_queue_without_workers_is_unserved(
         self, connection: Any, queue: Any, queues: Queues
     ) -> None:
         queue.enqueue(jobs.add, 1, 2)
@@ -157,14 +157,14 @@ class TestLooking:
         job = queue.enqueue(jobs.wait, 60)
         start()
         wait_until(lambda: status(connection, job.id) == "started", 15, "a worker")
-        sight = queues.look()
-        ours, theirs = sorted(sight.workers, key=lambda w: w.origin != "rq-clock")
+        report = queues.look()
+        ours, theirs = sorted(report.workers, key=lambda w: w.origin != "rq-clock")
         assert (ours.origin, ours.state, ours.job, ours.queues) == (
             "rq-clock", "busy", job.id, ("default",)
         )  # fmt: skip
         assert ours.since
         assert ours.last_seen
-        assert sight.now - ours.last_seen < timedelta(seconds=5)
+        assert report.now - ours.last_seen < timedelta(seconds=5)
         assert (theirs.name, theirs.origin, theirs.job) == (stock.name, "rq", None)
         assert theirs.pid == str(os.getpid())
 
@@ -195,21 +195,21 @@ class TestLooking:
         self, connection: Any, queues: Queues, kind: str
     ) -> None:
         every_id = fill(connection, kind, 205, queues=3, same=2)
-        told: list[str] = []
+        ids: list[str] = []
         cursor = ""
         while True:
             page = queues.jobs(kind, limit=50, cursor=cursor)
             assert page.total == 205
-            told += [job.id for job in page.jobs]
+            ids += [job.id for job in page.jobs]
             cursor = page.cursor
             if not cursor:
                 break
-        assert len(told) == len(set(told)) == 205
+        assert len(ids) == len(set(ids)) == 205
         newest_first = kind in ("failed", "finished", "canceled")
         if kind != "queued":
-            order = [int(id.split("-")[1]) // 2 for id in told]
+            order = [int(id.split("-")[1]) // 2 for id in ids]
             assert order == sorted(order, reverse=newest_first)
-        assert set(told) == set(every_id)
+        assert set(ids) == set(every_id)
 
     def test_thousands_of_one_score_are_paged_through(
         self, connection: Any, queues: Queues
@@ -218,8 +218,8 @@ class TestLooking:
         first = queues.jobs("failed", limit=400)
         second = queues.jobs("failed", limit=400, cursor=first.cursor)
         third = queues.jobs("failed", limit=400, cursor=second.cursor)
-        told = [job.id for page in (first, second, third) for job in page.jobs]
-        assert (len(told), set(told), third.cursor) == (1000, set(every_id), "")
+        ids = [job.id for page in (first, second, third) for job in page.jobs]
+        assert (len(ids), set(ids), third.cursor) == (1000, set(every_id), "")
 
     def test_a_page_goes_on_where_its_last_job_is_gone(
         self, connection: Any, queues: Queues
@@ -240,7 +240,7 @@ class TestLooking:
         with pytest.raises(ScheduleError, match="kind: expected one of failed"):
             queues.jobs("lost")
 
-    def test_a_job_of_a_schedule_is_told_with_its_fire_time_and_others_without(
+    def test_only_jobs_of_a_schedule_have_a_fire_time(
         self, store: Store, schedules: Schedules, queue: Any, queues: Queues
     ) -> None:
         id = fire(store, schedules, "nightly", "tests.worker.jobs.add", args=[1, 2])
@@ -257,10 +257,10 @@ class TestLooking:
         job = queue.enqueue(jobs.fail, text="token=hunter22hunter22")
         work()
         [listed] = queues.jobs("failed").jobs
-        told = queues.job(job.id)
-        assert "hunter22" not in f"{listed}{told}"
+        detail = queues.job(job.id)
+        assert "hunter22" not in f"{listed}{detail}"
         assert listed.error == "ValueError: token=****"
-        assert "ValueError" in told.trace
+        assert "ValueError" in detail.trace
 
     def test_a_job_tells_what_rq_has_of_it(
         self, queue: Any, queues: Queues, work: Callable[..., bool]
@@ -285,15 +285,15 @@ class TestLooking:
         assert queues.job(none.id).results[0].value == "null"
         assert queues.job(failed.id).results[0].value is None
 
-    def test_a_run_that_rq_has_forgotten_is_told_by_its_attempts(
+    def test_a_run_that_rq_has_forgotten_has_its_attempts(
         self, store: Store, schedules: Schedules, queues: Queues, work: Callable[..., bool]
     ) -> None:
         id = fire(store, schedules, "short", "tests.worker.jobs.add", args=[1, 2], result_ttl=0)
         work()
-        told = queues.job(id)
-        assert not told.exists
-        [attempt] = told.attempts
-        assert (attempt.schedule, told.job.run and told.job.run.schedule) == ("short", "short")
+        detail = queues.job(id)
+        assert not detail.exists
+        [attempt] = detail.attempts
+        assert (attempt.schedule, detail.job.run and detail.job.run.schedule) == ("short", "short")
         with pytest.raises(NoJob, match="there is no such job"):
             queues.job("default-short-1")
 
@@ -419,7 +419,7 @@ class TestRequeue:
         assert len(job.results()) == 3
         assert job.id in FailedJobRegistry(queue=queue)
 
-    def test_a_queue_whose_key_is_no_list_is_told_and_nothing_written(
+    def test_a_queue_whose_key_is_no_list_is_an_error_and_nothing_is_written(
         self, connection: Any, queue: Any, queues: Queues, work: Callable[..., bool]
     ) -> None:
         job = queue.enqueue(jobs.fail)
@@ -429,7 +429,7 @@ class TestRequeue:
             queues.requeue(job.id, ANA)
         assert job.get_status() == "failed"
 
-    def test_what_is_not_there_is_told(self, queues: Queues) -> None:
+    def test_an_unknown_job_is_refused(self, queues: Queues) -> None:
         for operation in (queues.requeue, queues.cancel, queues.delete, queues.stop):
             with pytest.raises(NoJob, match="gone: there is no such job"):
                 operation("gone", ANA)
@@ -538,15 +538,15 @@ class TestStop:
         worker = queues.stop(id, ANA)
         wait_until(lambda: states(store, "long") == ["stopped"], 15, "its end")
         assert status(connection, id) == "stopped"
-        told = queues.job(id)
-        assert told.job.worker in (None, worker)
+        detail = queues.job(id)
+        assert detail.job.worker in (None, worker)
         assert schedules.audit(1)[0].verb == "stop"
         with pytest.raises(
             NotAllowed, match="expected one that is running, got one that is stopped"
         ):
             queues.stop(id, ANA)
 
-    def test_a_worker_that_does_not_listen_is_told(
+    def test_stopping_a_deaf_worker_is_refused(
         self, connection: Any, queue: Any, queues: Queues, schedules: Schedules
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
@@ -664,8 +664,8 @@ class TestRaces:
                     return "refused"
 
         with ThreadPoolExecutor(8) as pool:
-            said = sorted(pool.map(requeue, range(8)))
-        assert said == ["default", *["refused"] * 7]
+            results = sorted(pool.map(requeue, range(8)))
+        assert results == ["default", *["refused"] * 7]
         assert connection.lrange(queue.key, 0, -1) == [job.id.encode()]
         assert len(schedules.audit()) == 1
 
@@ -781,7 +781,7 @@ class TestSweep:
         work()
         assert queues.sweep("delete", JobFilter(before=seen), ANA).done == 1
 
-    def test_of_very_many_a_bounded_number_is_done_and_the_rest_is_told(
+    def test_a_sweep_handles_a_bounded_number_and_reports_that_there_are_more(
         self, connection: Any, queues: Queues
     ) -> None:
         fill(connection, "failed", 1500)

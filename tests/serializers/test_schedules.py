@@ -61,7 +61,7 @@ def pause(until: datetime | None = None) -> Pause:
 
 
 class TestSchedules:
-    def test_one_is_told_whole(self) -> None:
+    def test_a_schedule_has_every_field(self) -> None:
         view = view_of(
             entry(cron("0 3 * * *", tz="Europe/Berlin"), args=[1], retries=[10], tags=["a"])
         )
@@ -131,12 +131,12 @@ class TestSchedules:
             ("a.b", {"ping": "https://hc-ping.com/0123456789-hunter22-0123456789"}),
         ],
     )
-    def test_no_secret_is_told(self, target: Any, options: dict[str, Any]) -> None:
+    def test_secrets_are_masked(self, target: Any, options: dict[str, Any]) -> None:
         view = view_of(entry(every(hours=1), target, **options))
         assert "hunter22" not in repr(view)
         assert "****" in repr(view) or "…" in repr(view)
 
-    def test_who_holds_it_and_why(self) -> None:
+    def test_a_blocked_schedule_has_its_pause_and_its_skip(self) -> None:
         skipping = SkipRequest(count=2, until=NOON + HOUR, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), pauses=(pause(),), skipping=skipping, declared=False)
         view = view_of(held)
@@ -151,7 +151,7 @@ class TestSchedules:
         assert view["skipping"]["count"] == 2
         assert view["skipping"]["until"] == "2026-03-01T13:00:00Z"
 
-    def test_what_is_over_holds_nothing(self) -> None:
+    def test_a_pause_or_skip_that_is_over_blocks_nothing(self) -> None:
         skipping = SkipRequest(
             count=2, until=NOON - HOUR, reason="", by="ana", since=NOON - 2 * HOUR
         )
@@ -196,16 +196,16 @@ class TestFireTimes:
         assert "02:30 does not exist that day" in fire.notes[1]
         assert fire_of(fire)["jitterOffsetMs"] > 0
 
-    def test_what_is_held_is_said_and_only_what_is_undecided_is_held(self) -> None:
+    def test_only_undecided_fire_times_are_blocked(self) -> None:
         skipping = SkipRequest(count=1, until=NOON + HOUR, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), marker=NOON, skipping=skipping)
-        told = [fire_of(fire)["skipped"] for fire in upcoming(held, NOON - 2 * HOUR, 4)]
-        assert told == [None, None, "requested", None]
+        skipped = [fire_of(fire)["skipped"] for fire in upcoming(held, NOON - 2 * HOUR, 4)]
+        assert skipped == [None, None, "requested", None]
         paused = replace(held, pauses=(pause(NOON + 2 * HOUR),))
-        told = [fire_of(fire)["skipped"] for fire in upcoming(paused, NOON, 3)]
-        assert told == ["paused", "paused", None]
+        skipped = [fire_of(fire)["skipped"] for fire in upcoming(paused, NOON, 3)]
+        assert skipped == ["paused", "paused", None]
 
-    def test_they_end_where_asked(self) -> None:
+    def test_they_end_at_until(self) -> None:
         found = upcoming(entry(every(hours=1)), NOON, 10, NOON + 2 * HOUR)
         assert [fire.fire_time for fire in found] == [NOON + HOUR, NOON + 2 * HOUR]
         assert upcoming(entry(once(NOON)), NOON, 10) == []
@@ -246,7 +246,7 @@ class TestDensity:
         assert all(herd["fires"] < 10 for herd in self.of(*spread)["herds"])
         assert sum(bucket["fires"] for bucket in self.of(*spread)["buckets"]) == 50
 
-    def test_what_is_held_or_over_does_not_count(self) -> None:
+    def test_blocked_and_ended_schedules_do_not_count(self) -> None:
         minutely = entry(every(minutes=1))
         paused, until = (replace(minutely, pauses=(pause(t),)) for t in (None, self.AT + HOUR / 2))
         over = replace(entry(once(NOON)), next_fire=None)

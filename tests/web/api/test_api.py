@@ -105,7 +105,7 @@ class TestAdding:
             ({"cron": "61 6 * * *", "func": "a b", "queu": "x"}, ["/queu", "/cron", "/func"]),
         ],
     )  # fmt: skip
-    def test_each_fault_is_told_at_its_field(
+    def test_each_fault_has_its_field(
         self, api: Caller, definition: dict[str, Any], pointers: list[str]
     ) -> None:
         kind, problem = api.refused("POST", "/schedules", {"name": "a", **definition})
@@ -113,7 +113,7 @@ class TestAdding:
         assert [error["pointer"] for error in problem["errors"]] == pointers
         assert api.told("GET", "/schedules")["data"] == []
 
-    def test_the_column_of_a_wrong_item_is_told(self, api: Caller) -> None:
+    def test_a_fault_in_a_cron_item_has_its_column(self, api: Caller) -> None:
         body = {"cron": "30 2 * * 9", "func": "a.b"}
         [error] = api.refused("PUT", "/schedules/a", body)[1]["errors"]
         assert (error["pointer"], error["column"]) == ("/cron", 10)
@@ -185,7 +185,7 @@ class TestBodies:
             '{"names": [' + ",".join(['"a b"'] * 1000) + "]}",
         ],
     )
-    def test_of_very_many_faults_the_first_are_told(self, api: Caller, body: str) -> None:
+    def test_only_the_first_of_very_many_faults_are_listed(self, api: Caller, body: str) -> None:
         path = "/schedules:pause" if "names" in body else "/schedules"
         headers = {"Content-Type": "application/json"}
         answer = api("POST", path, content=body, headers=headers)
@@ -238,7 +238,7 @@ class TestChanging:
         assert (kind, problem["errors"][0]["pointer"]) == ("422 validation", "/timeout")
         assert api.told("GET", "/schedules/a")["definition"] == DAILY
 
-    def test_who_is_late_is_told(self, api: Caller) -> None:
+    def test_a_stale_revision_is_refused(self, api: Caller) -> None:
         first = api("PUT", "/schedules/a", DAILY).headers["etag"]
         second = api("PATCH", "/schedules/a", {"queue": "q"}, headers={"If-Match": first})
         assert second.status_code == 200
@@ -288,7 +288,7 @@ class TestChanging:
         assert api.refused("POST", "/schedules", {"name": "nightly", **DAILY})[0] == "409 exists"
         assert api.told("POST", "/schedules/nightly/pause")["state"] == "paused"
 
-    def test_a_schedule_that_cannot_be_read_is_told_and_can_be_replaced(
+    def test_an_unreadable_schedule_can_be_replaced(
         self, api: Caller, connection: Redis
     ) -> None:
         api.told("PUT", "/schedules/a", DAILY)
@@ -387,7 +387,7 @@ class TestLists:
                 api.told("GET", f"/schedules{query}")
             assert len(sent) <= 3
 
-    def test_the_last_run_and_trouble_are_told(self, api: Caller, connection: Redis) -> None:
+    def test_a_schedule_has_its_last_run_and_states(self, api: Caller, connection: Redis) -> None:
         self.fill(connection, 1)
         job = api.told("POST", "/schedules/s-000/runs")["job"]
         row = api.told("GET", "/schedules")["data"][0]
@@ -401,7 +401,7 @@ class TestLists:
 
 
 class TestToCome:
-    def test_changes_of_the_clocks_are_told(self, api: Caller) -> None:
+    def test_fire_times_note_clock_changes(self, api: Caller) -> None:
         api.told(
             "PUT", "/schedules/a", {"cron": "30 2 * * *", "tz": "Europe/Berlin", "func": "a.b"}
         )
@@ -430,7 +430,7 @@ class TestToCome:
 
 
 class TestExplaining:
-    def test_a_rule_is_told_in_words_and_nothing_is_stored(
+    def test_explain_describes_a_trigger_and_stores_nothing(
         self, redis_url: str, connection: Redis
     ) -> None:
         reader = Caller(app_on(redis_url), "read")
@@ -455,7 +455,7 @@ class TestExplaining:
             ({"cron": "x" * 5000}, "/cron"),
         ],
     )
-    def test_a_rule_that_is_none_is_told_where(
+    def test_explain_reports_a_fault_at_its_field(
         self, api: Caller, rule: dict[str, Any], pointer: str
     ) -> None:
         kind, problem = api.refused("POST", "/explain", rule)
@@ -512,7 +512,7 @@ class TestManifests:
             ('{"version": 1, "schedules": {"a": 1}}', "/schedules/a"),
         ],
     )
-    def test_a_text_that_is_none_is_told_where(self, api: Caller, text: str, pointer: str) -> None:
+    def test_a_faulty_manifest_has_pointers(self, api: Caller, text: str, pointer: str) -> None:
         answer = api("PUT", "/manifest", content=text, headers=YAML)
         assert answer.status_code in (415, 422)
         if answer.status_code == 422 and answer.json().get("errors"):
@@ -525,7 +525,7 @@ class TestManifests:
 
 
 class TestTheWhole:
-    def test_the_clock_is_told(self, api: Caller, connection: Redis) -> None:
+    def test_the_clock_has_its_leader_and_counts(self, api: Caller, connection: Redis) -> None:
         view = api.told("GET", "/clock")
         assert (view["leader"], view["led"], view["checks"]) == (None, None, None)
         now = datetime.now(UTC).replace(microsecond=0)
@@ -540,7 +540,7 @@ class TestTheWhole:
         assert view["healthy"] is False
         assert "no-leader" in [finding["code"] for finding in view["checks"]]
 
-    def test_the_audit_is_told_in_pages(self, api: Caller) -> None:
+    def test_the_audit_comes_in_pages(self, api: Caller) -> None:
         for n in range(5):
             api.told("PUT", f"/schedules/s{n}", DAILY)
         first = api.told("GET", "/audit?limit=3")
@@ -585,7 +585,7 @@ def test_under_a_path_its_links_stay_there(redis_url: str, connection: Redis) ->
 
 
 class TestTheDocument:
-    def test_every_operation_says_all_that_it_may_answer(self, api: Caller) -> None:
+    def test_every_operation_documents_its_responses(self, api: Caller) -> None:
         document = api.told("GET", "/openapi.json")
         assert document["openapi"].startswith("3.1")
         for path, methods in document["paths"].items():
@@ -599,7 +599,7 @@ class TestTheDocument:
                 names = [p["name"] for p in operation.get("parameters", [])]
                 assert ("Idempotency-Key" in names) == (method == "post")
 
-    def test_nothing_refers_to_what_is_not_there(self, api: Caller) -> None:
+    def test_every_reference_resolves(self, api: Caller) -> None:
         text = api("GET", "/openapi.json").text
         document = json.loads(text)
         for ref in {part.partition('"')[0] for part in text.split('"$ref":"#/')[1:]}:
@@ -613,7 +613,7 @@ class TestTheDocument:
         ]
         assert len(set(identities)) == len(identities)
 
-    def test_schemas_have_the_names_of_things_not_of_our_classes(self, api: Caller) -> None:
+    def test_schemas_have_plain_names_and_enums(self, api: Caller) -> None:
         schemas = api.told("GET", "/openapi.json")["components"]["schemas"]
         assert {"Schedule", "SchedulePage", "Run", "RunPage", "JobDetail", "Pause"} <= set(schemas)
         for name, schema in schemas.items():
@@ -621,7 +621,7 @@ class TestTheDocument:
             assert schema["title"] == name
         assert schemas["Pause"]["properties"]["missed"]["enum"] == ["skip", "latest", "all"]
 
-    def test_its_examples_are_taken(self, api: Caller) -> None:
+    def test_its_examples_are_accepted(self, api: Caller) -> None:
         schemas = api.told("GET", "/openapi.json")["components"]["schemas"]
         for example in schemas["NewSchedule"]["examples"]:
             assert api("POST", "/schedules", example).status_code == 201

@@ -1,5 +1,5 @@
-"""docs/api.md is true: its commands, run one after the other against a web process, answer what it
-shows, and its errors are those that there are."""
+"""docs/api.md is true: a web process gives its commands the answers that it shows, and it lists all
+kinds of problem."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def holds(shown: Any, answer: Any) -> bool:
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
-def test_its_commands_are_answered_as_it_shows(redis_url: str, tmp_path: Path) -> None:
+def test_its_commands_get_the_answers_it_shows(redis_url: str, tmp_path: Path) -> None:
     commands = examples()
     assert len(commands) > 15
     with WebProcess(tmp_path, redis_url) as web:
@@ -60,6 +60,6 @@ def test_its_commands_are_answered_as_it_shows(redis_url: str, tmp_path: Path) -
                 assert holds(shown, json.loads(ran.stdout)), f"{command}\n{ran.stdout}"
 
 
-def test_its_errors_are_those_that_there_are() -> None:
-    told = re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", PAGE, re.MULTILINE)
-    assert told == [(kind, str(status)) for kind, (status, _) in KINDS.items()]
+def test_its_errors_are_all_kinds_of_problem() -> None:
+    listed = re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", PAGE, re.MULTILINE)
+    assert listed == [(kind, str(status)) for kind, (status, _) in KINDS.items()]

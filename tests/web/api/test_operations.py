@@ -83,7 +83,7 @@ class TestOfOne:
             ("backfills", {"from": "2020-01-01", "to": "2026-01-02"}, "/limit"),
         ],
     )
-    def test_each_fault_is_told_at_its_field(
+    def test_each_fault_has_its_field(
         self, api: Caller, path: str, body: dict[str, Any], pointer: str
     ) -> None:
         api.told("PUT", "/schedules/a", OK)
@@ -150,7 +150,7 @@ class TestOfMany:
         assert said["done"] + said["failed"] == len(kinds)
         return kinds
 
-    def test_those_that_do_not_fit_are_told_and_the_others_done(
+    def test_conflicts_are_listed_and_the_others_are_done(
         self, api: Caller, connection: Redis
     ) -> None:
         self.fill(api, "a1", "a2", "b1")
@@ -201,7 +201,7 @@ class TestOfMany:
 
 
 class TestRuns:
-    def test_the_ledger_is_told_in_pages_newest_first(self, api: Caller, connection: Redis) -> None:
+    def test_the_ledger_comes_in_pages_newest_first(self, api: Caller, connection: Redis) -> None:
         api.told("PUT", "/schedules/a", OK)
         start = to_ms(datetime(2026, 3, 1, tzinfo=UTC))
         lines = [f"s {start + n * 1000} 5 ok 1 {start} {start + 9} w" for n in range(5)]
@@ -343,7 +343,7 @@ class TestRuns:
 
 
 class TestQueues:
-    def test_queues_and_jobs_are_told(
+    def test_queues_and_jobs_are_listed(
         self, api: Caller, connection: Any, work: Callable[[], None]
     ) -> None:
         api.told("PUT", "/schedules/a", BAD)
@@ -360,7 +360,7 @@ class TestQueues:
         assert api.told("GET", "/jobs?kind=queued")["data"][0]["queue"] == "odd queue:ü"
         assert api.told("GET", "/workers")["data"] == []
 
-    def test_jobs_are_told_in_pages(self, api: Caller, connection: Any) -> None:
+    def test_jobs_come_in_pages(self, api: Caller, connection: Any) -> None:
         queue = Queue("default", connection=connection)
         known = [queue.enqueue(jobs.add, n, 2).id for n in range(7)]
         found, path = [], "/jobs?kind=queued&limit=3"

@@ -1,5 +1,5 @@
-"""What the document says of answers is what they are; definitions of any shape are taken or
-refused; and no secret comes out again."""
+"""Answers match the document, definitions of any shape are accepted or refused, and secrets are
+masked."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, 
     return {"name": "it", "id": job, "backfill": made, "queue": "default"}
 
 
-def test_answers_are_what_the_document_says(
+def test_answers_match_the_document(
     api: Caller, connection: Redis, work: Callable[[], None]
 ) -> None:
     known = fill(api, connection, work)
@@ -120,7 +120,7 @@ def test_no_secret_comes_out_again(
     assert SECRET in definition.decode()
 
 
-def test_definitions_of_any_shape_are_taken_or_refused(redis_url: str) -> None:
+def test_definitions_of_any_shape_are_accepted_or_refused(redis_url: str) -> None:
     api = Caller(app_on(redis_url))
     right = st.fixed_dictionaries(
         {}, optional={key: st.sampled_from(values) for key, values in HOW.items()}
