@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rq_clock.cli.common import complain, limited, now, open_store, plural
-from rq_clock.manifest.diff import Difference, differences
+from rq_clock.manifest.diff import FieldChange, differences
 from rq_clock.model.decision import due, is_on_time
 from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
@@ -20,7 +20,6 @@ from rq_clock.serializers.schedules import (
     ChangeView,
     SkipCountView,
     change_view,
-    field_changes,
 )
 from rq_clock.settings import Settings
 from rq_clock.timing.instants import iso
@@ -92,8 +91,8 @@ def print_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
 def _changed(entry: Entry, schedule: Schedule) -> ChangeView:
     found = differences(entry.schedule, schedule)
     if not entry.declared:
-        found.append(Difference("origin", "run-time", "declared"))
-    return ChangeView(name=schedule.name, was=entry.name, fields=field_changes(found))
+        found.append(FieldChange("origin", "run-time", "declared"))
+    return ChangeView(name=schedule.name, was=entry.name, fields=found)
 
 
 def _caught_up(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.manifest.definition import Item, Paused, document
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
+from rq_clock.model.view import View, doc
 from rq_clock.timing.triggers import Once
 
 JOB = "once-"
@@ -31,13 +32,12 @@ _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A value that changes, by its path in a manifest, with secrets masked. None is an option at
-    its default."""
+class FieldChange(View):
+    """A field of a manifest that changes, with secrets masked; null is an option at its default."""
 
-    path: str
-    old: str | None
-    new: str | None
+    path: str = field(metadata=doc(alias="field"))
+    old: str | None = field(metadata=doc(alias="from"))
+    new: str | None = field(metadata=doc(alias="to"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Step:
             reason=paused.reason, by=by, since=since, until=paused.until, missed=paused.missed
         )
 
-    def differences(self) -> list[Difference]:
+    def differences(self) -> list[FieldChange]:
         """Return the values that change; [] for a schedule that is added or removed."""
         if self.item is None or self.was is None:
             return []
@@ -170,7 +170,7 @@ def differences(
     schedule: Schedule,
     was_paused: Paused | None = None,
     paused: Paused | None = None,
-) -> list[Difference]:
+) -> list[FieldChange]:
     """Return the values that differ. Without a new pause the present one stays."""
     old = _values(was, was_paused) if was else {}
     new = _values(schedule, paused or was_paused)
@@ -181,7 +181,7 @@ def differences(
         before, after = _shown(old.get(path)), _shown(new.get(path))
         if after is not None and before == after:
             after += " (another one)"
-        found.append(Difference(path, before, after))
+        found.append(FieldChange(path, before, after))
     return found
 
 

@@ -25,7 +25,7 @@ def _camel(name: str) -> str:
 
 
 class View:
-    """The base of views. The configuration is for pydantic, which reads it for OpenAPI."""
+    """The base of views. Pydantic reads the configuration for OpenAPI."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar = {"alias_generator": _camel, "extra": "forbid"}
@@ -68,7 +68,7 @@ def shallow(view: Any) -> dict[str, Any]:
 
 
 _KEYS: dict[type, tuple[list[str], Callable[[Any], tuple[Any, ...]]]] = {}
-"""View → its JSON keys, and what reads its fields, of which there are two at least."""
+"""View → its JSON keys and the getter of its fields; attrgetter needs two fields at least."""
 
 
 def _plain(value: Any) -> Any:

@@ -56,7 +56,7 @@ class RunStartedView(View):
 def run_view(schedule: str, entry: LedgerEntry, namespace: str, job: str | None = None) -> RunView:
     """Return the outcome of a fire time.
 
-    A ledger does not hold the job id of a manual run or of a backfill; pass it when it is known.
+    A ledger has no job id of a manual run or of a backfill; pass it when it is known.
     """
     row: dict[str, Any] = {"schedule": schedule, "fire_time": instant_of(entry)}
     if isinstance(entry, Skip):

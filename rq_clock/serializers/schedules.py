@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from rq_clock.manifest.definition import document
+from rq_clock.manifest.diff import FieldChange
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Pause, SkipRequest
 from rq_clock.model.schedule import Schedule
@@ -24,7 +25,7 @@ from rq_clock.timing.triggers import Trigger
 from rq_clock.timing.zones import zone
 
 if TYPE_CHECKING:
-    from rq_clock.manifest.diff import Difference, Plan
+    from rq_clock.manifest.diff import Plan
     from rq_clock.schedules.listing import Listing, Row
     from rq_clock.schedules.upcoming import Density
 
@@ -284,15 +285,6 @@ def density_view(found: Density) -> DensityView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldChangeView(View):
-    """A field that changes; null is an option at its default."""
-
-    path: str = field(metadata=doc(alias="field"))
-    old: str | None = field(metadata=doc(alias="from"))
-    new: str | None = field(metadata=doc(alias="to"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeView(View):
     """A schedule that is added, changed, renamed or removed."""
 
@@ -302,7 +294,7 @@ class ChangeView(View):
     runs: str | None = None
     queue: str | None = None
     paused: bool = False
-    fields: Sequence[FieldChangeView] = ()
+    fields: Sequence[FieldChange] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,9 +345,7 @@ def plan_view(plan: Plan, namespace: str, *, dry_run: bool = True) -> ChangesVie
         namespace=namespace,
         equal=not plan.steps,
         added=added,
-        changed=[
-            ChangeView(name=s.name, fields=field_changes(s.differences())) for s in plan.changed
-        ],
+        changed=[ChangeView(name=s.name, fields=s.differences()) for s in plan.changed],
         removed=[change_view(s.name, s.was.schedule if s.was else None) for s in plan.removed],
         past=[item.schedule.name for item in plan.past],
         unchanged=plan.unchanged,
@@ -374,8 +364,3 @@ def change_view(name: str, schedule: Schedule | None, *, paused: bool = False) -
         queue=schedule.queue,
         paused=paused,
     )
-
-
-def field_changes(found: Iterable[Difference]) -> list[FieldChangeView]:
-    """Return the fields of a schedule that change."""
-    return [FieldChangeView(path=d.path, old=d.old, new=d.new) for d in found]

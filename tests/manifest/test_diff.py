@@ -11,7 +11,7 @@ from redis import Redis
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.manifest.definition import Item, Paused
-from rq_clock.manifest.diff import Difference, differences, hidden
+from rq_clock.manifest.diff import FieldChange, differences, hidden
 from rq_clock.model.entry import Entry, Lease, Pause
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import declare
@@ -291,21 +291,21 @@ class TestDifferences:
         was = declare("a", HOURLY, command("run", env={"LANG": "C"}), {"queue": "reports"})
         then = declare("a", DAILY, command("run", env={"LANG": "de", "TZ": "UTC"}), {"tags": ["x"]})
         assert differences(was, then) == [
-            Difference("command.env.LANG", "C", "de"),
-            Difference("command.env.TZ", None, "UTC"),
-            Difference("cron", None, "0 3 * * *"),
-            Difference("every", "1h", None),
-            Difference("queue", "reports", None),
-            Difference("tags", None, '["x"]'),
-            Difference("tz", None, "UTC"),
+            FieldChange("command.env.LANG", "C", "de"),
+            FieldChange("command.env.TZ", None, "UTC"),
+            FieldChange("cron", None, "0 3 * * *"),
+            FieldChange("every", "1h", None),
+            FieldChange("queue", "reports", None),
+            FieldChange("tags", None, '["x"]'),
+            FieldChange("tz", None, "UTC"),
         ]
 
     def test_a_secret_is_told_to_differ_and_not_shown(self) -> None:
         was = declare("a", DAILY, webhook("https://x.example/a?k=1", headers={"Token": "s1"}), {})
         then = declare("a", DAILY, webhook("https://x.example/a?k=2", headers={"Token": "s2"}), {})
         assert differences(was, then) == [
-            Difference("webhook.headers.Token", "****", "**** (another one)"),
-            Difference(
+            FieldChange("webhook.headers.Token", "****", "**** (another one)"),
+            FieldChange(
                 "webhook.url", "https://x.example/a?…", "https://x.example/a?… (another one)"
             ),
         ]

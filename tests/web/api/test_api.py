@@ -288,9 +288,7 @@ class TestChanging:
         assert api.refused("POST", "/schedules", {"name": "nightly", **DAILY})[0] == "409 exists"
         assert api.told("POST", "/schedules/nightly/pause")["state"] == "paused"
 
-    def test_an_unreadable_schedule_can_be_replaced(
-        self, api: Caller, connection: Redis
-    ) -> None:
+    def test_an_unreadable_schedule_can_be_replaced(self, api: Caller, connection: Redis) -> None:
         api.told("PUT", "/schedules/a", DAILY)
         connection.hset("rq-clock:default:definitions", "a", '{"moon": "full"}')
         view = api.told("GET", "/schedules/a")
