@@ -30,7 +30,7 @@ function move(step) {
   row?.querySelector("th a, a")?.focus();
 }
 
-// "All of this page": the box in a table's head, which is hidden without a script.
+// The box in a table's head selects the whole page. It is hidden without a script.
 document.addEventListener("change", (event) => {
   const all = event.target.closest("[data-all]");
   if (!all) return;
@@ -40,7 +40,7 @@ document.addEventListener("change", (event) => {
 });
 for (const box of document.querySelectorAll("[data-all]")) box.hidden = false;
 
-// Texts to copy.
+// Copy buttons.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
@@ -49,8 +49,8 @@ document.addEventListener("click", (event) => {
 });
 for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
 
-// Preview a form while somebody types: load its part `data-preview` again, with the fields named
-// there. Mark the fields that have faults.
+// Preview a form while somebody types: load the part named by `data-preview` again, with the values
+// of its `data-fields`. Mark the fields that have faults.
 for (const form of document.querySelectorAll("form:has([data-preview])")) {
   const region = form.querySelector("[data-preview]");
   let timer, latest = 0;

@@ -1,5 +1,5 @@
-// Keeps an open page as it is on the server: asks for its own URL again every few seconds, with the
-// ETag of the answer before, and takes over what differs. A hidden tab asks for nothing.
+// Keeps an open page up to date: fetches its own URL every few seconds with the last ETag, and
+// merges the changes. A hidden tab fetches nothing.
 
 "use strict";
 
@@ -14,7 +14,7 @@
   let etag = '""';
   let stop = null;                     // ends the polling
 
-  // Spread out, so that many pages do not ask at once.
+  // Random, so that many pages do not poll at once.
   const pause = () => (document.querySelector("[data-running]") ? 1000 : 2000 + 3000 * Math.random());
 
   async function poll(left, wait) {
@@ -44,12 +44,12 @@
     const headers = { "If-None-Match": etag };
     try {
       const answer = await fetch(location.href, { cache: "no-store", headers, signal: AbortSignal.timeout(10_000) });
-      if (answer.redirected && new URL(answer.url).pathname === `${base}/login`) anew();
+      if (answer.redirected && new URL(answer.url).pathname === `${base}/login`) reopen();
       else if (answer.ok) {
-        take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        update(new DOMParser().parseFromString(await answer.text(), "text/html"));
         etag = answer.headers.get("ETag") ?? '""';
       }
-      // A router's 503 has not our request's id.
+      // A router's own 503 has no X-Request-Id.
       if (answer.status === 503 && answer.headers.has("X-Request-Id")) return "away";
       return answer.status < 500 ? "live" : "reconnecting";
     } catch {
@@ -57,12 +57,12 @@
     }
   }
 
-  // Not reload(), which would send again what a form has sent.
-  const anew = () => location.replace(location.pathname + location.search);
+  // Not reload(), which would submit a form a second time.
+  const reopen = () => location.replace(location.pathname + location.search);
 
-  function take(page) {
+  function update(page) {
     if (!document.querySelector("main :is(form, [data-live])") && page.querySelector("main [data-live]")) {
-      anew();  // this one says that Redis is away, and that is over
+      reopen();  // this page is the error page, and Redis is back
     }
     const focused = document.activeElement;
     const tails = [...document.querySelectorAll("#output pre")].filter(
@@ -77,8 +77,8 @@
     document.title = page.title;
   }
 
-  // Make `old` what `next` is, and leave alone what is the same: so focus, a selection, boxes that
-  // are checked and words that are typed stay, which belong to the elements and are not in the HTML.
+  // Change `old` into `next`, and keep equal elements: focus, selection, checked boxes and typed text
+  // belong to the elements and are not in the HTML.
   function merge(old, next) {
     if (old.isEqualNode(next)) return;
     if (old.nodeType !== Node.ELEMENT_NODE) { old.data = next.data; return; }
@@ -100,14 +100,14 @@
       else old.insertBefore(same, at);
       if (same) merge(same, child);
     }
-    while (at) { const gone = at; at = at.nextSibling; gone.remove(); }
+    while (at) { const rest = at; at = at.nextSibling; rest.remove(); }
   }
 
-  // What the reader, or app.js, has opened or uncovered.
+  // Attributes that the reader or app.js changes.
   const own = (attribute) => attribute === "open" || attribute === "hidden";
 
-  // Rows are what they lead to: one that moves takes its focus and its box along, so that nobody
-  // pauses the schedule that has come to where another one was.
+  // A row is identified by its link. A row that moves keeps its focus and its box, so that nobody
+  // pauses the schedule that took another one's place.
   function key(node) {
     if (node.nodeType !== Node.ELEMENT_NODE) return "";
     if (node.id) return node.id;
