@@ -109,12 +109,12 @@ def not_found(store: Store, name: str) -> NoReturn:
     sys.exit(NOT_FOUND)
 
 
-def warn_without_leader(store: Store, what: str) -> None:
-    """Warn that a change takes effect only once a clock leads."""
+def warn_without_leader(store: Store, effect: str) -> None:
+    """Warn that a change has its effect only once a clock leads."""
     from rq_clock.store.lease import Leases
 
     if not Leases(store).leader():
-        complain(f"no clock leads now; {what} when one does")
+        complain(f"no clock leads now; {effect} when one does")
 
 
 # ---- questions ----------------------------------------------------------------------------------

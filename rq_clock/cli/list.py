@@ -87,7 +87,7 @@ class States(click.ParamType):  # type: ignore[type-arg]  # not generic in older
 def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> None:
     """List schedules with their states and next fire times.
 
-    The last result stands beside the state.
+    The column after the state is the last result.
 
     States, worst first: invalid, late, stuck, failing, paused, running, ended, scheduled.
     """

@@ -152,7 +152,7 @@ def pause(names: tuple[str, ...], everything: bool, until: str | None, **options
 @click.option(
     "--missed",
     type=click.Choice(MISSED),
-    help="Missed fire times to run, instead of what the pause set.",
+    help="Missed fire times to run (default: the choice of `pause`).",
 )
 def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None:
     """Resume paused schedules."""

@@ -71,5 +71,5 @@ def shown_local(local: datetime) -> str:
 
 
 def shown_jitter(offset: timedelta) -> str:
-    """Return what jitter adds to a fire time: "+12 s jitter", or nothing."""
+    """Return the delay that jitter adds to a fire time: "+12 s jitter", or ""."""
     return f"+{duration_text(offset)} jitter" if offset else ""

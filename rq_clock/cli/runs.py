@@ -69,7 +69,7 @@ def logs(run: str, follow: bool) -> None:
 
     A failed run prints both.
 
-    RUN is a job's id, as `history --json` prints it; NAME stands for the schedule's latest run. The
+    RUN is a job's id, as `history --json` prints it; NAME means the schedule's latest run. The
     output is the last 64 kB of a shell command, also while it runs, or the response of a web call.
     It is kept for RQ_CLOCK_OUTPUT_HOURS.
     """

@@ -36,8 +36,7 @@ from rq_clock.cli.params import Zone
 from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.manifest.definition import Item, Paused
 from rq_clock.manifest.diff import Plan, hidden
-from rq_clock.manifest.document import dump, read
-from rq_clock.manifest.export import choose
+from rq_clock.manifest.document import choose, dump, read
 from rq_clock.manifest.importers.cron_to_go import from_cron_to_go
 from rq_clock.manifest.importers.crontab import from_crontab
 from rq_clock.manifest.importers.heroku import from_heroku_scheduler

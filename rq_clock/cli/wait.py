@@ -1,6 +1,6 @@
 """Waits for a run, its output or a backfill.
 
-It only reads: the run or backfill continues by itself, even after Ctrl-C.
+It only reads: the run or backfill continues after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WHEEL = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended: ok, failed, …, or "gone" if no trace of it is left; `error` is one line.
+    """How a job ended: ok, failed, …, or "gone" if Redis has no record of it; `error` is one line.
 
     `ended` is our worker's record of its last attempt.
     """
@@ -174,7 +174,7 @@ class Follower:
 
 
 def wait_for_backfill(store: Store, backfill: Backfill) -> tuple[Backfill | None, dict[str, str]]:
-    """Return an ended backfill, or None if it is gone, and the errors of its failed jobs."""
+    """Return an ended backfill, or None if it was deleted, and the errors of its failed jobs."""
     from rq_clock.store.backfills import Backfills
 
     backfills, failed = Backfills(store), dict[str, str]()

@@ -18,16 +18,19 @@ Pure. Not here: entries (definition.py), YAML and JSON (reader.py), changes to m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import yaml
 
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest import reader as plain
-from rq_clock.manifest.definition import Item, document, item
+from rq_clock.manifest.definition import Item, Paused, document, item
+from rq_clock.manifest.diff import is_job
 from rq_clock.manifest.fields import kind_of, shown_value, unknown
+from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
 
 VERSION = 1
@@ -94,6 +97,40 @@ def read(text: str) -> Manifest:
     faults += [unknown(key, known) for key in whole if key not in known]
     lines = {path[1]: line for path, line in found.lines.items() if path[:-1] == ("schedules",)}
     return Manifest(entries, lines, tuple(faults), masks=secrets != "included")
+
+
+# ---- the schedules of an export --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The schedules to write, the number of left out one-off jobs, and the faults of unreadable
+    entries."""
+
+    schedules: tuple[Schedule, ...]
+    jobs: int
+    faults: tuple[str, ...]
+
+    def items(self, pauses: Mapping[str, Pause], now: datetime) -> list[Item]:
+        """Return the schedules with the pauses in force; `pauses` are those of single schedules."""
+        paused = {name: Paused.of(pause) for name, pause in pauses.items() if pause.at(now)}
+        return [Item(schedule=s, paused=paused.get(s.name)) for s in self.schedules]
+
+
+def choose(entries: Iterable[Entry], tags: Collection[str] = ()) -> Chosen:
+    """Return the run-time schedules of these entries, without the jobs of `Schedules.once`; with
+    `tags`, those that have one of them."""
+    found, jobs, faults = [], 0, []
+    for entry in entries:
+        if entry.declared:
+            continue
+        if entry.schedule is None:
+            faults.append(entry.fault)
+        elif is_job(entry):
+            jobs += 1
+        elif not tags or set(tags) & set(entry.schedule.tags):
+            found.append(entry.schedule)
+    return Chosen(tuple(found), jobs, tuple(faults))
 
 
 # ---- to a text --------------------------------------------------------------------------------

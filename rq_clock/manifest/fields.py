@@ -46,7 +46,7 @@ def json_value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        hint = "; text stands in quotes, as '\"text\"'" if "Expecting value" in str(error) else ""
+        hint = "; put text in quotes, as '\"text\"'" if "Expecting value" in str(error) else ""
         raise ScheduleError(f"expected JSON ({error}){hint}") from None
 
 

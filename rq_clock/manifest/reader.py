@@ -110,8 +110,8 @@ def _from_yaml(text: str) -> Plain:
         line = mark.line + 1 if mark else None
         raise ScheduleError(Fault("", text, line=line)) from None
     except yaml.YAMLError as error:
-        what = printable(str(error).splitlines()[0], 200)
-        raise ScheduleError(f"expected YAML: {what}") from None
+        problem = printable(str(error).splitlines()[0], 200)
+        raise ScheduleError(f"expected YAML: {problem}") from None
 
 
 class _Reader:

@@ -15,7 +15,7 @@ ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"
 
 
 class TestBackfill:
-    def test_a_dry_run_says_what_it_would_do_on_the_schedules_clock(
+    def test_a_dry_run_shows_the_fire_times_in_the_schedules_zone(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("nightly", cron("30 2 * * *", tz="Europe/Berlin"), ADD)
@@ -32,9 +32,7 @@ class TestBackfill:
         assert document["first"] == "2026-03-28T01:30:00Z"
         assert everything(connection) == before
 
-    def test_it_is_left_for_the_clock_and_that_is_said(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_it_warns_that_the_clock_does_the_work(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(hours=1), ADD)
         result = run("backfill", "x", "--from", "now-5h", "--to", "2h", "--at-once", "2")
         assert result.exit_code == 0
@@ -43,7 +41,7 @@ class TestBackfill:
         assert (made.total, made.at_once, made.by) == (3, 2, "ana")
         assert "no clock leads now; it begins when one does" in result.stderr
 
-    def test_what_ran_already_is_left_out_unless_asked(
+    def test_past_runs_are_left_out_without_again(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
@@ -54,7 +52,7 @@ class TestBackfill:
         assert run("backfill", "x", *span, "--again").stdout.startswith("x: 2 runs\n")
 
     @pytest.mark.parametrize(
-        ("words", "code", "told"),
+        ("words", "code", "message"),
         [
             ("nope --from 5h --to 1h", 3, "no schedule 'nope'"),
             ("x --from someday --to 1h", 2, "--from: expected a date and time"),
@@ -69,14 +67,14 @@ class TestBackfill:
             ("x --from now-3650d --to now --yes", 1, "got at least 10,000; divide the span"),
         ],
     )
-    def test_what_is_refused_enqueues_nothing(
-        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int, told: str
+    def test_a_refused_backfill_enqueues_nothing(
+        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int, message: str
     ) -> None:
         schedules.add("x", every(minutes=1), ADD)
         before = everything(connection)
         result = run("backfill", *words.split())
         assert (result.exit_code, result.stdout) == (code, "")
-        assert told in result.stderr
+        assert message in result.stderr
         assert everything(connection) == before
 
     def test_more_than_a_thousand_take_a_word_of_consent(
@@ -92,7 +90,7 @@ class TestBackfill:
         assert (result.exit_code, result.stdout) == (0, "")
         assert "x: nothing to run from Sun 2026-03-01 00:00:00 UTC" in result.stderr
 
-    def test_waiting_ends_when_all_have_and_says_which_failed(
+    def test_waiting_ends_with_the_last_run_and_names_failed_ones(
         self, run: Run, redis_url: str, schedules: Schedules, tmp_path: Path
     ) -> None:
         schedules.add("good", every(hours=1), ADD, args=[1, 2])
@@ -126,7 +124,7 @@ class TestOnATerminal:
     @pytest.mark.parametrize(
         ("answer", "code", "made"), [("y", 0, 1), ("n", 1, 0), ("\x03", 130, 0)]
     )
-    def test_a_backfill_is_asked_for_with_its_count(
+    def test_the_question_names_the_number_of_runs(
         self, redis_url: str, schedules: Schedules, answer: str, code: int, made: int
     ) -> None:
         schedules.add("x", every(minutes=1), ADD)

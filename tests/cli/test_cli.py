@@ -51,7 +51,7 @@ class TestCheck:
         assert result.exit_code == 1
         lines = result.stderr.splitlines()
         assert lines[-1] == "8 faults in bad_app:clock"
-        told = "\n".join(lines)
+        output = "\n".join(lines)
         for expected in (
             "one: expected minute 0-59, got '61' in '61 25 * * *'",
             "one: expected hour 0-23, got '25' in '61 25 * * *'",
@@ -62,9 +62,9 @@ class TestCheck:
             "five: ",
             "Europe/Berlin",
         ):
-            assert expected in told
+            assert expected in output
 
-    def test_a_module_that_breaks_on_import_is_told_apart(self, run: Run) -> None:
+    def test_a_module_that_breaks_on_import_has_its_own_message(self, run: Run) -> None:
         Path("broken_task.py").write_text("raise RuntimeError('no database here')\n")
         app = write_app("app_broken", "clock.add('x', every(minutes=1), 'broken_task.run')")
         result = run("check", RQ_CLOCK_APP=app)
@@ -90,7 +90,7 @@ class TestCheck:
 
 
 class TestExplain:
-    def test_it_says_when_and_notes_what_the_clocks_do(self, run: Run) -> None:
+    def test_it_prints_fire_times_and_clock_changes(self, run: Run) -> None:
         result = run("explain", "30 2 * * *", "--tz", "Europe/Berlin", "-n", "2",
                      "--from", "2026-03-28T12:00Z")  # fmt: skip
         assert result.exit_code == 0
@@ -115,7 +115,7 @@ class TestExplain:
         ]
         assert document["words"] == "every 5 minutes"
 
-    def test_a_wrong_expression_is_told_whole(self, run: Run) -> None:
+    def test_every_fault_of_an_expression_is_reported(self, run: Run) -> None:
         result = run("explain", "61 * 0 * *")
         assert result.exit_code == 1
         assert len(result.stderr.splitlines()) == 2
@@ -197,7 +197,7 @@ class TestRedis:
         assert (result.exit_code, result.stdout) == (4, "")
         assert len(result.stderr.splitlines()) == 1
 
-    def test_what_redis_refuses_in_the_middle_is_one_line(
+    def test_a_redis_error_during_a_command_is_one_line(
         self, run: Run, fresh_server: Callable[..., Any]
     ) -> None:
         url = fresh_server().url
@@ -215,7 +215,7 @@ class TestRedis:
         assert result.exit_code == 4
         assert "expected REDIS_URL to name a Redis" in result.stderr
 
-    def test_a_wrong_password_is_told_without_showing_it(
+    def test_a_wrong_password_is_reported_and_not_shown(
         self, run: Run, fresh_server: Callable[..., Any]
     ) -> None:
         url = fresh_server().url
@@ -262,7 +262,7 @@ class TestColours:
             ("list --json", {"FORCE_COLOR": "1"}, False),
         ],
     )
-    def test_who_asks_last_decides(
+    def test_the_option_wins_over_the_environment(
         self, run: Run, connection: Redis, words: str, env: dict[str, str], colored: bool
     ) -> None:
         fill(connection)
@@ -319,7 +319,7 @@ class TestCompletion:
         self.completes(redis_url, "rq-clock next --tz europe/berl", ["Europe/Berlin"])
 
     @pytest.mark.integration
-    def test_without_redis_nothing_is_offered_and_nothing_said(self) -> None:
+    def test_without_redis_completion_offers_and_prints_nothing(self) -> None:
         assert self.completed(free_url(), "rq-clock show ") == []
         assert self.completed("nonsense", "rq-clock show ") == []
 
@@ -353,7 +353,7 @@ def test_the_list_of_commands_has_the_first_sentence_of_each_help() -> None:
         ("[main.get_command(None, name) for name in main.list_commands(None)]", "redis rq dotenv"),
     ],
 )
-def test_neither_help_nor_completion_loads_what_takes_long(code: str, slow: str) -> None:
+def test_neither_help_nor_completion_loads_slow_modules(code: str, slow: str) -> None:
     script = (
         f"import sys\nfrom rq_clock.cli import main\n{code}\n"
         f"print(sorted({set(slow.split())} & sys.modules.keys()))"

@@ -101,7 +101,7 @@ class TestAdd:
         assert result.exit_code == 0, result.stderr
         assert (schedule(schedules).trigger, schedule(schedules).target) == (trigger, target)
 
-    def test_secrets_are_masked_in_what_is_told(self, run: Run) -> None:
+    def test_secrets_are_masked_in_the_output(self, run: Run) -> None:
         result = run(
             "add", "x", "--every", "1h", "--url", "https://user.example/a?key=abcdef12",
             "--header", "Authorization: Bearer abcdef12", "--body", '{"password": "abcdef12"}',
@@ -113,7 +113,7 @@ class TestAdd:
         for words in ("show x", "show x --json", "list", "list --json"):
             assert "abcdef12" not in run(*words.split()).output
 
-    def test_that_nobody_leads_is_said(self, run: Run, connection: Redis) -> None:
+    def test_it_warns_when_no_clock_leads(self, run: Run, connection: Redis) -> None:
         words = ("add", "x", "--every", "1h", "--func", "a.b")
         assert run(*words).stderr == "rq-clock: no clock leads now; it fires when one does\n"
         fill(connection)
@@ -126,7 +126,7 @@ class TestAdd:
         assert run(*words).exit_code == 0
         assert schedules.get("x") == before
 
-    def test_another_definition_takes_replace_and_keeps_the_pause(
+    def test_another_definition_needs_replace_and_keeps_the_pause(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), TASK)
@@ -140,17 +140,22 @@ class TestAdd:
         assert schedule(schedules).target == "a.b"
         assert json.loads(run("show", "x", "--json").stdout)["state"] == "paused"
 
-    def test_every_fault_is_told_at_once(self, run: Run, connection: Redis) -> None:
+    def test_every_fault_is_reported_at_once(self, run: Run, connection: Redis) -> None:
         words = ("--cron", "61 * * * *", "--func", "nodot", "--queue", "", "--group-limit", "3")
         result = run("add", "no name!", *words)
         assert result.exit_code == 1
         assert len(result.stderr.splitlines()) == 5
-        for told in ("expected a name", "expected minute 0-59, got '61'", "group_limit", "queue"):
-            assert told in result.stderr
+        for message in (
+            "expected a name",
+            "expected minute 0-59, got '61'",
+            "group_limit",
+            "queue",
+        ):
+            assert message in result.stderr
         assert everything(connection) == {}
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("words", "message"),
         [
             ("", "expected a time"),
             ("--every 1h", "and a target"),
@@ -164,7 +169,7 @@ class TestAdd:
             ("--cron @daily --tz Asia/Tokio --func a.b", "did you mean 'Asia/Tokyo'?"),
             ("--every often --func a.b", "expected a duration such as 90s"),
             ("--at someday --func a.b", "--at: expected a date and time"),
-            ("--every 1h --func a.b --arg text", "text stands in quotes"),
+            ("--every 1h --func a.b --arg text", "put text in quotes"),
             ("--every 1h --func a.b --kwarg k", "expected NAME=VALUE"),
             ("--every 1h --func a.b --kwarg k=text", "--kwarg: expected JSON"),
             ("--every 1h --func a.b --retries often", "expected a duration such as"),
@@ -172,16 +177,16 @@ class TestAdd:
         ],
     )
     def test_words_that_do_not_fit_add_nothing(
-        self, run: Run, connection: Redis, words: str, told: str
+        self, run: Run, connection: Redis, words: str, message: str
     ) -> None:
         result = run("add", "x", *words.split())
         assert (result.exit_code, result.stdout) == (2, "")
-        assert told in result.stderr
+        assert message in result.stderr
         assert everything(connection) == {}
 
 
 class TestUpdate:
-    def test_only_what_is_named_changes(self, run: Run, schedules: Schedules) -> None:
+    def test_only_the_named_options_change(self, run: Run, schedules: Schedules) -> None:
         schedules.add(
             "x", cron("0 6 * * *", tz="Asia/Tokyo"), TASK,
             args=[1], kwargs={"a": 1, "b": 2}, jitter=60, retries=3, tags=["t"], timeout=60,
@@ -226,7 +231,7 @@ class TestUpdate:
         run("update", "x", "--every", "2h")
         assert schedule(schedules).trigger == every(hours=2, anchor=anchor)
 
-    def test_of_a_command_and_a_call_only_what_is_named_changes(
+    def test_only_the_named_parts_of_a_command_or_call_change(
         self, run: Run, schedules: Schedules
     ) -> None:
         schedules.add("c", every(hours=1), command("df", cwd="/tmp", env={"A": "1", "B": "2"}))
@@ -276,7 +281,7 @@ class TestUpdate:
         assert everything(connection) == before
 
     @pytest.mark.parametrize(
-        ("words", "code", "told"),
+        ("words", "code", "message"),
         [
             ("x", 2, "expected an option to change"),
             ("x --timeout 1.5s", 1, "expected timeout in whole seconds"),
@@ -289,21 +294,23 @@ class TestUpdate:
             ("feeds --queue q", 1, "is declared in code"),
         ],
     )
-    def test_what_is_refused_changes_nothing(
-        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int, told: str
+    def test_a_refused_change_changes_nothing(
+        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int, message: str
     ) -> None:
         fill(connection)
         schedules.add("x", every(hours=1), TASK, args=[1])
         before = everything(connection)
         result = run("update", *words.split())
         assert (result.exit_code, result.stdout) == (code, "")
-        assert told in result.stderr
+        assert message in result.stderr
         assert everything(connection).keys() == before.keys()
         assert schedules.audit()[0].verb == "add"
 
 
 class TestRemove:
-    def test_many_at_once_where_nobody_can_be_asked(self, run: Run, schedules: Schedules) -> None:
+    def test_a_script_removes_several_without_a_question(
+        self, run: Run, schedules: Schedules
+    ) -> None:
         for name in "abc":
             schedules.add(name, every(hours=1), TASK)
         result = run("remove", "a", "b", "a")

@@ -84,7 +84,7 @@ class TestRun:
         assert ", attempt 2: ValueError: no" in result.stderr
 
     @pytest.mark.parametrize(("task", "code"), [(ADD, 0), (FAIL, 1)])
-    def test_what_a_stock_worker_runs_is_waited_for_too(
+    def test_it_waits_for_a_run_of_a_stock_worker(
         self, redis_url: str, connection: Redis, schedules: Schedules, task: str, code: int
     ) -> None:
         schedules.add("x", every(hours=1), task, args=[1, 2] if task == ADD else [])
@@ -145,7 +145,7 @@ class TestRun:
         assert run(*words.split()).exit_code == 2
         assert len(Queue("default", connection=connection)) == 0
 
-    def test_an_unknown_schedule_is_told_with_its_neighbour(
+    def test_an_unknown_schedule_is_reported_with_a_similar_name(
         self, run: Run, schedules: Schedules
     ) -> None:
         schedules.add("feeds", every(hours=1), ADD)
@@ -179,23 +179,27 @@ class TestFollower:
         later = b"[21 bytes came before]\none\ntwo\nthree\n"  # 12 of those 21 were shown as ****
         assert self.printed(capfdbinary, b"****\none\ntwo\n", later) == b"****\none\ntwo\nthree\n"
 
-    def test_what_came_too_fast_is_said_to_be_missing(
+    def test_output_that_comes_too_fast_is_reported_as_missing(
         self, capfdbinary: pytest.CaptureFixture[bytes]
     ) -> None:
         reads = iter([b"a\n", b"[900 bytes came before]\nz\n"])
         follower = Follower(lambda: next(reads))
         follower.look()
         follower.look()
-        told = capfdbinary.readouterr()
-        assert told.out == b"a\nz\n"
-        assert b"some output came too fast" in told.err
+        output = capfdbinary.readouterr()
+        assert output.out == b"a\nz\n"
+        assert b"some output came too fast" in output.err
 
-    def test_another_attempt_begins_anew(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    def test_another_attempt_is_printed_from_its_start(
+        self, capfdbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
         assert self.printed(capfdbinary, b"try\n", b"again\n") == b"try\nagain\n"
 
 
 class TestPause:
-    def test_with_reason_time_and_what_was_missed(self, run: Run, schedules: Schedules) -> None:
+    def test_a_pause_has_a_reason_an_end_and_a_rule_for_missed_fire_times(
+        self, run: Run, schedules: Schedules
+    ) -> None:
         schedules.add("a", every(hours=1), ADD)
         schedules.add("b", every(hours=1), ADD)
         result = run("pause", "a", "b", "--for", "2h", "--reason", "bank", "--missed", "latest")
@@ -230,7 +234,7 @@ class TestPause:
             ({"RQ_CLOCK_USER": "", "DYNO": "run.42"}, f"{getuser()}@run.42"),
         ],
     )
-    def test_who_it_was_is_told_by_the_machine_unless_named(
+    def test_the_actor_is_the_machines_user_unless_set(
         self, run: Run, schedules: Schedules, env: dict[str, str], by: str
     ) -> None:
         schedules.add("a", every(hours=1), ADD)
@@ -252,7 +256,7 @@ class TestPause:
             ("", 2),
         ],
     )
-    def test_what_is_refused_pauses_nothing(
+    def test_a_refused_pause_pauses_nothing(
         self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int
     ) -> None:
         schedules.add("a", every(hours=1), ADD)
@@ -294,7 +298,9 @@ class TestPause:
 
 
 class TestSkip:
-    def test_the_fire_times_are_told_with_their_zone(self, run: Run, schedules: Schedules) -> None:
+    def test_the_skipped_fire_times_are_printed_with_their_zone(
+        self, run: Run, schedules: Schedules
+    ) -> None:
         schedules.add("a", cron("0 3 * * *", tz="Europe/Berlin"), ADD)
         result = run("skip", "a", "-n", "12", "--reason", "holiday")
         lines = result.stdout.splitlines()
@@ -311,7 +317,7 @@ class TestSkip:
         ("words", "code"),
         [("nope", 3), ("a -n 0", 2), ("a -n 2 --undo", 2), ("once -n 2", 1)],
     )
-    def test_what_is_refused_skips_nothing(
+    def test_a_refused_skip_skips_nothing(
         self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int
     ) -> None:
         schedules.add("a", every(hours=1), ADD)
@@ -323,7 +329,7 @@ class TestSkip:
 
 
 class TestAudit:
-    def test_it_says_who_what_when_and_why_newest_first(
+    def test_it_lists_actor_change_instant_and_reason_newest_first(
         self, run: Run, schedules: Schedules
     ) -> None:
         assert run("audit").stderr == "no changes by hand yet\n"
@@ -345,7 +351,7 @@ class TestOnATerminal:
             assert terminal.ends() == 0
         assert "\x1b[Kok after " in terminal.output
 
-    def test_a_run_that_nobody_serves_is_said_so_and_goes_on_after_ctrl_c(
+    def test_a_missing_worker_is_reported_and_the_run_survives_ctrl_c(
         self, redis_url: str, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD, queue="lonely")

@@ -25,6 +25,6 @@ def test_an_instant_is_printed_with_its_zone() -> None:
     assert shown(NOW, "Europe/Berlin") == berlin
 
 
-def test_jitter_is_printed_as_what_it_adds() -> None:
+def test_jitter_is_printed_as_the_added_delay() -> None:
     offsets = [timedelta(0), timedelta(milliseconds=12_345), timedelta(milliseconds=7)]
     assert [shown_jitter(o) for o in offsets] == ["", "+12 s jitter", "+7 ms jitter"]

@@ -46,12 +46,12 @@ class TestList:
         assert report["func"] == TASK
         assert feeds.keys() == report.keys()
 
-    def test_an_empty_list_is_said_on_standard_error(self, run: Run) -> None:
+    def test_an_empty_list_prints_a_message_on_standard_error(self, run: Run) -> None:
         result = run("list")
         assert (result.exit_code, result.stdout) == (0, "")
         assert "no schedules" in result.stderr
 
-    def test_markers_are_told(self, run: Run, connection: Redis) -> None:
+    def test_its_json_has_the_markers(self, run: Run, connection: Redis) -> None:
         store = fill(connection)
         connection.hset(store.key("markers"), "feeds", "1772323200000 1772323200000 job")
         feeds, _ = json.loads(run("list", "--json").stdout)
@@ -85,7 +85,7 @@ class TestList:
         assert result.exit_code == 2
         assert "expected some of invalid,late,stuck,failing,paused" in result.stderr
 
-    def test_it_is_sorted_as_asked(self, run: Run, schedules: Schedules) -> None:
+    def test_it_is_sorted_by_the_option(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=5), TASK)
         schedules.add("b", every(milliseconds=1), TASK)
         schedules.add("c", every(hours=4), TASK)
@@ -94,7 +94,7 @@ class TestList:
         assert names(run("list", "--sort", "next", "--json").stdout)[0] == "b"
         assert names(run("list", "--sort", "state", "--json").stdout)[:1] == ["c"]
 
-    def test_what_is_not_as_usual_is_said_beside_it(
+    def test_the_reason_of_a_state_is_in_the_last_column(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         fill(connection, now=datetime.now(UTC) - HOUR)
@@ -134,7 +134,7 @@ class TestList:
         assert day["bucketSeconds"] == 3600
         assert sum(bucket["fires"] for bucket in day["buckets"]) in (23 * 40, 24 * 40)
 
-    def test_to_watch_takes_a_terminal(self, run: Run) -> None:
+    def test_watch_needs_a_terminal(self, run: Run) -> None:
         assert run("list", "--watch").exit_code == 2
         assert "--watch needs a terminal" in run("list", "--watch").stderr
 
@@ -182,7 +182,7 @@ class TestNext:
         assert result.exit_code == 2
         assert "expected an instant after Sat 2027-03-27 00:00:00 UTC" in result.stderr
 
-    def test_what_will_be_skipped_is_said_so(self, run: Run, schedules: Schedules) -> None:
+    def test_skipped_fire_times_are_marked(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(hours=1), TASK)
         schedules.skip("x")
         first, second = json.loads(run("next", "x", "-n", "2", "--json").stdout)
@@ -191,7 +191,7 @@ class TestNext:
         schedules.pause("x")
         assert "paused: it will be skipped" in run("next", "x", "-n", "1").stdout
 
-    def test_an_unknown_schedule_is_told_with_its_neighbour(
+    def test_an_unknown_schedule_is_reported_with_a_similar_name(
         self, run: Run, connection: Redis
     ) -> None:
         fill(connection)
@@ -202,7 +202,7 @@ class TestNext:
 
 
 class TestShow:
-    def test_all_that_is_known_stands_in_one_place(
+    def test_it_shows_every_fact_about_a_schedule(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add(
@@ -227,7 +227,7 @@ class TestShow:
         assert any(line.split()[:2] == ["2026-03-01T12:00:00Z", "ok"] for line in lines)
         assert "abcdef" not in result.stdout
 
-    def test_as_json_it_adds_what_is_to_come_and_what_was(
+    def test_its_json_has_upcoming_fire_times_and_past_runs(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), TASK)
@@ -247,7 +247,9 @@ class TestShow:
         assert lines[0] == "feeds  ⊘ invalid"
         assert "cannot read the stored definition" in lines[1]
 
-    def test_an_unknown_one_is_told_with_its_neighbour(self, run: Run, connection: Redis) -> None:
+    def test_an_unknown_schedule_is_reported_with_a_similar_name(
+        self, run: Run, connection: Redis
+    ) -> None:
         fill(connection)
         result = run("show", "feed")
         assert (result.exit_code, result.stdout) == (3, "")
@@ -286,7 +288,9 @@ class TestHistory:
         assert ok.split()[1:6] == ["2026-03-01T12:00:00Z", "ok", "1", "1.500", "s"]
         assert skipped.split()[-3:] == ["25", "times", "paused"]
 
-    def test_that_of_all_has_what_ended_newest_first(self, run: Run, connection: Redis) -> None:
+    def test_the_history_of_all_lists_ended_attempts_newest_first(
+        self, run: Run, connection: Redis
+    ) -> None:
         self.record(connection)
         first, second = json.loads(run("history", "--json").stdout)
         assert (first["state"], first["attempt"], first["lagMs"]) == ("failed", 2, None)
@@ -316,7 +320,7 @@ class TestHistory:
         assert result.exit_code == 2
         assert "--since: expected a date and time" in result.stderr
 
-    def test_an_unknown_schedule_is_told_with_its_neighbour(
+    def test_an_unknown_schedule_is_reported_with_a_similar_name(
         self, run: Run, connection: Redis
     ) -> None:
         fill(connection)
@@ -330,16 +334,18 @@ class TestHistory:
 
 
 class TestLogs:
-    def test_what_a_command_printed_comes_byte_by_byte(self, run: Run, connection: Redis) -> None:
+    def test_the_output_of_a_command_is_printed_byte_for_byte(
+        self, run: Run, connection: Redis
+    ) -> None:
         connection.set("rq-clock:default:output:default-disk-1", b"100%\xff\n")
         assert run("logs", "default-disk-1").stdout_bytes == b"100%\xff\n"
 
-    def test_nothing_is_told_as_such(self, run: Run, connection: Redis) -> None:
+    def test_a_run_without_output_is_reported(self, run: Run, connection: Redis) -> None:
         result = run("logs", "default-disk-1")
         assert result.exit_code == 3
         assert "no output of run 'default-disk-1'" in result.stderr
 
-    def test_a_schedules_name_stands_for_its_latest_run(
+    def test_a_schedules_name_means_its_latest_run(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("disk", every(hours=1), command("df"))
@@ -350,7 +356,7 @@ class TestLogs:
         connection.set(f"rq-clock:default:output:{job}", "new\n")
         assert run("logs", "disk").stdout == "new\n"
 
-    def test_neither_run_nor_schedule_is_told_with_its_neighbour(
+    def test_an_unknown_run_is_reported_with_a_similar_name(
         self, run: Run, schedules: Schedules
     ) -> None:
         schedules.add("disk", every(hours=1), command("df"))

@@ -73,7 +73,7 @@ class TestExport:
         document = json.loads(run("export", "--format", "json", "--tag", "x", "--tag", "z").stdout)
         assert list(document["schedules"]) == ["a", "b"]
 
-    def test_secrets_are_masked_and_named_unless_asked_for(
+    def test_secrets_are_masked_and_listed_without_with_secrets(
         self, run: Run, schedules: Schedules
     ) -> None:
         schedules.add("hook", DAILY, SECRET)
@@ -99,12 +99,12 @@ class TestExport:
         assert "hunter2" not in path.read_text()
         assert list(Path().iterdir()) == [path]
 
-    def test_a_place_that_cannot_be_written_is_told(self, run: Run) -> None:
+    def test_an_unwritable_file_is_reported(self, run: Run) -> None:
         result = run("export", "-o", "nowhere/jobs.yaml")
         assert result.exit_code == 1
         assert "nowhere/jobs.yaml" in result.stderr
 
-    def test_what_cannot_be_read_is_told_and_fails(
+    def test_an_unreadable_definition_is_reported_and_fails(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
         schedules.add("a", DAILY, TASK)
@@ -143,7 +143,7 @@ def three(schedules: Schedules) -> None:
 
 class TestApply:
     @pytest.mark.usefixtures("three")
-    def test_it_shows_what_changes_and_changes_it(self, run: Run, connection: Redis) -> None:
+    def test_it_shows_the_changes_and_makes_them(self, run: Run, connection: Redis) -> None:
         result = run("apply", write(JOBS), "--prune", "--yes")
         assert result.exit_code == 0
         assert result.stdout.splitlines() == SHOWN
@@ -158,21 +158,21 @@ class TestApply:
 
     @pytest.mark.usefixtures("three")
     @pytest.mark.parametrize(
-        ("words", "code", "told"),
+        ("words", "code", "message"),
         [
             (("--dry-run",), 0, "rq-clock: nothing was changed: --dry-run\n"),
             (("--dry-run", "--yes"), 0, "rq-clock: nothing was changed: --dry-run\n"),
             ((), 2, "scripts must pass --yes"),
         ],
     )
-    def test_unless_it_is_told_to_it_writes_nothing(
-        self, run: Run, connection: Redis, words: tuple[str, ...], code: int, told: str
+    def test_without_yes_it_writes_nothing(
+        self, run: Run, connection: Redis, words: tuple[str, ...], code: int, message: str
     ) -> None:
         before = everything(connection)
         result = run("apply", write(JOBS), "--prune", *words)
         assert result.exit_code == code
         assert result.stdout.splitlines() == SHOWN
-        assert told in result.stderr
+        assert message in result.stderr
         assert everything(connection) == before
 
     def test_it_reads_standard_input(self, redis_url: str, connection: Redis) -> None:
@@ -195,7 +195,7 @@ class TestApply:
         ]
         assert everything(connection) == before
 
-    def test_what_is_declared_in_code_is_a_fault(self, run: Run, connection: Redis) -> None:
+    def test_a_schedule_declared_in_code_is_a_fault(self, run: Run, connection: Redis) -> None:
         deploy(connection, "clock.add('new', cron('0 3 * * *'), 'json.dumps')")
         result = run("apply", write(JOBS), "--yes")
         assert result.exit_code == 1
@@ -231,7 +231,7 @@ class TestApply:
         assert result.exit_code == 1
         assert result.stderr == "rq-clock: line 1: expected no anchors and aliases, got &a0\n"
 
-    def test_what_is_no_text_is_told(self, run: Run) -> None:
+    def test_a_file_that_is_not_utf8_is_reported(self, run: Run) -> None:
         Path("jobs.yaml").write_bytes(b"version: 1\xff")
         result = run("apply", "jobs.yaml")
         assert (result.exit_code, result.stdout) == (1, "")
@@ -275,7 +275,7 @@ class TestAsking:
         assert "nothing was done" in terminal.plain
         assert everything(connection) == before
 
-    def test_who_was_slower_than_another_changes_nothing(
+    def test_a_plan_that_another_change_overtook_changes_nothing(
         self, redis_url: str, connection: Redis, schedules: Schedules, three: None
     ) -> None:
         with Terminal(redis_url, "apply", write(JOBS), "--prune") as terminal:
@@ -294,7 +294,7 @@ class TestAsking:
 
 class TestDiffOfAFile:
     @pytest.mark.usefixtures("three")
-    def test_it_shows_what_apply_would_change(self, run: Run, connection: Redis) -> None:
+    def test_it_shows_the_changes_of_apply(self, run: Run, connection: Redis) -> None:
         before = everything(connection)
         result = run("diff", write(JOBS), "--prune")
         assert (result.exit_code, result.stdout.splitlines()) == (5, SHOWN)
@@ -341,7 +341,7 @@ class TestDiffOfAFile:
         result = run("diff", "jobs.yaml")
         assert (result.exit_code, result.stdout) == (0, "1 unchanged\n")
 
-    def test_a_once_that_is_over_is_told_and_no_difference(self, run: Run) -> None:
+    def test_a_past_once_is_reported_and_is_no_difference(self, run: Run) -> None:
         result = run("diff", write(f"{HEAD}  a: {{once: 2026-03-01T00:00Z, func: json.dumps}}\n"))
         assert result.exit_code == 0
         assert result.stdout.splitlines()[0] == (
@@ -394,7 +394,7 @@ class TestDiffOfADeploy:
         "clock.add('new-name', every(hours=1), 'json.dumps', tags=['x'], renamed_from='old-name')\n"
     )
 
-    def test_it_shows_what_a_clock_would_change(self, run: Run, connection: Redis) -> None:
+    def test_it_shows_the_changes_of_a_clock(self, run: Run, connection: Redis) -> None:
         deploy(connection, self.OLD)
         before = everything(connection)
         result = run("diff", RQ_CLOCK_APP=write_app("deploy_diff", self.NEW))
@@ -412,7 +412,7 @@ class TestDiffOfADeploy:
         ]
         assert everything(connection) == before
 
-    def test_what_is_overdue_is_told_as_the_new_code_would_decide_it(
+    def test_overdue_schedules_are_shown_by_the_new_definition(
         self, run: Run, connection: Redis
     ) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
@@ -453,7 +453,7 @@ class TestDiffOfADeploy:
         result = run("diff", RQ_CLOCK_APP=write_app("deploy_equal", self.OLD))
         assert (result.exit_code, result.stdout) == (0, "4 unchanged\n")
 
-    def test_a_run_time_schedule_that_the_code_takes_over_is_told(
+    def test_a_run_time_schedule_that_code_declares_is_shown(
         self, run: Run, schedules: Schedules
     ) -> None:
         schedules.add("same", every(hours=1), TASK)
@@ -462,7 +462,7 @@ class TestDiffOfADeploy:
         assert result.exit_code == 5
         assert result.stdout.splitlines()[:2] == ["~ same", "    origin: run-time → declared"]
 
-    def test_a_declared_once_that_is_over_is_told(self, run: Run) -> None:
+    def test_a_declared_once_in_the_past_is_reported(self, run: Run) -> None:
         text = "from datetime import UTC, datetime\n"
         text += "clock.add('a', once(datetime(2026, 3, 1, tzinfo=UTC)), 'json.dumps')"
         result = run("diff", RQ_CLOCK_APP=write_app("over", text))
@@ -484,7 +484,7 @@ class TestDiffOfADeploy:
         assert result.exit_code == 0
         assert "the clock removes none unless started with --remove-all" in result.stdout
 
-    def test_faulty_code_is_told(self, run: Run) -> None:
+    def test_faulty_code_is_reported(self, run: Run) -> None:
         app = write_app("faulty_diff", "clock.add('a', cron('61 * * * *'), 'json.dumps')")
         result = run("diff", RQ_CLOCK_APP=app)
         assert result.exit_code == 1
@@ -504,7 +504,7 @@ def silent() -> Iterator[str]:
 class TestCheck:
     APP = "clock.add('a', every(hours=1), 'json.dumps')"
 
-    def test_it_tells_what_the_deploy_changes(self, run: Run, connection: Redis) -> None:
+    def test_it_prints_the_changes_of_a_deploy(self, run: Run, connection: Redis) -> None:
         deploy(connection, TestDiffOfADeploy.OLD)
         before = everything(connection)
         result = run("check", RQ_CLOCK_APP=write_app("check_diff", TestDiffOfADeploy.NEW))
@@ -524,7 +524,7 @@ class TestCheck:
             ("http://127.0.0.1/", "cannot understand the Redis URL"),
         ],
     )
-    def test_without_redis_it_passes_and_says_what_it_does_not_know(
+    def test_without_redis_it_passes_and_reports_unknown_changes(
         self, run: Run, url: str, reason: str
     ) -> None:
         result = run("check", REDIS_URL=url, RQ_CLOCK_APP=write_app("check_alone", self.APP))
@@ -536,7 +536,7 @@ class TestCheck:
         assert line.startswith("rq-clock: the changes of a deploy are unknown: ")
         assert reason in line
 
-    def test_a_redis_that_says_nothing_holds_no_release_up(self, run: Run, silent: str) -> None:
+    def test_a_silent_redis_does_not_delay_a_release(self, run: Run, silent: str) -> None:
         app = write_app("check_silent", self.APP)
         result = run("check", REDIS_URL=silent, RQ_CLOCK_APP=app)
         assert result.exit_code == 0
@@ -604,7 +604,7 @@ class TestImport:
             assert terminal.ends() == 0
         assert names(connection) == ["feeds", "nightly-report"]
 
-    def test_what_exists_otherwise_is_a_conflict_and_a_prefix_helps(
+    def test_another_definition_is_a_conflict_and_a_prefix_avoids_it(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
         schedules.add("feeds", DAILY, TASK)
@@ -619,7 +619,7 @@ class TestImport:
         assert run("import", "crontab", "crontab", "--prefix", "cron-", "--yes").exit_code == 0
         assert names(connection) == ["cron-feeds", "cron-nightly-report", "feeds"]
 
-    def test_what_was_paused_is_added_paused_and_then_left_to_its_operators(
+    def test_a_paused_job_is_added_paused_once(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
         job = {"nickname": "sync", "schedule": "0 3 * * *", "command": "./sync", "state": "paused"}
@@ -646,7 +646,7 @@ class TestImport:
         assert run("import", "heroku", file, "--tz", "Asia/Tokyo").exit_code == 2
         assert run("import", "crontogo", file, "--system").exit_code == 2
 
-    def test_the_sixth_field_is_a_user_when_that_is_said(self, run: Run) -> None:
+    def test_the_option_system_makes_the_sixth_field_a_user(self, run: Run) -> None:
         file = write("0 3 * * * ana ./report\n", "crontab")
         assert "$ ./report" in run("import", "crontab", file, "--system", "--dry-run").stdout
         assert "$ ana ./report" in run("import", "crontab", file, "--user", "--dry-run").stdout

@@ -65,7 +65,7 @@ def declare_in_code(store: Store, *names: str) -> None:
 
 
 class TestApply:
-    def test_it_makes_the_schedules_what_the_items_say(self, schedules: Schedules) -> None:
+    def test_it_makes_the_schedules_equal_the_items(self, schedules: Schedules) -> None:
         schedules.add("same", DAILY, TASK)
         schedules.add("other", DAILY, TASK)
         schedules.add("not-named", DAILY, TASK)
@@ -113,7 +113,7 @@ class TestApply:
             (lambda s: s.update("going", queue="x"), "stale"),
         ],
     )
-    def test_what_no_longer_fits_changes_nothing(
+    def test_a_stale_plan_changes_nothing(
         self,
         schedules: Schedules,
         connection: Redis,
@@ -141,7 +141,7 @@ class TestApply:
         assert entry.marker == LONG_AGO
         assert pause_of(store, "a").reason == "on holiday"
 
-    def test_what_an_old_rule_left_undecided_is_decided_before_a_new_one_holds(
+    def test_the_old_trigger_decides_past_fire_times_before_a_new_one(
         self, schedules: Schedules, store: Store
     ) -> None:
         schedules.add("a", every(seconds=1), TASK, catch_up="all")
@@ -155,7 +155,7 @@ class TestApply:
         assert get(schedules, "a").marker == decided[-1]
         assert get(schedules, "a").schedule == item("a", DAILY).schedule
 
-    def test_what_is_declared_in_code_is_refused_by_name(
+    def test_a_schedule_declared_in_code_is_refused_by_name(
         self, schedules: Schedules, store: Store
     ) -> None:
         declare_in_code(store, "a", "b")
@@ -187,25 +187,25 @@ class TestApply:
     ) -> None:
         plan = schedules.plan([item(f"job-{n:05}") for n in range(BATCH_LIMIT + 10)])
         schedules.add(f"job-{BATCH_LIMIT + 5:05}", HOURLY, TASK)
-        told: list[int] = []
+        counts: list[int] = []
         with pytest.raises(Conflict):
-            schedules.apply(plan, progress=told.append)
-        assert told == [BATCH_LIMIT]
+            schedules.apply(plan, progress=counts.append)
+        assert counts == [BATCH_LIMIT]
         assert store.size() == BATCH_LIMIT + 1
         rest = schedules.plan([step.item for step in plan.steps if step.item])
-        schedules.apply(rest, progress=told.append)
-        assert (len(rest.added), len(rest.changed), told) == (9, 1, [BATCH_LIMIT, 10])
+        schedules.apply(rest, progress=counts.append)
+        assert (len(rest.added), len(rest.changed), counts) == (9, 1, [BATCH_LIMIT, 10])
         assert store.size() == BATCH_LIMIT + 10
 
     @pytest.mark.integration
-    def test_without_redis_it_says_so(self) -> None:
+    def test_without_redis_it_raises_store_unavailable(self) -> None:
         away = Schedules(settings=Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"}))
         with pytest.raises(StoreUnavailable):
             away.plan([item("a")])
 
 
 class TestPrune:
-    def test_what_is_not_named_is_removed(self, schedules: Schedules) -> None:
+    def test_a_schedule_that_the_manifest_lacks_is_removed(self, schedules: Schedules) -> None:
         for name in ("a", "b", "c"):
             schedules.add(name, DAILY, TASK)
         assert apply(schedules, item("b"), prune=True) == {"removed": ["a", "c"]}
@@ -268,7 +268,7 @@ class TestPauses:
         assert store.pauses(["a"]) == {}
         assert apply(schedules, item("a", paused=Paused(until=LONG_AGO))) == {}
 
-    def test_one_after_one_that_has_ended_begins_anew(
+    def test_a_pause_after_an_ended_one_starts_now(
         self, schedules: Schedules, store: Store
     ) -> None:
         schedules.add("a", DAILY, TASK)
@@ -287,7 +287,7 @@ class TestPauses:
 
 
 class TestDifferences:
-    def test_each_value_that_differs_is_told_by_its_place(self) -> None:
+    def test_each_different_value_is_reported_by_its_path(self) -> None:
         was = declare("a", HOURLY, command("run", env={"LANG": "C"}), {"queue": "reports"})
         then = declare("a", DAILY, command("run", env={"LANG": "de", "TZ": "UTC"}), {"tags": ["x"]})
         assert differences(was, then) == [
@@ -300,7 +300,7 @@ class TestDifferences:
             FieldChange("tz", None, "UTC"),
         ]
 
-    def test_a_secret_is_told_to_differ_and_not_shown(self) -> None:
+    def test_a_changed_secret_is_reported_and_not_shown(self) -> None:
         was = declare("a", DAILY, webhook("https://x.example/a?k=1", headers={"Token": "s1"}), {})
         then = declare("a", DAILY, webhook("https://x.example/a?k=2", headers={"Token": "s2"}), {})
         assert differences(was, then) == [

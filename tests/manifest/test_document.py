@@ -1,4 +1,4 @@
-"""Manifests: what is written is read as it was, and what is wrong is told whole."""
+"""Manifests: a written manifest reads back unchanged, and every fault is reported."""
 
 from __future__ import annotations
 
@@ -137,16 +137,16 @@ FORMS = st.sampled_from(["yaml", "json"])
 fewer = settings(max_examples=settings().max_examples // 5)
 
 
-def told(items: list[Item]) -> list[tuple[str, str, Paused | None]]:
+def facts(items: list[Item]) -> list[tuple[str, str, Paused | None]]:
     found = [(i.schedule.name, i.schedule.definition(), i.paused) for i in items]
     return sorted(found, key=lambda item: item[0])
 
 
 @fewer
 @given(ITEMS, FORMS)
-def test_what_is_dumped_is_read_as_it_was(items: list[Item], form: str) -> None:
+def test_a_dumped_manifest_reads_back_unchanged(items: list[Item], form: str) -> None:
     text = dump(items, form=form, secrets=True)
-    assert told(parse(text)) == told(items)
+    assert facts(parse(text)) == facts(items)
     assert dump(items[::-1], form=form, secrets=True) == text
 
 
@@ -154,7 +154,7 @@ def test_what_is_dumped_is_read_as_it_was(items: list[Item], form: str) -> None:
 @given(ITEMS, FORMS)
 def test_masked_values_stand_for_the_stored_ones(items: list[Item], form: str) -> None:
     stored = {item.schedule.name: item.schedule for item in items}
-    assert told(read(dump(items, form=form)).items(stored)) == told(items)
+    assert facts(read(dump(items, form=form)).items(stored)) == facts(items)
 
 
 @fewer
@@ -294,7 +294,7 @@ def test_pauses_are_read() -> None:
 # ---- what is wrong ----------------------------------------------------------------------------
 
 
-def test_every_fault_of_every_entry_is_told_with_name_and_line() -> None:
+def test_every_fault_of_every_entry_is_reported_with_name_and_line() -> None:
     assert faults(
         "version: 1\n"
         "schedules:\n"
@@ -353,7 +353,7 @@ def test_every_fault_of_every_entry_is_told_with_name_and_line() -> None:
         ("every: 5m\nevery: 6m\nfunc: a.b", "job: 'every' comes twice"),
     ],
 )
-def test_a_wrong_value_is_told(entry: str, fault: str) -> None:
+def test_a_wrong_value_is_reported(entry: str, fault: str) -> None:
     [line] = faults(words(entry))
     assert line.startswith("line ")
     assert "job: " in line
@@ -378,7 +378,7 @@ def test_a_wrong_value_is_told(entry: str, fault: str) -> None:
          "'a' comes twice"),
     ],
 )  # fmt: skip
-def test_what_is_no_manifest_is_told(text: str, fault: str) -> None:
+def test_a_text_that_is_no_manifest_is_refused(text: str, fault: str) -> None:
     assert any(fault in line for line in faults(text))
 
 
@@ -413,7 +413,7 @@ def test_a_secret_is_masked_and_kept_where_it_is_stored(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", SECRETS)
-def test_a_masked_value_without_a_stored_one_is_told_with_its_place(place: str) -> None:
+def test_a_masked_value_without_a_stored_one_is_reported_with_its_path(place: str) -> None:
     text = dump([Item(schedule=SECRETS[place])])
     elsewhere = schedule(target=command("other", env={"LANG": "C"}))
     for stored in ({}, {"job": elsewhere}, {"other": SECRETS[place]}):
@@ -424,7 +424,7 @@ def test_a_masked_value_without_a_stored_one_is_told_with_its_place(place: str) 
         assert all(" is masked, and there is no stored value" in line for line in lines)
 
 
-def test_what_stands_beside_a_masked_value_can_be_changed() -> None:
+def test_values_beside_a_masked_value_can_change() -> None:
     stored = SECRETS["env"]
     text = dump([Item(schedule=stored)]).replace("LANG: C", "LANG: de").replace("run", "walk")
     [changed] = read(text).items({"job": stored})
@@ -433,7 +433,7 @@ def test_what_stands_beside_a_masked_value_can_be_changed() -> None:
     )
 
 
-def test_a_value_that_was_masked_otherwise_is_refused() -> None:
+def test_a_value_with_another_mask_is_refused() -> None:
     stored = SECRETS["path"]
     text = dump([Item(schedule=stored)]).replace("example.com", "attacker.example")
     with pytest.raises(ScheduleError, match=r"webhook\.url is masked"):

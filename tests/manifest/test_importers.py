@@ -189,7 +189,7 @@ class TestRealCrontabs:
         }  # fmt: skip
         assert "all 4 schedules: was run as the user root; here as the worker's" in imported.notes
 
-    def test_a_servers_cron_d_is_carried_over_but_for_what_runs_at_boot(self) -> None:
+    def test_a_servers_cron_d_is_carried_over_without_boot_jobs(self) -> None:
         imported = from_crontab(CRON_D)
         assert names(imported) == [
             "invoke-rc-d", "certbot", "e2scrub_all_cron", "e2scrub_all",
@@ -235,7 +235,7 @@ class TestRealCrontabs:
         assert imported.left_out == ()
 
     @pytest.mark.parametrize("text", [ETC_CRONTAB, CRON_D, USERS])
-    def test_what_comes_of_them_can_be_stored(self, text: str) -> None:
+    def test_imported_schedules_can_be_stored(self, text: str) -> None:
         for schedule in from_crontab(text).schedules:
             assert from_definition(schedule.name, schedule.definition()) == schedule
 
@@ -298,19 +298,19 @@ IDLE = st.sampled_from(["", " ", "# a comment", "#0 0 * * * x", "\t# m h dom mon
 class TestGeneratedCrontabs:
     @settings(max_examples=settings().max_examples // 8)
     @given(st.lists(st.tuples(EXPRESSIONS, st.sampled_from(ZONES)), min_size=1, max_size=3))
-    def test_entries_fire_as_by_cron(self, wanted: list[tuple[str, str]]) -> None:
-        text = "".join(f"CRON_TZ={key}\n{expression} true\n" for expression, key in wanted)
+    def test_entries_fire_as_by_cron(self, expected: list[tuple[str, str]]) -> None:
+        text = "".join(f"CRON_TZ={key}\n{expression} true\n" for expression, key in expected)
         imported = from_crontab(text, system=False)
         assert imported.left_out == ()
-        assert len(imported.schedules) == len(wanted)
-        for schedule, (expression, key) in zip(imported.schedules, wanted, strict=True):
+        assert len(imported.schedules) == len(expected)
+        for schedule, (expression, key) in zip(imported.schedules, expected, strict=True):
             assert schedule.trigger == Cron(expression, key)
             assert_fires_as_cron(schedule)
 
     @given(st.data())
     def test_every_line_is_carried_over_or_left_out_or_idle(self, data: st.DataObject) -> None:
         lines: list[str] = []
-        wanted: list[tuple[str, str, dict[str, str]]] = []
+        expected: list[tuple[str, str, dict[str, str]]] = []
         refused: list[int] = []
         tz, env = "UTC", dict[str, str]()
         for kind in data.draw(st.lists(st.sampled_from("eeezsri"), max_size=12)):
@@ -319,7 +319,7 @@ class TestGeneratedCrontabs:
                     blank = data.draw(BLANKS)
                     expression, line = data.draw(EXPRESSIONS), data.draw(COMMANDS)
                     lines.append(data.draw(BLANKS) + expression.replace(" ", blank) + blank + line)
-                    wanted.append((f"{expression} {tz}", line.replace("\\%", "%"), env))
+                    expected.append((f"{expression} {tz}", line.replace("\\%", "%"), env))
                 case "z":
                     tz = data.draw(st.sampled_from(ZONES))
                     lines.append(
@@ -342,9 +342,9 @@ class TestGeneratedCrontabs:
             (f"{s.trigger.expression} {s.trigger.tz}", s.target.shell, s.target.env)  # type: ignore[union-attr]
             for s in imported.schedules
         ]
-        assert found == wanted
+        assert found == expected
         assert [left.line for left in imported.left_out] == refused
-        assert len(set(names(imported))) == len(wanted)
+        assert len(set(names(imported))) == len(expected)
 
 
 class TestSettings:
@@ -369,7 +369,7 @@ class TestSettings:
         assert target_of(from_crontab(f"{line}\n0 0 * * * x", system=False)).env == {"A": value}
 
     @pytest.mark.parametrize("line", ['A="unbalanced', 'A="a" b', "A B=c", "1A=b", "@a=b", "=b"])
-    def test_what_is_no_setting_of_a_variable_is_left_out(self, line: str) -> None:
+    def test_a_setting_with_an_invalid_name_is_left_out(self, line: str) -> None:
         imported = from_crontab(f"A=first\n{line}\n0 0 * * * x", system=False)
         assert [(left.line, left.text) for left in imported.left_out] == [(2, line)]
         assert target_of(imported).env == {"A": "first"}
@@ -381,7 +381,7 @@ class TestSettings:
         envs = [s.target.env for s in imported.schedules]  # type: ignore[union-attr]
         assert envs == [{}, {"A": "1"}, {"A": "2", "B": "3"}]
 
-    def test_what_only_cron_heeds_is_not_the_commands(self) -> None:
+    def test_crons_own_settings_are_not_in_the_commands_environment(self) -> None:
         text = (
             "MAILTO=joe\nMAILFROM=x\nLOGNAME=root\nCRON_TZ=:Asia/Tokyo\nTZ=Asia/Tokyo\n@daily x\n"
         )
@@ -450,7 +450,7 @@ class TestCommands:
         ],
     )
     @pytest.mark.process
-    def test_what_follows_a_percent_is_read_by_the_command(self, line: str, printed: str) -> None:
+    def test_the_command_reads_the_text_after_a_percent(self, line: str, printed: str) -> None:
         assert output(entry(line.replace(r"cat a\\", "cat "))) == printed
 
     @pytest.mark.parametrize(
@@ -470,7 +470,7 @@ class TestCommands:
             ("'/opt/my tool/x y'", "my"),
         ],
     )
-    def test_a_name_is_made_of_what_runs(self, line: str, name: str) -> None:
+    def test_a_name_is_made_of_the_program(self, line: str, name: str) -> None:
         text = f"0 0 * * * ./run\n0 0 * * * {line}\n"
         assert names(from_crontab(text, system=False)) == ["run", name]
 
@@ -497,7 +497,7 @@ class TestCommands:
     def test_the_comment_above_an_entry_is_its_name(self, comment: str, name: str) -> None:
         assert names(from_crontab(f"{comment}\n0 0 * * * x\n", system=False)) == [name]
 
-    def test_names_are_told_apart_whatever_they_look_like(self) -> None:
+    def test_equal_names_get_numbers(self) -> None:
         text = "# x 2\n@daily a\n@daily x\n@daily x\n# x\n@daily b\n"
         assert names(from_crontab(text, system=False)) == ["x-2", "x", "x-3", "x-4"]
 
@@ -540,7 +540,7 @@ class TestWhatCronReadsOtherwise:
         [schedule] = from_crontab("0 0 * * 5-7 x", system=False).schedules
         assert_fires_as_cron(schedule)
 
-    def test_the_options_of_cronie_are_told_and_dropped(self) -> None:
+    def test_the_options_of_cronie_are_noted_and_dropped(self) -> None:
         imported = from_crontab("-*/5 * * * * -n x\n", system=False)
         assert target_of(imported).shell == "x"
         assert imported.schedules[0].trigger == Cron("*/5 * * * *")
@@ -567,13 +567,13 @@ class TestUsers:
             ("0 0 * * * root\n", False),
         ],
     )
-    def test_whether_there_are_users_is_guessed_and_said(self, text: str, is_system: bool) -> None:
+    def test_a_guess_about_users_is_noted(self, text: str, is_system: bool) -> None:
         imported = from_crontab(text)
         guess = "is read as a user" if is_system else "is not read as a user"
         assert any(guess in note for note in imported.notes)
         assert any("was run as the user" in note for note in imported.notes) is is_system
 
-    def test_who_says_what_it_is_hears_no_guess(self) -> None:
+    def test_an_explicit_kind_of_crontab_has_no_note(self) -> None:
         text = "0 0 * * * joe /y\n"
         users, system = from_crontab(text, system=False), from_crontab(text, system=True)
         assert (target_of(users).shell, target_of(system).shell) == ("joe /y", "/y")
@@ -747,7 +747,7 @@ class TestCronToGo:
         assert [f"{t:%m-%d %H:%M}" for t in found] == ["01-01 06:00", "01-03 06:00", "01-05 06:00"]
 
     @pytest.mark.parametrize("text", [json.dumps(JOBS), json.dumps({"jobs": JOBS}, indent=2)])
-    def test_the_json_of_its_api_says_the_same(self, text: str) -> None:
+    def test_the_json_of_its_api_reads_the_same(self, text: str) -> None:
         assert from_cron_to_go(text) == from_cron_to_go(MANIFEST)
 
     def test_it_fires_as_by_cron(self) -> None:
@@ -806,7 +806,7 @@ class TestCronToGo:
             ("jobs:\n  - schedule: */5 * * * *\n", 2, "cannot read the manifest: line 2: expec"),
         ],
     )
-    def test_what_cannot_be_read_is_left_out(self, text: str, line: int, why: str) -> None:
+    def test_an_unreadable_job_is_left_out(self, text: str, line: int, why: str) -> None:
         left, *_ = from_cron_to_go(text).left_out
         assert left.line == line
         assert left.reason.startswith(why)
@@ -818,7 +818,7 @@ class TestCronToGo:
         imported = from_cron_to_go(text)
         assert imported == Imported(schedules=(), left_out=(), notes=())
 
-    def test_what_means_something_else_here_is_noted(self) -> None:
+    def test_a_difference_in_behavior_is_noted(self) -> None:
         jobs = [
             job(nickname="a", command="worker", Webhook="x"),
             job(nickname="b", schedule="0 0 */2 * 1", start_date="2026-01-01T00:00:00Z"),
@@ -845,7 +845,7 @@ class TestAnyText:
                              "Daily at 3:30 AM", "A=", "'", '"', "|", "{", "[", "#", "root ", "%"])
         ).map("".join)
     )  # fmt: skip
-    def test_no_text_makes_it_raise_and_what_it_gives_can_be_stored(self, text: str) -> None:
+    def test_no_text_makes_it_raise_and_its_schedules_can_be_stored(self, text: str) -> None:
         for parser in self.PARSERS:
             imported = parser(text)
             assert len(set(names(imported))) == len(imported.schedules)
@@ -878,7 +878,7 @@ class TestAnyText:
         [left] = from_crontab("'PASSWORD PHRASE' = hunter22\n").left_out
         assert left.text == "'PASSWORD PHRASE' =****"
 
-    def test_the_queue_is_the_one_that_was_given(self) -> None:
+    def test_the_queue_is_the_argument(self) -> None:
         found = (
             from_crontab("0 0 * * * x", queue="low"),
             from_heroku_scheduler("$ x\tHourly at :10", queue="low"),

@@ -21,7 +21,7 @@ def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("either_parser")
 class TestYaml:
-    def test_only_what_json_would_call_so_is_no_text(self) -> None:
+    def test_only_json_scalars_are_no_texts(self) -> None:
         words = "on, off, yes, y, 12:30, 0123, 0x1f, 0b1, 1_000, 1e3, .5, +1, .inf, 2026-03-01, ="
         assert read(f"[{words}]").value == words.split(", ")
         assert read("[1, -2, 0, 1.5, -1.5e+20, true, False, null, ~, '1']").value == [
@@ -35,7 +35,7 @@ class TestYaml:
         found = read("# a comment\na:\n  b: 1\n  c:\n    d: 2\n")
         assert found.lines == {("a",): 2, ("a", "b"): 3, ("a", "c"): 4}
 
-    def test_a_key_given_twice_is_told_with_its_line_and_owner(self) -> None:
+    def test_a_repeated_key_is_reported_with_its_line_and_schedule(self) -> None:
         found = read("s:\n  job:\n    queue: a\n    queue: b\n  job: {}\n")
         assert [*map(str, found.twice)] == [
             "line 4: job: 'queue' comes twice",
@@ -43,7 +43,7 @@ class TestYaml:
         ]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("a: &x 1\n", "line 1: expected no anchors and aliases, got &x"),
             ("a: 1\nb: *x\n", "line 2: expected no anchors and aliases, got *x"),
@@ -57,10 +57,10 @@ class TestYaml:
             ("\n\na: b: c\n", "line 3: expected YAML"),
         ],
     )
-    def test_what_is_more_than_data_is_refused(self, text: str, told: str) -> None:
+    def test_anything_but_plain_data_is_refused(self, text: str, message: str) -> None:
         with pytest.raises(ScheduleError) as refusal:
             read(text)
-        assert told in str(refusal.value)
+        assert message in str(refusal.value)
         assert str(refusal.value).isprintable()
 
     def test_a_bomb_is_refused_before_it_grows(self) -> None:
@@ -83,11 +83,11 @@ class TestJson:
     def test_it_begins_with_a_brace(self) -> None:
         assert read('\ufeff\n {"a": [1e3, "\\ud83d\\ude00"]}').value == {"a": [1000.0, "😀"]}
 
-    def test_a_key_given_twice_is_told(self) -> None:
+    def test_a_repeated_key_is_reported(self) -> None:
         assert read('{"a": {"b": 1, "b": 2}}').twice == [Fault("", "'b' comes twice")]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ('{"a":\n1 2}', "line 2: expected JSON"),
             ('{"a": NaN}', "expected JSON, got NaN"),
@@ -97,10 +97,10 @@ class TestJson:
             ('{"a": ' * 60 + "1" + "}" * 60, "expected at most 50 levels"),
         ],
     )
-    def test_what_is_none_is_refused(self, text: str, told: str) -> None:
+    def test_invalid_json_is_refused(self, text: str, message: str) -> None:
         with pytest.raises(ScheduleError) as refusal:
             read(text)
-        assert told in str(refusal.value)
+        assert message in str(refusal.value)
 
     def test_as_deep_as_may_be_is_read(self) -> None:
         text = '{"a": ' * DEEPEST + "1" + "}" * DEEPEST

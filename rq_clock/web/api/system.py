@@ -12,9 +12,8 @@ from starlette.responses import Response
 from rq_clock.doctor.facts import Code, gather
 from rq_clock.doctor.schedule_checks import findings
 from rq_clock.errors import Conflict, Fault, ScheduleError
-from rq_clock.manifest.document import dump
+from rq_clock.manifest.document import choose, dump
 from rq_clock.manifest.document import read as read_manifest
-from rq_clock.manifest.export import choose
 from rq_clock.model.view import Page
 from rq_clock.serializers.clock import ClockView, audit_view, clock_view
 from rq_clock.serializers.schedules import (
