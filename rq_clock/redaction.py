@@ -1,10 +1,10 @@
-"""What must not be shown, and how it is shown instead. Pure.
+"""Mask secrets in texts. Pure.
 
 A value is secret when its name says so (API_KEY, Authorization, …) or when it is a URL with a user
 or password in it. Secrets are masked in every text about a target, and their values in what a
 command prints or a web call answers.
 
-Not here: finding a secret that nothing gives away. `echo $((40 + 2))` may print one.
+Not here: finding a secret without a name. `echo $((40 + 2))` may print one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"[^\"$][^\"]*\"|'[^']+'|[^\s\"'$;|&<>][^\s\"';|&<>]*)",
     re.IGNORECASE,
 )
-_PART = re.compile(r"[^/]{20,}")  # of a path: what is that long is an identifier, often a secret
+_PART = re.compile(r"[^/]{20,}")  # of a path: a part this long is an identifier, often a secret
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable or header of this name holds a secret."""
+    """Return whether a variable or header of this name holds a secret."""
     return bool(_NAME.search(name))
 
 
 def masked(values: Mapping[str, str]) -> dict[str, str]:
-    """Variables or headers as they may be shown."""
+    """Return variables or headers with secret values masked."""
     return {n: MASK if is_secret(n) else masked_text(v) for n, v in values.items()}
 
 
 def masked_json(value: Any) -> Any:
-    """A JSON value as it may be shown."""
+    """Return a JSON value with its secrets masked."""
     if isinstance(value, dict):
         return {n: MASK if is_secret(str(n)) else masked_json(v) for n, v in value.items()}
     if isinstance(value, list):
@@ -53,14 +53,14 @@ def masked_json(value: Any) -> Any:
 
 
 def masked_text(text: str) -> str:
-    """A command line as it may be shown: without what is plainly a secret in it."""
+    """Return a command line with its plain secrets masked."""
     text = _USERINFO.sub(MASK, text)
     return _ASSIGNED.sub(lambda m: (m["name"] or m["switch"]) + (m["scheme"] or "") + MASK, text)
 
 
 def masked_url(url: str) -> str:
-    """A URL as it may be shown: no user, no query, and no long part of its path, since that is
-    where services put the secret of a webhook. Never raises."""
+    """Return a URL without user, query and long parts of its path, where services put the secret of
+    a webhook. Never raises."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
@@ -71,10 +71,10 @@ def masked_url(url: str) -> str:
     return printable(start + path + ("?…" if parts.query else ""), 200)
 
 
-def printable(text: str, most: int) -> str:
-    """A text for one line, without anything that a terminal would obey."""
+def printable(text: str, limit: int) -> str:
+    """Return a text for one line, without control characters that a terminal would obey."""
     text = "".join(c if c.isprintable() else _escaped(c) for c in text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _escaped(c: str) -> str:
@@ -82,7 +82,7 @@ def _escaped(c: str) -> str:
 
 
 class Secrets:
-    """The values of secret variables or headers, to be hidden wherever they turn up."""
+    """The values of secret variables or headers, masked wherever they occur."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         words = {word for name, value in values.items() for word in _secrets_in(name, value)}
@@ -92,7 +92,7 @@ class Secrets:
         self._pattern = re.compile(b"|".join(map(re.escape, found))) if found else None
 
     def hide(self, data: bytes) -> bytes:
-        """The data with a mask in place of each secret value."""
+        """Return the data with a mask in place of each secret value."""
         return self._pattern.sub(MASK.encode(), data) if self._pattern else data
 
 

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import rq_clock
+from bench.house import banned_names
 from rq_clock.cli import main
 from rq_clock.manifest.document import parse
 
@@ -196,6 +197,15 @@ def test_no_script_composes_a_key_by_itself() -> None:
     for path in (PACKAGE / "store" / "lua").glob("*.lua"):
         spelled = re.findall(r"rq-clock|KEYS\[\d+\] \.\.", path.read_text())
         assert not spelled, f"{path.name} composes a key: {spelled}"
+
+
+def test_names_are_plain() -> None:
+    banned = {
+        f"{path.relative_to(PACKAGE)}:{line} {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name, line in banned_names(path.read_text())
+    }
+    assert not banned
 
 
 def test_no_test_sleeps() -> None:
