@@ -1,4 +1,4 @@
-"""The size and shape of the code: `python -m bench.house [CHECKOUT ...]`, side by side.
+"""The size, shape and start of the code: `python -m bench.house [CHECKOUT ...]`, side by side.
 
 Lines count docstrings, comments and blank lines. Banned identifiers are names that the package
 defines (functions, classes, arguments, variables, attributes) and that hold a word of `BANNED`.
@@ -7,7 +7,9 @@ defines (functions, classes, arguments, variables, attributes) and that hold a w
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ BANNED = frozenset(
 )
 """Words that name no thing: a reader has to look up what they stand for."""
 LONG_FILE, LONG_FUNCTION = 400, 40
+RUNS = 7
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -99,12 +102,38 @@ def measure(root: Path) -> dict[str, int]:
     }
 
 
+def start(root: Path) -> dict[str, float]:
+    """Return what it costs to start Python with a checkout: the least of a few runs."""
+    python = root / ".venv" / "bin" / "python"
+    found = {}
+    for what, *words in (
+        ("rq-clock --help", "-m", "rq_clock", "--help"),
+        ("import rq_clock", "-c", "import rq_clock"),
+        ("import of the clock process", "-c", "import rq_clock.clock, rq_clock.testing"),
+    ):
+        runs = [_run(python, words, root) for _ in range(RUNS)]
+        found[f"{what}: CPU ms"] = min(milliseconds for milliseconds, _ in runs)
+        found[f"{what}: memory MB"] = min(megabytes for _, megabytes in runs)
+    return found
+
+
+def _run(python: Path, words: list[str], root: Path) -> tuple[float, float]:
+    """Return the CPU time in ms and the peak memory in MB of a process."""
+    process = subprocess.Popen([python, *words], cwd=root, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    return (usage.ru_utime + usage.ru_stime) * 1000, usage.ru_maxrss / 1024
+
+
 def main() -> None:
     """Print the figures of each checkout named on the command line; of this one without."""
     roots = [Path(word) for word in sys.argv[1:]] or [Path.cwd()]
     columns = [measure(root) for root in roots]
     for figure in columns[0]:
-        print(f"{figure:36}" + "".join(f"{column[figure]:>10,}" for column in columns))
+        print(f"{figure:42}" + "".join(f"{column[figure]:>10,}" for column in columns))
+    starts = [start(root) for root in roots]
+    for figure in starts[0]:
+        print(f"{figure:42}" + "".join(f"{column[figure]:>10.1f}" for column in starts))
 
 
 if __name__ == "__main__":
