@@ -22,7 +22,8 @@ from rq_clock.version import __version__
 from rq_clock.web import api, health, metrics, pages
 from rq_clock.web.auth import SAFE
 from rq_clock.web.context import Context, Needs, path_of, site_of
-from rq_clock.web.middleware import Guard
+from rq_clock.web.definitions import escaped
+from rq_clock.web.middleware import Middleware
 from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, problem_of
 
 _STATIC = Path(__file__).parent / "static"
@@ -31,17 +32,17 @@ _STATIC = Path(__file__).parent / "static"
 def create_app(
     settings: Settings | None = None, *, redis: Redis | None = None, read_only: bool = False
 ) -> FastAPI:
-    """Return the whole web process as an ASGI app. Mounted under a path, its links stay there.
-    Makes no connection. Raises RqClockError for a wrong setting."""
+    """Return the web process as an ASGI app, which can be mounted under a path. Connects on first
+    use. Raises RqClockError for a wrong setting."""
     settings = settings or Settings.from_env()
     app = FastAPI(
         title="rq-clock",
         version=__version__,
         summary="Schedules for RQ that survive restarts",
-        openapi_url=None,  # nobody reads it without a token, see api/openapi.py
+        openapi_url=None,  # needs a token, see api/openapi.py
     )
     app.state.web = Context.of(settings, redis, read_only=read_only)
-    app.add_middleware(Guard, late=_late, behind_proxy=settings.behind_proxy)
+    app.add_middleware(Middleware, late=_late, behind_proxy=settings.behind_proxy)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router)
     app.include_router(api.router)
@@ -49,12 +50,12 @@ def create_app(
     app.include_router(health.router)
     closed = () if settings.metrics_public else (Depends(Needs("read")),)
     app.include_router(metrics.router, dependencies=closed)
-    app.openapi = partial(api.document, app)  # type: ignore[method-assign]  # as FastAPI has it
+    app.openapi = partial(api.document, app)  # type: ignore[method-assign]  # as FastAPI documents
     for kind in (RqClockError, RedisError, Problem):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
-    app.add_exception_handler(ClientDisconnect, _hung_up)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     return app
 
 
@@ -68,7 +69,7 @@ def _answer(request: Request, error: Exception) -> Response:
 def _late(scope: Scope) -> Response:
     request = Request(scope)
     unknown = "" if request.method in SAFE else "; check whether it was done before you repeat it"
-    detail = f"no answer in time: Redis, this process or the caller is too slow{unknown}"
+    detail = f"no answer in time: Redis, this process or the client is too slow{unknown}"
     return _answer(request, Problem("store-unavailable", detail, headers={"Retry-After": "2"}))
 
 
@@ -88,11 +89,11 @@ def _place(path: Sequence[object]) -> str:
     kind, *parts = map(str, path)
     if kind != "body":
         return "/".join(parts)
-    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in parts)
+    return "".join(f"/{escaped(part)}" for part in parts)
 
 
 def _plain(request: Request, error: Exception) -> Response:
-    """Answer what the framework refuses: unknown paths and methods."""
+    """Answer a request that the framework refuses, such as one for an unknown path."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return _answer(request, Problem("not-found", f"nothing at {path_of(request)}"))
@@ -104,12 +105,12 @@ def _plain(request: Request, error: Exception) -> Response:
     return JSONResponse(document, error.status_code, error.headers, media_type=MEDIA_TYPE)
 
 
-def _hung_up(request: Request, error: Exception) -> Response:
-    """Answer a client that hung up in the middle of its request; nothing is logged."""
+def _disconnected(request: Request, error: Exception) -> Response:
+    """Answer a client that disconnected in the middle of its request, without a log line."""
     return Response(status_code=400)
 
 
 def _is_api(request: Request) -> bool:
-    """Whether the client is a machine, which gets JSON and no page."""
+    """Return whether the response is JSON rather than a page."""
     path = path_of(request)
     return path.startswith("/api/") or path == "/metrics"

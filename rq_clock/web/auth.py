@@ -1,19 +1,20 @@
-"""Authorization: bearer tokens with scopes, the browser's cookie, and its protection against other
-sites. Closed by default: without RQ_CLOCK_TOKENS nobody gets in.
+"""Authorization: bearer tokens with scopes, the browser's cookie, and protection against requests
+from other sites. Without RQ_CLOCK_TOKENS every request is refused.
 
 Scopes: `read` sees everything but secrets; `operate` also runs, pauses, skips, backfills, retries;
-`admin` also adds, edits and removes; `tasks` is for callers that only leave tasks.
+`admin` also adds, edits and removes; `tasks` only creates tasks.
 
-A token is compared by its SHA-256, with all that there are, in constant time. A browser trades one
-for a cookie that is signed, HttpOnly and SameSite=Lax, and names the token: taking that away ends
-the session. A request that changes something and comes with the cookie must come from
-this site: browsers say so (Sec-Fetch-Site, or Origin in older ones), and a request without
-either is refused. Failed attempts are counted by address, in Redis as long as that can be used.
+A token is compared by its SHA-256 with every known token, in constant time. A browser exchanges it
+for a signed cookie (HttpOnly, SameSite=Lax) that names the token: removing the token ends the
+session. A change with a cookie must come from this site, by the header Sec-Fetch-Site (Origin in
+older browsers); without either header it is refused. Failed attempts are counted by address: in
+Redis, and in this process while Redis is away.
 """
 
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 COOKIE = "rq_clock"
 SESSION_SECONDS = 7 * 24 * 3600
 ATTEMPTS, ATTEMPTS_SECONDS = 10, 60
-"""Failed attempts of one address within a time, after which it has to wait."""
+"""Failed attempts that an address has within this time."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Access:
-    """The tokens of a process."""
+    """The tokens of one web process."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._tokens = {_digest(token.value): token for token in settings.tokens}
@@ -48,16 +49,16 @@ class Access:
         self._redis = redis
         self._namespace = settings.namespace
         self._failed: dict[str, tuple[int, float]] = {}
-        """Address → failed attempts, and when they are forgotten; while Redis is away."""
+        """Address → failed attempts, and when they expire."""
 
     @property
     def closed(self) -> bool:
-        """Whether there is no token at all."""
+        """Return whether no token is set."""
         return not self._tokens
 
     def token(self, request: Request) -> Token | None:
-        """Return the token of a request; None without a token or cookie. Raises Problem for an
-        unknown token, and for a cookie that another site may be using."""
+        """Return the token of a request; None if it has neither token nor cookie. Raises Problem
+        for an unknown token, and for a change with a cookie from another site."""
         header = request.headers.get("authorization", "")
         if header:
             scheme, _, value = header.partition(" ")
@@ -68,22 +69,24 @@ class Access:
         return token
 
     def session(self, request: Request) -> Token | None:
-        """Return the token that the cookie names."""
+        """Return the token that the cookie names; None without a valid cookie."""
         try:
             signed = request.cookies.get(COOKIE, "")
-            mark = self._signer.unsign(signed, max_age=SESSION_SECONDS).decode()
+            name = self._signer.unsign(signed, max_age=SESSION_SECONDS).decode()
         except (BadSignature, UnicodeError):
             return None
-        return next((t for t in self._tokens.values() if _mark(t) == mark), None)
+        return next((t for t in self._tokens.values() if _cookie_name(t) == name), None)
 
     def check(self, request: Request, value: str) -> Token:
-        """Return the token of a value. Raises Problem, also after too many wrong ones."""
+        """Return the token with this value. Raises Problem for an unknown one, and after too many
+        failed attempts."""
         address = request.client.host if request.client else ""
-        wait = self._wait(address)
-        if wait > 0:
+        failures, until = self._failed.get(address, (0, 0.0))
+        wait = round(until - monotonic())
+        if failures >= ATTEMPTS and wait > 0:
             raise Problem(
                 "slow-down",
-                f"too many failed attempts from {address}; come back in {wait} s",
+                f"too many failed attempts from {address}; retry in {wait} s",
                 headers={"Retry-After": str(wait)},
             )
         candidate, found = _digest(value), None
@@ -101,41 +104,29 @@ class Access:
 
     def cookie(self, token: Token) -> str:
         """Return the cookie of a token."""
-        return self._signer.sign(_mark(token)).decode()
+        return self._signer.sign(_cookie_name(token)).decode()
 
     def serializer(self, purpose: str) -> URLSafeSerializer:
         """Return a signer for other cookies."""
         return URLSafeSerializer(self._secret, salt=purpose)
 
-    # ---- failed attempts ----------------------------------------------------------------------
-
-    def _key(self, address: str) -> str:
-        return key_of(self._namespace, f"attempts:{address}")
-
-    def _wait(self, address: str) -> int:
-        """Return the seconds that an address has to wait."""
-        count, until = self._failed.get(address, (0, 0.0))
-        if count < ATTEMPTS:
-            return 0
-        return max(0, round(until - monotonic()))
-
     def _count(self, address: str) -> None:
+        """Count a failed attempt."""
         count, until = self._failed.get(address, (0, 0.0))
         count = count + 1 if until > monotonic() else 1
-        try:
+        key = key_of(self._namespace, f"attempts:{address}")
+        with suppress(RedisError):
             pipe = self._redis.pipeline()
-            pipe.incr(self._key(address))
-            pipe.expire(self._key(address), ATTEMPTS_SECONDS, nx=True)
+            pipe.incr(key)
+            pipe.expire(key, ATTEMPTS_SECONDS, nx=True)
             count = max(count, pipe.execute()[0])
-        except RedisError:
-            pass
         if len(self._failed) > 10_000:  # addresses are cheap
             self._failed.clear()
         self._failed[address] = (count, monotonic() + ATTEMPTS_SECONDS)
 
 
 def from_here(request: Request) -> bool:
-    """Whether the request comes from a page of this site, as its browser reports."""
+    """Return whether a browser reports that the request comes from a page of this site."""
     site = request.headers.get("sec-fetch-site")
     if site:
         return site in ("same-origin", "none")
@@ -150,5 +141,5 @@ def _digest(value: str) -> bytes:
     return sha256(value.encode()).digest()
 
 
-def _mark(token: Token) -> str:
+def _cookie_name(token: Token) -> str:
     return f"{token.name}.{_digest(token.value).hex()[:16]}"

@@ -1,13 +1,13 @@
-"""What open pages depend on, as one word.
+"""A version of the data that open pages show.
 
-An open page asks for itself again every few seconds with the ETag of the answer before, and gets
-304 until it would show something else (live.js, pages/layout.py). The ETag holds a hash of a few
-keys that change with whatever pages show; changes.lua reads them in one round trip. It is read
-before the page is made, so it may be older than the page but never newer: no change is missed. It
-changes by itself every OLD_SECONDS, because pages say how long ago things were.
+An open page requests itself every few seconds with its ETag, and gets 304 until its content has
+changed (live.js, pages/layout.py). The ETag includes a hash of a few keys that change with all that
+pages show; changes.lua reads them in one round trip. The hash is read before the page is rendered,
+so it may be older than the page but never newer: no change is missed. It also changes every
+OLD_SECONDS, because pages show how long ago events were.
 
-However many pages are open, a process looks once in KEPT_SECONDS. Only the page of a run, which
-shows output as it is printed, has a look of its own.
+A process reads the hash once in KEPT_SECONDS for all open pages. Only the page of a run, which
+shows output as it is printed, reads it for each request.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ OLD_SECONDS = 15
 
 
 class Changes:
-    """The looks of one process. Makes no connection before it is used."""
+    """The version, read at most once in KEPT_SECONDS. Connects on first use."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._script = load_script(store.redis, "changes")
         self._lock = Lock()
         self._latest: tuple[float, str | RedisError] = (-inf, "")
-        """When it was read, and the answer."""
+        """When it was read, and the result."""
 
     def latest(self, job: str = "") -> str:
-        """Return a word that is the same until pages change; with a job, until its output does too.
-        Raises redis-py's RedisError."""
+        """Return a text that changes when pages do; with a job, also when its output does. Raises
+        redis-py's RedisError."""
         if job:
-            return self._look(job)
+            return self._read(job)
         with self._lock:
-            read, found = self._latest
-            if monotonic() - read >= KEPT_SECONDS:
+            since, found = self._latest
+            if monotonic() - since >= KEPT_SECONDS:
                 try:
-                    found = self._look("")
-                except RedisError as error:  # pages that wait here must not each wait for Redis
+                    found = self._read("")
+                except RedisError as error:  # waiting pages must not each wait for Redis
                     found = error
                 self._latest = monotonic(), found
         if isinstance(found, RedisError):
             raise found.with_traceback(None)
         return found
 
-    def _look(self, job: str) -> str:
+    def _read(self, job: str) -> str:
         keys = self._store.keys(
             "revision", "due", "failing", "duties", "lease", "alerts", "workers",
             f"output:{job}", "handovers", "runs", "audit",

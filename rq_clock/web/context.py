@@ -1,4 +1,4 @@
-"""The parts that routes use, and the scopes that they need."""
+"""The context of every route: the parts of the app, and the scopes that a caller needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ while a schedule is in trouble."""
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of one app, at `request.app.state.web`. Connects on first use."""
+    """The parts of one app, stored at `request.app.state.web`. Connects on first use."""
 
     settings: Settings
     redis: Redis
@@ -42,7 +42,7 @@ class Context:
 
     @classmethod
     def of(cls, settings: Settings, redis: Redis | None, *, read_only: bool) -> Context:
-        """Raises StoreUnavailable when there is no REDIS_URL."""
+        """Return the parts. Raises StoreUnavailable when REDIS_URL is not set."""
         redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
         store = Store.from_settings(redis, settings)
         return cls(
@@ -59,7 +59,7 @@ class Context:
 
 
 def site_of(request: Request) -> Context:
-    """Return the parts of the app that serves this request."""
+    """Return the context of the app that serves this request."""
     return cast(Context, request.app.state.web)
 
 
@@ -78,7 +78,8 @@ _bearer = HTTPBearer(auto_error=False, description="A token of RQ_CLOCK_TOKENS."
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A dependency: the caller's token, with this scope. A read-only process refuses changes."""
+    """A dependency that returns the caller's token, which must have this scope. A read-only process
+    refuses changes."""
 
     scope: str
 
@@ -115,5 +116,5 @@ Web = Annotated[Context, Depends(site_of)]
 
 
 def schedules_for(site: Context, token: Token, once: RequestKey | None = None) -> Schedules:
-    """Return the operations on schedules, with the token's name as the actor."""
+    """Return the service for schedules, with the token's name as the actor."""
     return Schedules(site.redis, by=token.name, settings=site.settings, request_key=once)

@@ -1,5 +1,5 @@
-"""Definitions of schedules in the body of a request, in the words of a manifest: read by its
-reader, and each fault at the JSON pointer of its field."""
+"""Schedules in the body of a request. They have the keys of a manifest's entries; each fault gets
+the JSON pointer of its field."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from rq_clock.web.problems import Problem
 
 
 def schedule_from(name: str, body: Mapping[str, Any], was: Schedule | None = None) -> Schedule:
-    """Return the schedule of a definition; masked values stand for those of the one that `was`.
-
-    Raises Problem with every fault, at its field.
-    """
+    """Return the schedule of a definition; masked values stand for those of the stored one (`was`).
+    Raises Problem with every fault."""
     entry = {key: value for key, value in body.items() if value is not None}
     if "paused" in entry:
         text = "a pause is no part of a definition; pause the schedule when it exists"
@@ -46,7 +44,8 @@ def pointed(faults: Iterable[Fault], entry: object) -> list[Fault]:
 
 
 def _pointer(field: str, entry: object) -> str:
-    """Return the JSON pointer of a field, as deep as the entry goes: a webhook may be a text."""
+    """Return the JSON pointer of a field. It stops where the entry has no mapping: a webhook may be
+    a text."""
     pointer, value = "", entry
     for part in field.split(".") if field else ():
         if not isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Health checks of this process, for platforms and load balancers. They are open to everybody, so
-they reveal nothing. /readyz ignores a missing clock unless `clock=1`: a load balancer must not take
-the dashboard away just when it shows that no clock leads.
+"""Health checks of this process, for platforms and load balancers. They need no token, so they
+reveal no data. /readyz ignores a missing clock unless `clock=1`: otherwise a load balancer would
+remove the dashboard just when it shows that no clock leads.
 
-    /healthz, /livez   this process answers; touches nothing
-    /readyz            it can serve: Redis answers in time, with data that this release understands
+    /healthz, /livez   this process answers; Redis is not used
+    /readyz            Redis answers in time, with data that this release understands
     /readyz?clock=1    and a clock leads
 """
 
@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A condition, whether it holds, and a line about it."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -42,11 +42,11 @@ async def healthz() -> JSONResponse:
 
 @router.get("/readyz")
 def readyz(request: Request) -> JSONResponse:
-    """Return 503 unless every check is ok. The body lists the checks then, and with ?verbose."""
+    """Return 503 unless every check is ok. The body then lists the checks, as with ?verbose."""
     clock, verbose = (
         request.query_params.get(name, "0") not in ("0", "false") for name in ("clock", "verbose")
     )
-    checks = examined(request.app.state.web.store, clock=clock)
+    checks = run_checks(request.app.state.web.store, clock=clock)
     ready = all(check.ok for check in checks)
     body: dict[str, Any] = {"status": "ok" if ready else "unavailable"}
     if verbose or not ready:
@@ -54,9 +54,9 @@ def readyz(request: Request) -> JSONResponse:
     return JSONResponse(body, 200 if ready else 503)
 
 
-def examined(store: Store, *, clock: bool) -> list[Check]:
-    """Return the checks of a web process; with `clock` also whether a clock leads. One round trip.
-    An unreachable Redis is a failed check, not an error."""
+def run_checks(store: Store, *, clock: bool) -> list[Check]:
+    """Return the checks; with `clock` also whether a clock leads. One round trip. An unreachable
+    Redis is a failed check, not an error."""
     began = monotonic()
     pipe: Any = store.redis.pipeline(transaction=False)
     pipe.hget(store.key("meta"), "version")

@@ -1,26 +1,26 @@
-"""Requests that act once: a POST with an `Idempotency-Key`, however often it arrives
+"""Requests that act once: a POST with an `Idempotency-Key` can be repeated
 (draft-ietf-httpapi-idempotency-key-header).
 
-The script that makes a thing writes a record beside it, in the same step (audit.lua). The record
-`idempotency:<hash of token, route and key>` holds a digest of the request and the id of the thing,
-and expires after 24 h. A repeated request acts no more: it is answered anew, from the id. No answer
-is stored.
+The script that creates a thing also writes a record, in the same step (audit.lua). The record
+`idempotency:<hash of token, route and key>` has a digest of the request and the id of the thing,
+and expires after 24 h. A repeated request does not act again: its response is rendered from the id.
+No response is stored.
 
 | event                                     | outcome                                              |
 |-------------------------------------------|------------------------------------------------------|
-| the answer is lost on its way             | the repeated request finds the record                |
+| the response is lost                      | the repeated request finds the record                |
 | two arrive at once                        | both scripts run; the later one finds the record     |
 | the process dies before its script ran    | there is no record: the repeated request acts        |
-| it dies after its script ran              | there is a record, and the thing                     |
+| it dies after its script ran              | there are a record and a thing                       |
 | the script is refused, or Redis is away   | no record, no thing: the repeated request acts       |
 | Redis loses its newest writes             | record and thing are lost together                   |
 | the request has another path or body      | 422 `idempotency-conflict`                           |
-| `schedules:run` breaks off in the middle  | each schedule has its own record: the rest are run   |
-| `jobs:requeue` or `jobs:delete` breaks    | the rest follow, of the jobs that had failed when it |
-| off in the middle                         | first arrived                                        |
-| the thing is gone by then                 | 404; of a new schedule, the definition that it had   |
+| `schedules:run` stops in the middle       | each schedule has its own record: the rest are run   |
+| `jobs:requeue` or `jobs:delete` stops in  | it continues, with the jobs that had failed when the |
+| the middle                                | request first arrived                                |
+| the thing no longer exists                | 404; for a new schedule, the definition that it had  |
 
-A GET, PUT, PATCH or DELETE needs no key: repeated, it leaves the same state.
+A repeated GET, PUT, PATCH or DELETE leaves the same state, so it needs no key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from rq_clock.web.problems import Problem
 
 KEPT_MS = 24 * 3600 * 1000
 LONGEST = 255
-"""Characters of a key."""
+"""Limit of the characters of a key."""
 
 
 def once_of(token: Token, route: str, key: str, request: bytes) -> RequestKey:
@@ -55,10 +55,10 @@ def once_of(token: Token, route: str, key: str, request: bytes) -> RequestKey:
 
 
 def made(request: Request, act: Callable[[RequestKey | None], str], part: str = "") -> str:
-    """Return the id of the thing that a request makes. If it has made it before, do not act.
+    """Return the id of the thing that a request creates. A repeated request does not call `act`.
 
-    `act` passes its argument on to what makes the thing. A request that makes several has a record
-    for each `part`.
+    `act` creates the thing with the record's key, and returns its id. A request that creates
+    several things has a record for each `part`.
     """
     once: RequestKey | None = getattr(request.state, "once", None)
     if once is None:
@@ -82,8 +82,7 @@ def first_arrival(request: Request) -> datetime | None:
     if once is None:
         return None
     site = site_of(request)
-    seconds, micros = site.redis.time()
-    now = from_ms(int(seconds) * 1000 + int(micros) // 1000)
+    now = site.store.now()
     record = f"{once.digest} {to_ms(now)}"
     if site.redis.set(_key(site, once), record, nx=True, px=KEPT_MS):
         return now

@@ -1,10 +1,9 @@
-"""The middleware around every route: the size of a body, the client behind a proxy, the time for an
-answer, and security headers."""
+"""The middleware around every route: limits of the body's size and of the time to answer, the
+client behind a proxy, and security headers."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
@@ -13,12 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rq_clock.web.auth import SAFE
 from rq_clock.web.metrics import count_request
-from rq_clock.web.problems import MEDIA_TYPE, Problem
+from rq_clock.web.problems import Problem
 
 BODY_LIMIT = 1024 * 1024
 LOOK_SECONDS, CHANGE_SECONDS = 1.5, 25.0
-"""After this time a read is answered with 503, and a change with 503 and an unknown outcome. A
-platform's router waits for 30 s."""
+"""Time limits of a read and of a change, which are then answered with 503. The outcome of the
+change is unknown. A platform's router waits for 30 s."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -30,13 +29,13 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Unless a route sets them itself."""
+"""Headers of every response, unless a route sets them itself."""
 
 
-class Guard:
-    """The middleware. `late` answers a request that takes too long; the app's own answer is then
-    dropped. `behind_proxy` trusts X-Forwarded-*, of the addresses the last one: the nearest proxy
-    has added it, and anybody can send the others."""
+class Middleware:
+    """The middleware. `late` answers a request that takes too long; the app's own response is then
+    dropped. `behind_proxy` trusts X-Forwarded-* headers, and of several addresses only the last
+    one: the nearest proxy has added it, while any client can send the others."""
 
     def __init__(
         self, app: ASGIApp, *, late: Callable[[Scope], ASGIApp], behind_proxy: bool
@@ -56,10 +55,10 @@ class Guard:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 15 or int(length) > BODY_LIMIT:
-            await _refuse(answer, _TOO_LARGE)
+            await _refusal(answer.request_id, _TOO_LARGE)(scope, receive, answer.send)
             return
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            await _refuse(answer, _AMBIGUOUS)
+            await _refusal(answer.request_id, _AMBIGUOUS)(scope, receive, answer.send)
             return
         seconds = LOOK_SECONDS if scope["method"] in SAFE else CHANGE_SECONDS
         task = asyncio.ensure_future(self._app(scope, _measured(receive), answer.send))
@@ -80,14 +79,14 @@ class Guard:
 
 
 class _Answer:
-    """An answer on its way, with the headers of every answer."""
+    """Sends a response with the headers of every response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.instance: str = scope["state"]["request_id"]
+        self.request_id: str = scope["state"]["request_id"]
         self.status = 0
-        """0 until the answer has begun."""
+        """0 until the response has started."""
         self.closed = False
-        """Whether the caller has got another answer."""
+        """Whether the client has received another response."""
         self._send = send
 
     async def send(self, message: Message) -> None:
@@ -97,17 +96,17 @@ class _Answer:
             self.status = message["status"]
             headers = message["headers"] = list(message.get("headers", []))
             there = {name.lower() for name, _ in headers}
-            for name, value in {**HEADERS, "X-Request-Id": self.instance}.items():
+            for name, value in {**HEADERS, "X-Request-Id": self.request_id}.items():
                 if name.lower().encode() not in there:
                     headers.append((name.lower().encode(), value.encode()))
         await self._send(message)
 
 
 def _measured(receive: Receive) -> Receive:
-    """Limit the size of a body."""
+    """Return `receive` with a limit on the size of the body."""
     size = 0
 
-    async def take() -> Message:
+    async def limited() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
@@ -115,7 +114,7 @@ def _measured(receive: Receive) -> Receive:
             raise Problem(*_TOO_LARGE)
         return message
 
-    return take
+    return limited
 
 
 def _drop(task: asyncio.Future[None]) -> None:
@@ -126,16 +125,12 @@ def _drop(task: asyncio.Future[None]) -> None:
 
 _TOO_LARGE = "too-large", f"expected a body of at most {BODY_LIMIT:,} bytes"
 _AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
-"""A router may see another end of the body, and take the rest for another request."""
+"""A router may read the body to another end, and the rest as another request."""
 
 
-async def _refuse(answer: _Answer, why: tuple[str, str]) -> None:
-    """Answer with a problem, and hang up."""
-    problem = Problem(*why)
-    body = json.dumps(problem.document(f"urn:rq-clock:request:{answer.instance}")).encode()
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
-    await answer.send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await answer.send({"type": "http.response.body", "body": body})
+def _refusal(request_id: str, why: tuple[str, str]) -> ASGIApp:
+    """Return a problem as an answer that closes the connection."""
+    return Problem(*why, headers={"Connection": "close"}).answer(request_id)
 
 
 def _forwarded(scope: Scope) -> Scope:

@@ -1,7 +1,5 @@
-"""Errors of the API as problem details (RFC 9457): one kind for each thing to act on.
-
-A page shows the same text. Not here: the code that raises each kind.
-"""
+"""Errors of the API as problem details (RFC 9457), one kind for each way to act on it. A page shows
+the same text."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ KINDS = {
 """Kind → status and title."""
 MEDIA_TYPE = "application/problem+json"
 FAULTS, LONGEST = 20, 4000
-"""Limits of the faults in an answer, and of the characters of a text."""
+"""Limits of the faults in a response, and of the characters of a text."""
 _OF_CONFLICT = {
     ConflictKind.EXISTS: "exists",
     ConflictKind.MISSING: "not-found",
@@ -54,8 +52,8 @@ _OF_CONFLICT = {
 
 
 class Problem(Exception):
-    """An answer that is an error. The field of each of its `errors` is a JSON pointer into the body
-    or the name of a parameter; of very many only the first are kept."""
+    """An error response. The field of each of its `errors` is a JSON pointer into the body or the
+    name of a parameter. Only the first FAULTS errors are kept."""
 
     def __init__(
         self,
@@ -73,7 +71,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def document(self, instance: str | None = None) -> dict[str, Any]:
-        """Return the body of the answer; `instance` identifies it."""
+        """Return the body of the response; `instance` identifies the request."""
         document: dict[str, Any] = {
             "type": f"urn:rq-clock:problem:{self.kind}",
             "title": self.title,
@@ -87,7 +85,7 @@ class Problem(Exception):
         return document
 
     def answer(self, request_id: str) -> JSONResponse:
-        """Return the answer."""
+        """Return the response to a request."""
         document = self.document(f"urn:rq-clock:request:{request_id}")
         return JSONResponse(document, self.status, self.headers, media_type=MEDIA_TYPE)
 
@@ -96,10 +94,9 @@ def problem_of(error: Exception, redis_url: str | None) -> Problem:
     """Return an exception of the project, or of redis-py, as a problem."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, RedisError):
-        return Problem("store-unavailable", diagnose(error, redis_url), headers=_LATER)
-    if isinstance(error, StoreUnavailable):
-        return Problem("store-unavailable", str(error), headers=_LATER)
+    if isinstance(error, RedisError | StoreUnavailable):
+        text = diagnose(error, redis_url) if isinstance(error, RedisError) else str(error)
+        return Problem("store-unavailable", text, headers={"Retry-After": "2"})
     if isinstance(error, Conflict):
         return Problem(_OF_CONFLICT[error.kind], str(error))
     if isinstance(error, NoJob):
@@ -110,15 +107,12 @@ def problem_of(error: Exception, redis_url: str | None) -> Problem:
     return Problem("conflict", str(error))
 
 
-_LATER = {"Retry-After": "2"}
-
-
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _error(fault: Fault) -> dict[str, Any]:
-    """Return a fault as one of the `errors`; of an item of a cron expression also the column."""
+    """Return a fault as one of the `errors`, with its column in a cron expression, if any."""
     kind = "pointer" if fault.field[:1] in ("", "/") else "parameter"
     error: dict[str, Any] = {kind: fault.field, "message": _short(fault.text)}
     return error | ({"column": fault.column} if fault.column else {})

@@ -1,4 +1,4 @@
-"""The web process: runs the app until a signal ends it."""
+"""The web process: serve the app until a signal."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from rq_clock.settings import Settings, tokens_from
 from rq_clock.web.app import create_app
 
 GRACE_SECONDS = 5
-"""How long requests may go on after a signal."""
+"""Time for running requests to finish after a signal."""
 CLIENT_SECONDS = 0.3
-"""How long a client may then take to send its request, or to read its answer."""
+"""Time for a client to send its request, or to read its response, after a signal."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(
     settings: Settings, *, host: str, port: int, read_only: bool, token_file: Path | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT. With a `token_file` its token is valid and printed in the log;
-    a new one is made if the file is missing. That is allowed on this machine alone. Raises
-    RqClockError for a wrong setting, and for an address that cannot be used."""
+    """Serve until SIGTERM or SIGINT. The token of a `token_file` is valid and logged, on a loopback
+    address only; a missing file is created with a new token. Raises RqClockError for a wrong
+    setting, and for an address that cannot be used."""
     set_up(stamp=settings.stamped_logs)
     if token_file:
         if host not in LOOPBACK:
@@ -42,7 +42,7 @@ def serve(
         token = _token_in(token_file)
         settings = replace(settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin:{token}")))
     elif not settings.tokens:
-        log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: nobody gets in")
+        log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: every request is refused")
     app = create_app(settings, read_only=read_only)
     with listening(host, port) as listener:
         address = "http://{}:{}".format(*listener.getsockname()[:2])
@@ -57,7 +57,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # middleware.py does, more strictly
+            proxy_headers=False,  # middleware.py reads them, more strictly
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -65,7 +65,7 @@ def serve(
 
 
 def _token_in(path: Path) -> str:
-    """Return the token in a private file; of a missing file, a new one."""
+    """Return the token in a private file; create a missing file with a new one."""
     try:
         return path.read_text().strip()
     except FileNotFoundError:
@@ -80,8 +80,8 @@ def listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=512)
-        # Connections inherit it. asyncio, which sets it elsewhere, does not know these as TCP, and
-        # a body that comes behind its head would wait 40 ms for the client's acknowledgement.
+        # Connections inherit it. asyncio does not set it on these, and a body that is sent after
+        # its head would wait 40 ms for the client's acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
@@ -91,15 +91,15 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that hangs up on clients that stand still, where uvicorn waits for them, forever if
-    need be. Its process then exits with 0, where uvicorn's dies of the signal."""
+    """A server that disconnects stalled clients at its end; uvicorn may wait for them forever. The
+    process exits with 0; uvicorn's dies of the signal."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().call_later(CLIENT_SECONDS, self._hang_up)
+        asyncio.get_running_loop().call_later(CLIENT_SECONDS, self._disconnect_stalled)
         await super().shutdown(sockets)
 
-    def _hang_up(self) -> None:
-        """Cut the connections that wait for nothing but their client."""
+    def _disconnect_stalled(self) -> None:
+        """Abort the connections that only wait for their client."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, H11Protocol):
                 half_sent = connection.cycle is not None and connection.cycle.more_body

@@ -99,7 +99,7 @@ class TestHealthcheck:
         [line] = result.stderr.splitlines()
         assert line.startswith("no clock leads; start one")
 
-    def test_a_worker_counts_while_it_gives_signs_of_life(
+    def test_a_worker_counts_while_it_sends_heartbeats(
         self, run: Run, redis_url: str, connection: Redis
     ) -> None:
         with serving(redis_url, "default"):
@@ -107,7 +107,7 @@ class TestHealthcheck:
         connection.hset("rq-clock:default:workers", "gone", "1700000000000000")
         result = run("healthcheck", "worker")
         assert result.exit_code == 5
-        assert result.stderr.startswith("no worker has given a sign of life for 10 s")
+        assert result.stderr.startswith("no worker has sent a heartbeat for 10 s")
 
     def test_a_web_process_is_asked_on_its_port(self, run: Run, redis_url: str) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as listener:
