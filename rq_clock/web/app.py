@@ -21,7 +21,7 @@ from rq_clock.settings import Settings
 from rq_clock.version import __version__
 from rq_clock.web import api, health, metrics, pages
 from rq_clock.web.auth import SAFE
-from rq_clock.web.context import Context, Needs, path_of, site_of
+from rq_clock.web.context import Context, Needs, context_of, path_of
 from rq_clock.web.definitions import escaped
 from rq_clock.web.middleware import Middleware
 from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, problem_of
@@ -60,7 +60,7 @@ def create_app(
 
 
 def _answer(request: Request, error: Exception) -> Response:
-    problem = problem_of(error, site_of(request).settings.redis_url)
+    problem = problem_of(error, context_of(request).settings.redis_url)
     if not _is_api(request):
         return pages.failed(request, problem)
     return problem.answer(request.state.request_id)

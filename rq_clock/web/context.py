@@ -58,7 +58,7 @@ class Context:
         )
 
 
-def site_of(request: Request) -> Context:
+def context_of(request: Request) -> Context:
     """Return the context of the app that serves this request."""
     return cast(Context, request.app.state.web)
 
@@ -84,14 +84,14 @@ class Needs:
     scope: str
 
     def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Token:
-        site = site_of(request)
-        if site.access.closed:
+        context = context_of(request)
+        if context.access.closed:
             raise Problem(
                 "unauthorized",
                 "no token is set: set RQ_CLOCK_TOKENS, such as to the output of "
                 "`openssl rand -hex 32`, and restart",
             )
-        token = site.access.token(request)
+        token = context.access.token(request)
         if token is None:
             raise Problem(
                 "unauthorized",
@@ -104,7 +104,7 @@ class Needs:
                 f"expected a token with the scope {self.scope}, got {token.name!r}, which has "
                 f"{', '.join(sorted(token.scopes))}",
             )
-        if site.read_only and self.scope != "read" and request.method not in SAFE:
+        if context.read_only and self.scope != "read" and request.method not in SAFE:
             raise Problem("read-only", "this process was started with --read-only")
         return token
 
@@ -112,9 +112,9 @@ class Needs:
 Read = Annotated[Token, Depends(Needs("read"))]
 Operate = Annotated[Token, Depends(Needs("operate"))]
 Admin = Annotated[Token, Depends(Needs("admin"))]
-Web = Annotated[Context, Depends(site_of)]
+Web = Annotated[Context, Depends(context_of)]
 
 
-def schedules_for(site: Context, token: Token, once: RequestKey | None = None) -> Schedules:
+def schedules_for(context: Context, token: Token, once: RequestKey | None = None) -> Schedules:
     """Return the service for schedules, with the token's name as the actor."""
-    return Schedules(site.redis, by=token.name, settings=site.settings, request_key=once)
+    return Schedules(context.redis, by=token.name, settings=context.settings, request_key=once)

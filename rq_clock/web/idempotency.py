@@ -37,7 +37,7 @@ from rq_clock.settings import Token
 from rq_clock.store.audit import Repeated, RequestKey
 from rq_clock.store.scripts import text
 from rq_clock.timing.instants import from_ms, to_ms
-from rq_clock.web.context import Context, site_of
+from rq_clock.web.context import Context, context_of
 from rq_clock.web.problems import Problem
 
 KEPT_MS = 24 * 3600 * 1000
@@ -64,9 +64,9 @@ def made(request: Request, act: Callable[[RequestKey | None], str], part: str = 
     if once is None:
         return act(None)
     once = RequestKey(_hash(once.hash, part), once.digest) if part else once
-    site = site_of(request)
+    context = context_of(request)
     try:
-        record = site.redis.get(_key(site, once))
+        record = context.redis.get(_key(context, once))
         if record is not None:
             raise Repeated(text(record))
         return act(once)
@@ -81,12 +81,12 @@ def first_arrival(request: Request) -> datetime | None:
     once: RequestKey | None = getattr(request.state, "once", None)
     if once is None:
         return None
-    site = site_of(request)
-    now = site.store.now()
+    context = context_of(request)
+    now = context.store.now()
     record = f"{once.digest} {to_ms(now)}"
-    if site.redis.set(_key(site, once), record, nx=True, px=KEPT_MS):
+    if context.redis.set(_key(context, once), record, nx=True, px=KEPT_MS):
         return now
-    found: Any = site.redis.get(_key(site, once))
+    found: Any = context.redis.get(_key(context, once))
     repeated = Repeated(text(found) if found else record)
     _compare(once, repeated)
     request.state.repeated = True
@@ -102,8 +102,8 @@ def _compare(once: RequestKey, repeated: Repeated) -> None:
         )
 
 
-def _key(site: Context, once: RequestKey) -> str:
-    return site.store.key(f"idempotency:{once.hash}")
+def _key(context: Context, once: RequestKey) -> str:
+    return context.store.key(f"idempotency:{once.hash}")
 
 
 def _hash(*parts: str) -> str:

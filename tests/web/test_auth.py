@@ -271,7 +271,7 @@ class TestAttempts:
             assert web.get("/api/v1/schedules", headers=other).status_code == 200
 
 
-class TestGuard:
+class TestMiddleware:
     def test_every_answer_keeps_a_browser_in(self, web: TestClient) -> None:
         for path in ("/login", "/", "/static/app.css", "/nothing", "/api/v1/nothing", "/healthz"):
             headers = web.get(path).headers

@@ -46,7 +46,7 @@ from rq_clock.web.api.routing import (
 from rq_clock.web.api.schedules import detail_view
 from rq_clock.web.api.schemas import BulkItem, BulkResult
 from rq_clock.web.api.schemas import Problem as ProblemView
-from rq_clock.web.context import Admin, Context, Operate, Read, Web, schedules_for, site_of
+from rq_clock.web.context import Admin, Context, Operate, Read, Web, context_of, schedules_for
 from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem, problem_of
 
@@ -308,7 +308,7 @@ def _each(
 ) -> Response:  # fmt: skip
     """Change all schedules in one step, without those that conflict. The answer to a repeated
     request has only the counts."""
-    context = site_of(request)
+    context = context_of(request)
     names = _names(context, body, BULK_LIMIT)
     faults: dict[str, RqClockError] = {}
 

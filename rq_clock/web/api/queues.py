@@ -36,7 +36,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.api.runs import JobId
-from rq_clock.web.context import Operate, Read, Web, site_of
+from rq_clock.web.context import Operate, Read, Web, context_of
 from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem
 
@@ -139,7 +139,7 @@ def delete_many(request: Request, token: Operate, body: BulkJobs) -> Response:
 
 
 def _sweep(request: Request, by: str, verb: str, body: requests.BulkJobsRequest) -> Response:
-    context, arrived = site_of(request), first_arrival(request)
+    context, arrived = context_of(request), first_arrival(request)
     only = body.filter or requests.FailedJobFilter()
     match = JobFilter(
         queue=only.queue or "", schedule=only.schedule or "", text=only.q or "",

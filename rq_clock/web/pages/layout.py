@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.version import __version__
-from rq_clock.web.context import Web, path_of, root_of, site_of
+from rq_clock.web.context import Web, context_of, path_of, root_of
 from rq_clock.web.pages import filters
 from rq_clock.web.problems import Problem
 
@@ -48,7 +48,7 @@ def page(
 ) -> Response:
     """Render a page. `status` fills the strip below the header; it is None while Redis is away, and
     without a login."""
-    site, path = site_of(request), path_of(request)
+    site, path = context_of(request), path_of(request)
     first = "/" + path[1:].partition("/")[0]
     theme = request.cookies.get(THEME, "")
     opened = request.headers.get("sec-fetch-dest") != "empty"  # not fetched by a page's script
@@ -125,7 +125,7 @@ def remember(request: Request, response: Response, name: str, value: str, second
 
 def failed(request: Request, problem: Problem) -> Response:
     """Return the page of a problem; without a login, a redirect to the login."""
-    site, root = site_of(request), root_of(request)
+    site, root = context_of(request), root_of(request)
     if problem.kind == "unauthorized" and request.method == "GET" and not site.access.closed:
         return RedirectResponse(f"{root}/login?next={quote(_address(request))}", 303)
     token, status = site.access.session(request), None
@@ -166,7 +166,7 @@ def _address(request: Request) -> str:
 
 
 def _signer(request: Request) -> URLSafeSerializer:
-    return site_of(request).access.serializer("flash")
+    return context_of(request).access.serializer("flash")
 
 
 def _flashed(request: Request) -> str:
