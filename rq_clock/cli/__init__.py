@@ -49,10 +49,7 @@ SECTIONS = {
     },
     "Runs": {
         "history": (f"{_HERE}.runs:history", "Show past runs and their outcomes."),
-        "logs": (
-            f"{_HERE}.runs:logs",
-            "Print the output of a run, or its traceback.",
-        ),
+        "logs": (f"{_HERE}.runs:logs", "Print the output of a run, or its traceback."),
     },
     "Processes": {
         "status": (f"{_HERE}.processes:status", "Show whether the clock and the schedules work."),
@@ -63,7 +60,7 @@ SECTIONS = {
         "redis": (f"{_HERE}.processes:redis", "Run an embedded Valkey for development."),
     },
     "Shell": {
-        "completion": (f"{_HERE}.completion:completion", "Print a shell's completion script."),
+        "completion": (f"{_HERE}.completion:completion", "Print a shell's completion script.")
     },
 }
 """Title → command → its place, and its short help: the first sentence of its help."""

@@ -35,7 +35,7 @@ from rq_clock.cli.completion import backfill_ids, schedule_names
 from rq_clock.cli.params import Zone, instant, shown
 from rq_clock.cli.wait import wait_for_backfill
 from rq_clock.errors import ScheduleError
-from rq_clock.serializers.runs import backfill_preview_view, backfill_view
+from rq_clock.serializers.runs import BackfillView, backfill_preview_view, backfill_view
 from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
@@ -146,16 +146,14 @@ def backfills(count: int, as_json: bool) -> None:
 
     Ended backfills are kept for 30 days.
     """
-    rows = schedules_of(open_store()).backfills(count)
-    print_rows(
-        rows, BACKFILLS, backfill_cells, view=backfill_view, empty="no backfills", as_json=as_json
-    )
+    views = [backfill_view(backfill) for backfill in schedules_of(open_store()).backfills(count)]
+    print_rows(views, BACKFILLS, backfill_cells, empty="no backfills", as_json=as_json)
 
 
 BACKFILLS = ("BACKFILL", "FROM (UTC)", "TO (UTC)", "ENQUEUED", "AT ONCE", "STATE", "BY", "")
 
 
-def backfill_cells(b: Backfill) -> tuple[str, ...]:
+def backfill_cells(b: BackfillView) -> tuple[str, ...]:
     """Return a backfill as a row of a table."""
     span, enqueued = (iso(b.start), iso(b.end)), f"{b.enqueued:,} of {b.total:,}"
     return (b.id, *span, enqueued, str(b.at_once), sign(b.state), b.by, b.reason)

@@ -142,19 +142,14 @@ def print_json(view: Any) -> None:
 
 
 def print_rows(
-    rows: Sequence[Any],
-    head: Sequence[str],
-    cells: Callable[[Any], Sequence[str]],
-    *,
-    view: Callable[[Any], Any] = lambda row: row,
-    empty: str,
-    as_json: bool,
-) -> None:
-    """Print rows as JSON or as a table. Without rows, print `empty` on standard error."""
+    views: Sequence[Any], head: Sequence[str], cells: Callable[[Any], Sequence[str]],
+    *, empty: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Print views as JSON or as a table. Without views, print `empty` on standard error."""
     if as_json:
-        print_json([view(row) for row in rows])
-    elif rows:
-        click.echo("\n".join(table(head, map(cells, rows))))
+        print_json(views)
+    elif views:
+        click.echo("\n".join(table(head, map(cells, views))))
     else:
         click.echo(empty, err=True)
 

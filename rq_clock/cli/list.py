@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +31,6 @@ from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
-    from rq_clock.model.entry import Entry
     from rq_clock.schedules.listing import Row
     from rq_clock.serializers.schedules import ScheduleView
     from rq_clock.store.store import Store
@@ -97,21 +95,19 @@ def list_(watch: bool, density: str | None, as_json: bool, **options: Any) -> No
     if watch:
         _watch(store, options)
     elif density:
-        entries = [row.entry for row in _found(store, **options)]
-        _density(entries, density, as_json=as_json)
+        _density(_found(store, **options), density, as_json=as_json)
     else:
         views = _views(store, options)
         empty = "no matching schedules"
         if not views and not store.size():
             empty = "no schedules; start the clock (`python clock.py`) to declare them"
-        print_rows(views, HEAD, _cells, view=itemgetter(0), empty=empty, as_json=as_json)
+        print_rows(views, HEAD, _cells, empty=empty, as_json=as_json)
 
 
-def _views(store: Store, options: dict[str, Any]) -> list[tuple[ScheduleView, Entry]]:
+def _views(store: Store, options: dict[str, Any]) -> list[ScheduleView]:
     from rq_clock.serializers.schedules import schedule_view
 
-    rows = _found(store, **options)
-    return [(schedule_view(row, now(), store.namespace), row.entry) for row in rows]
+    return [schedule_view(row, now(), store.namespace) for row in _found(store, **options)]
 
 
 def _found(
@@ -125,11 +121,10 @@ def _found(
     return list(ScheduleList(store).all_rows(matching, sort=sort, tail=TAIL))
 
 
-def _cells(row: tuple[ScheduleView, Entry]) -> tuple[str, ...]:
-    view, entry = row
+def _cells(view: ScheduleView) -> tuple[str, ...]:
     fire = iso(view.next_fire_time) if view.next_fire_time else "-"
-    if entry.schedule and entry.schedule.offset and entry.next_fire:
-        fire += f" {shown_jitter(entry.schedule.offset)}"
+    if view.jitter_offset_ms and view.next_fire_time:
+        fire += f" {shown_jitter(timedelta(milliseconds=view.jitter_offset_ms))}"
     return (
         view.name,
         sign(view.state),
@@ -138,18 +133,18 @@ def _cells(row: tuple[ScheduleView, Entry]) -> tuple[str, ...]:
         view.queue or "-",
         view.words or "-",
         view.runs or "-",
-        _note(entry, view),
+        _note(view),
     )
 
 
-def _note(entry: Entry, view: ScheduleView) -> str:
+def _note(view: ScheduleView) -> str:
     """Return the reason of the state, in a few words."""
     if view.state == "invalid":
         return str(view.fault)
     if view.state == "failing" and view.last:
         return view.last.error or ""
-    if view.state == "late" and entry.next_fire:
-        return f"by {duration_text(now() - entry.next_fire)}"
+    if view.state == "late" and view.next_fire_time:
+        return f"by {duration_text(now() - view.next_fire_time)}"
     if pause := view.pause:
         until = f"until {iso(pause.until)} " if pause.until else ""
         return f"{until}by {pause.by}" + (f": {pause.reason}" if pause.reason else "")
@@ -205,11 +200,11 @@ def _clipped(line: str, columns: int) -> str:
 # ---- density ----------------------------------------------------------------------------------
 
 
-def _density(entries: list[Entry], name: str, *, as_json: bool) -> None:
+def _density(rows: list[Row], name: str, *, as_json: bool) -> None:
     from rq_clock.schedules.upcoming import density
     from rq_clock.serializers.schedules import density_view
 
-    found = density(entries, now(), *SPANS[name])
+    found = density([row.entry for row in rows], now(), *SPANS[name])
     if as_json:
         return print_json(density_view(found))
     highest = max(count for _, count in found.buckets)

@@ -202,11 +202,11 @@ def show(name: str, count: int, as_json: bool) -> None:
     runs = rows_of(store, name)
     view = schedule_detail_view(row, now(), store.namespace)
     fires = upcoming(row.entry, now(), count)
-    backfills = [b for b in schedules_of(store).backfills(100) if b.schedule == name]
+    newest = schedules_of(store).backfills(100)
+    backfills = [backfill_view(b) for b in newest if b.schedule == name]
     if as_json:
         parts = {"next": [fire_time_view(fire) for fire in fires], "runs": runs[:count]}
-        backfilled = [backfill_view(b) for b in backfills]
-        return print_json(shallow(view) | parts | {"backfills": backfilled})
+        return print_json(shallow(view) | parts | {"backfills": backfills})
     _show_head(view)
     _section("next", [_fire_line(fire) for fire in fires])
     if runs:

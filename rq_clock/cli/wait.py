@@ -49,12 +49,7 @@ class Outcome:
 
 
 def wait_for_job(
-    store: Store,
-    job_id: str,
-    timeout: float | None,
-    look: Callable[[], object],
-    *,
-    spinner: bool,
+    store: Store, job_id: str, timeout: float | None, look: Callable[[], object], *, spinner: bool
 ) -> Outcome | None:
     """Return how a job ended, retries included; None if it is still going after `timeout` seconds.
 

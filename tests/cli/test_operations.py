@@ -314,8 +314,7 @@ class TestSkip:
         assert next(iter(schedules)).skipping is None
 
     @pytest.mark.parametrize(
-        ("words", "code"),
-        [("nope", 3), ("a -n 0", 2), ("a -n 2 --undo", 2), ("once -n 2", 1)],
+        ("words", "code"), [("nope", 3), ("a -n 0", 2), ("a -n 2 --undo", 2), ("once -n 2", 1)]
     )
     def test_a_refused_skip_skips_nothing(
         self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int

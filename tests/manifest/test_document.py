@@ -272,10 +272,7 @@ def test_durations_are_seconds_or_texts() -> None:
     )
     assert found.target == command("run", timeout=120)
     assert (found.timeout, found.result_ttl, found.failure_ttl) == (600, 86_400, 60)
-    assert (found.catch_up_window, found.jitter) == (
-        timedelta(seconds=1.5),
-        timedelta(seconds=2.5),
-    )
+    assert (found.catch_up_window, found.jitter) == (timedelta(seconds=1.5), timedelta(seconds=2.5))
 
 
 def test_pauses_are_read() -> None:
