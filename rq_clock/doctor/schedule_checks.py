@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 from rq_clock.doctor import server_checks
 from rq_clock.doctor.facts import Facts, Seen
@@ -50,7 +51,10 @@ def _about(
         count = count_of(len(schedules), "schedule")
         text = text.format(count, few(schedules.values()))
         names = tuple(schedules)
-        yield Finding(level=level, code=code, text=text, remedy=remedy, schedules=names)
+        yield Finding(level, code, text, remedy, names)
+
+
+_errors, _warnings, _infos = (partial(_about, level) for level in (ERROR, WARNING, INFO))
 
 
 # ---- markers ----------------------------------------------------------------------------------
@@ -59,8 +63,7 @@ def _about(
 def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
     definitions = f"rq-clock:{facts.namespace}:definitions"
     again = "and restart the clock, which adds declared schedules again; add others yourself"
-    yield from _about(
-        ERROR,
+    yield from _errors(
         "marker-missing",
         {n: f"{n} (last {iso(t)})" if t else n for n, t in sorted(facts.unmarked.items())},
         "{} without a marker, and never due again; Redis lost data: {}",
@@ -68,8 +71,7 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
     )
     behind = [s for s in facts.seen if s.recorded and s.recorded > s.entry.decided]
     since = min((s.entry.decided for s in behind), default=now)
-    yield from _about(
-        ERROR,
+    yield from _errors(
         "marker-behind",
         {s.entry.name: f"{s.entry.name} from {_or_never(s.recorded)} to {iso(s.entry.decided)}"
          for s in behind},
@@ -78,8 +80,7 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
         "the clock decides those fire times again and leaves out the ones whose jobs still exist; "
         "see that the others do no harm, and that replicas keep up",
     )  # fmt: skip
-    yield from _about(
-        ERROR,
+    yield from _errors(
         "marker-ahead",
         {s.entry.name: f"{s.entry.name} until {iso(s.entry.decided)}"
          for s in facts.seen if s.entry.decided > now + AHEAD},
@@ -93,8 +94,7 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
 
 
 def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
-    yield from _about(
-        ERROR,
+    yield from _errors(
         "index-wrong",
         {s.entry.name: f"{s.entry.name} at {_or_never(s.entry.next_fire)} instead of "
                        f"{_or_never(s.next)}"
@@ -107,22 +107,19 @@ def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
 def _trouble(facts: Facts, now: datetime) -> Iterator[Finding]:
     """Yield the trouble that every other view shows; see model/verdict.py."""
     status = facts.status
-    yield from _about(
-        WARNING,
+    yield from _warnings(
         "late",
         {name: f"{name} by {duration_text(status.now - t)}" for name, t in status.late.items()},
         "{} late: {}",
         "if a clock leads, its log says why (run.undecided, commit.refused)",
     )
-    yield from _about(
-        WARNING,
+    yield from _warnings(
         "stuck",
         {name: f"{name} since {iso(t)}" for name, t in status.stuck.items()},
         "{} blocked by a job that does not end: {}",
         "`rq-clock show <schedule>` names the job; end it, or set a timeout",
     )
-    yield from _about(
-        WARNING,
+    yield from _warnings(
         "failing",
         {name: f"{name}, last at {iso(t)}" for name, t in status.failing.items()},
         "{} failing: {}",
@@ -143,22 +140,19 @@ def _waits(seen: Seen, now: datetime) -> bool:
 
 
 def _definitions(facts: Facts, now: datetime) -> Iterator[Finding]:
-    yield from _about(
-        ERROR,
+    yield from _errors(
         "invalid-definition",
         {s.entry.name: s.entry.fault for s in facts.seen if s.entry.schedule is None},
         "{} never due, with a definition that this release cannot read: {}",
         "deploy the release that wrote it, or declare it again",
     )
-    yield from _about(
-        ERROR,
+    yield from _errors(
         "ledger-unreadable",
         {s.entry.name: f"{s.entry.name} ({s.trouble})" for s in facts.seen if s.trouble},
         "{} with a ledger that cannot be read, which can keep a schedule from being due: {}",
         f"delete rq-clock:{facts.namespace}:ledger:<schedule>; its history is lost then",
     )
-    yield from _about(
-        WARNING,
+    yield from _warnings(
         "never-again",
         {s.entry.name: s.entry.name for s in facts.seen if s.next is None and not _over(s, now)},
         "{} never due again: {}",
@@ -168,8 +162,7 @@ def _definitions(facts: Facts, now: datetime) -> Iterator[Finding]:
     for key, names in facts.strays.items():
         for name in names:
             places[name].append(key)
-    yield from _about(
-        WARNING,
+    yield from _warnings(
         "orphans",
         {name: f"{name} ({', '.join(keys)})" for name, keys in sorted(places.items())},
         "traces of {} without a definition: {}",
@@ -205,8 +198,7 @@ def _code(facts: Facts, now: datetime) -> Iterator[Finding]:
         known = stored[name]
         if known is None or known.definition() != code.schedules[name].definition():
             differing.add(name)
-    yield from _about(
-        WARNING,
+    yield from _warnings(
         "code-differs",
         {name: name for name in sorted(differing.difference(facts.unmarked))},
         "{} declared otherwise here than the clock has reconciled: {}",
@@ -242,8 +234,7 @@ def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
         if (found := dst_remarks(trigger, now))
         for name in names[trigger]
     }
-    yield from _about(
-        INFO,
+    yield from _infos(
         "clock-change",
         dict(sorted(remarks.items())),
         "{} touched by a change of the clocks within a year: {}",

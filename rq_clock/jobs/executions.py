@@ -30,7 +30,7 @@ from rq_clock.store.client import is_outage
 from rq_clock.store.job_commands import command_words
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, pairs, text
-from rq_clock.timing.instants import from_ms, score_ms, to_ms
+from rq_clock.timing.instants import from_ms, from_score, to_ms
 
 ABANDONED = 240
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than the
@@ -190,7 +190,7 @@ class Executions:
         overdue, last, ended, live, unserved = answer
         fires = pairs(overdue).items()
         return Snapshot(
-            overdue={text(name): from_ms(score_ms(float(score))) for name, score in fires},
+            overdue={text(name): from_score(float(score)) for name, score in fires},
             attempt=text(last),
             ended=[found for each in ended if (found := self._read_ended(*each))],
             live={text(job_id) for job_id in live},
@@ -228,7 +228,7 @@ class Executions:
         slots = [Slot(text(name), text(value)) for name, value in pairs(flat).items()]
         for job_id in moved:
             log_event("job.promoted", job=text(job_id))
-        due = from_ms(score_ms(float(soonest) * 1000)) if soonest else None
+        due = from_score(float(soonest) * 1000) if soonest else None
         return slots, due, len(moved)
 
     def execution_of(self, slot: Slot) -> Execution | None:

@@ -220,7 +220,7 @@ def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcom
     """Return the outcome of a job whose function returned RQ's Retry."""
     count = execution.number("number_of_retries", 0)
     if count >= retry.max:
-        trace = f"the job asked for a retry after {count} of {retry.max}"
+        trace = f"the job requested a retry after {count} of {retry.max}"
         return failed(execution, ended, trace)
     ttl = execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
     commands: list[Command] = [
@@ -229,7 +229,7 @@ def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcom
         ("HSET", _job(execution), "number_of_retries", count + 1),
     ]
     pause = retry.get_interval(count, retry.intervals)
-    ending = Outcome(FAILED, "asked for a retry", ended, commands)
+    ending = Outcome(FAILED, "requested a retry", ended, commands)
     return _go_on(ending, execution, pause, front=retry.enqueue_at_front)
 
 
@@ -292,11 +292,8 @@ def _expiry(ended: datetime, ttl: int) -> float:
 
 def _counted(execution: Execution, ended: datetime, counter: str) -> tuple[Command, Command]:
     worker = f"rq:worker:{execution.worker}"
-    seconds = (ended - execution.started) / timedelta(seconds=1)
-    return (
-        ("HINCRBY", worker, counter, 1),
-        ("HINCRBYFLOAT", worker, "total_working_time", f"{seconds:.6f}"),
-    )
+    seconds = f"{(ended - execution.started).total_seconds():.6f}"
+    return ("HINCRBY", worker, counter, 1), ("HINCRBYFLOAT", worker, "total_working_time", seconds)
 
 
 def _result(
@@ -304,16 +301,9 @@ def _result(
 ) -> list[Command]:
     """Return the commands that add an entry to RQ's stream of results."""
     nowhere: Any = None
-    result = Result(
-        execution.job_id,
-        kind,
-        nowhere,
-        worker_name=execution.worker,
-        execution_id=execution.id,
-        execution_started_at=execution.started,
-        execution_ended_at=ended,
-        **what,
-    )
+    what |= {"execution_started_at": execution.started, "execution_ended_at": ended}
+    what |= {"worker_name": execution.worker, "execution_id": execution.id}
+    result = Result(execution.job_id, kind, nowhere, **what)
     key = f"rq:results:{execution.job_id}"
     words = [word for pair in result.serialize().items() for word in pair]
     keep: Command = ("PERSIST", key) if ttl == -1 else ("EXPIRE", key, ttl)

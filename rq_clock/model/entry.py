@@ -52,12 +52,8 @@ class LeaseGrant:
     def read(cls, id: str, fields: Mapping[bytes, bytes]) -> LeaseGrant:
         """Return an entry of the stream; the server's instant is in its id."""
         words = {key.decode(): value.decode() for key, value in fields.items()}
-        return cls(
-            at=from_ms(id.partition("-")[0]),
-            token=int(words.pop("token")),
-            before=words.pop("from"),
-            **words,
-        )
+        token, before = int(words.pop("token")), words.pop("from")
+        return cls(at=from_ms(id.partition("-")[0]), token=token, before=before, **words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +97,9 @@ class SkipRequest:
 
 def to_json(order: Pause | SkipRequest) -> str:
     """Return a pause or a skip as Redis stores it."""
-    values = {f.name: getattr(order, f.name) for f in fields(order)}
-    return json.dumps(
-        {
-            name: to_ms(value) if isinstance(value, datetime) else value
-            for name, value in values.items()
-            if value is not None
-        }
-    )
+    values = ((f.name, getattr(order, f.name)) for f in fields(order))
+    stored = {n: to_ms(v) if isinstance(v, datetime) else v for n, v in values if v is not None}
+    return json.dumps(stored)
 
 
 def pause_from(text: str | bytes) -> Pause:

@@ -8,7 +8,7 @@
     stuck      its previous job has blocked it (overlap) for longer
                than RQ_CLOCK_ALERT_STUCK_SECONDS
     failing    its last RQ_CLOCK_ALERT_FAILURES runs failed
-    running    a worker holds a job of it now
+    running    a worker runs a job of it now
     scheduled  nothing of the above
 
 Several can hold at once: late and failing, paused and running. The first one, worst first, is the

@@ -1,8 +1,8 @@
-"""Which addresses a web call may reach. Pure: no name is resolved here.
+"""Addresses that a web call may reach. Pure: no name is resolved here.
 
-A webhook's address is whatever somebody wrote into a schedule, and its name whatever a DNS server
-says today. So only public addresses are called; everything behind the firewall (the database, the
-platform's metadata service, a neighbour) takes an entry in RQ_CLOCK_WEBHOOK_ALLOW.
+Anybody who can edit a schedule chooses the URL, and a DNS server chooses its address. So only
+public addresses are called. Everything behind the firewall (the database, the platform's metadata
+service, a neighbour) needs an entry in RQ_CLOCK_WEBHOOK_ALLOW.
 
 `ipaddress` alone is not enough: in Python 3.11 `is_global` is true for NAT64 and 6to4 forms of
 127.0.0.1, for multicast and for site-local addresses, and `is_private` is false for 100.64/10.
@@ -33,8 +33,8 @@ _GLOBAL_IPV6 = ip_network("2000::/3")
 class Allowed:
     """One entry of RQ_CLOCK_WEBHOOK_ALLOW: a host or a network, at one port or at any.
 
-    A host opens what is inside (private and loopback addresses), whatever its name resolves to;
-    link-local addresses, where platforms keep their metadata, open only to a network.
+    A host allows the private and loopback addresses that its name resolves to. Link-local
+    addresses, where platforms keep their metadata, need a network.
     """
 
     host: str = ""
@@ -42,6 +42,7 @@ class Allowed:
     port: int | None = None
 
     def covers(self, host: str, port: int, address: Address) -> bool:
+        """Return whether this entry allows a call."""
         if self.port not in (None, port):
             return False
         if self.network is not None:
@@ -51,7 +52,7 @@ class Allowed:
 
 
 def parse_allowed(text: str) -> tuple[Allowed, ...]:
-    """The entries of a comma-separated list. Raises ValueError with the one that is wrong."""
+    """Return the entries of a comma-separated list. Raises ValueError with the wrong one."""
     return tuple(_entry(word) for word in text.replace(",", " ").split())
 
 
@@ -74,7 +75,7 @@ def _entry(word: str) -> Allowed:
 
 
 def literal(host: str) -> Address | None:
-    """The address that a URL names without a name."""
+    """Return the address that a URL has as its host; None for a name."""
     try:
         return _plain(host)
     except ValueError:
@@ -82,7 +83,7 @@ def literal(host: str) -> Address | None:
 
 
 def refusal(host: str, port: int, address: str, allowed: tuple[Allowed, ...]) -> str:
-    """Why `host` must not be called at `address`; empty when it may be."""
+    """Return why `host` must not be called at `address`; empty when it may be."""
     ip = _plain(address)
     kind = _kind(ip)
     if not kind or any(entry.covers(host, port, ip) for entry in allowed):
@@ -93,26 +94,21 @@ def refusal(host: str, port: int, address: str, allowed: tuple[Allowed, ...]) ->
 
 
 def _plain(text: str) -> Address:
-    """The address without its zone, and as IPv4 when it only wraps one."""
+    """Return the address without its zone, and as IPv4 when it only wraps one."""
     ip = ip_address(text.partition("%")[0])
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def _kind(ip: Address) -> str:
-    """What an address is when it is not public; empty when it is."""
-    if ip.is_unspecified:
-        return "the unspecified address"
-    if ip.is_loopback:
-        return "a loopback address"
-    if ip.is_link_local:
-        return "a link-local address"
-    if ip.is_multicast:
-        return "a multicast address"
-    if any(ip in network for network in _INSIDE):
-        return "a private address"
-    if any(ip in network for network in _CARRIERS):
-        return "an address that stands for another"
+    """Return the kind of an address that is not public; empty for a public one."""
     outside = ip.version == 6 and ip not in _GLOBAL_IPV6
-    if outside or not ip.is_global or any(ip in n for n in _SPECIAL):
-        return "a reserved address"
-    return ""
+    kinds = {
+        "the unspecified address": ip.is_unspecified,
+        "a loopback address": ip.is_loopback,
+        "a link-local address": ip.is_link_local,
+        "a multicast address": ip.is_multicast,
+        "a private address": any(ip in network for network in _INSIDE),
+        "an address that stands for another": any(ip in network for network in _CARRIERS),
+        "a reserved address": outside or not ip.is_global or any(ip in n for n in _SPECIAL),
+    }
+    return next((kind for kind, matches in kinds.items() if matches), "")

@@ -1,13 +1,13 @@
-"""One call over HTTP: to checked addresses only, within one time for all of it.
+"""One call over HTTP: to checked addresses only, with one timeout for the whole call.
 
-The name is looked up once, every address that it has is checked (addresses.py), and the connection
-goes to one of those; a DNS server that answers differently the second time is not asked a second
-time. Certificate and Host are those of the name. Redirects are not followed, proxies not used.
+The name is resolved once and all its addresses are checked (addresses.py). The connection goes to
+one of those, so a DNS server cannot answer differently later. Certificate and Host are those of the
+name. Redirects are not followed, proxies not used.
 
-Looking up a name cannot be given a time, and a server that sends a byte a second never exceeds that
-of a read. So the call runs in a thread of its own, and who waits for it stops waiting.
+Resolving a name has no timeout, and a server that sends a byte a second never exceeds that of a
+read. So the call runs in its own thread, and the caller stops waiting for it.
 
-`socket.getaddrinfo` is the only way to addresses here; tests put another in its place.
+Addresses come from `socket.getaddrinfo` alone; tests replace it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rq_clock.outbound.addresses import Allowed, refusal
 from rq_clock.redaction import masked_url, printable
 
 MARGIN_SECONDS = 1.0
-"""How much longer than the call the thread may wait; then it is over there too."""
+"""Seconds after the call's timeout at which the thread ends, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to call. `body` is sent with its length, nothing when None; of the answer's body the
-    first `keep` bytes are wanted."""
+    """A call to make. `body` is sent with its length, nothing when None; `keep` is the number of
+    bytes to read of the answer's body."""
 
     url: str
     method: str
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """The answer to a call."""
 
     status: int
     reason: str
@@ -54,18 +54,19 @@ class Answer:
 
     @property
     def words(self) -> str:
+        """Return status and reason in one line."""
         return f"{self.status} {printable(self.reason, 100)}".strip()
 
 
 class TooSlow(WebhookFailed):
-    """The call took longer than it may."""
+    """The call took longer than its timeout."""
 
 
 def call(request: Request, timeout: float, allowed: tuple[Allowed, ...]) -> Answer:
-    """Send it and read the answer, whatever its status.
+    """Make the call and return the answer, whatever its status.
 
-    Raises WebhookFailed when the address is refused or the call breaks off, TooSlow when it is not
-    over after `timeout` seconds.
+    Raises WebhookFailed when the address is refused or the call breaks off, and TooSlow after
+    `timeout` seconds.
     """
     exchange = _Exchange(request, timeout, allowed)
     threading.Thread(target=exchange.run, name="rq-clock-webhook", daemon=True).start()
@@ -94,6 +95,7 @@ class _Exchange:
         self._over = False
 
     def run(self) -> None:
+        """Make the call and put its result."""
         where = masked_url(self._request.url)
         try:
             self.result.put(self._call())
@@ -102,7 +104,7 @@ class _Exchange:
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or str(error)
             self.result.put(WebhookFailed(f"{where}: TLS failed: {reason}"))
-        except Exception as error:  # whatever it is, somebody waits for it
+        except Exception as error:  # the caller waits for any result
             reason = printable(f"{type(error).__name__}: {error}", 200)
             self.result.put(WebhookFailed(f"{where}: {self.stage} failed: {reason}"))
         finally:
@@ -110,16 +112,16 @@ class _Exchange:
                 self._socket.close()
 
     def cut(self) -> None:
-        """Nobody waits any more: nothing is sent from now on, and a read ends."""
+        """Send nothing any more and end a read: the caller does not wait any more."""
         self._over = True
         if self._socket:
             with suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _begin(self, stage: str) -> None:
-        """Go on, if anybody still waits: what was given up must not be sent late."""
+        """Begin a stage, unless the caller stopped waiting: nothing may be sent late."""
         if self._over:
-            raise TooSlow(f"given up before {stage}")
+            raise TooSlow(f"stopped before {stage}")
         self.stage = stage
 
     def _call(self) -> Answer:
@@ -147,7 +149,7 @@ class _Exchange:
             return Answer(response.status, response.reason, body, location)
 
     def _connect(self, host: str, port: int) -> socket.socket:
-        """A connection to one of the host's addresses, all of which may be called."""
+        """Return a connection to one of the host's addresses, if all of them may be called."""
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         for *_, address in found:
             if reason := refusal(host, port, str(address[0]), self._allowed):
@@ -158,7 +160,7 @@ class _Exchange:
             self._begin(f"connecting to {address[0]}")
             self._socket = sock = socket.socket(family, kind, protocol)
             remaining = max(self._deadline - time.monotonic(), 0)
-            # one that does not answer leaves time for the others; of the last, who waits decides
+            # a silent address leaves time for the others; the last one gets all that is left
             sock.settimeout(remaining / left if left > 1 else remaining + MARGIN_SECONDS)
             try:
                 sock.connect(address)

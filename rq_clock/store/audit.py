@@ -71,16 +71,10 @@ class AuditEntry:
     @classmethod
     def read(cls, id: str, fields: Mapping[str, str]) -> AuditEntry:
         """Return an entry of the stream."""
-        return cls(
-            id,
-            from_ms(id.partition("-")[0]),
-            fields["by"],
-            fields["verb"],
-            tuple(fields["schedules"].split()),
-            int(fields["count"]),
-            fields["reason"],
-            json.loads(fields["detail"]),
-        )
+        at, schedules = from_ms(id.partition("-")[0]), tuple(fields["schedules"].split())
+        count, detail = int(fields["count"]), json.loads(fields["detail"])
+        by, verb, reason = fields["by"], fields["verb"], fields["reason"]
+        return cls(id, at, by, verb, schedules, count, reason, detail)
 
 
 class Audit:

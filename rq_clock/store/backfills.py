@@ -19,7 +19,7 @@ from rq_clock.store.audit import AUDIT, Actor, audit_words
 from rq_clock.store.job_commands import JobBuilder, command_words
 from rq_clock.store.scripts import load_script, text, texts
 from rq_clock.store.store import KEEP_REMOVED_MS, Store
-from rq_clock.timing.instants import from_ms, score_ms, to_ms
+from rq_clock.timing.instants import from_ms, from_score, score_ms, to_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,7 @@ class Backfills:
         known = [(text(duty), score) for duty, score in found if duty not in strange]
         ready = {duty: score_ms(score) for duty, score in known if score <= to_ms(now)}
         following = [score for _, score in known if score > to_ms(now)]
-        return ready, from_ms(score_ms(following[0])) if following else None
+        return ready, from_score(following[0]) if following else None
 
     def postpone(self, duty: str, when: datetime) -> None:
         """Make a duty due at another time."""

@@ -66,7 +66,7 @@ class Counters:
         self.number = 0
         """The number of the portion; it grows."""
         self.news = False
-        """Whether more than ticks was counted since the last portion."""
+        """Whether anything but ticks was counted since the last portion."""
         self._counts: dict[tuple[str, str], int] = {}
         self._portion: list[tuple[str, str, int]] = []
 

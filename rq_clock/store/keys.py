@@ -22,7 +22,7 @@
                                   overlap has to look at (the last one is the last enqueued)
     revision             number   source of revisions
     revisions            hash     schedule → number raised by every change of definition or pause;
-                                  "*" for what holds for all
+                                  "*" for that of all schedules
     pauses               hash     schedule or "*" → JSON of entry.Pause; also one that has ended
     skips                hash     schedule → JSON of entry.SkipRequest
     due                  zset     schedule by next fire time; derived from the rest

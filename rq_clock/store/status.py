@@ -1,9 +1,9 @@
-"""The status of a namespace: who leads, what is in trouble, what runs. Everything that shows or
-judges the whole reads it here.
+"""The status of a namespace: its leader, the schedules in trouble and the running jobs. All pages,
+commands and probes read it here.
 
-One round trip, and a second one while something is in trouble: a pause, or a definition that cannot
-be read, decides whether that counts (see model/verdict.py). Single schedules are examined up to
-TROUBLED of each kind; beyond, the counts are upper bounds.
+One round trip, and a second one while a schedule is in trouble: a pause, or a definition that
+cannot be read, decides whether it counts (see model/verdict.py). At most TROUBLED schedules of each
+kind are examined; beyond, the counts are upper bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rq_clock.model.verdict import verdict
 from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.store import Store
-from rq_clock.timing.instants import from_ms, score_ms, to_ms
+from rq_clock.timing.instants import from_ms, from_score, to_ms
 
 TROUBLED = 1000
 """Late and failing schedules, each, that are examined one by one."""
@@ -142,14 +142,8 @@ class _Trouble:
         self, store: Store, first: NamedPipeline, now: datetime, pause: Pause | None
     ) -> None:
         before = to_ms(now - ON_TIME)
-        self.late = {
-            text(name): from_ms(score_ms(score))
-            for name, score in first["status.soonest"]
-            if score < before
-        }
-        self.failing = {
-            text(name): from_ms(score_ms(score)) for name, score in first["status.failing"]
-        }
+        self.late = {text(n): from_score(at) for n, at in first["status.soonest"] if at < before}
+        self.failing = {text(n): from_score(at) for n, at in first["status.failing"]}
         self.stuck = _stuck(first["status.alerts"], now - store.thresholds.stuck)
         self.states: dict[str, tuple[str, ...]] = {}
         names = list(dict.fromkeys([*self.late, *self.stuck, *self.failing]))

@@ -31,7 +31,7 @@ from rq_clock.settings import Settings
 from rq_clock.store.counters import VANISHED
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text, texts
-from rq_clock.timing.instants import from_ms, score_ms, to_ms
+from rq_clock.timing.instants import from_ms, from_score, score_ms, to_ms
 
 DATA_VERSION = 2
 """Raised when a release cannot use the keys that an older one wrote."""
@@ -91,9 +91,11 @@ class Store:
         return cls(redis, settings.namespace, history=settings.history, thresholds=limits)
 
     def key(self, name: str) -> str:
+        """Return a key of the namespace."""
         return key_of(self.namespace, name)
 
     def keys(self, *names: str) -> list[str]:
+        """Return keys of the namespace, for a script."""
         return [self.key(name) for name in names]
 
     def script(self, name: str) -> tuple[str, str]:
@@ -112,9 +114,8 @@ class Store:
         info: dict[str, Any] = self.redis.info()
         version = tuple(int(n) for n in str(info.get("redis_version", "0")).split(".")[:2])
         if version < OLDEST_REDIS:
-            raise StoreUnavailable(
-                f"expected Redis 6.2 or newer, got {info.get('redis_version')}; upgrade it"
-            )
+            got = info.get("redis_version")
+            raise StoreUnavailable(f"expected Redis 6.2 or newer, got {got}; upgrade it")
         stored = self.redis.hget(self.key("meta"), "version")
         if fault := data_fault(self.namespace, int(stored or 0)):
             raise StoreUnavailable(fault)
@@ -231,7 +232,7 @@ class Store:
     def soonest(self, limit: int) -> list[tuple[str, datetime]]:
         """Return the schedules whose next fire time comes first."""
         found: Any = self.redis.zrange(self.key("due"), 0, limit - 1, withscores=True)
-        return [(text(name), from_ms(score_ms(score))) for name, score in found]
+        return [(text(name), from_score(score)) for name, score in found]
 
     def everything(self) -> Iterator[Entry]:
         """Yield every schedule, by name; read in portions."""
@@ -349,7 +350,7 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
         common: dict[str, Any] = {
             "revision": text(revision or "0"),
             "declared": bool(from_code),
-            "next_fire": None if score is None else from_ms(score_ms(score)),
+            "next_fire": None if score is None else from_score(score),
         }
         schedule, fault = None, ""
         try:

@@ -1,7 +1,7 @@
-"""What a cron expression means on the clock of a time zone, in integers.
+"""Cron expressions and their fire times on the clock of a time zone, in integers.
 
-`Expression` reads the text, `Zone` knows when a zone's clock jumps, `CronRule` puts the two
-together and answers when the rule fires. An instant is an integer of epoch seconds. A *wall* time
+`Expression` reads the text, `Zone` has the jumps of a zone's clock, `CronRule` finds the fire times
+of the two. An instant is an integer of epoch seconds. A *wall* time
 is what a zone's clock shows at an instant, counted in seconds as if it were UTC.
 
 The rule is that of Debian's cron: crontab(5) for the fields and the days, cron(8) for the jumps.
@@ -10,9 +10,9 @@ match: a gap has none, an overlap has each twice. A *fixed* rule fires once for 
 when the clock first shows it or, where a jump of up to three hours leaves it out, at that jump.
 Both are one walk over the stretches between jumps; they differ only in how a stretch begins.
 
-croniter finds the days that match, on a calendar without zones. It
-never reads the user's text and never chooses between "both day fields" and "either": it reads
-`5-5` as `*`, takes a sixth field for seconds, and loses the 8th and 9th from `0 0 8-9 * 0#2`.
+croniter finds the days that match, on a calendar without zones. It never reads the user's text and
+never chooses between "both day fields" and "either": it reads `5-5` as `*`, takes a sixth field for
+seconds, and loses the 8th and 9th from `0 0 8-9 * 0#2`.
 
 Not here: datetimes in or out, and triggers that are not cron expressions.
 """
@@ -35,7 +35,7 @@ from rq_clock.errors import Fault
 from rq_clock.timing.zones import Zone
 
 MANY = 10_000
-"""`count` is exact below this; at this it means "at least"."""
+"""`count` is exact below this, and a lower bound from here on."""
 
 MINUTE, DAY = 60, 86_400
 CATCH_UP = 3 * 3_600
@@ -44,7 +44,7 @@ CATCH_UP = 3 * 3_600
 _START = 0
 _END = int(datetime(9900, 1, 1, tzinfo=UTC).timestamp())
 _MIDNIGHT = datetime(1970, 1, 1)  # noqa: DTZ001 - of day 0; what croniter sees has no zone
-_NEVER = _END  # as a day number: beyond all that anyone asks for
+_NEVER = _END  # as a day number: later than any day that is searched
 _LONGEST = 256  # characters of text
 
 
@@ -121,7 +121,7 @@ class Field(NamedTuple):
 
     @property
     def starred(self) -> bool:
-        """Return whether it starts with `*`: the test of crontab(5), whatever follows."""
+        """Return whether it starts with `*`: the test of crontab(5)."""
         return self.text.startswith(("*", "?"))
 
     def alternatives(self) -> list[str]:
@@ -163,7 +163,7 @@ class Expression:
             self.faults.append(Fault("cron", fault_text(expected, repr(text), "it never fires")))
 
     def _split(self) -> list[str]:
-        """Return the texts of the five fields; none, and add a fault, when their number differs."""
+        """Return the texts of the five fields; none, with a fault, when their number differs."""
         expected, got, hint = "", repr(self.text), ""
         texts = _SHORTHANDS.get(self.text.lower(), self.text).split(" ")
         if len(self.text) > _LONGEST:
@@ -253,7 +253,7 @@ class Days:
             for piece in (pieces if not self._every_day else [])
         ]
         self._lock = Lock()  # croniter keeps its position in the object that all threads share
-        # The last results, as (query, found): they hold for every day between the two. One
+        # The last results, as (query, found): valid for every day between the two. One
         # assignment writes a pair, so a race of threads loses at worst the time saved.
         self._ahead = self._behind = (1, 0)
 
@@ -301,8 +301,8 @@ class CronRule:
     def next_after(self, t: int) -> int | None:
         """Return the least fire time > `t`.
 
-        Thousands of schedules that share a rule ask the same at one tick, so the last answers
-        are kept, as (query, found): each holds for all instants from the one to the other.
+        Thousands of schedules that share a rule need the same result at one tick, so the last
+        results are kept, as (query, found): each is valid for all instants between the two.
         """
         for query, found in self._recent:
             if query <= t < found:
@@ -342,7 +342,7 @@ class CronRule:
         return None
 
     def count(self, after: int, until: int) -> int:
-        """Return how many fire times lie in (`after`, `until`], or MANY when at least so many."""
+        """Return how many fire times lie in (`after`, `until`], or MANY when there are more."""
         start, until = max(after + 1, _START), min(until, _END - 1)
         total = 0
         for end in [jump - 1 for jump in self.zone.jumps(start, until)] + [until]:
@@ -356,9 +356,9 @@ class CronRule:
         """Return the wall time from which matching continues, and whether it fires at once.
 
         All differences between wildcard and fixed rules are here. The clock shows `wall`; a
-        fixed rule has done all times before `due`. In an overlap that is the later one: what is
-        shown for the second time is over. After a jump forward it is the earlier one, and what
-        was left out fires at once, together with the time now shown.
+        fixed rule has fired for all times before `due`. In an overlap `due` is later: times that
+        the clock shows again are over. After a jump forward it is earlier, and the times left out
+        fire at once, together with the time now shown.
         """
         wall = start + self.zone.offset(start)
         if self.expression.wildcard:

@@ -32,9 +32,9 @@ _MONTHS = (
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """An upcoming fire time: in UTC, in the trigger's zone, and what clock changes do to it.
+    """An upcoming fire time in UTC and in the trigger's zone, with the effects of clock changes.
 
-    `offset` is the jitter that it includes. `blocked_by` says why it will be skipped: paused,
+    `offset` is the jitter that it includes. `blocked_by` is why it will be skipped: paused,
     requested, or "".
     """
 
@@ -72,9 +72,9 @@ def fires(
 
 
 def dst_remarks(trigger: Trigger, after: datetime) -> list[str]:
-    """Return what the clock changes of the 366 days after an instant do, one line for each.
+    """Return the effects of the clock changes in the 366 days after an instant, a line for each.
 
-    A wildcard rule that fires in every hour has none: they neither add nor take a run.
+    A wildcard rule that fires in every hour has none: they neither add nor remove a run.
     """
     if not isinstance(trigger, Cron):
         return []
@@ -102,7 +102,7 @@ def _notes(rule: CronRule, previous: int, fire: int) -> list[str]:
 
 
 def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
-    """Return what a jump does to the times of a rule, or to one of them, or ""."""
+    """Return the effect of a jump on the times of a rule, or on one of them; "" for none."""
     expected, shown = jump + rule.zone.offset(jump - 1), jump + rule.zone.offset(jump)
     low, high = sorted((expected, shown))
     first = rule.first_match(low) if only is None else only

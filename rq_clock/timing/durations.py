@@ -1,4 +1,4 @@
-"""Durations: read as 90s, 15m, 1h30m, 500ms, a bare number being seconds; and printed. Pure."""
+"""Durations, read and printed: 90s, 15m, 1h30m, 500ms; a bare number is in seconds. Pure."""
 
 from __future__ import annotations
 

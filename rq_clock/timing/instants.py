@@ -1,4 +1,4 @@
-"""Instants: epoch milliseconds, ISO 8601, and the words that people type. Pure.
+"""Instants: epoch milliseconds, ISO 8601 and relative texts. Pure.
 
 Texts that `read_instant` reads: 2026-03-29T02:30:00Z; in a zone 2026-03-29T02:30 and 2026-03-29;
 with `now` also now, now-2h, now+1d12h, today, tomorrow 09:00, 18:00.
@@ -15,7 +15,7 @@ from rq_clock.timing.durations import duration_or_none, has_unit
 from rq_clock.timing.zones import zone
 
 FIRST, LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9899, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""The bounds of what `read_instant` accepts: later, a duration could no longer be added."""
+"""The bounds of `read_instant`: a duration could not be added to a later instant."""
 LONGEST = 40
 """Characters of an instant."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +41,11 @@ def from_ms(ms: int | str | bytes) -> datetime:
 def score_ms(score: float) -> int:
     """Return a sorted set's score as an instant that datetime can hold."""
     return int(min(max(score, _FIRST_MS), _LAST_MS))
+
+
+def from_score(score: float) -> datetime:
+    """Return the instant (UTC) of a sorted set's score."""
+    return from_ms(score_ms(score))
 
 
 def iso(t: datetime) -> str:

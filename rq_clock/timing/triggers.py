@@ -1,4 +1,4 @@
-"""Triggers: when a schedule fires.
+"""Triggers: the fire times of a schedule.
 
 The three triggers `cron`, `every` and `once` have the same methods: the next fire time after an
 instant, the latest at an instant, and the number between two. The results are pure functions of
@@ -11,8 +11,7 @@ Invariants:
 - Constructing never raises. `faults()` returns everything that is wrong, so that the faults of all
   schedules can be reported at once. Every other method of a faulty trigger raises `ScheduleError`.
 
-Not here: the meaning of cron expressions (cron.py), catch-up, jitter, and anything that knows
-what "now" is.
+Not here: the meaning of cron expressions (cron.py), catch-up, jitter, and the current time.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class Cron:
         return _moment(self.rule.latest_at(_seconds(t)), 1000)
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return how many fire times lie in (`after`, `until`], or MANY when at least so many."""
+        """Return how many fire times lie in (`after`, `until`], or MANY when there are more."""
         return self.rule.count(_seconds(after), _seconds(until))
 
     def spec(self) -> dict[str, Any]:
@@ -122,7 +121,7 @@ class Every:
         return _moment(self.anchor + self._number(t) * self.period)
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return how many fire times lie in (`after`, `until`], or MANY when at least so many."""
+        """Return how many fire times lie in (`after`, `until`], or MANY when there are more."""
         return min(MANY, max(0, self._number(until) - self._number(after)))
 
     def spec(self) -> dict[str, Any]:

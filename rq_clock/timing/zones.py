@@ -1,10 +1,10 @@
-"""The clock of a time zone: what it shows, and when it jumps.
+"""The clock of a time zone: its wall times and its jumps.
 
-An instant is an integer of epoch seconds. A *wall* time is what the clock shows at an instant,
-counted in seconds as if it were UTC.
+An instant is an integer of epoch seconds. A *wall* time is the one that the clock shows at an
+instant, counted in seconds as if it were UTC.
 
-The data comes from the `tzdata` package and never from the machine, whose files may be years
-older: two processes with the same requirements agree about every instant.
+The data comes from the `tzdata` package and never from the machine, whose files may be years older:
+two processes with the same requirements agree about every instant.
 """
 
 from __future__ import annotations
@@ -72,11 +72,8 @@ def zone_faults(key: str) -> list[str]:
     known = {name.lower().rpartition("/")[2]: name for name in names}
     known |= {name.lower(): name for name in names}
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.7)
-    hint = (
-        f"did you mean {known[near[0]]!r}?"
-        if near
-        else "rq_clock.timing.zones.zone_names() lists them"
-    )
+    listed = "rq_clock.timing.zones.zone_names() lists them"
+    hint = f"did you mean {known[near[0]]!r}?" if near else listed
     return [f"expected a time zone such as 'Europe/Berlin', got {key!r}: {hint}"]
 
 

@@ -3,8 +3,8 @@
 -- KEYS  1 revision   2 due   3 failing   4 duties   5 lease   6 alerts   7 workers
 --       8 output of the job that the page shows   9 handovers   10 runs   11 audit
 -- ARGV  1 ms after which a fire time counts as late
---       2 s after which a page is old: it says how long ago things were
--- Returns a hash. What it costs does not depend on the number of schedules or jobs.
+--       2 s after which a page is old, because it shows ages
+-- Returns a hash. The cost does not depend on the number of schedules or jobs.
 
 local QUEUES = 100  -- looked at one by one
 
@@ -16,7 +16,7 @@ local function see(...)
 end
 
 see('GET', KEYS[1])
-see('ZRANGE', KEYS[2], 0, 9, 'WITHSCORES')  -- whatever was decided was the soonest, or close behind
+see('ZRANGE', KEYS[2], 0, 9, 'WITHSCORES')  -- every decision changes one of the soonest
 see('ZCOUNT', KEYS[2], '-inf', string.format('%d', clock[1] * 1000 - ARGV[1]))
 see('ZCARD', KEYS[3])
 see('ZRANGE', KEYS[4], 0, 9, 'WITHSCORES')

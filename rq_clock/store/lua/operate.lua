@@ -15,7 +15,7 @@
 --         state, its status         this cannot be done in its state
 --         twin, job                 another run of the same fire time is queued or running
 --         error, text               the key of its queue is no list, or no worker listens
--- What was done to any of them is one entry of the audit.
+-- All changes are one entry of the audit.
 
 local verb, now, text = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local ENDED = {failed = true, stopped = true, canceled = true}

@@ -50,7 +50,7 @@ end
 for _, key in ipairs(redis.call('SRANDMEMBER', KEYS[2], ARGV[2])) do
   local facts = read('HMGET', key, 'state', 'queues', 'current_job', 'last_heartbeat',
     'birth', 'hostname', 'pid', 'version', 'death')
-  if facts[2] and not facts[9] then  -- else it has died, and nobody has tidied up yet
+  if facts[2] and not facts[9] then  -- else it has died and was not removed yet
     local name = string.sub(key, #'rq:worker:' + 1)
     local row = {name}
     for i = 1, 8 do
