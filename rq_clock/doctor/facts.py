@@ -10,10 +10,9 @@ Not here: the findings and their remedies (schedule_checks.py, server_checks.py)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
@@ -26,10 +25,9 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status, read_status
-from rq_clock.store.store import OLDEST_REDIS, Store, data_fault
+from rq_clock.store.store import OLDEST_REDIS, Store, data_fault, portions
 from rq_clock.version import releases
 
-PORTION = 500
 SCAN = 1000
 _HASHES = ("markers", "revisions", "pauses", "skips")
 T = TypeVar("T")
@@ -309,10 +307,3 @@ def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served
         if jobs[queue] or queue in of_schedules
     }
     return queues, {key.removeprefix("rq:worker:") for key in alive}
-
-
-def portions(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield the items in lists of a size that delays nobody."""
-    rest = iter(items)
-    while portion := list(islice(rest, PORTION)):
-        yield portion

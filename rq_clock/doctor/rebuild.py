@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rq_clock.doctor.facts import SCAN, portions, read_schedules
+from rq_clock.doctor.facts import SCAN, read_schedules
 from rq_clock.errors import RqClockError
 from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import load_script, text
-from rq_clock.store.store import Store
+from rq_clock.store.store import Store, portions
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import releases
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 from redis import Redis
@@ -148,7 +149,7 @@ class Store:
     def definitions(self, names: Sequence[str]) -> list[str | None]:
         """Return the stored definitions of `names`, declared or not; None for one without."""
         found: list[str | None] = []
-        for chunk in _chunks(names, _CHUNK):
+        for chunk in portions(names):
             values = self.redis.hmget(self.key("definitions"), chunk)
             found += [None if value is None else text(value) for value in values]
         return found
@@ -167,7 +168,7 @@ class Store:
         """
         keys = self.keys("lease", "meta")
         head: list[str | int] = [lease.token, release, to_ms(now), KEEP_REMOVED_MS]
-        for chunk in _chunks(list(changes), _CHUNK):
+        for chunk in portions(changes):
             args = [word for change in chunk for word in change.words()]
             answer = self._scripts["reconcile"](keys, head + args)
             if answer == 0:
@@ -215,7 +216,7 @@ class Store:
     def pauses(self, names: Sequence[str]) -> dict[str, Pause]:
         """Return the pauses of those of `names` that have one, also ended ones."""
         found: dict[str, Pause] = {}
-        for chunk in _chunks(names, _CHUNK):
+        for chunk in portions(names):
             values = zip(chunk, self.redis.hmget(self.key("pauses"), chunk), strict=True)
             found |= {name: pause_from(value) for name, value in values if value is not None}
         return found
@@ -236,7 +237,7 @@ class Store:
 
     def everything(self) -> Iterator[Entry]:
         """Yield every schedule, by name; read in portions."""
-        for names in _chunks(self.all_names(), _CHUNK):
+        for names in portions(self.all_names()):
             yield from self.load(names)[0].values()
 
     def some_names(self, limit: int) -> list[str]:
@@ -269,7 +270,7 @@ class Store:
         """Write these fields; an empty value removes one. They are written in portions of a few
         hundred, in their order. Raises LeaseLost."""
         keys = self.keys("lease", "alerts")
-        for chunk in _chunks(list(changes.items()), _CHUNK):
+        for chunk in portions(changes.items()):
             words = [word for pair in chunk for word in pair]
             if not self._scripts["alerts"](keys, [lease.token, *words]):
                 raise LeaseLost("another clock leads, or the lease ran out")
@@ -382,6 +383,8 @@ def _is_pause(stored: bytes) -> bool:
     return True
 
 
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def portions(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists of a size that delays no other client."""
+    rest = iter(items)
+    while portion := list(islice(rest, _CHUNK)):
+        yield portion
