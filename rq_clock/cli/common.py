@@ -201,5 +201,5 @@ def progress(length: int, label: str, *, shown: bool = True) -> Iterator[Callabl
         yield lambda count: bar.update(max(count - bar.pos, 0))
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun if count == 1 else noun + 's'}"

@@ -164,11 +164,9 @@ def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None
     after, _ = store.load(names)
     for name in names:
         _print_resumed(name, before.get(name), after.get(name))
-    if everything and not any(pause.at(now()) for pause in whole.values()):
-        click.echo("all schedules: were not paused", err=True)
-    elif everything:
-        click.echo("all schedules: resumed")
     if everything:
+        paused = any(pause.at(now()) for pause in whole.values())
+        click.echo(f"all schedules: {'resumed' if paused else 'were not paused'}", err=not paused)
         _print_own_pauses(store)
 
 
@@ -194,7 +192,7 @@ def _print_own_pauses(store: Store) -> None:
     own = schedules_of(store).find(state="paused", limit=10).entries
     if own:
         listed = ", ".join(sorted(entry.name for entry in own)[:10])
-        complain(f"still paused by themselves: {listed}{', …' if len(own) > 10 else ''}")
+        complain(f"still paused one by one: {listed}{', …' if len(own) > 10 else ''}")
 
 
 @click.command()

@@ -44,11 +44,9 @@ def worker(
 
 @click.command()
 @click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
+    "--host", default="127.0.0.1", show_default=True,
     help="Address to listen on; 0.0.0.0 on a platform.",
-)
+)  # fmt: skip
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on (default: PORT, or 8000)."
 )

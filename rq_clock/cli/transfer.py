@@ -64,11 +64,9 @@ prune_option = click.option(
 @click.command()
 @click.option("-o", "--output", metavar="FILE", help="File to write (default: standard output).")
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["yaml", "json"]),
+    "--format", "form", type=click.Choice(["yaml", "json"]),
     help="Format (default: by the name of FILE, else yaml).",
-)
+)  # fmt: skip
 @click.option("--tag", "tags", multiple=True, help="Export only this tag; repeatable.")
 @click.option("--with-secrets", is_flag=True, help="Write secrets in clear instead of ****.")
 def export(output: str | None, form: str | None, tags: tuple[str, ...], with_secrets: bool) -> None:
@@ -198,8 +196,8 @@ def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: boo
         complain("nothing to change")
         return
     if count > BATCH_LIMIT:
-        portions = plural(-(-count // BATCH_LIMIT), "batch", "batches")
-        complain(f"{count:,} changes are made in {portions}, each one whole")
+        batches = -(-count // BATCH_LIMIT)
+        complain(f"{count:,} changes are made in {batches} batches, each one whole")
     if dry_run:
         complain("nothing was changed: --dry-run")
         return

@@ -274,7 +274,7 @@ class TestPause:
         assert "a: all schedules are paused; `rq-clock resume --all` resumes them" in result.stderr
         result = run("resume", "--all")
         assert result.stdout == "all schedules: resumed\n"
-        assert "still paused by themselves: b" in result.stderr
+        assert "still paused one by one: b" in result.stderr
         result = run("resume", "a", "b")
         assert result.stdout.startswith("b: resumed, next ")
         assert result.stderr == "a: was not paused\n"
