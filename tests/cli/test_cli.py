@@ -351,6 +351,7 @@ def test_the_list_of_commands_has_the_first_sentence_of_each_help() -> None:
     [
         ("main(['--help'], standalone_mode=False)", "redis rq croniter dotenv zoneinfo"),
         ("[main.get_command(None, name) for name in main.list_commands(None)]", "redis rq dotenv"),
+        ("main.get_command(None, 'list')", "redis rq dotenv croniter yaml"),
     ],
 )
 def test_neither_help_nor_completion_loads_slow_modules(code: str, slow: str) -> None:
