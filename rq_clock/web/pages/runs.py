@@ -16,7 +16,6 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import LEDGER_CODES, RUN_STATES, Enqueued, LedgerEntry, instant_of
 from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.serializers.runs import run_view
-from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.timing.triggers import MANY
@@ -110,18 +109,9 @@ def runs_page(  # noqa: PLR0913 - one a filter
 
 
 @router.get("/runs/{id}")
-def run_page(request: Request, site: Web, token: Read, id: str) -> Response:
-    """Return the page of a run."""
-    return _job_page(request, site, token, id)
-
-
 @router.get("/jobs/{id}")
-def job_page(request: Request, site: Web, token: Read, id: str) -> Response:
-    """Return the page of any RQ job."""
-    return _job_page(request, site, token, id)
-
-
-def _job_page(request: Request, site: Context, token: Token, id: str) -> Response:
+def run_page(request: Request, site: Web, token: Read, id: str) -> Response:
+    """Return the page of a run, or of any other RQ job."""
     status, run = read_run(site, id)
     may = "operate" in token.scopes and not site.read_only
     return page(
@@ -166,9 +156,11 @@ def _of_schedule(found: ScheduleDetail, match: RunFilter) -> list[RunLine]:
     """Return the matching fire times of one schedule, newest first."""
     queue = found.row.entry.schedule.queue if found.row.entry.schedule else ""
     lines = (line_in(found, entry) for entry in reversed(found.ledger))
+    since, until = match.since, match.until
     return [
         line for line in lines
-        if _matches(line, match, queue) and _within(line.at, match.since, match.until)
+        if (since is None or line.at >= since) and (until is None or line.at <= until)
+        and _matches(line, match, queue)
     ]  # fmt: skip
 
 
@@ -208,10 +200,6 @@ def _matches(line: RunLine, match: RunFilter, queue: str) -> bool:
     if match.reason and line.reason != match.reason:
         return False
     return match.text in f"{line.schedule} {line.job} {line.text}".lower()
-
-
-def _within(at: datetime, since: datetime | None, until: datetime | None) -> bool:
-    return (since is None or at >= since) and (until is None or at <= until)
 
 
 def _instant(value: str, field: str) -> datetime | None:

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.ledger import Enqueued, LedgerEntry
-from rq_clock.model.targets import Target
+from rq_clock.model.targets import shown_target
 from rq_clock.schedules.listing import Row
 from rq_clock.timing.describe import words
 from rq_clock.timing.durations import duration_text
@@ -49,7 +49,7 @@ def schedule_row(row: Row, now: datetime) -> ScheduleRow:
         entry=entry,
         look=next((_TONES[s] for s in row.states if s in _TONES), ""),
         trigger=trigger_cell(schedule.trigger) if schedule else Markup("—"),
-        target=_target(schedule.target) if schedule else "",
+        target=shown_target(schedule.target)["runs"] if schedule else "",
         last=_last(row.tail, tz, now),
         next=_next(row, tz, now),
         bars=bars(row.tail),
@@ -84,10 +84,6 @@ def pause_text(pause: Pause, tz: str, now: datetime) -> Markup:
         text = Markup("until {} ({}), ").format(when(pause.until, tz, now), ago(pause.until, now))
     text += Markup("by {}").format(pause.by)
     return text + Markup(": “{}”").format(pause.reason) if pause.reason else text
-
-
-def _target(target: Target) -> str:
-    return target if isinstance(target, str) else target.describe()
 
 
 def _last(tail: Sequence[LedgerEntry], tz: str, now: datetime) -> Markup:

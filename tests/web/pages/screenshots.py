@@ -2,7 +2,7 @@
 instant that never changes, so that a picture changes when a page does.
 
 The history is written straight into Redis, as the tables of keys in store.py and executions.py have
-it; nothing runs. The pages are told that it is NOW by the client through which they read.
+it; nothing runs. The client through which the pages read reports NOW as the time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.web.pages import browser as lab
 from tests.web.test_server import TOKEN
 
 IMAGES = ROOT / "docs" / "img"
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 NOW = datetime(2026, 3, 27, 14, 7, 20, tzinfo=UTC)
 """Two days before the clocks of Berlin go forward."""
 STILL = (
@@ -106,7 +106,7 @@ STORIES = [
     Story("expire-carts", every(hours=1), "tasks.carts.expire", 0.9, {"tags": ["shop"]}),
 ]  # fmt: skip
 LATE = "ping-partners"
-"""What the clock could not write."""
+"""The late schedule."""
 RUN_TIME = ("expire-carts", "welcome-4711")
 PAGES = {
     "schedules": "/",
@@ -127,7 +127,7 @@ PAGES = {
 
 
 class Past:
-    """Writes what happened."""
+    """Writes the history."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis: Any = redis
@@ -138,7 +138,7 @@ class Past:
         return PREFIX + name
 
     def write(self) -> dict[str, int]:
-        """All of it; fire times (ms) that pages are named by."""
+        """Write everything; return the fire times (ms) in the paths of pages."""
         settings = Settings.from_env({"REDIS_URL": "redis://unused", "RQ_CLOCK_OWNER": "shop"})
         schedules = Schedules(self.redis, by="ana", settings=settings)
         for story in STORIES:
@@ -158,7 +158,7 @@ class Past:
         return {"failed": self.failed_job(), "running": self.running_job()}
 
     def history(self, story: Story) -> None:
-        """The last hundred fire times of a schedule, some of which went wrong."""
+        """Write the last hundred fire times of a schedule, some of which failed."""
         t, times = NOW - 60 * DAY, []
         until = NOW - 20 * MINUTE if story.name == LATE else NOW
         while (t := story.trigger.next_after(t)) <= until:
@@ -185,7 +185,7 @@ class Past:
         self.redis.zadd(self.key("due"), {story.name: to_ms(story.trigger.next_after(NOW))})
 
     def fate(self, story: Story, fire: datetime, behind: int) -> str:
-        """What became of a fire time, as the ledger has it."""
+        """Return a fire time's outcome as a line of the ledger."""
         ms, lag = to_ms(fire), self.luck.choice((0, 0, 1, 1, 2, 3))
         if story.name == "send-digest" and behind < 2:
             return f"- {ms} {ms} 1 paused"
@@ -205,7 +205,7 @@ class Past:
         return f"{line} {story.error}" if failed else line
 
     def late(self) -> None:
-        """What is late, and what of all this are open alerts."""
+        """Write a late schedule and the open alerts."""
         due = to_ms(NOW - 7 * MINUTE - 20 * SECOND)
         self.redis.zadd(self.key("due"), {LATE: due})
         alerts = (
@@ -269,17 +269,17 @@ class Past:
 
     def job(self, name: str, fire: datetime, status: str, queue: str, **fields: str) -> str:
         id = f"default-{name}-{to_ms(fire)}"
-        said = {
+        fields_of_job = {
             "status": status, "origin": queue, "meta": "rq_clock_fire_time",
             "created_at": utcformat(fire), "enqueued_at": utcformat(fire),
             "started_at": utcformat(fire + SECOND / 10), "timeout": "180",
             "rq_clock_attempt": "1", **fields,
         }  # fmt: skip
-        self.redis.hset(f"rq:job:{id}", mapping=said)
+        self.redis.hset(f"rq:job:{id}", mapping=fields_of_job)
         return id
 
     def failed_job(self) -> int:
-        """The newest three of what fails, as jobs; the fire time of the newest."""
+        """Write the newest three failures as jobs; return the fire time of the newest."""
         for i in (2, 1, 0):
             fire = NOW.replace(minute=5, second=0) - i * 5 * MINUTE
             ended = fire + 3 * SECOND
@@ -308,11 +308,11 @@ class Past:
         return to_ms(fire)
 
 
-# ---- taking them ------------------------------------------------------------------------------
+# ---- the pictures -----------------------------------------------------------------------------
 
 
 def at_now(url: str) -> Redis:
-    """A client to whom the server's clock stands still, also in scripts, and its figures too."""
+    """Return a client for which the server's clock stands still, in scripts too."""
     script, still = scripts._source, f"({{'{int(NOW.timestamp())}', '0'}})"
     scripts._source = cache(lambda name: script(name).replace("redis.call('TIME')", still))
     redis = Redis.from_url(url)
@@ -328,7 +328,7 @@ def at_now(url: str) -> Redis:
 
 @contextmanager
 def served(redis: Redis, url: str) -> Iterator[str]:
-    """The address of a web process that reads through this client."""
+    """Serve the app on this client; yield its address."""
     settings = Settings.from_env({"REDIS_URL": url, "RQ_CLOCK_TOKENS": f"ana:admin:{TOKEN}"})
     app = create_app(settings, redis=redis)
     port = int(free_url().rpartition(":")[2].partition("/")[0])
@@ -345,7 +345,7 @@ def served(redis: Redis, url: str) -> Iterator[str]:
 
 
 def ready(page: Page, name: str) -> None:
-    """What has to be on a page before it is taken."""
+    """Wait until a page is complete."""
     if name == "new":
         page.get_by_label("Name", exact=True).fill("early-mail")
         page.get_by_label("Zone", exact=True).fill("Europe/Berlin")
@@ -372,7 +372,7 @@ def take(browser: Browser, address: str, pages: dict[str, str]) -> None:
                 file = IMAGES / f"{name}-{theme}-{width}.png"
                 page.screenshot(path=file, animations="disabled", caret="hide")
                 size = file.stat().st_size
-                assert size <= MOST_BYTES, f"{file.name} has {size:,} bytes"
+                assert size <= MAX_BYTES, f"{file.name} has {size:,} bytes"
             context.close()
 
 

@@ -87,15 +87,15 @@ def context(chromium: Browser, session: Any) -> Iterator[BrowserContext]:
 def page(context: BrowserContext, place: Place) -> Iterator[Page]:
     """The first page of somebody who is logged in, of which the console has no complaints."""
     page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(f"error: {error}"))
+    logged: list[str] = []
+    page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: logged.append(f"error: {error}"))
     page.goto(place.url)
     yield page
     words = "" if page.is_closed() else page.locator("body").inner_text()
-    print(page.url, words, said, place.web.text(), sep="\n")  # shown where a test fails
+    print(page.url, words, logged, place.web.text(), sep="\n")  # shown where a test fails
     faulty = re.compile(r"error: (?!.*(net::ERR|status of (4..|503)))")
-    assert not list(filter(faulty.match, said))
+    assert not list(filter(faulty.match, logged))
 
 
 def live(page: Page) -> None:
@@ -108,7 +108,7 @@ def press(page: Page, name: str, role: Any = "button") -> None:
 
 
 class TestAPersonsPath:
-    def test_from_logging_in_to_a_clock_that_is_taken_over(self, page: Page, place: Place) -> None:
+    def test_from_the_login_to_a_takeover_of_the_clock(self, page: Page, place: Place) -> None:
         self.logs_in(page, place)
         self.sees_a_schedule_run(page)
         self.pauses_it_and_sees_it_skipped(page)
@@ -222,8 +222,8 @@ class TestAPersonsPath:
 
 class TestLive:
     @pytest.fixture
-    def asked(self, context: BrowserContext) -> list[tuple[Page, int]]:
-        """The pages that have asked for themselves again, and what was answered, in order."""
+    def polls(self, context: BrowserContext) -> list[tuple[Page, int]]:
+        """Record each page that polls, with the status of the answer."""
         found: list[tuple[Page, int]] = []
 
         def note(answer: Response) -> None:
@@ -245,14 +245,14 @@ class TestLive:
             for tab in tabs:
                 seen(tab, "while ten look")
 
-    def test_what_has_not_changed_is_not_sent_again(
-        self, asked: list[tuple[Page, int]], page: Page, place: Place
+    def test_an_unchanged_page_is_not_sent_again(
+        self, polls: list[tuple[Page, int]], page: Page, place: Place
     ) -> None:
         live(page)
         place.clock.kill()
         seen(page, "No clock has been running since")
-        asked.clear()
-        wait_until(lambda: page.title() and (page, 304) in asked, PATIENCE, "the same page")
+        polls.clear()
+        wait_until(lambda: page.title() and (page, 304) in polls, PATIENCE, "the same page")
         place.clock = place.start_clock("clock.3")
         seen(page, "clock.3")
 
@@ -266,7 +266,7 @@ class TestLive:
         with paused(place, "nightly-report", "after the restart"):
             seen(page, "after the restart")
 
-    def test_a_redis_that_is_away_is_said_and_got_over(self, page: Page, place: Place) -> None:
+    def test_a_page_reports_that_redis_is_away_and_recovers(self, page: Page, place: Place) -> None:
         live(page)
         place.server.pause()
         try:
@@ -275,7 +275,7 @@ class TestLive:
             place.server.resume()
         live(page)
 
-    def test_what_a_reader_is_in_the_middle_of_stays(self, page: Page) -> None:
+    def test_an_update_keeps_focus_selection_and_input(self, page: Page) -> None:
         live(page)
         box = page.get_by_label("Select nightly-report")
         box.check()
@@ -293,23 +293,23 @@ class TestLive:
         assert page.evaluate("document.activeElement.mark") == 1
         assert page.evaluate("getSelection().toString()") == "Schedules"
 
-    def test_who_wants_no_news_gets_none_and_stays_so(
-        self, asked: list[tuple[Page, int]], page: Page, place: Place
+    def test_updating_can_be_turned_off_for_good(
+        self, polls: list[tuple[Page, int]], page: Page, place: Place
     ) -> None:
         live(page)
         press(page, "Stop updating")
         expect(page.locator("#live")).to_have_text("Not updated")
         page.reload()
         expect(page.locator("#live")).to_have_text("Not updated")
-        asked.clear()
+        polls.clear()
         with paused(place, "nightly-report", "unseen"):
             page.wait_for_timeout(LONGEST_MS)
-            assert asked == []
+            assert polls == []
             press(page, "Update live")
             seen(page, "unseen")
 
-    def test_a_tab_that_nobody_sees_asks_for_nothing(
-        self, asked: list[tuple[Page, int]], context: BrowserContext, page: Page, place: Place
+    def test_a_hidden_tab_fetches_nothing(
+        self, polls: list[tuple[Page, int]], context: BrowserContext, page: Page, place: Place
     ) -> None:
         live(page)
         other = context.new_page()
@@ -318,11 +318,11 @@ class TestLive:
         self.hide(page, hidden=True)
         with paused(place, "nightly-report", "while hidden"):
             seen(other, "while hidden")
-            asked.clear()
+            polls.clear()
             wait_until(
-                lambda: page.title() and len(asked) >= 3, PATIENCE, "the other to ask thrice"
+                lambda: page.title() and len(polls) >= 3, PATIENCE, "the other to ask thrice"
             )
-            assert {tab for tab, _ in asked} == {other}
+            assert {tab for tab, _ in polls} == {other}
             assert "while hidden" not in page.locator("body").inner_text()
             self.hide(page, hidden=False)
             seen(page, "while hidden")
@@ -333,9 +333,7 @@ class TestLive:
         page.evaluate(f"hidden => Object.defineProperty(document, 'hidden', {hiding})", hidden)
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
-    def test_who_has_logged_out_elsewhere_comes_to_the_login(
-        self, page: Page, place: Place
-    ) -> None:
+    def test_a_logout_elsewhere_leads_to_the_login(self, page: Page, place: Place) -> None:
         live(page)
         page.context.clear_cookies()
         with paused(place, "nightly-report", "unheard"):

@@ -1,8 +1,8 @@
 """The pages of schedules, as a browser without a script meets them: the app on a real Redis.
 
-Laws: what is shown is what Redis holds, each instant with its zone; what an operator says in a form
-is what is done, and what is refused is said over the form, which keeps what was entered; no text of
-anybody's becomes markup, and no page needs what the content security policy forbids.
+Laws: pages show the state in Redis, each instant with its zone. A refusal is shown above its form,
+which keeps its values. No text becomes markup, and every page works within the content security
+policy.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main_of(page: Page) -> str:
 @pytest.fixture
 def several(connection: Redis, schedules: Schedules, now: datetime) -> None:
     """A schedule in each state."""
-    given: list[tuple[str, str, dict[str, Any]]] = [
+    rows: list[tuple[str, str, dict[str, Any]]] = [
         ("fine", "tasks.fine", {"queue": "mail", "tags": ["growth"]}),
         ("fresh", "tasks.fresh", {}),
         ("fails", "tasks.fails", {}),
@@ -93,7 +93,7 @@ def several(connection: Redis, schedules: Schedules, now: datetime) -> None:
         ("rests", "tasks.rests", {}),
         ("works", "tasks.works", {}),
     ]
-    for name, target, options in given:
+    for name, target, options in rows:
         schedules.add(name, DAILY, target, **options)
     schedules.add("over", once(now + DAY), "tasks.over")
     connection.zrem(key("due"), "over")
@@ -131,7 +131,7 @@ EVERYTHING = {"fine", "fresh", "fails", "waits", "rests", "works", "over", "newe
         ("?q=no-such", set()),
     ],
 )
-def test_a_filter_in_the_url_shows_what_fits(
+def test_a_filter_in_the_url_shows_the_matching_schedules(
     several: None, browser: TestClient, query: str, names: set[str]
 ) -> None:
     assert set(shown(browser, query)) == names
@@ -165,22 +165,24 @@ def test_trouble_comes_first_and_other_orders_are_links(several: None, browser: 
     assert 'aria-sort="ascending"' in page
 
 
-def test_a_row_tells_when_what_and_how_it_went(several: None, browser: TestClient) -> None:
+def test_a_row_shows_trigger_runs_and_lateness(several: None, browser: TestClient) -> None:
     row = browser.get("/?q=fine").text.partition('id="row-fine"')[2].partition("</tr>")[0]
-    told = text_of(row)
-    assert "At 02:30 every day" in told
-    assert "30 2 * * * Europe/Berlin" in told
-    assert re.search(r"(29|30) min ago", told)
-    assert "2 s · +40 ms" in told
-    assert re.search(r"in \d+ (h|min|s).* \w{3} \d+ \w{3} 02:30 CES?T", told)
+    words = text_of(row)
+    assert "At 02:30 every day" in words
+    assert "30 2 * * * Europe/Berlin" in words
+    assert re.search(r"(29|30) min ago", words)
+    assert "2 s · +40 ms" in words
+    assert re.search(r"in \d+ (h|min|s).* \w{3} \d+ \w{3} 02:30 CES?T", words)
     assert 'aria-label="2 ok, 1 failed"' in row
 
 
-def test_a_pause_is_told_with_who_and_why(several: None, browser: TestClient) -> None:
+def test_a_pause_is_shown_with_its_actor_and_reason(several: None, browser: TestClient) -> None:
     assert "by ana: “holiday”" in main_of(browser.get("/?state=paused"))
 
 
-def test_pages_lead_on_and_say_where_one_is(schedules: Schedules, browser: TestClient) -> None:
+def test_pages_link_to_the_next_and_show_their_place(
+    schedules: Schedules, browser: TestClient
+) -> None:
     for n in range(60):
         schedules.add(f"s-{n:02}", every(hours=1), "tasks.some")
     first = browser.get("/?sort=name&size=25")
@@ -191,7 +193,7 @@ def test_pages_lead_on_and_say_where_one_is(schedules: Schedules, browser: TestC
     assert re.findall(r'id="row-([^"]+)"', second.text)[0] == "s-25"
 
 
-def test_of_very_many_a_page_says_how_far_it_looked(
+def test_a_page_of_very_many_schedules_shows_how_many_were_searched(
     schedules: Schedules, browser: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(1200):
@@ -199,15 +201,15 @@ def test_of_very_many_a_page_says_how_far_it_looked(
         schedules.add(name, every(hours=1), "tasks.some", tags=["rare"] if n % 400 == 0 else [])
     monkeypatch.setattr("rq_clock.schedules.listing.WHOLE", 1000)
     monkeypatch.setattr("rq_clock.schedules.listing.PORTION", 300)
-    found, query, asked = set(), "?tag=rare", 0
+    found, query, pages = set(), "?tag=rare", 0
     while query:
         page = browser.get(f"/{query}")
         assert re.search(r"searched \d+ schedules, found \d here", text_of(page))
         found |= set(re.findall(r'id="row-([^"]+)"', page.text))
         following = re.findall(r'rel="next" href="/([^"]+)">Search more', page.text)
-        query, asked = following[0].replace("&amp;", "&") if following else "", asked + 1
+        query, pages = following[0].replace("&amp;", "&") if following else "", pages + 1
     assert found == {"s-0000", "s-0400", "s-0800"}
-    assert asked > 1
+    assert pages > 1
     chosen = browser.post("/bulk", data={"verb": "pause", "all": "1", "tag": "rare"})
     assert "Pause 3 schedules" in main_of(chosen)
     monkeypatch.setattr("rq_clock.schedules.listing.PORTIONS", 1)
@@ -216,7 +218,7 @@ def test_of_very_many_a_page_says_how_far_it_looked(
     assert "too many schedules to search" in text_of(refused)
 
 
-def test_an_empty_list_says_how_to_begin(connection: Redis, browser: TestClient) -> None:
+def test_an_empty_list_shows_how_to_add_a_schedule(connection: Redis, browser: TestClient) -> None:
     page = main_of(browser.get("/"))
     assert "clock.add(" in page
     assert "rq-clock add" in page
@@ -237,7 +239,7 @@ def test_a_list_takes_few_round_trips_however_long_it_is(
     assert len(one) <= 3
 
 
-def test_nonsense_in_the_url_is_refused_with_a_word(browser: TestClient) -> None:
+def test_nonsense_in_the_url_is_refused_with_a_reason(browser: TestClient) -> None:
     for query in ("state=odd", "sort=odd", "size=7", "cursor=odd", "at=-1", "at=x"):
         page = browser.get(f"/?{query}")
         assert page.status_code == 422, query
@@ -247,7 +249,7 @@ def test_nonsense_in_the_url_is_refused_with_a_word(browser: TestClient) -> None
 # ---- the frame --------------------------------------------------------------------------------
 
 
-def test_without_a_clock_every_page_says_since_when(
+def test_without_a_clock_every_page_shows_since_when(
     connection: Redis, schedules: Schedules, browser: TestClient, now: datetime
 ) -> None:
     schedules.add("one", DAILY, "tasks.one")
@@ -289,13 +291,13 @@ def test_the_theme_is_chosen_without_a_script(browser: TestClient) -> None:
     assert "data-theme" not in browser.post("/theme", data={"theme": "", "next": "/"}).text
 
 
-def test_a_page_is_told_nothing_of_where_else_to_go(browser: TestClient) -> None:
+def test_a_form_redirects_to_no_other_site(browser: TestClient) -> None:
     for elsewhere in ("https://evil.example/", "//evil.example", "/\\evil.example"):
         answer = browser.post("/theme", data={"next": elsewhere}, follow_redirects=False)
         assert answer.headers["location"] == "/"
 
 
-def test_without_redis_a_page_says_so(settings: Settings) -> None:
+def test_without_redis_a_page_reports_it(settings: Settings) -> None:
     away = Settings.from_env({"REDIS_URL": free_url(), "RQ_CLOCK_TOKENS": PAGE_TOKENS})
     client = TestClient(create_app(away), headers={"Authorization": f"Bearer {ADMIN}"})
     for path in ("/", "/schedules/one", "/new", "/schedules/one/run"):
@@ -307,7 +309,7 @@ def test_without_redis_a_page_says_so(settings: Settings) -> None:
 # ---- one schedule -----------------------------------------------------------------------------
 
 
-def test_a_schedule_tells_its_past_and_its_future(
+def test_a_schedule_shows_its_past_and_next_fire_times(
     connection: Redis, schedules: Schedules, browser: TestClient, now: datetime
 ) -> None:
     schedules.add("one", DAILY, "tasks.one", queue="mail")
@@ -322,32 +324,34 @@ def test_a_schedule_tells_its_past_and_its_future(
         f"x {to_ms(t - DAY)} default-one-7",
     )  # fmt: skip
     page = browser.get("/schedules/one")
-    told = main_of(page)
-    assert "At 02:30 every day, Europe/Berlin time." in told
-    assert "Next 10 fire times" in told
-    assert len(re.findall(r"02:30 CES?T", told)) >= 10
-    assert len(re.findall(r"0[01]:30 UTC", told)) >= 10
-    assert "overlap — — — ‖ skipped 5 times" in told
-    assert "missed" in told
-    assert "catch-up +40 ms 60 ms 2 s ✓ ok" in told
-    assert "✕ failed ValueError: no such account" in told
-    assert "the job vanished" in told
-    assert "manual · ana" in told
-    assert "50 % of 2" in told
-    assert "1 ok, 1 failed, 1 lost, 1 missed, 5 skipped, 1 waiting" in told
+    words = main_of(page)
+    assert "At 02:30 every day, Europe/Berlin time." in words
+    assert "Next 10 fire times" in words
+    assert len(re.findall(r"02:30 CES?T", words)) >= 10
+    assert len(re.findall(r"0[01]:30 UTC", words)) >= 10
+    assert "overlap — — — ‖ skipped 5 times" in words
+    assert "missed" in words
+    assert "catch-up +40 ms 60 ms 2 s ✓ ok" in words
+    assert "✕ failed ValueError: no such account" in words
+    assert "the job vanished" in words
+    assert "manual · ana" in words
+    assert "50 % of 2" in words
+    assert "1 ok, 1 failed, 1 lost, 1 missed, 5 skipped, 1 waiting" in words
     assert f'href="/runs/{job}"' in page.text
     assert f'href="/runs/default-one-{to_ms(t - 2 * DAY)}"' in page.text
-    assert "trigger" in told
-    assert "to see" in told
+    assert "trigger" in words
+    assert "to see" in words
 
 
-def test_a_schedule_that_is_none_is_not_found(browser: TestClient) -> None:
+def test_an_unknown_schedule_is_not_found(browser: TestClient) -> None:
     page = browser.get("/schedules/nobody")
     assert page.status_code == 404
     assert "nobody" in text_of(page)
 
 
-def test_its_definition_can_be_taken_elsewhere(schedules: Schedules, browser: TestClient) -> None:
+def test_its_definition_can_be_copied_as_a_command_and_a_request(
+    schedules: Schedules, browser: TestClient
+) -> None:
     target = command("df -h /", env={"LEVEL": "1"})
     schedules.add("disk", every(minutes=90), target, retries=[10, 60], jitter=300, catch_up="all")
     page = main_of(browser.get("/schedules/disk"))
@@ -382,8 +386,8 @@ def one(schedules: Schedules) -> str:
 def test_a_run_by_hand_enqueues_one_job_in_the_name_of_the_token(
     one: str, connection: Redis, schedules: Schedules, browser: TestClient
 ) -> None:
-    asked = browser.get("/schedules/one/run")
-    assert "mail" in main_of(asked)
+    confirmation = browser.get("/schedules/one/run")
+    assert "mail" in main_of(confirmation)
     done = browser.post("/schedules/one/run", data={"reason": "to see"})
     assert done.url.path == "/schedules/one"
     assert "Enqueued default-one-" in main_of(done)
@@ -392,7 +396,7 @@ def test_a_run_by_hand_enqueues_one_job_in_the_name_of_the_token(
     assert (audited.by, audited.verb, audited.reason) == ("ana", "trigger", "to see")
 
 
-def test_what_is_said_once_is_said_once(one: str, browser: TestClient) -> None:
+def test_a_message_is_shown_once(one: str, browser: TestClient) -> None:
     browser.post("/schedules/one/run", data={}, follow_redirects=False)
     assert "Enqueued" in main_of(browser.get("/schedules/one"))
     assert "Enqueued" not in main_of(browser.get("/schedules/one"))
@@ -453,13 +457,13 @@ def test_a_pause_has_a_reason_and_an_end_on_the_schedules_clock(
 
 
 @pytest.mark.parametrize(
-    "said", [{"until": "date", "date": ""}, {"until": "date", "date": "2020-01-01T00:00"},
+    "form", [{"until": "date", "date": ""}, {"until": "date", "date": "2020-01-01T00:00"},
              {"missed": "odd"}, {"until": "date", "date": "9999-12-31T23:59"}],
 )  # fmt: skip
-def test_a_pause_that_cannot_be_is_refused_and_keeps_what_was_said(
-    one: str, schedules: Schedules, browser: TestClient, said: dict[str, str]
+def test_an_impossible_pause_is_refused_and_the_form_keeps_its_values(
+    one: str, schedules: Schedules, browser: TestClient, form: dict[str, str]
 ) -> None:
-    page = browser.post("/schedules/one/pause", data={"reason": "why", **said})
+    page = browser.post("/schedules/one/pause", data={"reason": "why", **form})
     if page.status_code == 200:  # far away, but an instant
         return
     assert page.status_code == 409
@@ -470,7 +474,7 @@ def test_a_pause_that_cannot_be_is_refused_and_keeps_what_was_said(
     assert not entry.pauses
 
 
-def test_a_backfill_is_seen_before_it_is_asked_for(
+def test_a_backfill_is_previewed_before_it_starts(
     one: str, connection: Redis, schedules: Schedules, browser: TestClient, now: datetime
 ) -> None:
     connection.hset(key("markers"), "one", f"{to_ms(now)} {to_ms(now - 30 * DAY)}")
@@ -505,11 +509,11 @@ def test_a_backfill_is_seen_before_it_is_asked_for(
         ({"at_once": "many"}, "at once: expected"),
     ],
 )
-def test_a_span_that_cannot_be_is_refused(
+def test_an_impossible_span_is_refused(
     one: str, browser: TestClient, wrong: dict[str, str], word: str
 ) -> None:
-    said = {"from": "2020-01-01T00:00", "to": "2020-01-02T00:00", "sure": "1", **wrong}
-    page = browser.post("/schedules/one/backfill", data=said)
+    form = {"from": "2020-01-01T00:00", "to": "2020-01-02T00:00", "sure": "1", **wrong}
+    page = browser.post("/schedules/one/backfill", data=form)
     assert page.status_code == 409
     assert word in main_of(page)
 
@@ -529,15 +533,15 @@ def test_a_schedule_is_deleted_only_as_it_was_seen(
     assert schedules.get("one") is None
 
 
-def test_what_is_declared_in_code_is_not_edited_here(
+def test_a_declared_schedule_is_not_edited_here(
     one: str, connection: Redis, schedules: Schedules, browser: TestClient
 ) -> None:
     connection.sadd(key("declared"), "one")
     assert "/edit" not in browser.get("/schedules/one").text
     assert browser.get("/schedules/one/edit").status_code == 409
     assert browser.post("/schedules/one/delete", data={}).status_code == 409
-    said = {"do": "save", "cron": "0 1 * * *", "func": "tasks.one"}
-    page = browser.post("/schedules/one/edit", data=said)
+    form = {"do": "save", "cron": "0 1 * * *", "func": "tasks.one"}
+    page = browser.post("/schedules/one/edit", data=form)
     assert "declared in code" in main_of(page)
     assert schedules.get("one") is not None
 
@@ -549,11 +553,11 @@ def test_those_that_are_chosen_are_paused_all_of_them(
     several: None, schedules: Schedules, browser: TestClient, now: datetime
 ) -> None:
     chosen = {"verb": "pause", "name": ["fine", "fresh"], "back": "/?q=f"}
-    asked = browser.post("/bulk", data=chosen)
-    assert "Pause 2 schedules" in main_of(asked)
-    assert 'name="names" value="fine fresh"' in asked.text
-    said = {"names": "fine fresh", "reason": "ship", "until": "hour", "back": "/?q=f"}
-    done = browser.post("/bulk/pause", data=said)
+    confirmation = browser.post("/bulk", data=chosen)
+    assert "Pause 2 schedules" in main_of(confirmation)
+    assert 'name="names" value="fine fresh"' in confirmation.text
+    form = {"names": "fine fresh", "reason": "ship", "until": "hour", "back": "/?q=f"}
+    done = browser.post("/bulk/pause", data=form)
     assert str(done.url).endswith("/?q=f")
     assert "Paused 2 schedules." in main_of(done)
     paused = {entry.name for entry in schedules if entry.pause(now + HOUR / 2)}
@@ -570,9 +574,9 @@ def test_all_that_match_are_meant_also_those_of_other_pages(
         schedules.add(f"s-{n:02}", every(hours=1), "tasks.some", queue="even" if n % 2 else "odd")
     page = browser.get("/?queue=even&size=25").text
     assert "All 30 matching schedules" in text_of(page)
-    asked = browser.post("/bulk", data={"verb": "pause", "all": "1", "queue": "even"})
-    assert "Pause 30 schedules" in main_of(asked)
-    [names] = re.findall(r'name="names" value="([^"]+)"', asked.text)
+    confirmation = browser.post("/bulk", data={"verb": "pause", "all": "1", "queue": "even"})
+    assert "Pause 30 schedules" in main_of(confirmation)
+    [names] = re.findall(r'name="names" value="([^"]+)"', confirmation.text)
     browser.post("/bulk/pause", data={"names": names})
     assert sum(bool(entry.pause(now + HOUR)) for entry in schedules) == 30
 
@@ -582,10 +586,10 @@ def test_one_that_cannot_run_keeps_no_other_from_running(
 ) -> None:
     schedules.trigger("fresh")
     done = browser.post("/bulk/run", data={"names": "fresh newer fails"})
-    told = main_of(done)
-    assert "Enqueued a run of 1 schedule." in told
-    assert "2 schedules did not run:" in told
-    assert "newer: it cannot run" in told
+    words = main_of(done)
+    assert "Enqueued a run of 1 schedule." in words
+    assert "2 schedules did not run:" in words
+    assert "newer: it cannot run" in words
     assert connection.llen("rq:queue:default") == 2
 
 
@@ -627,11 +631,11 @@ def test_a_schedule_is_added_as_it_was_entered(schedules: Schedules, browser: Te
     }  # fmt: skip
     previewed = browser.post("/new", data={**form, "do": "preview"})
     assert previewed.status_code == 200
-    told = main_of(previewed)
-    assert "At 02:30 every day, Europe/Berlin time." in told
-    assert "Clock changes within a year" in told
-    assert "does not exist that day" in told
-    assert "rq-clock add nightly" in told
+    words = main_of(previewed)
+    assert "At 02:30 every day, Europe/Berlin time." in words
+    assert "Clock changes within a year" in words
+    assert "does not exist that day" in words
+    assert "rq-clock add nightly" in words
     assert schedules.get("nightly") is None
     done = browser.post("/new", data={**form, "do": "save"})
     assert done.url.path == "/schedules/nightly"
@@ -683,14 +687,14 @@ def test_commands_and_web_calls_are_added_too(schedules: Schedules, browser: Tes
         ({"func": "a.b", "retries": "-2s"}, {"retries"}),
     ],
 )
-def test_a_fault_stands_at_its_field_whatever_its_text_mentions(
+def test_a_fault_is_shown_at_its_field_whatever_its_text_mentions(
     browser: TestClient, form: dict[str, str], fields: set[str]
 ) -> None:
     page = browser.post("/new", data={"name": "a", "cron": "0 3 * * *", **form})
     assert set(re.findall(r'id="e-(\w+)"', page.text)) == fields
 
 
-def test_every_fault_is_told_at_its_field_and_what_was_entered_stays(
+def test_every_fault_is_shown_at_its_field_and_the_form_keeps_its_values(
     schedules: Schedules, browser: TestClient
 ) -> None:
     form = {
@@ -714,7 +718,7 @@ def test_every_fault_is_told_at_its_field_and_what_was_entered_stays(
     assert list(schedules) == []
 
 
-def test_a_name_is_taken_once(one: str, schedules: Schedules, browser: TestClient) -> None:
+def test_a_name_is_used_once(one: str, schedules: Schedules, browser: TestClient) -> None:
     form = {"do": "save", "name": "one", "func": "tasks.other", "cron": "0 1 * * *"}
     page = browser.post("/new", data=form)
     assert page.status_code == 422
@@ -726,7 +730,7 @@ def test_a_name_is_taken_once(one: str, schedules: Schedules, browser: TestClien
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "words"),
     [
         ("when=cron&cron=30+2+*+*+*&tz=Europe/Berlin", "At 02:30 every day"),
         ("when=cron&cron=0+0+30+2+*", "never"),
@@ -741,17 +745,15 @@ def test_a_name_is_taken_once(one: str, schedules: Schedules, browser: TestClien
         (f"when=cron&cron={HTML}", "&lt;script&gt;"),
     ],
 )
-def test_the_preview_says_what_an_expression_means(
-    browser: TestClient, query: str, told: str
-) -> None:
+def test_the_preview_explains_an_expression(browser: TestClient, query: str, words: str) -> None:
     part = browser.get(f"/new/preview?{query}")
     assert part.status_code == 200
     assert "<html" not in part.text
-    assert told in " ".join(part.text.split())
+    assert words in " ".join(part.text.split())
     assert HTML not in part.text
 
 
-def test_an_edit_changes_what_was_changed_and_no_secret_is_lost(
+def test_an_edit_changes_only_the_edited_fields_and_loses_no_secret(
     schedules: Schedules, browser: TestClient
 ) -> None:
     secret = "hunter22-hunter22-hunter22"
@@ -777,13 +779,13 @@ def test_a_masked_header_goes_to_no_other_host(schedules: Schedules, browser: Te
     hook = webhook("https://example.com/x", headers={"X-Api-Key": "hunter22-hunter22"})
     schedules.add("hook", DAILY, hook)
     form = fields_of(browser.get("/schedules/hook/edit").text)
-    said = {**form, "url": "https://evil.example/x", "do": "save"}
-    page = browser.post("/schedules/hook/edit", data=said)
+    changed = {**form, "url": "https://evil.example/x", "do": "save"}
+    page = browser.post("/schedules/hook/edit", data=changed)
     assert page.status_code == 422
     assert "no stored value that it stands for at this host" in main_of(page)
 
 
-def test_an_edit_of_what_someone_else_has_changed_is_refused(
+def test_an_edit_of_a_schedule_that_changed_meanwhile_is_refused(
     one: str, schedules: Schedules, browser: TestClient
 ) -> None:
     form = fields_of(browser.get("/schedules/one/edit").text)
@@ -826,7 +828,7 @@ OPERATES = (
 OWNS = ("/new", "/schedules/one/edit", "/schedules/one/delete")
 
 
-def test_a_token_reaches_what_its_scopes_say(one: str, site: Callable[..., TestClient]) -> None:
+def test_a_token_reaches_the_pages_of_its_scopes(one: str, site: Callable[..., TestClient]) -> None:
     for token, allowed in (
         (READER, {*READS}),
         (OPERATOR, {*READS, *OPERATES}),
@@ -838,7 +840,7 @@ def test_a_token_reaches_what_its_scopes_say(one: str, site: Callable[..., TestC
             assert browser.get(path).status_code == expected, (token, path)
 
 
-def test_a_token_that_reads_nothing_is_told_nothing(
+def test_a_token_without_the_scope_read_sees_nothing(
     one: str, connection: Redis, settings: Settings
 ) -> None:
     tokens = f"taz:tasks:{READER}"
@@ -859,7 +861,7 @@ WRITES = (
 )  # fmt: skip
 
 
-def test_no_form_is_taken_from_another_site_or_from_who_may_not(
+def test_no_form_is_accepted_from_another_site_or_without_its_scope(
     one: str, schedules: Schedules, site: Callable[..., TestClient]
 ) -> None:
     before = len(schedules.audit())
@@ -937,13 +939,13 @@ def test_no_text_becomes_markup_and_no_page_has_a_style_or_script_of_its_own(
 def test_every_instant_has_a_zone(hostile: None, browser: TestClient) -> None:
     for path in (*EVERY_PAGE, "/schedules/fine", "/schedules/one"):
         html = browser.get(path).text
-        for instant, hint, said in re.findall(
+        for instant, hint, text in re.findall(
             r'<time datetime="([^"]+)" title="([^"]+)">([^<]+)</time>', html
         ):
             assert instant.endswith("Z")
-            assert re.search(r" (UTC([+-]\d+)?|[A-Z]{2,5})$", said) or re.search(
+            assert re.search(r" (UTC([+-]\d+)?|[A-Z]{2,5})$", text) or re.search(
                 r" (UTC([+-]\d+)?|[A-Z]{2,5})$", hint
-            ), (path, said)
+            ), (path, text)
         bare = re.sub(r"<(time|option|pre|li)\b[^>]*>.*?</\1>", "", html, flags=re.S)
         assert not re.search(
             r"\d\d:\d\d(:\d\d)?(?! ?(UTC|CES?T|every|on|:|\.|Z|\d))", text_of(bare)

@@ -1,8 +1,8 @@
 """The pages of runs, queues, the clock, the timeline and the audit, as a browser without a script
 meets them: the app on a real Redis, with real workers where something has to run.
 
-Laws: each page is there, whatever is in Redis, in three round trips at most; nobody's text becomes
-markup or shows a secret; what is asked for by a form is done once and is in the audit.
+Laws: each page renders whatever is in Redis, in at most three round trips. No text becomes markup
+or shows a secret. A form acts once, and the audit records it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PAGES = (
 
 
 def text(page: Any, status: int = 200) -> str:
-    """What is on a page, as a person reads it."""
+    """Return the text of a page."""
     assert page.status_code == status, page.text[:2000]
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", page.text)).split())
 
@@ -57,10 +57,10 @@ def link(path: str, job: str) -> str:
 
 
 class TestEveryPage:
-    """What holds for all of them."""
+    """Laws of all of them."""
 
     @pytest.mark.parametrize("path", PAGES)
-    def test_is_there_with_nothing_in_redis_and_keeps_to_its_policy(
+    def test_renders_with_an_empty_redis_within_its_policy(
         self, browser: TestClient, path: str
     ) -> None:
         page = browser.get(path)
@@ -68,7 +68,7 @@ class TestEveryPage:
         assert not re.findall(r"\sstyle=|\son[a-z]+=|javascript:|<style|<script(?! src)", page.text)
 
     @pytest.mark.parametrize("path", PAGES)
-    def test_takes_three_round_trips_at_most_however_much_there_is(
+    def test_takes_at_most_three_round_trips_whatever_the_size(
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient, path: str
     ) -> None:
         fill(connection, store, schedules)
@@ -99,7 +99,7 @@ class TestEveryPage:
             "/timeline?shift=9999", "/jobs?kind=lost", "/jobs?cursor=x", "/timeline?cursor=x",
         ],
     )  # fmt: skip
-    def test_says_what_is_wrong_with_a_request(self, browser: TestClient, path: str) -> None:
+    def test_reports_a_wrong_request(self, browser: TestClient, path: str) -> None:
         assert "expected" in text(browser.get(path), 422)
 
     @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ class TestEveryPage:
             "/bulk-jobs/delete/x",
         ],
     )
-    def test_what_is_not_there_is_said(self, browser: TestClient, path: str) -> None:
+    def test_an_unknown_path_is_not_found(self, browser: TestClient, path: str) -> None:
         assert browser.get(path).status_code == 404
 
-    def test_says_so_when_redis_is_away(
+    def test_reports_that_redis_is_away(
         self, fresh_server: Callable[..., Any], site: Callable[..., TestClient]
     ) -> None:
         server = fresh_server()
@@ -141,7 +141,7 @@ class TestEveryPage:
         done = browser.post(f"/clock/jobs/{job}/requeue", follow_redirects=False)
         assert done.headers["location"] == f"/clock/runs/{job}"
 
-    def test_nobodys_text_becomes_markup_or_shows_a_secret(
+    def test_no_text_becomes_markup_or_shows_a_secret(
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient,
         work: Callable[..., None],
     ) -> None:  # fmt: skip
@@ -176,9 +176,9 @@ class TestEveryPage:
 
 
 class TestRuns:
-    """What runs, and what has ended."""
+    """Running and ended runs."""
 
-    def test_ended_attempts_are_told_newest_first_and_paged(
+    def test_ended_attempts_are_listed_newest_first_in_pages(
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient
     ) -> None:
         fill(connection, store, schedules, runs=120)
@@ -187,9 +187,9 @@ class TestRuns:
         while match := re.search(r'rel="next" href="([^"]+)"', page.text):
             page = browser.get(unescape(match[1]))
             found.append(re.findall(r'href="(/runs/default-s-[^"]+)"', page.text))
-        told = [one for part in found for one in part]
+        ids = [one for part in found for one in part]
         assert [len(part) for part in found] == [50, 50, 20]
-        assert told == sorted(set(told), reverse=True)
+        assert ids == sorted(set(ids), reverse=True)
 
     def test_filters_narrow_them(
         self, schedules: Schedules, browser: TestClient, work: Callable[..., None]
@@ -209,7 +209,7 @@ class TestRuns:
             rows = re.findall(r'<th scope="row"><a class="any" href="/schedules/(\w+)"', page.text)
             assert set(rows) == names, query
 
-    def test_a_schedules_fire_times_are_told_with_those_that_were_skipped(
+    def test_the_fire_times_of_a_schedule_include_the_skipped_ones(
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient
     ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add")
@@ -229,7 +229,7 @@ class TestRuns:
         assert "‖ skipped" in skipped
         assert "✕ timed out" not in skipped
 
-    def test_what_runs_now_comes_first(
+    def test_running_jobs_come_first(
         self, connection: Any, schedules: Schedules, browser: TestClient
     ) -> None:
         schedules.add("long", every(hours=1), "tests.worker.jobs.add")
@@ -243,9 +243,9 @@ class TestRuns:
 
 
 class TestOneRun:
-    """The ladder of its instants, how it ended, what it printed."""
+    """Its milestones, its outcome and its output."""
 
-    def test_a_failed_run_tells_its_four_instants_its_error_and_its_own_frames(
+    def test_a_failed_run_shows_its_milestones_its_error_and_the_apps_frames(
         self, schedules: Schedules, browser: TestClient, work: Callable[..., None]
     ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.fail", args=["no money"])
@@ -263,7 +263,7 @@ class TestOneRun:
         for verb in ("requeue", "again", "delete"):
             assert f"/jobs/{job}/{verb}" in page.text
 
-    def test_a_run_that_rq_has_forgotten_is_told_by_its_ledger(
+    def test_a_run_that_rq_has_forgotten_is_shown_from_its_ledger(
         self, schedules: Schedules, browser: TestClient, work: Callable[..., None]
     ) -> None:
         schedules.add("short", every(hours=1), "tests.worker.jobs.add", args=[1, 2], result_ttl=0)
@@ -284,7 +284,7 @@ class TestOneRun:
         assert "Result 42" in text(browser.get(f"/jobs/{plain.id}"))
         assert browser.get(f"/jobs/{odd.id}").status_code == 200
 
-    def test_output_is_read_to_the_end_and_says_what_came_before(
+    def test_output_is_shown_with_the_number_of_bytes_before_it(
         self, connection: Any, schedules: Schedules, browser: TestClient
     ) -> None:
         schedules.add("loud", every(hours=1), command("true"))
@@ -296,7 +296,9 @@ class TestOneRun:
         assert 'id="output" data-live' in page.text
         assert "Truncated: the first 1,234 bytes are not kept. bold 100%" in text(page)
 
-    def test_a_run_that_waits_says_so(self, schedules: Schedules, browser: TestClient) -> None:
+    def test_a_queued_run_shows_how_long_it_waits(
+        self, schedules: Schedules, browser: TestClient
+    ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add")
         job = schedules.trigger("nightly")
         seen = text(browser.get(f"/runs/{job}"))
@@ -304,7 +306,7 @@ class TestOneRun:
         assert "waiting for" in seen
         assert "Cancel…" in seen
 
-    def test_attempts_tell_where_the_job_went_on(
+    def test_attempts_show_where_the_job_went(
         self, schedules: Schedules, browser: TestClient, work: Callable[..., None]
     ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.fail", retries=2)
@@ -316,7 +318,7 @@ class TestOneRun:
 
 
 class TestOperations:
-    """A form is a question; what it does is done once, and noted with the token's name."""
+    """A form confirms an action, which happens once and is audited with the token's name."""
 
     def failed(self, schedules: Schedules, work: Callable[..., None], **options: Any) -> str:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.fail", **options)
@@ -341,7 +343,7 @@ class TestOperations:
         assert (noted.by, noted.verb, noted.reason) == ("oli", "requeue", "again")
         assert "oli requeue nightly again" in text(browser.get("/audit"))
 
-    def test_a_run_is_made_again_for_the_same_fire_time(
+    def test_a_run_is_repeated_for_the_same_fire_time(
         self, schedules: Schedules, browser: TestClient, work: Callable[..., None]
     ) -> None:
         job = self.failed(schedules, work)
@@ -366,7 +368,7 @@ class TestOperations:
         )  # fmt: skip
         assert evil.headers["location"] == "/"
 
-    def test_a_running_job_whose_worker_is_deaf_says_so(
+    def test_stopping_a_job_whose_worker_does_not_listen_is_refused(
         self, connection: Any, schedules: Schedules, browser: TestClient
     ) -> None:
         schedules.add("long", every(hours=1), "tests.worker.jobs.add")
@@ -377,15 +379,15 @@ class TestOperations:
         assert "process is killed" in text(browser.get(f"/jobs/{job}/stop"))
         assert "its worker w does not listen" in text(browser.post(f"/jobs/{job}/stop"), 409)
 
-    def test_all_that_match_and_had_failed_when_somebody_looked(
+    def test_a_bulk_action_covers_the_jobs_that_had_failed_at_its_confirmation(
         self, connection: Any, schedules: Schedules, browser: TestClient, work: Callable[..., None]
     ) -> None:
         mail = Queue("mail", connection=connection)
         ids = [mail.enqueue(jobs.fail, f"smtp {i}").id for i in range(3)]
         work("mail")
-        asked = browser.get("/bulk-jobs/requeue?queue=mail&q=smtp")
-        assert "Requeue 3 failed jobs" in text(asked)
-        before = re.search(r'name="before" value="([^"]+)"', asked.text)
+        confirmation = browser.get("/bulk-jobs/requeue?queue=mail&q=smtp")
+        assert "Requeue 3 failed jobs" in text(confirmation)
+        before = re.search(r'name="before" value="([^"]+)"', confirmation.text)
         assert before
         late = mail.enqueue(jobs.fail, "smtp too").id
         work("mail")
@@ -402,7 +404,7 @@ class TestOperations:
     @pytest.mark.parametrize(
         "path", ["/jobs/{job}/requeue", "/jobs/{job}/again", "/bulk-jobs/delete"]
     )
-    def test_not_for_a_reader_nor_from_another_site_nor_where_nothing_is_changed(
+    def test_is_refused_to_readers_other_sites_and_read_only_processes(
         self, connection: Any, schedules: Schedules, site: Callable[..., TestClient],
         work: Callable[..., None], path: str,
     ) -> None:  # fmt: skip
@@ -423,7 +425,7 @@ class TestOperations:
 class TestQueues:
     """Queues, workers, jobs."""
 
-    def test_a_queue_that_schedules_use_and_nobody_serves_is_told(
+    def test_a_queue_that_schedules_use_and_no_worker_serves_is_reported(
         self, schedules: Schedules, browser: TestClient
     ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add", queue="reports")
@@ -449,9 +451,9 @@ class TestQueues:
 
 
 class TestTimeline:
-    """What ran and what will."""
+    """Past and planned fire times."""
 
-    def test_what_became_and_will_become_of_fire_times_is_drawn_and_in_a_table(
+    def test_past_and_planned_fire_times_are_drawn_and_listed(
         self, connection: Any, store: Store, schedules: Schedules, browser: TestClient
     ) -> None:
         schedules.add("hourly", every(hours=1), "tests.worker.jobs.add")
@@ -474,7 +476,7 @@ class TestTimeline:
         assert "hourly failed" in table
         assert re.search(r"often 1,4\d\d times\.", table)
 
-    def test_a_crowd_is_told_and_jitter_with_it(
+    def test_a_crowd_is_listed_with_the_hint_at_jitter(
         self, schedules: Schedules, browser: TestClient
     ) -> None:
         for i in range(5):
@@ -486,9 +488,9 @@ class TestTimeline:
 
 
 class TestClockPage:
-    """Who leads, what is wrong."""
+    """The leader and the trouble."""
 
-    def test_without_a_clock_it_says_how_to_start_one(self, browser: TestClient) -> None:
+    def test_without_a_clock_it_shows_how_to_start_one(self, browser: TestClient) -> None:
         assert "No clock has run here yet." in text(browser.get("/clock"))
 
     def test_the_leader_the_handovers_the_late_and_the_alerts(
@@ -514,7 +516,7 @@ class TestClockPage:
         ):  # fmt: skip
             assert words in seen, words
 
-    def test_the_doctor_comes_when_asked_and_looks_at_all_of_a_few(
+    def test_the_doctor_runs_on_request_and_checks_every_schedule_of_a_few(
         self, schedules: Schedules, browser: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         schedules.add("nightly", every(hours=1), "tests.worker.jobs.add", queue="mail")
@@ -528,7 +530,7 @@ class TestClockPage:
 
 
 class TestAudit:
-    """Who changed what."""
+    """Changes and their actors."""
 
     def test_entries_are_filtered_and_paged(
         self, schedules: Schedules, browser: TestClient
@@ -547,10 +549,10 @@ class TestAudit:
 
 
 class TestTexts:
-    """What is shown of what others have written."""
+    """Texts from outside."""
 
     @pytest.mark.parametrize(
-        ("kept", "told"),
+        ("stored", "expected"),
         [
             (b"", (0, "")),
             (b"[12 bytes came before]\nrest", (12, "rest")),
@@ -560,12 +562,12 @@ class TestTexts:
             (b"\xff\x00\ttab", (0, "\\xff\\x00\ttab")),
         ],
     )
-    def test_output_is_what_a_person_would_have_read(
-        self, kept: bytes, told: tuple[int, str]
+    def test_output_is_shown_as_a_terminal_would_show_it(
+        self, stored: bytes, expected: tuple[int, str]
     ) -> None:
-        assert shown(kept) == told
+        assert shown(stored) == expected
 
-    def test_own_frames_are_told_from_those_of_libraries(self) -> None:
+    def test_own_frames_are_distinguished_from_those_of_libraries(self) -> None:
         trace = (
             "Traceback (most recent call last):\n"
             '  File "/app/.venv/lib/python3.12/site-packages/rq/job.py", line 1, in _execute\n'
@@ -583,7 +585,7 @@ class TestTexts:
 def fill(
     connection: Any, store: Store, schedules: Schedules, *, count: int = 300, runs: int = 300
 ) -> None:
-    """Schedules, failed jobs, ended runs and entries of the audit, so many each."""
+    """Add schedules, failed jobs, ended runs and entries of the audit."""
     names = [f"s-{i:04}" for i in range(count)]
     trigger = every(hours=1)
     schedules.add_many((name, trigger, "tests.worker.jobs.add") for name in [*names, "nightly"])
