@@ -35,13 +35,12 @@ from rq_clock.web.api.routing import (
     tagged,
     wrong,
 )
-from rq_clock.web.api.runs import JobId
+from rq_clock.web.api.runs import JobId, ReasonOptions
 from rq_clock.web.context import Operate, Read, Web, context_of
 from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["queues"])
-ReasonOptions = Annotated[requests.ReasonOptions, optional(requests.ReasonOptions)]
 BulkJobs = Annotated[requests.BulkJobsRequest, optional(requests.BulkJobsRequest)]
 Kind = Literal["failed", "started", "queued", "scheduled", "deferred", "finished", "canceled"]
 QueueName = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/]+$")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind
@@ -55,7 +55,6 @@ JobId = Annotated[
     str,
     Path(pattern=r"^[A-Za-z0-9_-]{1,300}$", examples=["default-report-42-1774746000000"]),
 ]
-Reason = Annotated[str | None, Query(max_length=100)]
 Time = Annotated[str | None, Query(max_length=40, description="Instant with a zone.")]
 
 
@@ -75,19 +74,33 @@ class RunFilter:
         return (not self.since or at >= self.since) and (not self.until or at <= self.until)
 
 
+def _filter(
+    state: RunState | None = None,
+    reason: Annotated[str | None, Query(max_length=100)] = None,
+    since: Time = None,
+    until: Time = None,
+) -> RunFilter:
+    return RunFilter(
+        state=state,
+        reason=reason or None,
+        since=instant_at("since", since) if since else None,
+        until=instant_at("until", until) if until else None,
+    )
+
+
+Matching = Annotated[RunFilter, Depends(_filter)]
+
+
 # ---- lists ------------------------------------------------------------------------------------
 
 
 @router.get("/schedules/{name}/runs", response_model=Page[RunView], responses=PAGED | NOT_FOUND)
-def runs_of(  # noqa: PLR0913 - one a filter
+def runs_of(
     request: Request,
     context: Web,
     _: Read,
     name: Name,
-    state: RunState | None = None,
-    reason: Reason = None,
-    since: Time = None,
-    until: Time = None,
+    matching: Matching,
     limit: Limit = 50,
     cursor: Cursor = "",
 ) -> Response:
@@ -96,20 +109,16 @@ def runs_of(  # noqa: PLR0913 - one a filter
     A fire time was enqueued, or skipped for a reason. The outcomes of a removed schedule are kept
     for 30 days.
     """
-    matching = _filter(state, reason, since, until)
     return _ledger(request, context, name, matching, limit, cursor)
 
 
 @router.get("/runs", response_model=Page[RunView], responses=PAGED | NOT_FOUND)
-def list_runs(  # noqa: PLR0913 - one a filter
+def list_runs(
     request: Request,
     context: Web,
     _: Read,
+    matching: Matching,
     schedule: Annotated[str | None, Query(pattern=requests.NAME)] = None,
-    state: RunState | None = None,
-    reason: Reason = None,
-    since: Time = None,
-    until: Time = None,
     limit: Limit = 50,
     cursor: Cursor = "",
 ) -> Response:
@@ -118,7 +127,6 @@ def list_runs(  # noqa: PLR0913 - one a filter
     With `schedule`, list all its fire times, also those that wait or were skipped. `since` and
     `until` limit the end of an attempt.
     """
-    matching = _filter(state, reason, since, until)
     if schedule is not None:
         return _ledger(request, context, schedule, matching, limit, cursor)
     rows: list[RunView] = []
@@ -189,17 +197,6 @@ def _place(entry: LedgerEntry) -> list[Any]:
     if isinstance(entry, Lost):
         return ["x", to_ms(entry.found)]
     return [entry.reason, to_ms(entry.fire_time)]
-
-
-def _filter(
-    state: str | None, reason: str | None, since: str | None, until: str | None
-) -> RunFilter:
-    return RunFilter(
-        state=state,
-        reason=reason or None,
-        since=instant_at("since", since) if since else None,
-        until=instant_at("until", until) if until else None,
-    )
 
 
 # ---- one --------------------------------------------------------------------------------------
