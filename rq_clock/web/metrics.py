@@ -58,7 +58,7 @@ def metrics(request: Request) -> Response:
     return Response(body, headers={"content-type": media_type})
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of a namespace, read and written at most once a second."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -73,24 +73,17 @@ class Metrics:
         with self._lock:
             made, text = self._kept.get(media_type, (float("-inf"), b""))
             if monotonic() - made >= CACHE_SECONDS:
-                text = encode(cast(CollectorRegistry, _RedisCollector(self._store, self._settings)))
+                text = encode(cast(CollectorRegistry, self))
                 self._kept[media_type] = monotonic(), text
         return text, media_type
 
-
-class _RedisCollector(Collector):
-    """The metrics from Redis, as prometheus-client's families."""
-
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._snapshot = read(store, settings.metrics_schedules)
-        self._grace = settings.alert_grace
-
     def collect(self) -> Iterator[Metric]:
-        """Yield all families."""
-        yield from _clock(self._snapshot)
-        yield from _totals(self._snapshot)
-        yield from _schedules(self._snapshot, self._grace)
-        yield from _queues(self._snapshot)
+        """Yield all families, read now."""
+        snapshot = read(self._store, self._settings.metrics_schedules)
+        yield from _clock(snapshot)
+        yield from _totals(snapshot)
+        yield from _schedules(snapshot, self._settings.alert_grace)
+        yield from _queues(snapshot)
         yield from _own.collect()
 
 

@@ -1,4 +1,4 @@
-"""Lists of schedules against a real server: each once, in order, whatever pages are turned."""
+"""Lists of schedules against a real server: each schedule once, in order, over all pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redis import Redis
 from rq_clock.errors import ScheduleError
 from rq_clock.model.filters import Filter
 from rq_clock.model.targets import command
-from rq_clock.schedules import listing as overview
+from rq_clock.schedules import listing as module
 from rq_clock.schedules.edits import ALL
 from rq_clock.schedules.listing import SORTS, Listing, ScheduleList
 from rq_clock.schedules.service import Schedules
@@ -30,10 +30,10 @@ def seen(connection: Redis) -> ScheduleList:
 
 @pytest.fixture(params=["all", "indexed"])
 def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether there are more schedules than may be read whole."""
+    """Return whether there are more schedules than are read whole."""
     if request.param == "indexed":
-        monkeypatch.setattr(overview, "WHOLE", 3)
-        monkeypatch.setattr(overview, "PORTION", 20)
+        monkeypatch.setattr(module, "WHOLE", 3)
+        monkeypatch.setattr(module, "PORTION", 20)
     return bool(request.param == "indexed")
 
 
@@ -46,12 +46,14 @@ def fill(schedules: Schedules, count: int = 120) -> list[str]:
     return names
 
 
-def turned(seen: ScheduleList, wanted: Filter, sort: str = "trouble", limit: int = 7) -> list[str]:
+def all_pages(
+    seen: ScheduleList, conditions: Filter, sort: str = "trouble", limit: int = 7
+) -> list[str]:
     """The names on all pages, one after the other."""
     found: list[str] = []
     cursor = ""
     for _ in range(1000):
-        listing = seen.page(wanted, sort=sort, limit=limit, cursor=cursor)
+        listing = seen.page(conditions, sort=sort, limit=limit, cursor=cursor)
         assert len(listing.rows) <= limit
         found += names_of(listing)
         cursor = listing.cursor
@@ -70,13 +72,13 @@ class TestPages:
         self, schedules: Schedules, seen: ScheduleList, large: bool, sort: str
     ) -> None:
         names = fill(schedules)
-        found = turned(seen, Filter(), sort)
+        found = all_pages(seen, Filter(), sort)
         assert sorted(found) == names
         if sort == "name" and not large:
             assert found == names
 
     @pytest.mark.parametrize(
-        ("wanted", "fits"),
+        ("conditions", "fits"),
         [
             (Filter(queue="q1"), lambda n: n % 3 == 1),
             (Filter(tag="t2"), lambda n: n % 5 == 2),
@@ -88,13 +90,18 @@ class TestPages:
             (Filter(states=("late",)), lambda n: False),
         ],
     )
-    def test_what_fits_is_found(
-        self, schedules: Schedules, seen: ScheduleList, large: bool, wanted: Filter, fits: object
+    def test_each_filter_finds_its_matches(
+        self,
+        schedules: Schedules,
+        seen: ScheduleList,
+        large: bool,
+        conditions: Filter,
+        fits: object,
     ) -> None:
         names = fill(schedules)
         assert callable(fits)
         expected = [name for n, name in enumerate(names) if fits(n)]
-        found = turned(seen, wanted)
+        found = all_pages(seen, conditions)
         assert sorted(set(found)) == expected
         assert large or len(found) == len(expected)  # a search may meet one twice
 
@@ -109,11 +116,11 @@ class TestPages:
         assert names_of(listing)[:2] == ["s100", "s050"]
         assert (listing.status.late_count, listing.status.failing_count) == (1, 1)
         assert listing.rows[1].failing is not None
-        assert sorted(turned(seen, Filter(), limit=3)) == sorted(
-            set(turned(seen, Filter(), limit=3))
+        assert sorted(all_pages(seen, Filter(), limit=3)) == sorted(
+            set(all_pages(seen, Filter(), limit=3))
         )
-        assert turned(seen, Filter(states=("late",))) == ["s100"]
-        assert turned(seen, Filter(states=("failing",))) == ["s050"]
+        assert all_pages(seen, Filter(states=("late",))) == ["s100"]
+        assert all_pages(seen, Filter(states=("failing",))) == ["s050"]
 
     def test_one_that_fires_meanwhile_makes_nobody_missing(
         self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
@@ -130,13 +137,18 @@ class TestPages:
         self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         fill(schedules)
-        seen.page(Filter())  # how many there are is asked for once
-        for wanted in (Filter(), Filter(text="s01"), Filter(states=("paused",)), Filter(tag="t1")):
+        seen.page(Filter())  # reads the size once
+        for conditions in (
+            Filter(),
+            Filter(text="s01"),
+            Filter(states=("paused",)),
+            Filter(tag="t1"),
+        ):
             with round_trips() as sent:
-                seen.page(wanted, sort="last", limit=5)
+                seen.page(conditions, sort="last", limit=5)
             assert 1 <= len(sent) <= 3
 
-    def test_total_and_order_are_told_as_they_are(
+    def test_a_page_reports_its_total_and_order(
         self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         fill(schedules)
@@ -170,29 +182,29 @@ class TestStates:
         connection.hset(PREFIX + "definitions", "broken", "{}")
         connection.incr(PREFIX + "revision")  # as whoever changes a definition does
         schedules.add("fine", cron("0 3 * * *"), command("df -h"))
-        assert turned(seen, Filter(states=("paused",))) == ["paused"]
-        assert turned(seen, Filter(states=("ended",))) == ["over"]
-        assert turned(seen, Filter(states=("invalid",))) == ["broken"]
-        assert turned(seen, Filter(states=("scheduled",))) in (["fine"], ["broken", "fine"])
-        assert turned(seen, Filter(text="DF -h")) == ["fine"]
+        assert all_pages(seen, Filter(states=("paused",))) == ["paused"]
+        assert all_pages(seen, Filter(states=("ended",))) == ["over"]
+        assert all_pages(seen, Filter(states=("invalid",))) == ["broken"]
+        assert all_pages(seen, Filter(states=("scheduled",))) in (["fine"], ["broken", "fine"])
+        assert all_pages(seen, Filter(text="DF -h")) == ["fine"]
 
     def test_a_pause_of_all_pauses_each(
         self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         names = fill(schedules, 10)
         schedules.pause(ALL)
-        assert sorted(turned(seen, Filter(states=("paused",)))) == names
+        assert sorted(all_pages(seen, Filter(states=("paused",)))) == names
         assert seen.status().pause is not None
 
-    def test_a_changed_definition_is_read_anew(
+    def test_a_changed_definition_is_read_again(
         self, schedules: Schedules, seen: ScheduleList, large: bool
     ) -> None:
         fill(schedules, 10)
-        assert turned(seen, Filter(tag="new")) == []
+        assert all_pages(seen, Filter(tag="new")) == []
         schedules.update("s003", tags=["new"])
-        assert turned(seen, Filter(tag="new")) == ["s003"]
+        assert all_pages(seen, Filter(tag="new")) == ["s003"]
         schedules.remove("s003")
-        assert turned(seen, Filter(tag="new")) == []
+        assert all_pages(seen, Filter(tag="new")) == []
 
     def test_running_is_what_a_worker_holds(
         self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
@@ -200,7 +212,7 @@ class TestStates:
         fill(schedules, 10)
         job = "default-s004-1790000000000-m17"
         connection.hset(PREFIX + "workers", "w1", f"1790000000000000 e1 {job} default")
-        assert turned(seen, Filter(states=("running",))) == ["s004"]
+        assert all_pages(seen, Filter(states=("running",))) == ["s004"]
         [row] = seen.page(Filter(states=("running",))).rows
         assert row.running == job
         assert seen.status().running == {job: "w1"}

@@ -1,6 +1,6 @@
-"""Schedules at run time, on a real server: what is added, edited, held up, made up for.
+"""Schedules at run time, on a real server: added, edited, paused, resumed, backfilled.
 
-Time is the server's own here, as it is for whoever uses this; a `Stage` stands for the clock.
+Time is the server's; a `Planner` stands for the clock.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def declare_in_code(store: Store, lease: Lease, schedule: Schedule) -> None:
 
 
 def tick(store: Store, lease: Lease, at: datetime | None = None) -> None:
-    """Let the clock do what is due at an instant."""
-    stage = Planner(store, lease, memory=1 << 20)
-    while stage.turn(at or now(store)) == 0:
+    """Decide the fire times that are due at an instant, as the clock does."""
+    planner = Planner(store, lease, memory=1 << 20)
+    while planner.turn(at or now(store)) == 0:
         pass
 
 
@@ -71,7 +71,7 @@ def get(schedules: Schedules, name: str) -> Entry:
 
 
 def runs(store: Store, name: str) -> list[tuple[datetime, str]]:
-    """Fire times that became jobs, and why."""
+    """Return the fire times that became jobs, with the reasons."""
     return [(e.fire_time, e.reason) for e in store.ledger(name) if isinstance(e, Enqueued)]
 
 
@@ -84,7 +84,7 @@ def jobs(connection: Redis) -> list[str]:
 
 
 def end(connection: Redis, *ids: str) -> None:
-    """Let jobs have ended, as a worker would."""
+    """End jobs, as a worker does."""
     for id in ids:
         connection.hset(f"rq:job:{id}", "status", "finished")
         connection.lrem("rq:queue:default", 0, id)
@@ -97,7 +97,7 @@ def faults(schedules: Schedules, verb: str, *args: Any, **options: Any) -> str:
 
 
 class TestAdding:
-    def test_what_is_added_is_there_and_not_declared(self, schedules: Schedules) -> None:
+    def test_an_added_schedule_exists_and_is_not_declared(self, schedules: Schedules) -> None:
         schedules.add("feeds", every(minutes=5), TASK, queue="low", tags=["shop"])
         entry = get(schedules, "feeds")
         assert entry.schedule == declare(
@@ -106,7 +106,9 @@ class TestAdding:
         assert not entry.declared
         assert entry.next_fire == every(minutes=5).next_after(entry.known_since)
 
-    def test_it_fires_though_no_clock_was_told(self, schedules: Schedules, store: Store) -> None:
+    def test_it_fires_without_a_message_to_the_clock(
+        self, schedules: Schedules, store: Store
+    ) -> None:
         schedules.add("often", every(seconds=1), TASK)
         fire = get(schedules, "often").next_fire
         assert fire
@@ -136,33 +138,33 @@ class TestAdding:
         assert (after.marker, after.known_since) == (before.next_fire, before.known_since)
         assert after.pauses
 
-    def test_every_fault_is_told_and_nothing_added(self, schedules: Schedules) -> None:
+    def test_every_fault_is_reported_and_nothing_added(self, schedules: Schedules) -> None:
         text = faults(schedules, "add", "bad name", cron("61 3 * * *"), TASK, timeout=0)
         assert len(text.splitlines()) == 3
         assert not schedules.find().entries
 
     def test_very_many_are_added_in_portions(self, schedules: Schedules, store: Store) -> None:
-        told: list[int] = []
-        given = ((f"tenant-{i}", every(hours=1), TASK, {"args": [i]}) for i in range(1200))
-        assert schedules.add_many(given, progress=told.append) == 1200
-        assert told == [500, 1000, 1200]
+        counts: list[int] = []
+        added = ((f"tenant-{i}", every(hours=1), TASK, {"args": [i]}) for i in range(1200))
+        assert schedules.add_many(added, progress=counts.append) == 1200
+        assert counts == [500, 1000, 1200]
         assert store.size() == 1200
         assert [(a.verb, a.count) for a in schedules.audit()] == [("add-many", 1200)]
 
     def test_a_bad_one_leaves_its_portion_out_and_those_before_in(
         self, schedules: Schedules, store: Store
     ) -> None:
-        given = [(f"t{i}", every(hours=1), TASK) for i in range(600)]
-        given[550] = ("t550", every(hours=0), TASK)
-        assert "t550: expected a period" in faults(schedules, "add_many", given)
+        added = [(f"t{i}", every(hours=1), TASK) for i in range(600)]
+        added[550] = ("t550", every(hours=0), TASK)
+        assert "t550: expected a period" in faults(schedules, "add_many", added)
         assert store.size() == 500
-        given[550] = ("t550", every(hours=1), TASK)
-        assert schedules.add_many(given, replace=True) == 600
+        added[550] = ("t550", every(hours=1), TASK)
+        assert schedules.add_many(added, replace=True) == 600
         assert store.size() == 600
 
     def test_twins_in_a_portion_are_refused(self, schedules: Schedules, store: Store) -> None:
-        given = [("a", every(hours=1), TASK), ("a", every(hours=2), TASK)]
-        assert "a: the name appears twice" in faults(schedules, "add_many", given)
+        added = [("a", every(hours=1), TASK), ("a", every(hours=2), TASK)]
+        assert "a: the name appears twice" in faults(schedules, "add_many", added)
         assert store.size() == 0
 
 
@@ -274,7 +276,7 @@ class TestEditing:
         schedules.remove(["a", "b"])
         assert store.size() == 0
 
-    def test_a_name_that_is_not_there_is_told_its_neighbour(self, schedules: Schedules) -> None:
+    def test_a_missing_name_is_answered_with_a_similar_one(self, schedules: Schedules) -> None:
         schedules.add("nightly-report", every(hours=1), TASK)
         for verb in ("remove", "pause", "resume", "trigger", "skip"):
             assert "did you mean 'nightly-report'?" in faults(schedules, verb, "nightly-repot")
@@ -316,7 +318,7 @@ class TestFinding:
         assert self.names(schedules, state="scheduled", tag="shop") == ["shop-2"]
         assert self.names(schedules, text="shop", queue="high") == []
 
-    def test_pages_tell_each_one_once(self, schedules: Schedules) -> None:
+    def test_pages_list_each_one_once(self, schedules: Schedules) -> None:
         schedules.add_many((f"t{i}", every(hours=1), TASK) for i in range(3000))
         found, cursor, pages = [], "", 0
         while pages == 0 or cursor:
@@ -326,7 +328,7 @@ class TestFinding:
         assert len(set(found)) == len(found) == 3003
         assert pages > 1
 
-    def test_iterating_tells_all_by_name(self, schedules: Schedules) -> None:
+    def test_iterating_yields_all_by_name(self, schedules: Schedules) -> None:
         assert [entry.name for entry in schedules] == ["nightly", "shop-1", "shop-2"]
 
 
@@ -376,7 +378,7 @@ class TestTrigger:
         job_id = schedules.trigger("feeds")
         assert jobs(connection) == [job_id]
 
-    def test_a_queue_that_is_no_list_is_said_and_nothing_written(
+    def test_a_queue_that_is_no_list_is_reported_and_nothing_written(
         self, schedules: Schedules, store: Store, connection: Redis
     ) -> None:
         schedules.add("feeds", every(hours=1), TASK)
@@ -419,7 +421,7 @@ class TestPause:
         assert [reason for reason, _ in skips(store, "often")] == ["paused"]
 
     @pytest.mark.parametrize("missed", ["latest", "all"])
-    def test_what_was_missed_is_made_up_for_when_asked(
+    def test_a_resumed_schedule_catches_up_by_its_missed(
         self, schedules: Schedules, store: Store, lease: Lease, connection: Redis, missed: str
     ) -> None:
         schedules.add("often", every(milliseconds=10), TASK)
@@ -435,7 +437,7 @@ class TestPause:
         assert len(expected) >= 9
         if missed == "latest":
             expected = expected[-1:]
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         assert runs(store, "often") == [(t, "backfill") for t in expected]
 
     def test_a_timed_pause_makes_up_for_what_it_missed(
@@ -450,7 +452,7 @@ class TestPause:
         )
         while now(store) < until:
             pass
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         [made_up] = [t for t, reason in runs(store, "often") if reason == "backfill"]
         assert until - timedelta(milliseconds=10) <= made_up <= until
         assert [b.state for b in schedules.backfills()] == ["done"]
@@ -541,7 +543,7 @@ def fire_times(after: datetime, until: datetime, period: timedelta) -> Iterator[
         t += period
 
 
-def finish_chores(store: Store, lease: Lease, connection: Redis, at_once: int = 1) -> None:
+def finish_duties(store: Store, lease: Lease, connection: Redis, at_once: int = 1) -> None:
     """Let the leader do its chores, and workers end each job, until nothing is left to do."""
     chores, at = Backfiller(store), now(store) + SECOND
     for _ in range(500):
@@ -568,7 +570,7 @@ class TestBackfill:
     ) -> None:
         backfill = schedules.backfill("hourly", self.START, self.END, reason="lost data")
         assert (backfill.total, backfill.state) == (6, "running")
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         assert runs(store, "hourly") == [(t, "backfill") for t in self.HOURS]
         [done] = schedules.backfills()
         assert (done.state, done.enqueued, done.skipped) == ("done", 6, 0)
@@ -580,18 +582,18 @@ class TestBackfill:
         schedules.backfill("hourly", self.START, self.END, at_once=4)
         Backfiller(store).look(lease, now(store))
         assert len(jobs(connection)) == 4
-        finish_chores(store, lease, connection, at_once=4)
+        finish_duties(store, lease, connection, at_once=4)
         assert len(runs(store, "hourly")) == 6
 
-    def test_what_ran_already_is_left_out_unless_asked(
+    def test_fire_times_that_ran_are_left_out_unless_again(
         self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
     ) -> None:
         schedules.backfill("hourly", self.HOURS[1], self.HOURS[3])
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         assert schedules.preview_backfill("hourly", self.START, self.END).count == 3
         assert schedules.preview_backfill("hourly", self.START, self.END, again=True).count == 6
         schedules.backfill("hourly", self.START, self.END)
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         assert [t for t, _ in runs(store, "hourly")] == [*self.HOURS[1:4], *self.HOURS[::4][:1],
                                                          *self.HOURS[4:]]  # fmt: skip
 
@@ -618,7 +620,7 @@ class TestBackfill:
         backfill = schedules.backfill("hourly", self.START, self.END)
         Backfiller(store).look(lease, now(store))
         schedules.cancel_backfill(backfill.id, reason="wrong span")
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         assert len(runs(store, "hourly")) == 1
         assert [b.state for b in schedules.backfills()] == ["canceled"]
         assert "expected a backfill that is running" in faults(
@@ -630,7 +632,7 @@ class TestBackfill:
     ) -> None:
         schedules.backfill("hourly", self.START, self.END)
         schedules.remove("hourly")
-        finish_chores(store, lease, connection)
+        finish_duties(store, lease, connection)
         assert [b.state for b in schedules.backfills()] == ["canceled"]
         assert jobs(connection) == []
 
@@ -663,7 +665,7 @@ class TestBackfill:
 
 class TestOutage:
     @pytest.mark.integration
-    def test_without_redis_every_verb_says_so_in_one_error(self) -> None:
+    def test_without_redis_every_method_raises_one_error(self) -> None:
         away = Schedules(settings=Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"}))
         calls: tuple[list[Any], ...] = (
             ["add", "a", every(hours=1), TASK],

@@ -1,5 +1,4 @@
-"""A Redis full of what nobody of ours would write, and a reader of pages that notices what our
-templates did not write."""
+"""Hostile data for Redis, and a reader of pages that finds markup which no template contains."""
 
 from __future__ import annotations
 
@@ -67,9 +66,9 @@ def plant(redis: Redis, mine: Path) -> None:
 def schedules(redis: Any) -> None:
     """Those that anybody may add who may add any."""
     made = Schedules(redis, by=MARKUP, settings=Settings.from_env({"REDIS_URL": "redis://x"}))
-    told = [*NASTY, {"<x-evil>": list(NASTY)}]
+    texts = [*NASTY, {"<x-evil>": list(NASTY)}]
     hour = every(hours=1)
-    made.add("plain", hour, "tasks.run", args=told, kwargs={MARKUP: told}, tags=[MARKUP, LINK],
+    made.add("plain", hour, "tasks.run", args=texts, kwargs={MARKUP: texts}, tags=[MARKUP, LINK],
              queue=MARKUP, group="g<x-evil>")  # fmt: skip
     made.add("half", hour, "tasks.run", args=["plain"], queue="../x?y#z")
     made.add(
@@ -78,7 +77,7 @@ def schedules(redis: Any) -> None:
         command(f"echo {MARKUP} {CONTROLS}\nrm {LINK}", cwd=MARKUP, env={"X": MARKUP}),
     )
     made.add("call", hour, webhook(
-        "http://127.0.0.1:1/%22%3E%3Cx-evil%3E", headers={"X-A": MARKUP}, json={MARKUP: told},
+        "http://127.0.0.1:1/%22%3E%3Cx-evil%3E", headers={"X-A": MARKUP}, json={MARKUP: texts},
     ), ping="https://example.com/'x-evil'")  # fmt: skip
     made.add("large", hour, "tasks.run", args=["x" * 200_000])
     made.pause(["half", "call"], reason=MARKUP + CONTROLS)
@@ -121,7 +120,7 @@ def history(redis: Any) -> None:
     )
     redis.xadd(key + "handovers", {"instance": MARKUP, "owner": MARKUP, "token": "7", "how": MARKUP,
                                    "from": MARKUP})  # fmt: skip
-    alert = {"since": DAY_MS, "last": DAY_MS, "count": 1, "told": None, "detail": MARKUP}
+    alert = {"since": DAY_MS, "last": DAY_MS, "count": 1, "reported": None, "detail": MARKUP}
     redis.hset(
         key + "alerts",
         mapping={f"no-worker:{MARKUP}": json.dumps(alert), "late:../x": json.dumps(alert)},
@@ -158,8 +157,8 @@ def jobs(redis: Any, mine: Path) -> None:
         redis.sadd("rq:queues", b"rq:queue:" + queue)
         for n, id in enumerate(id.encode() for id in (*IDS, BYTES.decode("latin-1"))):
             trace = zlib.compress(f'Traceback\n  File "{MARKUP}", line 3\n{MARKUP}'.encode())
-            said = fields("failed", data=bomb, meta=pickle.dumps(Bomb(mine)), origin=queue)
-            redis.hset(b"rq:job:" + id, mapping=said)
+            values = fields("failed", data=bomb, meta=pickle.dumps(Bomb(mine)), origin=queue)
+            redis.hset(b"rq:job:" + id, mapping=values)
             redis.xadd(b"rq:results:" + id, {
                 "type": "1" if n % 2 else "2", "return_value": b64encode(pickle.dumps(Bomb(mine))),
                 "exc_string": b64encode(trace), "worker_name": MARKUP,
@@ -181,13 +180,13 @@ def jobs(redis: Any, mine: Path) -> None:
 
 def workers(redis: Any) -> None:
     """Those of others, and places of workers of ours."""
-    said = {
+    values = {
         "state": MARKUP, "queues": f"{MARKUP},a b", "current_job": IDS[2], "birth": MARKUP,
         "last_heartbeat": "9" * 400, "hostname": MARKUP, "pid": LINK, "version": BYTES,
     }  # fmt: skip
     for name in (MARKUP.encode(), BYTES, b"../x"):
         redis.sadd("rq:workers", b"rq:worker:" + name)
-        redis.hset(b"rq:worker:" + name, mapping=said)
+        redis.hset(b"rq:worker:" + name, mapping=values)
     redis.sadd("rq:workers", "rq:worker:wrong", "")
     redis.set("rq:worker:wrong", "no hash")
     redis.hset("rq-clock:default:workers", "w<x-evil>", f"1 e default-plain-{DAY_MS} q<x-evil>")
@@ -249,16 +248,16 @@ class Page(HTMLParser):
     def _lead(self, tag: str, to: str) -> None:
         """A link has to lead to a path of this site, the one that is written there."""
         where = urljoin(f"http://here{self._path}", re.sub(r"[\t\r\n]", "", to).replace("\\", "/"))
-        parts, said = urlsplit(where), to.partition("?")[0].partition("#")[0]
+        parts, values = urlsplit(where), to.partition("?")[0].partition("#")[0]
         if (parts.scheme, parts.netloc) != ("http", "here") or to != to.strip():
             self.faults.append(f"<{tag}> leads to {to!r}")
-        elif said and any(unquote(s) in (".", "..") for s in said.split("/")):
+        elif values and any(unquote(s) in (".", "..") for s in values.split("/")):
             self.faults.append(f"<{tag}> leads elsewhere: {to!r}")
         elif tag == "a" and not to.startswith("#"):
             self.links.append(to)
 
 
-def asked_of(app: FastAPI) -> Iterator[str]:
+def paths_of(app: FastAPI) -> Iterator[str]:
     """A path for each GET route, with each odd id there is in place of its parameter, and for the
     lists of jobs with each kind."""
     odd = [*(quote(id, safe="") for id in (*IDS, *NAMES)), "%FF%FE", "%ED%A0%80", ""]

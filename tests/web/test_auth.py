@@ -161,7 +161,7 @@ class TestTokens:
         assert "0123456789" not in repr(settings)
 
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "message"),
         [
             ("short", "at least 16 characters"),
             ("a:read:0123456789abcdef,a:read:0123456789abcdee", "each name once"),
@@ -169,12 +169,12 @@ class TestTokens:
             ("a:read:0123456789 abcdef", "that is neither"),
         ],
     )
-    def test_a_setting_that_cannot_be_is_said_without_the_secret(
-        self, text: str, said: str
+    def test_an_invalid_setting_is_reported_without_the_secret(
+        self, text: str, message: str
     ) -> None:
         with pytest.raises(RqClockError, match="RQ_CLOCK_TOKENS: expected") as failure:
             Settings.from_env({"RQ_CLOCK_TOKENS": text})
-        assert said in str(failure.value)
+        assert message in str(failure.value)
         assert "0123456789" not in str(failure.value)
 
 
@@ -305,15 +305,15 @@ class TestMiddleware:
     def test_nothing_but_static_files_is_static(self, web: TestClient, path: str) -> None:
         assert web.get(path).status_code == 404
 
-    def test_a_proxy_is_believed_only_when_told(self, redis_url: str) -> None:
+    def test_a_proxy_is_trusted_only_by_setting(self, redis_url: str) -> None:
         forwarded = HERE | {"X-Forwarded-Proto": "https"}
-        for told in (False, True):
-            app = made(redis_url, **({"RQ_CLOCK_PROXY": "1"} if told else {}))
+        for trusted in (False, True):
+            app = made(redis_url, **({"RQ_CLOCK_PROXY": "1"} if trusted else {}))
             with TestClient(app, follow_redirects=False) as web:
                 answer = web.post("/login", data={"token": VALUES["read"]}, headers=forwarded)
-                assert ("secure" in answer.headers["set-cookie"].lower()) is told
+                assert ("secure" in answer.headers["set-cookie"].lower()) is trusted
 
-    def test_no_header_comes_from_what_was_asked(self, web: TestClient) -> None:
+    def test_no_header_comes_from_the_request(self, web: TestClient) -> None:
         answer = web.get("/schedules/a%0d%0aX-Evil:%20y", headers=bearer(VALUES["read"]))
         assert "x-evil" not in answer.headers
 

@@ -1,5 +1,5 @@
-"""Data that nobody of ours would write, and secrets, wherever they could be shown; and what may
-reach or change nothing."""
+"""Hostile data and secrets on every page and in every response, and requests that must not reach or
+change anything."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from rq_clock.runners.tasks import call_webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
-from rq_clock.web import middleware as guard
+from rq_clock.web import middleware
 from rq_clock.worker.worker import Worker
 from tests.clock.storm import ROOT
 from tests.server import Server, free_url
 from tests.web import hostile
 from tests.web.client import API, VALUES, Caller, app_on
-from tests.web.hostile import asked_of, plant, snapshot
+from tests.web.hostile import paths_of, plant, snapshot
 from tests.web.test_server import WebProcess
 from tests.worker import jobs as worker_jobs
 
@@ -59,8 +59,8 @@ class Walked:
             app = app_on(server.url)
             self.before = snapshot(r)
             with TestClient(app, follow_redirects=False, headers=ADMIN) as web:
-                for asked in asked_of(app):
-                    self.answers[asked] = web.get(asked)
+                for target in paths_of(app):
+                    self.answers[target] = web.get(target)
                 links = {link for page in self.pages().values() for link in page.links}
                 for link in sorted(links - self.answers.keys())[::4]:
                     self.answers[link] = web.get(link)
@@ -78,13 +78,13 @@ class Walked:
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "LOOK_SECONDS", 60)
+        patch.setattr(middleware, "LOOK_SECONDS", 60)
         return Walked(tmp_path_factory.mktemp("walked"))
 
 
 @pytest.mark.process
 class TestData:
-    def test_whatever_there_is_can_be_looked_at(self, walked: Walked) -> None:
+    def test_every_page_of_every_item_is_served(self, walked: Walked) -> None:
         for part in (
             "/docs",
             "/metrics",
@@ -109,7 +109,7 @@ class TestData:
          "<a href='javascript:x'>", "<a href='//evil.example'>", "<a href='/a/../b'>",
          "<form action='/a/%2e%2e/b'>", "<p x-evil=1>"],
     )  # fmt: skip
-    def test_what_reads_them_sees_what_is_wrong(self, text: str) -> None:
+    def test_the_reader_of_pages_finds_each_fault(self, text: str) -> None:
         assert hostile.Page(text, "/").faults
 
     def test_json_is_json(self, walked: Walked) -> None:
@@ -140,8 +140,8 @@ class TestData:
         assert walked.after == walked.before
 
     def test_a_link_to_a_queue_leads_to_it(self, walked: Walked) -> None:
-        asked = [a for p, a in walked.answers.items() if p.startswith("/queues/..%2F")]
-        assert {answer.status_code for answer in asked} == {200}
+        answers = [a for p, a in walked.answers.items() if p.startswith("/queues/..%2F")]
+        assert {answer.status_code for answer in answers} == {200}
 
     @pytest.mark.parametrize(
         "packed",
@@ -241,20 +241,20 @@ class TestSecrets:
         with Redis.from_url(url) as redis, WebProcess(tmp_path, url, **env) as web:
             hide(redis, url)
             jobs = [key.decode()[7:] for key in redis.keys("rq:job:*")]
-            told = list(self.everything(web, f"{hush(31)}-long", jobs))
+            texts = list(self.everything(web, f"{hush(31)}-long", jobs))
             redis.config_set("requirepass", "another")
             redis.client_kill_filter(_type="normal", skipme=False)
-            told += list(self.everything(web, f"{hush(31)}-long", jobs[:1]))
-        told.append(("the log", web.text()))
-        assert any("refuses the user or password" in text for _, text in told)
-        assert any("****" in text for _, text in told)
-        assert sum("exit code 3" in text for _, text in told) > 1
-        shown = {(at, found) for at, text in told for found in re.findall(r"hush\d\d", text)}
+            texts += list(self.everything(web, f"{hush(31)}-long", jobs[:1]))
+        texts.append(("the log", web.text()))
+        assert any("refuses the user or password" in text for _, text in texts)
+        assert any("****" in text for _, text in texts)
+        assert sum("exit code 3" in text for _, text in texts) > 1
+        shown = {(at, found) for at, text in texts for found in re.findall(r"hush\d\d", text)}
         assert shown == set()
 
     def everything(self, web: WebProcess, token: str, jobs: list[str]) -> Iterator[tuple[str, str]]:
         names = ["func", "kept", "shell", "call", "newer", *jobs]
-        paths = [path for path in asked_of(app_on("redis://x")) if "%" not in path and path]
+        paths = [path for path in paths_of(app_on("redis://x")) if "%" not in path and path]
         paths = sorted({re.sub(r"/(plain|missing)\b", f"/{n}", p) for p in paths for n in names})
         paths = [path for path in paths if not re.search(r"/(half|broken|large|wrong)\b", path)]
         bearer = {"Authorization": f"Bearer {token}"}
@@ -296,7 +296,7 @@ class TestTargets:
          "http://[::ffff:169.254.169.254]/", "http://localhost:1/", "http://10.0.0.1/",
          "http://0.0.0.0/", "http://2130706433/", "http://[64:ff9b::7f00:1]/", "http://0x7f.1/"],
     )  # fmt: skip
-    def test_what_is_inside_is_not_called(self, url: str) -> None:
+    def test_an_internal_address_is_not_called(self, url: str) -> None:
         """It can be written down, since only where it is called is known what may be called."""
         assert [*webhook(url).faults()] == []
         with pytest.raises(WebhookFailed):
@@ -310,18 +310,18 @@ class TestTargets:
         assert web.post("/new", data=form, headers=HERE).status_code in (409, 422)
         assert web.get(f"{API}/schedules").json()["total"] == 0
 
-    def test_only_an_admin_says_what_runs(self, web: TestClient) -> None:
+    def test_only_an_admin_defines_targets(self, web: TestClient) -> None:
         bearer = {"Authorization": f"Bearer {VALUES['operate']}"}
         body = {"every": "1h", "command": "id"}
         form = {"name": "a", "when": "every", "every": "1h", "what": "command", "command": "id"}
-        asked = [
+        answers = [
             web.post(f"{API}/schedules", json={"name": "a", **body}, headers=bearer),
             web.put(f"{API}/schedules/a", json=body, headers=bearer),
             web.patch(f"{API}/schedules/a", json=body, headers=bearer),
             web.put(f"{API}/manifest", json={"version": 1, "schedules": {}}, headers=bearer),
             web.post("/new", data=form, headers={**bearer, **HERE}),
         ]
-        assert [answer.status_code for answer in asked] == [403] * len(asked)
+        assert [answer.status_code for answer in answers] == [403] * len(answers)
 
 
 class TestRaces:
@@ -351,7 +351,7 @@ class TestRaces:
         def send(path: str, **form: str) -> list[int]:
             return self.twice(lambda _: web.post(path, data=form, headers=HERE).status_code)
 
-        assert send("/bulk/run", names="a") == [303, 303]  # and says to one that it goes on
+        assert send("/bulk/run", names="a") == [303, 303]  # and reports to one that it still runs
         span = {"from": "2026-03-01T00:00", "to": "2026-03-01T02:00", "sure": "1"}
         send("/schedules/a/backfill", **span)
         made = api.told("GET", "/schedules/a/backfills")["data"]
@@ -366,7 +366,7 @@ class TestRaces:
 
 
 def test_read_only_changes_nothing(redis_url: str, connection: Any) -> None:
-    """Whoever asks, whatever there is, however it is asked for."""
+    """No method, path or page changes anything, with any data."""
     plant(connection, Path("went-off"))
     app = app_on(redis_url, read_only=True)
     before = snapshot(connection)

@@ -153,7 +153,7 @@ class TestBodies:
         ["[" * 45 + "]" * 45, "[" * 60 + "]" * 60, "[" * 900 + "]" * 900, "[" * 10_000, "[NaN]",
          "[Infinity]", "[1e400]", f"[{LONG}]", '["\\ud83d"]', '[{"a":1,"a":2}]', "[1", "\xff"],
     )  # fmt: skip
-    def test_what_is_taken_can_be_shown_and_the_rest_is_refused(
+    def test_an_accepted_value_can_be_shown_and_others_are_refused(
         self, web: TestClient, args: str
     ) -> None:
         body = f'{{"name":"d","every":"1h","func":"a.b","args":{args}}}'.encode("latin-1")
@@ -198,20 +198,20 @@ class TestHeaders:
             "Idempotency-Key": ["", "x" * 10_000, b"\xe9"], "Content-Length": [LONG, "+1", "1_0"],
             "If-Match": ["x", '"', "x" * 10_000], "If-None-Match": [",,,", "x" * 10_000],
             "Range": ["bytes=9-1", "bytes=" + "0-1," * 5000], "Accept": ["x" * 10_000, "*/*;q=a"],
-            "Cookie": ["rq_clock=" + "x" * 8000, "rq_clock_said=" + "x" * 8000, "=;;="],
+            "Cookie": ["rq_clock=" + "x" * 8000, "rq_clock_message=" + "x" * 8000, "=;;="],
             "Host": ["[", "evil]", "a b", "a:b:c", '"><x-evil>'],
             "Authorization": ["Bearer " * 999],
             "X-HTTP-Method-Override": ["DELETE"], "Origin": ["http://[", "//[", "x" * 8000],
         }  # fmt: skip
         for name, values in odd.items():
             for value in values:
-                given = {name.encode(): value.encode() if isinstance(value, str) else value}
+                headers = {name.encode(): value.encode() if isinstance(value, str) else value}
                 for method, path in (
                     ("GET", "/"), ("GET", "/static/app.css"), ("GET", "/metrics"),
                     ("GET", f"{API}/schedules"), ("POST", f"{API}/schedules/plain/pause"),
                     ("PATCH", f"{API}/schedules/plain"), ("POST", "/login"),
                 ):  # fmt: skip
-                    answer = web.request(method, path, headers=given)
+                    answer = web.request(method, path, headers=headers)
                     assert answer.status_code < 500, (name, value[:20], path)
                     assert "<x-evil>" not in answer.text
         assert web.get(f"{API}/schedules/plain").status_code == 200
@@ -282,9 +282,7 @@ class TestSockets:
         assert answers(process.place, SECOND + SECOND) == [200, 200]
 
     @pytest.mark.parametrize("line", ["OPTIONS *", "CONNECT evil:80", "GET http://evil/login"])
-    def test_what_only_a_proxy_is_asked_for_is_not_found(
-        self, process: WebProcess, line: str
-    ) -> None:
+    def test_requests_meant_for_a_proxy_are_not_found(self, process: WebProcess, line: str) -> None:
         assert answers(process.place, f"{line} HTTP/1.1\r\n{HEAD}\r\n") == [404]
 
     def test_of_two_tokens_the_first_counts_and_no_other_way_in_is_there(

@@ -1,4 +1,4 @@
-"""Requests that come twice: one act, one answer, whoever dies or goes deaf in between."""
+"""Requests that come twice: one act, one answer, also after a crash or a lost response."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def memory(connection: Any) -> int:
 
 
 class TestTwice:
-    def test_the_first_answer_is_given_again(self, api: Caller, connection: Redis) -> None:
+    def test_the_first_response_is_repeated(self, api: Caller, connection: Redis) -> None:
         first = api("POST", "/schedules/a/runs", {"force": True}, headers=KEY)
         again = api("POST", "/schedules/a/runs", {"force": True}, headers=KEY)
         assert "idempotency-replayed" not in first.headers
@@ -187,22 +187,22 @@ class TestTwice:
     def test_of_many_at_once_one_acts(self, redis_url: str, connection: Redis) -> None:
         app = app_on(redis_url)
         Caller(app).told("PUT", "/schedules/a", RULE)
-        start, said = threading.Barrier(8), Counter[str]()
+        start, counts = threading.Barrier(8), Counter[str]()
 
         def ask() -> None:
             caller = Caller(app)
             start.wait()
             answer = caller("POST", "/schedules/a/runs", {"force": True}, headers=KEY)
             replayed = "idempotency-replayed" in answer.headers
-            said[f"{answer.status_code} {'again' if replayed else ''}".strip()] += 1
+            counts[f"{answer.status_code} {'again' if replayed else ''}".strip()] += 1
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert said["202"] == 1
-        assert said == {"202": 1, "202 again": 7}
+        assert counts["202"] == 1
+        assert counts == {"202": 1, "202 again": 7}
         assert len(jobs(connection)) == 1
 
 
@@ -239,13 +239,13 @@ class TestBrokenOff:
 
 def test_over_a_bad_network_each_key_has_one_run(redis_url: str, connection: Redis) -> None:
     chance = random.Random(7)
-    said = Counter[int]()
+    counts = Counter[int]()
     Caller(app_on(redis_url)).told("PUT", "/schedules/a", RULE)
     with Proxy(redis_url, chance) as proxy:
         settings = Settings.from_env({"REDIS_URL": proxy.url, "RQ_CLOCK_TOKENS": TOKENS})
         redis = connect(settings=settings, seconds=0.2)
         api = Caller(create_app(settings, redis=redis))
-        told = {}
+        jobs_by_request = {}
         for n in range(40):
             proxy.strike()
             for _ in range(100):
@@ -253,12 +253,12 @@ def test_over_a_bad_network_each_key_has_one_run(redis_url: str, connection: Red
                     "POST", "/schedules/a/runs", {"force": True},
                     headers={"Idempotency-Key": f"key-{n}"},
                 )  # fmt: skip
-                said[answer.status_code] += 1
+                counts[answer.status_code] += 1
                 assert answer.status_code in (202, 503), answer.text
                 if answer.status_code == 202:
-                    told[n] = answer.json()["job"]
+                    jobs_by_request[n] = answer.json()["job"]
                     break
         redis.close()
-    assert sorted(told.values()) == jobs(connection)
-    assert len(told) == 40
-    assert said[503] > 5
+    assert sorted(jobs_by_request.values()) == jobs(connection)
+    assert len(jobs_by_request) == 40
+    assert counts[503] > 5

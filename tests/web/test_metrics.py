@@ -40,7 +40,7 @@ Samples = dict[str, dict[Labels, float]]
 
 
 def web(redis: Any, **env: str) -> TestClient:
-    """A web process that tells metrics."""
+    """Return a web process with metrics."""
     app = FastAPI()
     app.state.web = Context.of(Settings.from_env(env), redis, read_only=False)
     app.include_router(metrics.router)
@@ -56,7 +56,7 @@ def samples(text: str) -> Samples:
     return found
 
 
-def told(redis: Any, **env: str) -> Samples:
+def metrics_of(redis: Any, **env: str) -> Samples:
     settings = Settings.from_env(env)
     store = Context.of(settings, redis, read_only=False).store
     return samples(Metrics(store, settings).text("")[0].decode())
@@ -72,16 +72,14 @@ def with_label(found: Samples, name: str, label: str) -> dict[str, float]:
 
 
 class TestSingleSchedules:
-    def test_a_schedule_is_told_with_its_instants(
-        self, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_a_schedule_has_its_instants(self, connection: Redis, schedules: Schedules) -> None:
         schedules.add("s", cron("0 3 * * *", tz="Europe/Berlin"), "tasks.x", queue="low")
         due: Any = connection.zscore(PREFIX + "due", "s")
         marker = to_ms(datetime(2026, 3, 1, tzinfo=UTC))
         connection.hset(PREFIX + "markers", "s", f"{marker} 5 job")
         connection.hset(PREFIX + "outcomes", "s", "failed 1 2 3000 2000 3000 1")
         connection.zadd(PREFIX + "failing", {"s": 3000})
-        found = told(connection, RQ_CLOCK_ALERT_GRACE_SECONDS="90")
+        found = metrics_of(connection, RQ_CLOCK_ALERT_GRACE_SECONDS="90")
         assert found["rq_clock_schedule_info"] == {
             frozenset(
                 {
@@ -103,9 +101,9 @@ class TestSingleSchedules:
         for name, value in expected.items():
             assert of(found, f"rq_clock_schedule_{name}", schedule="s") == value, name
 
-    def test_what_is_not_known_is_not_told(self, connection: Redis, schedules: Schedules) -> None:
+    def test_unknown_values_are_absent(self, connection: Redis, schedules: Schedules) -> None:
         schedules.add("s", every(hours=1), "tasks.x")
-        found = told(connection)
+        found = metrics_of(connection)
         for name in ("last_success", "last_failure", "last_slot"):
             assert f"rq_clock_schedule_{name}_timestamp_seconds" not in found
         assert "rq_clock_leader_info" not in found
@@ -117,11 +115,11 @@ class TestSingleSchedules:
         schedules.add("s", every(hours=1), "tasks.x")
         now = to_ms(datetime.now(UTC))
         connection.zadd(PREFIX + "due", {"s": now - 100_000})
-        late = of(told(connection), "rq_clock_schedule_overdue_seconds", schedule="s")
+        late = of(metrics_of(connection), "rq_clock_schedule_overdue_seconds", schedule="s")
         assert late == pytest.approx(100, abs=5)
 
     @pytest.mark.parametrize("limit", ["500", "3"])
-    def test_the_states_are_counted_alike_whether_single_ones_are_told_or_not(
+    def test_the_states_are_counted_alike_with_and_without_single_schedules(
         self, connection: Redis, schedules: Schedules, limit: str
     ) -> None:
         now = to_ms(datetime.now(UTC))
@@ -141,21 +139,21 @@ class TestSingleSchedules:
         connection.zadd(PREFIX + "due", {"s1": late, "s3": late, "s4": late})
         connection.zrem(PREFIX + "due", "s5", "s0")
         connection.hset(PREFIX + "definitions", "s4", "{")
-        found = told(connection, RQ_CLOCK_METRICS_SCHEDULES=limit)
+        found = metrics_of(connection, RQ_CLOCK_METRICS_SCHEDULES=limit)
         assert with_label(found, "rq_clock_schedules", "state") == {
             "invalid": 1, "late": 1, "stuck": 1, "failing": 2, "paused": 2, "running": 1,
             "ended": 1, "scheduled": 7,
         }  # fmt: skip
         assert of(found, "rq_clock_schedules_failing") == 3
         pause(Store(connection, "default"), "*", datetime.now(UTC))
-        paused = told(connection, RQ_CLOCK_METRICS_SCHEDULES=limit)
+        paused = metrics_of(connection, RQ_CLOCK_METRICS_SCHEDULES=limit)
         assert with_label(paused, "rq_clock_schedules", "state") == {
             "invalid": 1, "late": 0, "stuck": 0, "failing": 0, "paused": 15, "running": 0,
             "ended": 0, "scheduled": 0,
         }  # fmt: skip
         assert of(paused, "rq_clock_schedules_failing") == 0
 
-    def test_beyond_the_limit_only_those_in_trouble_are_told(
+    def test_beyond_the_limit_only_schedules_in_trouble_are_listed(
         self, connection: Redis, schedules: Schedules
     ) -> None:
         now = to_ms(datetime.now(UTC))
@@ -166,7 +164,7 @@ class TestSingleSchedules:
         connection.zadd(PREFIX + "failing", {f"s{n}": n for n in range(8, 24)})
 
         def names(limit: int) -> set[str]:
-            found = told(connection, RQ_CLOCK_METRICS_SCHEDULES=str(limit))
+            found = metrics_of(connection, RQ_CLOCK_METRICS_SCHEDULES=str(limit))
             assert of(found, "rq_clock_schedules_failing") == 16
             assert of(found, "rq_clock_schedules", state="late") == 10
             return set(with_label(found, "rq_clock_schedule_paused", "schedule"))
@@ -189,11 +187,13 @@ class TestQueues:
         with serving(redis_url, "default", "low"):
             wait_until(lambda: connection.zcard("rq:failed:default"), 20, "the failure")
             wait_until(
-                lambda: of(told(connection), "rq_workers", state="idle", queues="default,low"),
+                lambda: of(
+                    metrics_of(connection), "rq_workers", state="idle", queues="default,low"
+                ),
                 20,
                 "an idle worker",
             )
-            found = told(connection)
+            found = metrics_of(connection)
         for status in ("finished", "failed"):
             assert of(found, "rq_jobs", queue="default", status=status) == 1
         assert of(found, "rq_jobs", queue="default", status="queued") == 0
@@ -211,7 +211,7 @@ class TestQueues:
     ) -> None:
         connection.sadd("rq:workers", "rq:worker:gone")
         connection.sadd("rq:queues", "rq:queue:default")
-        found = told(connection)
+        found = metrics_of(connection)
         assert "rq_workers" not in found
         assert of(found, "rq_queue_workers", queue="default") == 0
 
@@ -256,14 +256,14 @@ class TestTheText:
             f"late {le}": 1 for le in ("0.05", "1", "7", "+Inf")
         }  # 7: of another release
         connection.hset(PREFIX + "counters", mapping=fields)
-        found = told(connection)["rq_clock_fire_lateness_seconds_bucket"]
+        found = metrics_of(connection)["rq_clock_fire_lateness_seconds_bucket"]
         rows = sorted((float(dict(labels)["le"]), n) for labels, n in found.items())
         assert [n for _, n in rows] == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
         assert all(one <= other for (_, one), (_, other) in pairwise(rows))
 
     def test_what_counts_failures_is_there_before_the_first(self, connection: Redis) -> None:
         """Of a counter that appears with 1, increase() sees nothing."""
-        found = told(connection)
+        found = metrics_of(connection)
         for status in ("failed", "timed_out", "lost"):
             assert of(found, "rq_clock_runs_total", status=status) == 0
         assert of(found, "rq_clock_fires_total", result="error", reason="write") == 0
@@ -292,7 +292,7 @@ class TestCost:
             patch.setattr(Pipeline, "execute", counted)
             commands: Any = connection.info("commandstats")
             before = sum(s["calls"] for s in commands.values())
-            told(connection)
+            metrics_of(connection)
             commands = connection.info("commandstats")
             after = sum(s["calls"] for s in commands.values())
         assert after - before <= sum(sent) + 2  # nothing went outside of them; INFO itself
@@ -330,7 +330,7 @@ APP = (
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ClockProcess]]:
-    """A server, with a clock and a worker that have done all that they are told of."""
+    """A server, with a clock and a worker whose events appear in the metrics."""
     from tests.server import free_url
 
     path = tmp_path_factory.mktemp("app")
@@ -346,7 +346,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Clo
 
 
 def enough(redis: Any) -> bool:
-    found = told(redis)
+    found = metrics_of(redis)
     counted = of(found, "rq_clock_fires_total", result="enqueued", reason="schedule") or 0
     failed = of(found, "rq_clock_schedule_runs_total", schedule="bad", status="failed") or 0
     return (
@@ -379,7 +379,7 @@ def expressions() -> list[str]:
 
 
 class TestWhatIsBuiltOnIt:
-    def test_every_metric_and_label_that_rules_and_panels_name_is_told(self, text: str) -> None:
+    def test_every_metric_and_label_of_rules_and_panels_exists(self, text: str) -> None:
         found = samples(text)
         for expression in expressions():
             named = {name for name, _ in NAME.findall(expression)}
@@ -401,7 +401,7 @@ class TestWhatIsBuiltOnIt:
         assert used
         assert set(used) <= labels
 
-    def test_the_documents_table_is_what_is_told(self, text: str) -> None:
+    def test_the_documented_table_lists_the_metrics(self, text: str) -> None:
         page = (ROOT / "docs" / "metrics.md").read_text()
         rows = re.findall(r"^\| `(rq_\w+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
         kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
@@ -410,12 +410,12 @@ class TestWhatIsBuiltOnIt:
         found = samples(text)
         for name, kind, labels in rows:
             single = {"schedule"} if name.startswith("rq_clock_schedule_") else set()
-            said = single | {label for label in labels.replace(" ", "").split(",") if label}
+            expected = single | {label for label in labels.replace(" ", "").split(",") if label}
             sample = next(iter(found[name + ("_sum" if kind == "histogram" else "")]))
-            assert {label for label, _ in sample} == said, name
+            assert {label for label, _ in sample} == expected, name
 
     def test_panels_have_places_of_their_own(self) -> None:
-        taken: set[tuple[int, int]] = set()
+        used: set[tuple[int, int]] = set()
         for panel in board()["panels"]:
             place = panel["gridPos"]
             cells = {
@@ -423,17 +423,17 @@ class TestWhatIsBuiltOnIt:
                 for x in range(place["w"])
                 for y in range(place["h"])
             }
-            assert not cells & taken, panel["title"]
+            assert not cells & used, panel["title"]
             assert max(x for x, _ in cells) < 24
-            taken |= cells
+            used |= cells
         ids = [panel["id"] for panel in board()["panels"]]
         assert len(ids) == len(set(ids))
 
 
 class TestRulesInTrouble:
-    """The rules' conditions by hand, on what is really told. Runs last: it ends the clock."""
+    """The rules' conditions by hand, on real metrics. Runs last: it ends the clock."""
 
-    def test_while_all_is_well_only_what_is_wrong_is_told(self, text: str) -> None:
+    def test_the_conditions_select_only_what_is_in_trouble(self, text: str) -> None:
         found = samples(text)
         assert len(found["rq_clock_leader_info"]) == 1
         [tick] = found["rq_clock_last_tick_timestamp_seconds"].values()
@@ -460,19 +460,19 @@ class TestRulesInTrouble:
         grace = {"RQ_CLOCK_ALERT_GRACE_SECONDS": "5"}
 
         def down() -> Samples:
-            found = told(redis)
+            found = metrics_of(redis)
             return {} if "rq_clock_leader_info" in found else found
 
         found = wait_until(down, 30, "the lease has run out")
         [tick] = found["rq_clock_last_tick_timestamp_seconds"].values()
         assert 5 < datetime.now(UTC).timestamp() - tick < 60  # goes on to grow
         wait_until(
-            lambda: {"often", "bad", "unheard"} <= late(told(redis, **grace)),
+            lambda: {"often", "bad", "unheard"} <= late(metrics_of(redis, **grace)),
             30,
             "they are late",
         )
         Schedules(redis, by="test").pause("often")
-        assert "often" not in late(told(redis, **grace))
+        assert "often" not in late(metrics_of(redis, **grace))
 
 
 def failing(found: Samples) -> set[str]:

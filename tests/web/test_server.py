@@ -91,7 +91,7 @@ class WebProcess:
         wait_until(lambda: self.get("/", token)[0] == 200, PATIENCE, f"a page\n{self.text()}")
 
     def all_pages(self) -> list[tuple[str, tuple[int, str, float]]]:
-        """What is answered to each that can be asked for by its path alone, a few at a time."""
+        """Return the responses to all paths without parameters, a few at a time."""
         paths = pages()
         with ThreadPoolExecutor(8) as pool:
             return list(zip(paths, pool.map(self.get, paths), strict=True))
@@ -108,7 +108,7 @@ def ends_within(web: WebProcess, number: signal.Signals, seconds: float) -> None
 
 
 def pages() -> list[str]:
-    """Every page, and every list of the API, that can be asked for by its path alone."""
+    """Return the paths of pages and API lists that have no parameters."""
     app = create_app(Settings.from_env({"REDIS_URL": free_url(), "RQ_CLOCK_TOKENS": TOKEN}))
     found = []
     for route in iter_route_contexts(app.routes):
@@ -167,7 +167,7 @@ class TestLife:
             assert "is for a laptop: expected --host 127.0.0.1" in web.text()
             assert not (tmp_path / "token").exists()
 
-    def test_without_tokens_it_says_that_nobody_gets_in(
+    def test_without_tokens_it_logs_that_every_request_is_refused(
         self, tmp_path: Path, redis_url: str
     ) -> None:
         with WebProcess(tmp_path, redis_url, RQ_CLOCK_TOKENS="") as web:
@@ -182,9 +182,9 @@ class TestLife:
             assert TOKEN not in web.text()
             assert "wrong-" not in web.text()
 
-    def test_a_port_that_is_taken_is_one_line(self, tmp_path: Path, redis_url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = str(taken.getsockname()[1])
+    def test_a_port_in_use_is_one_line(self, tmp_path: Path, redis_url: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = str(listener.getsockname()[1])
             with WebProcess(tmp_path, redis_url, "--port", port) as web:
                 assert web.process.wait(PATIENCE) == 1
                 assert f"cannot listen on 127.0.0.1:{port}" in web.text()
@@ -204,7 +204,7 @@ class TestRedis:
     def server(self, fresh_server: Callable[..., Server]) -> Server:
         return fresh_server()
 
-    def test_away_every_page_says_so_and_it_comes_back(
+    def test_without_redis_every_page_reports_it_and_recovers(
         self, tmp_path: Path, server: Server
     ) -> None:
         with WebProcess(tmp_path, server.url) as web:
@@ -220,7 +220,9 @@ class TestRedis:
             server.start()
             web.serves()
 
-    def test_frozen_every_page_says_so(self, tmp_path: Path, server: Server) -> None:
+    def test_with_a_frozen_redis_every_page_reports_it(
+        self, tmp_path: Path, server: Server
+    ) -> None:
         with WebProcess(tmp_path, server.url) as web, ExitStack() as stack:
             web.serves()
             server.pause()
@@ -246,7 +248,7 @@ class TestRedis:
             ends_within(web, signal.SIGTERM, GRACE_SECONDS / 2)
 
     @pytest.mark.parametrize("seconds", [0.2, 0.5])
-    def test_slow_every_page_tells_the_truth_in_time(
+    def test_with_a_slow_redis_every_page_answers_in_time(
         self, tmp_path: Path, server: Server, seconds: float
     ) -> None:
         with Redis.from_url(server.url) as redis:
