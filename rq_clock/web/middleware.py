@@ -54,11 +54,14 @@ class Middleware:
         answer = _Answer(scope, send)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
+        problem = None
         if not length.isdigit() or len(length) > 15 or int(length) > BODY_LIMIT:
-            await _refusal(answer.request_id, _TOO_LARGE)(scope, receive, answer.send)
-            return
-        if b"content-length" in headers and b"transfer-encoding" in headers:
-            await _refusal(answer.request_id, _AMBIGUOUS)(scope, receive, answer.send)
+            problem = _TOO_LARGE
+        elif b"content-length" in headers and b"transfer-encoding" in headers:
+            problem = _AMBIGUOUS
+        if problem:
+            refusal = Problem(*problem, headers={"Connection": "close"})
+            await refusal.answer(answer.request_id)(scope, receive, answer.send)
             return
         seconds = LOOK_SECONDS if scope["method"] in SAFE else CHANGE_SECONDS
         task = asyncio.ensure_future(self._app(scope, _measured(receive), answer.send))
@@ -126,11 +129,6 @@ def _drop(task: asyncio.Future[None]) -> None:
 _TOO_LARGE = "too-large", f"expected a body of at most {BODY_LIMIT:,} bytes"
 _AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
 """A router may read the body to another end, and the rest as another request."""
-
-
-def _refusal(request_id: str, why: tuple[str, str]) -> ASGIApp:
-    """Return a problem as an answer that closes the connection."""
-    return Problem(*why, headers={"Connection": "close"}).answer(request_id)
 
 
 def _forwarded(scope: Scope) -> Scope:
