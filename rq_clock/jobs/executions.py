@@ -142,20 +142,20 @@ class Executions:
             raise Evicted(f"{worker} was counted as dead")
         return bool(answer == b"reap")
 
-    def close(self, execution: Execution, ending: Outcome) -> None:
+    def close(self, execution: Execution, outcome: Outcome) -> None:
         """End an execution. Raises Evicted when the worker was counted as dead: then nothing was
         written, and the caller drops the result."""
-        self._close(["own", execution.id], execution, ending)
+        self._close(["own", execution.id], execution, outcome)
 
     def close_and_take(
-        self, execution: Execution, ending: Outcome, queues: Sequence[str], now: datetime
+        self, execution: Execution, outcome: Outcome, queues: Sequence[str], now: datetime
     ) -> Execution | None:
         """`close` and `take` in one round trip."""
         own, worker = ["own", execution.id], execution.worker
-        closing = self._closing(own, execution, ending, _Dependents())
+        closing = self._closing(own, execution, outcome, _Dependents())
         closed, begun = self._run_all([closing, self._take(worker, queues, now)])
         if not _ended(execution, closed):
-            self._close(own, execution, ending)
+            self._close(own, execution, outcome)
             return self.take(worker, queues, now)
         if begun[0] in (b"undeclared", b"more"):
             return self.take(worker, queues, now)
@@ -181,10 +181,9 @@ class Executions:
         return [Ended.read(id, fields) for id, fields in found]
 
     def snapshot(self, before: datetime, attempt: str, jobs: Iterable[str], limit: int) -> Snapshot:
-        """Return what the leading clock watches beside its tick: undecided fire times before
-        `before`, attempts that ended after the entry `attempt` (none for "", which finds the newest
-        entry), those of `jobs` that wait or run, and queues without a worker. At most `limit` of
-        each; one command."""
+        """Return the undecided fire times before `before`, the attempts that ended after the entry
+        `attempt` (none for "", which finds the newest entry), those of `jobs` that wait or run, and
+        the queues without a worker. At most `limit` of each; one command."""
         keys = [self._key("due"), "rq:queues"]
         answer = self._run("watch", keys, [to_ms(before), attempt, limit, *jobs])
         overdue, last, ended, live, unserved = answer
@@ -243,15 +242,15 @@ class Executions:
         started = datetime.fromtimestamp(float(began or 0), UTC)
         return Execution(id, job_id, queue, slot.worker, started, fields) if fields else None
 
-    def reap(self, slot: Slot, execution: Execution | None, ending: Outcome | None) -> bool:
-        """Forget a dead worker and end its execution. False when it has given a sign of life since
-        `slot` was read."""
-        if execution is None or ending is None:
+    def reap(self, slot: Slot, execution: Execution | None, outcome: Outcome | None) -> bool:
+        """Forget a dead worker and end its execution. Return False when it has shown a sign of
+        life since `slot` was read."""
+        if execution is None or outcome is None:
             keys = [self._key("workers"), self._key("runs")]
             answer = self._run("close", keys, [slot.worker, "dead", slot.value])
             return bool(answer[0] != b"gone")
         try:
-            self._close(["dead", slot.value], execution, ending)
+            self._close(["dead", slot.value], execution, outcome)
         except Evicted:
             return False
         return True
@@ -288,34 +287,34 @@ class Executions:
         before = from_ms(previous) if previous else None
         return Execution(text(id), text(job_id), text(queue), worker, now, pairs(flat), before)
 
-    def _close(self, claim: list[str], execution: Execution, ending: Outcome) -> None:
+    def _close(self, claim: list[str], execution: Execution, outcome: Outcome) -> None:
         found = _Dependents()
-        while not _ended(execution, self._run(*self._closing(claim, execution, ending, found))):
-            found = self._dependents(execution, ending)
+        while not _ended(execution, self._run(*self._closing(claim, execution, outcome, found))):
+            found = self._dependents(execution, outcome)
         if found.unreadable:
             unreadable = " ".join(found.unreadable)
             log_warning("dependents.unreadable", job=execution.job_id, dependents=unreadable)
 
     def _closing(
-        self, claim: list[str], execution: Execution, ending: Outcome, dependents: _Dependents
+        self, claim: list[str], execution: Execution, outcome: Outcome, dependents: _Dependents
     ) -> _Call:
         origin = execution.origin
         args: list[Any] = [execution.worker, *claim]
-        args += [-1] if ending.again else [len(dependents.ids), *dependents.ids]
+        args += [-1] if outcome.again else [len(dependents.ids), *dependents.ids]
         run = (origin.schedule, to_ms(origin.fire_time), origin.ledger_codes) if origin else None
         args += run or [""] * 3
-        args += [ending.entry(execution), int(ending.state == OK), self._runs, ending.again]
-        counts = ending.counts(execution) if origin else []
+        args += [outcome.entry(execution), int(outcome.state == OK), self._runs, outcome.again]
+        counts = outcome.counts(execution) if origin else []
         args += [len(counts), *(word for count in counts for word in count)]
-        commands = [*ending.commands, *dependents.commands]
-        if ending.again == "later":  # the clock is to look when that will be
+        commands = [*outcome.commands, *dependents.commands]
+        if outcome.again == "later":  # the clock is to look when that will be
             commands.append(("PUBLISH", self._key("news"), REAP))
         runs = self._key("runs", origin.namespace if origin else "")
         return "close", [self._key("workers"), runs], [*args, *command_words(commands)]
 
-    def _dependents(self, execution: Execution, ending: Outcome) -> _Dependents:
+    def _dependents(self, execution: Execution, outcome: Outcome) -> _Dependents:
         """Return the jobs that depend on one that ends, and the commands that queue those that can
-        run now. Only fields of their hashes are read; what cannot be read stays deferred."""
+        run now. Only fields of their hashes are read; unreadable jobs stay deferred."""
         parent = f"rq:job:{execution.job_id}".encode()
         ids: list[bytes] = sorted(cast(Any, self.redis.smembers(parent + b":dependents")))
         pipe: Any = self.redis.pipeline(transaction=False)
@@ -336,9 +335,9 @@ class Executions:
             except (ValueError, TypeError):
                 unreadable.append(text(id))
                 continue
-            if dependent.can_run(ending.state, others):
+            if dependent.can_run(outcome.state, others):
                 queued.append(id)
-                commands += dependent.commands(ending.ended)
+                commands += dependent.commands(outcome.ended)
         if queued:
             commands.append(("SREM", parent + b":dependents", *queued))
         return _Dependents(tuple(ids), tuple(commands), tuple(unreadable))

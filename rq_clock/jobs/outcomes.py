@@ -159,7 +159,7 @@ class Outcome:
         return words.strip()
 
     def counts(self, execution: Execution) -> list[counters.Count]:
-        """Return what the end of a run adds to the counters."""
+        """Return the counts of an ended run."""
         waited = None
         with suppress(ValueError):  # others may have written it: no count may prevent an end
             queued = datetime.fromisoformat(execution.fields.get(b"enqueued_at", b"").decode())
@@ -229,8 +229,8 @@ def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcom
         ("HSET", _job(execution), "number_of_retries", count + 1),
     ]
     pause = retry.get_interval(count, retry.intervals)
-    ending = Outcome(FAILED, "requested a retry", ended, commands)
-    return _go_on(ending, execution, pause, front=retry.enqueue_at_front)
+    outcome = Outcome(FAILED, "requested a retry", ended, commands)
+    return _go_on(outcome, execution, pause, front=retry.enqueue_at_front)
 
 
 def interrupted(
@@ -242,18 +242,18 @@ def interrupted(
         trace = f"{error or state}, {execution.interruptions} times before"
         return failed(execution, ended, trace, state=state)
     count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
-    ending = Outcome(state, masked_text(one_line(error)), ended, [count])
-    return _go_on(ending, execution, 0, front=True)
+    outcome = Outcome(state, masked_text(one_line(error)), ended, [count])
+    return _go_on(outcome, execution, 0, front=True)
 
 
-def _go_on(ending: Outcome, execution: Execution, pause: float, *, front: bool) -> Outcome:
+def _go_on(outcome: Outcome, execution: Execution, pause: float, *, front: bool) -> Outcome:
     """Return the outcome of a job that is queued again, after `pause` seconds."""
     job, queue = _job(execution), f"rq:queue:{execution.queue}"
     cleared = ("started_at", "", "worker_name", "")
     known: Command = ("SADD", "rq:queues", queue)
     commands: list[Command]
     if pause:
-        due = (ending.ended + timedelta(seconds=pause)).timestamp()
+        due = (outcome.ended + timedelta(seconds=pause)).timestamp()
         again = "later"
         commands = [
             ("HSET", job, "status", "scheduled", *cleared),
@@ -263,12 +263,12 @@ def _go_on(ending: Outcome, execution: Execution, pause: float, *, front: bool) 
     else:
         again = "front" if front else "queue"
         commands = [
-            ("HSET", job, "status", "queued", "enqueued_at", utcformat(ending.ended), *cleared),
+            ("HSET", job, "status", "queued", "enqueued_at", utcformat(outcome.ended), *cleared),
             known,
             ("LREM", queue, 0, execution.job_id),
             ("LPUSH" if front else "RPUSH", queue, execution.job_id),
         ]
-    return Outcome(ending.state, ending.error, ending.ended, ending.commands + commands, again)
+    return Outcome(outcome.state, outcome.error, outcome.ended, outcome.commands + commands, again)
 
 
 def _job(execution: Execution) -> str:
@@ -297,13 +297,13 @@ def _counted(execution: Execution, ended: datetime, counter: str) -> tuple[Comma
 
 
 def _result(
-    execution: Execution, ended: datetime, kind: Result.Type, ttl: int, **what: Any
+    execution: Execution, ended: datetime, kind: Result.Type, ttl: int, **fields: Any
 ) -> list[Command]:
     """Return the commands that add an entry to RQ's stream of results."""
     nowhere: Any = None
-    what |= {"execution_started_at": execution.started, "execution_ended_at": ended}
-    what |= {"worker_name": execution.worker, "execution_id": execution.id}
-    result = Result(execution.job_id, kind, nowhere, **what)
+    fields |= {"execution_started_at": execution.started, "execution_ended_at": ended}
+    fields |= {"worker_name": execution.worker, "execution_id": execution.id}
+    result = Result(execution.job_id, kind, nowhere, **fields)
     key = f"rq:results:{execution.job_id}"
     words = [word for pair in result.serialize().items() for word in pair]
     keep: Command = ("PERSIST", key) if ttl == -1 else ("EXPIRE", key, ttl)

@@ -69,11 +69,11 @@ class Reaper:
 
     def _reap(self, slot: Slot, silent: float, now: datetime) -> None:
         execution = self._executions.execution_of(slot)
-        ending, fields = None, {}
+        outcome, fields = None, {}
         if execution is not None:
             error = f"worker {slot.worker} gave no sign of life for {silent:.0f} s"
-            ending = interrupted(execution, now, self._limit, state=LOST, error=error)
-            fields = {"job": execution.job_id, "again": ending.again or "no"}
-        if self._executions.reap(slot, execution, ending):
+            outcome = interrupted(execution, now, self._limit, state=LOST, error=error)
+            fields = {"job": execution.job_id, "again": outcome.again or "no"}
+        if self._executions.reap(slot, execution, outcome):
             log_warning("worker.dead", worker=slot.worker, silent=f"{silent:.0f}s", **fields)
             del self._silent[slot.worker]
