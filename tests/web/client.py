@@ -67,14 +67,14 @@ class Caller:
                     faults = validator(json.dumps(schema | components)).iter_errors(answer.json())
                     assert not list(faults), f"{method} {path}: {answer.text}"
 
-    def told(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        """What a successful answer says."""
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """Call, and return the body of a successful answer."""
         answer = self(method, path, body, **options)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
     def refused(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        """The problem of an answer that is none: status and kind, and the document."""
+        """Call, and return the problem of a refused request: status, kind and document."""
         answer = self(method, path, body, **options)
         assert answer.headers["content-type"] == "application/problem+json", answer.text
         problem = answer.json()

@@ -330,7 +330,7 @@ class TestRaces:
     @pytest.fixture
     def api(self, redis_url: str) -> Caller:
         api = Caller(app_on(redis_url))
-        api.told("PUT", "/schedules/a", {"every": "1h", "func": "a.b"})
+        api.call("PUT", "/schedules/a", {"every": "1h", "func": "a.b"})
         return api
 
     def twice(self, ask: Callable[[int], int]) -> list[int]:
@@ -354,15 +354,15 @@ class TestRaces:
         assert send("/bulk/run", names="a") == [303, 303]  # and reports to one that it still runs
         span = {"from": "2026-03-01T00:00", "to": "2026-03-01T02:00", "sure": "1"}
         send("/schedules/a/backfill", **span)
-        made = api.told("GET", "/schedules/a/backfills")["data"]
+        made = api.call("GET", "/schedules/a/backfills")["data"]
         assert sum(backfill["total"] for backfill in made) == 3
         new = {"name": "b", "when": "every", "every": "1h", "func": "a.b", "do": "save"}
         assert 303 in send("/new", **new)
-        revision = api.told("GET", "/schedules/a")["revision"]
+        revision = api.call("GET", "/schedules/a")["revision"]
         assert send("/schedules/a/delete", revision=revision)[0] == 303
-        verbs = [said["verb"] for said in api.told("GET", "/audit")["data"]]
+        verbs = [said["verb"] for said in api.call("GET", "/audit")["data"]]
         assert [verbs.count(verb) for verb in ("trigger", "remove")] == [1, 1]
-        assert api.told("GET", "/schedules")["total"] == 1
+        assert api.call("GET", "/schedules")["total"] == 1
 
 
 def test_read_only_changes_nothing(redis_url: str, connection: Any) -> None:

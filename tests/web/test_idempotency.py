@@ -44,7 +44,7 @@ os.kill(os.getpid(), 9)
 @pytest.fixture
 def api(redis_url: str) -> Caller:
     caller = Caller(app_on(redis_url))
-    caller.told("PUT", "/schedules/a", RULE)
+    caller.call("PUT", "/schedules/a", RULE)
     return caller
 
 
@@ -81,20 +81,20 @@ class TestTwice:
         assert jobs(connection) == [first.json()["job"]]
 
     def test_it_is_kept_for_a_day(self, api: Caller, connection: Redis) -> None:
-        api.told("POST", "/schedules/a/pause", headers=KEY)
+        api.call("POST", "/schedules/a/pause", headers=KEY)
         [record] = records(connection)
         assert 86_390 < connection.ttl(record) <= 86_400
 
     def test_after_a_refusal_it_acts(self, api: Caller, connection: Redis) -> None:
-        first = api.told("POST", "/schedules/a/runs")["job"]
+        first = api.call("POST", "/schedules/a/runs")["job"]
         assert api.refused("POST", "/schedules/a/runs", headers=KEY)[0] == "409 overlap"
         assert records(connection) == []
         connection.delete(f"rq:job:{first}")
-        assert api.told("POST", "/schedules/a/runs", headers=KEY)["job"] != first
+        assert api.call("POST", "/schedules/a/runs", headers=KEY)["job"] != first
 
     def test_a_key_of_another_route_is_another_key(self, api: Caller, connection: Redis) -> None:
-        api.told("POST", "/schedules/a/runs", headers=KEY)
-        assert api.told("POST", "/schedules/a/pause", headers=KEY)["state"] == "paused"
+        api.call("POST", "/schedules/a/runs", headers=KEY)
+        assert api.call("POST", "/schedules/a/pause", headers=KEY)["state"] == "paused"
         assert len(records(connection)) == 2
 
     @pytest.mark.parametrize(
@@ -107,28 +107,28 @@ class TestTwice:
     def test_it_is_not_done_again_when_it_was_undone(
         self, api: Caller, connection: Redis, path: str, body: Any, undone: str
     ) -> None:
-        first = api.told("POST", path, body, headers=KEY)
+        first = api.call("POST", path, body, headers=KEY)
         if undone:
-            api.told("POST", undone, {"names": [body.get("name", "a")]})
-        before = len(api.told("GET", "/audit")["data"])
+            api.call("POST", undone, {"names": [body.get("name", "a")]})
+        before = len(api.call("GET", "/audit")["data"])
         again = api("POST", path, body, headers=KEY)
         assert again.headers["idempotency-replayed"] == "true"
         assert again.status_code == (201 if path == "/schedules" else 200)
         if path.startswith("/schedules:"):
             assert again.json() == {**first, "data": []}
-        assert len(api.told("GET", "/audit")["data"]) == before
+        assert len(api.call("GET", "/audit")["data"]) == before
 
     def test_fire_times_are_skipped_once(self, api: Caller, connection: Redis) -> None:
-        first = api.told("POST", "/schedules/a/skip", {"count": 2}, headers=KEY)
-        assert api.told("POST", "/schedules/a/skip", {"count": 2}, headers=KEY) == first
+        first = api.call("POST", "/schedules/a/skip", {"count": 2}, headers=KEY)
+        assert api.call("POST", "/schedules/a/skip", {"count": 2}, headers=KEY) == first
         assert connection.xlen("rq-clock:default:audit") == 2  # it was added, too
 
     def test_of_many_runs_each_is_made_once(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/b", RULE)
+        api.call("PUT", "/schedules/b", RULE)
         body = {"names": ["a", "b", "none"], "force": True}
-        first = api.told("POST", "/schedules:run", body, headers=KEY)
+        first = api.call("POST", "/schedules:run", body, headers=KEY)
         assert (first["done"], first["failed"]) == (2, 1)
-        assert api.told("POST", "/schedules:run", body, headers=KEY) == first
+        assert api.call("POST", "/schedules:run", body, headers=KEY) == first
         assert len(jobs(connection)) == 2
         other = api.refused("POST", "/schedules:run", {"names": ["a"]}, headers=KEY)
         assert other[0] == "422 idempotency-conflict"
@@ -137,9 +137,9 @@ class TestTwice:
     def test_a_job_that_failed_again_is_not_requeued_again(
         self, api: Caller, connection: Redis, retry: str
     ) -> None:
-        job = api.told("POST", "/schedules/a/runs")["job"]
+        job = api.call("POST", "/schedules/a/runs")["job"]
         fail(connection, job)
-        api.told("POST", retry.format(job), {}, headers=KEY)
+        api.call("POST", retry.format(job), {}, headers=KEY)
         assert connection.llen("rq:queue:default") == 1
         fail(connection, job)
         again = api("POST", retry.format(job), {}, headers=KEY)
@@ -147,11 +147,11 @@ class TestTwice:
         assert connection.llen("rq:queue:default") == 0
 
     def test_large_arguments_leave_no_copies(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/a", {**RULE, "args": ["x" * 400_000]})
-        api.told("POST", "/schedules/a/pause")  # whatever the first one loads
+        api.call("PUT", "/schedules/a", {**RULE, "args": ["x" * 400_000]})
+        api.call("POST", "/schedules/a/pause")  # whatever the first one loads
         before = memory(connection)
         for n in range(20):
-            api.told("POST", "/schedules/a/pause", headers={"Idempotency-Key": f"it-{n}"})
+            api.call("POST", "/schedules/a/pause", headers={"Idempotency-Key": f"it-{n}"})
         assert memory(connection) - before < 400_000
         assert sum(connection.memory_usage(record) or 0 for record in records(connection)) < 10_000
 
@@ -163,12 +163,12 @@ class TestTwice:
     def test_another_request_under_the_key_is_refused(
         self, api: Caller, connection: Redis, path: str, body: Any
     ) -> None:
-        api.told("POST", "/schedules/a/runs", headers=KEY)
+        api.call("POST", "/schedules/a/runs", headers=KEY)
         assert api.refused("POST", path, body, headers=KEY)[0] == "422 idempotency-conflict"
         assert len(jobs(connection)) == 1
 
     def test_each_token_has_its_own_keys(self, redis_url: str, api: Caller) -> None:
-        first = api.told("POST", "/schedules/a/runs", {"force": True}, headers=KEY)
+        first = api.call("POST", "/schedules/a/runs", {"force": True}, headers=KEY)
         other = Caller(app_on(redis_url), "operate")
         answer = other("POST", "/schedules/a/runs", {"force": True}, headers=KEY)
         assert answer.status_code == 202
@@ -182,11 +182,11 @@ class TestTwice:
         assert api.refused("POST", "/schedules/a/runs", {"f": 1}, headers=KEY)[0][:3] == "422"
         assert api.refused("POST", "/schedules", {"name": "b"}, headers=KEY)[0][:3] == "422"
         assert records(connection) == []
-        api.told("POST", "/schedules/a/runs", headers=KEY)
+        api.call("POST", "/schedules/a/runs", headers=KEY)
 
     def test_of_many_at_once_one_acts(self, redis_url: str, connection: Redis) -> None:
         app = app_on(redis_url)
-        Caller(app).told("PUT", "/schedules/a", RULE)
+        Caller(app).call("PUT", "/schedules/a", RULE)
         start, counts = threading.Barrier(8), Counter[str]()
 
         def ask() -> None:
@@ -218,29 +218,29 @@ class TestBrokenOff:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert died.returncode == -9, died.stderr
-        found = api.told("POST", "/schedules/a/runs", headers=KEY)["job"]
+        found = api.call("POST", "/schedules/a/runs", headers=KEY)["job"]
         assert jobs(connection) == [found]
         assert died.stdout.strip() == ("" if when == "before" else found)
 
     def test_also_when_the_run_has_ended_and_is_forgotten(
         self, api: Caller, connection: Redis
     ) -> None:
-        job = api.told("POST", "/schedules/a/runs", headers=KEY)["job"]
+        job = api.call("POST", "/schedules/a/runs", headers=KEY)["job"]
         connection.delete(f"rq:job:{job}", "rq:queue:default")
-        assert api.told("POST", "/schedules/a/runs", headers=KEY)["job"] == job
+        assert api.call("POST", "/schedules/a/runs", headers=KEY)["job"] == job
         assert jobs(connection) == []
 
     def test_a_backfill_is_created_once(self, api: Caller) -> None:
         body = {"from": "2026-01-01", "to": "2026-01-02", "again": True}
-        first = api.told("POST", "/schedules/a/backfills", body, headers=KEY)
-        assert api.told("POST", "/schedules/a/backfills", body, headers=KEY) == first
-        assert len(api.told("GET", "/backfills")["data"]) == 1
+        first = api.call("POST", "/schedules/a/backfills", body, headers=KEY)
+        assert api.call("POST", "/schedules/a/backfills", body, headers=KEY) == first
+        assert len(api.call("GET", "/backfills")["data"]) == 1
 
 
 def test_over_a_bad_network_each_key_has_one_run(redis_url: str, connection: Redis) -> None:
     chance = random.Random(7)
     counts = Counter[int]()
-    Caller(app_on(redis_url)).told("PUT", "/schedules/a", RULE)
+    Caller(app_on(redis_url)).call("PUT", "/schedules/a", RULE)
     with Proxy(redis_url, chance) as proxy:
         settings = Settings.from_env({"REDIS_URL": proxy.url, "RQ_CLOCK_TOKENS": TOKENS})
         redis = connect(settings=settings, seconds=0.2)

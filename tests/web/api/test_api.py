@@ -40,19 +40,19 @@ class TestAdding:
         answer = api("POST", "/schedules", {"name": "report-42", **DAILY})
         assert answer.status_code == 201
         assert answer.headers["location"] == "/api/v1/schedules/report-42"
-        view = api.told("GET", "/schedules/report-42")
+        view = api.call("GET", "/schedules/report-42")
         assert view == answer.json()
         assert view["words"] == "at 06:00 every day, Asia/Tokyo time"
         assert view["definition"] == DAILY
-        assert api.told("GET", "/audit")["data"][0]["by"] == "admin"
+        assert api.call("GET", "/audit")["data"][0]["by"] == "admin"
 
     def test_one_that_is_there_stays_as_it_is(self, api: Caller) -> None:
-        api.told("POST", "/schedules", {"name": "a", **DAILY})
+        api.call("POST", "/schedules", {"name": "a", **DAILY})
         kind, problem = api.refused("POST", "/schedules", {"name": "a", **HOOK})
         assert kind == "409 exists"
         assert "PATCH" in problem["detail"]
         assert api.refused("POST", "/schedules", {"name": "a", **DAILY})[0] == "409 exists"
-        assert api.told("GET", "/schedules/a")["definition"] == DAILY
+        assert api.call("GET", "/schedules/a")["definition"] == DAILY
 
     @pytest.mark.parametrize(
         ("definition", "pointers"),
@@ -111,7 +111,7 @@ class TestAdding:
         kind, problem = api.refused("POST", "/schedules", {"name": "a", **definition})
         assert kind == "422 validation"
         assert [error["pointer"] for error in problem["errors"]] == pointers
-        assert api.told("GET", "/schedules")["data"] == []
+        assert api.call("GET", "/schedules")["data"] == []
 
     def test_a_fault_in_a_cron_item_has_its_column(self, api: Caller) -> None:
         body = {"cron": "30 2 * * 9", "func": "a.b"}
@@ -125,8 +125,8 @@ class TestAdding:
         assert problem["errors"][0]["pointer"] == "/name"
 
     def test_null_is_the_same_as_nothing(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", {**DAILY, "queue": None, "once": None, "group": None})
-        assert api.told("GET", "/schedules/a")["definition"] == DAILY
+        api.call("PUT", "/schedules/a", {**DAILY, "queue": None, "once": None, "group": None})
+        assert api.call("GET", "/schedules/a")["definition"] == DAILY
 
 
 class TestBodies:
@@ -205,38 +205,38 @@ class TestBodies:
             -0.0,
         ]
         body: dict[str, Any] = {**DAILY, "args": odd, "kwargs": {"\0": odd}}
-        assert api.told("PUT", "/schedules/a", body)["args"] == odd
-        assert api.told("GET", "/schedules?q=send")["data"][0]["kwargs"] == {"\0": odd}
+        assert api.call("PUT", "/schedules/a", body)["args"] == odd
+        assert api.call("GET", "/schedules?q=send")["data"][0]["kwargs"] == {"\0": odd}
 
 
 class TestChanging:
     def test_a_patch_changes_what_it_names(self, api: Caller) -> None:
         body = {**DAILY, "kwargs": {"a": 1, "b": 2}, "jitter": 60, "tags": ["x"]}
-        api.told("PUT", "/schedules/a", body)
+        api.call("PUT", "/schedules/a", body)
         patch = {"kwargs": {"a": None, "c": 3}, "jitter": None, "queue": "q"}
-        view = api.told("PATCH", "/schedules/a", patch)
+        view = api.call("PATCH", "/schedules/a", patch)
         assert view["definition"] == {
             **DAILY, "kwargs": {"b": 2, "c": 3}, "queue": "q", "tags": ["x"]
         }  # fmt: skip
 
     def test_a_patch_may_say_that_it_is_one(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", DAILY)
+        api.call("PUT", "/schedules/a", DAILY)
         headers = {"Content-Type": "application/merge-patch+json"}
-        api.told("PATCH", "/schedules/a", content=b'{"queue": "q"}', headers=headers)
-        assert api.told("GET", "/schedules/a")["queue"] == "q"
+        api.call("PATCH", "/schedules/a", content=b'{"queue": "q"}', headers=headers)
+        assert api.call("GET", "/schedules/a")["queue"] == "q"
 
     def test_a_new_rule_or_target_takes_the_place_of_the_old_one(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", {**DAILY, "kwargs": {"a": 1}, "tags": ["x"]})
-        view = api.told("PATCH", "/schedules/a", {"every": "5m", "command": "df"})
+        api.call("PUT", "/schedules/a", {**DAILY, "kwargs": {"a": 1}, "tags": ["x"]})
+        view = api.call("PATCH", "/schedules/a", {"every": "5m", "command": "df"})
         assert view["definition"] == {"every": "5m", "command": {"shell": "df"}, "tags": ["x"]}
-        view = api.told("PATCH", "/schedules/a", {"command": {"env": {"A": "1"}}})
+        view = api.call("PATCH", "/schedules/a", {"command": {"env": {"A": "1"}}})
         assert view["definition"]["command"] == {"shell": "df", "env": {"A": "1"}}
 
     def test_a_wrong_patch_changes_nothing(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", DAILY)
+        api.call("PUT", "/schedules/a", DAILY)
         kind, problem = api.refused("PATCH", "/schedules/a", {"queue": "q", "timeout": 0})
         assert (kind, problem["errors"][0]["pointer"]) == ("422 validation", "/timeout")
-        assert api.told("GET", "/schedules/a")["definition"] == DAILY
+        assert api.call("GET", "/schedules/a")["definition"] == DAILY
 
     def test_a_stale_revision_is_refused(self, api: Caller) -> None:
         first = api("PUT", "/schedules/a", DAILY).headers["etag"]
@@ -245,9 +245,9 @@ class TestChanging:
         for method, body in (("PATCH", {"queue": "r"}), ("PUT", DAILY), ("DELETE", None)):
             found, _ = api.refused(method, "/schedules/a", body, headers={"If-Match": first})
             assert found == "412 stale-revision"
-        assert api.told("GET", "/schedules/a")["queue"] == "q"
+        assert api.call("GET", "/schedules/a")["queue"] == "q"
         for tag in (second.headers["etag"], "*"):
-            api.told("PUT", "/schedules/a", DAILY, headers={"If-Match": tag})
+            api.call("PUT", "/schedules/a", DAILY, headers={"If-Match": tag})
             second = api("GET", "/schedules/a")
         found, _ = api.refused("PUT", "/schedules/b", DAILY, headers={"If-Match": "*"})
         assert found == "412 stale-revision"
@@ -257,7 +257,7 @@ class TestChanging:
     def test_putting_replaces_all_but_marker_pause_and_history(self, api: Caller) -> None:
         answer = api("PUT", "/schedules/a", {**DAILY, "tags": ["x"]})
         assert answer.status_code == 201
-        api.told("POST", "/schedules/a/pause", {"reason": "holiday"})
+        api.call("POST", "/schedules/a/pause", {"reason": "holiday"})
         answer = api("PUT", "/schedules/a", HOOK)
         assert answer.status_code == 200
         view = answer.json()
@@ -265,41 +265,41 @@ class TestChanging:
         assert view["pause"]["reason"] == "holiday"
 
     def test_what_is_masked_stands_for_what_is_stored(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/a", HOOK)
-        definition = api.told("GET", "/schedules/a")["definition"]
+        api.call("PUT", "/schedules/a", HOOK)
+        definition = api.call("GET", "/schedules/a")["definition"]
         assert "hush" not in json.dumps(definition)
-        api.told("PUT", "/schedules/a", {**definition, "queue": "q"})
-        api.told("PATCH", "/schedules/a", {"every": "20m"})
+        api.call("PUT", "/schedules/a", {**definition, "queue": "q"})
+        api.call("PATCH", "/schedules/a", {"every": "20m"})
         stored: Any = connection.hget("rq-clock:default:definitions", "a")
         assert b"hush-hush" in stored
         kind, problem = api.refused("PUT", "/schedules/b", definition)
         assert (kind, "masked" in problem["detail"]) == ("422 validation", True)
 
     def test_removing_is_done_once(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", DAILY)
+        api.call("PUT", "/schedules/a", DAILY)
         assert api("DELETE", "/schedules/a").status_code == 204
         assert api.refused("DELETE", "/schedules/a")[0] == "404 not-found"
-        assert [row["verb"] for row in api.told("GET", "/audit")["data"]] == ["remove", "add"]
+        assert [row["verb"] for row in api.call("GET", "/audit")["data"]] == ["remove", "add"]
 
     def test_what_code_declares_is_the_codes(self, api: Caller, connection: Redis) -> None:
         declare(connection, "nightly")
         for method, body in (("PATCH", {"queue": "q"}), ("PUT", DAILY), ("DELETE", None)):
             assert api.refused(method, "/schedules/nightly", body)[0] == "409 declared-in-code"
         assert api.refused("POST", "/schedules", {"name": "nightly", **DAILY})[0] == "409 exists"
-        assert api.told("POST", "/schedules/nightly/pause")["state"] == "paused"
+        assert api.call("POST", "/schedules/nightly/pause")["state"] == "paused"
 
     def test_an_unreadable_schedule_can_be_replaced(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/a", DAILY)
+        api.call("PUT", "/schedules/a", DAILY)
         connection.hset("rq-clock:default:definitions", "a", '{"moon": "full"}')
-        view = api.told("GET", "/schedules/a")
+        view = api.call("GET", "/schedules/a")
         assert (view["state"], view["definition"]) == ("invalid", None)
         assert api.refused("PATCH", "/schedules/a", {"queue": "q"})[0] == "409 conflict"
         assert api.refused("POST", "/schedules/a/runs")[0] == "409 conflict"
         assert api.refused("POST", "/schedules/a/skip")[0] == "409 conflict"
         body = {"from": "2026-01-01", "to": "2026-01-01"}
         assert api.refused("POST", "/schedules/a/backfills", body)[0] == "409 conflict"
-        assert api.told("GET", "/schedules/a/next")["data"] == []
-        assert api.told("PUT", "/schedules/a", DAILY)["state"] == "scheduled"
+        assert api.call("GET", "/schedules/a/next")["data"] == []
+        assert api.call("PUT", "/schedules/a", DAILY)["state"] == "scheduled"
 
     @pytest.mark.parametrize(
         ("method", "path"),
@@ -345,10 +345,10 @@ class TestLists:
     def test_filters_are_those_of_the_pages(self, api: Caller, connection: Redis) -> None:
         self.fill(connection, 4)
         declare(connection, "nightly")
-        api.told("POST", "/schedules/s-001/pause")
+        api.call("POST", "/schedules/s-001/pause")
 
         def names(query: str) -> list[str]:
-            return sorted(row["name"] for row in api.told("GET", f"/schedules?{query}")["data"])
+            return sorted(row["name"] for row in api.call("GET", f"/schedules?{query}")["data"])
 
         assert names("tag=odd") == ["s-001", "s-003"]
         assert names("state=paused") == ["s-001"]
@@ -364,7 +364,7 @@ class TestLists:
         known = {"If-None-Match": f'"x", W/{answer.headers["etag"]}'}
         again = api("GET", "/schedules", headers=known)
         assert (again.status_code, again.content) == (304, b"")
-        api.told("POST", "/schedules/s-001/pause")
+        api.call("POST", "/schedules/s-001/pause")
         assert api("GET", "/schedules", headers=known).status_code == 200
 
     @pytest.mark.parametrize(
@@ -379,40 +379,40 @@ class TestLists:
 
     def test_a_page_costs_three_round_trips_at_most(self, api: Caller, connection: Redis) -> None:
         self.fill(connection, 300)
-        api.told("GET", "/schedules")
+        api.call("GET", "/schedules")
         for query in ("", "?limit=200", "?state=paused", "?q=x&tag=odd", "?sort=name"):
             with round_trips() as sent:
-                api.told("GET", f"/schedules{query}")
+                api.call("GET", f"/schedules{query}")
             assert len(sent) <= 3
 
     def test_a_schedule_has_its_last_run_and_states(self, api: Caller, connection: Redis) -> None:
         self.fill(connection, 1)
-        job = api.told("POST", "/schedules/s-000/runs")["job"]
-        row = api.told("GET", "/schedules")["data"][0]
+        job = api.call("POST", "/schedules/s-000/runs")["job"]
+        row = api.call("GET", "/schedules")["data"][0]
         assert (row["last"]["state"], row["last"]["reason"]) == ("waiting", "manual")
         assert row["running"] is None
         connection.hset("rq-clock:default:workers", "w", f"1 1 {job} default")
         connection.zadd("rq-clock:default:failing", {"s-000": 1774746000000})
-        row = api.told("GET", "/schedules")["data"][0]
+        row = api.call("GET", "/schedules")["data"][0]
         assert row["running"] == job
         assert row["failingSince"] == "2026-03-29T01:00:00Z"
 
 
 class TestToCome:
     def test_fire_times_note_clock_changes(self, api: Caller) -> None:
-        api.told(
+        api.call(
             "PUT", "/schedules/a", {"cron": "30 2 * * *", "tz": "Europe/Berlin", "func": "a.b"}
         )
-        found = api.told("GET", "/schedules/a/next?n=2&from=2027-03-28T00:00")["data"]
+        found = api.call("GET", "/schedules/a/next?n=2&from=2027-03-28T00:00")["data"]
         assert found[0]["fireTime"] == "2027-03-28T01:00:00Z"
         assert found[0]["local"] == "2027-03-28T03:00:00+02:00"
         assert "does not exist" in " ".join(found[0]["notes"])
         assert found[1]["local"] == "2027-03-29T02:30:00+02:00"
 
     def test_a_span_may_be_asked_for(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", {"every": "6h", "func": "a.b"})
+        api.call("PUT", "/schedules/a", {"every": "6h", "func": "a.b"})
         path = "/schedules/a/next?n=50&from=2030-01-01T00:00:00Z&until=2030-01-01"
-        found = [fire["fireTime"][11:13] for fire in api.told("GET", path)["data"]]
+        found = [fire["fireTime"][11:13] for fire in api.call("GET", path)["data"]]
         assert found == ["06", "12", "18"]
 
     @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ class TestToCome:
          "from=2026-02-30", "until=" + "1" * 50, "n=" + "9" * 30],
     )  # fmt: skip
     def test_an_instant_that_is_none_is_refused(self, api: Caller, query: str) -> None:
-        api.told("PUT", "/schedules/a", {"every": "6h", "func": "a.b"})
+        api.call("PUT", "/schedules/a", {"every": "6h", "func": "a.b"})
         kind, problem = api.refused("GET", f"/schedules/a/next?{query}")
         assert kind == "422 validation"
         assert problem["errors"][0]["parameter"] == query.partition("=")[0]
@@ -433,7 +433,7 @@ class TestExplaining:
     ) -> None:
         reader = Caller(app_on(redis_url), "read")
         body = {"cron": "30 2 * * *", "tz": "Europe/Berlin", "n": 3}
-        found = reader.told("POST", "/explain", body)
+        found = reader.call("POST", "/explain", body)
         assert found["words"] == "at 02:30 every day, Europe/Berlin time"
         assert len(found["next"]) == 3
         assert len(found["clockChanges"]) == 2
@@ -461,40 +461,40 @@ class TestExplaining:
 
     def test_the_process_that_changes_nothing_explains(self, redis_url: str) -> None:
         caller = Caller(app_on(redis_url, read_only=True))
-        assert caller.told("POST", "/explain", {"every": "5m"})["words"] == "every 5 minutes"
+        assert caller.call("POST", "/explain", {"every": "5m"})["words"] == "every 5 minutes"
         assert caller.refused("PUT", "/schedules/a", DAILY)[0] == "403 read-only"
 
 
 class TestManifests:
     def test_what_is_taken_out_can_be_put_back(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/a", {**DAILY, "tags": ["x"]})
-        api.told("PUT", "/schedules/b", HOOK)
-        api.told("POST", "/schedules/a/pause", {"reason": "holiday", "missed": "all"})
+        api.call("PUT", "/schedules/a", {**DAILY, "tags": ["x"]})
+        api.call("PUT", "/schedules/b", HOOK)
+        api.call("POST", "/schedules/a/pause", {"reason": "holiday", "missed": "all"})
         declare(connection, "nightly")
         text = api("GET", "/manifest").text
         assert "hush" not in text
         assert "nightly" not in text
-        same = api.told("PUT", "/manifest", content=text, headers=YAML)
+        same = api.call("PUT", "/manifest", content=text, headers=YAML)
         assert (same["equal"], same["unchanged"]) == (True, 2)
-        whole = api.told("GET", "/manifest?format=json")
-        assert api.told("PUT", "/manifest", whole)["equal"]
-        assert list(api.told("GET", "/manifest?format=json&tag=x")["schedules"]) == ["a"]
+        whole = api.call("GET", "/manifest?format=json")
+        assert api.call("PUT", "/manifest", whole)["equal"]
+        assert list(api.call("GET", "/manifest?format=json&tag=x")["schedules"]) == ["a"]
         api("DELETE", "/schedules/a")
-        assert api.told("PUT", "/manifest?dryRun=true", content=text, headers=YAML)["added"]
-        api.told("PUT", "/manifest", content=text, headers=YAML)
-        assert api.told("GET", "/schedules/a")["pause"]["missed"] == "all"
+        assert api.call("PUT", "/manifest?dryRun=true", content=text, headers=YAML)["added"]
+        api.call("PUT", "/manifest", content=text, headers=YAML)
+        assert api.call("GET", "/schedules/a")["pause"]["missed"] == "all"
 
     def test_pruning_removes_what_it_does_not_have(self, api: Caller, connection: Redis) -> None:
         declare(connection, "nightly")
-        api.told("PUT", "/schedules/a", DAILY)
+        api.call("PUT", "/schedules/a", DAILY)
         body = {"version": 1, "schedules": {"b": HOOK}}
-        planned = api.told("PUT", "/manifest?prune=true&dryRun=true", body)
+        planned = api.call("PUT", "/manifest?prune=true&dryRun=true", body)
         assert [row["name"] for row in planned["removed"]] == ["a"]
-        assert len(api.told("GET", "/schedules")["data"]) == 2
-        api.told("PUT", "/manifest?prune=true", body)
-        names = {row["name"] for row in api.told("GET", "/schedules")["data"]}
+        assert len(api.call("GET", "/schedules")["data"]) == 2
+        api.call("PUT", "/manifest?prune=true", body)
+        names = {row["name"] for row in api.call("GET", "/schedules")["data"]}
         assert names == {"b", "nightly"}
-        assert api.told("GET", "/audit")["data"][0]["verb"] == "apply"
+        assert api.call("GET", "/audit")["data"][0]["verb"] == "apply"
 
     @pytest.mark.parametrize(
         ("text", "pointer"),
@@ -524,25 +524,25 @@ class TestManifests:
 
 class TestTheWhole:
     def test_the_clock_has_its_leader_and_counts(self, api: Caller, connection: Redis) -> None:
-        view = api.told("GET", "/clock")
+        view = api.call("GET", "/clock")
         assert (view["leader"], view["led"], view["checks"]) == (None, None, None)
         now = datetime.now(UTC).replace(microsecond=0)
         facts: Any = {"token": "7.x", "instance": "clock.1", "owner": "o", "since": to_ms(now)}
         facts |= {"tick": to_ms(now), "lag_p50_ms": "3", "lag_p99_ms": "8", "lag_max_ms": "9"}
         connection.hset("rq-clock:default:lease", mapping=facts)
-        leader = api.told("GET", "/clock")["leader"]
+        leader = api.call("GET", "/clock")["leader"]
         assert (leader["instance"], leader["token"], leader["lagP99Ms"]) == ("clock.1", 7, 8)
         assert leader["since"] == leader["lastTick"] == now.isoformat()[:19] + "Z"
         connection.delete("rq-clock:default:lease")
-        view = api.told("GET", "/clock?checks=true")
+        view = api.call("GET", "/clock?checks=true")
         assert view["healthy"] is False
         assert "no-leader" in [finding["code"] for finding in view["checks"]]
 
     def test_the_audit_comes_in_pages(self, api: Caller) -> None:
         for n in range(5):
-            api.told("PUT", f"/schedules/s{n}", DAILY)
-        first = api.told("GET", "/audit?limit=3")
-        second = api.told("GET", f"/audit?limit=3&cursor={first['nextCursor']}")
+            api.call("PUT", f"/schedules/s{n}", DAILY)
+        first = api.call("GET", "/audit?limit=3")
+        second = api.call("GET", f"/audit?limit=3&cursor={first['nextCursor']}")
         found = [row["schedules"] for row in first["data"] + second["data"]]
         assert found == [[f"s{n}"] for n in reversed(range(5))]
         assert second["nextCursor"] is None
@@ -584,7 +584,7 @@ def test_under_a_path_its_links_stay_there(redis_url: str, connection: Redis) ->
 
 class TestTheDocument:
     def test_every_operation_documents_its_responses(self, api: Caller) -> None:
-        document = api.told("GET", "/openapi.json")
+        document = api.call("GET", "/openapi.json")
         assert document["openapi"].startswith("3.1")
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
@@ -612,7 +612,7 @@ class TestTheDocument:
         assert len(set(identities)) == len(identities)
 
     def test_schemas_have_plain_names_and_enums(self, api: Caller) -> None:
-        schemas = api.told("GET", "/openapi.json")["components"]["schemas"]
+        schemas = api.call("GET", "/openapi.json")["components"]["schemas"]
         assert {"Schedule", "SchedulePage", "Run", "RunPage", "JobDetail", "Pause"} <= set(schemas)
         for name, schema in schemas.items():
             assert re.fullmatch("[A-Z][A-Za-z]+(?<!View)", name)
@@ -620,17 +620,17 @@ class TestTheDocument:
         assert schemas["Pause"]["properties"]["missed"]["enum"] == ["skip", "latest", "all"]
 
     def test_its_examples_are_accepted(self, api: Caller) -> None:
-        schemas = api.told("GET", "/openapi.json")["components"]["schemas"]
+        schemas = api.call("GET", "/openapi.json")["components"]["schemas"]
         for example in schemas["NewSchedule"]["examples"]:
             assert api("POST", "/schedules", example).status_code == 201
         for example in schemas["Definition"]["examples"]:
             assert api("PUT", "/schedules/x", example).status_code == 201
         for example in schemas["ExplainRequest"]["examples"]:
-            api.told("POST", "/explain", example)
+            api.call("POST", "/explain", example)
         for example in schemas["BackfillRequest"]["examples"]:
-            api.told("POST", "/schedules/x/backfills", example)
+            api.call("POST", "/schedules/x/backfills", example)
         for example in schemas["Manifest"]["examples"]:
-            api.told("PUT", "/manifest", example)
+            api.call("PUT", "/manifest", example)
 
     def test_it_is_for_those_with_a_token(self, redis_url: str) -> None:
         client = TestClient(app_on(redis_url), follow_redirects=False)
@@ -647,7 +647,7 @@ class TestTheDocument:
 
 def test_the_constants_of_the_document_are_those_of_the_code(api: Caller) -> None:
     path = "/schedules/a/pause"
-    api.told("PUT", "/schedules/a", DAILY)
+    api.call("PUT", "/schedules/a", DAILY)
     for key in ("", "x" * (LONGEST + 1), "ü", "\x7f"):
         kind, problem = api.refused(
             "POST", path, {}, headers={"Idempotency-Key": key.encode("latin-1")}

@@ -26,38 +26,38 @@ class TestOfOne:
     def test_a_run_is_found_where_the_answer_says(
         self, api: Caller, work: Callable[[], None]
     ) -> None:
-        api.told("PUT", "/schedules/a", OK)
+        api.call("PUT", "/schedules/a", OK)
         answer = api("POST", "/schedules/a/runs", {"reason": "to see"})
         assert answer.status_code == 202
         path = answer.headers["location"].removeprefix("/api/v1")
-        assert api.told("GET", path)["status"] == "queued"
+        assert api.call("GET", path)["status"] == "queued"
         work()
-        run = api.told("GET", path)
+        run = api.call("GET", path)
         assert (run["schedule"], run["reason"], run["status"]) == ("a", "manual", "finished")
         assert run["fireTime"] <= run["enqueued"] <= run["started"] <= run["ended"]
         [attempt] = run["attempts"]
         assert (attempt["state"], attempt["number"], attempt["error"]) == ("ok", 1, None)
         assert run["result"] == "3"
-        assert api.told("GET", "/audit")["data"][0]["reason"] == "to see"
+        assert api.call("GET", "/audit")["data"][0]["reason"] == "to see"
 
     def test_a_run_in_progress_stands_in_the_way_unless_forced(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", OK)
-        first = api.told("POST", "/schedules/a/runs")["job"]
+        api.call("PUT", "/schedules/a", OK)
+        first = api.call("POST", "/schedules/a/runs")["job"]
         kind, problem = api.refused("POST", "/schedules/a/runs")
         assert (kind, first in problem["detail"]) == ("409 overlap", True)
-        assert api.told("POST", "/schedules/a/runs", {"force": True})["job"] != first
+        assert api.call("POST", "/schedules/a/runs", {"force": True})["job"] != first
 
     def test_a_pause_is_kept_with_its_reason_and_end(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", OK)
+        api.call("PUT", "/schedules/a", OK)
         body = {"reason": "bank", "until": "2036-01-01T01:00:00+01:00", "missed": "latest"}
         for _ in range(2):
-            view = api.told("POST", "/schedules/a/pause", body)
+            view = api.call("POST", "/schedules/a/pause", body)
         assert view["state"] == "paused"
         pause = view["pause"]
         assert (pause["reason"], pause["by"], pause["missed"]) == ("bank", "admin", "latest")
         assert pause["until"] == "2036-01-01T00:00:00Z"
         for _ in range(2):
-            view = api.told("POST", "/schedules/a/resume", {"missed": "skip"})
+            view = api.call("POST", "/schedules/a/resume", {"missed": "skip"})
         assert (view["state"], view["pause"]) == ("scheduled", None)
 
     @pytest.mark.parametrize(
@@ -86,40 +86,40 @@ class TestOfOne:
     def test_each_fault_has_its_field(
         self, api: Caller, path: str, body: dict[str, Any], pointer: str
     ) -> None:
-        api.told("PUT", "/schedules/a", OK)
+        api.call("PUT", "/schedules/a", OK)
         kind, problem = api.refused("POST", f"/schedules/a/{path}", body)
         assert (kind, problem["errors"][0]["pointer"]) == ("422 validation", pointer)
 
     def test_skipped_are_the_next_ones(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", OK)
-        fires = [f["fireTime"] for f in api.told("GET", "/schedules/a/next?n=4")["data"]]
-        said = api.told("POST", "/schedules/a/skip", {"count": 3})
+        api.call("PUT", "/schedules/a", OK)
+        fires = [f["fireTime"] for f in api.call("GET", "/schedules/a/next?n=4")["data"]]
+        said = api.call("POST", "/schedules/a/skip", {"count": 3})
         assert said == {"skipping": fires[:3], "count": 3, "until": fires[2]}
-        told = api.told("GET", "/schedules/a/next?n=4")["data"]
-        assert [f["skipped"] for f in told] == ["requested"] * 3 + [None]
-        assert api.told("DELETE", "/schedules/a/skip")["skipping"] == []
-        assert api.told("GET", "/schedules/a")["skipping"] is None
+        call = api.call("GET", "/schedules/a/next?n=4")["data"]
+        assert [f["skipped"] for f in call] == ["requested"] * 3 + [None]
+        assert api.call("DELETE", "/schedules/a/skip")["skipping"] == []
+        assert api.call("GET", "/schedules/a")["skipping"] is None
 
     def test_a_once_has_no_second_fire_time_to_skip(self, api: Caller) -> None:
-        api.told("PUT", "/schedules/a", {"once": "2090-01-01T00:00:00Z", "func": "a.b"})
+        api.call("PUT", "/schedules/a", {"once": "2090-01-01T00:00:00Z", "func": "a.b"})
         assert api.refused("POST", "/schedules/a/skip", {"count": 2})[0] == "409 conflict"
 
     def test_a_backfill_is_previewed_asked_for_and_canceled(self, api: Caller) -> None:
         rule = {"cron": "0 3 * * *", "tz": "Europe/Berlin", "func": "a.b"}
-        api.told("PUT", "/schedules/a", rule)
+        api.call("PUT", "/schedules/a", rule)
         span = {"from": "2026-03-27", "to": "2026-03-29T12:00"}
         seen = api("POST", "/schedules/a/backfills", {**span, "dryRun": True})
         assert seen.status_code == 200
         assert (seen.json()["count"], seen.json()["last"]) == (3, "2026-03-29T01:00:00Z")
-        assert api.told("GET", "/backfills")["data"] == []
+        assert api.call("GET", "/backfills")["data"] == []
         made = api("POST", "/schedules/a/backfills", {**span, "reason": "lost"})
         assert made.status_code == 202
         path = made.headers["location"].removeprefix("/api/v1")
-        assert api.told("GET", path) == made.json()
-        assert api.told("GET", "/schedules/a/backfills")["data"] == [made.json()]
-        assert api.told("GET", "/schedules/b/backfills")["data"] == []
+        assert api.call("GET", path) == made.json()
+        assert api.call("GET", "/schedules/a/backfills")["data"] == [made.json()]
+        assert api.call("GET", "/schedules/b/backfills")["data"] == []
         assert api("DELETE", path).status_code == 204
-        assert api.told("GET", path)["state"] == "canceled"
+        assert api.call("GET", path)["state"] == "canceled"
         assert api.refused("DELETE", path)[0] == "409 conflict"
         assert api.refused("GET", "/backfills/a-1")[0] == "404 not-found"
         assert api.refused("DELETE", "/backfills/a-1")[0] == "404 not-found"
@@ -127,21 +127,21 @@ class TestOfOne:
     def test_many_backfills_cost_few_round_trips(self, api: Caller, connection: Redis) -> None:
         day = datetime(2026, 1, 1, tzinfo=UTC)
         for name in ("a", "b", "c", "d", "e"):
-            api.told("PUT", f"/schedules/{name}", OK)
+            api.call("PUT", f"/schedules/{name}", OK)
             schedules_on(connection).backfill(name, day, day)
         with round_trips() as sent:
-            assert len(api.told("GET", "/backfills")["data"]) == 5
+            assert len(api.call("GET", "/backfills")["data"]) == 5
         assert len(sent) <= 3
 
 
 class TestOfMany:
     def fill(self, api: Caller, *names: str) -> None:
         for name in names:
-            api.told("PUT", f"/schedules/{name}", {**OK, "tags": [name[0]]})
+            api.call("PUT", f"/schedules/{name}", {**OK, "tags": [name[0]]})
 
     def outcome(self, api: Caller, verb: str, **body: Any) -> dict[str, Any]:
         """What is said of each: None, or the kind of its problem."""
-        said = api.told("POST", f"/schedules:{verb}", body)
+        said = api.call("POST", f"/schedules:{verb}", body)
         kinds = {
             row["name"]: row["problem"] and row["problem"]["type"].rpartition(":")[2]
             for row in said["data"]
@@ -159,13 +159,13 @@ class TestOfMany:
         paused = self.outcome(api, "pause", names=names, reason="x")
         assert paused == {"a1": None, "nope": "not-found", "b1": None}
         assert self.outcome(api, "resume", names=names)["nope"] == "not-found"
-        assert api.told("GET", "/schedules?state=paused")["data"] == []
+        assert api.call("GET", "/schedules?state=paused")["data"] == []
         assert self.outcome(api, "run", names=names) == paused
         assert self.outcome(api, "run", names=["a1", "a2"]) == {"a1": "overlap", "a2": None}
         assert self.outcome(api, "delete", names=names) == {
             "a1": None, "nope": "not-found", "b1": "declared-in-code"
         }  # fmt: skip
-        assert [row["name"] for row in api.told("GET", "/schedules")["data"]] == ["a2", "b1"]
+        assert [row["name"] for row in api.call("GET", "/schedules")["data"]] == ["a2", "b1"]
 
     def test_a_filter_means_all_that_fit(self, api: Caller) -> None:
         self.fill(api, "a1", "a2", "b1")
@@ -184,7 +184,7 @@ class TestOfMany:
         names = [f"s{n}" for n in range(count)]
         kind, problem = api.refused("POST", "/schedules:delete", {"names": names})
         assert (kind, problem["errors"][0]["pointer"]) == ("422 validation", "/names")
-        assert api.told("POST", "/schedules:pause", {"names": names[1:]})["done"] == 1000
+        assert api.call("POST", "/schedules:pause", {"names": names[1:]})["done"] == 1000
 
     @pytest.mark.parametrize(
         "body",
@@ -197,12 +197,12 @@ class TestOfMany:
     def test_each_takes_its_scope(self, redis_url: str) -> None:
         operator = Caller(app_on(redis_url), "operate")
         assert operator.refused("POST", "/schedules:delete", {"names": ["a"]})[0] == "403 forbidden"
-        assert operator.told("POST", "/schedules:pause", {"names": ["a"]})["failed"] == 1
+        assert operator.call("POST", "/schedules:pause", {"names": ["a"]})["failed"] == 1
 
 
 class TestRuns:
     def test_the_ledger_comes_in_pages_newest_first(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/a", OK)
+        api.call("PUT", "/schedules/a", OK)
         start = to_ms(datetime(2026, 3, 1, tzinfo=UTC))
         lines = [f"s {start + n * 1000} 5 ok 1 {start} {start + 9} w" for n in range(5)]
         lines[1] = f"- {start + 1000} {start + 1500} 7 overlap"
@@ -220,8 +220,8 @@ class TestRuns:
         assert (found[3]["reason"], found[3]["count"]) == ("overlap", 7)
 
         def count(query: str) -> int:
-            whole = len(api.told("GET", f"/schedules/a/runs?{query}")["data"])
-            assert whole == len(api.told("GET", f"/runs?schedule=a&{query}")["data"])
+            whole = len(api.call("GET", f"/schedules/a/runs?{query}")["data"])
+            assert whole == len(api.call("GET", f"/runs?schedule=a&{query}")["data"])
             return whole
 
         assert count("state=failed") == count("reason=overlap") == 1
@@ -229,11 +229,11 @@ class TestRuns:
         assert count("state=ok&since=2026-03-01T00:00:04Z") == 1
 
     def test_a_page_goes_on_behind_what_is_gone(self, api: Caller, connection: Redis) -> None:
-        api.told("PUT", "/schedules/a", OK)
+        api.call("PUT", "/schedules/a", OK)
         connection.rpush("rq-clock:default:ledger:a", "s 1000 1", "s 2000 1", "s 3000 1")
-        cursor = api.told("GET", "/schedules/a/runs?limit=2")["nextCursor"]
+        cursor = api.call("GET", "/schedules/a/runs?limit=2")["nextCursor"]
         connection.ltrim("rq-clock:default:ledger:a", -1, -1)
-        page = api.told("GET", f"/schedules/a/runs?cursor={cursor}")
+        page = api.call("GET", f"/schedules/a/runs?cursor={cursor}")
         assert page == {"data": [], "nextCursor": None, "total": None, "searched": None}
 
     def test_those_of_all_are_every_attempt_that_ended(
@@ -246,17 +246,17 @@ class TestRuns:
             job = f"default-s{n % 2}-{start}"
             fields = {"schedule": f"s{n % 2}", "job": job, "entry": entry}
             connection.xadd("rq-clock:default:runs", fields, id=f"{start + n}-0")  # type: ignore[arg-type]
-        api.told("GET", "/clock")
+        api.call("GET", "/clock")
         with round_trips() as sent:
-            page = api.told("GET", "/runs?limit=3")
+            page = api.call("GET", "/runs?limit=3")
         assert len(sent) <= 3
         ends = [row["ended"] for row in page["data"]]
         assert ends == sorted(ends, reverse=True)
         path = f"/runs?limit=200&cursor={page['nextCursor']}"
-        assert api.told("GET", path)["data"][0]["ended"] < ends[-1]
+        assert api.call("GET", path)["data"][0]["ended"] < ends[-1]
         found, cursor, searched = [], "", 0
         while True:
-            page = api.told("GET", f"/runs?state=failed&cursor={cursor}")
+            page = api.call("GET", f"/runs?state=failed&cursor={cursor}")
             found += page["data"]
             searched += page["searched"] or 0
             if not (cursor := page["nextCursor"]):
@@ -265,7 +265,7 @@ class TestRuns:
         assert searched == 2000
         for query, count in (("until=2026-03-01T00:00:00.100Z", 101),
                              ("since=2026-03-01T00:00:02.400Z", 100)):  # fmt: skip
-            assert len(api.told("GET", f"/runs?limit=200&{query}")["data"]) == count
+            assert len(api.call("GET", f"/runs?limit=200&{query}")["data"]) == count
 
     @pytest.mark.parametrize(
         "query", ["since=x", "until=2026-01-01", "state=asleep", "cursor=x", "cursor=WyJ4Il0",
@@ -277,8 +277,8 @@ class TestRuns:
         assert problem["errors"][0]["parameter"] == query.partition("=")[0]
 
     def test_output_comes_whole_and_in_parts(self, api: Caller, work: Callable[[], None]) -> None:
-        api.told("PUT", "/schedules/a", SHELL)
-        job = api.told("POST", "/schedules/a/runs")["job"]
+        api.call("PUT", "/schedules/a", SHELL)
+        job = api.call("POST", "/schedules/a/runs")["job"]
         work()
         path = f"/runs/{job}/output"
         whole = api("GET", path)
@@ -305,31 +305,31 @@ class TestRuns:
     def test_a_failed_run_is_retried_and_run_again(
         self, api: Caller, work: Callable[[], None]
     ) -> None:
-        api.told("PUT", "/schedules/a", BAD)
-        job = api.told("POST", "/schedules/a/runs")["job"]
+        api.call("PUT", "/schedules/a", BAD)
+        job = api.call("POST", "/schedules/a/runs")["job"]
         assert api.refused("POST", f"/runs/{job}/retry")[0] == "409 conflict"
         work()
-        run = api.told("GET", f"/runs/{job}")
+        run = api.call("GET", f"/runs/{job}")
         assert run["status"] == "failed"
         assert run["error"]
         assert "Traceback" in run["traceback"]
-        assert api.told("POST", f"/runs/{job}/retry", {"reason": "fixed"})["job"] == job
+        assert api.call("POST", f"/runs/{job}/retry", {"reason": "fixed"})["job"] == job
         work()
-        assert len(api.told("GET", f"/runs/{job}")["attempts"]) == 2
+        assert len(api.call("GET", f"/runs/{job}")["attempts"]) == 2
         other = api("POST", f"/runs/{job}/retry", {"again": True}).json()["job"]
         assert other != job
-        assert api.told("GET", f"/runs/{other}")["fireTime"] == run["fireTime"]
+        assert api.call("GET", f"/runs/{other}")["fireTime"] == run["fireTime"]
 
     def test_only_what_runs_is_stopped(self, api: Caller, work: Callable[[], None]) -> None:
-        api.told("PUT", "/schedules/a", OK)
-        job = api.told("POST", "/schedules/a/runs")["job"]
+        api.call("PUT", "/schedules/a", OK)
+        job = api.call("POST", "/schedules/a/runs")["job"]
         assert api.refused("POST", f"/runs/{job}/stop")[0] == "409 conflict"
         assert api.refused("POST", "/runs/default-a-1/stop")[0] == "404 not-found"
 
     def test_a_job_of_nobodys_schedule_is_no_run(self, api: Caller, connection: Any) -> None:
         job = Queue("default", connection=connection).enqueue(jobs.add, 1, 2)
         assert api.refused("GET", f"/runs/{job.id}")[0] == "404 not-found"
-        assert api.told("GET", f"/jobs/{job.id}")["schedule"] is None
+        assert api.call("GET", f"/jobs/{job.id}")["schedule"] is None
 
     @pytest.mark.parametrize(
         "id", ["default-a-" + "9" * 20, "default-a-" + "9" * 200, "x", "a-b-1-m", "-", "%00"]
@@ -346,19 +346,19 @@ class TestQueues:
     def test_queues_and_jobs_are_listed(
         self, api: Caller, connection: Any, work: Callable[[], None]
     ) -> None:
-        api.told("PUT", "/schedules/a", BAD)
-        failed = api.told("POST", "/schedules/a/runs")["job"]
+        api.call("PUT", "/schedules/a", BAD)
+        failed = api.call("POST", "/schedules/a/runs")["job"]
         work()
         Queue("odd queue:ü", connection=connection).enqueue(jobs.add, 1, 2)
-        queues = {q["name"]: q for q in api.told("GET", "/queues")["data"]}
+        queues = {q["name"]: q for q in api.call("GET", "/queues")["data"]}
         assert queues["default"]["jobs"]["failed"] == 1
         assert queues["odd queue:ü"]["unserved"] is True
-        assert api.told("GET", "/queues/odd%20queue:%C3%BC")["servedBy"] == []
+        assert api.call("GET", "/queues/odd%20queue:%C3%BC")["servedBy"] == []
         assert api.refused("GET", "/queues/nope")[0] == "404 not-found"
-        found = api.told("GET", "/jobs?queue=default")
+        found = api.call("GET", "/jobs?queue=default")
         assert ([job["id"] for job in found["data"]], found["total"]) == ([failed], 1)
-        assert api.told("GET", "/jobs?kind=queued")["data"][0]["queue"] == "odd queue:ü"
-        assert api.told("GET", "/workers")["data"] == []
+        assert api.call("GET", "/jobs?kind=queued")["data"][0]["queue"] == "odd queue:ü"
+        assert api.call("GET", "/workers")["data"] == []
 
     def test_jobs_come_in_pages(self, api: Caller, connection: Any) -> None:
         queue = Queue("default", connection=connection)
@@ -377,17 +377,17 @@ class TestQueues:
     ) -> None:
         ids = []
         for name in ("a", "b", "c"):
-            api.told("PUT", f"/schedules/{name}", BAD)
-            ids.append(api.told("POST", f"/schedules/{name}/runs")["job"])
+            api.call("PUT", f"/schedules/{name}", BAD)
+            ids.append(api.call("POST", f"/schedules/{name}/runs")["job"])
         work()
         assert api("POST", f"/jobs/{ids[0]}/requeue").status_code == 202
         assert api.refused("POST", f"/jobs/{ids[0]}/requeue")[0] == "409 conflict"
-        swept = api.told("POST", "/jobs:requeue", {"filter": {"schedule": "b"}})
+        swept = api.call("POST", "/jobs:requeue", {"filter": {"schedule": "b"}})
         assert swept == {"done": 1, "refused": [], "more": False}
         assert api("DELETE", f"/jobs/{ids[2]}").status_code == 204
-        assert api.told("GET", f"/jobs/{ids[2]}")["status"] is None  # only its attempts are left
+        assert api.call("GET", f"/jobs/{ids[2]}")["status"] is None  # only its attempts are left
         work()
         old = {"filter": {"before": "2026-01-01T00:00:00Z"}}
-        assert api.told("POST", "/jobs:delete", old)["done"] == 0
-        assert api.told("POST", "/jobs:delete")["done"] == 2
-        assert api.told("GET", "/jobs")["data"] == []
+        assert api.call("POST", "/jobs:delete", old)["done"] == 0
+        assert api.call("POST", "/jobs:delete")["done"] == 2
+        assert api.call("GET", "/jobs")["data"] == []

@@ -51,24 +51,24 @@ FIELDS = ("cron", "tz", "every", "anchor", "once", "func", "args", "kwargs", "co
 def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, str]:
     """One of each; what the parameters of paths stand for."""
     for n, when in enumerate(WHEN):
-        api.told("PUT", f"/schedules/s{n}", {**when, **WHAT[n % len(WHAT)]})
-    api.told("PUT", "/schedules/bad", {"every": "1h", "func": "tests.worker.jobs.fail"})
-    api.told("PUT", "/schedules/it", {
+        api.call("PUT", f"/schedules/s{n}", {**when, **WHAT[n % len(WHAT)]})
+    api.call("PUT", "/schedules/bad", {"every": "1h", "func": "tests.worker.jobs.fail"})
+    api.call("PUT", "/schedules/it", {
         "every": "1h", "func": "tests.worker.jobs.fail", "kwargs": {"text": "oh", "token": SECRET},
         **{key: values[-1] for key, values in HOW.items()
            if key not in ("queue", "catchUpLimit", "overlap", "retries", "timeout")},
     })  # fmt: skip
     schedules_on(connection).add("nightly", cron("0 3 * * *"), "tasks.nightly")
     connection.sadd("rq-clock:default:declared", "nightly")
-    job = api.told("POST", "/schedules/it/runs")["job"]
-    api.told("POST", "/schedules/bad/runs")
+    job = api.call("POST", "/schedules/it/runs")["job"]
+    api.call("POST", "/schedules/bad/runs")
     work()
-    later = api.told("POST", "/schedules/it/runs", {"reason": "again"})["job"]
+    later = api.call("POST", "/schedules/it/runs", {"reason": "again"})["job"]
     connection.rpush("rq-clock:default:ledger:it", "- 1000 2000 3 overlap", f"x 3000 {later}")
-    api.told("POST", "/schedules/it/pause", {"until": "2090-01-01T00:00:00Z"})
-    api.told("POST", "/schedules/s0/skip", {"count": 2})
+    api.call("POST", "/schedules/it/pause", {"until": "2090-01-01T00:00:00Z"})
+    api.call("POST", "/schedules/s0/skip", {"count": 2})
     span = {"from": "2026-01-01", "to": "2026-01-02"}
-    made = api.told("POST", "/schedules/it/backfills", span)["id"]
+    made = api.call("POST", "/schedules/it/backfills", span)["id"]
     connection.hset("rq-clock:default:definitions", "s3", '{"moon": "full"}')
     connection.set(f"rq-clock:default:output:{job}", b"out\n")
     return {"name": "it", "id": job, "backfill": made, "queue": "default"}
@@ -80,7 +80,7 @@ def test_answers_match_the_document(
     known = fill(api, connection, work)
     worker: Any = StockWorker(["default"], connection=connection)
     worker.register_birth()
-    document, held = api.told("GET", "/openapi.json"), set()
+    document, held = api.call("GET", "/openapi.json"), set()
     for path, methods in document["paths"].items():
         answer = methods.get("get", {}).get("responses", {}).get("200", {})
         schema = answer.get("content", {}).get("application/json", {}).get("schema")
@@ -88,11 +88,11 @@ def test_answers_match_the_document(
             continue
         key = {"backfills": "backfill", "queues": "queue"}.get(path.split("/")[3], "")
         filled = path.replace("{name}", known[key or "name"]).replace("{id}", known[key or "id"])
-        api.told("GET", filled.removeprefix("/api/v1"))  # which holds it against the document
+        api.call("GET", filled.removeprefix("/api/v1"))  # which holds it against the document
         held.add(schema["$ref"])
     assert len(held) >= 13, held
-    assert api.told("GET", "/workers")["data"]
-    assert api.told("GET", "/clock?checks=true")["checks"]
+    assert api.call("GET", "/workers")["data"]
+    assert api.call("GET", "/clock?checks=true")["checks"]
 
 
 def test_no_secret_comes_out_again(
@@ -104,7 +104,7 @@ def test_no_secret_comes_out_again(
         answer = api("POST", "/schedules", body, headers={"Idempotency-Key": f"k{n}"})
         assert answer.status_code == 201
         assert SECRET not in answer.text
-        api.told("POST", f"/schedules/k{n}/runs")
+        api.call("POST", f"/schedules/k{n}/runs")
     texts = [
         api("GET", f"/{path}").text
         for path in ("schedules?limit=200", "schedules/k2", "schedules/k4", "manifest", "audit",
@@ -140,17 +140,17 @@ def test_definitions_of_any_shape_are_accepted_or_refused(redis_url: str) -> Non
     )
     def hold(when: Any, what: Any, how: Any, odd: Any, verb: str) -> None:
         if verb == "PATCH":
-            api.told("PUT", "/schedules/a", {**WHEN[0], **WHAT[0]})
+            api.call("PUT", "/schedules/a", {**WHEN[0], **WHAT[0]})
         answer = api(verb, "/schedules/a", {**when, **what, **how, **odd})
         assert answer.status_code in (200, 201, 422), answer.text
         if answer.status_code == 422:
             assert answer.json()["errors"]
             return
         view = answer.json()
-        again = api.told("PUT", "/schedules/a", view["definition"])
+        again = api.call("PUT", "/schedules/a", view["definition"])
         assert again["definition"] == view["definition"]
         manifest = {"version": 1, "schedules": {"a": view["definition"]}}
-        assert api.told("PUT", "/manifest", json.loads(json.dumps(manifest)))["equal"]
+        assert api.call("PUT", "/manifest", json.loads(json.dumps(manifest)))["equal"]
         api("DELETE", "/schedules/a")
 
     hold()
