@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
 import random
 import select
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -32,8 +31,9 @@ from rq import Queue
 import rq_clock.lock
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.lock import exclusive
-from tests.clock.storm import LEASHED, ROOT, Client, chance
+from tests.clock.storm import Client, chance
 from tests.helpers import PATIENCE, Pace, wait_until
+from tests.process import Process
 from tests.server import Server
 
 LOCK = "rq-clock:default:locks:it"
@@ -67,56 +67,14 @@ KEYS 1 the highest token   2 what was attempted   3 what was accepted   ARGV 1 t
 """
 
 
-class Script:
-    """A process of its own that runs some lines of Python, and what it has said."""
+class Script(Process):
+    """A process that runs some lines of Python, and its output."""
 
     def __init__(self, path: Path, url: str, body: str) -> None:
         number = len(list(path.glob("*.log")))
-        source, self.log = path / f"script{number}.py", path / f"script{number}.log"
+        source = path / f"script{number}.py"
         source.write_text(HEAD + body)
-        kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
-        command = [sys.executable, str(source)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                LEASHED + command if sys.platform == "linux" else command,
-                cwd=path,
-                env={**kept, "PYTHONPATH": str(ROOT), "REDIS_URL": url},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def lines(self) -> list[str]:
-        return self.log.read_text(errors="replace").splitlines()
-
-    def said(self, beginning: str) -> str:
-        """The first line that begins so, awaited."""
-
-        def found() -> str | None:
-            ended = self.process.poll() is not None
-            line = next((line for line in self.lines() if line.startswith(beginning)), None)
-            assert line or not ended, f"it ended without {beginning}"
-            return line
-
-        try:
-            line = wait_until(found, PATIENCE, beginning)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it said\n" + "\n".join(self.lines())) from None
-        assert line
-        return line
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def ended(self) -> int:
-        return self.process.wait(PATIENCE)
+        super().__init__(path / f"script{number}.log", str(source), env={"REDIS_URL": url})
 
 
 Start = Callable[[str], Script]
@@ -167,7 +125,7 @@ def events(caplog: pytest.LogCaptureFixture, word: str) -> list[logging.LogRecor
 def test_busy_names_the_holder_and_how_long_it_works(redis: Client, start: Start) -> None:
     began = time.monotonic()
     first = start("with exclusive('it'): say('inside'); pause(60)")
-    first.said("inside")
+    first.wait_for_line("inside")
     wait_until(lasts(0.5), 5, "half a second")
     with Pace() as pace:
         before = time.monotonic()
@@ -325,7 +283,7 @@ def test_a_process_killed_in_its_block_frees_the_lock_after_the_timeout(
     redis: Client, start: Start
 ) -> None:
     killed = start("with exclusive('it', timeout=1): say('inside'); pause(60)")
-    killed.said("inside")
+    killed.wait_for_line("inside")
     killed.signal(signal.SIGKILL)
     with Pace() as pace:
         died, left = time.monotonic(), redis.pttl(LOCK) / 1000
@@ -339,7 +297,7 @@ def test_a_sigterm_that_raises_frees_the_lock_at_once(redis: Client, start: Star
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
         "with exclusive('it'): say('inside'); pause(60)"
     )
-    ended.said("inside")
+    ended.wait_for_line("inside")
     ended.signal(signal.SIGTERM)
     assert ended.ended() == 7
     once(redis)
@@ -370,7 +328,7 @@ say('hits', hits, signal.getsignal(signal.SIGURG).name)
 pause(60)
 """
     )
-    said = storm.said("hits").split()
+    said = storm.wait_for_line("hits").split()
     print(*said)
     assert int(said[1]) > 100
     assert said[2] == "SIG_DFL"
@@ -400,8 +358,8 @@ with exclusive('it') as lock:
     say('held')
 """
     )
-    assert parent.said("child") == "child 0"
-    parent.said("held")
+    assert parent.wait_for_line("child") == "child 0"
+    parent.wait_for_line("held")
     assert parent.ended() == 0
     assert not redis.exists(LOCK)
 
@@ -411,7 +369,9 @@ with exclusive('it') as lock:
 
 def test_tokens_grow_with_every_holder(redis: Client, start: Start) -> None:
     tokens = [once(redis) for _ in range(20)]
-    tokens.append(int(start("with exclusive('it') as lock: say('t', lock.token)").said("t ")[2:]))
+    other = start("with exclusive('it') as lock: say('t', lock.token)")
+    assert other.ended() == 0  # until then it may hold the lock
+    tokens.append(int(other.wait_for_line("t ")[2:]))
     tokens.append(once(redis))
     assert tokens == sorted(set(tokens))
     assert tokens[-1] < 2**53
@@ -601,12 +561,12 @@ def test_a_process_stopped_past_its_timeout_gets_lock_lost(
     redis: Client, start: Start, another: bool
 ) -> None:
     stopped = start(STOPPED % "pause(60)")
-    token = int(stopped.said("inside").split()[1])
+    token = int(stopped.wait_for_line("inside").split()[1])
     stopped.signal(signal.SIGSTOP)
     wait_until(lambda: not redis.exists(LOCK), 5, "it runs out")
     assert not another or once(redis) > token
     stopped.signal(signal.SIGCONT)
-    stopped.said("lost it: expected to hold the lock, but it is free")
+    stopped.wait_for_line("lost it: expected to hold the lock, but it is free")
     assert stopped.ended() == 0
 
 
@@ -621,13 +581,13 @@ blocked = redis.Redis.from_url(os.environ['REDIS_URL'])
 """
         + STOPPED % "blocked.blpop('go', 0); lock.check(); say('believes')"
     )
-    stopped.said("inside")
+    stopped.wait_for_line("inside")
     wait_until(lambda: redis.info("clients")["blocked_clients"], 5, "it waits")
     stopped.signal(signal.SIGSTOP)
     wait_until(lambda: not redis.exists(LOCK), 5, "it runs out")
     redis.rpush("go", "on")
     stopped.signal(signal.SIGCONT)
-    stopped.said("lost")
+    stopped.wait_for_line("lost")
     assert stopped.ended() == 0
     assert "believes" not in stopped.lines()
 
@@ -649,15 +609,15 @@ thread.start()
 thread.join()
 """
     )
-    assert stopped.said("first") == "first 1"
+    assert stopped.wait_for_line("first") == "first 1"
     wait_until(lambda: redis.info("clients")["blocked_clients"], 5, "it waits")
     stopped.signal(signal.SIGSTOP)
     write = redis.register_script(RESOURCE)
     assert write(["highest", "attempts", "accepted"], [once(redis, wait=5), "other"]) == 1
     redis.rpush("go", "on")
     stopped.signal(signal.SIGCONT)
-    assert stopped.said("second") == "second 0"
-    stopped.said("rq_clock.errors.LockLost: ")
+    assert stopped.wait_for_line("second") == "second 0"
+    stopped.wait_for_line("rq_clock.errors.LockLost: ")
     assert [line.split()[1] for line in redis.lrange("accepted", 0, -1)] == [b"first", b"other"]
 
 
@@ -1026,7 +986,7 @@ class Contest:
         for _ in range(8):
             self._begin()
         for script in self._running.values():
-            script.said("ready")
+            script.wait_for_line("ready")
 
     def _begin(self) -> None:
         script = self._start(CONTESTANT)

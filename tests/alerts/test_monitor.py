@@ -657,7 +657,7 @@ def test_servers_that_hang_delay_no_tick_and_the_end_of_no_clock(
             entry = "s 1772366400000 2 failed 1 1772366400000 1772366401000 w ValueError: no"
             fields = {"schedule": name, "job": f"default-{name}-1", "entry": entry, "again": ""}
             connection.xadd("rq-clock:default:runs", fields)
-        clock.said("alert.failing", times=2)
+        clock.wait_for("alert.failing", times=2)
         awaited = {"/hang/alert", "/hang/apprise", "/hang/alive", "/hang/run/start"}
         wait_until(lambda: awaited <= set(hub.paths()), 60, f"{awaited} to hang")
         clock.live(6)

@@ -27,8 +27,8 @@ from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
 from tests.helpers import PATIENCE, wait_until
+from tests.process import ROOT
 
-ROOT = Path(__file__).parents[2]
 Run = Callable[..., Result]
 
 

@@ -9,34 +9,23 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from redis import Redis
 
-from rq_clock.devserver import LEASH
 from tests.helpers import PATIENCE, wait_until
+from tests.process import Process
 
-ROOT = Path(__file__).parents[2]
 Client: TypeAlias = Any
 """A redis.Redis. Its own type leaves open whether it answers in bytes, which it does here."""
 HEAD = "from rq_clock import Clock, cron, every\nclock = Clock()\n"
 EVERY_FIRE_TIME = "catch_up='all', catch_up_limit=1_000_000"
-LEASHED = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())]
-"""Before a command: the process dies with the thread that started it, however that ends."""
-_LINE = re.compile(
-    r"(?:\d\d:\d\d:\d\d\.\d{3} )?([a-z]+\.[a-z]+)((?: \w+=(?:\"(?:[^\"\\]|\\.)*\"|\S*))*)$"
-)
-_PAIR = re.compile(r" (\w+)=(?:\"((?:[^\"\\]|\\.)*)\"|(\S*))")
 
 
 def add(*names: str, when: str = "every(seconds=1)", options: str = EVERY_FIRE_TIME) -> str:
@@ -59,18 +48,10 @@ def chance() -> tuple[int, random.Random]:
 TWENTY = tuple(f"s{i:02}" for i in range(20))
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a clock's log."""
+class ClockProcess(Process):
+    """A clock in a process with nothing in its environment but `env`.
 
-    word: str
-    fields: dict[str, str]
-
-
-class ClockProcess:
-    """A clock in a process of its own, with nothing in its environment but what is given.
-
-    `script` is what an app would write between `clock = Clock()` and `clock.run()`.
+    `script` is the code of an app between `clock = Clock()` and `clock.run()`.
     """
 
     def __init__(
@@ -78,88 +59,10 @@ class ClockProcess:
     ) -> None:
         path.mkdir(parents=True, exist_ok=True)
         number = len(list(path.glob("*.log")))
-        source, self.log = path / f"{number}.py", path / f"{number}.log"
+        source = path / f"{number}.py"
         source.write_text(HEAD + script + "clock.run()\n")
-        kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
         settings = {"RQ_CLOCK_HISTORY": "1000000"} | ({"REDIS_URL": url} if url else {})
-        command = [sys.executable, str(source), *switches]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                LEASHED + command if sys.platform == "linux" else command,
-                cwd=path,
-                env={**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self.started = time.time()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def live(self, seconds: float) -> None:
-        """Let it be for so long. Fails when it ends by itself."""
-        with suppress(subprocess.TimeoutExpired):
-            code = self.process.wait(seconds)
-            raise AssertionError(f"the clock ended by itself with {code}:\n{self.text()}")
-
-    def lived(self, seconds: float) -> bool:
-        """Whether it has lived so long, or ended before."""
-        return self.process.poll() is not None or time.time() - self.started >= seconds
-
-    def terminate(self, seconds: float = 10.0) -> int:
-        """SIGTERM, as soon as it is through its imports, and the exit code."""
-        wait_until(self.events, PATIENCE, "its first word")
-        self.process.terminate()
-        return self.ended(seconds)
-
-    def ended(self, seconds: float = PATIENCE) -> int:
-        """Its exit code, awaited."""
-        return self.process.wait(seconds)
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def events(self, word: str | None = None) -> list[Event]:
-        """What it has logged, or only the events called `word`."""
-        found = []
-        for line in self.text().splitlines():
-            if match := _LINE.match(line):
-                pairs = {k: quoted or bare for k, quoted, bare in _PAIR.findall(match[2])}
-                found.append(Event(match[1], pairs))
-        return [event for event in found if word in (None, event.word)]
-
-    def words(self, *only: str) -> list[str]:
-        """The sequence of its events, or of those named."""
-        return [event.word for event in self.events() if not only or event.word in only]
-
-    def said(self, word: str, *, times: int = 1, seconds: float = PATIENCE, **fields: str) -> Event:
-        """The `times`-th event called `word` with these fields, awaited."""
-
-        def found() -> Event | None:
-            events = [e for e in self.events(word) if fields.items() <= e.fields.items()]
-            return events[times - 1] if len(events) >= times else None
-
-        try:
-            event = wait_until(found, seconds, f"{word} {fields or ''}")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; the log says\n{self.text()[-4000:]}") from None
-        assert event
-        return event
+        super().__init__(path / f"{number}.log", str(source), *switches, env=settings | env)
 
 
 @dataclass

@@ -48,21 +48,21 @@ def start(server: Server, tmp_path: Path) -> Iterator[Start]:
 
 def committed(redis: Client, clock: ClockProcess, number: int = 1) -> float:
     """When (seconds since the epoch) the server enqueued this clock's n-th run."""
-    job = clock.said("run.enqueued", times=number).fields["job"]
+    job = clock.wait_for("run.enqueued", times=number).fields["job"]
     return (int(job.rpartition("-")[2]) + ledger(redis, ["often"])[job]) / 1000
 
 
 def test_sigterm_hands_over_to_the_standby_at_once(redis: Client, start: Start) -> None:
     standby = start(OFTEN)
-    standby.said("run.enqueued")
+    standby.wait_for("run.enqueued")
     leader = start(OFTEN)
-    standby.said("clock.standby")
+    standby.wait_for("clock.standby")
     before = len(standby.events("run.enqueued"))
     wait_until(lambda: redis.pttl(LEASE) > LEASE_MS - 1000, PATIENCE, "a renewal")
     with Pace() as pace:
         ended = time.time()
         assert leader.terminate() == 0
-        standby.said("clock.leading", times=2)
+        standby.wait_for("clock.leading", times=2)
         took = committed(redis, standby, before + 1) - ended
     print(f"the standby's first commit came {took * 1000:.0f} ms after SIGTERM")
     assert took < pace.allows(3)  # the lease would have lasted much longer
@@ -91,10 +91,10 @@ def test_two_dynos_with_the_same_name_and_pid_are_two_clocks(redis: Client, star
     """As at a deploy: the old clock.1 still runs, and in its container each has the same pid."""
     pid = "import os\nos.getpid = lambda: 4\n"
     old = start(pid + OFTEN, DYNO="clock.1")
-    old.said("run.enqueued")
+    old.wait_for("run.enqueued")
     new = start(pid + OFTEN, DYNO="clock.1")
-    new.said("clock.leading", token="2")
-    old.said("clock.standby")
+    new.wait_for("clock.leading", token="2")
+    old.wait_for("clock.standby")
     assert old.terminate() == 0
     assert new.terminate() == 0
     assert new.words("clock.leading", "clock.deposed") == ["clock.leading"]
@@ -110,33 +110,33 @@ def defined(redis: Client) -> list[str]:
 
 def test_an_older_release_never_undoes_a_newer_one(redis: Client, start: Start) -> None:
     newer = start(add("kept", "added", when=RARELY), HEROKU_RELEASE_VERSION="v2")
-    newer.said("reconcile.done", added="2")
+    newer.wait_for("reconcile.done", added="2")
     older = start(add("kept", "dropped", when=RARELY), HEROKU_RELEASE_VERSION="v1")
-    older.said("reconcile.older", release="1")
+    older.wait_for("reconcile.older", release="1")
     assert older.words("clock.leading") == ["clock.leading"]
-    newer.said("clock.standby")
+    newer.wait_for("clock.standby")
     assert defined(redis) == ["added", "kept"]
     assert older.terminate() == 0
-    newer.said("clock.leading", times=2)
+    newer.wait_for("clock.leading", times=2)
     assert defined(redis) == ["added", "kept"]
     newest = start(add("kept", when=RARELY), HEROKU_RELEASE_VERSION="v3")
-    newest.said("reconcile.done", removed="1")
+    newest.wait_for("reconcile.done", removed="1")
     assert defined(redis) == ["kept"]
 
 
 def test_nothing_declared_removes_nothing_without_the_switch(redis: Client, start: Start) -> None:
-    start(add("one", "two", when=RARELY)).said("reconcile.done")
+    start(add("one", "two", when=RARELY)).wait_for("reconcile.done")
     empty = start("")
-    assert "--remove-all" in empty.said("reconcile.refused", stored="2").fields["remedy"]
+    assert "--remove-all" in empty.wait_for("reconcile.refused", stored="2").fields["remedy"]
     assert defined(redis) == ["one", "two"]
     wait_until(lambda: redis.hget(LEASE, "proven") == b"1", PATIENCE, "end of the first pass")
-    start("", "--remove-all").said("reconcile.done", removed="2")
+    start("", "--remove-all").wait_for("reconcile.done", removed="2")
     assert defined(redis) == []
 
 
 def test_a_disabled_clock_schedules_nothing_and_logs_it(redis: Client, start: Start) -> None:
     clock = start(add("one"), RQ_CLOCK_DISABLED="1")
-    assert "RQ_CLOCK_DISABLED" in clock.said("clock.disabled").fields["remedy"]
+    assert "RQ_CLOCK_DISABLED" in clock.wait_for("clock.disabled").fields["remedy"]
     clock.live(1.5)
     assert redis.keys() == []
     assert clock.terminate() == 0

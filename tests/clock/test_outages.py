@@ -79,17 +79,17 @@ def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(
     server = fresh_server(appendfsync="always")
     with client(server.url) as redis:
         clocks = [start(server.url, OFTEN)]
-        clocks[0].said("run.enqueued")
+        clocks[0].wait_for("run.enqueued")
         clocks.append(start(server.url, OFTEN))
-        clocks[1].said("run.enqueued")
+        clocks[1].wait_for("run.enqueued")
         for outage in range(1, 6):
             clocks[0].live(luck.uniform(0.5, 1.5))
             server.kill()
             for clock in clocks:
-                clock.said("store.waiting", times=outage)
+                clock.wait_for("store.waiting", times=outage)
             server.start()
             for clock in clocks:
-                clock.said("store.back", times=outage)
+                clock.wait_for("store.back", times=outage)
         settle(redis, *clocks, note=f"seed={seed} outages={outage}")
         queued = {job.decode() for job in redis.lrange("rq:queue:default", 0, -1)}
     for clock in clocks:
@@ -115,7 +115,7 @@ def test_a_server_that_lost_its_last_writes_lost_job_and_marker_together(
     lost = 0
     with client(server.url) as redis:
         clock = start(server.url, OFTEN)
-        clock.said("run.enqueued")
+        clock.wait_for("run.enqueued")
         for outage in range(1, 6):
             [file] = (server.data_dir / "appendonlydir").glob("*.incr.aof")
             before = file.stat().st_size
@@ -129,7 +129,7 @@ def test_a_server_that_lost_its_last_writes_lost_job_and_marker_together(
             server.start()
             redis.bgrewriteaof()
             wait_until(lambda: not rewriting(redis), PATIENCE, "a new append-only file")
-            clock.said("store.back", times=outage)
+            clock.wait_for("store.back", times=outage)
         settle(redis, clock, note=f"seed={seed} outages={outage} bytes lost={lost}")
         assert lost
 
@@ -140,13 +140,13 @@ def test_a_frozen_server_costs_lateness_only(
     server = fresh_server()
     with client(server.url) as redis:
         clock = start(server.url, OFTEN)
-        clock.said("run.enqueued")
+        clock.wait_for("run.enqueued")
         server.pause()
-        reason = clock.said("store.waiting").fields["reason"]
+        reason = clock.wait_for("store.waiting").fields["reason"]
         assert reason.endswith("does not answer in time")
         clock.live(3)
         server.resume()
-        clock.said("store.back")
+        clock.wait_for("store.back")
         settle(redis, clock)
         assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
 
@@ -156,7 +156,7 @@ def test_sigterm_ends_a_clock_whose_server_is_frozen(
 ) -> None:
     server = fresh_server()
     clock = start(server.url, OFTEN)
-    clock.said("run.enqueued")
+    clock.wait_for("run.enqueued")
     server.pause()
     with Pace() as pace:
         began = time.monotonic()
@@ -173,9 +173,9 @@ def test_a_server_that_lost_its_data_gets_the_schedules_again(
     server = fresh_server()
     with client(server.url) as redis:
         clock = start(server.url, OFTEN)
-        clock.said("run.enqueued")
+        clock.wait_for("run.enqueued")
         redis.flushall()
-        clock.said("reconcile.done", times=2)
+        clock.wait_for("reconcile.done", times=2)
         settle(redis, clock)
 
 
@@ -188,16 +188,16 @@ def test_a_full_server_gets_nothing_by_halves_and_everything_later(
     server = fresh_server()
     with client(server.url) as redis:
         clock = start(server.url, OFTEN)
-        clock.said("run.enqueued")
+        clock.wait_for("run.enqueued")
         redis.config_set("maxmemory", 1)
-        refused = clock.said("commit.refused", schedules="20")
+        refused = clock.wait_for("commit.refused", schedules="20")
         assert "OOM" in refused.fields["error"]
         beside = [f"rq-clock:default:{key}" for key in ("lease", "meta", "alerts")]
         full = state(redis, *beside)
-        clock.said("commit.refused", times=3)
+        clock.wait_for("commit.refused", times=3)
         assert state(redis, *beside) == full
         redis.config_set("maxmemory", 0)
-        clock.said("commit.accepted")
+        clock.wait_for("commit.accepted")
         settle(redis, clock)
 
 
@@ -209,9 +209,9 @@ def test_a_queue_key_of_the_wrong_type_stops_only_its_own_schedule(
     with client(server.url) as redis:
         redis.set("rq:queue:bad", "x")
         clock = start(server.url, bad + OFTEN)
-        error = clock.said("run.undecided", schedule="bad").fields["error"]
+        error = clock.wait_for("run.undecided", schedule="bad").fields["error"]
         assert "rq:queue:bad" in error
-        clock.said("run.undecided", schedule="bad", times=3)
+        clock.wait_for("run.undecided", schedule="bad", times=3)
         assert marker_of(redis, "bad")[0] == 0
         assert not redis.exists("rq-clock:default:ledger:bad")
         assert not list(redis.scan_iter("rq:job:default-bad-*"))
@@ -219,7 +219,7 @@ def test_a_queue_key_of_the_wrong_type_stops_only_its_own_schedule(
         catch_up(redis, TWENTY)
         assert max(ledger(redis, TWENTY).values()) < 5000  # and made none of the others late
         redis.delete("rq:queue:bad")
-        clock.said("run.enqueued", schedule="bad")
+        clock.wait_for("run.enqueued", schedule="bad")
         catch_up(redis, ["bad"])
         settle(redis, clock)
         account(redis, ["bad"]).check()
@@ -232,12 +232,12 @@ def test_a_server_that_takes_no_writes_is_an_outage(
     server = fresh_server()
     with client(server.url) as redis:
         clock = start(server.url, OFTEN)
-        clock.said("run.enqueued")
+        clock.wait_for("run.enqueued")
         redis.replicaof("127.0.0.1", urlsplit(free_url()).port)
-        assert "read only replica" in clock.said("store.waiting").fields["reason"]
+        assert "read only replica" in clock.wait_for("store.waiting").fields["reason"]
         clock.live(2)
         redis.replicaof("no", "one")
-        clock.said("store.back")
+        clock.wait_for("store.back")
         settle(redis, clock)
     assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
 
@@ -247,7 +247,7 @@ def test_a_policy_that_evicts_is_warned_of_once(
 ) -> None:
     server = fresh_server(maxmemory_policy="allkeys-lru")
     clock = start(server.url, OFTEN)
-    clock.said("run.enqueued")
+    clock.wait_for("run.enqueued")
     [warning] = clock.events("store.warning")
     assert "allkeys-lru" in warning.fields["text"]
     assert "noeviction" in warning.fields["text"]
@@ -280,7 +280,7 @@ def test_a_wrong_password_ends_the_clock_with_one_line(
             assert "REDIS_URL" in line
             assert "wrong" not in line.replace("WRONGPASS", "")
         right = start(server.url.replace("//", "//:right@"), OFTEN)
-        right.said("run.enqueued")
+        right.wait_for("run.enqueued")
 
 
 def test_data_of_others_fails_a_duty_and_ends_no_clock(
@@ -305,7 +305,7 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
         redis.sadd(f"{prefix}declared", odd, "gone")
         redis.hset(f"{prefix}definitions", odd, odd)
         clock = start(server.url, OFTEN)
-        clock.said("run.enqueued")
+        clock.wait_for("run.enqueued")
         redis.xadd(f"{prefix}runs", {"odd": "x"})
         redis.publish(f"{prefix}news", b"\xff")
         wait_until(
@@ -326,15 +326,15 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
 def test_a_clock_waits_for_its_redis_and_names_the_remedy(tmp_path: Path, start: Start) -> None:
     url = free_url()
     clock, impatient = start(url, OFTEN), start(url, OFTEN)
-    assert "rq-clock redis" in clock.said("store.waiting").fields["reason"]
-    impatient.said("store.waiting")
+    assert "rq-clock redis" in clock.wait_for("store.waiting").fields["reason"]
+    impatient.wait_for("store.waiting")
     with Pace() as pace:
         began = time.monotonic()
         assert impatient.terminate() == 0
         took = time.monotonic() - began
     assert took < pace.allows(5)
     with Server(tmp_path / "server", url), client(url) as redis:
-        clock.said("store.back")
+        clock.wait_for("store.back")
         settle(redis, clock)
     assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
 
@@ -415,8 +415,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     tls_url: str, certificate: Path, start: Start
 ) -> None:
     clock = start(tls_url, OFTEN)
-    assert "SSL_CERT_FILE" in clock.said("store.waiting").fields["reason"]
-    start(tls_url, OFTEN, SSL_CERT_FILE=str(certificate)).said("run.enqueued")
+    assert "SSL_CERT_FILE" in clock.wait_for("store.waiting").fields["reason"]
+    start(tls_url, OFTEN, SSL_CERT_FILE=str(certificate)).wait_for("run.enqueued")
     assert not clock.events("clock.leading")
 
 
@@ -425,7 +425,7 @@ def test_a_certificate_of_another_host_is_refused(
 ) -> None:
     elsewhere = tls_url.replace("localhost", "127.0.0.1")
     clock = start(elsewhere, OFTEN, SSL_CERT_FILE=str(certificate))
-    assert "SSL_CERT_FILE" in clock.said("store.waiting").fields["reason"]
+    assert "SSL_CERT_FILE" in clock.wait_for("store.waiting").fields["reason"]
     assert not clock.events("clock.leading")
 
 
@@ -440,7 +440,7 @@ def test_a_certificate_of_another_host_is_refused(
 def test_any_certificate_is_accepted_on_heroku_or_when_verification_is_off(
     tls_url: str, start: Start, query: str, variables: dict[str, str]
 ) -> None:
-    start(tls_url + query, OFTEN, **variables).said("run.enqueued")
+    start(tls_url + query, OFTEN, **variables).wait_for("run.enqueued")
 
 
 def test_tls_to_a_server_that_has_none_is_named(
@@ -448,7 +448,7 @@ def test_tls_to_a_server_that_has_none_is_named(
 ) -> None:
     server = fresh_server()
     clock = start(server.url.replace("redis://", "rediss://"), OFTEN)
-    reason = clock.said("store.waiting").fields["reason"]
+    reason = clock.wait_for("store.waiting").fields["reason"]
     assert "not speak TLS" in reason
     assert "redis://" in reason
     assert clock.terminate() == 0

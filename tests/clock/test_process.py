@@ -144,7 +144,7 @@ def test_a_crowd_divided_by_a_kill_or_a_cut_is_enqueued_whole(path: Path) -> str
         proxy.calm = True
         clock = start()
         for round in range(16):
-            clock.said("clock.leading")
+            clock.wait_for("clock.leading")
             clock.live(2 - time.time() % 2 + luck.uniform(0, 0.1) * (round % 2))
             if round % 2:
                 clock.kill()
@@ -251,18 +251,18 @@ def test_a_frozen_leader_that_wakes_after_its_lease_writes_nothing(path: Path) -
         served(path) as (server, redis),
         ClockProcess(path, server.url, add(*TWENTY)) as other,
     ):
-        other.said("reconcile.done")
+        other.wait_for("reconcile.done")
         with ClockProcess(path, server.url, add(*TWENTY)) as frozen:
-            other.said("clock.standby")
-            frozen.said("run.enqueued")
+            other.wait_for("clock.standby")
+            frozen.wait_for("run.enqueued")
             frozen.signal(signal.SIGSTOP)
             stopped = time.time()
-            other.said("clock.leading", times=2)
+            other.wait_for("clock.leading", times=2)
             took = time.time() - stopped
             assert redis.get(FENCE) == b"3"
             catch_up(redis, TWENTY)
             frozen.signal(signal.SIGCONT)
-            frozen.said("clock.standby")
+            frozen.wait_for("clock.standby")
             assert frozen.words("clock.leading", "clock.deposed", "clock.standby") == [
                 "clock.leading",
                 "clock.deposed",
@@ -284,16 +284,16 @@ def test_a_frozen_leader_that_wakes_with_a_run_at_hand_is_refused(path: Path) ->
     """Its message is packed, nobody has decided that fire time, only its token is old."""
     rare = add(*TWENTY, when="every(seconds=5)")
     with served(path) as (server, redis), ClockProcess(path, server.url, rare) as frozen:
-        frozen.said("run.enqueued")
+        frozen.wait_for("run.enqueued")
         frozen.live(5.1 - time.time() % 5)  # from here on the next fire time is staged
         frozen.signal(signal.SIGSTOP)
         with ClockProcess(path, server.url, rare) as other:
-            other.said("reconcile.done")
+            other.wait_for("reconcile.done")
             other.signal(signal.SIGSTOP)
             before = state(redis)
             frozen.live(5.2 - time.time() % 5)
             frozen.signal(signal.SIGCONT)
-            frozen.said("clock.standby")
+            frozen.wait_for("clock.standby")
             assert state(redis) == before
             other.signal(signal.SIGCONT)
             catch_up(redis, TWENTY, until=time.time() - 5)
@@ -313,7 +313,7 @@ def test_a_clock_that_dies_in_its_first_pass_again_and_again_starves_nobody(path
         ClockProcess(path, server.url, add(*TWENTY)) as steady,
         Pace() as pace,
     ):
-        steady.said("run.enqueued")
+        steady.wait_for("run.enqueued")
         while time.monotonic() - began < (20 if died else 90):  # a busy machine starts few
             with ClockProcess(path, server.url, crash + add(*TWENTY)) as crashing:
                 seconds = 2 if died else 8
@@ -343,14 +343,14 @@ def test_a_clock_of_another_owner_stands_by_and_changes_nothing(path: Path) -> s
             """Let a laptop's clock look at the namespace, and compare all keys."""
             before = state(redis)
             laptop = start("laptop")
-            laptop.said("clock.foreign", owner="production", this="laptop")
+            laptop.wait_for("clock.foreign", owner="production", this="laptop")
             assert "--take-over" in laptop.events("clock.foreign")[0].fields["remedy"]
             assert laptop.terminate() == 0
             assert laptop.words() == ["clock.foreign", "clock.stopped"]
             assert state(redis) == before
 
         production = start("production")
-        production.said("reconcile.done")
+        production.wait_for("reconcile.done")
         wait_until(lambda: redis.hget(LEASE, "tick"), PATIENCE, "first renewal")
         production.signal(signal.SIGSTOP)  # alive, and writes nothing while we compare
         look()
@@ -360,10 +360,10 @@ def test_a_clock_of_another_owner_stands_by_and_changes_nothing(path: Path) -> s
         look()
 
         production = start("production")
-        production.said("clock.leading")
+        production.wait_for("clock.leading")
         laptop = start("laptop", "--take-over")
-        laptop.said("reconcile.done")
-        production.said("clock.foreign", owner="laptop")
+        laptop.wait_for("reconcile.done")
+        production.wait_for("clock.foreign", owner="laptop")
         assert redis.hget("rq-clock:default:meta", "owner") == b"laptop"
         assert redis.hget(LEASE, "owner") == b"laptop"
     return "no key was changed"

@@ -5,11 +5,8 @@ The order of single events is in test_executions.py.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,11 +20,10 @@ from redis import Redis
 from rq import Queue
 
 from tests.helpers import wait_until
+from tests.process import ROOT, Process
 from tests.server import Server
 
 pytestmark = pytest.mark.process
-
-ROOT = Path(__file__).parents[2]
 
 
 def alone(url: str, group: str, number: int, seconds: float) -> None:
@@ -50,28 +46,21 @@ class Fleet:
         self.processes = [self._start() for _ in range(count)]
         self.kills = 0
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("a") as file:
-            return subprocess.Popen(
-                [sys.executable, str(ROOT / "worker.py")],
-                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": self.url},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
+    def _start(self) -> Process:
+        return Process(self.log, str(ROOT / "worker.py"), env={"REDIS_URL": self.url})
 
     def kill_one(self) -> None:
         """Kill one, its horse dies with it, and start another in its place."""
         victim = random.randrange(len(self.processes))
         self.processes[victim].kill()
-        self.processes[victim].wait()
         self.processes[victim] = self._start()
         self.kills += 1
 
     def end(self) -> None:
         for process in self.processes:
-            process.send_signal(signal.SIGTERM)
+            process.signal(signal.SIGTERM)
         for process in self.processes:
-            assert process.wait(30) == 0
+            assert process.ended() == 0
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import zlib
 from base64 import b64encode
@@ -49,9 +47,9 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
 from rq_clock.worker.worker import Worker
 from tests.helpers import round_trips, wait_until
+from tests.process import ROOT, Process
 from tests.worker import jobs as jobs
 
-ROOT = Path(__file__).parents[2]
 ANA = Actor(by="ana", reason="the bank is back")
 HOUR = timedelta(hours=1)
 
@@ -62,21 +60,13 @@ def queues(store: Store) -> Queues:
 
 
 @pytest.fixture
-def start(redis_url: str) -> Iterator[Callable[[], None]]:
+def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[[], None]]:
     """Start a worker in a process of its own."""
     with ExitStack() as stack:
 
         def start() -> None:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "worker.py")],
-                env={
-                    "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": redis_url
-                },
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            stack.callback(process.wait)
-            stack.callback(process.kill)
+            log, env = tmp_path / "worker.log", {"REDIS_URL": redis_url}
+            stack.enter_context(Process(log, str(ROOT / "worker.py"), env=env, new_session=True))
 
         yield start
 

@@ -15,7 +15,6 @@ from rq_clock.runners.tasks import run_command
 from rq_clock.timing.triggers import every
 from tests.helpers import Events, wait_until
 
-ROOT = Path(__file__).parents[2]
 FIRE_TIME = datetime(2026, 3, 1, 3, tzinfo=UTC)
 JOB_ID = "default-nightly-1772334000000"
 KEY = f"rq-clock:default:output:{JOB_ID}"

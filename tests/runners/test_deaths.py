@@ -15,9 +15,9 @@ from rq.command import send_stop_job_command
 
 from rq_clock.model.targets import command
 from tests.helpers import wait_until
+from tests.process import ROOT, Process
 from tests.runners.lab import (
     JOB_ID,
-    ROOT,
     STOCK,
     enqueue,
     lives,
@@ -37,41 +37,33 @@ class TestDeath:
     @pytest.fixture(params=[STOCK, OURS], ids=["rq", "rq-clock"])
     def worker(
         self, request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": redis_url}
-        with (tmp_path / "worker.log").open("wb") as log:
-            words = [sys.executable, "-c", request.param, redis_url]
-            process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
-        yield process
-        process.kill()
-        process.wait()
+    ) -> Iterator[Process]:
+        log = tmp_path / "worker.log"
+        with Process(log, "-c", request.param, redis_url, env={"REDIS_URL": redis_url}) as worker:
+            yield worker
 
     @staticmethod
-    def horse_of(pid: int, worker: subprocess.Popen[bytes]) -> int:
+    def horse_of(pid: int, worker: Process) -> int:
         """The process between a command and its worker."""
         horse = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         parent = int(Path(f"/proc/{horse}/stat").read_text().rpartition(")")[2].split()[1])
         assert parent == worker.pid
         return horse
 
-    def test_a_command_dies_with_its_worker(
-        self, worker: subprocess.Popen[bytes], connection: Any
-    ) -> None:
+    def test_a_command_dies_with_its_worker(self, worker: Process, connection: Any) -> None:
         enqueue(connection, command("timeout 60 sleep 60 & echo $! > two; echo $$ > one; wait"))
         pids = pids_in("one", "two")
-        worker.send_signal(signal.SIGKILL)
+        worker.signal(signal.SIGKILL)
         wait_until_gone(*pids)
 
-    def test_a_command_dies_with_its_work_horse(
-        self, worker: subprocess.Popen[bytes], connection: Any
-    ) -> None:
+    def test_a_command_dies_with_its_work_horse(self, worker: Process, connection: Any) -> None:
         enqueue(connection, command("timeout 60 sleep 60 & echo $! > two; echo $$ > one; wait"))
         pids = pids_in("one", "two")
         os.kill(self.horse_of(pids[0], worker), signal.SIGKILL)
         wait_until_gone(*pids)
 
     def test_a_command_dies_with_the_job_that_is_stopped(
-        self, worker: subprocess.Popen[bytes], connection: Any
+        self, worker: Process, connection: Any
     ) -> None:
         job = enqueue(connection, command("echo $$ > pid; sleep 60"))
         [pid] = pids_in("pid")
@@ -118,14 +110,14 @@ class TestDeath:
     @pytest.mark.parametrize("worker", [OURS], indirect=True, ids=["rq-clock"])
     @pytest.mark.parametrize("everybody", [False, True], ids=["the worker", "all processes"])
     def test_a_restart_puts_the_job_back_and_is_no_failure(
-        self, worker: subprocess.Popen[bytes], connection: Any, everybody: bool
+        self, worker: Process, connection: Any, everybody: bool
     ) -> None:
         job = enqueue(connection, command("echo $$ > pid; sleep 60"))
         [pid] = pids_in("pid")
         horse = self.horse_of(pid, worker)
         for process in [pid, horse, worker.pid] if everybody else [worker.pid]:
             os.kill(process, signal.SIGTERM)
-        assert worker.wait(15) == 0
+        assert worker.ended() == 0
         assert not lives(pid)
         assert job.get_status(refresh=True) == "queued"
         assert connection.lrange("rq:queue:default", 0, -1) == [JOB_ID.encode()]

@@ -17,7 +17,8 @@ from rq_clock.redaction import MASK, Secrets
 from rq_clock.runners import output
 from rq_clock.runners.tasks import keep_output, run_command
 from tests.helpers import Events, wait_until
-from tests.runners.lab import JOB_ID, KEY, ROOT, enqueue, lines, work
+from tests.process import ROOT
+from tests.runners.lab import JOB_ID, KEY, enqueue, lines, work
 
 pytestmark = pytest.mark.process
 

@@ -29,9 +29,9 @@ from rq_clock.runners.tasks import CommandTimedOut, run_command
 from rq_clock.testing import FakeClock
 from rq_clock.timing.triggers import every
 from tests.helpers import Events
+from tests.process import ROOT
 from tests.runners.lab import (
     FIRE_TIME,
-    ROOT,
     STOCK,
     enqueue,
     failure,

@@ -174,7 +174,7 @@ class Storm:
 def storm(server: Server, path: Path, seconds: float) -> str:
     with client(server.url) as redis, ExitStack() as stack:
         storm = Storm(server.url, path, redis, stack)
-        storm.clocks[0].said("clock.leading")
+        storm.clocks[0].wait_for("clock.leading")
         storm.rage(seconds)
         storm.settle()
         return storm.check()
@@ -196,7 +196,7 @@ def test_editors_and_clocks_that_are_killed_for_long_lose_and_double_nothing(
 @pytest.fixture
 def clock(redis_url: str, tmp_path: Path) -> Iterator[ClockProcess]:
     with ClockProcess(tmp_path, redis_url, "") as clock:
-        clock.said("clock.leading")
+        clock.wait_for("clock.leading")
         yield clock
 
 

@@ -468,7 +468,7 @@ class TestProcesses:
     ) -> None:
         url, redis = server
         with ClockProcess(tmp_path, url, add("a", "b")) as clock:
-            clock.said("run.enqueued", times=5)
+            clock.wait_for("run.enqueued", times=5)
             assert clock.terminate() == 0
         for name in ("a", "b"):
             assert self.enqueued(redis, name) == redis.llen(f"{PREFIX}ledger:{name}")
@@ -496,7 +496,7 @@ class TestProcesses:
         url, redis = server
         redis.set(PREFIX + "counters", "not ours")
         with ClockProcess(tmp_path, url, add("a")) as clock:
-            clock.said("run.enqueued", times=6)
+            clock.wait_for("run.enqueued", times=6)
             assert "clock.leading" in clock.words()
             assert not {"redis.lost", "clock.deposed"} & set(clock.words())
             assert clock.terminate() == 0

@@ -30,7 +30,7 @@ from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
 from rq_clock.web import middleware
 from rq_clock.worker.worker import Worker
-from tests.clock.storm import ROOT
+from tests.process import ROOT
 from tests.server import Server, free_url
 from tests.web import hostile
 from tests.web.client import API, VALUES, Caller, app_on

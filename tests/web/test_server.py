@@ -4,12 +4,10 @@ frozen or slow. Every answer comes within two seconds."""
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +27,8 @@ from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
 from rq_clock.web import create_app
 from rq_clock.web.server import GRACE_SECONDS, listening
-from tests.clock.storm import LEASHED, ROOT
 from tests.helpers import PATIENCE, Pace, wait_until
+from tests.process import Process
 from tests.proxy import Proxy
 from tests.server import Server, free_url
 
@@ -41,19 +39,13 @@ WITHIN = 2.0
 """Seconds in which every page answers."""
 
 
-class WebProcess:
+class WebProcess(Process):
     """`rq-clock web` in a process of its own, on a free port."""
 
     def __init__(self, path: Path, url: str, *switches: str, **env: str) -> None:
-        self.log = path / "web.log"
-        command = [sys.executable, "-m", "rq_clock", "web", "--port", "0", *switches]
-        kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                LEASHED + command if sys.platform == "linux" else command,
-                cwd=path, env={**kept, "REDIS_URL": url, "RQ_CLOCK_TOKENS": TOKEN, **env},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        words = ("-m", "rq_clock", "web", "--port", "0", *switches)
+        env = {"REDIS_URL": url, "RQ_CLOCK_TOKENS": TOKEN, **env}
+        super().__init__(path / "web.log", *words, env=env)
 
     def __enter__(self) -> Self:
         wait_until(
@@ -62,13 +54,6 @@ class WebProcess:
             "the web process to listen",
         )
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def text(self) -> str:
-        return self.log.read_text()
 
     @property
     def place(self) -> tuple[str, int]:

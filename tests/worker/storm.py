@@ -10,8 +10,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -26,8 +24,9 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 from rq import Queue, get_current_job
 
-from tests.clock.storm import LEASHED, ROOT, Client, ClockProcess, Event
+from tests.clock.storm import Client, ClockProcess
 from tests.helpers import PATIENCE, wait_until
+from tests.process import Event, Process
 from tests.server import Server
 
 QUEUES = ("high", "default")
@@ -123,28 +122,16 @@ def dead(pid: int) -> bool:
         return True
 
 
-class Dyno(ClockProcess):
-    """A worker in a process of its own, in a session of its own, with nothing in its environment
-    but what is given."""
+class Dyno(Process):
+    """A worker in a process and session of its own, with nothing in its environment but `env`."""
 
     def __init__(self, path: Path, *queues: str, script: str = WORKER, **env: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         number = len(list(path.glob("worker-*.log")))
-        source, self.log = path / f"worker-{number}.py", path / f"worker-{number}.log"
+        source = path / f"worker-{number}.py"
         source.write_text(script)
-        kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
-        settings = {"WORKER_QUEUES": ",".join(queues or QUEUES)}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*(LEASHED if sys.platform == "linux" else []), sys.executable, str(source)],
-                cwd=path,
-                env={**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.started = time.time()
+        env = {"WORKER_QUEUES": ",".join(queues or QUEUES), **env}
+        super().__init__(path / f"worker-{number}.log", str(source), env=env, new_session=True)
 
     @property
     def up(self) -> bool:
@@ -156,7 +143,7 @@ class Dyno(ClockProcess):
     @property
     def name(self) -> str:
         """The worker's, awaited."""
-        return self.said("worker.serving").fields["name"]
+        return self.wait_for("worker.serving").fields["name"]
 
     def signal_all(self, number: signal.Signals) -> list[int]:
         """Send a signal to every process of the dyno, as a platform does. Who they were."""
@@ -404,7 +391,7 @@ def _leftovers(redis: Client) -> Iterator[bytes]:
         yield from redis.scan_iter(pattern, 10_000)
 
 
-def reasons(fleet: Fleet, *others: ClockProcess) -> str:
+def reasons(fleet: Fleet, *others: Process) -> str:
     """How often the logs say that an execution ended before its job did, and why."""
     events = fleet.events("job.ended", "run.ended", "worker.dead", "worker.gone")
     events += [event for other in others for event in other.events("worker.dead")]

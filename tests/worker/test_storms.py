@@ -407,9 +407,9 @@ def test_a_job_deleted_under_a_worker_that_dies_stops_nobody(path: Path) -> str:
         name = dyno.name
         here.redis.delete(f"rq:job:{id}")
         dyno.kill_all()
-        other.said("worker.dead", worker=name)
+        other.wait_for("worker.dead", worker=name)
         job = Queue("default", connection=here.redis).enqueue(work, 0, job_id="job", result_ttl=-1)
-        other.said("job.ended", job=job.id, state="ok")
+        other.wait_for("job.ended", job=job.id, state="ok")
         assert other.terminate() == 0
         assert not other.events("store.waiting")
         return books(here.redis, [job.id]).check()
@@ -460,12 +460,12 @@ def test_the_job_of_a_killed_worker_is_back_on_its_queue_soon(path: Path) -> str
         [(dyno, queue)] = held_jobs(here, "seventh")
         carer.terminate()
         wait_until(lambda: caretaker(here.redis) == dyno.name, PATIENCE, "a caretaker")
-        here.dyno("none").said("worker.serving")
+        here.dyno("none").wait_for("worker.serving")
         took = back_on_queue(here, [(dyno, queue)])
         figures.append(f"the caretaker was killed: {spread(took)}")
         assert max(took) < SILENCE + 16
     with place(path / "clock") as here:
-        here.clock(OFTEN).said("run.enqueued")
+        here.clock(OFTEN).wait_for("run.enqueued")
         took = back_on_queue(here, held_jobs(here, *SIX))
         figures.append(f"a clock takes care: {spread(took)}")
         assert max(took) < SILENCE + 10
@@ -547,7 +547,7 @@ def frozen(path: Path, *, ends_while_frozen: bool, whole: bool = False) -> str:
         )
         wait_until(lambda: told(here.redis, job.id, "start"), PATIENCE, "its start")
         second = here.dyno("default")
-        second.said("worker.serving")
+        second.wait_for("worker.serving")
         members = family(first.pid) if whole else [first.pid]
         horse = family(first.pid)[1]
         for pid in members:
@@ -558,17 +558,17 @@ def frozen(path: Path, *, ends_while_frozen: bool, whole: bool = False) -> str:
         wait_until(lambda: told(here.redis, job.id, "start") == 2, PATIENCE, "its second start")
         took = time.monotonic() - began
         if ends_while_frozen:
-            second.said("job.ended", state="ok")
+            second.wait_for("job.ended", state="ok")
         for pid in members:
             os.kill(pid, signal.SIGCONT)
-        first.said("worker.gone", job=job.id)
+        first.wait_for("worker.gone", job=job.id)
         wait_until(lambda: dead(horse), 5, "the end of its work horse")
         here.redis.set("gate", 1)
-        second.said("job.ended", state="ok")
+        second.wait_for("job.ended", state="ok")
         other = Queue("first", connection=here.redis).enqueue(
             work, 0.1, job_id="other", result_ttl=-1
         )
-        first.said("job.ended", job=other.id, state="ok")
+        first.wait_for("job.ended", job=other.id, state="ok")
         assert not [e for e in first.events("job.ended") if e.fields["job"] == job.id]
         ((_, result),) = here.redis.xrange(f"rq:results:{job.id}")
         assert result[b"worker_name"].decode() == second.name

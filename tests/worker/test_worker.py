@@ -40,56 +40,31 @@ from rq_clock.worker import worker as worker_module
 from rq_clock.worker.work_horse import JobRunner, WorkHorse
 from rq_clock.worker.worker import Worker
 from tests.helpers import wait_until
+from tests.process import ROOT, Process
 from tests.server import Server
 from tests.worker import jobs as jobs
 
-ROOT = Path(__file__).parents[2]
 
-
-class Process:
-    """A worker in a process of its own."""
-
+class WorkerProcess(Process):
     def __init__(self, url: str, log: Path, **env: str) -> None:
-        self.log = log
-        with log.open("a") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "worker.py")],
-                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": url, **env},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        super().__init__(
+            log, str(ROOT / "worker.py"), env={"REDIS_URL": url, **env}, new_session=True
+        )
 
-    def text(self) -> str:
-        return self.log.read_text()
 
-    def says(self, word: str, times: int = 1, seconds: float = 15) -> str:
-        """The line with the `times`-th mention of a word, awaited."""
-
-        def line() -> str | None:
-            found = [line for line in self.text().splitlines() if word in line]
-            return found[times - 1] if len(found) >= times else None
-
-        found = wait_until(line, seconds, f"{word} in {self.log.name}:\n{self.text()}")
-        assert found
-        return found
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(20)
+Start = Callable[..., WorkerProcess]
 
 
 @pytest.fixture
-def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
     """Start a worker process: `start(RQ_CLOCK_GRACE_SECONDS="1")`."""
     with ExitStack() as stack:
 
-        def start(url: str = redis_url, **env: str) -> Process:
+        def start(url: str = redis_url, **env: str) -> WorkerProcess:
             count = len(list(tmp_path.glob("*.log")))
-            process = Process(url, tmp_path / f"worker-{count}.log", **env)
-            stack.callback(process.process.wait)
-            stack.callback(process.process.kill)
-            process.says("worker.serving")
+            process = WorkerProcess(url, tmp_path / f"worker-{count}.log", **env)
+            stack.callback(process.kill)
+            process.wait_for("worker.serving")
             return process
 
         yield start
@@ -559,7 +534,7 @@ class TestEnding:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_an_idle_worker_ends_at_once(
-        self, start: Callable[..., Process], connection: Any, number: signal.Signals
+        self, start: Start, connection: Any, number: signal.Signals
     ) -> None:
         worker = start()
         assert worker.end(number) == 0
@@ -567,7 +542,7 @@ class TestEnding:
         assert connection.hgetall("rq-clock:default:workers") == {}
 
     def test_a_job_that_ends_within_the_grace_ends_as_ever(
-        self, start: Callable[..., Process], queue: Any, tmp_path: Path
+        self, start: Start, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 0.7)
@@ -579,7 +554,7 @@ class TestEnding:
         assert lines(path) == ["began", "ended"]
 
     def test_a_job_that_does_not_goes_back_to_the_front_as_it_was(
-        self, start: Callable[..., Process], connection: Any, queue: Any, tmp_path: Path
+        self, start: Start, connection: Any, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
         job = queue.enqueue(
@@ -604,7 +579,7 @@ class TestEnding:
 
     @pytest.mark.parametrize("function", [jobs.polite, jobs.broken_by_the_restart])
     def test_a_job_that_leaves_early_is_not_a_failure(
-        self, start: Callable[..., Process], connection: Any, queue: Any, tmp_path: Path,
+        self, start: Start, connection: Any, queue: Any, tmp_path: Path,
         function: Any,
     ) -> None:  # fmt: skip
         worker, path = start(), tmp_path / "told"
@@ -616,7 +591,7 @@ class TestEnding:
         assert "Traceback" not in worker.text()
 
     def test_a_job_can_put_down_what_it_holds_when_the_grace_is_over(
-        self, start: Callable[..., Process], queue: Any, tmp_path: Path
+        self, start: Start, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
         job = queue.enqueue(jobs.tidy, str(path))
@@ -626,7 +601,7 @@ class TestEnding:
         assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
 
     def test_a_job_that_clings_to_its_process_is_killed_after_all(
-        self, start: Callable[..., Process], queue: Any, tmp_path: Path
+        self, start: Start, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
         job = queue.enqueue(jobs.stubborn, str(path))
@@ -646,7 +621,7 @@ class TestEnding:
         assert job.id in FailedJobRegistry(queue=queue)
 
     def test_a_killed_worker_takes_its_job_along_and_the_next_one_gets_it(
-        self, start: Callable[..., Process], connection: Any, queue: Any, tmp_path: Path
+        self, start: Start, connection: Any, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 3)
@@ -654,7 +629,7 @@ class TestEnding:
         worker.process.kill()
         worker.process.wait()
         second = start()
-        second.says("worker.dead", seconds=30)
+        second.wait_for("worker.dead")
         wait_until(lambda: job.get_status() == "finished", 15, "it ran again")
         assert lines(path) == ["began", "began", "ended"]
         assert second.end() == 0
@@ -665,7 +640,7 @@ class TestCommands:
     """What RQ's tools tell a worker."""
 
     def test_a_job_can_be_stopped(
-        self, start: Callable[..., Process], connection: Any, queue: Any, tmp_path: Path
+        self, start: Start, connection: Any, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 60, retry=Retry(max=3))
@@ -676,7 +651,7 @@ class TestCommands:
         assert worker.end() == 0
 
     def test_a_horse_can_be_killed_and_a_worker_shut_down(
-        self, start: Callable[..., Process], connection: Any, queue: Any, tmp_path: Path
+        self, start: Start, connection: Any, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 60)
@@ -688,7 +663,7 @@ class TestCommands:
         assert worker.process.wait(10) == 0
 
     def test_rqs_tools_see_a_worker_like_any_other(
-        self, start: Callable[..., Process], connection: Any, queue: Any, tmp_path: Path
+        self, start: Start, connection: Any, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         queue.enqueue(jobs.wait_and_tell, str(path), 1)
@@ -705,7 +680,7 @@ class TestCommands:
         assert worker.end() == 0
 
     def test_rq_info_shows_it_and_disturbs_nothing(
-        self, start: Callable[..., Process], redis_url: str, queue: Any, tmp_path: Path
+        self, start: Start, redis_url: str, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 8)
@@ -718,21 +693,22 @@ class TestCommands:
         assert worker.end() == 0
 
     def test_a_stock_worker_on_the_same_queue_is_reported(
-        self, start: Callable[..., Process], connection: Any, queue: Any
+        self, start: Start, connection: Any, queue: Any
     ) -> None:
         stock = StockWorker([queue], connection=connection, name="stock")
         stock.register_birth()  # type: ignore[no-untyped-call]
         worker = start()
-        assert "worker=stock queues=default" in worker.says("worker.foreign")
+        event = worker.wait_for("worker.foreign")
+        assert (event.fields["worker"], event.fields["queues"]) == ("stock", "default")
         assert worker.end() == 0
 
     def test_a_suspended_worker_waits_and_goes_on(
-        self, start: Callable[..., Process], connection: Any, queue: Any
+        self, start: Start, connection: Any, queue: Any
     ) -> None:
         worker = start()
         connection.set("rq:suspended", 1)
         job = queue.enqueue(jobs.add, 1, 2)
-        worker.says("worker.suspended")
+        worker.wait_for("worker.suspended")
         asked = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
         wait_until(lambda: beats(connection) >= 2, 10, "it lives")
         assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] - asked < 20
@@ -742,7 +718,7 @@ class TestCommands:
         assert worker.end() == 0
 
     def test_a_queue_that_is_no_list_stops_no_other(
-        self, start: Callable[..., Process], connection: Any, queue: Any
+        self, start: Start, connection: Any, queue: Any
     ) -> None:
         connection.set("rq:queue:broken", "x")
         worker = start(WORKER_QUEUES="broken,default")
@@ -754,13 +730,13 @@ class TestCommands:
         assert worker.end() == 0
 
     def test_a_canceled_job_stays_canceled_whatever_comes_of_it(
-        self, start: Callable[..., Process], queue: Any, tmp_path: Path
+        self, start: Start, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 0.5)
         wait_until(lambda: lines(path) == ["began"], 10, "the job began")
         job.cancel()
-        worker.says("run.discarded")
+        worker.wait_for("run.discarded")
         after = queue.enqueue(jobs.add, 1, 2)
         wait_until(lambda: after.get_status() == "finished", 10, "the next one")
         assert job.get_status() == "canceled"
@@ -773,11 +749,11 @@ class TestOutages:
     ) -> None:
         server = fresh_server()
         server.kill()
-        worker = Process(server.url, tmp_path / "worker.log")
+        worker = WorkerProcess(server.url, tmp_path / "worker.log")
         try:
-            worker.says("store.waiting")
+            worker.wait_for("store.waiting")
             server.start()
-            worker.says("worker.serving")
+            worker.wait_for("worker.serving")
             assert worker.end() == 0
         finally:
             worker.process.kill()
@@ -785,8 +761,8 @@ class TestOutages:
 
     @pytest.mark.process
     def test_a_worker_that_waits_for_its_redis_ends_on_sigterm(self, tmp_path: Path) -> None:
-        worker = Process("redis://127.0.0.1:1", tmp_path / "worker.log")
-        worker.says("store.waiting")
+        worker = WorkerProcess("redis://127.0.0.1:1", tmp_path / "worker.log")
+        worker.wait_for("store.waiting")
         assert worker.end() == 0
 
     def test_a_worker_that_is_refused_ends_with_the_reason(
@@ -796,13 +772,13 @@ class TestOutages:
         with Redis.from_url(server.url) as connection:
             connection.config_set("requirepass", "right")
         url = server.url.replace("redis://", "redis://:wrong@")
-        worker = Process(url, tmp_path / "worker.log")
+        worker = WorkerProcess(url, tmp_path / "worker.log")
         assert worker.process.wait(20) == 1
         assert "refuses the user or password" in worker.text()
         assert "wrong@" not in worker.text()
 
     def test_an_end_that_comes_while_redis_is_away_is_stored_when_it_is_back(
-        self, start: Callable[..., Process], fresh_server: Callable[..., Server], tmp_path: Path
+        self, start: Start, fresh_server: Callable[..., Server], tmp_path: Path
     ) -> None:
         server, path = fresh_server(appendonly="yes"), tmp_path / "told"
         with Redis.from_url(server.url) as connection:
@@ -811,9 +787,9 @@ class TestOutages:
         wait_until(lambda: lines(path) == ["began"], 10, "the job began")
         server.kill()
         wait_until(lambda: lines(path) == ["began", "ended"], 10, "the job ended")
-        worker.says("store.waiting")
+        worker.wait_for("store.waiting")
         server.start()
-        worker.says("store.back")
+        worker.wait_for("store.back")
         with Redis.from_url(server.url) as connection:
             stored = Job.fetch(job.id, connection=connection)
             wait_until(lambda: stored.get_status() == "finished", 10, "it is stored")
@@ -839,7 +815,7 @@ class TestOutages:
             horse.dismiss()
 
     def test_a_full_server_takes_the_end_of_a_job(
-        self, fresh_server: Callable[..., Server], start: Callable[..., Process], tmp_path: Path
+        self, fresh_server: Callable[..., Server], start: Start, tmp_path: Path
     ) -> None:
         server, path = fresh_server(), tmp_path / "told"
         with Redis.from_url(server.url) as connection:
@@ -944,7 +920,7 @@ class TestRuns:
         assert connection.xlen("rq-clock:default:runs") <= 101  # trimmed in whole nodes of 100
 
     def test_a_delayed_retry_is_promoted_without_a_scheduler(
-        self, connection: Any, start: Callable[..., Process], queue: Any
+        self, connection: Any, start: Start, queue: Any
     ) -> None:
         worker = start()
         job = queue.enqueue(jobs.fail, retry=Retry(max=1, interval=1))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rq_clock.web.problems import KINDS
-from tests.clock.storm import ROOT
+from tests.process import ROOT
 from tests.web.test_server import TOKEN, WebProcess
 
 pytestmark = pytest.mark.process

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +13,9 @@ from typing import Self
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from redis import Redis
 
-from tests.clock.storm import LEASHED, ROOT, ClockProcess
+from tests.clock.storm import ClockProcess
 from tests.helpers import PATIENCE, wait_until
+from tests.process import Process
 from tests.server import Server, free_url
 from tests.web.test_server import TOKEN, WebProcess
 
@@ -52,27 +50,12 @@ def browser(*switches: str) -> Iterator[Browser]:
         found.close()
 
 
-class WorkerProcess(ClockProcess):
+class WorkerProcess(Process):
     """A worker in a process of its own, whose jobs are in `modules`."""
 
     def __init__(self, path: Path, url: str, **env: str) -> None:
         (path / "work.py").write_text(WORKER)
-        self.log = path / "worker.log"
-        kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
-        command = [sys.executable, str(path / "work.py")]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                LEASHED + command if sys.platform == "linux" else command,
-                cwd=path,
-                env={
-                    **kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "REDIS_URL": url,
-                    **env,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )  # fmt: skip
-        self.started = time.time()
+        super().__init__(path / "worker.log", str(path / "work.py"), env={"REDIS_URL": url, **env})
 
 
 @dataclass

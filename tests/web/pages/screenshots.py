@@ -34,8 +34,8 @@ from rq_clock.store import scripts
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__
 from rq_clock.web import create_app
-from tests.clock.storm import ROOT
 from tests.helpers import PATIENCE, wait_until
+from tests.process import ROOT
 from tests.server import Server, free_url
 from tests.web.pages import browser as lab
 from tests.web.test_server import TOKEN
