@@ -138,14 +138,14 @@ def test_a_crowd_divided_by_a_kill_or_a_cut_is_enqueued_whole(path: Path) -> str
     with served(path) as (server, redis), Proxy(server.url, luck) as proxy, ExitStack() as stack:
 
         def start() -> ClockProcess:
-            crowd = add(*names, when="every(seconds=2)")
+            crowd = add(*names, when="every(seconds=3)")
             return stack.enter_context(ClockProcess(path, proxy.url, crowd))
 
         proxy.calm = True
         clock = start()
-        for round in range(16):
+        for round in range(8):
             clock.wait_for("clock.leading")
-            clock.live(2 - time.time() % 2 + luck.uniform(0, 0.1) * (round % 2))
+            clock.live(3 - time.time() % 3 + luck.uniform(0, 0.1) * (round % 2))
             if round % 2:
                 clock.kill()
                 clock = start()
