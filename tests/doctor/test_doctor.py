@@ -37,6 +37,7 @@ from tests.server import Server, free_url
 
 pytestmark = pytest.mark.integration
 
+StartServer = Callable[..., Server]
 OWNER = ("local", "")
 HOUR = timedelta(hours=1)
 
@@ -203,7 +204,7 @@ class TestServer:
         assert ("info", "tls-unverified") in told
 
     def test_a_server_that_keeps_nothing_on_disk_is_told(
-        self, fresh_server: Callable[..., Server], now: datetime
+        self, fresh_server: StartServer, now: datetime
     ) -> None:
         with Redis.from_url(fresh_server(appendonly="no").url) as redis:
             store = healthy_namespace(redis, now)
@@ -212,7 +213,7 @@ class TestServer:
             assert found(store, now) == {}
 
     def test_a_server_that_is_nearly_full_is_told(
-        self, fresh_server: Callable[..., Server], now: datetime
+        self, fresh_server: StartServer, now: datetime
     ) -> None:
         with Redis.from_url(fresh_server().url) as redis:
             store = healthy_namespace(redis, now)
@@ -223,7 +224,7 @@ class TestServer:
             assert found(store, now) == {}
 
     def test_connections_that_a_deploy_would_exhaust_are_told(
-        self, fresh_server: Callable[..., Server], now: datetime
+        self, fresh_server: StartServer, now: datetime
     ) -> None:
         server = fresh_server(maxclients="20")
         with Redis.from_url(server.url) as redis:
@@ -239,7 +240,7 @@ class TestServer:
         assert "of 20 connections are in use" in finding.text
 
     def test_what_a_hosted_server_lets_nobody_ask_is_no_error(
-        self, fresh_server: Callable[..., Server], now: datetime
+        self, fresh_server: StartServer, now: datetime
     ) -> None:
         server = fresh_server(appendonly="no")
         with Redis.from_url(server.url) as admin:
@@ -271,7 +272,7 @@ class TestServer:
         assert told == ([("error", "redis-too-old")] if old else [])
         assert changed.readable is not old
 
-    def test_a_replica_is_told(self, fresh_server: Callable[..., Server], now: datetime) -> None:
+    def test_a_replica_is_told(self, fresh_server: StartServer, now: datetime) -> None:
         primary, replica = fresh_server(repl_diskless_sync_delay="0"), fresh_server()
         with Redis.from_url(primary.url) as redis, Redis.from_url(replica.url) as copy:
             store = healthy_namespace(redis, now)
@@ -280,9 +281,7 @@ class TestServer:
             assert finding.level == "error"
             assert found(store, now) == {}
 
-    def test_a_replica_that_lags_is_told(
-        self, fresh_server: Callable[..., Server], now: datetime
-    ) -> None:
+    def test_a_replica_that_lags_is_told(self, fresh_server: StartServer, now: datetime) -> None:
         primary, replica = fresh_server(repl_diskless_sync_delay="0"), fresh_server()
         with Redis.from_url(primary.url) as redis, Redis.from_url(replica.url) as copy:
             store = healthy_namespace(redis, now)

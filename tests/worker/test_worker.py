@@ -53,6 +53,8 @@ class WorkerProcess(Process):
 
 
 Start = Callable[..., WorkerProcess]
+StartServer = Callable[..., Server]
+Work = Callable[..., bool]
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def beats(connection: Any) -> int:
 class TestBooks:
     """What RQ's tools find afterwards."""
 
-    def test_a_result_is_where_rq_has_it(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_a_result_is_where_rq_has_it(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
         assert work()
         job.refresh()
@@ -108,7 +110,7 @@ class TestBooks:
     @pytest.mark.parametrize("options", [{}, {"result_ttl": 60}, {"result_ttl": -1}, {"ttl": 90}])
     @pytest.mark.parametrize("function", [jobs.pid, jobs.fail])
     def test_the_books_hold_what_they_hold_after_rqs_own_worker(
-        self, connection: Any, queue: Any, work: Callable[..., bool],
+        self, connection: Any, queue: Any, work: Work,
         function: Any, options: dict[str, Any],
     ) -> None:  # fmt: skip
         def books(job: Job) -> dict[str, Any]:
@@ -139,7 +141,7 @@ class TestBooks:
         assert books(ours) == books(stocks)
 
     def test_a_failure_is_in_the_registry_with_its_trace_and_its_callback_was_called(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         job = queue.enqueue(jobs.fail, "gone", on_failure=Callback(jobs.on_failure))
         work()
@@ -149,7 +151,7 @@ class TestBooks:
         assert connection.lrange("called", 0, -1) == [b"failure ValueError"]
 
     def test_a_success_callback_is_called_and_can_fail_the_job(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         good = queue.enqueue(jobs.add, 1, 2, on_success=Callback(jobs.on_success))
         bad = queue.enqueue(jobs.add, 1, 2, on_success=Callback("tests.worker.jobs.gone"))
@@ -157,18 +159,14 @@ class TestBooks:
         assert connection.lrange("called", 0, -1) == [b"success 3"]
         assert (good.get_status(), bad.get_status()) == ("finished", "failed")
 
-    def test_a_job_that_may_be_retried_is(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_a_job_that_may_be_retried_is(self, connection: Any, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.fail, retry=Retry(max=2))
         work()
         job.refresh()
         assert (job.get_status(), job.retries_left) == ("failed", 0)
         assert connection.hget(job.key, "rq_clock_attempt") == b"3"
 
-    def test_a_retry_with_a_delay_waits_in_rqs_registry(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_a_retry_with_a_delay_waits_in_rqs_registry(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.fail, retry=Retry(max=2, interval=[30, 60]))
         before = datetime.now(UTC)
         work()
@@ -176,16 +174,14 @@ class TestBooks:
         at = queue.scheduled_job_registry.get_scheduled_time(job)
         assert timedelta(seconds=29) < at - before < timedelta(seconds=35)
 
-    def test_a_job_can_ask_for_a_retry(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_a_job_can_ask_for_a_retry(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.ask_again, 2)
         work()
         job.refresh()
         assert (job.get_status(), job.number_of_retries) == ("failed", 2)
         assert [result.type.name for result in job.results()] == ["FAILED", "RETRIED", "RETRIED"]
 
-    def test_what_depends_on_a_job_is_queued_with_its_end(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_what_depends_on_a_job_is_queued_with_its_end(self, queue: Any, work: Work) -> None:
         parent = queue.enqueue(jobs.add, 1, 2)
         child = queue.enqueue(jobs.add, 3, 4, depends_on=parent)
         grandchild = queue.enqueue(jobs.add, 5, 6, depends_on=[parent, child])
@@ -194,7 +190,7 @@ class TestBooks:
         assert DeferredJobRegistry(queue=queue).count == 0
 
     def test_what_depends_on_a_failed_job_waits_unless_it_allows_failure(
-        self, queue: Any, work: Callable[..., bool]
+        self, queue: Any, work: Work
     ) -> None:
         parent = queue.enqueue(jobs.fail)
         waits = queue.enqueue(jobs.add, 3, 4, depends_on=parent)
@@ -203,14 +199,14 @@ class TestBooks:
         assert [j.get_status() for j in (waits, goes)] == ["deferred", "finished"]
 
     def test_a_result_without_ttl_leaves_nothing(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         job = queue.enqueue(jobs.add, 1, 2, result_ttl=0)
         work()
         assert connection.keys(f"*{job.id}*") == []
 
     def test_a_result_that_cannot_be_pickled_does_not_fail_the_job(
-        self, queue: Any, work: Callable[..., bool]
+        self, queue: Any, work: Work
     ) -> None:
         job = queue.enqueue(jobs.unpicklable)
         work()
@@ -226,7 +222,7 @@ class TestBooks:
         ],
     )
     def test_a_job_that_cannot_be_called_fails_with_the_reason(
-        self, queue: Any, work: Callable[..., bool], function: str, args: Any, told: str
+        self, queue: Any, work: Work, function: str, args: Any, told: str
     ) -> None:
         job = queue.enqueue(function, *args)
         work()
@@ -234,7 +230,7 @@ class TestBooks:
         assert told in job.latest_result().exc_string
 
     def test_a_job_whose_data_is_garbage_fails_alone(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         bad, good = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 3, 4)
         connection.hset(bad.key, "data", "garbage")
@@ -244,7 +240,7 @@ class TestBooks:
 
     @pytest.mark.parametrize("text", ["\udcff.txt", "a\x00b", "\ud83d", "é"])
     def test_an_error_is_recorded_whatever_its_text(
-        self, queue: Any, work: Callable[..., bool], text: str
+        self, queue: Any, work: Work, text: str
     ) -> None:
         bad, good = queue.enqueue(jobs.fail, text), queue.enqueue(jobs.add, 1, 2)
         work()
@@ -255,23 +251,21 @@ class TestBooks:
         assert trace.endswith(f"ValueError: {shown}\n")
 
     def test_an_error_that_has_no_text_is_recorded_with_its_trace(
-        self, queue: Any, work: Callable[..., bool]
+        self, queue: Any, work: Work
     ) -> None:
         bad, good = queue.enqueue(jobs.fail_silently), queue.enqueue(jobs.add, 1, 2)
         work()
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
         assert "SilentError: <exception str() failed>" in bad.latest_result().exc_string
 
-    def test_an_interruption_is_recorded_whatever_its_reason(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_an_interruption_is_recorded_whatever_its_reason(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.give_up, "\udcff")
         work(RQ_CLOCK_MAX_INTERRUPTIONS="1")
         assert job.get_status() == "failed"
         assert "Interrupted: \\udcff" in job.latest_result().exc_string
 
     def test_a_result_that_has_no_text_ends_one_job_and_no_other(
-        self, queue: Any, work: Callable[..., bool]
+        self, queue: Any, work: Work
     ) -> None:
         done = [queue.enqueue(f) for f in (jobs.pid, jobs.answer_silently, jobs.pid)]
         work()
@@ -293,16 +287,14 @@ class TestBooks:
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
         assert "KeyError: '\\udcff'" in bad.latest_result().exc_string
 
-    def test_an_id_whose_job_was_deleted_is_passed_over(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_an_id_whose_job_was_deleted_is_passed_over(self, queue: Any, work: Work) -> None:
         gone, job = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 3, 4)
         gone.delete(remove_from_queue=False)
         work()
         assert job.return_value() == 7
 
     def test_queues_are_served_in_their_order(
-        self, connection: Any, work: Callable[..., bool], tmp_path: Path
+        self, connection: Any, work: Work, tmp_path: Path
     ) -> None:
         path = tmp_path / "told"
         for name in ("low", "high"):
@@ -311,12 +303,12 @@ class TestBooks:
         work("high", "low")
         assert lines(path) == ["high 0", "high 1", "low 0", "low 1"]
 
-    def test_no_more_jobs_than_max_jobs(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_no_more_jobs_than_max_jobs(self, queue: Any, work: Work) -> None:
         waiting = [queue.enqueue(jobs.add, 1, 2) for _ in range(3)]
         work(max_jobs=2)
         assert [j.get_status() for j in waiting] == ["finished", "finished", "queued"]
 
-    def test_rqs_own_repetition_is_kept(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_rqs_own_repetition_is_kept(self, queue: Any, work: Work) -> None:
         from rq import Repeat
 
         job = queue.enqueue(jobs.add, 1, 2, repeat=Repeat(times=2))
@@ -324,16 +316,14 @@ class TestBooks:
         job.refresh()
         assert (job.get_status(), job.repeats_left, len(job.results())) == ("finished", 0, 3)
 
-    def test_suspended_workers_take_nothing(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_suspended_workers_take_nothing(self, connection: Any, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
         connection.set("rq:suspended", 1)
         work()
         assert job.get_status() == "queued"
 
     def test_the_stock_worker_goes_on_where_this_one_stopped(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         job = queue.enqueue(jobs.fail, retry=Retry(max=2))
         work(max_jobs=1)
@@ -347,7 +337,7 @@ class TestIsolation:
 
     @pytest.mark.parametrize("how", ["exit", "SIGSEGV", "SIGKILL", "SIGABRT"])
     def test_a_job_that_ends_its_process_fails_alone(
-        self, queue: Any, work: Callable[..., bool], how: str
+        self, queue: Any, work: Work, how: str
     ) -> None:
         first, bad, last = (
             queue.enqueue(jobs.pid),
@@ -360,7 +350,7 @@ class TestIsolation:
         assert first.return_value() != last.return_value()
         assert os.getpid() not in (first.return_value(), last.return_value())
 
-    def test_one_process_serves_many_jobs(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_one_process_serves_many_jobs(self, queue: Any, work: Work) -> None:
         done = [queue.enqueue(jobs.pid) for _ in range(5)]
         work()
         assert len({job.return_value() for job in done}) == 1
@@ -377,7 +367,7 @@ class TestIsolation:
         ids=["raises", "times out", "asks for a retry", "is interrupted", "callback raises"],
     )
     def test_a_job_that_does_not_succeed_takes_its_process_along(
-        self, queue: Any, work: Callable[..., bool], function: Any, args: Any,
+        self, queue: Any, work: Work, function: Any, args: Any,
         options: dict[str, Any],
     ) -> None:  # fmt: skip
         first = queue.enqueue(jobs.pid)
@@ -388,7 +378,7 @@ class TestIsolation:
         assert first.return_value() != last.return_value()
 
     def test_a_job_cannot_touch_the_transaction_of_one_that_failed(
-        self, queue: Any, work: Callable[..., bool], tmp_path: Path
+        self, queue: Any, work: Work, tmp_path: Path
     ) -> None:
         path = str(tmp_path / "database")
         with sqlite3.connect(path) as database:
@@ -401,7 +391,7 @@ class TestIsolation:
         assert rows == [("whole",)]
 
     def test_a_job_that_timed_out_leaves_no_thread_behind(
-        self, queue: Any, work: Callable[..., bool], tmp_path: Path
+        self, queue: Any, work: Work, tmp_path: Path
     ) -> None:
         path = str(tmp_path / "told")
         late = queue.enqueue(jobs.write_in_a_thread, path, job_timeout=1)
@@ -413,7 +403,7 @@ class TestIsolation:
 
     @pytest.mark.parametrize(("seconds", "flushed"), [(0.3, ["flushed"]), (60, [])])
     def test_errors_are_flushed_before_the_process_of_a_failed_job_ends_unless_that_hangs(
-        self, queue: Any, work: Callable[..., bool], tmp_path: Path,
+        self, queue: Any, work: Work, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch, seconds: float, flushed: list[str],
     ) -> None:  # fmt: skip
         """Libraries that report errors wrap `perform_job` and send what they collected after it."""
@@ -433,23 +423,19 @@ class TestIsolation:
         assert "ValueError: no" in bad.latest_result().exc_string
         assert (good.return_value(), lines(tmp_path / "told")) == (3, flushed)
 
-    def test_a_process_for_each_job_with_horse_jobs_1(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_a_process_for_each_job_with_horse_jobs_1(self, queue: Any, work: Work) -> None:
         done = [queue.enqueue(jobs.pid) for _ in range(5)]
         work(RQ_CLOCK_HORSE_JOBS="1")
         assert len({job.return_value() for job in done}) == 5
 
-    def test_a_process_that_has_grown_is_replaced(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_a_process_that_has_grown_is_replaced(self, queue: Any, work: Work) -> None:
         done = [queue.enqueue(jobs.grow, n) for n in (1, 1, 60, 1)]
         work(RQ_CLOCK_HORSE_MB="40")
         a, b, c, d = (job.return_value() for job in done)
         assert a == b == c != d
 
     def test_what_a_dead_job_has_started_is_ended(
-        self, queue: Any, work: Callable[..., bool], tmp_path: Path
+        self, queue: Any, work: Work, tmp_path: Path
     ) -> None:
         queue.enqueue(jobs.leave_a_child, str(tmp_path / "pid"))
         work()
@@ -459,34 +445,32 @@ class TestIsolation:
         )
 
     def test_a_job_that_closes_what_the_worker_listens_to_fails_alone(
-        self, queue: Any, work: Callable[..., bool]
+        self, queue: Any, work: Work
     ) -> None:
         bad, good = queue.enqueue(jobs.close_everything), queue.enqueue(jobs.add, 1, 2)
         work()
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
 
-    def test_pools_of_processes_end(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_pools_of_processes_end(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.use_pools, 25, job_timeout=60)
         work()
         assert job.return_value() == 25 * 28
 
-    def test_processes_that_a_job_started_can_be_terminated(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_processes_that_a_job_started_can_be_terminated(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.terminate_children, 10, job_timeout=60)
         work()
         assert job.return_value() == [-signal.SIGTERM] * 10
 
     @pytest.mark.parametrize("way", ["fork", "thread", "preexec_fn"])
     def test_a_forked_process_has_pythons_own_signal_handlers(
-        self, queue: Any, work: Callable[..., bool], way: str
+        self, queue: Any, work: Work, way: str
     ) -> None:
         job = queue.enqueue(jobs.handlers_of_a_fork, way)
         work()
         assert job.return_value() == [True] * 6
 
     def test_a_forked_process_keeps_a_handler_that_the_job_has_set(
-        self, queue: Any, work: Callable[..., bool]
+        self, queue: Any, work: Work
     ) -> None:
         job = queue.enqueue(jobs.own_handler_of_a_fork)
         work()
@@ -494,7 +478,7 @@ class TestIsolation:
 
     @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 5)])
     def test_a_forked_process_that_comes_out_of_the_job_ends(
-        self, queue: Any, work: Callable[..., bool], how: str, code: int
+        self, queue: Any, work: Work, how: str, code: int
     ) -> None:
         job = queue.enqueue(jobs.fork_and, how, job_timeout=3)
         other = queue.enqueue(jobs.add, 1, 2)
@@ -502,23 +486,21 @@ class TestIsolation:
         assert (job.return_value(), other.return_value()) == (code, 3)
         assert len(job.results()) == 1
 
-    def test_a_process_that_a_callback_forked_ends(
-        self, queue: Any, work: Callable[..., bool]
-    ) -> None:
+    def test_a_process_that_a_callback_forked_ends(self, queue: Any, work: Work) -> None:
         callback = Callback(jobs.fork_on_success, timeout=3)
         job, other = queue.enqueue(jobs.pid, on_success=callback), queue.enqueue(jobs.pid)
         work()
         assert job.return_value() == other.return_value()
         assert len(job.results()) == 1
 
-    def test_a_timeout_raises_in_the_job(self, queue: Any, work: Callable[..., bool]) -> None:
+    def test_a_timeout_raises_in_the_job(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.wait, 60, job_timeout=1)
         work()
         assert job.get_status() == "failed"
         assert "JobTimeoutException" in job.latest_result().exc_string
 
     def test_a_job_that_does_not_yield_to_its_timeout_is_killed(
-        self, queue: Any, work: Callable[..., bool], tmp_path: Path,
+        self, queue: Any, work: Work, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr(worker_module, "OVERTIME", 0.3)
@@ -611,7 +593,7 @@ class TestEnding:
         assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
 
     def test_a_job_that_is_interrupted_for_ever_fails_in_the_end(
-        self, connection: Any, queue: Any, work: Callable[..., bool], tmp_path: Path
+        self, connection: Any, queue: Any, work: Work, tmp_path: Path
     ) -> None:
         job = queue.enqueue(jobs.polite, str(tmp_path / "told"))
         connection.hset(job.key, "rq_clock_interruptions", 2)
@@ -745,7 +727,7 @@ class TestCommands:
 
 class TestOutages:
     def test_a_worker_that_starts_before_its_redis_waits_for_it(
-        self, fresh_server: Callable[..., Server], tmp_path: Path
+        self, fresh_server: StartServer, tmp_path: Path
     ) -> None:
         server = fresh_server()
         server.kill()
@@ -766,7 +748,7 @@ class TestOutages:
         assert worker.end() == 0
 
     def test_a_worker_that_is_refused_ends_with_the_reason(
-        self, fresh_server: Callable[..., Server], tmp_path: Path
+        self, fresh_server: StartServer, tmp_path: Path
     ) -> None:
         server = fresh_server()
         with Redis.from_url(server.url) as connection:
@@ -778,7 +760,7 @@ class TestOutages:
         assert "wrong@" not in worker.text()
 
     def test_an_end_that_comes_while_redis_is_away_is_stored_when_it_is_back(
-        self, start: Start, fresh_server: Callable[..., Server], tmp_path: Path
+        self, start: Start, fresh_server: StartServer, tmp_path: Path
     ) -> None:
         server, path = fresh_server(appendonly="yes"), tmp_path / "told"
         with Redis.from_url(server.url) as connection:
@@ -815,7 +797,7 @@ class TestOutages:
             horse.dismiss()
 
     def test_a_full_server_takes_the_end_of_a_job(
-        self, fresh_server: Callable[..., Server], start: Start, tmp_path: Path
+        self, fresh_server: StartServer, start: Start, tmp_path: Path
     ) -> None:
         server, path = fresh_server(), tmp_path / "told"
         with Redis.from_url(server.url) as connection:
@@ -850,7 +832,7 @@ class TestRuns:
         return enqueue
 
     def test_a_task_knows_its_run_and_the_last_that_succeeded(
-        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Work
     ) -> None:
         told: list[Any] = []
         for hour in (1, 2):
@@ -864,7 +846,7 @@ class TestRuns:
         assert told[1]["previous"] == "2026-03-01T01:00:00+00:00"
 
     def test_the_ledger_has_the_outcome_of_a_run(
-        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Work
     ) -> None:
         enqueue(1)
         work()
@@ -889,7 +871,7 @@ class TestRuns:
         )
 
     def test_a_job_that_died_without_a_word_has_its_record(
-        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Work
     ) -> None:
         enqueue(1, "tests.worker.jobs.die", args=["SIGKILL"])
         work()
@@ -898,21 +880,21 @@ class TestRuns:
         assert b"signal 9" in entry
 
     def test_a_job_of_no_schedule_leaves_no_record_even_if_its_id_looks_like_one(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         queue.enqueue(jobs.add, 1, 2, job_id="default-hourly-1772323200000")
         work()
         assert connection.keys("rq-clock:default:runs") == []
 
     def test_a_job_that_only_names_a_group_is_no_run(
-        self, connection: Any, queue: Any, work: Callable[..., bool]
+        self, connection: Any, queue: Any, work: Work
     ) -> None:
         job = queue.enqueue(jobs.what_run, meta={"rq_clock": {"group": "shop"}})
         work()
         assert (job.get_status(), job.return_value()) == ("finished", {})
 
     def test_what_runs_are_kept_is_bounded(
-        self, connection: Any, enqueue: Callable[..., str], work: Callable[..., bool]
+        self, connection: Any, enqueue: Callable[..., str], work: Work
     ) -> None:
         for hour in range(1, 6):
             enqueue(hour)
