@@ -1,7 +1,7 @@
 """Fills a server with the past of a busy app: schedules, what became of their fire times, and the
 jobs that RQ still has of it. No clock and no worker is needed for it.
 
-What callers can ask for is asked for: schedules are added, paused, declared by a clock that leads,
+Everything goes through the public API: schedules are added, paused, declared by a clock that leads,
 and jobs are taken by workers. What only time makes, a hundred thousand ended runs, is written as
 store.py, executions.py and counters.py have it.
 """
@@ -86,7 +86,7 @@ class Run:
 
 
 def fill(redis: Redis, size: int, past: int) -> None:
-    """Add so many schedules, `past` of which have a past: ten runs each on average. One in 20 of
+    """Add schedules, `past` of which have a past: ten runs each on average. One in 20 of
     these is failing, one in 100 late, one in 33 paused; those in trouble, which come first on a
     page, have most of the past. No other is due within 50 minutes."""
     settings, now = Settings.from_env({}), datetime.now(UTC)  # as for processes, which get none

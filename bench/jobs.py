@@ -158,7 +158,7 @@ class _Shift:
 
 @contextmanager
 def _shift(lab: Lab, worker: str, jobs: int) -> Iterator[_Shift]:
-    """A worker with so many jobs that do nothing between the two."""
+    """Run a worker on a number of jobs that do nothing."""
     with lab.redis() as redis, tempfile.TemporaryDirectory(prefix="bench-") as directory:
         _produce(redis, worker, "fill", Path(directory), jobs)
         others = len(redis.client_list())

@@ -64,7 +64,7 @@ _ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Tokyo", "Australia/S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A server for so many schedules that are not due."""
+    """Start a server for a number of schedules that are not due."""
 
     size: int
     redis: Redis
@@ -256,7 +256,7 @@ def lag(lab: Lab, pair: Pair) -> Iterator[Row]:
 
 
 def _lags(store: Store, names: list[str], begin: float, seconds: int) -> list[float]:
-    """Of all fire times in so many seconds, sorted; ms."""
+    """Return the lags of all fire times within some seconds, sorted, in ms."""
     found: list[float] = []
     for name in names:
         inside = [

@@ -109,7 +109,7 @@ def dashboard(redis: Redis, **settings: str) -> Iterator[Web]:
 
 
 def keep_open(web: Web, pages: int, seconds: float) -> list[int]:
-    """Ask for so many open pages again and again as live.js does. Return the statuses."""
+    """Poll a number of open pages as live.js does. Return the statuses."""
     login = HTTPConnection("127.0.0.1", web.port, timeout=60)
     login.request("POST", "/login", f"token={TOKEN}", {"Sec-Fetch-Site": "same-origin"})
     cookie = login.getresponse().headers["Set-Cookie"].partition(";")[0]

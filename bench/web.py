@@ -2,7 +2,7 @@
 
 A private server is filled with 10,000 schedules, 100,000 ended runs and some thousand jobs of RQ's,
 see history.py; with --million another one with a million schedules. All pages are visited in turns,
-so that noise meets all; /metrics not before it has forgotten what it told, which takes a second.
+so that noise affects all alike; /metrics only once its cached answer has expired, after a second.
 Times are a client's on loopback, see visits.py. "CPU" is the web process's own, by the scheduler's
 count, and says more on a busy machine. Round trips are counted in a process of its own, each time
 after an edit, when what was read before is good no more; "after an edit" is timed like that too.
@@ -56,7 +56,7 @@ FIGURES = ("p95 ms", "p50 ms", "CPU ms", "round trips", "kB")
 BOUND = 250
 """Milliseconds that a page of a million schedules may take: a search looks at a portion of them."""
 KEPT = 1.05
-"""Seconds after which /metrics has forgotten what it told."""
+"""Seconds after which the cached answer of /metrics has expired."""
 _NAME = re.compile(r"\b[a-z]+-\d{6}\b")
 _JOB = re.compile(r"\bdefault-[a-z]+-\d{6}-\d{13}\b")
 _CURSOR = re.compile(r'[?&;]cursor=([\w-]+)|"nextCursor": ?"([\w-]+)"')
@@ -65,8 +65,8 @@ _CURSOR = re.compile(r'[?&;]cursor=([\w-]+)|"nextCursor": ?"([\w-]+)"')
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Something to visit. `names` is how many schedules its answer names at least; `second`: what
-    is visited is the page after it; `edited`: each time after an edit of a schedule; `kept`: not
-    before the process has forgotten what it told."""
+    is visited is the page after it; `edited`: each time after an edit of a schedule; `kept`: only
+    once the cached answer has expired."""
 
     what: str
     path: str
@@ -77,7 +77,7 @@ class Page:
     kept: bool = False
 
     def check(self, visit: Visit) -> Visit:
-        """The answer, if it is what was asked for."""
+        """Return the visit, or raise if its answer names too few schedules."""
         names = len(set(_NAME.findall(visit.body)))
         if names < self.names:
             raise RuntimeError(f"{self.path}: {names} schedules named, expected {self.names}")
@@ -154,7 +154,7 @@ class Seen:
     """When the last answer was there."""
 
     def row(self, page: Page, size: int) -> Row:
-        """What is to be told of it, of so many schedules."""
+        """Return the figures as a row of the table."""
         times = sorted(self.times)
         values = (
             quantile(times, 0.95) * 1000,
@@ -171,14 +171,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A server with so many schedules."""
+    """A server and its schedules."""
 
     redis: Redis
     size: int
     schedules: Schedules
 
     def edit(self) -> None:
-        """Change something, so that what was read of definitions has to be looked at anew."""
+        """Change a schedule, so that cached definitions are read again."""
         self.schedules.skip(EDITED, reason="the bench")
 
 

@@ -113,7 +113,7 @@ class Monitor:
         return max(LEAST_SECONDS, LOOK_SECONDS / (1 + len(snapshot.ended) / 20))
 
     def forget(self) -> None:
-        """Read the alerts anew: another clock may have led, or the server been away."""
+        """Read the alerts again: another clock may have led, or the server been away."""
         self._open = None
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Backfills, which the leader enqueues step by step beside the tick: those that operators start,
 and those that catch up with the fire times of a pause that has ended.
 
-Each stands in the sorted set `duties` with the instant of the next look at it. A step of a backfill
+The sorted set `duties` holds each with the instant of the next look at it. A step of a backfill
 is a script that compares the fencing token and the cursor of the step before. The backfill of a
 pause has the pause's id. So each is done once, however often it is tried, and a clock that dies in
 the middle leaves it to the next one.

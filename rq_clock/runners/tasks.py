@@ -2,8 +2,8 @@
 
 Ordinary functions of RQ. Beside RQ's own records, a run leaves its output: the last 64 kB that
 a command printed, written about once a second while it runs; or the status of a web call and the
-first 2 kB of its answer. It expires after RQ_CLOCK_OUTPUT_HOURS. A job that runs again writes it
-anew. Secrets that are known by name are masked in it.
+first 2 kB of its answer. It expires after RQ_CLOCK_OUTPUT_HOURS. A job that runs again
+overwrites it. Secrets that are known by name are masked in it.
 """
 
 from __future__ import annotations

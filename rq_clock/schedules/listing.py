@@ -46,7 +46,7 @@ CHUNK = 500
 """Rows that `all_rows` reads in one round trip."""
 SORTS = ("trouble", "next", "last", "name", "state")
 Place: TypeAlias = list[Any]
-"""Where a schedule stands in an order; ends with its name."""
+"""The position of a schedule in an order; its last part is the name."""
 _PLACES = {
     "trouble": (int, int, str),
     "next": (int, str),
@@ -398,7 +398,7 @@ class _Index:
         )
 
     def places(self, names: Iterable[str], sort: str) -> Iterator[Place]:
-        """Yield where each stands in an order."""
+        """Yield the position of each in an order."""
         due, status = self._due, self._status
         if sort == "name":
             return ([name] for name in names)

@@ -1,6 +1,6 @@
 """Backfills in Redis, and the duties of the leader beside its tick.
 
-A duty stands in `duties` with the instant at which it is due: the next step of a backfill, or the
+`duties` holds each duty with the instant at which it is due: the next step of a backfill, or the
 end of a timed pause, whose fire times may have to be caught up.
 """
 

@@ -231,7 +231,7 @@ def _end_fork() -> None:
 
 def die_with(parent: int, number: signal.Signals) -> None:
     """Get a signal when the parent dies. Linux only; elsewhere a horse goes on until its job has
-    ended, beside the worker that runs it anew."""
+    ended, beside the worker that runs it again."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
@@ -239,7 +239,7 @@ def die_with(parent: int, number: signal.Signals) -> None:
 
 
 _OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
-"""Fields that RQ sets anew when it runs a job, and parses slowly."""
+"""Fields that RQ sets again when it runs a job, and parses slowly."""
 
 
 def _text(error: BaseException | None) -> str:
