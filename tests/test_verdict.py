@@ -22,6 +22,7 @@ from rq_clock.store.status import read_status
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
+from rq_clock.web import middleware
 from tests.cli.terminal import Run, runner
 from tests.web.client import VALUES, app_on
 
@@ -113,6 +114,12 @@ class World:
         found = self.store.alerts()
         kinds = {field.partition(":")[0] for field in found if field.endswith(":x")}
         return tuple(kind for kind in TROUBLE if kind in kinds)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no page time out: the machine may be busy."""
+    monkeypatch.setattr(middleware, "LOOK_SECONDS", 60)
 
 
 @pytest.mark.parametrize(

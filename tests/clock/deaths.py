@@ -18,22 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
 from redis.connection import AbstractConnection
 
 from rq_clock import Clock, every
-from rq_clock.jobs.executions import Executions
-from rq_clock.store.store import Store
+from rq_clock.store import scripts
 
 HALF_PAST = datetime(1970, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
 ALL: dict[str, Any] = {"catch_up": "all", "catch_up_limit": 1_000_000}
 POINTS = ("before", "torn", "sent", "answered")
 """Of a command: nothing was sent; half of it was; all of it was; its answer has been read."""
-TEXTS = {
-    name: script.script
-    for state in (Store(Redis(), "any"), Executions(Redis(), "any"))
-    for name, script in state._scripts.items()
-}
+TEXTS = {path.stem: scripts._source(path.stem) for path in scripts._LUA.glob("*.lua")}
 SCRIPTS = {hashlib.sha1(str(text).encode()).hexdigest(): name for name, text in TEXTS.items()}
 
 

@@ -45,6 +45,7 @@ class WebProcess(Process):
     def __init__(self, path: Path, url: str, *switches: str, **env: str) -> None:
         words = ("-m", "rq_clock", "web", "--port", "0", *switches)
         env = {"REDIS_URL": url, "RQ_CLOCK_TOKENS": TOKEN, **env}
+        (path / "web.log").unlink(missing_ok=True)  # an earlier process had another port
         super().__init__(path / "web.log", *words, env=env)
 
     def __enter__(self) -> Self:

@@ -559,7 +559,7 @@ def frozen(path: Path, *, ends_while_frozen: bool, whole: bool = False) -> str:
         took = time.monotonic() - began
         if ends_while_frozen:
             second.wait_for("job.ended", state="ok")
-        for pid in members:
+        for pid in reversed(members):  # the worker last: it kills its work horse
             os.kill(pid, signal.SIGCONT)
         first.wait_for("worker.gone", job=job.id)
         wait_until(lambda: dead(horse), 5, "the end of its work horse")
