@@ -174,7 +174,11 @@ class Storm:
 def storm(server: Server, path: Path, seconds: float) -> str:
     with client(server.url) as redis, ExitStack() as stack:
         storm = Storm(server.url, path, redis, stack)
-        storm.clocks[0].wait_for("clock.leading")
+        wait_until(  # whichever started first: the other one stands by
+            lambda: any(clock.events("clock.leading") for clock in storm.clocks),
+            PATIENCE,
+            "a clock to lead",
+        )
         storm.rage(seconds)
         storm.settle()
         return storm.check()
