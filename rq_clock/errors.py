@@ -118,6 +118,9 @@ class Conflict(ScheduleError):
 class LeaseLost(RqClockError):
     """This clock no longer holds the lease; the refused write changed nothing."""
 
+    def __init__(self) -> None:
+        super().__init__("another clock leads, or the lease ran out")
+
 
 class Busy(RqClockError):
     """The lock called `lock` is not free, and the block under it has not begun.

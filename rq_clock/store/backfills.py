@@ -194,7 +194,7 @@ class Backfills:
         keys = [*self._store.keys("lease", f"backfill:{backfill.id}"), queue]
         answer = self._step(keys, words)
         if answer == b"lost":
-            raise LeaseLost("another clock leads, or the lease ran out")
+            raise LeaseLost
         if answer not in (b"ok", b"stale"):
             raise ScheduleError(f"{backfill.id}: it cannot go on: {text(answer)}")
         return bool(answer == b"ok")

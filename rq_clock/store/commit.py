@@ -228,7 +228,7 @@ def _result(batch: Batch, reply: Any) -> list[CommitResult] | CommitRefusal:
         return CommitRefusal(str(reply))
     status = reply[0]
     if status == b"lost":
-        raise LeaseLost("another clock leads, or the lease ran out")
+        raise LeaseLost
     if status == b"changed":
         return CommitRefusal("all schedules were changed at once", changed=True)
     if status == b"error":

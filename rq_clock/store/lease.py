@@ -56,7 +56,7 @@ class Leases:
         pairs = [word for pair in facts.items() for word in pair]
         keys = self._store.keys("lease", "unproven", "meta")
         if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
-            raise LeaseLost("another clock leads, or the lease ran out")
+            raise LeaseLost
 
     def release(self, lease: Lease) -> None:
         """Give the lease back at once; a lease that is lost already stays with its new holder."""

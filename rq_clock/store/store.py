@@ -172,7 +172,7 @@ class Store:
             args = [word for change in chunk for word in change.words()]
             answer = self._scripts["reconcile"](keys, head + args)
             if answer == 0:
-                raise LeaseLost("another clock leads, or the lease ran out")
+                raise LeaseLost
             yield answer == 1
             if answer != 1:
                 return
@@ -258,7 +258,7 @@ class Store:
         keys = self.keys("lease", "meta")
         words = [word for count in counts for word in count]
         if not self._scripts["count"](keys, [lease.token, number, *words]):
-            raise LeaseLost("another clock leads, or the lease ran out")
+            raise LeaseLost
 
     # ---- alerts -------------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class Store:
         for chunk in portions(changes.items()):
             words = [word for pair in chunk for word in pair]
             if not self._scripts["alerts"](keys, [lease.token, *words]):
-                raise LeaseLost("another clock leads, or the lease ran out")
+                raise LeaseLost
 
     # ---- the ledger ---------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class Leader:
         """Take the lease, or be granted again what is its own, and begin with an empty stage."""
         lease = Leases(self._store).acquire(self._instance, ("test", ""), mode, self._wall.now)
         if not isinstance(lease, Lease):
-            raise LeaseLost("another clock leads")
+            raise LeaseLost
         self.redis.persist(self._store.key("lease"))  # the wall decides how long it lasts
         self.lease = lease
         self.stage = Planner(self._store, lease, memory=1 << 24)
