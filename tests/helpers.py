@@ -24,12 +24,11 @@ PATIENCE = 120.0
 Events = Callable[[str], list[dict[str, Any]]]
 
 
-def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
-    """Return the predicate's first true value. Fail after `timeout` seconds, at least PATIENCE.
+def wait_until(predicate: Callable[[], T], what: str, *, timeout: float = PATIENCE) -> T:
+    """Return the predicate's first true value. Fail after `timeout` seconds.
 
     The only sleep of the suite: a test waits for something, never for a while.
     """
-    timeout = max(timeout, PATIENCE)
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"

@@ -82,7 +82,7 @@ class Process:
 
     def terminate(self, seconds: float = 10.0) -> int:
         """Send SIGTERM as soon as it is through its imports, and return the exit code."""
-        wait_until(self.events, PATIENCE, "its first event")
+        wait_until(self.events, "its first event")
         self.process.terminate()
         return self.ended(seconds)
 
@@ -119,9 +119,7 @@ class Process:
         """Return the sequence of its events, or of those named."""
         return [event.word for event in self.events() if not only or event.word in only]
 
-    def wait_for(
-        self, word: str, *, times: int = 1, seconds: float = PATIENCE, **fields: str
-    ) -> Event:
+    def wait_for(self, word: str, *, times: int = 1, **fields: str) -> Event:
         """Wait for the `times`-th event called `word` with these fields."""
 
         def found() -> Event | None:
@@ -129,7 +127,7 @@ class Process:
             return events[times - 1] if len(events) >= times else None
 
         try:
-            event = wait_until(found, seconds, f"{word} {fields or ''}")
+            event = wait_until(found, f"{word} {fields or ''}")
         except AssertionError as error:
             raise AssertionError(f"{error}; its log:\n{self.text()[-4000:]}") from None
         assert event
@@ -144,6 +142,6 @@ class Process:
             assert line or not over, f"it ended without {text}; its log:\n{self.text()}"
             return line
 
-        line = wait_until(found, PATIENCE, text)
+        line = wait_until(found, text)
         assert line
         return line

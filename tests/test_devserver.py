@@ -112,8 +112,7 @@ def test_sigterm_waits_for_a_client_to_go(serving: Callable[[], Serving]) -> Non
         one.process.terminate()
         wait_until(
             lambda: "cmdstat_client|list" in redis.info("commandstats"),
-            timeout=1,
-            what="serve asks who is there",
+            "serve asks who is there",
         )
         assert redis.ping()
     with Pace() as pace:
@@ -149,7 +148,7 @@ def test_a_killed_parent_leaves_no_server_behind(serving: Callable[[], Serving])
     with Redis.from_url(one.url) as redis:
         os.kill(redis.info("server")["process_id"], signal.SIGSTOP)  # not even a paused one
     one.process.kill()
-    wait_until(lambda: not reachable(one.url), 5, "the server is gone")
+    wait_until(lambda: not reachable(one.url), "the server is gone")
 
 
 def test_a_port_in_use_is_an_error_with_its_remedy(tmp_path: Path) -> None:
@@ -215,7 +214,7 @@ def test_a_torn_last_write_costs_only_that_write(fresh_server: Callable[..., Ser
         redis.set("marker", "42")
         redis.set("torn", "43")
         (log,) = server.data_dir.glob("appendonlydir/*.incr.aof")
-        wait_until(lambda: b"torn" in log.read_bytes(), 10, "the write, which a sync may hold up")
+        wait_until(lambda: b"torn" in log.read_bytes(), "the write, which a sync may hold up")
         server.kill()
         os.truncate(log, log.stat().st_size - 1)
         server.start()

@@ -126,7 +126,7 @@ def test_busy_names_the_holder_and_how_long_it_works(redis: Client, start: Start
     began = time.monotonic()
     first = start("with exclusive('it'): say('inside'); pause(60)")
     first.wait_for_line("inside")
-    wait_until(lasts(0.5), 5, "half a second")
+    wait_until(lasts(0.5), "half a second")
     with Pace() as pace:
         before = time.monotonic()
         with pytest.raises(Busy) as caught:
@@ -207,7 +207,7 @@ def test_who_waits_gets_the_lock_when_it_is_free(redis: Client) -> None:
     with ThreadPoolExecutor(1) as pool:
         with exclusive("it", redis=redis) as lock:
             waiting = pool.submit(once, redis, wait=600)
-            wait_until(lasts(0.3), 5, "some attempts")
+            wait_until(lasts(0.3), "some attempts")
             assert not waiting.done()
         assert waiting.result(PATIENCE) > lock.token
 
@@ -332,7 +332,7 @@ pause(60)
     print(*said)
     assert int(said[1]) > 100
     assert said[2] == "SIG_DFL"
-    wait_until(lambda: not redis.exists(LOCK), 5, "the last release")
+    wait_until(lambda: not redis.exists(LOCK), "the last release")
 
 
 def test_a_lock_that_is_forgotten_in_its_block_is_freed(redis: Client) -> None:
@@ -340,7 +340,7 @@ def test_a_lock_that_is_forgotten_in_its_block_is_freed(redis: Client) -> None:
     lock.__enter__()
     assert redis.exists(LOCK)
     del lock
-    wait_until(lambda: not redis.exists(LOCK), 5, "the release")
+    wait_until(lambda: not redis.exists(LOCK), "the release")
     once(redis)
     assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL
 
@@ -424,7 +424,7 @@ def select_nothing() -> None:
 
 
 def compute() -> None:
-    wait_until(lasts(30), 60, "the loss")
+    wait_until(lasts(30), "the loss")
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_in_another_thread_only_check_and_the_end_raise_it(
     def work() -> None:
         with exclusive("it", timeout=1, redis=redis) as lock:
             take_away(redis)
-            wait_until(lambda: events(caplog, "lock.lost"), 5, "the keeper has noticed")
+            wait_until(lambda: events(caplog, "lock.lost"), "the keeper has noticed")
             said.append("still inside")
             try:
                 lock.check()
@@ -563,7 +563,7 @@ def test_a_process_stopped_past_its_timeout_gets_lock_lost(
     stopped = start(STOPPED % "pause(60)")
     token = int(stopped.wait_for_line("inside").split()[1])
     stopped.signal(signal.SIGSTOP)
-    wait_until(lambda: not redis.exists(LOCK), 5, "it runs out")
+    wait_until(lambda: not redis.exists(LOCK), "it runs out")
     assert not another or once(redis) > token
     stopped.signal(signal.SIGCONT)
     stopped.wait_for_line("lost it: expected to hold the lock, but it is free")
@@ -582,9 +582,9 @@ blocked = redis.Redis.from_url(os.environ['REDIS_URL'])
         + STOPPED % "blocked.blpop('go', 0); lock.check(); say('believes')"
     )
     stopped.wait_for_line("inside")
-    wait_until(lambda: redis.info("clients")["blocked_clients"], 5, "it waits")
+    wait_until(lambda: redis.info("clients")["blocked_clients"], "it waits")
     stopped.signal(signal.SIGSTOP)
-    wait_until(lambda: not redis.exists(LOCK), 5, "it runs out")
+    wait_until(lambda: not redis.exists(LOCK), "it runs out")
     redis.rpush("go", "on")
     stopped.signal(signal.SIGCONT)
     stopped.wait_for_line("lost")
@@ -610,7 +610,7 @@ thread.join()
 """
     )
     assert stopped.wait_for_line("first") == "first 1"
-    wait_until(lambda: redis.info("clients")["blocked_clients"], 5, "it waits")
+    wait_until(lambda: redis.info("clients")["blocked_clients"], "it waits")
     stopped.signal(signal.SIGSTOP)
     write = redis.register_script(RESOURCE)
     assert write(["highest", "attempts", "accepted"], [once(redis, wait=5), "other"]) == 1
@@ -649,7 +649,7 @@ def run_job(
     )
     job = Queue(connection=redis).enqueue("jobs.job", job_timeout=30 if lost else 2)
     worker = work()
-    wait_until(lambda: redis.exists(LOCK), PATIENCE, "the job is in its block")
+    wait_until(lambda: redis.exists(LOCK), "the job is in its block")
     if lost:
         take_away(redis)
     assert worker.ended() == 0
@@ -750,7 +750,7 @@ def test_a_hold_that_cannot_be_stored_raises(redis: Client, forgetful: Client) -
 def test_a_refresh_whose_reply_was_lost_is_repeated(redis: Client, forgetful: Client) -> None:
     with exclusive("it", timeout=1, redis=forgetful) as lock:
         Forgetful.lost += ["renew", "renew"]
-        wait_until(lasts(1.3), 5, "longer than the timeout")
+        wait_until(lasts(1.3), "longer than the timeout")
         lock.check()
 
 
@@ -771,9 +771,9 @@ def test_an_outage_shorter_than_the_timeout_loses_nothing(
         server.pause()
         with pytest.raises(StoreUnavailable, match=r"^it: "):
             lock.check()
-        wait_until(lasts(1.3), 5, "a refresh has failed")
+        wait_until(lasts(1.3), "a refresh has failed")
         server.resume()
-        wait_until(lasts(2.4), 5, "longer than the timeout")
+        wait_until(lasts(2.4), "longer than the timeout")
         lock.check()
 
 
@@ -800,7 +800,7 @@ def test_who_waits_for_a_lock_outlasts_an_outage(impatient: tuple[Server, Client
     server.pause()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(once, redis, wait=30)
-        wait_until(lasts(0.6), 5, "attempts fail")
+        wait_until(lasts(0.6), "attempts fail")
         server.resume()
         assert waiting.result(PATIENCE)
 
@@ -813,7 +813,7 @@ def test_a_full_server_grants_no_lock_but_keeps_frees_and_holds_those_it_has(
         redis.config_set("maxmemory", 1)
         with pytest.raises(StoreUnavailable, match=r"it:2: .*maxmemory"):
             exclusive("it:2", redis=redis).__enter__()
-        wait_until(lasts(1.3), 5, "longer than the timeout")
+        wait_until(lasts(1.3), "longer than the timeout")
         lock.check()
         lock.hold(hours=1)
     assert 3500 < redis.ttl(LOCK) <= 3600
@@ -945,7 +945,7 @@ def test_one_object_is_for_one_block_at_a_time(redis: Client) -> None:
             pass
         lock.check()
         lock.hold(seconds=0.1)
-    wait_until(lambda: not redis.exists(LOCK), 5, "the end of the hold")
+    wait_until(lambda: not redis.exists(LOCK), "the end of the hold")
     with lock:
         assert lock.token > first
     assert not redis.exists(LOCK)  # the first block's hold was the first block's
@@ -1024,8 +1024,8 @@ class Contest:
 
     def end(self) -> None:
         """Let the last ones wake after their time, and hear of it."""
-        wait_until(self.wake, 10, "the stopped ones wake")
-        wait_until(lambda: self.number("lost") >= self.stops, 10, "each is told")
+        wait_until(self.wake, "the stopped ones wake")
+        wait_until(lambda: self.number("lost") >= self.stops, "each is told")
         for script in self._running.values():
             script.signal(signal.SIGKILL)
             script.ended()
@@ -1044,8 +1044,8 @@ def contest(redis: Client, start: Start, seconds: float) -> None:
     over = lasts(seconds)
     while not over():
         next_strike = lasts(luck.uniform(0.2, 1.2))
-        wait_until(lambda due=next_strike: it.wake() is not None and due(), 5, "the next one")  # type: ignore[misc]
-        wait_until(lambda: it.wake() is not None and (it.strike() or over()), 10, "a holder")
+        wait_until(lambda due=next_strike: it.wake() is not None and due(), "the next one")  # type: ignore[misc]
+        wait_until(lambda: it.wake() is not None and (it.strike() or over()), "a holder")
     it.end()
     attempts, accepted = it.writes("attempts"), it.writes("accepted")
     refused = len(attempts) - len(accepted)

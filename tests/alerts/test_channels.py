@@ -128,7 +128,7 @@ def failing(subject: str = "nightly", error: str = "ValueError: no") -> Report:
 
 
 def arrived(server: Hub, count: int = 1) -> list[dict[str, Any]]:
-    wait_until(lambda: len(server.seen) >= count, 20, f"{count} calls, got {len(server.seen)}")
+    wait_until(lambda: len(server.seen) >= count, f"{count} calls, got {len(server.seen)}")
     return server.seen
 
 
@@ -187,7 +187,7 @@ class TestWebhook:
             out.send(failing(f"dead{i}"))
         arrived(hub, 6)  # four attempts, and then one for each report
         out.send(failing("back"))
-        wait_until(lambda: events("channel.back"), 20, "its return")
+        wait_until(lambda: events("channel.back"), "its return")
         out.send(failing("again"))
         arrived(hub, 8)
         [dead], [back] = events("channel.dead"), events("channel.back")
@@ -228,7 +228,7 @@ class TestApprise:
 
     def test_mail_reaches_every_address(self, mailbox: Mailbox, opened: Open) -> None:
         opened(alert_urls=f"{mailbox.url},boss@shop.example").send(failing(error="naïve: no"))
-        wait_until(lambda: len(mailbox.mails) == 2, 20, "two mails")
+        wait_until(lambda: len(mailbox.mails) == 2, "two mails")
         assert sorted(to for _, [to], _ in mailbox.mails) == [
             "boss@shop.example", "ops@shop.example",
         ]  # fmt: skip
@@ -240,7 +240,7 @@ class TestApprise:
 
     def test_a_name_of_a_queue_cannot_add_a_header(self, mailbox: Mailbox, opened: Open) -> None:
         opened(alert_urls=mailbox.url).send(failing("x\r\nBcc: everybody@shop.example"))
-        wait_until(lambda: mailbox.mails, 20, "a mail")
+        wait_until(lambda: mailbox.mails, "a mail")
         [(_, to, mail)] = mailbox.mails
         assert to == ["ops@shop.example"]
         assert mail["Bcc"] is None
@@ -253,7 +253,7 @@ class TestApprise:
         mailbox.refuses = True
         url = mailbox.url.replace("//", "//hunter22:p%40ssword22@")
         opened(alert_urls=f"mailtos://127.0.0.1:1/?from=a@b.example {url}").send(failing())
-        wait_until(lambda: len(events("channel.dead")) == 2, 20, "two errors")
+        wait_until(lambda: len(events("channel.dead")) == 2, "two errors")
         refused = next(f for f in events("channel.dead") if f["place"] == "RQ_CLOCK_ALERT_URLS #2")
         assert set(mailbox.logins) == {("hunter22", "p@ssword22")}
         assert refused["channel"] == "mailto"
@@ -269,7 +269,7 @@ class TestApprise:
         self, opened: Open, events: Events, url: str
     ) -> None:
         opened(alert_urls=url).send(failing())
-        wait_until(lambda: events("channel.dead"), 20, "the error")
+        wait_until(lambda: events("channel.dead"), "the error")
         assert "expected a URL that Apprise knows" in events("channel.dead")[0]["error"]
         assert "hunter22" not in str(events("channel.dead"))
 
@@ -306,8 +306,8 @@ class TestChannel:
         for i in range(3):
             out.send(failing(f"s{i}"))
         out.alive(0.0)
-        wait_until(lambda: hub.paths().count("/in") == 3, 20, "three reports")
-        wait_until(lambda: "/alive" in hub.paths(), 20, "a ping")
+        wait_until(lambda: hub.paths().count("/in") == 3, "three reports")
+        wait_until(lambda: "/alive" in hub.paths(), "a ping")
         began = time.monotonic()
         out.close()
         assert time.monotonic() - began < 25  # of 30 that the hanging calls would take
@@ -333,11 +333,11 @@ class TestChannel:
 
         channel = Channel[int]("test", send, str)
         channel.put(-1)
-        wait_until(lambda: not channel._waiting, 20, "the first one's turn")
+        wait_until(lambda: not channel._waiting, "the first one's turn")
         for i in range(QUEUE + 50):
             channel.put(i)
         gate.set()
-        wait_until(lambda: len(sent) == QUEUE + 1, 20, "the rest")
+        wait_until(lambda: len(sent) == QUEUE + 1, "the rest")
         channel.close()
         channel.join(time.monotonic() + PATIENCE)
         assert sent == [-1, *range(50, QUEUE + 50)]
@@ -355,7 +355,7 @@ class TestChannel:
         channel = Channel[int]("test", send, lambda _: "there")
         for thing in (1, 2):
             channel.put(thing)
-        wait_until(lambda: sent, 20, "the second one")
+        wait_until(lambda: sent, "the second one")
         channel.close()
         channel.join(time.monotonic() + PATIENCE)
         assert events("channel.dead") == [
@@ -478,7 +478,7 @@ class TestPings:
     ) -> None:
         out = opened()
         out.pings.ended("inside", f"{hub.url}/x", "job", 0.0, ok=True)
-        wait_until(lambda: events("channel.dead"), 20, "the refusal")
+        wait_until(lambda: events("channel.dead"), "the refusal")
         [dead] = events("channel.dead")
         assert (dead["channel"], dead["place"]) == ("pings", "inside")
         assert "RQ_CLOCK_WEBHOOK_ALLOW" in dead["error"]
@@ -494,7 +494,7 @@ class TestPings:
         hub.statuses = [404, 204, 404, 204]
         for moment, name in enumerate(["a", "b", "a", "a"]):
             out.pings.ended(name, f"{hub.url}/{name}", "job", float(moment), ok=True)
-        wait_until(lambda: events("channel.back"), 20, "its return")
+        wait_until(lambda: events("channel.back"), "its return")
         assert [fields["place"] for fields in events("channel.dead")] == ["a"]
         assert [fields["place"] for fields in events("channel.back")] == ["a"]
 
@@ -527,7 +527,7 @@ class TestLog:
         out.send(failing())
         out.alive(0.0)
         out.pings.ended("s", f"{refused}/hunter22", "job", 0.0, ok=True)
-        wait_until(lambda: len(events("channel.dead")) == 4, 20, "four deaths")
+        wait_until(lambda: len(events("channel.dead")) == 4, "four deaths")
         assert "hunter22" not in caplog.text
         assert {fields["channel"] for fields in events("channel.dead")} == {
             "webhook", "json", "ping", "pings",
@@ -582,7 +582,7 @@ def test_a_timestamp_is_of_the_attempt_and_not_of_the_report(hub: Hub) -> None:
     sent = []
     channel = channels._reporting("test", lambda _, now: sent.append(now), "there")
     channel.put((failing(), time.monotonic() - 300))
-    wait_until(lambda: sent, 20, "it")
+    wait_until(lambda: sent, "it")
     channel.close()
     channel.join(time.monotonic() + PATIENCE)
     assert timedelta(seconds=300) <= sent[0] - NOON < timedelta(seconds=400)

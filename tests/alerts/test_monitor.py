@@ -652,14 +652,14 @@ def test_servers_that_hang_delay_no_tick_and_the_end_of_no_clock(
         "RQ_CLOCK_WEBHOOK_ALLOW": "127.0.0.1",
     }
     with ClockProcess(tmp_path, redis_url, add(*names, options=options), **env) as clock:
-        wait_until(lambda: connection.hexists(ALERTS, RUNS), 60, "the first look")
+        wait_until(lambda: connection.hexists(ALERTS, RUNS), "the first look")
         for name in names:
             entry = "s 1772366400000 2 failed 1 1772366400000 1772366401000 w ValueError: no"
             fields = {"schedule": name, "job": f"default-{name}-1", "entry": entry, "again": ""}
             connection.xadd("rq-clock:default:runs", fields)
         clock.wait_for("alert.failing", times=2)
         awaited = {"/hang/alert", "/hang/apprise", "/hang/alive", "/hang/run/start"}
-        wait_until(lambda: awaited <= set(hub.paths()), 60, f"{awaited} to hang")
+        wait_until(lambda: awaited <= set(hub.paths()), f"{awaited} to hang")
         clock.live(6)
         catch_up(connection, names)
         assert clock.terminate(seconds=5) == 0

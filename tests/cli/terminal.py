@@ -95,7 +95,7 @@ def serving(url: str, *queues: str) -> Iterator[None]:
     worker = command(url, "worker", *queues)
     try:
         with Redis.from_url(url) as redis:
-            wait_until(lambda: redis.exists("rq:workers"), PATIENCE, "a worker")
+            wait_until(lambda: redis.exists("rq:workers"), "a worker")
         yield
     finally:
         worker.terminate()
@@ -116,7 +116,7 @@ def leading(url: str, path: Path) -> Iterator[None]:
     try:
         with Redis.from_url(url) as redis:
             store = Store(redis, "default")
-            wait_until(Leases(store).leader, PATIENCE, "a clock that leads")
+            wait_until(Leases(store).leader, "a clock that leads")
         yield
     finally:
         clock.terminate()
@@ -157,7 +157,7 @@ class Terminal:
         return click.unstyle(self.output)
 
     def shows(self, text: str, times: int = 1) -> None:
-        wait_until(lambda: self.output.count(text) >= times, PATIENCE, f"{text!r} on the terminal")
+        wait_until(lambda: self.output.count(text) >= times, f"{text!r} on the terminal")
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

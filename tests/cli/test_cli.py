@@ -302,7 +302,7 @@ class TestCompletion:
 
     def completes(self, url: str, line: str, expected: list[str]) -> None:
         """Fail unless a line is completed so; on a busy machine Redis may answer too late."""
-        wait_until(lambda: self.completed(url, line) == expected, PATIENCE, f"{line} {expected}")
+        wait_until(lambda: self.completed(url, line) == expected, f"{line} {expected}")
 
     def test_commands_schedules_and_queues_are_completed(
         self, redis_url: str, connection: Redis

@@ -90,7 +90,7 @@ class TestRun:
         schedules.add("x", every(hours=1), task, args=[1, 2] if task == ADD else [])
         waiting = process(redis_url, "run", "x", "--wait")
         queue = Queue("default", connection=connection)
-        wait_until(lambda: len(queue), PATIENCE, "the job")
+        wait_until(lambda: len(queue), "the job")
         SimpleWorker([queue], connection=connection).work(burst=True)
         waiting.communicate(timeout=PATIENCE)
         assert waiting.returncode == code
@@ -109,7 +109,7 @@ class TestRun:
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
         waiting = process(redis_url, "run", "x", "--wait")
-        [id] = wait_until(lambda: Queue("default", connection=connection).job_ids, PATIENCE, "job")
+        [id] = wait_until(lambda: Queue("default", connection=connection).job_ids, "job")
         Job.fetch(id, connection=connection).delete()
         _, err = waiting.communicate(timeout=PATIENCE)
         assert waiting.returncode == 1

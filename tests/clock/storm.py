@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from redis import Redis
 
-from tests.helpers import PATIENCE, wait_until
+from tests.helpers import wait_until
 from tests.process import Process
 
 Client: TypeAlias = Any
@@ -188,7 +188,7 @@ def decided(redis: Client, names: Iterable[str], until: float, namespace: str = 
 def catch_up(redis: Client, names: Iterable[str], until: float | None = None) -> None:
     """Wait until the markers of these schedules have come to `until`, by default to now."""
     names, goal = list(names), until or time.time()
-    wait_until(lambda: decided(redis, names, goal), PATIENCE, f"markers at {goal:.3f}")
+    wait_until(lambda: decided(redis, names, goal), f"markers at {goal:.3f}")
 
 
 def state(redis: Client, *without: str) -> dict[bytes, bytes | None]:

@@ -85,7 +85,7 @@ class Nursery:
             names = deaths.new_release().declared
             return led_for > RENEW_SECONDS + 1 and decided(self.redis, names, began, namespace)
 
-        wait_until(done, PATIENCE, f"the clock of {namespace}")
+        wait_until(done, f"the clock of {namespace}")
 
     def points(self, namespace: str, name: str) -> list[str]:
         """The points that an orderly life went through."""

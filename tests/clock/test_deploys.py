@@ -11,7 +11,7 @@ import pytest
 
 from rq_clock.store.lease import LEASE_MS
 from tests.clock.storm import Client, ClockProcess, account, add, catch_up, client, ledger
-from tests.helpers import PATIENCE, Pace, wait_until
+from tests.helpers import Pace, wait_until
 from tests.server import Server
 
 pytestmark = pytest.mark.process
@@ -58,7 +58,7 @@ def test_sigterm_hands_over_to_the_standby_at_once(redis: Client, start: Start) 
     leader = start(OFTEN)
     standby.wait_for("clock.standby")
     before = len(standby.events("run.enqueued"))
-    wait_until(lambda: redis.pttl(LEASE) > LEASE_MS - 1000, PATIENCE, "a renewal")
+    wait_until(lambda: redis.pttl(LEASE) > LEASE_MS - 1000, "a renewal")
     with Pace() as pace:
         ended = time.time()
         assert leader.terminate() == 0
@@ -77,7 +77,7 @@ def test_a_restart_after_kill_9_waits_for_no_lease(redis: Client, start: Start) 
         clock = start(OFTEN)
         took.append(committed(redis, clock) - clock.started)
         assert clock.words()[0] == "clock.leading"  # it did not stand by first
-        wait_until(lambda: redis.hget(LEASE, "proven") == b"1", PATIENCE, "end of the first pass")
+        wait_until(lambda: redis.hget(LEASE, "proven") == b"1", "end of the first pass")
         clock.kill()
     print("first commit after start of process:", *(f"{t * 1000:.0f} ms" for t in took))
     assert redis.get(FENCE) == b"5"
@@ -129,7 +129,7 @@ def test_nothing_declared_removes_nothing_without_the_switch(redis: Client, star
     empty = start("")
     assert "--remove-all" in empty.wait_for("reconcile.refused", stored="2").fields["remedy"]
     assert defined(redis) == ["one", "two"]
-    wait_until(lambda: redis.hget(LEASE, "proven") == b"1", PATIENCE, "end of the first pass")
+    wait_until(lambda: redis.hget(LEASE, "proven") == b"1", "end of the first pass")
     start("", "--remove-all").wait_for("reconcile.done", removed="2")
     assert defined(redis) == []
 

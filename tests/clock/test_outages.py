@@ -128,7 +128,7 @@ def test_a_server_that_lost_its_last_writes_lost_job_and_marker_together(
             lost += size - kept
             server.start()
             redis.bgrewriteaof()
-            wait_until(lambda: not rewriting(redis), PATIENCE, "a new append-only file")
+            wait_until(lambda: not rewriting(redis), "a new append-only file")
             clock.wait_for("store.back", times=outage)
         settle(redis, clock, note=f"seed={seed} outages={outage} bytes lost={lost}")
         assert lost
@@ -308,12 +308,10 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
         clock.wait_for("run.enqueued")
         redis.xadd(f"{prefix}runs", {"odd": "x"})
         redis.publish(f"{prefix}news", b"\xff")
-        wait_until(
-            lambda: len(clock.events("backfill.failed")) == 2, 10, "both backfills are named"
-        )
-        wait_until(lambda: clock.events("duty.failed"), 10, "the alerts are named")
+        wait_until(lambda: len(clock.events("backfill.failed")) == 2, "both backfills are named")
+        wait_until(lambda: clock.events("duty.failed"), "the alerts are named")
         fired = len(clock.events("run.enqueued"))
-        wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, 10, "it goes on")
+        wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, "it goes on")
         assert clock.terminate() == 0
     assert [event.fields["duty"] for event in clock.events("duty.failed")] == ["alerts"]
     assert len(clock.events("clock.leading")) == 1

@@ -30,7 +30,7 @@ from tests.clock.storm import (
     ledger,
     state,
 )
-from tests.helpers import PATIENCE, Pace, wait_until
+from tests.helpers import Pace, wait_until
 from tests.proxy import Proxy
 from tests.server import Server, free_url
 
@@ -317,7 +317,7 @@ def test_a_clock_that_dies_in_its_first_pass_again_and_again_starves_nobody(path
         while time.monotonic() - began < (20 if died else 90):  # a busy machine starts few
             with ClockProcess(path, server.url, crash + add(*TWENTY)) as crashing:
                 seconds = 2 if died else 8
-                wait_until(lambda s=seconds: crashing.lived(s), PATIENCE, "its end")  # type: ignore[misc]
+                wait_until(lambda s=seconds: crashing.lived(s), "its end")  # type: ignore[misc]
                 died += crashing.process.poll() == 7
         catch_up(redis, TWENTY)
         assert steady.terminate() == 0
@@ -351,12 +351,12 @@ def test_a_clock_of_another_owner_stands_by_and_changes_nothing(path: Path) -> s
 
         production = start("production")
         production.wait_for("reconcile.done")
-        wait_until(lambda: redis.hget(LEASE, "tick"), PATIENCE, "first renewal")
+        wait_until(lambda: redis.hget(LEASE, "tick"), "first renewal")
         production.signal(signal.SIGSTOP)  # alive, and writes nothing while we compare
         look()
         production.signal(signal.SIGCONT)
         production.kill()
-        wait_until(lambda: not redis.exists(LEASE), PATIENCE, "end of the lease")
+        wait_until(lambda: not redis.exists(LEASE), "end of the lease")
         look()
 
         production = start("production")

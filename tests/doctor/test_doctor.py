@@ -294,11 +294,10 @@ class TestServer:
 def follow(copy: Redis, primary: Server) -> None:
     host, _, port = primary.url.removeprefix("redis://").partition("/")[0].partition(":")
     copy.execute_command("REPLICAOF", host, port)  # type: ignore[no-untyped-call]
-    wait_until(lambda: copy.info("replication")["master_link_status"] == "up", 30, "the link is up")
+    wait_until(lambda: copy.info("replication")["master_link_status"] == "up", "the link is up")
     with Redis.from_url(primary.url) as redis:
         wait_until(
             lambda: redis.info("replication").get("slave0", {}).get("state") == "online",
-            30,
             "the replica is online",
         )
 

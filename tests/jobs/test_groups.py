@@ -94,9 +94,9 @@ def serve(redis: Redis, fleet: Fleet, total: int, kills: int) -> float:
     try:
         for n in range(kills):
             share = total * (n + 1) // (kills + 2)
-            wait_until(partial(done, share), 120, f"{share} jobs done")
+            wait_until(partial(done, share), f"{share} jobs done")
             fleet.kill_one()
-        wait_until(partial(done, total), 120, f"all {total} jobs done")
+        wait_until(partial(done, total), f"all {total} jobs done")
         return total / (time.monotonic() - began)
     finally:
         fleet.end()

@@ -146,7 +146,7 @@ class TestLooking:
         stock.register_birth()  # type: ignore[no-untyped-call]
         job = queue.enqueue(jobs.wait, 60)
         start()
-        wait_until(lambda: status(connection, job.id) == "started", 15, "a worker")
+        wait_until(lambda: status(connection, job.id) == "started", "a worker")
         report = queues.look()
         ours, theirs = sorted(report.workers, key=lambda w: w.origin != "rq-clock")
         assert (ours.origin, ours.state, ours.job, ours.queues) == (
@@ -489,7 +489,7 @@ class TestCancelAndDelete:
     ) -> None:
         job = queue.enqueue(jobs.wait, 60)
         start()
-        wait_until(lambda: status(connection, job.id) == "started", 15, "a worker")
+        wait_until(lambda: status(connection, job.id) == "started", "a worker")
         for operation in (queues.cancel, queues.delete, queues.requeue):
             with pytest.raises(NotAllowed, match="got one that is started"):
                 operation(job.id, ANA)
@@ -524,9 +524,9 @@ class TestStop:
     ) -> None:  # fmt: skip
         id = fire(store, schedules, "long", command("echo begun; sleep 60"), retries=3)
         start()
-        wait_until(lambda: b"begun" in (store.output(id) or b""), 15, "the command's output")
+        wait_until(lambda: b"begun" in (store.output(id) or b""), "the command's output")
         worker = queues.stop(id, ANA)
-        wait_until(lambda: states(store, "long") == ["stopped"], 15, "its end")
+        wait_until(lambda: states(store, "long") == ["stopped"], "its end")
         assert status(connection, id) == "stopped"
         detail = queues.job(id)
         assert detail.job.worker in (None, worker)

@@ -148,7 +148,7 @@ class TestApply:
         plan = schedules.plan([item("a", DAILY)])
         fire_time = get(schedules, "a").next_fire
         assert fire_time
-        wait_until(lambda: int(store.redis.time()[0]) > fire_time.timestamp(), 5, "a fire time")
+        wait_until(lambda: int(store.redis.time()[0]) > fire_time.timestamp(), "a fire time")
         schedules.apply(plan)
         decided = [e.fire_time for e in store.ledger("a") if isinstance(e, Enqueued)]
         assert decided[0] == fire_time

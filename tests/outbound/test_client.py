@@ -161,7 +161,7 @@ class TestWebhook:
         assert issubclass(WebhookTimedOut, JobTimeoutException)
         wait_until(
             lambda: not [t for t in threading.enumerate() if t.name == "rq-clock-webhook"],
-            5, "the thread has ended",
+            "the thread has ended",
         )  # fmt: skip
 
     def test_the_timeout_is_for_looking_up_the_name_too(
@@ -191,7 +191,7 @@ class TestWebhook:
         with pytest.raises(WebhookTimedOut):
             call_webhook(f"{web.url}/status/200", timeout=0.1)
         answer.set()
-        wait_until(nobody_calls, 5, "the thread has ended")
+        wait_until(nobody_calls, "the thread has ended")
         assert not web.seen
 
     def test_what_is_not_http_is_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:

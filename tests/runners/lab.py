@@ -45,7 +45,7 @@ def lives(pid: int) -> bool:
 def pid_in(name: str) -> int:
     """The process id that a command wrote into a file, awaited."""
     path = Path(name)
-    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 20, f"a pid in {name}")
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), f"a pid in {name}")
     return int(path.read_text())
 
 
@@ -54,7 +54,7 @@ def pids_in(*names: str) -> list[int]:
 
 
 def wait_until_gone(*pids: int) -> None:
-    wait_until(lambda: not any(map(lives, pids)), 10, f"end of {pids}")
+    wait_until(lambda: not any(map(lives, pids)), f"end of {pids}")
 
 
 def enqueue(connection: Any, target: Any, job_id: str = JOB_ID, **options: Any) -> Any:

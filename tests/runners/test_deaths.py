@@ -69,7 +69,7 @@ class TestDeath:
         [pid] = pids_in("pid")
         send_stop_job_command(connection, job.id)
         wait_until_gone(pid)
-        wait_until(lambda: job.get_status(refresh=True) == "stopped", 10, "job stopped")
+        wait_until(lambda: job.get_status(refresh=True) == "stopped", "job stopped")
 
     def test_a_stubborn_command_is_killed_by_its_guard(self) -> None:
         code = (

@@ -86,7 +86,7 @@ class TestOutput:
         enqueue(connection, command("echo one; until [ -e go ]; do :; done; echo two", timeout=20))
 
         def follow() -> None:
-            wait_until(lambda: connection.get(KEY) == b"one\n", 10, "the first line")
+            wait_until(lambda: connection.get(KEY) == b"one\n", "the first line")
             Path("go").touch()
 
         watcher = threading.Thread(target=follow)
@@ -117,9 +117,9 @@ class TestOutput:
 
         with output.Record(lambda: b"x", away) as record:
             record.changed()
-            wait_until(lambda: len(tries) == 1, 10, "a try")
+            wait_until(lambda: len(tries) == 1, "a try")
             record.changed()
-            wait_until(lambda: len(tries) == 2, 10, "another")
+            wait_until(lambda: len(tries) == 2, "another")
         assert events("run.output_lost") == [{"reason": "nobody there"}]
 
     def test_a_redis_that_is_stuck_does_not_hold_up_the_command(

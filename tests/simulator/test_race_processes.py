@@ -26,7 +26,7 @@ from rq_clock.store.backfills import Backfills
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
 from tests.clock.storm import Client, ClockProcess, catch_up, chance, client, marker_of
-from tests.helpers import PATIENCE, wait_until
+from tests.helpers import wait_until
 from tests.server import Server
 from tests.simulator import editors
 from tests.simulator.editors import ASKED, LOOSE, STEADY, TASK, TOLD
@@ -119,7 +119,7 @@ class Storm:
             waiting = [n for n in self.redis.hkeys(PREFIX + "definitions") if n[:5] == b"once-"]
             return not (waiting or self.redis.zcard(PREFIX + "duties"))
 
-        wait_until(done, PATIENCE, "the end of all chores and one-off jobs")
+        wait_until(done, "the end of all chores and one-off jobs")
         catch_up(self.redis, STEADY)
         for clock in self.clocks:
             assert clock.terminate() == 0, clock.text()[-4000:]
@@ -176,7 +176,6 @@ def storm(server: Server, path: Path, seconds: float) -> str:
         storm = Storm(server.url, path, redis, stack)
         wait_until(  # whichever started first: the other one stands by
             lambda: any(clock.events("clock.leading") for clock in storm.clocks),
-            PATIENCE,
             "a clock to lead",
         )
         storm.rage(seconds)
@@ -219,7 +218,7 @@ def test_what_is_added_for_a_moment_ahead_fires_on_time(
                 name = f"yearly{number}"
                 schedules.add(name, every(weeks=52, anchor=at), TASK)
             entries = partial(redis.lrange, f"{PREFIX}ledger:{name}", 0, -1)
-            ledger: Any = wait_until(entries, PATIENCE, name)
+            ledger: Any = wait_until(entries, name)
             mark, _, lag = ledger[0].decode().split(" ")
             assert mark == "s"
             lags.append(int(lag))

@@ -483,7 +483,7 @@ class TestProcesses:
     ) -> None:
         url, redis = server
         with ClockProcess(tmp_path, url, add("a")) as clock:
-            wait_until(lambda: self.enqueued(redis, "a") >= 4, 30, "counts while it runs")
+            wait_until(lambda: self.enqueued(redis, "a") >= 4, "counts while it runs")
             clock.signal(signal.SIGKILL)
         recorded = redis.llen(f"{PREFIX}ledger:a")
         assert (

@@ -21,7 +21,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
 from rq_clock.web import changes, create_app
 from rq_clock.web.changes import Changes
-from tests.helpers import PATIENCE, round_trips, wait_until
+from tests.helpers import round_trips, wait_until
 from tests.server import Server
 
 ANA, EVE = (f"{name}-token-0123456789" for name in ("ana", "eve"))
@@ -120,14 +120,14 @@ class TestAPageThatAsksAgain:
         seconds: Any = connection.time()
         connection.zadd(key("due"), {"s1": (seconds[0] - 10 + 2) * 1000})
         etag = ask(browser).headers["etag"]
-        wait_until(lambda: ask(browser, etag=etag).status_code == 200, PATIENCE, "it to be late")
+        wait_until(lambda: ask(browser, etag=etag).status_code == 200, "it to be late")
 
     def test_it_is_made_again_when_it_has_grown_old(
         self, browser: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changes, "OLD_SECONDS", 1)
         etag = ask(browser).headers["etag"]
-        wait_until(lambda: ask(browser, etag=etag).status_code == 200, PATIENCE, "an older page")
+        wait_until(lambda: ask(browser, etag=etag).status_code == 200, "an older page")
 
     def test_a_sign_of_life_or_a_figure_of_the_clocks_is_no_change(
         self, browser: TestClient, connection: Redis

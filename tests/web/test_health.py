@@ -119,7 +119,7 @@ class TestHealthcheck:
         server = uvicorn.Server(uvicorn.Config(app, port=int(port), log_config=None))
         thread = Thread(target=server.run)
         thread.start()
-        wait_until(lambda: server.started, PATIENCE, "the web process")
+        wait_until(lambda: server.started, "the web process")
         assert run("healthcheck", "web", PORT=port).exit_code == 0
         server.should_exit = True
         thread.join(PATIENCE)

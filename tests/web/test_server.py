@@ -51,7 +51,6 @@ class WebProcess(Process):
     def __enter__(self) -> Self:
         wait_until(
             lambda: "web.listening" in self.text() or self.process.poll() is not None,
-            PATIENCE,
             "the web process to listen",
         )
         return self
@@ -74,7 +73,7 @@ class WebProcess(Process):
 
     def serves(self, token: str = TOKEN) -> None:
         """Wait until the first page is served; on a busy machine one may come too late."""
-        wait_until(lambda: self.get("/", token)[0] == 200, PATIENCE, f"a page\n{self.text()}")
+        wait_until(lambda: self.get("/", token)[0] == 200, f"a page\n{self.text()}")
 
     def all_pages(self) -> list[tuple[str, tuple[int, str, float]]]:
         """Return the responses to all paths without parameters, a few at a time."""
@@ -247,7 +246,7 @@ class TestRedis:
                 assert took < pace.allows(WITHIN), f"{path}: {took:.1f} s"
                 assert status < 500 or (status == 503 and "redis" in body.lower()), path
             if seconds < 0.3:
-                wait_until(lambda: "slow" in web.get("/")[1], PATIENCE, "the schedule")
+                wait_until(lambda: "slow" in web.get("/")[1], "the schedule")
 
 
 @contextmanager
@@ -267,7 +266,7 @@ def stalled(place: tuple[str, int]) -> Iterator[None]:
             unsent.append(backlog(place[1], client.getsockname()[1]))
             return unsent[-1] > 100_000 and len(set(unsent[-30:])) == 1
 
-        wait_until(still, PATIENCE, "the server's buffers to be full")
+        wait_until(still, "the server's buffers to be full")
         yield
 
 

@@ -162,7 +162,7 @@ class Dyno(Process):
         """SIGKILL to the worker alone, and wait for the end of its work horse."""
         members = family(self.pid)
         self.kill()
-        wait_until(lambda: all(map(dead, members)), 5, f"the end of {members}")
+        wait_until(lambda: all(map(dead, members)), f"the end of {members}")
 
     def kill(self) -> None:
         """End it, the work horse of a stock worker too."""
@@ -235,7 +235,7 @@ class Fleet:
             self.tend()
             return dyno.up
 
-        wait_until(up, 3 * PATIENCE, "a dyno to start")
+        wait_until(up, "a dyno to start", timeout=3 * PATIENCE)
 
     def tend(self) -> bool:
         """SIGKILL those whose time is over. Whether none is left to wait for."""
@@ -257,18 +257,18 @@ class Fleet:
             self.tend()
             return time.monotonic() >= until
 
-        wait_until(over, seconds + PATIENCE, "time")
+        wait_until(over, "time", timeout=seconds + PATIENCE)
 
     def end(self, redis: Client) -> None:
         """Tell all to end, when those that died are forgotten, and see that they do so by
         themselves."""
-        wait_until(lambda: redis.hlen(PLACES) == self.workers, PATIENCE, "the end of the dead")
+        wait_until(lambda: redis.hlen(PLACES) == self.workers, "the end of the dead")
         for dyno in self.running:
             self._await(dyno)
             dyno.signal_all(signal.SIGTERM)
         for dyno in self.running:
             assert dyno.ended() == 0, dyno.text()[-4000:]
-        wait_until(self.tend, PATIENCE, "the end of all")
+        wait_until(self.tend, "the end of all")
         for dyno in self.ended:
             early = dyno.process.returncode == -signal.SIGTERM and not dyno.up
             assert dyno.process.returncode in (0, -signal.SIGKILL) or early, dyno.text()[-4000:]

@@ -77,7 +77,7 @@ def finish(redis: Client, fleet: Fleet, ids: list[str], seconds: float = PATIENC
         return not unfinished(redis, ids)
 
     try:
-        wait_until(done, seconds, "the end of every job")
+        wait_until(done, "the end of every job", timeout=seconds)
     except AssertionError as error:
         raise AssertionError(f"{error}; {books(redis, ids)}; {reasons(fleet)}") from None
     return time.monotonic() - began
@@ -163,9 +163,7 @@ def deploys_of_stock(path: Path, *, jobs: int, seconds: float) -> str:
             fleet.live(0.5)
             fleet.restart()
         queues = [f"rq:queue:{name}" for name in QUEUES] + [f"rq:wip:{name}" for name in QUEUES]
-        wait_until(
-            lambda: fleet.tend() and not here.redis.exists(*queues), PATIENCE, "no more jobs"
-        )
+        wait_until(lambda: fleet.tend() and not here.redis.exists(*queues), "no more jobs")
         found: Books = books(here.redis, feed.ids)
     return f"stock rq.Worker: seed={seed} restarts={fleet.restarts} killed={fleet.killed} {found}"
 
@@ -189,7 +187,7 @@ def test_workers_whose_jobs_outlast_the_grace_end_by_themselves(path: Path) -> s
         for dyno in dynos:
             dyno.signal_all(signal.SIGTERM)
         keys = [f"rq:queue:{queue}" for queue in queues]
-        wait_until(lambda: here.redis.exists(*keys) == len(keys), PATIENCE, "the jobs on a queue")
+        wait_until(lambda: here.redis.exists(*keys) == len(keys), "the jobs on a queue")
         back = time.monotonic() - began
         for dyno in dynos:
             assert dyno.ended(max(0.1, began + 10 - time.monotonic())) == 0
@@ -402,7 +400,7 @@ def test_a_long_storm_of_kills_while_a_clock_leads_loses_no_job(path: Path) -> s
 def test_a_job_deleted_under_a_worker_that_dies_stops_nobody(path: Path) -> str:
     with place(path) as here:
         other = here.dyno("default")
-        wait_until(lambda: caretaker(here.redis) == other.name, PATIENCE, "a caretaker")
+        wait_until(lambda: caretaker(here.redis) == other.name, "a caretaker")
         [(dyno, id)] = held_jobs(here, "deleted")
         name = dyno.name
         here.redis.delete(f"rq:job:{id}")
@@ -421,7 +419,7 @@ def held_jobs(here: Place, *queues: str, **env: str) -> list[tuple[Dyno, str]]:
     for queue in queues:
         dyno = here.dyno(queue, **env)
         Queue(queue, connection=here.redis).enqueue(work_until_open, job_id=queue)
-        wait_until(lambda dyno=dyno: held(here.redis, dyno), PATIENCE, f"a job of {dyno.name}")  # type: ignore[misc]
+        wait_until(lambda dyno=dyno: held(here.redis, dyno), f"a job of {dyno.name}")  # type: ignore[misc]
         found.append((dyno, queue))
     return found
 
@@ -444,7 +442,7 @@ def back_on_queue(here: Place, victims: list[tuple[Dyno, str]]) -> list[float]:
         return len(back) == len(victims)
 
     began = time.monotonic()
-    wait_until(look, PATIENCE, "every job back on its queue")
+    wait_until(look, "every job back on its queue")
     return list(back.values())
 
 
@@ -453,13 +451,13 @@ def test_the_job_of_a_killed_worker_is_back_on_its_queue_soon(path: Path) -> str
     figures = []
     with place(path) as here:
         carer = here.dyno("none")
-        wait_until(lambda: caretaker(here.redis) == carer.name, PATIENCE, "a caretaker")
+        wait_until(lambda: caretaker(here.redis) == carer.name, "a caretaker")
         took = back_on_queue(here, held_jobs(here, *SIX))
         figures.append(f"another worker takes care: {spread(took)}")
         assert max(took) < SILENCE + 10
         [(dyno, queue)] = held_jobs(here, "seventh")
         carer.terminate()
-        wait_until(lambda: caretaker(here.redis) == dyno.name, PATIENCE, "a caretaker")
+        wait_until(lambda: caretaker(here.redis) == dyno.name, "a caretaker")
         here.dyno("none").wait_for("worker.serving")
         took = back_on_queue(here, [(dyno, queue)])
         figures.append(f"the caretaker was killed: {spread(took)}")
@@ -490,7 +488,7 @@ def three_restarts(path: Path, *, seconds: float, pause: float) -> str:
             f"'tests.worker.storm.work', args=[{seconds}], retries=2, timeout=600)\n"
         )
         fleet = Fleet(lambda: here.dyno(RQ_CLOCK_GRACE_SECONDS="1"), 2, workers=2)
-        [run] = wait_until(lambda: runs_of(here.redis, "long"), PATIENCE, "the run")
+        [run] = wait_until(lambda: runs_of(here.redis, "long"), "the run")
         mine = Queue("default", connection=here.redis).enqueue(
             work,
             seconds,
@@ -504,7 +502,6 @@ def three_restarts(path: Path, *, seconds: float, pause: float) -> str:
         for restart in (1, 2, 3):
             wait_until(
                 lambda n=restart: all(told(here.redis, id, "start") == n for id in ids),  # type: ignore[misc]
-                PATIENCE,
                 f"start {restart} of both",
             )
             fleet.live(pause)
@@ -545,7 +542,7 @@ def frozen(path: Path, *, ends_while_frozen: bool, whole: bool = False) -> str:
         job = Queue("default", connection=here.redis).enqueue(
             work_until_open, job_id="frozen", result_ttl=-1
         )
-        wait_until(lambda: told(here.redis, job.id, "start"), PATIENCE, "its start")
+        wait_until(lambda: told(here.redis, job.id, "start"), "its start")
         second = here.dyno("default")
         second.wait_for("worker.serving")
         members = family(first.pid) if whole else [first.pid]
@@ -555,14 +552,14 @@ def frozen(path: Path, *, ends_while_frozen: bool, whole: bool = False) -> str:
         began = time.monotonic()
         if ends_while_frozen:
             here.redis.set("gate", 1)
-        wait_until(lambda: told(here.redis, job.id, "start") == 2, PATIENCE, "its second start")
+        wait_until(lambda: told(here.redis, job.id, "start") == 2, "its second start")
         took = time.monotonic() - began
         if ends_while_frozen:
             second.wait_for("job.ended", state="ok")
         for pid in reversed(members):  # the worker last: it kills its work horse
             os.kill(pid, signal.SIGCONT)
         first.wait_for("worker.gone", job=job.id)
-        wait_until(lambda: dead(horse), 5, "the end of its work horse")
+        wait_until(lambda: dead(horse), "the end of its work horse")
         here.redis.set("gate", 1)
         second.wait_for("job.ended", state="ok")
         other = Queue("first", connection=here.redis).enqueue(
@@ -612,19 +609,19 @@ def outage(path: Path, *, seconds: float, sigterm: bool = False) -> str:
         job = Queue("default", connection=here.redis).enqueue(
             note, str(lines), 1.5, job_id="job", result_ttl=-1, job_timeout=2
         )
-        wait_until(lines.exists, PATIENCE, "its start")
+        wait_until(lines.exists, "its start")
         here.server.kill()
         began, used = time.monotonic(), cpu_seconds(dyno.pid)
         if sigterm:
             dyno.signal_all(signal.SIGTERM)
-        wait_until(lambda: lines.read_text() == "start\nend\n", PATIENCE, "its end")
+        wait_until(lambda: lines.read_text() == "start\nend\n", "its end")
         assert time.monotonic() - began < seconds
-        wait_until(lambda: time.monotonic() - began >= seconds, PATIENCE, f"{seconds} s")
+        wait_until(lambda: time.monotonic() - began >= seconds, f"{seconds} s")
         used = cpu_seconds(dyno.pid) - used
         assert used < 0.5, used
         here.server.start()
         back = time.monotonic()
-        wait_until(lambda: not unfinished(here.redis, [job.id]), PATIENCE, "its end in the books")
+        wait_until(lambda: not unfinished(here.redis, [job.id]), "its end in the books")
         took = time.monotonic() - back
         assert (dyno.ended() if sigterm else dyno.terminate()) == 0
         assert dyno.words("store.waiting", "store.back") == ["store.waiting", "store.back"]

@@ -86,7 +86,7 @@ def beats(connection: Any) -> int:
     """How many signs of life were seen by those who asked here, one after the other."""
     seen = {connection.hvals("rq-clock:default:workers")[0]}
     wait_until(
-        lambda: connection.hvals("rq-clock:default:workers")[0] not in seen, 10, "a sign of life"
+        lambda: connection.hvals("rq-clock:default:workers")[0] not in seen, "a sign of life"
     )
     seen.add(connection.hvals("rq-clock:default:workers")[0])
     return len(seen)
@@ -440,9 +440,7 @@ class TestIsolation:
         queue.enqueue(jobs.leave_a_child, str(tmp_path / "pid"))
         work()
         child = Path("/proc") / lines(tmp_path / "pid")[0] / "stat"
-        wait_until(
-            lambda: not child.exists() or ") Z " in child.read_text(), 5, "the child is gone"
-        )
+        wait_until(lambda: not child.exists() or ") Z " in child.read_text(), "the child is gone")
 
     def test_a_job_that_closes_what_the_worker_listens_to_fails_alone(
         self, queue: Any, work: Work
@@ -529,7 +527,7 @@ class TestEnding:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 0.7)
         later = queue.enqueue(jobs.add, 1, 2)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         os.killpg(worker.process.pid, signal.SIGTERM)
         assert worker.end() == 0
         assert (job.get_status(), later.get_status()) == ("finished", "queued")
@@ -544,7 +542,7 @@ class TestEnding:
             retry=Retry(max=3), meta={"step": 0}, on_failure=Callback(jobs.on_failure),
         )  # fmt: skip
         other = queue.enqueue(jobs.add, 1, 2)
-        wait_until(lambda: lines(path) == ["step 5"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["step 5"], "the job began")
         for _ in range(3):  # a platform may say it more than once
             os.killpg(worker.process.pid, signal.SIGTERM)
         assert worker.end() == 0
@@ -555,7 +553,7 @@ class TestEnding:
         assert connection.exists("called") == 0
         assert StartedJobRegistry(queue=queue).get_job_ids(cleanup=False) == []
         worker = start()
-        wait_until(lambda: job.get_status() == "finished", 10, "it went on")
+        wait_until(lambda: job.get_status() == "finished", "it went on")
         assert job.return_value() == 5
         assert worker.end() == 0
 
@@ -566,7 +564,7 @@ class TestEnding:
     ) -> None:  # fmt: skip
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(function, str(path), on_failure=Callback(jobs.on_failure))
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         assert worker.end() == 0
         assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
         assert connection.exists("called") == 0
@@ -577,7 +575,7 @@ class TestEnding:
     ) -> None:
         worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
         job = queue.enqueue(jobs.tidy, str(path))
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         assert worker.end() == 0
         assert lines(path) == ["began", "tidied"]
         assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
@@ -587,7 +585,7 @@ class TestEnding:
     ) -> None:
         worker, path = start(RQ_CLOCK_GRACE_SECONDS="1"), tmp_path / "told"
         job = queue.enqueue(jobs.stubborn, str(path))
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         assert worker.end() == 0
         assert lines(path) == ["began", "Interrupted"]
         assert (job.get_status(), queue.job_ids) == ("queued", [job.id])
@@ -607,12 +605,12 @@ class TestEnding:
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 3)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         worker.process.kill()
         worker.process.wait()
         second = start()
         second.wait_for("worker.dead")
-        wait_until(lambda: job.get_status() == "finished", 15, "it ran again")
+        wait_until(lambda: job.get_status() == "finished", "it ran again")
         assert lines(path) == ["began", "began", "ended"]
         assert second.end() == 0
         assert connection.smembers("rq:workers") == set()
@@ -626,9 +624,9 @@ class TestCommands:
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 60, retry=Retry(max=3))
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         send_stop_job_command(connection, job.id)
-        wait_until(lambda: job.get_status() == "stopped", 10, "it is stopped")
+        wait_until(lambda: job.get_status() == "stopped", "it is stopped")
         assert job.id in FailedJobRegistry(queue=queue)
         assert worker.end() == 0
 
@@ -637,10 +635,10 @@ class TestCommands:
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 60)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         name = StockWorker.all(connection=connection)[0].name
         send_kill_horse_command(connection, name)
-        wait_until(lambda: job.get_status() == "failed", 10, "it failed")
+        wait_until(lambda: job.get_status() == "failed", "it failed")
         send_shutdown_command(connection, name)
         assert worker.process.wait(10) == 0
 
@@ -649,14 +647,13 @@ class TestCommands:
     ) -> None:
         worker, path = start(), tmp_path / "told"
         queue.enqueue(jobs.wait_and_tell, str(path), 1)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         (seen,) = StockWorker.all(connection=connection)
         assert (seen.get_state(), seen.queue_names()) == ("busy", ["default"])
         assert seen.get_current_job_id() in StartedJobRegistry(queue=queue).get_job_ids()
-        wait_until(lambda: lines(path) == ["began", "ended"], 10, "the job ended")
+        wait_until(lambda: lines(path) == ["began", "ended"], "the job ended")
         wait_until(
             lambda: StockWorker.all(connection=connection)[0].successful_job_count == 1,
-            5,
             "counted",
         )
         assert worker.end() == 0
@@ -666,12 +663,12 @@ class TestCommands:
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 8)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         command = [sys.executable, "-m", "rq.cli", "info", "--url", redis_url, "--raw"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "queue default 0" in shown
         assert "busy default" in shown
-        wait_until(lambda: job.get_status() == "finished", 20, "the job ended")
+        wait_until(lambda: job.get_status() == "finished", "the job ended")
         assert worker.end() == 0
 
     def test_a_stock_worker_on_the_same_queue_is_reported(
@@ -692,11 +689,11 @@ class TestCommands:
         job = queue.enqueue(jobs.add, 1, 2)
         worker.wait_for("worker.suspended")
         asked = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
-        wait_until(lambda: beats(connection) >= 2, 10, "it lives")
+        wait_until(lambda: beats(connection) >= 2, "it lives")
         assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] - asked < 20
         assert job.get_status() == "queued"
         connection.delete("rq:suspended")
-        wait_until(lambda: job.get_status() == "finished", 10, "it goes on")
+        wait_until(lambda: job.get_status() == "finished", "it goes on")
         assert worker.end() == 0
 
     def test_a_queue_that_is_no_list_stops_no_other(
@@ -705,10 +702,10 @@ class TestCommands:
         connection.set("rq:queue:broken", "x")
         worker = start(WORKER_QUEUES="broken,default")
         asked = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
-        wait_until(lambda: beats(connection) >= 2, 10, "it lives")
+        wait_until(lambda: beats(connection) >= 2, "it lives")
         assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] - asked < 60
         job = queue.enqueue(jobs.add, 1, 2)
-        wait_until(lambda: job.get_status() == "finished", 10, "the other queue's job")
+        wait_until(lambda: job.get_status() == "finished", "the other queue's job")
         assert worker.end() == 0
 
     def test_a_canceled_job_stays_canceled_whatever_comes_of_it(
@@ -716,11 +713,11 @@ class TestCommands:
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 0.5)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         job.cancel()
         worker.wait_for("run.discarded")
         after = queue.enqueue(jobs.add, 1, 2)
-        wait_until(lambda: after.get_status() == "finished", 10, "the next one")
+        wait_until(lambda: after.get_status() == "finished", "the next one")
         assert job.get_status() == "canceled"
         assert worker.end() == 0
 
@@ -766,15 +763,15 @@ class TestOutages:
         with Redis.from_url(server.url) as connection:
             job = Queue(connection=connection).enqueue(jobs.wait_and_tell, str(path), 0.6)
         worker = start(server.url)
-        wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+        wait_until(lambda: lines(path) == ["began"], "the job began")
         server.kill()
-        wait_until(lambda: lines(path) == ["began", "ended"], 10, "the job ended")
+        wait_until(lambda: lines(path) == ["began", "ended"], "the job ended")
         worker.wait_for("store.waiting")
         server.start()
         worker.wait_for("store.back")
         with Redis.from_url(server.url) as connection:
             stored = Job.fetch(job.id, connection=connection)
-            wait_until(lambda: stored.get_status() == "finished", 10, "it is stored")
+            wait_until(lambda: stored.get_status() == "finished", "it is stored")
             assert lines(path) == ["began", "ended"]
             assert worker.end() == 0
 
@@ -788,7 +785,7 @@ class TestOutages:
         horse = WorkHorse(JobRunner("w", nowhere, [], max_interruptions=1), [])
         try:
             assert horse.begin(execution)
-            sent = wait_until(horse.outcome, 10, "its outcome")
+            sent = wait_until(horse.outcome, "its outcome")
             assert sent
             assert (sent[0].state, sent[0].error) == ("ok", "")
         finally:
@@ -803,9 +800,9 @@ class TestOutages:
         with Redis.from_url(server.url) as connection:
             job = Queue(connection=connection).enqueue(jobs.wait_and_tell, str(path), 0.5)
             worker = start(server.url)
-            wait_until(lambda: lines(path) == ["began"], 10, "the job began")
+            wait_until(lambda: lines(path) == ["began"], "the job began")
             connection.config_set("maxmemory", 1)
-            wait_until(lambda: job.get_status() == "finished", 10, "it is stored")
+            wait_until(lambda: job.get_status() == "finished", "it is stored")
             connection.config_set("maxmemory", 0)
             assert worker.end() == 0
 
@@ -906,8 +903,8 @@ class TestRuns:
     ) -> None:
         worker = start()
         job = queue.enqueue(jobs.fail, retry=Retry(max=1, interval=1))
-        wait_until(lambda: job.get_status() == "failed", 15, "it was tried again")
+        wait_until(lambda: job.get_status() == "failed", "it was tried again")
         assert connection.hget(job.key, "rq_clock_attempt") == b"2"
         later = queue.enqueue_in(timedelta(seconds=1), jobs.add, 1, 2)
-        wait_until(lambda: later.get_status() == "finished", 15, "it came")
+        wait_until(lambda: later.get_status() == "finished", "it came")
         assert worker.end() == 0

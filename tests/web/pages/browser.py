@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from redis import Redis
 
 from tests.clock.storm import ClockProcess
-from tests.helpers import PATIENCE, wait_until
+from tests.helpers import wait_until
 from tests.process import Process
 from tests.server import Server, free_url
 from tests.web.test_server import TOKEN, WebProcess
@@ -113,11 +113,9 @@ def log_in(page: Page, url: str) -> None:
     page.get_by_role("button", name="Log out").wait_for()
 
 
-def seen(page: Page, text: str, what: str = "", seconds: float = PATIENCE) -> None:
+def seen(page: Page, text: str, what: str = "") -> None:
     """Fails unless the text comes to be seen on the page, which nobody reloads."""
-    wait_until(
-        lambda: text in page.locator("body").inner_text(), seconds, what or f"{text!r} on the page"
-    )
+    wait_until(lambda: text in page.locator("body").inner_text(), what or f"{text!r} on the page")
 
 
 __all__ = ["Browser", "BrowserContext", "Page", "Place", "browser", "chromium", "log_in", "seen"]

@@ -34,7 +34,7 @@ from rq_clock.store import scripts
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__
 from rq_clock.web import create_app
-from tests.helpers import PATIENCE, wait_until
+from tests.helpers import wait_until
 from tests.process import ROOT
 from tests.server import Server, free_url
 from tests.web.pages import browser as lab
@@ -337,7 +337,7 @@ def served(redis: Redis, url: str) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        wait_until(lambda: server.started, PATIENCE, "the web process")
+        wait_until(lambda: server.started, "the web process")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True

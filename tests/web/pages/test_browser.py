@@ -131,7 +131,7 @@ class TestAPersonsPath:
         live(page)
         rows = page.get_by_role("table", name="Fire times and their outcomes").locator("tbody tr")
         before = rows.first.inner_text()
-        wait_until(lambda: rows.first.inner_text() != before, PATIENCE, "another run")
+        wait_until(lambda: rows.first.inner_text() != before, "another run")
         expect(rows.nth(1)).to_contain_text("ok")
 
     def pauses_it_and_sees_it_skipped(self, page: Page) -> None:
@@ -252,7 +252,7 @@ class TestLive:
         place.clock.kill()
         seen(page, "No clock has been running since")
         polls.clear()
-        wait_until(lambda: page.title() and (page, 304) in polls, PATIENCE, "the same page")
+        wait_until(lambda: page.title() and (page, 304) in polls, "the same page")
         place.clock = place.start_clock("clock.3")
         seen(page, "clock.3")
 
@@ -286,7 +286,7 @@ class TestLive:
         beat = page.locator("#row-heartbeat")
         for _ in range(2):
             before = beat.inner_text()
-            wait_until(lambda: beat.inner_text() != before, PATIENCE, "news of a run")  # noqa: B023
+            wait_until(lambda: beat.inner_text() != before, "news of a run")  # noqa: B023
         expect(box).to_be_checked()
         expect(page.get_by_role("searchbox")).to_have_value("half a wo")
         assert page.evaluate("document.activeElement.textContent") == "nightly-report"
@@ -319,9 +319,7 @@ class TestLive:
         with paused(place, "nightly-report", "while hidden"):
             seen(other, "while hidden")
             polls.clear()
-            wait_until(
-                lambda: page.title() and len(polls) >= 3, PATIENCE, "the other to ask thrice"
-            )
+            wait_until(lambda: page.title() and len(polls) >= 3, "the other to ask thrice")
             assert {tab for tab, _ in polls} == {other}
             assert "while hidden" not in page.locator("body").inner_text()
             self.hide(page, hidden=False)
