@@ -43,6 +43,9 @@ format: setup  ## write the code as `make check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+rq-tests: setup  ## RQ's own test suite, with RQ's worker and with ours, side by side
+	$(BIN)/python -m tests.rq_suite
+
 bench: setup $(PEERS)  ## side by side with RQ's own clock and workers, and Celery's
 	$(BIN)/python -m bench
 
@@ -88,4 +91,4 @@ $(PEERS): requirements-bench.txt | $(READY)
 	-$(BIN)/python -m venv --clear .venv/peers && .venv/peers/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes -r requirements-bench.txt && touch $@
 
-.PHONY: help setup run test test-unit test-integration test-process check format bench bench-scale bench-web house screenshots storm lock clean
+.PHONY: help setup run test test-unit test-integration test-process check format rq-tests bench bench-scale bench-web house screenshots storm lock clean
