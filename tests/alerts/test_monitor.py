@@ -23,9 +23,7 @@ from rq_clock.alerts.rules import DIGEST
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
 from rq_clock.errors import LeaseLost, ScheduleError
-from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
-from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.settings import Settings
@@ -35,6 +33,7 @@ from rq_clock.timing.triggers import Trigger, every, once
 from tests.alerts.test_channels import Hub, arrived, hub
 from tests.clock.storm import ClockProcess, account, add, catch_up, ledger
 from tests.helpers import Events, pause, wait_until
+from tests.jobs.endings import Ending, fails, interrupted, ok, stopped
 from tests.server import Server
 
 __all__ = ["hub"]  # fixtures
@@ -47,8 +46,11 @@ ALERTS = "rq-clock:default:alerts"
 class Leader:
     """A clock that leads, by hand."""
 
-    def __init__(self, redis: Redis, *, store: type[Store] = Store, **env: str) -> None:
+    def __init__(
+        self, redis: Redis, events: Events, *, store: type[Store] = Store, **env: str
+    ) -> None:
         self.redis: Any = redis
+        self.events = events
         self.store = store(redis, "default", history=1000)
         settings = {f"RQ_CLOCK_{name.upper()}": value for name, value in env.items()}
         self.watch = Monitor(self.store, Settings.from_env(settings))
@@ -92,16 +94,29 @@ class Leader:
         self.look_at = self.now + timedelta(seconds=again)
 
     def lose(self, what: str) -> None:
-        """Look, and lose the connection when that is kept: the word or the reply."""
+        """Look, and lose the connection when alerts are stored: the request or the reply."""
         assert isinstance(self.store, Unsure)
         self.store.loses = what
         with pytest.raises(ConnectionError):
             self.look()
         self.store.loses = ""
 
+    def go_on(self, span: timedelta) -> None:
+        self.run(self.now + span)
+
+    def turn(self) -> None:
+        """Decide all that is due, without a look."""
+        while self.stage.turn(self.now) == 0:
+            pass
+
     def outage(self, length: timedelta) -> None:
         """Time in which nothing is done."""
         self.now += length
+
+    def fall_behind(self) -> None:
+        """Lead for half a minute, and then do nothing for five."""
+        self.run(NOON + 30 * SECOND)
+        self.outage(5 * MINUTE)
 
     def serve(self, queue: str = "default") -> None:
         """A worker lives."""
@@ -109,13 +124,16 @@ class Leader:
         self.redis.hset("rq:worker:a", "birth", "x")
         self.executions.register("a", self.now)
 
-    def end(self, how: Callable[[Execution, datetime], Outcome]) -> str:
-        """The next job is taken and ended like this; its id."""
+    def end(self, how: Ending) -> str:
+        """Take the next job and end it like this. Return its id."""
         self.serve()
         execution = self.executions.take("a", ["default"], self.now)
         assert execution
         self.executions.close(execution, how(execution, self.now))
         return execution.job_id
+
+    def alerts(self, kind: str) -> list[dict[str, Any]]:
+        return self.events(f"alert.{kind}")
 
     def kept(self) -> dict[str, Any]:
         """The open alerts in Redis."""
@@ -127,13 +145,16 @@ Lead = Callable[..., Leader]
 
 
 @pytest.fixture
-def lead(connection: Redis) -> Iterator[Lead]:
+def lead(connection: Redis, events: Events) -> Iterator[Lead]:
+    """Return a leader that has declared some schedules: `lead(schedule(), alert_failures="2")`."""
     with ExitStack() as stack:
 
-        def lead(redis: Redis = connection, **options: Any) -> Leader:
-            leader = Leader(redis, **options)
+        def lead(*schedules: Schedule, redis: Redis = connection, **options: Any) -> Leader:
+            leader = Leader(redis, events, **options)
             stack.callback(leader.watch.close)
             leader.serve()
+            if schedules:
+                leader.declare(*schedules)
             return leader
 
         yield lead
@@ -143,249 +164,208 @@ def schedule(name: str = "s", trigger: Trigger | None = None, **options: Any) ->
     return declare(name, trigger or every(minutes=1), "tasks.nothing", options)
 
 
-def ok(execution: Execution, now: datetime) -> Outcome:
-    return endings.succeeded(execution, now, None)
-
-
-def fails(execution: Execution, now: datetime) -> Outcome:
-    return endings.failed(execution, now, "Traceback\nValueError: password=hunter22")
-
-
-def stopped(execution: Execution, now: datetime) -> Outcome:
-    return endings.failed(execution, now, "stopped", state=endings.STOPPED)
-
-
-def interrupted(execution: Execution, now: datetime) -> Outcome:
-    return endings.interrupted(execution, now, 1)
-
-
 def bodies(server: Hub) -> list[dict[str, Any]]:
     return [json.loads(call["body"]) for call in server.seen if call["body"]]
 
 
 class TestLate:
-    def test_lateness_after_an_outage_is_reported_and_so_is_its_end(
-        self, lead: Lead, events: Events
-    ) -> None:
-        leader = lead()
-        leader.declare(schedule(overlap="allow"))
+    def test_lateness_after_an_outage_is_reported_and_so_is_its_end(self, lead: Lead) -> None:
+        leader = lead(schedule(overlap="allow"))
         leader.run(NOON + 90 * SECOND)
         leader.outage(5 * MINUTE)
         leader.run(NOON + 6 * MINUTE + 40 * SECOND)
-        [late] = events("alert.late")
+        [late] = leader.alerts("late")
         assert late["schedule"] == "s"
         assert late["since"] == "2026-03-01T12:02:00Z"
         assert late["detail"] == "was enqueued 270 s late"
         assert list(leader.kept()) == ["late:s"]
         leader.run(NOON + 9 * MINUTE)
-        [over] = events("alert.recovered")
+        [over] = leader.alerts("recovered")
         assert (over["kind"], over["schedule"]) == ("late", "s")
-        assert len(events("alert.late")) == 1
+        assert len(leader.alerts("late")) == 1
         assert leader.kept() == {}
 
-    def test_a_restart_of_seconds_is_not_reported(self, lead: Lead, events: Events) -> None:
-        leader = lead()
-        leader.declare(schedule(overlap="allow"))
+    def test_a_restart_of_seconds_is_not_reported(self, lead: Lead) -> None:
+        leader = lead(schedule(overlap="allow"))
         leader.run(NOON + 50 * SECOND)
         leader.outage(65 * SECOND)
         leader.run(NOON + 3 * MINUTE)
-        assert events("run.enqueued")
-        assert events("alert.late") == []
+        assert leader.events("run.enqueued")
+        assert leader.alerts("late") == []
         assert leader.kept() == {}
 
-    def test_a_fire_time_too_late_to_run_is_reported(self, lead: Lead, events: Events) -> None:
-        leader = lead()
-        leader.declare(schedule(catch_up="none"), schedule("t", catch_up_window=30))
+    def test_a_fire_time_too_late_to_run_is_reported(self, lead: Lead) -> None:
+        leader = lead(schedule(catch_up="none"), schedule("t", catch_up_window=30))
         leader.run(NOON + 30 * SECOND)
         leader.outage(3 * MINUTE)
         leader.run(NOON + 3 * MINUTE + 45 * SECOND)
-        details = {late["schedule"]: late["detail"] for late in events("alert.late")}
+        details = {late["schedule"]: late["detail"] for late in leader.alerts("late")}
         assert details == {
             "s": "came too late to run, 150 s late", "t": "was enqueued 150 s late",
         }  # fmt: skip
 
     def test_a_fire_time_that_cannot_be_written_is_reported_after_the_grace(
-        self, lead: Lead, connection: Redis, events: Events
+        self, lead: Lead, connection: Redis
     ) -> None:
         connection.set("rq:queue:broken", "x")
-        leader = lead(alert_grace_seconds="20")
-        leader.declare(schedule(queue="broken", overlap="allow"), schedule("fine"))
+        leader = lead(
+            schedule(queue="broken", overlap="allow"), schedule("fine"), alert_grace_seconds="20"
+        )
         leader.run(NOON + 75 * SECOND)
-        assert events("alert.late") == []
+        assert leader.alerts("late") == []
         leader.run(NOON + 2 * MINUTE)
-        [late] = events("alert.late")
+        [late] = leader.alerts("late")
         assert (late["schedule"], late["since"]) == ("s", "2026-03-01T12:01:00Z")
         assert "run.undecided" in late["detail"]
         connection.delete("rq:queue:broken")
         leader.run(NOON + 5 * MINUTE)
-        assert [over["schedule"] for over in events("alert.recovered")] == ["s"]
+        assert [over["schedule"] for over in leader.alerts("recovered")] == ["s"]
 
-    def test_an_unreadable_definition_is_the_reason(
-        self, lead: Lead, connection: Redis, events: Events
-    ) -> None:
-        leader = lead()
-        leader.declare(schedule())
+    def test_an_unreadable_definition_is_the_reason(self, lead: Lead, connection: Redis) -> None:
+        leader = lead(schedule())
         connection.hset(
             "rq-clock:default:definitions", "s", '{"every":60000,"func":"tasks.x","later":1}'
         )
         leader.run(NOON + 3 * MINUTE)
-        [late] = events("alert.late")
+        [late] = leader.alerts("late")
         assert "unknown option 'later'" in late["detail"]
 
-    def test_a_pause_is_not_late_and_ends_what_was(self, lead: Lead, events: Events) -> None:
-        leader = lead()
-        leader.declare(schedule(overlap="allow"), schedule("other", overlap="allow"))
+    def test_a_pause_is_not_late_and_ends_what_was(self, lead: Lead) -> None:
+        leader = lead(schedule(overlap="allow"), schedule("other", overlap="allow"))
         leader.run(NOON + 30 * SECOND)
         pause(leader.store, "s", leader.now)
         leader.outage(5 * MINUTE)
-        leader.run(leader.now + 10 * SECOND)
-        assert [late["schedule"] for late in events("alert.late")] == ["other"]
+        leader.go_on(10 * SECOND)
+        assert [late["schedule"] for late in leader.alerts("late")] == ["other"]
         pause(leader.store, "*", leader.now)
-        leader.run(leader.now + 2 * MINUTE)
+        leader.go_on(2 * MINUTE)
         assert leader.kept() == {}
-        assert events("alert.recovered") == []
+        assert leader.alerts("recovered") == []
 
-    def test_a_late_one_off_job_is_reported_and_then_over(self, lead: Lead, events: Events) -> None:
-        leader = lead()
-        leader.declare(schedule("launch", once(NOON + MINUTE)))
+    def test_a_late_one_off_job_is_reported_and_then_over(self, lead: Lead) -> None:
+        leader = lead(schedule("launch", once(NOON + MINUTE)))
         leader.outage(10 * MINUTE)
-        leader.run(leader.now + 2 * MINUTE)
-        assert [late["schedule"] for late in events("alert.late")] == ["launch"]
+        leader.go_on(2 * MINUTE)
+        assert [late["schedule"] for late in leader.alerts("late")] == ["launch"]
         assert leader.kept() == {}
 
-    def test_a_removed_schedule_keeps_no_alert(self, lead: Lead, events: Events) -> None:
-        leader = lead()
-        leader.declare(schedule(overlap="allow"), schedule("other"))
-        leader.run(NOON + 30 * SECOND)
-        leader.outage(5 * MINUTE)
-        leader.run(leader.now + 5 * SECOND)
+    def test_a_removed_schedule_keeps_no_alert(self, lead: Lead) -> None:
+        leader = lead(schedule(overlap="allow"), schedule("other"))
+        leader.fall_behind()
+        leader.go_on(5 * SECOND)
         assert len(leader.kept()) == 2
         leader.declare(schedule("other"))
-        leader.run(leader.now + 2 * MINUTE)
+        leader.go_on(2 * MINUTE)
         assert "late:s" not in leader.kept()
 
 
 class TestFailing:
     def test_an_attempt_that_goes_on_is_no_failure_and_one_that_does_not_is(
-        self, lead: Lead, events: Events
+        self, lead: Lead
     ) -> None:
-        leader = lead()
-        leader.declare(schedule(retries=1, catch_up="all"))
+        leader = lead(schedule(retries=1, catch_up="all"))
         leader.run(NOON + 70 * SECOND)
         for how in (interrupted, fails):  # back to the front; retried
             leader.end(how)
-        leader.run(leader.now + 10 * SECOND)
+        leader.go_on(10 * SECOND)
         assert [e.again for e in leader.executions.ended(10)] == ["queue", "front"]
-        assert events("alert.failing") == []
+        assert leader.alerts("failing") == []
         leader.end(fails)
-        leader.run(leader.now + 10 * SECOND)
-        [failing] = events("alert.failing")
+        leader.go_on(10 * SECOND)
+        [failing] = leader.alerts("failing")
         assert (failing["schedule"], failing["count"]) == ("s", 1)
         assert failing["detail"] == "ValueError: password=****"
         leader.run(NOON + 130 * SECOND)
         leader.end(ok)
-        leader.run(leader.now + 10 * SECOND)
-        assert [over["schedule"] for over in events("alert.recovered")] == ["s"]
+        leader.go_on(10 * SECOND)
+        assert [over["schedule"] for over in leader.alerts("recovered")] == ["s"]
 
-    def test_one_that_is_interrupted_too_often_has_failed(self, lead: Lead, events: Events) -> None:
-        leader = lead()
-        leader.declare(schedule(catch_up="all"))
+    def test_one_that_is_interrupted_too_often_has_failed(self, lead: Lead) -> None:
+        leader = lead(schedule(catch_up="all"))
         leader.run(NOON + 70 * SECOND)
         leader.end(interrupted)
         leader.end(interrupted)
-        leader.run(leader.now + 10 * SECOND)
+        leader.go_on(10 * SECOND)
         assert [e.again for e in leader.executions.ended(10)] == ["", "front"]
-        assert len(events("alert.failing")) == 1
+        assert len(leader.alerts("failing")) == 1
 
-    def test_what_an_operator_stops_neither_fails_nor_succeeds(
-        self, lead: Lead, events: Events
-    ) -> None:
-        leader = lead(alert_failures="2")
-        leader.declare(schedule(catch_up="all"))
+    def test_what_an_operator_stops_neither_fails_nor_succeeds(self, lead: Lead) -> None:
+        leader = lead(schedule(catch_up="all"), alert_failures="2")
         leader.run(NOON + 4 * MINUTE)
         for how in (fails, stopped, fails):
             leader.end(how)
-        leader.run(leader.now + 10 * SECOND)
-        assert [failing["count"] for failing in events("alert.failing")] == [2]
+        leader.go_on(10 * SECOND)
+        assert [failing["count"] for failing in leader.alerts("failing")] == [2]
 
-    def test_runs_that_ended_before_the_first_look_are_not_reported(
-        self, lead: Lead, events: Events
-    ) -> None:
-        leader = lead()
-        leader.declare(schedule(catch_up="all"))
-        while not events("run.enqueued"):  # no look until there is something to have missed
+    def test_runs_that_ended_before_the_first_look_are_not_reported(self, lead: Lead) -> None:
+        leader = lead(schedule(catch_up="all"))
+        while not leader.events("run.enqueued"):  # no look until there is something to have missed
             leader.stage.turn(leader.now)
             leader.now += SECOND
         leader.end(fails)
         leader.look()
         leader.look()
-        assert events("alert.failing") == []
+        assert leader.alerts("failing") == []
 
-    def test_a_job_that_vanished_has_failed(
-        self, lead: Lead, connection: Redis, events: Events
-    ) -> None:
-        leader = lead()
-        leader.declare(schedule())
+    def test_a_job_that_vanished_has_failed(self, lead: Lead, connection: Redis) -> None:
+        leader = lead(schedule())
         leader.run(NOON + 2 * MINUTE)
         connection.delete("rq:queue:default")  # the first job is in no queue any more
         for minute in range(3, 7):
             leader.run(NOON + minute * MINUTE)
             leader.stage.overlaps.check(leader.now)
         leader.look()
-        assert len(events("run.lost")) == 1
-        [failing] = events("alert.failing")
+        assert len(leader.events("run.lost")) == 1
+        [failing] = leader.alerts("failing")
         assert "has vanished" in failing["detail"]
 
     def test_more_than_one_look_takes_in_follow_at_once_and_none_is_passed_over(
-        self, lead: Lead, connection: Redis, events: Events
+        self, lead: Lead, connection: Redis
     ) -> None:
-        leader = lead()
-        leader.declare(schedule(catch_up="all"))
+        leader = lead(schedule(catch_up="all"))
         leader.run(NOON + 70 * SECOND)
         job_id = leader.end(fails)
         [attempt] = leader.executions.ended(1)
         [(_, fields)] = leader.redis.xrange("rq-clock:default:runs")
         for _ in range(499):
             leader.redis.xadd("rq-clock:default:runs", fields)
-        leader.run(leader.now + 10 * SECOND)
+        leader.go_on(10 * SECOND)
         assert attempt.job_id == job_id
         assert leader.kept()["failing:s"]["count"] == 500
-        assert len(events("alert.failing")) == 1
+        assert len(leader.alerts("failing")) == 1
 
 
 class TestStuckAndUnserved:
     def test_a_job_that_blocks_its_schedule_for_an_hour_is_reported_until_it_ends(
-        self, lead: Lead, events: Events
+        self, lead: Lead
     ) -> None:
-        leader = lead()
-        leader.declare(schedule("s", every(minutes=10)))
+        leader = lead(schedule("s", every(minutes=10)))
         leader.run(NOON + 75 * MINUTE)
-        assert events("alert.stuck") == []
+        assert leader.alerts("stuck") == []
         assert list(leader.kept()) == ["stuck:s"]
         leader.run(NOON + 85 * MINUTE)
-        [stuck] = events("alert.stuck")
+        [stuck] = leader.alerts("stuck")
         assert stuck["since"] == "2026-03-01T12:20:00Z"
         assert stuck["detail"] == leader.end(ok)
-        leader.run(leader.now + 10 * SECOND)
-        assert [over["kind"] for over in events("alert.recovered")] == ["stuck"]
+        leader.go_on(10 * SECOND)
+        assert [over["kind"] for over in leader.alerts("recovered")] == ["stuck"]
         assert leader.kept() == {}
 
     def test_a_queue_without_a_worker_is_reported_until_one_lives(
-        self, lead: Lead, connection: Redis, events: Events
+        self, lead: Lead, connection: Redis
     ) -> None:
-        leader = lead()
-        leader.declare(schedule("s", every(minutes=10), queue="reports"))
+        leader = lead(schedule("s", every(minutes=10), queue="reports"))
         leader.run(NOON + 10 * MINUTE + 50 * SECOND)
-        assert events("alert.no-worker") == []
+        assert leader.alerts("no-worker") == []
         leader.run(NOON + 11 * MINUTE + 10 * SECOND)
-        [waiting] = events("alert.no-worker")
+        [waiting] = leader.alerts("no-worker")
         assert waiting["queue"] == "reports"
         connection.sadd("rq:workers:reports", "rq:worker:dead")  # no hash: it is gone
-        leader.run(leader.now + MINUTE)
-        assert events("alert.recovered") == []
+        leader.go_on(MINUTE)
+        assert leader.alerts("recovered") == []
         leader.serve("reports")
-        leader.run(leader.now + 10 * SECOND)
-        assert [over["queue"] for over in events("alert.recovered")] == ["reports"]
+        leader.go_on(10 * SECOND)
+        assert [over["queue"] for over in leader.alerts("recovered")] == ["reports"]
 
 
 class Unsure(Store):
@@ -394,79 +374,71 @@ class Unsure(Store):
     loses = ""
 
     def keep_alerts(self, lease: Lease, changes: Mapping[str, str]) -> None:
-        if self.loses == "word":
+        if self.loses == "request":
             raise ConnectionError("it never came there")
         super().keep_alerts(lease, changes)
         if self.loses == "reply":
             raise ConnectionError("it was done, but the reply was lost")
 
 
-def fallen_behind(leader: Leader) -> None:
-    """One schedule that is late, and not looked at yet."""
-    leader.declare(schedule(overlap="allow"))
-    leader.run(NOON + 30 * SECOND)
-    leader.outage(5 * MINUTE)
-    while leader.stage.turn(leader.now) == 0:
-        pass
-
-
 class TestKeeping:
-    def test_a_restarted_clock_repeats_no_report_and_reports_the_end(
-        self, lead: Lead, events: Events
-    ) -> None:
-        first = lead()
-        fallen_behind(first)
+    def test_a_restarted_clock_repeats_no_report_and_reports_the_end(self, lead: Lead) -> None:
+        first = lead(schedule(overlap="allow"))
+        first.fall_behind()
+        first.turn()
         first.look()
         first.end(fails)
-        first.run(first.now + 10 * SECOND)
-        assert (len(events("alert.late")), len(events("alert.failing"))) == (1, 1)
+        first.go_on(10 * SECOND)
+        assert (len(first.alerts("late")), len(first.alerts("failing"))) == (1, 1)
         second = lead()
         second.now = second.look_at = first.now
-        second.run(second.now + 20 * SECOND)
-        assert (len(events("alert.late")), len(events("alert.failing"))) == (1, 1)
-        second.run(second.now + 2 * MINUTE)
+        second.go_on(20 * SECOND)
+        assert (len(first.alerts("late")), len(first.alerts("failing"))) == (1, 1)
+        second.go_on(2 * MINUTE)
         second.end(ok)
-        second.run(second.now + 10 * SECOND)
-        assert {over["kind"] for over in events("alert.recovered")} == {"late", "failing"}
+        second.go_on(10 * SECOND)
+        assert {over["kind"] for over in first.alerts("recovered")} == {"late", "failing"}
         assert second.kept() == {}
 
-    def test_a_deposed_clock_reports_nothing(self, lead: Lead, events: Events) -> None:
-        deposed = lead()
-        fallen_behind(deposed)
+    def test_a_deposed_clock_reports_nothing(self, lead: Lead) -> None:
+        deposed = lead(schedule(overlap="allow"))
+        deposed.fall_behind()
+        deposed.turn()
         newer = lead()
         with pytest.raises(LeaseLost):
             deposed.look()
-        assert events("alert.late") == []
+        assert deposed.alerts("late") == []
         assert newer.kept() == {}
 
     def test_an_alert_that_was_stored_although_the_reply_was_lost_is_reported_once(
-        self, lead: Lead, events: Events
+        self, lead: Lead
     ) -> None:
-        leader = lead(store=Unsure)
-        fallen_behind(leader)
+        leader = lead(schedule(overlap="allow"), store=Unsure)
+        leader.fall_behind()
+        leader.turn()
         leader.lose("reply")
-        assert events("alert.late") == []
+        assert leader.alerts("late") == []
         assert list(leader.kept()) == ["late:s"]
         for _ in range(2):
             leader.lead()
             leader.look()
-        assert len(events("alert.late")) == 1
+        assert len(leader.alerts("late")) == 1
 
-    def test_what_was_not_kept_is_found_out_again(self, lead: Lead, events: Events) -> None:
-        leader = lead(store=Unsure)
-        fallen_behind(leader)
+    def test_what_was_not_kept_is_found_out_again(self, lead: Lead) -> None:
+        leader = lead(schedule(overlap="allow"), store=Unsure)
+        leader.fall_behind()
+        leader.turn()
         leader.end(fails)
-        leader.lose("word")
-        assert (events("alert.late"), leader.kept()) == ([], {})
+        leader.lose("request")
+        assert (leader.alerts("late"), leader.kept()) == ([], {})
         leader.lead()
         leader.look()
-        assert (len(events("alert.late")), len(events("alert.failing"))) == (1, 1)
+        assert (len(leader.alerts("late")), len(leader.alerts("failing"))) == (1, 1)
 
     def test_a_look_at_nothing_is_one_command_and_writes_nothing(
         self, lead: Lead, connection: Any
     ) -> None:
-        leader = lead()
-        leader.declare(schedule("s", every(hours=1)))
+        leader = lead(schedule("s", every(hours=1)))
         leader.look()
 
         def calls() -> dict[str, int]:
@@ -482,63 +454,63 @@ class TestKeeping:
         assert 60 / LOOK_SECONDS <= 15
 
     def test_a_full_server_stores_alerts_and_stops_the_ping(
-        self, lead: Lead, fresh_server: Callable[..., Server], events: Events, hub: Hub
+        self, lead: Lead, fresh_server: Callable[..., Server], hub: Hub
     ) -> None:
         server = fresh_server()
         with Redis.from_url(server.url) as redis:
-            leader = lead(redis, ping_url=f"{hub.url}/alive", alert_url=f"{hub.url}/alert")
-            leader.declare(schedule(overlap="allow"))
+            leader = lead(
+                schedule(overlap="allow"),
+                redis=redis,
+                ping_url=f"{hub.url}/alive",
+                alert_url=f"{hub.url}/alert",
+            )
             leader.run(NOON + 30 * SECOND)
             arrived(hub)
             redis.config_set("maxmemory", 1)
             leader.run(NOON + 3 * MINUTE)
-            assert events("commit.refused")
+            assert leader.events("commit.refused")
             assert list(leader.kept()) == ["late:s"]
             arrived(hub, 2)
             redis.config_set("maxmemory", 0)
             leader.run(NOON + 6 * MINUTE)
             arrived(hub, 4)
-        assert len(events("alert.late")) == len(events("alert.recovered")) == 1
+        assert len(leader.alerts("late")) == len(leader.alerts("recovered")) == 1
         assert sorted(hub.paths()[:2]) == ["/alert", "/alive"]
 
 
-class TestTelling:
-    def test_many_at_once_are_one_line_and_one_report(
-        self, lead: Lead, events: Events, hub: Hub
-    ) -> None:
+class TestReports:
+    def test_many_at_once_are_one_line_and_one_report(self, lead: Lead, hub: Hub) -> None:
         leader = lead(alert_url=f"{hub.url}/in")
         names = [f"s{i:02}" for i in range(DIGEST + 1)]
         leader.declare(*(schedule(name, overlap="allow") for name in names))
-        leader.run(NOON + 30 * SECOND)
-        leader.outage(5 * MINUTE)
-        leader.run(leader.now + 10 * SECOND)
+        leader.fall_behind()
+        leader.go_on(10 * SECOND)
         arrived(hub)
-        [digest] = events("alert.digest")
-        assert (digest["late"], events("alert.late")) == (11, [])
+        [digest] = leader.alerts("digest")
+        assert (digest["late"], leader.alerts("late")) == (11, [])
         [body] = bodies(hub)
         assert (body["kind"], body["count"]) == ("digest", 11)
         assert sorted(alert["schedule"] for alert in body["alerts"]) == names
         assert body["text"].startswith("[default] 11 late\n")
 
     def test_few_at_once_are_reports_of_their_own(self, lead: Lead, hub: Hub) -> None:
-        leader = lead(alert_url=f"{hub.url}/in")
-        leader.declare(schedule("a"), schedule("b"))
-        leader.run(NOON + 30 * SECOND)
-        leader.outage(5 * MINUTE)
-        leader.run(leader.now + 10 * SECOND)
+        leader = lead(schedule("a"), schedule("b"), alert_url=f"{hub.url}/in")
+        leader.fall_behind()
+        leader.go_on(10 * SECOND)
         arrived(hub, 2)
         assert sorted(body["schedule"] for body in bodies(hub)) == ["a", "b"]
 
     def test_what_fails_look_after_look_is_gathered_after_ten_reports_a_minute(
-        self, lead: Lead, events: Events, hub: Hub
+        self, lead: Lead, hub: Hub
     ) -> None:
-        leader = lead(alert_url=f"{hub.url}/in")
-        leader.declare(*(schedule(f"s{i:02}", every(hours=1)) for i in range(30)))
+        leader = lead(
+            *(schedule(f"s{i:02}", every(hours=1)) for i in range(30)), alert_url=f"{hub.url}/in"
+        )
         leader.run(NOON + HOUR + SECOND)
         for _ in range(30):
             leader.end(fails)
             leader.look()
-        assert len(events("alert.failing")) == 30
+        assert len(leader.alerts("failing")) == 30
         arrived(hub, REPORTS)
         leader.now += MINUTE
         leader.look()
@@ -548,8 +520,9 @@ class TestTelling:
         assert counts == [1] * REPORTS + [20]
 
     def test_pending_reports_are_sent_at_the_end(self, lead: Lead, hub: Hub) -> None:
-        leader = lead(alert_url=f"{hub.url}/in")
-        leader.declare(*(schedule(f"s{i:02}", every(hours=1)) for i in range(12)))
+        leader = lead(
+            *(schedule(f"s{i:02}", every(hours=1)) for i in range(12)), alert_url=f"{hub.url}/in"
+        )
         leader.run(NOON + HOUR + SECOND)
         for _ in range(12):
             leader.end(fails)
@@ -570,50 +543,48 @@ class TestPings:
         )
         leader.run(NOON + 10 * MINUTE + 10 * SECOND)
         arrived(hub, 1)
-        leader.end(fails)  # it is retried: nothing to tell yet
-        leader.run(leader.now + 10 * SECOND)
+        leader.end(fails)  # it is retried: not yet the end
+        leader.go_on(10 * SECOND)
         leader.end(ok)
         leader.run(NOON + 20 * MINUTE + 10 * SECOND)
         arrived(hub, 3)
         leader.end(fails)
         leader.end(fails)
-        leader.run(leader.now + 10 * SECOND)
+        leader.go_on(10 * SECOND)
         arrived(hub, 4)
         assert hub.paths() == ["/uuid/start", "/uuid", "/uuid/start", "/uuid/fail"]
         ids = [call["path"].partition("?rid=")[2] for call in hub.seen]
         assert ids[0] == ids[1] != ids[2] == ids[3]
 
-    def test_a_skipped_fire_time_starts_nothing(self, lead: Lead, hub: Hub, events: Events) -> None:
-        leader = lead(webhook_allow="127.0.0.1")
-        leader.declare(schedule("s", every(minutes=10), ping=f"{hub.url}/uuid"))
+    def test_a_skipped_fire_time_starts_nothing(self, lead: Lead, hub: Hub) -> None:
+        leader = lead(
+            schedule("s", every(minutes=10), ping=f"{hub.url}/uuid"), webhook_allow="127.0.0.1"
+        )
         leader.run(NOON + 35 * MINUTE)
-        assert len(events("run.skipped")) == 2
+        assert len(leader.events("run.skipped")) == 2
         leader.watch.close()
         assert hub.paths() == ["/uuid/start"]
 
     def test_a_clock_pings_once_a_minute_and_not_while_it_is_late(
         self, lead: Lead, hub: Hub
     ) -> None:
-        leader = lead(ping_url=f"{hub.url}/alive")
-        leader.declare(schedule(overlap="allow"))
+        leader = lead(schedule(overlap="allow"), ping_url=f"{hub.url}/alive")
         leader.run(NOON + 150 * SECOND)
         arrived(hub, 3)
         leader.outage(5 * MINUTE)
         leader.look()  # before the stage could turn: it is all still undecided
-        while leader.stage.turn(leader.now) == 0:
-            pass
+        leader.turn()
         leader.look()  # decided, but late
         leader.watch.close()
         assert hub.paths() == ["/alive"] * 3
 
     def test_one_faulty_schedule_does_not_silence_the_clock(
-        self, lead: Lead, hub: Hub, connection: Redis, events: Events
+        self, lead: Lead, hub: Hub, connection: Redis
     ) -> None:
         connection.set("rq:queue:broken", "x")
-        leader = lead(ping_url=f"{hub.url}/alive")
-        leader.declare(schedule(queue="broken"))
+        leader = lead(schedule(queue="broken"), ping_url=f"{hub.url}/alive")
         leader.run(NOON + 5 * MINUTE + 30 * SECOND)
-        assert events("alert.late")
+        assert leader.alerts("late")
         arrived(hub, 6)
 
 

@@ -19,9 +19,8 @@ from rq_clock.clock.backfiller import Backfiller
 from rq_clock.clock.overlaps import LOOK_MS
 from rq_clock.clock.planner import Planner
 from rq_clock.errors import LeaseLost
-from rq_clock.jobs import outcomes as endings
 from rq_clock.jobs.executions import Executions
-from rq_clock.jobs.outcomes import Execution, Outcome
+from rq_clock.jobs.outcomes import Execution
 from rq_clock.jobs.reaper import SILENCE, Reaper
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.settings import Settings
@@ -33,6 +32,7 @@ from rq_clock.worker.worker import Worker
 from tests.clock.storm import ClockProcess, add, client
 from tests.clock.test_planner import MIDNIGHT, SECOND, Wall
 from tests.helpers import pause, wait_until
+from tests.jobs.endings import Ending, fails, interrupted, ok, stopped
 from tests.server import Server
 
 PREFIX = "rq-clock:default:"
@@ -67,7 +67,7 @@ class Clock(Wall):
         assert execution
         return execution
 
-    def end(self, how: Callable[[Execution, datetime], Outcome], seconds: float = 2) -> datetime:
+    def end(self, how: Ending, seconds: float = 2) -> datetime:
         """Take the next job and end it so; when that was."""
         execution = self.take()
         self.now += timedelta(seconds=seconds)
@@ -107,22 +107,6 @@ def clock(connection: Redis) -> Clock:
     return Clock(connection)
 
 
-def ok(execution: Execution, now: datetime) -> Outcome:
-    return endings.succeeded(execution, now, None)
-
-
-def fails(execution: Execution, now: datetime) -> Outcome:
-    return endings.failed(execution, now, "ValueError: no")
-
-
-def stopped(execution: Execution, now: datetime) -> Outcome:
-    return endings.failed(execution, now, "stopped", state=endings.STOPPED)
-
-
-def interrupted(execution: Execution, now: datetime) -> Outcome:
-    return endings.interrupted(execution, now, 1)
-
-
 class TestOutcomes:
     def test_the_latest_one_stands_beside_the_newest_success_and_failure(
         self, clock: Clock
@@ -151,9 +135,7 @@ class TestOutcomes:
         assert clock.failing() == {}
 
     @pytest.mark.parametrize("before", [ok, fails])
-    def test_a_run_that_an_operator_stops_is_neither(
-        self, clock: Clock, before: Callable[[Execution, datetime], Outcome]
-    ) -> None:
+    def test_a_run_that_an_operator_stops_is_neither(self, clock: Clock, before: Ending) -> None:
         clock.fire()
         clock.end(before)
         failing, newest = clock.failing(), clock.outcome()[4:]
@@ -164,7 +146,7 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("how", [interrupted, fails])
     def test_an_attempt_after_which_the_job_goes_on_is_no_outcome(
-        self, clock: Clock, how: Callable[[Execution, datetime], Outcome]
+        self, clock: Clock, how: Ending
     ) -> None:
         clock.fire(retries=1)
         clock.end(how)
@@ -180,20 +162,18 @@ class TestOutcomes:
         assert clock.outcome()[0] == "interrupted"
         assert clock.failing() == {"s": to_ms(ended)}
 
-    def test_a_job_of_no_schedule_leaves_nothing(self, clock: Clock, connection: Redis) -> None:
+    def test_a_job_of_no_schedule_leaves_nothing(self, clock: Clock) -> None:
         clock.fire()
         clock.end(ok)
-        before = connection.hgetall(PREFIX + "counters")
-        Queue("default", connection=connection).enqueue("tests.worker.jobs.add", 1, 2)
+        before = clock.redis.hgetall(PREFIX + "counters")
+        Queue("default", connection=clock.redis).enqueue("tests.worker.jobs.add", 1, 2)
         clock.end(fails)
-        assert connection.hgetall(PREFIX + "counters") == before
+        assert clock.redis.hgetall(PREFIX + "counters") == before
         assert clock.failing() == {}
 
 
 class TestRuns:
-    def test_a_worker_counts_the_runs_it_ends(
-        self, clock: Clock, connection: Redis, redis_url: str
-    ) -> None:
+    def test_a_worker_counts_the_runs_it_ends(self, clock: Clock, redis_url: str) -> None:
         targets = {"good": "add", "bad": "fail", "deadly": "die"}
         arguments: dict[str, Any] = {"good": [1, 2], "bad": [], "deadly": ["SIGKILL"]}
         for name, target in targets.items():
@@ -202,7 +182,7 @@ class TestRuns:
             clock.declare(declare(name, trigger, path, options))
             clock.run(clock.now.replace(minute=0) + HOUR)
         settings = Settings.from_env({"REDIS_URL": redis_url})
-        Worker(["default"], connection=connection, settings=settings).work(
+        Worker(["default"], connection=clock.redis, settings=settings).work(
             burst=True, logging_level="CRITICAL"
         )
         # each declaration is the whole of one: those before it were removed
@@ -214,7 +194,7 @@ class TestRuns:
         assert took.cumulative[-1] == waited.cumulative[-1] == 3
         assert 0 < took.seconds < 30
 
-    def test_what_runs_took_and_waited_is_told_by_buckets(self, clock: Clock) -> None:
+    def test_what_runs_took_and_waited_is_counted_by_buckets(self, clock: Clock) -> None:
         for took, waited in ((0.1, 0), (0.11, 3), (3, 3), (20_000, 4000)):
             clock.fire()
             clock.now += timedelta(seconds=waited) - timedelta(minutes=1)
@@ -226,32 +206,30 @@ class TestRuns:
             assert counts.waited.seconds == pytest.approx(4006)
 
     def test_a_job_that_says_nothing_true_of_its_queueing_ends_all_the_same(
-        self, clock: Clock, connection: Redis
+        self, clock: Clock
     ) -> None:
         clock.fire()
-        connection.hset(f"rq:job:default-s-{to_ms(MIDNIGHT + HOUR)}", "enqueued_at", "noon")
+        clock.redis.hset(f"rq:job:default-s-{to_ms(MIDNIGHT + HOUR)}", "enqueued_at", "noon")
         clock.end(ok)
         assert clock.counts().runs == {"ok": 1}
         assert clock.counts().waited.cumulative[-1] == 0
 
-    def test_a_burial_is_counted_once_and_is_a_failure_at_last(self, clock: Clock) -> None:
+    def test_a_reaped_run_is_counted_once_and_is_a_failure_at_last(self, clock: Clock) -> None:
         clock.fire()
         for number in range(2):
             clock.take(f"w{number}")
-            for care in (Reaper(clock.executions, 1), Reaper(clock.executions, 1)):
+            for reaper in (Reaper(clock.executions, 1), Reaper(clock.executions, 1)):
                 for moment in range(0, int(SILENCE) + 3, 2):
-                    care.look(float(moment), clock.now)
+                    reaper.look(float(moment), clock.now)
         assert clock.counts("s").again == clock.counts().again == {"lost": 1}
         assert clock.counts("s").runs == clock.counts().runs == {"lost": 1}
         assert clock.outcome()[0] == "lost"
         assert list(clock.failing()) == ["s"]
 
-    def test_a_vanished_job_is_a_lost_run_of_unknown_length(
-        self, clock: Clock, connection: Redis
-    ) -> None:
+    def test_a_vanished_job_is_a_lost_run_of_unknown_length(self, clock: Clock) -> None:
         clock.declare(declare("s", every(minutes=1), "tasks.nothing", {"overlap": "skip"}))
         clock.run(MIDNIGHT + 61 * SECOND)
-        connection.delete("rq:queue:default")
+        clock.redis.delete("rq:queue:default")
         clock.run(MIDNIGHT + timedelta(minutes=3))
         for _ in range(3):
             clock.now += timedelta(milliseconds=LOOK_MS)
@@ -263,15 +241,13 @@ class TestRuns:
         assert (success, failures) == ("-", "1")
         assert started == ended == failure == str(int(clock.failing()["s"]))
 
-    def test_counts_that_cannot_be_kept_hold_up_no_end(
-        self, clock: Clock, connection: Redis
-    ) -> None:
+    def test_counts_that_cannot_be_kept_hold_up_no_end(self, clock: Clock) -> None:
         for key in ("counters", "counters:s", "outcomes", "failing"):
-            connection.set(PREFIX + key, "not ours")
+            clock.redis.set(PREFIX + key, "not ours")
         clock.fire()
         clock.end(fails)
         clock.flush()
-        assert connection.hget(f"rq:job:default-s-{to_ms(MIDNIGHT + HOUR)}", "status") == b"failed"
+        assert clock.redis.hget(f"rq:job:default-s-{to_ms(MIDNIGHT + HOUR)}", "status") == b"failed"
         [line] = clock.store.ledger("s")
         assert line.attempt.state == "failed"  # type: ignore[union-attr]
 
@@ -303,8 +279,8 @@ class TestWhatIsRemoved:
         assert ran.failing() == {"new": failing["s"]}
         assert (ran.counts("new").fires, ran.counts("new").runs) == (fires, runs)
 
-    def test_a_removal_at_run_time_too(self, clock: Clock, connection: Redis) -> None:
-        schedules = Schedules(connection, by="test")
+    def test_a_removal_at_run_time_too(self, clock: Clock) -> None:
+        schedules = Schedules(clock.redis, by="test")
         schedules.add("s", every(hours=1), "tests.worker.jobs.add")
         for how in (ok, fails):
             schedules.trigger("s", force=True)
@@ -326,9 +302,9 @@ class TestWhatIsRemoved:
         assert clock.counts().fires == {("enqueued", "schedule"): 1}
 
     def test_a_one_off_job_is_counted_with_all_and_leaves_nothing_of_its_own(
-        self, clock: Clock, connection: Redis
+        self, clock: Clock
     ) -> None:
-        schedules, soon = Schedules(connection, by="test"), datetime.now(UTC) + HOUR
+        schedules, soon = Schedules(clock.redis, by="test"), datetime.now(UTC) + HOUR
         schedules.add("once", once(soon), "tests.worker.jobs.add")
         schedules.trigger("once", force=True)
         clock.end(fails)
@@ -381,20 +357,18 @@ class TestFires:
         assert late.seconds == pytest.approx(lag)
         assert late.cumulative == (0,) * len(LATE) + (1,)  # the test's wall is not the server's
 
-    def test_what_cannot_be_written_is_an_error_each_time(
-        self, clock: Clock, connection: Redis
-    ) -> None:
-        connection.set("rq:queue:default", "in the way")
+    def test_what_cannot_be_written_is_an_error_each_time(self, clock: Clock) -> None:
+        clock.redis.set("rq:queue:default", "in the way")
         clock.declare(declare("s", every(minutes=1), "tasks.nothing", {}))
         clock.run(MIDNIGHT + 64 * SECOND)
         clock.flush()
         assert clock.counts("s").fires[("error", "write")] >= 2
 
     def test_runs_by_hand_backfills_and_decisions_beside_the_clock_are_counted(
-        self, clock: Clock, connection: Redis
+        self, clock: Clock
     ) -> None:
         now = datetime.now(UTC)
-        schedules = Schedules(connection, by="test")
+        schedules = Schedules(clock.redis, by="test")
         schedules.add("s", cron("* * * * *"), "tests.worker.jobs.add", overlap="allow")
         schedules.trigger("s")
         assert clock.counts("s").fires == {("enqueued", "manual"): 1}
@@ -413,13 +387,13 @@ class TestTally:
         assert (len(first), tally.number) == (PORTION, 1)
         tally.add("fire skipped 0", schedule="s")
         assert (tally.portion(), tally.number) == (first, 1)
-        told: Counter[tuple[str, str]] = Counter()
+        written: Counter[tuple[str, str]] = Counter()
         while tally.waiting:
             for schedule, field, by in tally.portion():
-                told[schedule, field] += by
+                written[schedule, field] += by
             tally.written()
-        assert told.total() == 2 * PORTION + 2
-        assert told["s", "fire skipped 0"] == told["", "fire skipped 0"] == 2
+        assert written.total() == 2 * PORTION + 2
+        assert written["s", "fire skipped 0"] == written["", "fire skipped 0"] == 2
 
     def test_a_bound_belongs_to_its_bucket(self) -> None:
         assert [bucket(s, LATE) for s in (0, 0.05, 0.051, 300, 301)] == [
