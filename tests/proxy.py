@@ -16,7 +16,7 @@ KINDS = ("request", "late", "reply", "deaf")
 """What befalls a connection when its grace of bytes is used up:
 
 request  the rest of a request is not passed on, and the connection is cut
-late     the connection is cut, and what was asked reaches the server only some time later
+late     the connection is cut, and the request reaches the server only some time later
 reply    the rest of a reply is not passed on, and the connection is cut
 deaf     the reply is swallowed, for a while nothing comes back, then the connection is cut
 """

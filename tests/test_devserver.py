@@ -111,8 +111,7 @@ def test_sigterm_waits_for_a_client_to_go(serving: Callable[[], Serving]) -> Non
         redis.ping()
         one.process.terminate()
         wait_until(
-            lambda: "cmdstat_client|list" in redis.info("commandstats"),
-            "serve asks who is there",
+            lambda: "cmdstat_client|list" in redis.info("commandstats"), "serve lists its clients"
         )
         assert redis.ping()
     with Pace() as pace:

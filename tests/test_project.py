@@ -37,7 +37,7 @@ LEVELS = [
     {"cli"},
     {"__init__", "__main__"},
 ]
-"""Who may import whom: only what stands on a line above; nothing imports its neighbours."""
+"""A module imports only from the lines above its own; nothing imports its neighbours."""
 
 
 def imports(path: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """What leaves the clock, as real servers on loopback get it: web calls, mail, pings.
 
 The receiving side checks signatures and takes mail apart by itself; nothing of what is judged here
-helps to judge it. `hub` and `heard` are used by the tests of the watch as well.
+helps to judge it. `hub` and `arrived` are used by the tests of the monitor as well.
 """
 
 from __future__ import annotations
@@ -143,13 +143,13 @@ class TestWebhook:
     ) -> None:
         opened(alert_url=f"{hub.url}/in", alert_secret=secret).send(failing())
         [call] = arrived(hub)
-        said = headers(call)
+        head = headers(call)
         key = base64.b64decode(secret[6:]) if secret == SECRET else secret.encode()
-        signed = f"{said['webhook-id']}.{said['webhook-timestamp']}.".encode() + call["body"]
+        signed = f"{head['webhook-id']}.{head['webhook-timestamp']}.".encode() + call["body"]
         digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-        assert said["webhook-signature"] == f"v1,{digest}"
-        assert 0 <= int(said["webhook-timestamp"]) - NOON.timestamp() < 20
-        assert (call["method"], said["content-type"]) == ("POST", "application/json")
+        assert head["webhook-signature"] == f"v1,{digest}"
+        assert 0 <= int(head["webhook-timestamp"]) - NOON.timestamp() < 20
+        assert (call["method"], head["content-type"]) == ("POST", "application/json")
 
     def test_without_a_secret_nothing_is_signed(self, hub: Hub, opened: Open) -> None:
         opened(alert_url=hub.url).send(failing())
@@ -578,7 +578,7 @@ class TestSettings:
 
 
 def test_a_timestamp_is_of_the_attempt_and_not_of_the_report(hub: Hub) -> None:
-    """What is sent late says when it was sent: who checks the time refuses what is old."""
+    """A report that is sent late has the time of sending: a receiver refuses old timestamps."""
     sent = []
     channel = channels._reporting("test", lambda _, now: sent.append(now), "there")
     channel.put((failing(), time.monotonic() - 300))

@@ -189,10 +189,7 @@ class TestNoWorker:
             queues = {"reports"} if second < 120 else set()
             b.check(set(), queues, NOON + second * SECOND)
             reported += [(second, *edge) for edge in news(b)]
-        assert reported == [
-            (60, BEGAN, "no-worker:reports"),
-            (120, RECOVERED, "no-worker:reports"),
-        ]
+        assert reported == [(60, BEGAN, "no-worker:reports"), (120, RECOVERED, "no-worker:reports")]
 
     def test_a_queue_that_waits_for_moments_is_not_reported(self) -> None:
         b = board()
@@ -287,7 +284,7 @@ class TestReport:
             "detail": "ValueError: no", "at": "2026-03-01T12:00:00Z",
         }  # fmt: skip
 
-    def test_every_kind_and_state_has_its_words(self) -> None:
+    def test_every_kind_and_state_has_its_text(self) -> None:
         text = {
             edge(kind, "x", state).text
             for kind in (LATE, FAILING, STUCK, NO_WORKER)

@@ -388,9 +388,11 @@ class TestLeadership:
 class TestHandovers:
     """The history that lua/acquire.lua keeps."""
 
-    def test_each_grant_says_who_followed_whom_and_how(self, bare: Namespace) -> None:
+    def test_each_grant_is_recorded_with_its_predecessor_and_its_kind(
+        self, bare: Namespace
+    ) -> None:
         lease = bare.lead("clock.1")
-        assert bare.lead("clock.1") == lease  # asked again: no handover
+        assert bare.lead("clock.1") == lease  # acquired again: no handover
         bare.leases.renew(lease, proven=1)
         assert isinstance(bare.leases.acquire("clock.2", OWNER, "waiting", bare.now), LeaseRefused)
         bare.lead("clock.2")
@@ -476,7 +478,7 @@ class TestIndex:
         ns.redis.zincrby(ns.key("due"), 60_000, "late")
         assert ns.only("index-wrong", "error").schedules == ("early", "late")
 
-    def test_rebuilding_puts_right_what_is_wrong_and_tells_the_clock(self, ns: Namespace) -> None:
+    def test_rebuilding_corrects_the_index_and_notifies_the_clock(self, ns: Namespace) -> None:
         right = ns.redis.zrange(ns.key("due"), 0, -1, withscores=True)
         news = ns.store.listen()
         assert list(rebuild(ns.store)) == [(2, 0), (0, 0)]
@@ -485,9 +487,9 @@ class TestIndex:
         assert set(ns.found()) == {"index-wrong", "orphans", "late"}
         assert list(rebuild(ns.store)) == [(2, 2), (0, 1)]
         assert ns.redis.zrange(ns.key("due"), 0, -1, withscores=True) == right
-        heard = [message["data"] for _ in range(5) if (message := news.get_message(timeout=0.1))]
+        messages = [message["data"] for _ in range(5) if (message := news.get_message(timeout=0.1))]
         news.close()
-        assert heard == [b"*", b"*"]
+        assert messages == [b"*", b"*"]
         assert ns.found() == {}
 
     def test_what_has_ended_leaves_the_index(self, ns: Namespace) -> None:
@@ -582,7 +584,7 @@ class Busy(threading.Thread):
 class TestBesideAClock:
     @pytest.fixture
     def busy(self, ns: Namespace, lasting: Server) -> Iterator[Busy]:
-        # Long names make what is asked of the server long enough for others to come in between.
+        # Long names make each request long enough for others to come in between.
         names = (f"busy-{n}" + "-" * 90 for n in range(300))
         busy = (schedule(name, every(minutes=45)) for name in names)
         ns.put(*busy, known=20_000 * HOUR)

@@ -12,7 +12,7 @@ import pytest
 from rq import Retry
 from rq.job import Job
 
-from rq_clock.jobs import outcomes as endings
+from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution
 from rq_clock.jobs.reaper import SILENCE, Reaper
@@ -52,10 +52,10 @@ class Crew:
         return self.executions.take(worker, ["default"], NOON) is None
 
     def end(self, execution: Execution) -> None:
-        self.executions.close(execution, endings.succeeded(execution, NOON, None))
+        self.executions.close(execution, outcomes.succeeded(execution, NOON, None))
 
     def fail(self, execution: Execution) -> None:
-        self.executions.close(execution, endings.failed(execution, NOON, "ValueError: no"))
+        self.executions.close(execution, outcomes.failed(execution, NOON, "ValueError: no"))
 
     def watch(self, limit: int = 3, seconds: float = SILENCE) -> None:
         """Let a reaper that allows so many interruptions look every two seconds for so long."""
@@ -120,8 +120,10 @@ class TestEnding:
         crew.enqueue()
         crew.enqueue()
         first = crew.take("a")
-        ending = endings.succeeded(first, NOON, None)
-        begun = [crew.executions.close_and_take(first, ending, ["default"], NOON) for _ in range(2)]
+        outcome = outcomes.succeeded(first, NOON, None)
+        begun = [
+            crew.executions.close_and_take(first, outcome, ["default"], NOON) for _ in range(2)
+        ]
         assert begun[0]
         assert begun[1]
         assert begun[0].id == begun[1].id
@@ -133,8 +135,8 @@ class TestEnding:
             crew.enqueue()
         first = crew.take("a")
         crew.redis.script_flush()
-        ending = endings.succeeded(first, NOON, None)
-        second = crew.executions.close_and_take(first, ending, ["default"], NOON)
+        outcome = outcomes.succeeded(first, NOON, None)
+        second = crew.executions.close_and_take(first, outcome, ["default"], NOON)
         assert second
         assert second.job_id != first.job_id
 
@@ -176,8 +178,7 @@ class TestDependents:
             crew.redis.hset(job.key, "enqueue_at_front", "perhaps")
 
     @pytest.mark.parametrize(
-        "how",
-        ["deleted, then a stale save_meta", "a status of a later RQ", "no hash", "no number"],
+        "how", ["deleted, then a stale save_meta", "a status of a later RQ", "no hash", "no number"]
     )
     def test_one_that_cannot_be_read_stays_deferred_and_the_others_run(
         self, crew: Crew, children: list[Any], events: Events, how: str
@@ -267,8 +268,8 @@ class TestTheDead:
         execution = crew.take("a")
         (place,) = [p for p in crew.executions.scan(NOON)[0] if p.worker == "a"]
         crew.executions.beat("a", 60, NOON)
-        ending = endings.interrupted(execution, NOON, 3)
-        assert crew.executions.reap(place, execution, ending) is False
+        outcome = outcomes.interrupted(execution, NOON, 3)
+        assert crew.executions.reap(place, execution, outcome) is False
         crew.end(execution)
 
     def test_silence_that_nobody_watched_does_not_count(self, crew: Crew) -> None:

@@ -344,7 +344,7 @@ class TestResults:
         [
             pickle.dumps(datetime(2026, 1, 1, tzinfo=UTC)),
             b"cos\nsystem\n(S'touch /tmp/pwned'\ntR.",
-            b"\x80\x04r\xff\xff\xff\x7f.",  # asks for memory
+            b"\x80\x04r\xff\xff\xff\x7f.",  # wants memory
             b"\x80\x04\x8cgarbage",
             b"",
         ],
@@ -478,9 +478,7 @@ class TestCancelAndDelete:
             assert desk.redis.keys(f"*{job.id}*") == []
         assert desk.redis.exists("rq:failed:default", "rq:scheduled:default") == 0
 
-    def test_a_job_that_a_worker_has_taken_is_refused(
-        self, desk: Desk, start: Callable[[], None]
-    ) -> None:
+    def test_a_started_job_is_refused(self, desk: Desk, start: Callable[[], None]) -> None:
         job = desk.queue.enqueue(jobs.wait, 60)
         start()
         wait_until(lambda: desk.status(job.id) == "started", "a worker")
@@ -600,7 +598,7 @@ class TestAgain:
 class TestRaces:
     """Whatever happens between a question and its answer."""
 
-    def test_of_many_who_requeue_at_once_one_does(self, desk: Desk, redis_url: str) -> None:
+    def test_of_many_requeues_at_once_one_succeeds(self, desk: Desk, redis_url: str) -> None:
         job = desk.failed()
         barrier = threading.Barrier(8)
 
@@ -618,11 +616,11 @@ class TestRaces:
         assert desk.redis.lrange(desk.queue.key, 0, -1) == [job.id.encode()]
         assert len(desk.schedules.audit()) == 1
 
-    def test_a_job_is_canceled_or_taken_never_both_and_never_neither(
+    def test_a_job_is_canceled_or_started_never_both_and_never_neither(
         self, desk: Desk, redis_url: str
     ) -> None:
         ids = [desk.queue.enqueue(jobs.add, 1, 2).id for _ in range(200)]
-        taken: list[str] = []
+        started: list[str] = []
 
         def take() -> None:
             with Redis.from_url(redis_url) as redis:
@@ -632,7 +630,7 @@ class TestRaces:
                     execution = executions.take(f"w{n}", ["default"], datetime.now(UTC))
                     if execution is None:
                         return
-                    taken.append(execution.job_id)
+                    started.append(execution.job_id)
 
         canceled = []
         with ThreadPoolExecutor(1) as pool:
@@ -644,8 +642,8 @@ class TestRaces:
                 except NotAllowed:
                     assert desk.status(id) == "started"
             working.result()
-        assert sorted(taken + canceled) == sorted(ids)
-        assert taken
+        assert sorted(started + canceled) == sorted(ids)
+        assert started
         assert canceled
 
     def test_after_a_lost_reply_nothing_is_done_twice(

@@ -256,7 +256,7 @@ def test_every_option_can_stand_in_a_manifest() -> None:
         ("once: 2026-03-01T00:00:00.0001Z", once(datetime(2026, 3, 1, 0, 0, 0, 1000, tzinfo=UTC))),
     ],
 )  # fmt: skip
-def test_rules_of_time_are_read_as_people_write_them(entry: str, trigger: Trigger) -> None:
+def test_triggers_are_read_as_people_write_them(entry: str, trigger: Trigger) -> None:
     assert one(f"{entry}\nfunc: a.b").trigger == trigger
 
 

@@ -78,7 +78,7 @@ class TestDue:
         assert decision.fire_times == (at("2026-03-01T04:00"), at("2026-03-01T05:00"))
         assert decision.skips == (Skip("limit", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),)
 
-    def test_all_has_a_limit_of_100_unless_told_otherwise(self) -> None:
+    def test_all_has_a_limit_of_100_by_default(self) -> None:
         minutely = schedule(cron("* * * * *"), catch_up="all")
         decision = due(minutely, at("2026-03-01T00:00"), at("2026-03-02T00:00"))
         assert len(decision.fire_times) == 100
@@ -227,7 +227,7 @@ class TestDeclaration:
     def test_a_target_that_no_worker_can_import_is_refused(self, target: Any, reason: str) -> None:
         assert reason in faults(target=target)[0]
 
-    def test_a_function_is_taken_for_its_dotted_name(self) -> None:
+    def test_a_function_is_stored_as_its_dotted_name(self) -> None:
         from tasks.demo import heartbeat
 
         assert declare("x", every(minutes=1), heartbeat, {}).target == "tasks.demo.heartbeat"
@@ -327,7 +327,7 @@ class TestDeclaration:
     def test_no_trigger_is_refused(self) -> None:
         assert "expected a trigger, cron(…), every(…) or once(…)" in faults("0 3 * * *")[0]
 
-    def test_overlap_follows_catch_up_unless_it_is_said(self) -> None:
+    def test_overlap_follows_catch_up_by_default(self) -> None:
         assert HOURLY.overlap == "skip"
         assert ALL.overlap == "allow"
         assert schedule(every(minutes=1), overlap="allow").overlap == "allow"

@@ -114,14 +114,12 @@ class TestDeclaration:
             (7, "a command(…) or a webhook(…)"),
         ],
     )
-    def test_a_target_in_the_wrong_wrapping_is_told_the_right_one(
-        self, target: Any, hint: str
-    ) -> None:
+    def test_a_fault_names_the_right_wrapping_of_a_target(self, target: Any, hint: str) -> None:
         [fault] = faults(target)
         assert hint in fault
         assert "hunter22" not in fault
 
-    def test_what_people_write_is_taken_for_what_it_means(self) -> None:
+    def test_what_people_write_is_read_as_they_mean_it(self) -> None:
         assert command("df", timeout=timedelta(minutes=1), cwd=Path("a/b")) == Command(
             "df", 60.0, "a/b"
         )
@@ -164,7 +162,7 @@ class TestDefinition:
 
 
 class TestCall:
-    """What RQ is asked to call."""
+    """The call that RQ makes."""
 
     @pytest.mark.parametrize(
         ("own", "limit", "command_timeout", "job_timeout"),

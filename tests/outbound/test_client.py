@@ -25,7 +25,7 @@ from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
 from tests.helpers import Events, Pace, wait_until
 from tests.recorder import Handler, Recorder, serving
-from tests.runners.lab import FIRE_TIME, KEY, enqueue, work
+from tests.runners.lab import FIRE_TIME, KEY, ran
 
 pytestmark = pytest.mark.integration
 
@@ -93,7 +93,7 @@ def nobody_calls() -> bool:
 
 
 class TestWebhook:
-    def test_a_call_says_who_calls_and_what_for(self, web: Recorder, events: Events) -> None:
+    def test_a_call_names_its_caller_and_its_run(self, web: Recorder, events: Events) -> None:
         with running(Run("nightly", FIRE_TIME, "schedule")):
             result = call_webhook(f"{web.url}/status/201/made?a=b%20c", json={"full": "ü"})
         assert result == {"status": 201, "body": "made"}
@@ -120,11 +120,11 @@ class TestWebhook:
         assert not any("Content-Type" in seen["headers"] for seen in web.seen)
         assert not any("Idempotency-Key" in seen["headers"] for seen in web.seen)
 
-    def test_headers_that_are_given_take_the_place_of_ours(self, web: Recorder) -> None:
-        given = {"user-agent": "me", "content-type": "application/x-mine", "X-Other": "1"}
-        call_webhook(f"{web.url}/status/200", headers=given, json=1)
+    def test_headers_of_the_target_replace_ours(self, web: Recorder) -> None:
+        own = {"user-agent": "me", "content-type": "application/x-mine", "X-Other": "1"}
+        call_webhook(f"{web.url}/status/200", headers=own, json=1)
         headers = web.seen[0]["headers"]
-        assert {n: headers[n] for n in given} == given
+        assert {n: headers[n] for n in own} == own
         assert "User-Agent" not in headers
 
     @pytest.mark.parametrize("code", [400, 404, 429, 500, 503])
@@ -159,10 +159,7 @@ class TestWebhook:
             took = time.monotonic() - started
         assert 0.3 <= took < pace.allows(1)
         assert issubclass(WebhookTimedOut, JobTimeoutException)
-        wait_until(
-            lambda: not [t for t in threading.enumerate() if t.name == "rq-clock-webhook"],
-            "the thread has ended",
-        )  # fmt: skip
+        wait_until(nobody_calls, "the thread has ended")
 
     def test_the_timeout_is_for_looking_up_the_name_too(
         self, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +175,7 @@ class TestWebhook:
             call_webhook("https://hook.example/", timeout=0.2)
         over.set()
 
-    def test_what_was_given_up_is_not_sent_late(
+    def test_a_call_that_timed_out_is_not_sent_late(
         self, web: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answer, found = threading.Event(), socket.getaddrinfo
@@ -212,16 +209,14 @@ class TestWebhook:
         assert "Connection refused" in refused(f"http://127.0.0.1:{port}/")
 
     def test_the_answer_is_result_and_record(self, web: Recorder, connection: Any) -> None:
-        job = enqueue(connection, webhook(f"{web.url}/status/200/fine"))
-        work(connection)
+        job = ran(connection, webhook(f"{web.url}/status/200/fine"))
         assert job.return_value(refresh=True) == {"status": 200, "body": "fine"}
         assert connection.get(KEY) == b"200 OK\nfine"
         assert 71 * 3600 < connection.ttl(KEY) <= 72 * 3600
         assert web.seen[0]["headers"]["Idempotency-Key"] == "nightly/2026-03-01T03:00:00Z"
 
     def test_the_answer_of_a_failure_is_recorded(self, web: Recorder, connection: Any) -> None:
-        job = enqueue(connection, webhook(f"{web.url}/status/500/broken"))
-        work(connection)
+        job = ran(connection, webhook(f"{web.url}/status/500/broken"))
         assert job.get_status() == "failed"
         assert connection.get(KEY) == b"500 Internal Server Error\nbroken"
 
@@ -229,9 +224,7 @@ class TestWebhook:
         self, web: Recorder, connection: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         headers = {"Authorization": "Bearer hunter22", "X-Api-Key": "sw0rdfish"}
-        job = enqueue(connection, webhook(f"{web.url}/echo?key=open5esame", headers=headers))
-        work(connection)
-        job.refresh()
+        job = ran(connection, webhook(f"{web.url}/echo?key=open5esame", headers=headers))
         body = job.return_value()["body"]
         assert f'"Authorization": "{MASK}"' in body
         kept = connection.get(KEY).decode()
@@ -242,7 +235,7 @@ class TestWebhook:
             assert "open5esame" not in text
         assert web.seen[0]["headers"]["Authorization"] == "Bearer hunter22"
 
-    def test_a_secret_is_not_given_away_by_where_the_answer_is_cut(self, web: Recorder) -> None:
+    def test_the_cut_of_an_answer_shows_no_secret(self, web: Recorder) -> None:
         for length in range(2040, 2052):
             text = "x" * length + "hunter22"
             headers = {"X-Key": "hunter22"}
@@ -251,14 +244,14 @@ class TestWebhook:
 
 
 class Names:
-    """A resolver: what each name's addresses are, one answer after the other."""
+    """A resolver that has several answers for each name, one after the other."""
 
     def __init__(self, **answers: list[list[str]]) -> None:
-        self.answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
-        self.asked: list[str] = []
+        self.answers = {name.replace("_", "."): found for name, found in answers.items()}
+        self.queries: list[str] = []
 
     def __call__(self, host: str, port: int, *_: object, **__: object) -> list[Any]:
-        self.asked.append(host)
+        self.queries.append(host)
         addresses = self.answers[host].pop(0)
         kind = socket.SOCK_STREAM
         return [
@@ -268,8 +261,11 @@ class Names:
         ]  # fmt: skip
 
 
+Resolve = Callable[..., Names]
+
+
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Names]:
+def names(monkeypatch: pytest.MonkeyPatch) -> Resolve:
     def names(**answers: list[list[str]]) -> Names:
         resolver = Names(**answers)
         monkeypatch.setattr(socket, "getaddrinfo", resolver)
@@ -296,55 +292,55 @@ class TestAddresses:
         "address", ["10.0.0.1", "169.254.169.254", "100.64.0.1", "fd00::1", "64:ff9b::a00:1"]
     )
     def test_a_name_is_refused_for_any_one_address_that_is_not_public(
-        self, address: str, names: Callable[..., Names]
+        self, address: str, names: Resolve
     ) -> None:
         names(hook_example=[["93.184.216.34", address]])
         text = refused("http://hook.example/")
         assert f"hook.example resolves to {address}, " in text
 
-    def test_a_name_is_asked_for_once_and_its_address_kept_to(
-        self, web: Recorder, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def local(self, web: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+        """The server, under any address of this machine."""
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
+        return web
+
+    def test_a_name_is_looked_up_once_and_its_address_kept_to(
+        self, local: Recorder, names: Resolve
+    ) -> None:
         resolver = names(hook_example=[["127.0.0.1"], ["10.0.0.1"]])
-        url = f"http://hook.example:{web.server_port}/status/200"
+        url = f"http://hook.example:{local.server_port}/status/200"
         assert call_webhook(url)["status"] == 200
-        assert resolver.asked == ["hook.example"]
-        assert web.seen[0]["headers"]["Host"] == f"hook.example:{web.server_port}"
+        assert resolver.queries == ["hook.example"]
+        assert local.seen[0]["headers"]["Host"] == f"hook.example:{local.server_port}"
         assert "10.0.0.1, a private address" in refused(url)
 
     def test_an_address_that_does_not_answer_gives_way_to_the_next(
-        self, web: Recorder, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+        self, local: Recorder, names: Resolve
     ) -> None:
-        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
         names(hook_example=[["127.0.0.2", "127.0.0.1"]])
-        assert call_webhook(f"http://hook.example:{web.server_port}/status/200")["status"] == 200
+        assert call_webhook(f"http://hook.example:{local.server_port}/status/200")["status"] == 200
 
     def test_an_address_that_is_silent_leaves_time_for_the_next(
-        self, web: Recorder, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+        self, local: Recorder, names: Resolve
     ) -> None:
-        monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.0/8")
         names(hook_example=[["127.0.0.2", "127.0.0.1"]])
-        place = ("127.0.0.2", web.server_port)
+        place = ("127.0.0.2", local.server_port)
         with ExitStack() as stack:
             full = stack.enter_context(socket.socket())
             full.bind(place)
             full.listen(0)
-            for _ in range(3):  # who comes after these is not answered
+            for _ in range(3):  # later connections get no answer
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(place)
-            url = f"http://hook.example:{web.server_port}/status/200"
+            url = f"http://hook.example:{local.server_port}/status/200"
             assert call_webhook(url, timeout=1)["status"] == 200
 
-    def test_a_name_that_does_not_exist_says_so(self, names: Callable[..., Names]) -> None:
-        resolver = names()
-
-        def nobody(host: str, *_: object, **__: object) -> list[Any]:
-            resolver.asked.append(host)
+    def test_a_name_that_does_not_exist_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def nobody(*_: object, **__: object) -> list[Any]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-        socket.getaddrinfo = nobody  # type: ignore[assignment]  # put back by the fixture
+        monkeypatch.setattr(socket, "getaddrinfo", nobody)
         text = refused("https://no-such-name.example/")
         assert "looking up the name failed" in text
         assert "Name or service not known" in text
@@ -355,8 +351,8 @@ class TestTls:
     @pytest.fixture
     def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         """A server that is hook.example, at 127.0.0.1."""
-        words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-        words += (
+        words = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
             " -keyout key.pem -out cert.pem -subj /CN=x -addext subjectAltName=DNS:hook.example"
         )
         subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
@@ -370,11 +366,7 @@ class TestTls:
             yield server
 
     def test_certificate_and_host_are_those_of_the_name(
-        self,
-        secure: Recorder,
-        names: Callable[..., Names],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, secure: Recorder, names: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         names(hook_example=[["127.0.0.1"]], other_example=[["127.0.0.1"]])
@@ -386,14 +378,14 @@ class TestTls:
         assert "TLS failed: Hostname mismatch" in text
 
     def test_a_certificate_that_nobody_vouches_for_is_refused(
-        self, secure: Recorder, names: Callable[..., Names]
+        self, secure: Recorder, names: Resolve
     ) -> None:
         names(hook_example=[["127.0.0.1"]])
         text = refused(f"https://hook.example:{secure.server_port}/status/200")
         assert "TLS failed: self-signed certificate" in text.replace("self signed", "self-signed")
 
     def test_the_timeout_is_for_the_handshake_too(
-        self, names: Callable[..., Names], monkeypatch: pytest.MonkeyPatch
+        self, names: Resolve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", "127.0.0.1")
         names(hook_example=[["127.0.0.1"]])

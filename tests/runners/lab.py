@@ -43,7 +43,7 @@ def lives(pid: int) -> bool:
 
 
 def pid_in(name: str) -> int:
-    """The process id that a command wrote into a file, awaited."""
+    """Wait for the process id that a command writes into a file, and return it."""
     path = Path(name)
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"), f"a pid in {name}")
     return int(path.read_text())
@@ -58,7 +58,7 @@ def wait_until_gone(*pids: int) -> None:
 
 
 def enqueue(connection: Any, target: Any, job_id: str = JOB_ID, **options: Any) -> Any:
-    """The job that a schedule makes for a fire time."""
+    """Return the job that a schedule makes for a fire time."""
     queue = Queue("default", connection=connection)
     schedule = declare("nightly", every(hours=1), target, options)
     meta = {"schedule": "nightly", "fire_time": "2026-03-01T03:00:00Z", "reason": "schedule"}
@@ -69,3 +69,11 @@ def enqueue(connection: Any, target: Any, job_id: str = JOB_ID, **options: Any) 
 def work(connection: Any) -> None:
     """Run what is enqueued, here and now."""
     SimpleWorker(["default"], connection=connection).work(burst=True, logging_level="CRITICAL")
+
+
+def ran(connection: Any, target: Any, **options: Any) -> Any:
+    """Return the job of a fire time after it has run."""
+    job = enqueue(connection, target, **options)
+    work(connection)
+    job.refresh()
+    return job

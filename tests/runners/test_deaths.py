@@ -1,4 +1,4 @@
-"""Whoever dies, however: a command does not outlive who runs it. Real workers, real kills."""
+"""Whoever dies, however: a command does not outlive its runner. Real workers, real kills."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ from rq.command import send_stop_job_command
 from rq_clock.model.targets import command
 from tests.helpers import wait_until
 from tests.process import ROOT, Process
-from tests.runners.lab import (
-    JOB_ID,
-    STOCK,
-    enqueue,
-    lives,
-    pids_in,
-    wait_until_gone,
-)
+from tests.runners.lab import JOB_ID, STOCK, enqueue, lives, pids_in, wait_until_gone
 
 pytestmark = pytest.mark.process
 
@@ -32,7 +25,7 @@ OURS = "from rq_clock import run_worker; run_worker()"
 
 
 class TestDeath:
-    """Whoever dies, however: a command does not outlive who runs it."""
+    """Whoever dies, however: a command does not outlive its runner."""
 
     @pytest.fixture(params=[STOCK, OURS], ids=["rq", "rq-clock"])
     def worker(

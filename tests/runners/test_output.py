@@ -18,7 +18,7 @@ from rq_clock.runners import output
 from rq_clock.runners.tasks import keep_output, run_command
 from tests.helpers import Events, wait_until
 from tests.process import ROOT
-from tests.runners.lab import JOB_ID, KEY, enqueue, lines, work
+from tests.runners.lab import JOB_ID, KEY, enqueue, lines, ran, work
 
 pytestmark = pytest.mark.process
 
@@ -56,8 +56,7 @@ class TestOutput:
         assert not events("run.output_cut")
 
     def test_the_record_is_what_was_printed(self, connection: Any) -> None:
-        enqueue(connection, command(r"echo one; printf 'a\377\nb'"))
-        work(connection)
+        ran(connection, command(r"echo one; printf 'a\377\nb'"))
         assert connection.get(KEY) == b"one\na\xff\nb"
         assert 71 * 3600 < connection.ttl(KEY) <= 72 * 3600
 
@@ -65,8 +64,7 @@ class TestOutput:
         self, connection: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RQ_CLOCK_OUTPUT_HOURS", "2")
-        job = enqueue(connection, command("echo broken >&2; exit 9"))
-        work(connection)
+        job = ran(connection, command("echo broken >&2; exit 9"))
         assert job.get_status() == "failed"
         assert connection.get(KEY) == b"broken\n"
         assert 3600 < connection.ttl(KEY) <= 2 * 3600
@@ -75,8 +73,7 @@ class TestOutput:
         self, connection: Any
     ) -> None:
         keep_output(connection, "default", JOB_ID, b"before")
-        enqueue(connection, command("true"))
-        work(connection)
+        ran(connection, command("true"))
         assert connection.get(KEY) == b""
 
     def test_the_record_can_be_followed_while_it_runs(
@@ -96,8 +93,7 @@ class TestOutput:
         assert connection.get(KEY) == b"one\ntwo\n"
 
     def test_of_much_output_the_end_is_kept_from_a_whole_line_on(self, connection: Any) -> None:
-        enqueue(connection, command("seq 1 50000"))
-        work(connection)
+        ran(connection, command("seq 1 50000"))
         kept = connection.get(KEY)
         first, *rest = kept.decode().splitlines()
         assert 63 * 1024 < len(kept) <= 64 * 1024
@@ -138,7 +134,7 @@ class TestOutput:
     def test_a_hundred_megabytes_fill_neither_memory_nor_redis_nor_log(
         self, what: str, connection: Any, redis_url: str
     ) -> None:
-        code = (  # the peak is this process's own, not that of who started it
+        code = (  # the peak is this process's own, not that of its parent
             "import re, sys; from rq import Queue; from redis import Redis\n"
             "from rq_clock.log import set_up; set_up(stamp=False)\n"
             "status = lambda: open('/proc/self/status').read()\n"
@@ -168,11 +164,9 @@ class TestOutput:
             "env; echo token=hunter22; echo $GIVEN_KEY >&2; curl_it() { :; }; "
             "curl_it -H 'Authorization: Bearer open5esame'; exit 1"
         )
-        job = enqueue(connection, command(line, env={"GIVEN_KEY": "xyzzy-xyzzy"}))
-        work(connection)
+        job = ran(connection, command(line, env={"GIVEN_KEY": "xyzzy-xyzzy"}))
         record = connection.get(KEY).decode()
         assert f"API_TOKEN={MASK}" in record
-        job.refresh()
         trace = job.latest_result().exc_string
         for text in (record, caplog.text, trace, job.description):
             for secret in ("hunter22", "sw0rdfish", "xyzzy-xyzzy", "open5esame"):
@@ -193,6 +187,5 @@ class TestOutput:
     ) -> None:
         """A worker may serve the queues of several."""
         monkeypatch.setenv("RQ_CLOCK_NAMESPACE", "other")
-        enqueue(connection, command("echo one"))
-        work(connection)
+        ran(connection, command("echo one"))
         assert connection.get(KEY) == b"one\n"

@@ -39,6 +39,7 @@ from tests.runners.lab import (
     lives,
     pid_in,
     pids_in,
+    ran,
     wait_until_gone,
     work,
 )
@@ -81,19 +82,18 @@ class TestCommand:
         (tmp_path / "data").mkdir()
         monkeypatch.setenv("FROM_APP", "app")
         monkeypatch.setenv("OVERRIDDEN", "app")
-        env = {"GIVEN": "two words", "OVERRIDDEN": "given"}
-        run_command('pwd; echo "$FROM_APP $GIVEN $OVERRIDDEN"; cat', cwd="data", env=env)
-        assert lines(events) == [str(tmp_path / "data"), "app two words given"]
+        env = {"OWN": "two words", "OVERRIDDEN": "own"}
+        run_command('pwd; echo "$FROM_APP $OWN $OVERRIDDEN"; cat', cwd="data", env=env)
+        assert lines(events) == [str(tmp_path / "data"), "app two words own"]
 
     def test_it_runs_at_the_apps_root_by_default(self, tmp_path: Path, events: Events) -> None:
         run_command("pwd")
         assert lines(events) == [str(tmp_path)]
 
     def test_it_knows_its_run(self, events: Events) -> None:
-        told = "env | grep ^RQ_CLOCK_ | sort"
         before = datetime(2026, 3, 1, 2, tzinfo=UTC)
         with running(Run("nightly", FIRE_TIME, "catch_up", previous=before)):
-            run_command(told)
+            run_command("env | grep ^RQ_CLOCK_ | sort")
         assert lines(events) == [
             "RQ_CLOCK_FIRE_TIME=2026-03-01T03:00:00Z",
             "RQ_CLOCK_PREVIOUS=2026-03-01T02:00:00Z",
@@ -180,32 +180,31 @@ class TestEnding:
         wait_until_gone(*pids_in("pid"))
 
     def test_the_commands_own_timeout_is_met_before_rqs(self, connection: Any) -> None:
-        job = enqueue(connection, command("trap '' TERM; sleep 60; sleep 60", timeout=1))
-        work(connection)
+        job = ran(connection, command("trap '' TERM; sleep 60; sleep 60", timeout=1))
         assert "CommandTimedOut: ended by" in job.latest_result().exc_string
         assert job.get_status() == "failed"
 
     @contextmanager
-    def told_to_stop_after(self, name: str) -> Iterator[None]:
-        """Within the block the worker is told to shut down once a file is there."""
+    def stopped_after(self, name: str) -> Iterator[None]:
+        """Let the worker shut down in the block, once a file is there."""
 
-        def tell() -> None:
+        def stop() -> None:
             pid_in(name)
             run.stop()
 
-        teller = threading.Thread(target=tell)
-        teller.start()
+        stopper = threading.Thread(target=stop)
+        stopper.start()
         yield
-        teller.join()
+        stopper.join()
 
     def test_a_shutdown_interrupts_a_command(self, events: Events) -> None:
-        with self.told_to_stop_after("pid"), pytest.raises(Interrupted, match="shutdown"):
+        with self.stopped_after("pid"), pytest.raises(Interrupted, match="shutdown"):
             run_command("echo $$ > pid; sleep 60")
         wait_until_gone(*pids_in("pid"))
         assert events("command.ended")[0]["because"] == "its worker's shutdown"
 
     def test_a_shutdown_kills_a_stubborn_command(self) -> None:
-        with self.told_to_stop_after("pid"), pytest.raises(Interrupted, match="SIGKILL"):
+        with self.stopped_after("pid"), pytest.raises(Interrupted, match="SIGKILL"):
             run_command("trap '' TERM; echo $$ > pid; while :; do sleep 60; done")
         wait_until_gone(*pids_in("pid"))
 
@@ -226,7 +225,7 @@ class TestEnding:
         assert not Path("begun").exists()
 
     def test_a_command_that_the_platform_ended_first_was_interrupted(self) -> None:
-        """A dyno's processes are all told at once: the command may be dead before we hear."""
+        """A dyno's processes all get SIGTERM at once: the command may be dead before we notice."""
         timer = threading.Timer(0.2, run.stop)
         timer.start()
         with pytest.raises(Interrupted, match="SIGTERM"):
@@ -242,13 +241,8 @@ def test_the_stock_workers_log_gets_the_lines(redis_url: str, connection: Any) -
     """`rq worker` sets up nothing for us."""
     enqueue(connection, command("echo from the command"))
     code = STOCK.replace("work()", "work(burst=True)")
-    done = subprocess.run(
-        [sys.executable, "-c", code, redis_url],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    words = [sys.executable, "-c", code, redis_url]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "run.output schedule=nightly job=" in done.stdout
     assert 'line="from the command"' in done.stdout
     assert logging.getLogger("rq_clock") is logger

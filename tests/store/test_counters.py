@@ -1,5 +1,5 @@
-"""What is counted: by workers when a run ends, by clocks on the way, by who acts beside them. A
-real server, real endings, real processes to kill."""
+"""Counters of workers, of clocks, and of clients beside them. A real server, real outcomes, real
+processes to kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about triggers: words, fire times with their notes, remarks on clock changes."""
+"""Descriptions of triggers: words, fire times with their notes, remarks on clock changes."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def notes(expression: str, tz: str, after: str, n: int) -> list[tuple[str, tuple
 class TestFires:
     """Europe/Berlin: forward 2026-03-29T01:00Z, 02:00 → 03:00; back 2026-10-25T01:00Z."""
 
-    def test_are_given_in_utc_and_on_the_clock_of_the_zone(self) -> None:
+    def test_are_in_utc_and_on_the_clock_of_the_zone(self) -> None:
         (fire,) = fires(cron("0 3 * * *", "Europe/Berlin"), at("2026-07-01T00:00Z"), 1)
         assert fire == Fire(at("2026-07-01T01:00Z"), at("2026-07-01T03:00+02:00"))
         assert fire.local.isoformat() == "2026-07-01T03:00:00+02:00"
@@ -221,7 +221,7 @@ class TestFires:
 
     def test_a_change_of_clocks_that_touches_nothing_is_only_a_new_offset(self) -> None:
         assert notes("0 12 * * *", "Europe/Berlin", "2026-03-28T12:00Z", 1) == [
-            ("03-29 12:00", ("offset changes +01:00 → +02:00",)),
+            ("03-29 12:00", ("offset changes +01:00 → +02:00",))
         ]
 
 
@@ -238,7 +238,7 @@ class TestDstRemarks:
         # Nuuk, 2024-03-31T01:00Z, 2024-03-30 23:00 → 2024-03-31 00:00
         assert dst_remarks(cron("30 23 * 3 *", "America/Nuuk"), at("2024-01-01T00:00Z")) == [
             "2024-03-30: 23:30 does not exist that day (clocks go forward 23:00 → 00:00); "
-            "runs at 00:00",
+            "runs at 00:00"
         ]
 
     @pytest.mark.parametrize(

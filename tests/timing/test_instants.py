@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from rq_clock.errors import ScheduleError
-from rq_clock.timing.durations import (
-    duration_or_none,
-    duration_spec,
-    duration_text,
-    read_duration,
-)
+from rq_clock.timing.durations import duration_or_none, duration_spec, duration_text, read_duration
 from rq_clock.timing.instants import LONGEST, iso, read_instant
 
 NOW = datetime(2026, 3, 28, 22, 30, 15, tzinfo=UTC)  # in Berlin 23:30:15, clocks go on that night

@@ -32,6 +32,9 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 ZONES = sorted(zone_names())
+Place = tuple[str, datetime]
+Daily = tuple[str, int, int, datetime]
+"""A zone, an hour, a minute, and an instant to look from."""
 
 
 # Instants: half of them within a day or an hour of a jump of the zone's clock.
@@ -48,7 +51,7 @@ def instants(low: datetime, high: datetime) -> st.SearchStrategy[datetime]:
 
 
 @st.composite
-def places(draw: st.DrawFn) -> tuple[str, datetime]:
+def places(draw: st.DrawFn) -> Place:
     """A zone and an instant."""
     key = draw(st.sampled_from(ZONES))
     near_a_jump = draw(st.booleans())
@@ -245,7 +248,7 @@ def valid(meaning: Meaning, key: str = "UTC") -> Cron:
 class TestCronInAllZones:
     @given(expressions(), places())
     def test_p1_the_next_fire_time_is_later_and_a_whole_minute_of_utc(
-        self, meaning: Meaning, place: tuple[str, datetime]
+        self, meaning: Meaning, place: Place
     ) -> None:
         key, t = place
         fire = valid(meaning, key).next_after(t)
@@ -256,7 +259,7 @@ class TestCronInAllZones:
 
     @given(expressions(), places(), st.data())
     def test_p6_the_answer_is_the_same_from_every_instant_up_to_it(
-        self, meaning: Meaning, place: tuple[str, datetime], data: st.DataObject
+        self, meaning: Meaning, place: Place, data: st.DataObject
     ) -> None:
         key, t = place
         trigger = valid(meaning, key)
@@ -274,7 +277,7 @@ class TestCronInAllZones:
         None,
     )
     def test_p7_next_latest_and_count_are_those_of_stepping_through_every_minute(
-        self, meaning: Meaning, place: tuple[str, datetime], data: st.DataObject | None
+        self, meaning: Meaning, place: Place, data: st.DataObject | None
     ) -> None:
         key, t = place
         trigger = fresh(valid(meaning, key))
@@ -294,7 +297,7 @@ class TestCronInAllZones:
                 assert fresh(trigger).next_after(low) == expected[first]
 
     @given(expressions(), places())
-    def test_p8_latest_mirrors_next(self, meaning: Meaning, place: tuple[str, datetime]) -> None:
+    def test_p8_latest_mirrors_next(self, meaning: Meaning, place: Place) -> None:
         key, t = place
         trigger = valid(meaning, key)
         latest = trigger.latest_at(t)
@@ -308,9 +311,7 @@ class TestCronInAllZones:
         assert trigger.latest_at(latest) == latest
 
     @given(expressions(), places(), st.integers(0, 400))
-    def test_count_is_that_of_enumerating(
-        self, meaning: Meaning, place: tuple[str, datetime], days: int
-    ) -> None:
+    def test_count_is_that_of_enumerating(self, meaning: Meaning, place: Place, days: int) -> None:
         key, t = place
         trigger = valid(meaning, key)
         fires = walk(trigger, t, t + timedelta(days=days)) if days < 3 else []
@@ -322,16 +323,14 @@ class TestCronInAllZones:
 
 
 @st.composite
-def daily(draw: st.DrawFn) -> tuple[str, int, int, datetime]:
+def daily(draw: st.DrawFn) -> Daily:
     key, t = draw(places())
     return key, draw(st.integers(0, 23)), draw(st.integers(0, 59)), t
 
 
 class TestADailyTime:
     @given(daily())
-    def test_p2_runs_once_for_each_date_that_the_zone_has(
-        self, case: tuple[str, int, int, datetime]
-    ) -> None:
+    def test_p2_runs_once_for_each_date_that_the_zone_has(self, case: Daily) -> None:
         key, hour, minute, t = case
         nominal = [self.nominal(key, hour, minute, fire) for fire in self.fires(case)]
         missing = {date(2000, 1, 1)}
@@ -352,9 +351,7 @@ class TestADailyTime:
         assert nominal[:2] == [date(1994, 10, 31), date(1994, 11, 2)]
 
     @given(daily())
-    def test_p3_an_existing_time_is_taken_when_it_is_first_shown(
-        self, case: tuple[str, int, int, datetime]
-    ) -> None:
+    def test_p3_an_existing_time_fires_when_it_is_first_shown(self, case: Daily) -> None:
         for fire in self.fires(case):
             local = fire.astimezone(zone(case[0]).info)
             if (local.hour, local.minute) == case[1:3]:
@@ -362,7 +359,7 @@ class TestADailyTime:
 
     @given(daily())
     def test_p4_a_moved_time_is_the_end_of_a_gap_of_at_most_three_hours_that_contains_it(
-        self, case: tuple[str, int, int, datetime]
+        self, case: Daily
     ) -> None:
         key, hour, minute, _ = case
         for fire in self.fires(case):
@@ -373,7 +370,7 @@ class TestADailyTime:
                 day = self.nominal(key, hour, minute, fire)
                 assert before <= datetime.combine(day, time(hour, minute)) < local
 
-    def fires(self, case: tuple[str, int, int, datetime]) -> list[datetime]:
+    def fires(self, case: Daily) -> list[datetime]:
         key, hour, minute, t = case
         return walk(cron(f"{minute} {hour} * * *", key), t - DAY, t + 9 * DAY)
 
@@ -386,7 +383,7 @@ class TestADailyTime:
 class TestEveryNMinutes:
     @given(st.integers(1, 30), places())
     def test_p5_elapsed_time_between_two_is_n_minutes_but_for_odd_jumps(
-        self, n: int, place: tuple[str, datetime]
+        self, n: int, place: Place
     ) -> None:
         assume(60 % n == 0)
         key, t = place
@@ -435,12 +432,7 @@ class TestTheCalendar:
 
 
 class TestIntervals:
-    @given(
-        st.integers(1, 10**11),
-        instants(FROM, TO),
-        instants(FROM, TO),
-        st.integers(0, 10**6),
-    )
+    @given(st.integers(1, 10**11), instants(FROM, TO), instants(FROM, TO), st.integers(0, 10**6))
     def test_p9_fire_times_are_a_period_apart_and_counts_add_up(
         self, period: int, anchor: datetime, t: datetime, span: int
     ) -> None:
@@ -463,7 +455,7 @@ class TestIntervals:
 class TestAnyText:
     @given(st.text(max_size=40) | st.text("0123456789*/-,?LWl#@hR monfri\t", max_size=40), places())
     def test_constructing_never_raises_and_text_without_faults_fires(
-        self, text: str, place: tuple[str, datetime]
+        self, text: str, place: Place
     ) -> None:
         trigger = cron(text)
         if not trigger.faults():

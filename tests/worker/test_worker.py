@@ -33,7 +33,6 @@ from rq.registry import (
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.schedule import declare
 from rq_clock.settings import Settings
-from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron
 from rq_clock.worker import worker as worker_module
@@ -813,16 +812,16 @@ class TestRuns:
     @pytest.fixture
     def enqueue(self, connection: Any) -> Callable[..., str]:
         """Let a clock enqueue the fire time of an hour of 2026-03-01; the job's id."""
-        from tests.store.test_store import acquire, commit, put
+        from tests.store.test_store import Namespace
 
-        store = Store(connection, "default")
-        lease = acquire(store)
+        ns = Namespace(connection)
+        ns.lead()
 
         def enqueue(hour: int, target: str = "tests.worker.jobs.what_run", **options: Any) -> str:
             schedule = declare("hourly", cron("0 * * * *"), target, {"overlap": "allow", **options})
             now = datetime(2026, 3, 1, hour, tzinfo=UTC)
-            put(store, lease, schedule, now=now - timedelta(minutes=30))
-            (answer,) = commit(store, lease, ["hourly"], now)
+            ns.put(schedule, now=now - timedelta(minutes=30))
+            [answer] = ns.commit(now=now)
             assert answer.kind == "ok"
             return f"default-hourly-{to_ms(now)}"
 
