@@ -10,9 +10,11 @@ import os
 import re
 import socket
 from base64 import b64decode
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from secrets import token_hex
+from typing import Any
 from urllib.parse import urlsplit
 
 from rq_clock.errors import RqClockError
@@ -20,6 +22,7 @@ from rq_clock.outbound.addresses import Allowed, parse_allowed
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
 """Where `rq-clock redis` listens by default."""
+Env = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,97 +32,6 @@ class Token:
     name: str
     scopes: frozenset[str]
     value: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The environment, read once and checked. Raises RqClockError naming the bad variable."""
-
-    redis_url: str | None
-    tls_verify: bool
-    namespace: str
-    app: str
-    owner: str
-    former_owner: str
-    release: int
-    instance: str
-    disabled: bool
-    stage_bytes: int
-    history: int
-    output_hours: int
-    webhook_allow: tuple[Allowed, ...]
-    runs: int
-    alert_grace: int
-    alert_failures: int
-    alert_stuck: int
-    alert_url: str = field(repr=False)
-    alert_secret: bytes = field(repr=False)
-    alert_urls: tuple[str, ...] = field(repr=False)
-    ping_url: str = field(repr=False)
-    worker_queues: tuple[str, ...]
-    worker_concurrency: int
-    grace_seconds: int
-    max_interruptions: int
-    horse_jobs: int
-    horse_mb: int
-    stamped_logs: bool
-    operator: str
-    tokens: tuple[Token, ...]
-    cookie_secret: str = field(repr=False)
-    behind_proxy: bool
-    metrics_public: bool
-    metrics_schedules: int
-    port: int
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Read `env`, or the process's environment with `.env` beneath it."""
-        env = environment() if env is None else env
-        redis_variable = env.get("RQ_CLOCK_REDIS_ENV", "")
-        if redis_variable and redis_variable not in env:
-            raise RqClockError(
-                f"RQ_CLOCK_REDIS_ENV names {redis_variable}, which is not set; "
-                "set it to a redis:// URL"
-            )
-        url = env.get(redis_variable) or env.get("REDIS_URL") or env.get("REDIS_TLS_URL")
-        owner, former = _owner(env)
-        return cls(
-            redis_url=url or None,
-            tls_verify=_switch(env, "RQ_CLOCK_REDIS_TLS_VERIFY", default="DYNO" not in env),
-            namespace=_namespace(env),
-            app=env.get("RQ_CLOCK_APP") or "clock:clock",
-            owner=owner,
-            former_owner=former,
-            release=_release(env.get("HEROKU_RELEASE_VERSION", "")),
-            instance=_instance(env),
-            disabled=_switch(env, "RQ_CLOCK_DISABLED"),
-            stage_bytes=_count(env, "RQ_CLOCK_STAGE_MB", 128) * 1024 * 1024,
-            history=_count(env, "RQ_CLOCK_HISTORY", 100),
-            output_hours=_count(env, "RQ_CLOCK_OUTPUT_HOURS", 72),
-            webhook_allow=_allowed(env.get("RQ_CLOCK_WEBHOOK_ALLOW", "")),
-            runs=_count(env, "RQ_CLOCK_RUNS", 1000),
-            alert_grace=_count(env, "RQ_CLOCK_ALERT_GRACE_SECONDS", 60),
-            alert_failures=_count(env, "RQ_CLOCK_ALERT_FAILURES", 1),
-            alert_stuck=_count(env, "RQ_CLOCK_ALERT_STUCK_SECONDS", 3600),
-            alert_url=_url(env, "RQ_CLOCK_ALERT_URL"),
-            alert_secret=_secret(env.get("RQ_CLOCK_ALERT_SECRET", "")),
-            alert_urls=_alert_urls(env.get("RQ_CLOCK_ALERT_URLS", "")),
-            ping_url=_url(env, "RQ_CLOCK_PING_URL"),
-            worker_queues=_queues(env.get("WORKER_QUEUES", "")),
-            worker_concurrency=_count(env, "WORKER_CONCURRENCY", 1),
-            grace_seconds=_count(env, "RQ_CLOCK_GRACE_SECONDS", 25),
-            max_interruptions=_count(env, "RQ_CLOCK_MAX_INTERRUPTIONS", 10),
-            horse_jobs=_count(env, "RQ_CLOCK_HORSE_JOBS", 1000),
-            horse_mb=_count(env, "RQ_CLOCK_HORSE_MB", 200),
-            stamped_logs=not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys(),  # those add the time
-            operator=env.get("RQ_CLOCK_USER") or _operator(env),
-            tokens=tokens_from(env.get("RQ_CLOCK_TOKENS", "")),
-            cookie_secret=env.get("RQ_CLOCK_COOKIE_SECRET", ""),
-            behind_proxy=_switch(env, "RQ_CLOCK_PROXY"),
-            metrics_public=_switch(env, "RQ_CLOCK_METRICS_PUBLIC"),
-            metrics_schedules=_count(env, "RQ_CLOCK_METRICS_SCHEDULES", 500),
-            port=_count(env, "PORT", 8000),
-        )
 
 
 def environment() -> dict[str, str]:
@@ -170,7 +82,16 @@ def tokens_from(text: str) -> tuple[Token, ...]:
     return tuple(found.values())
 
 
-def _owner(env: Mapping[str, str]) -> tuple[str, str]:
+def _redis_url(env: Env) -> str | None:
+    named = env.get("RQ_CLOCK_REDIS_ENV", "")
+    if named and named not in env:
+        raise RqClockError(
+            f"RQ_CLOCK_REDIS_ENV names {named}, which is not set; set it to a redis:// URL"
+        )
+    return env.get(named) or env.get("REDIS_URL") or env.get("REDIS_TLS_URL") or None
+
+
+def _owner(env: Env) -> tuple[str, str]:
     """Return the owner of this clock, and the owner that the same app had before its platform set
     an id (on Heroku: before dyno metadata was enabled)."""
     named = env.get("RQ_CLOCK_OWNER")
@@ -183,14 +104,16 @@ def _owner(env: Mapping[str, str]) -> tuple[str, str]:
     return anonymous, ""
 
 
-def _instance(env: Mapping[str, str]) -> str:
+def _instance(env: Env) -> str:
     """Return a name that no other process has: at a deploy two dynos are called clock.1, and in its
     container each has the same process id."""
     return f"{env.get('DYNO') or socket.gethostname()}.{os.getpid()}.{token_hex(2)}"
 
 
-def _operator(env: Mapping[str, str]) -> str:
-    """Return the user of this machine, for the audit. In a container a user may have no name."""
+def _operator(env: Env) -> str:
+    """Return the person at this machine, for the audit. In a container a user may have no name."""
+    if named := env.get("RQ_CLOCK_USER"):
+        return named
     from getpass import getuser
 
     try:
@@ -200,8 +123,8 @@ def _operator(env: Mapping[str, str]) -> str:
     return f"{user}@{env.get('DYNO') or socket.gethostname()}"
 
 
-def _namespace(env: Mapping[str, str]) -> str:
-    namespace = env.get("RQ_CLOCK_NAMESPACE") or "default"
+def _namespace(text: str) -> str:
+    namespace = text or "default"
     allowed = set("abcdefghijklmnopqrstuvwxyz0123456789_")
     if not 1 <= len(namespace) <= 40 or not set(namespace) <= allowed:
         raise RqClockError(
@@ -221,17 +144,6 @@ def _release(text: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _switch(env: Mapping[str, str], name: str, *, default: bool = False) -> bool:
-    value = env.get(name, "").lower()
-    if not value:
-        return default
-    if value in ("1", "true", "yes", "on"):
-        return True
-    if value in ("0", "false", "no", "off"):
-        return False
-    raise RqClockError(f"{name}: expected 1 or 0, got {value!r}")
-
-
 def _allowed(text: str) -> tuple[Allowed, ...]:
     try:
         return parse_allowed(text)
@@ -240,34 +152,6 @@ def _allowed(text: str) -> tuple[Allowed, ...]:
             "RQ_CLOCK_WEBHOOK_ALLOW: expected hosts (intranet.example, localhost:8000) or networks "
             f"(10.1.0.0/16), got '{error}'"
         ) from None
-
-
-def _count(env: Mapping[str, str], name: str, default: int) -> int:
-    value = env.get(name) or str(default)
-    if not value.isdigit() or int(value) < 1:
-        raise RqClockError(f"{name}: expected a whole number, at least 1, got {value!r}")
-    return int(value)
-
-
-def _url(env: Mapping[str, str], name: str) -> str:
-    """Return the URL of a web service; empty when there is none. It may be a secret."""
-    url = env.get(name, "")
-    scheme, host, _port = _parts(url)
-    if url and (not host or scheme not in ("http", "https") or "@" in urlsplit(url).netloc):
-        raise RqClockError(
-            f"{name}: expected a URL of http or https without user and password, got another text "
-            "(not shown, it may hold secrets)"
-        )
-    return url
-
-
-def _parts(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of a URL; empty ones when it is none."""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname or "", parts.port
-    except ValueError:
-        return "", "", None
 
 
 def _secret(text: str) -> bytes:
@@ -292,3 +176,104 @@ def _alert_urls(text: str) -> tuple[str, ...]:
             "separated by spaces or commas, got another text (not shown, it may hold secrets)"
         )
     return urls
+
+
+# ---- the table ---------------------------------------------------------------------------------
+
+
+def _setting(read: Callable[[Env], Any], *, secret: bool = False) -> Any:
+    """Return a field that `read` finds in the environment. A secret is not part of the repr."""
+    return field(metadata={"read": read}, repr=not secret)
+
+
+def _text(name: str, read: Callable[[str], Any] = str, *, secret: bool = False) -> Any:
+    return _setting(lambda env: read(env.get(name, "")), secret=secret)
+
+
+def _count(name: str, default: int, unit: int = 1) -> Any:
+    def read(env: Env) -> int:
+        value = env.get(name) or str(default)
+        if not value.isdigit() or int(value) < 1:
+            raise RqClockError(f"{name}: expected a whole number, at least 1, got {value!r}")
+        return int(value) * unit
+
+    return _setting(read)
+
+
+def _switch(name: str, default: Callable[[Env], bool] = lambda env: False) -> Any:
+    def read(env: Env) -> bool:
+        value = env.get(name, "").lower()
+        if value not in _SWITCH:
+            raise RqClockError(f"{name}: expected 1 or 0, got {value!r}")
+        return _SWITCH[value] if value else default(env)
+
+    return _setting(read)
+
+
+def _url(name: str) -> Any:
+    """Return the field of the URL of a web service, empty for none. It may be a secret."""
+
+    def read(url: str) -> str:
+        with suppress(ValueError):  # of a port that is no number
+            parts = urlsplit(url)
+            plain = parts.hostname and "@" not in parts.netloc and (parts.port or 0) >= 0
+            if not url or (plain and parts.scheme in ("http", "https")):
+                return url
+        raise RqClockError(
+            f"{name}: expected a URL of http or https without user and password, got another "
+            "text (not shown, it may hold secrets)"
+        )
+
+    return _text(name, read, secret=True)
+
+
+_SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True)
+_SWITCH |= dict.fromkeys(("", "0", "false", "no", "off"), False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The environment, read once and checked. Raises RqClockError naming the bad variable."""
+
+    redis_url: str | None = _setting(_redis_url)
+    tls_verify: bool = _switch("RQ_CLOCK_REDIS_TLS_VERIFY", default=lambda env: "DYNO" not in env)
+    namespace: str = _text("RQ_CLOCK_NAMESPACE", _namespace)
+    app: str = _text("RQ_CLOCK_APP", lambda text: text or "clock:clock")
+    owner: str = _setting(lambda env: _owner(env)[0])
+    former_owner: str = _setting(lambda env: _owner(env)[1])
+    release: int = _text("HEROKU_RELEASE_VERSION", _release)
+    instance: str = _setting(_instance)
+    disabled: bool = _switch("RQ_CLOCK_DISABLED")
+    stage_bytes: int = _count("RQ_CLOCK_STAGE_MB", 128, unit=1024 * 1024)
+    history: int = _count("RQ_CLOCK_HISTORY", 100)
+    output_hours: int = _count("RQ_CLOCK_OUTPUT_HOURS", 72)
+    webhook_allow: tuple[Allowed, ...] = _text("RQ_CLOCK_WEBHOOK_ALLOW", _allowed)
+    runs: int = _count("RQ_CLOCK_RUNS", 1000)
+    alert_grace: int = _count("RQ_CLOCK_ALERT_GRACE_SECONDS", 60)
+    alert_failures: int = _count("RQ_CLOCK_ALERT_FAILURES", 1)
+    alert_stuck: int = _count("RQ_CLOCK_ALERT_STUCK_SECONDS", 3600)
+    alert_url: str = _url("RQ_CLOCK_ALERT_URL")
+    alert_secret: bytes = _text("RQ_CLOCK_ALERT_SECRET", _secret, secret=True)
+    alert_urls: tuple[str, ...] = _text("RQ_CLOCK_ALERT_URLS", _alert_urls, secret=True)
+    ping_url: str = _url("RQ_CLOCK_PING_URL")
+    worker_queues: tuple[str, ...] = _text("WORKER_QUEUES", _queues)
+    worker_concurrency: int = _count("WORKER_CONCURRENCY", 1)
+    grace_seconds: int = _count("RQ_CLOCK_GRACE_SECONDS", 25)
+    max_interruptions: int = _count("RQ_CLOCK_MAX_INTERRUPTIONS", 10)
+    horse_jobs: int = _count("RQ_CLOCK_HORSE_JOBS", 1000)
+    horse_mb: int = _count("RQ_CLOCK_HORSE_MB", 200)
+    stamped_logs: bool = _setting(lambda env: not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys())
+    """Whether log lines need a time: those two add it."""
+    operator: str = _setting(_operator)
+    tokens: tuple[Token, ...] = _text("RQ_CLOCK_TOKENS", tokens_from)
+    cookie_secret: str = _text("RQ_CLOCK_COOKIE_SECRET", secret=True)
+    behind_proxy: bool = _switch("RQ_CLOCK_PROXY")
+    metrics_public: bool = _switch("RQ_CLOCK_METRICS_PUBLIC")
+    metrics_schedules: int = _count("RQ_CLOCK_METRICS_SCHEDULES", 500)
+    port: int = _count("PORT", 8000)
+
+    @classmethod
+    def from_env(cls, env: Env | None = None) -> Settings:
+        """Read `env`, or the process's environment with `.env` beneath it."""
+        env = environment() if env is None else env
+        return cls(**{f.name: f.metadata["read"](env) for f in fields(cls)})
