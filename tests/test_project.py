@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 LEVELS = [
-    {"errors", "version", "redaction", "signals", "run"},
+    {"errors", "version", "redaction", "run"},
     {"timing", "outbound"},
     {"model", "settings", "log"},
     {"store", "manifest"},

@@ -15,8 +15,8 @@ import pytest
 from rq_clock import Clock, RqClockError, ScheduleError, cron, current_run, every, once
 from rq_clock.clock.clock import collect_faults
 from rq_clock.run import Run
+from rq_clock.runtime import Signals
 from rq_clock.settings import Settings
-from rq_clock.signals import Signals
 from rq_clock.testing import FakeClock
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
