@@ -169,7 +169,7 @@ def output(target: Command) -> str:
 class TestRealCrontabs:
     def test_debians_own_crontab_is_carried_over(self) -> None:
         imported = from_crontab(ETC_CRONTAB)
-        assert imported.left_out == ()
+        assert imported.left_out == []
         assert {s.name: (s.trigger, s.target.shell) for s in imported.schedules} == {  # type: ignore[union-attr]
             "run-parts-cron-hourly": (
                 Cron("17 * * * *"), "cd / && run-parts --report /etc/cron.hourly",
@@ -232,7 +232,7 @@ class TestRealCrontabs:
             ("either-2", "Australia/Lord_Howe"),
             ("no-dst", "Asia/Kolkata"),
         ]
-        assert imported.left_out == ()
+        assert imported.left_out == []
 
     @pytest.mark.parametrize("text", [ETC_CRONTAB, CRON_D, USERS])
     def test_imported_schedules_can_be_stored(self, text: str) -> None:
@@ -301,7 +301,7 @@ class TestGeneratedCrontabs:
     def test_entries_fire_as_by_cron(self, expected: list[tuple[str, str]]) -> None:
         text = "".join(f"CRON_TZ={key}\n{expression} true\n" for expression, key in expected)
         imported = from_crontab(text, system=False)
-        assert imported.left_out == ()
+        assert imported.left_out == []
         assert len(imported.schedules) == len(expected)
         for schedule, (expression, key) in zip(imported.schedules, expected, strict=True):
             assert schedule.trigger == Cron(expression, key)
@@ -597,7 +597,7 @@ class TestHerokuScheduler:
     def test_the_pasted_table_is_carried_over(self) -> None:
         imported = from_heroku_scheduler(HEROKU.replace("node  report", "node report"))
         found = [(s.name, s.trigger, s.target) for s in imported.schedules]
-        assert imported.left_out == ()
+        assert imported.left_out == []
         assert found == [
             ("rake-update_feed", Cron("*/10 * * * *"), Command("rake update_feed", 600)),
             (
@@ -733,8 +733,8 @@ def job(**fields: Any) -> dict[str, Any]:
 class TestCronToGo:
     def test_a_manifest_is_carried_over(self) -> None:
         imported = from_cron_to_go(MANIFEST)
-        assert imported.left_out == ()
-        assert imported.paused == ("every-day-at-09-00",)
+        assert imported.left_out == []
+        assert imported.paused == ["every-day-at-09-00"]
         minute, daily, rate = imported.schedules
         assert minute.trigger == Cron("*/1 * * * *")
         assert minute.target == Command('echo "Every Minute Job"', 300)
@@ -816,7 +816,7 @@ class TestCronToGo:
     )
     def test_no_jobs_are_no_fault(self, text: str) -> None:
         imported = from_cron_to_go(text)
-        assert imported == Imported(schedules=(), left_out=(), notes=())
+        assert imported == Imported("default")
 
     def test_a_difference_in_behavior_is_noted(self) -> None:
         jobs = [
@@ -885,7 +885,7 @@ class TestAnyText:
             from_cron_to_go(json.dumps([job()]), queue="low"),
         )
         assert [s.queue for imported in found for s in imported.schedules] == ["low"] * 3
-        assert from_crontab("0 0 * * * x", queue="").schedules == ()
+        assert from_crontab("0 0 * * * x", queue="").schedules == []
 
     def test_a_rate_is_an_interval_and_not_a_cron_expression(self) -> None:
         [schedule] = from_cron_to_go(json.dumps([job(schedule="90 minutes")])).schedules

@@ -11,7 +11,7 @@ from typing import Any
 from rq_clock.errors import ScheduleError
 from rq_clock.manifest import reader
 from rq_clock.manifest.importers.heroku import dyno_note
-from rq_clock.manifest.importers.result import POLICIES, Collector, Imported
+from rq_clock.manifest.importers.result import POLICIES, Imported
 from rq_clock.model.targets import command
 from rq_clock.redaction import masked_json
 from rq_clock.timing.triggers import Trigger, cron, every
@@ -36,7 +36,7 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
     `timeout`/`Target.TimeToLive` (s, 1800 when missing), `retries`, `jitter` (min), `state`
     (enabled, paused), `dyno`/`Target.Size` (a note).
     """
-    found = Collector(queue)
+    found = Imported(queue)
     for number, job in enumerate(_jobs(text, found), 1):
         if not isinstance(job, dict):
             found.leave_out(number, json.dumps(job), "expected a job with named fields")
@@ -46,10 +46,10 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
             fields |= _fields(fields.pop("target"))
         with found.leaving_out(number, _shown_job(fields)):
             _add_job(found, fields)
-    return found.done()
+    return found
 
 
-def _jobs(text: str, found: Collector) -> Iterable[Any]:
+def _jobs(text: str, found: Imported) -> Iterable[Any]:
     """Return the jobs of a manifest: of a list of jobs, {"jobs": [...]}, or one job."""
     try:
         jobs = reader.read(text).value
@@ -82,7 +82,7 @@ def _shown_job(fields: Mapping[str, Any]) -> str:
         return ""
 
 
-def _add_job(found: Collector, fields: Mapping[str, Any]) -> None:
+def _add_job(found: Imported, fields: Mapping[str, Any]) -> None:
     if (kind := _text(fields, "type") or "dyno") != "dyno":
         raise ScheduleError(f"expected the target type 'dyno', got {kind!r}")
     line = _text(fields, "command", "target")

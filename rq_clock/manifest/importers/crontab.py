@@ -9,7 +9,7 @@ from datetime import timedelta
 from shlex import quote
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest.importers.result import POLICIES, Collector, Imported, lines_of
+from rq_clock.manifest.importers.result import POLICIES, Imported, lines_of
 from rq_clock.model.targets import Command, command
 from rq_clock.redaction import MASK, is_secret, masked_text
 from rq_clock.timing.cron import MONTHS, WEEKDAYS
@@ -72,7 +72,7 @@ def from_crontab(
     The comment directly above an entry becomes its name, else the program that runs. An expression
     that cron and rq-clock read differently is left out.
     """
-    found = Collector(queue)
+    found = Imported(queue)
     entries = list(_entries(text, found))
     with_users = _is_system(text, entries) if system is None else system
     guess = "its sixth field is read as a user; if it is none, pass --user"
@@ -83,7 +83,7 @@ def from_crontab(
             name = _add_entry(found, entry, with_users, tz)
             if system is None:
                 found.note(name, guess)
-    return found.done()
+    return found
 
 
 _NO_LIMIT = "has no time limit, as in cron: set a timeout"
@@ -105,7 +105,7 @@ def _is_system(text: str, entries: list[_Entry]) -> bool:
     return bool(entries) and all(users) and (known or heading is not None)
 
 
-def _add_entry(found: Collector, entry: _Entry, with_users: bool, tz: str) -> str:
+def _add_entry(found: Imported, entry: _Entry, with_users: bool, tz: str) -> str:
     own_zone = entry.settings.get("CRON_TZ")
     trigger = cron(entry.when, tz if own_zone is None else own_zone.removeprefix(":"))
     if problems := trigger.faults():
@@ -193,7 +193,7 @@ def _jitter(settings: Mapping[str, str]) -> tuple[timedelta | None, list[str]]:
 # ---- the text ---------------------------------------------------------------------------------
 
 
-def _entries(text: str, found: Collector) -> Iterator[_Entry]:
+def _entries(text: str, found: Imported) -> Iterator[_Entry]:
     """Yield the entries of a crontab, each with the settings above it."""
     settings: dict[str, str] = {}
     title = ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from rq_clock.errors import ScheduleError
-from rq_clock.manifest.importers.result import POLICIES, Collector, Imported, lines_of
+from rq_clock.manifest.importers.result import POLICIES, Imported, lines_of
 from rq_clock.model.targets import command
 from rq_clock.timing.cron import MONTHS, WEEKDAYS
 from rq_clock.timing.triggers import cron
@@ -53,7 +53,7 @@ def from_heroku_scheduler(text: str, *, queue: str = "default") -> Imported:
     It reads the command and the frequency, and notes the size. The times are UTC. Heroku ends a job
     after its interval (10 minutes, an hour, a day), which becomes the timeout of the command.
     """
-    found = Collector(queue)
+    found = Imported(queue)
     for job in _jobs(text, found):
         with found.leaving_out(job.line, job.text):
             expression, seconds = _frequency(job.frequency)
@@ -61,7 +61,7 @@ def from_heroku_scheduler(text: str, *, queue: str = "default") -> Imported:
             found.note(name, dyno_note(job.size), POLICIES)
             if seconds == 600:
                 found.note(name, "runs at minute 0, 10, 20, …; Heroku does not document when")
-    return found.done()
+    return found
 
 
 def dyno_note(size: str) -> str:
@@ -89,7 +89,7 @@ def _frequency(text: str) -> tuple[str, int]:
     )
 
 
-def _jobs(text: str, found: Collector) -> Iterator[_Job]:
+def _jobs(text: str, found: Imported) -> Iterator[_Job]:
     """Yield the jobs of the table: a line each, with cells in any order between tabs or two
     spaces; or each cell on its own line, command first, as some browsers paste it."""
     begun: _Job | None = None

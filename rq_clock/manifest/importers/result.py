@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rq_clock.errors import ScheduleError
@@ -37,26 +38,26 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Imported:
-    """The result of an import. `paused` has the names of the `schedules` that were paused."""
+    """The result of an import, which grows while a text is read. `paused` has the names of the
+    schedules that were paused there."""
 
-    schedules: tuple[Schedule, ...]
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
-    paused: tuple[str, ...] = ()
+    queue: str
+    left_out: list[LeftOut] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
+    _schedules: dict[str, Schedule] = field(default_factory=dict)
+    _suffixes: dict[str, int] = field(default_factory=dict)  # the last one of a repeated name
+    _notes: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def schedules(self) -> list[Schedule]:
+        return list(self._schedules.values())
 
-class Collector:
-    """Collects the result of an import."""
-
-    def __init__(self, queue: str) -> None:
-        self.queue = queue
-        self.schedules: dict[str, Schedule] = {}
-        self.numbers: dict[str, int] = {}  # the last suffix of a name that came again
-        self.left_out: list[LeftOut] = []
-        self.paused: list[str] = []
-        self.notes: dict[str, list[str]] = {}
+    @property
+    def notes(self) -> list[str]:
+        """Return the notes, each behind the names of its schedules."""
+        return [self._named(names) + text for text, names in self._notes.items()]
 
     def add(self, title: str, trigger: Trigger, target: Command, **options: Any) -> str:
         """Add a schedule and return its name. Raises ScheduleError."""
@@ -65,21 +66,22 @@ class Collector:
             schedule = declare(name, trigger, target, {"queue": self.queue, **options})
         except ScheduleError as error:
             raise ScheduleError("; ".join(fault.text for fault in error.faults)) from None
-        self.schedules[name] = schedule
+        self._schedules[name] = schedule
         return name
 
     def _unused(self, base: str) -> str:
         name = base
-        while name in self.schedules:
-            self.numbers[base] = self.numbers.get(base, 1) + 1
-            name = f"{base}-{self.numbers[base]}"
+        while name in self._schedules:
+            self._suffixes[base] = self._suffixes.get(base, 1) + 1
+            name = f"{base}-{self._suffixes[base]}"
         return name
 
     def leave_out(self, line: int, text: str, reason: object) -> None:
         shown, why = (
             printable(_masked(part.strip()), LONGEST_SHOWN) for part in (text, str(reason))
         )
-        self.left_out.append(LeftOut(line=line, text=shown, reason=why))
+        left = LeftOut(line=line, text=shown, reason=why)
+        insort(self.left_out, left, key=lambda left: left.line)
 
     @contextmanager
     def leaving_out(self, line: int, text: str) -> Iterator[None]:
@@ -93,18 +95,10 @@ class Collector:
         """Add notes about a schedule. Schedules with the same note share it."""
         for text in texts:
             shown = printable(masked_text(text), LONGEST_NOTE)
-            self.notes.setdefault(shown, []).append(name)
-
-    def done(self) -> Imported:
-        return Imported(
-            schedules=tuple(self.schedules.values()),
-            left_out=tuple(sorted(self.left_out, key=lambda left: left.line)),
-            notes=tuple(self._named(names) + text for text, names in self.notes.items()),
-            paused=tuple(self.paused),
-        )
+            self._notes.setdefault(shown, []).append(name)
 
     def _named(self, names: list[str]) -> str:
-        if len(names) == len(self.schedules) > 1:
+        if len(names) == len(self._schedules) > 1:
             return f"all {len(names)} schedules: "
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         return f"{', '.join(names[:NAMED])}{more}: "
