@@ -6,6 +6,7 @@ the trigger, the instant and the zone data. No clock is read and nothing is reme
 restart, a second clock or an outage cannot change them.
 
 Invariants:
+- The docstrings of `Cron` hold for all three.
 - Fire times are aware UTC datetimes in whole milliseconds. Those of a cron expression lie in the
   years 1970 to 9899 and in whole minutes of its zone's clock.
 - Constructing never raises. `faults()` returns everything that is wrong, so that the faults of all
@@ -88,44 +89,44 @@ class Cron:
         return {"cron": self.expression, "tz": self.tz}
 
 
+class _Elapsed:
+    """A trigger that no clock of a zone touches: it is never ambiguous."""
+
+    __slots__ = ()
+    tz: ClassVar[str] = "UTC"
+
+    def warnings(self) -> list[str]:
+        return []
+
+
 @dataclass(frozen=True, slots=True)
-class Every:
+class Every(_Elapsed):
     """Fires at `anchor` + k * `period`, both in milliseconds, for every whole k; built by `every`.
 
     Never "last run + period": lateness does not add up, and a restart keeps the phase.
     """
 
-    tz: ClassVar[str] = "UTC"
     period: int
     anchor: int = 0
     problems: tuple[Fault, ...] = ()  # of arguments of `every` that make no period
 
     def faults(self) -> list[Fault]:
-        """Return everything that is wrong; nothing when the trigger can be used."""
         if self.problems or 0 < self.period <= _LONGEST_PERIOD:
             return list(self.problems)
         hint = f"give at least one of {', '.join(_UNITS)}" if self.period == 0 else ""
         got = f"{self.period} ms" if abs(self.period) < 10**20 else "one far beyond"
         return [Fault("every", fault_text("a period of 1 ms to 50 years", got, hint))]
 
-    def warnings(self) -> list[str]:
-        """Return nothing: an interval is never ambiguous."""
-        return []
-
     def next_after(self, t: datetime) -> datetime | None:
-        """Return the least fire time > `t`. Raises ScheduleError when faulty."""
         return _moment(self.anchor + (self._number(t) + 1) * self.period)
 
     def latest_at(self, t: datetime) -> datetime | None:
-        """Return the greatest fire time <= `t`."""
         return _moment(self.anchor + self._number(t) * self.period)
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return how many fire times lie in (`after`, `until`], or MANY when there are more."""
         return min(MANY, max(0, self._number(until) - self._number(after)))
 
     def spec(self) -> dict[str, Any]:
-        """Return the form to store, as JSON; `from_spec` reads it."""
         return {"every": self.period} | ({"anchor": self.anchor} if self.anchor else {})
 
     def _number(self, t: datetime) -> int:
@@ -134,41 +135,31 @@ class Every:
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
+class Once(_Elapsed):
     """Fires at one instant, an aware UTC datetime in whole milliseconds; built by `once`."""
 
-    tz: ClassVar[str] = "UTC"
     at: datetime
 
     def faults(self) -> list[Fault]:
-        """Return everything that is wrong; nothing when the trigger can be used."""
         faults = _datetime_faults("once", self.at)
         if not faults and self.at.year > _LAST_YEAR:
             text = fault_text(f"an instant up to the year {_LAST_YEAR}", self.at.isoformat())
             faults.append(Fault("once", text))
         return faults
 
-    def warnings(self) -> list[str]:
-        """Return nothing: an instant is never ambiguous."""
-        return []
-
     def next_after(self, t: datetime) -> datetime | None:
-        """Return the instant if it is > `t`. Raises ScheduleError when faulty."""
         _refuse_faulty(self)
         return self.at if self.at > t else None
 
     def latest_at(self, t: datetime) -> datetime | None:
-        """Return the instant if it is <= `t`."""
         _refuse_faulty(self)
         return self.at if self.at <= t else None
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return 1 if the instant lies in (`after`, `until`], else 0."""
         _refuse_faulty(self)
         return int(after < self.at <= until)
 
     def spec(self) -> dict[str, Any]:
-        """Return the form to store, as JSON; `from_spec` reads it."""
         _refuse_faulty(self)
         return {"once": _milliseconds(self.at)}
 
