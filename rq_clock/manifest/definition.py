@@ -16,7 +16,6 @@ Pure. Not here: whole manifests (document.py), texts of options and form fields 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -28,7 +27,7 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest.fields import kind_of, shown_value, unknown
 from rq_clock.model import targets
 from rq_clock.model.entry import MISSED, Pause
-from rq_clock.model.schedule import Schedule, declare
+from rq_clock.model.schedule import STORED, Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
 from rq_clock.redaction import MASK, masked_json, masked_url
 from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
@@ -41,14 +40,9 @@ _CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}
 """The triggers and the targets, each with the keys that no other one has."""
 _TARGETS = {"func": "", "command": "shell", "webhook": "url"}
 """The targets, each with the key that a plain text stands for."""
-_OPTIONS = {
-    re.sub(r"_(.)", lambda match: match[1].upper(), f.name): f.name
-    for f in fields(Schedule)
-    if f.name not in ("name", "trigger", "target", "renamed_from")
-}
 _DURATIONS = ("timeout", "resultTtl", "failureTtl", "catchUpWindow", "jitter")
 _FIRST = ("cron", "tz", "every", "anchor", "once", "func", "command", "webhook")
-_KNOWN = {*_FIRST, *_OPTIONS, "paused"}
+_KNOWN = {*_FIRST, *STORED, "paused"}
 _SECRETIVE = ("command", "webhook", "args", "kwargs", "ping")
 """Keys with values that may be masked."""
 _NOTHING: Any = object()
@@ -102,7 +96,7 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
     paused = _paused(entry.get("paused"), faults)
     options = {
         option: _in_seconds(key, entry[key], faults) if key in _DURATIONS else entry[key]
-        for key, option in _OPTIONS.items()
+        for key, option in STORED.items()
         if key in entry
     }
     faults = [replace(fault, schedule=name) for fault in faults]

@@ -8,7 +8,6 @@ Not here: what is due (decision.py), checks (validation.py).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -21,6 +20,7 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.model import targets
 from rq_clock.model.targets import Target
 from rq_clock.model.validation import faults
+from rq_clock.model.view import camel
 from rq_clock.redaction import masked_text
 from rq_clock.timing.triggers import Trigger, from_spec
 
@@ -83,9 +83,9 @@ class Schedule:
         stored definition; so is `renamed_from`, an instruction to one deploy.
         """
         document: dict[str, Any] = {**self.trigger.spec(), **targets.to_spec(self.target)}
-        for option, key, default in _STORED:
+        for key, option in STORED.items():
             value = getattr(self, option)
-            if value != default:
+            if value != _DEFAULTS[option]:
                 if isinstance(value, timedelta):
                     value = value / timedelta(seconds=1)
                 document[key] = value
@@ -107,18 +107,13 @@ class Schedule:
         return {"func": self.target, "args": self.args, "kwargs": kwargs, "timeout": self.timeout}
 
 
-def _camel(name: str) -> str:
-    head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)
-
-
-_OPTIONS = [f for f in fields(Schedule) if f.name not in {"name", "trigger", "target"}]
-_OPTION_NAMES = frozenset(f.name for f in _OPTIONS)
-_STORED = [
-    (f.name, _camel(f.name), {} if f.default is MISSING else f.default)
-    for f in _OPTIONS
-    if f.name != "renamed_from"
-]
+_DEFAULTS = {
+    f.name: {} if f.default is MISSING else f.default
+    for f in fields(Schedule)
+    if f.name not in {"name", "trigger", "target"}
+}
+STORED = {camel(name): name for name in _DEFAULTS if name != "renamed_from"}
+"""Key of a stored definition, and of a manifest → the option."""
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 _SPEC_KEYS = frozenset({"cron", "tz", "every", "anchor", "once"})
 _TARGET_KEYS = frozenset({"func", "command", "webhook"})
@@ -132,8 +127,8 @@ def declare(
 
     Raises ScheduleError with every fault.
     """
-    found = [_unknown_option(name, option) for option in options if option not in _OPTION_NAMES]
-    known = {o: _normal(o, v) for o, v in options.items() if o in _OPTION_NAMES}
+    found = [_unknown_option(name, option) for option in options if option not in _DEFAULTS]
+    known = {o: _normal(o, v) for o, v in options.items() if o in _DEFAULTS}
     if not known.get("overlap"):
         known["overlap"] = _usual_overlap(known.get("catch_up", "latest"))
     if callable(target):
@@ -155,7 +150,7 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
         trigger = from_spec({key: document.pop(key) for key in _SPEC_KEYS & document.keys()})
         [kind] = _TARGET_KEYS & document.keys()
         target = targets.from_spec(kind, document.pop(kind))
-        options = {_snake(key): value for key, value in document.items()}
+        options = {STORED.get(key, key): value for key, value in document.items()}
     except (
         ScheduleError,
         ValueError,
@@ -195,10 +190,6 @@ def _shown(text: str | bytes) -> str:
 
 
 def _unknown_option(name: str, option: str) -> Fault:
-    near = get_close_matches(option, _OPTION_NAMES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_OPTION_NAMES))}"
+    near = get_close_matches(option, _DEFAULTS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_DEFAULTS))}"
     return Fault(option, f"unknown option {option!r}; {hint}", schedule=name)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from rq_clock.errors import Fault
 from rq_clock.model.targets import Command, Webhook, webhook
+from rq_clock.model.view import camel
 from rq_clock.redaction import masked_text, masked_url
 from rq_clock.timing.triggers import Cron, Every, Once
 
@@ -31,9 +32,6 @@ _LONGEST_INT = 14_000
 _LARGEST = 512 * 1024
 """Bytes of arguments as JSON."""
 _TOO_LARGE = f"expected arguments of at most {_LARGEST // 1024} kB as JSON"
-_SECONDS = {"timeout": "timeout", "result_ttl": "resultTtl", "failure_ttl": "failureTtl"}
-_DURATIONS = {"catch_up_window": "catchUpWindow", "jitter": "jitter"}
-_COUNTS = {"catch_up_limit": "catchUpLimit", "group_limit": "groupLimit"}
 
 
 def faults(s: Any) -> Iterator[Fault]:
@@ -188,29 +186,31 @@ def _shown(value: object) -> str:
 
 def _number_faults(s: Any) -> Iterator[Fault]:
     longest = _YEARS // timedelta(seconds=1)
-    for option, field in _SECONDS.items():
+    for option in ("timeout", "result_ttl", "failure_ttl"):
         value = getattr(s, option)
         least = 1 if option == "timeout" else 0
         if value is None or value == -1:  # RQ's word for "without end"
             continue
         if not _is_whole(value) or not least <= value <= longest:
             text = f"expected {option} in whole seconds, {least} to at most 50 years, or -1 for no"
-            yield Fault(field, f"{text} limit, got {_shown(value)}")
+            yield Fault(camel(option), f"{text} limit, got {_shown(value)}")
     delays = s.retries if isinstance(s.retries, tuple) else (s.retries,)
     if not all(_is_whole(n) and 0 <= n <= longest for n in delays) or not delays:
         text = "expected retries to be a count, 0 or more, or a list of delays in whole seconds"
         yield Fault("retries", f"{text}, got {_shown(s.retries)}")
-    for option, field in _DURATIONS.items():
+    for option in ("catch_up_window", "jitter"):
         value = getattr(s, option)
         if value is not None and not (isinstance(value, timedelta) and _MS <= value <= _YEARS):
             text = f"expected {option} as timedelta or seconds, 0.001 s to at most 50 years"
-            yield Fault(field, f"{text}, got {_shown(value)}")
-    for option, field in _COUNTS.items():
+            yield Fault(camel(option), f"{text}, got {_shown(value)}")
+    for option in ("catch_up_limit", "group_limit"):
         value = getattr(s, option)
         if value is None and option == "catch_up_limit":
             continue
         if not _is_whole(value) or value < 1:
-            yield Fault(field, f"expected {option} to be a count, at least 1, got {_shown(value)}")
+            yield Fault(
+                camel(option), f"expected {option} to be a count, at least 1, got {_shown(value)}"
+            )
 
 
 def _policy_faults(s: Any) -> Iterator[Fault]:

@@ -20,7 +20,8 @@ from rq_clock.timing.instants import iso
 T = TypeVar("T")
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
+    """Return the key of JSON and manifests for a name of Python."""
     return re.sub("_(.)", lambda match: match[1].upper(), name)
 
 
@@ -28,7 +29,7 @@ class View:
     """The base of views. Pydantic reads the configuration for OpenAPI."""
 
     __slots__ = ()
-    __pydantic_config__: ClassVar = {"alias_generator": _camel, "extra": "forbid"}
+    __pydantic_config__: ClassVar = {"alias_generator": camel, "extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def shallow(view: Any) -> dict[str, Any]:
     kind = type(view)
     if kind not in _KEYS:
         found = fields(kind)
-        keys = [f.metadata.get("alias") or _camel(f.name) for f in found]
+        keys = [f.metadata.get("alias") or camel(f.name) for f in found]
         _KEYS[kind] = keys, attrgetter(*(f.name for f in found))
     keys, values = _KEYS[kind]
     return dict(zip(keys, values(view), strict=True))
