@@ -65,6 +65,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 """Seconds between two attempts to get a lock; they double from the one to the other."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}\Z")
 _MS = timedelta(milliseconds=1)
+_LAZY = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -157,12 +158,7 @@ class Lock:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call is a block of its own."""
-        lazy = (
-            inspect.iscoroutinefunction,
-            inspect.isgeneratorfunction,
-            inspect.isasyncgenfunction,
-        )
-        if any(is_lazy(function) for is_lazy in lazy):
+        if any(is_lazy(function) for is_lazy in _LAZY):
             raise RqClockError(
                 f"{self.name}: expected a function that has done its work when it returns, got "
                 f"{function!r}; use a with block inside it"
@@ -397,9 +393,7 @@ class _Keeper:
         """Lose the lock if `answer`, the owner in Redis, is not this block."""
         owner = text(answer or "")
         if not owner:
-            self._lose(
-                f"it is free: it was not refreshed for {self._timeout:g} s, or Redis lost it"
-            )
+            self._lose(f"it is free: not refreshed for {self._timeout:g} s, or Redis lost it")
         elif owner != self._owner:
             self._lose(f"it ran out, and {_holder(owner)} has it")
 
@@ -411,9 +405,8 @@ class _Keeper:
         return LockLost(self.lost)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"{self.name}: {diagnose(error, self._url) if self._url else error}"
-        )
+        reason = diagnose(error, self._url) if self._url else error
+        return StoreUnavailable(f"{self.name}: {reason}")
 
     def _lose(self, why: str) -> None:
         if self.lost:
@@ -423,8 +416,9 @@ class _Keeper:
             f"{self.token} may come after a newer one's"
         )
         log_warning("lock.lost", lock=self.name, token=self.token, reason=why)
-        if self.raises and not _in_main_thread():
-            _wake_main_thread()
+        main = threading.main_thread().ident
+        if self.raises and main is not None and not _in_main_thread():
+            signal.pthread_kill(main, signal.SIGURG)
 
 
 # ---- how a loss gets into the main thread ------------------------------------------------------
@@ -465,12 +459,6 @@ def _raise_loss(number: int, frame: FrameType | None) -> None:
             raise LockLost(keeper.lost)
     if callable(_handler_before):
         _handler_before(number, frame)
-
-
-def _wake_main_thread() -> None:
-    thread = threading.main_thread().ident
-    if thread is not None:
-        signal.pthread_kill(thread, signal.SIGURG)
 
 
 def _in_main_thread() -> bool:
