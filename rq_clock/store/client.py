@@ -81,7 +81,8 @@ def connect(
         "socket_timeout": seconds,
     }
     if url.startswith("rediss://"):
-        verify = _verifies(url, settings)
+        chosen = parse_qs(urlsplit(url).query).get("ssl_cert_reqs")
+        verify = chosen[-1] != "none" if chosen else settings.tls_verify
         options["ssl_cert_reqs"] = "required" if verify else "none"
         options["ssl_check_hostname"] = verify
     if not url.startswith("unix://"):
@@ -93,12 +94,6 @@ def connect(
     except ValueError as error:
         reason = f"cannot understand the Redis URL {redacted(url)}: {error}"
         raise StoreUnavailable(reason) from None
-
-
-def _verifies(url: str, settings: Settings) -> bool:
-    """Return whether the server's certificate is verified. The URL decides before the settings."""
-    chosen = parse_qs(urlsplit(url).query).get("ssl_cert_reqs")
-    return chosen[-1] != "none" if chosen else settings.tls_verify
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> Redis:

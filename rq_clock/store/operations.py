@@ -56,8 +56,12 @@ class Operations:
         actor = actor or Actor(by="")
         kind, *rest = actor.call(self._scripts["edit"], keys, [*args, *audited, *words])
         if kind == b"refused":
-            found = pairs(rest).items()
-            raise Conflict.join([_conflict(edits[int(n) - 1].name, text(why)) for n, why in found])
+            conflicts = []
+            for number, why in pairs(rest).items():
+                reason, _, revision = text(why).partition(" ")  # a revision only of a stale one
+                name = edits[int(number) - 1].name
+                conflicts.append(Conflict(ConflictKind(reason), name, revision))
+            raise Conflict.join(conflicts)
         return [text(revision) for revision in rest]
 
     def settle(self, name: str, now: datetime) -> Entry | None:
@@ -158,9 +162,3 @@ class Edit:
 
 def _ms(t: datetime | None) -> int | str:
     return "" if t is None else to_ms(t)
-
-
-def _conflict(name: str, reason: str) -> Conflict:
-    """Return the conflict that edit.lua reports: its kind and, of a stale one, the revision."""
-    kind, _, detail = reason.partition(" ")
-    return Conflict(ConflictKind(kind), name, detail)
