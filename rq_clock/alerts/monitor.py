@@ -21,24 +21,16 @@ from datetime import UTC, datetime, timedelta
 
 from rq_clock.alerts import channels
 from rq_clock.alerts.channels import Channels
-from rq_clock.alerts.rules import (
-    DIGEST,
-    LATE,
-    STUCK,
-    Edge,
-    OpenAlerts,
-    TickReport,
-    report,
-)
+from rq_clock.alerts.rules import DIGEST, LATE, STUCK, Edge, OpenAlerts, TickReport, report
 from rq_clock.jobs.executions import Ended, Executions, Snapshot
 from rq_clock.jobs.outcomes import OK, STOPPED
 from rq_clock.model.decision import Decision
-from rq_clock.model.entry import Entry, Lease
+from rq_clock.model.entry import Lease
 from rq_clock.model.ledger import Attempt, Enqueued
 from rq_clock.model.schedule import from_definition
 from rq_clock.redaction import masked_text, printable
 from rq_clock.settings import Settings
-from rq_clock.store.commit import CommitResult, Planned
+from rq_clock.store.commit import CommitResult
 from rq_clock.store.store import Store, thresholds_from
 
 LOOK_SECONDS, LEAST_SECONDS = 5.0, 0.1
@@ -142,7 +134,8 @@ class Monitor:
         if plan.job_ids:
             alerts.unblocked(name, self._now)
         first = _oldest(decision)
-        if first and late > self._rules.grace and not _is_over(plan):
+        over = decision.next is None and not plan.entry.declared  # the end of a one-off job
+        if first and late > self._rules.grace and not over:
             how = "was enqueued" if plan.job_ids else "came too late to run,"
             alerts.late(name, first, f"{how} {late.total_seconds():.0f} s late", self._now)
         elif plan.job_ids:
@@ -169,10 +162,12 @@ class Monitor:
         names = self._to_tidy or sorted(alerts.schedules())
         names, self._to_tidy = names[:TIDY_LIMIT], names[TIDY_LIMIT:]
         entries, _ = self._store.load(names)
-        alerts.drop({name for name in names if self._expects_nothing(entries.get(name))})
-
-    def _expects_nothing(self, entry: Entry | None) -> bool:
-        return entry is None or entry.states(self._now)[0] in ("paused", "ended")
+        expecting = {
+            name
+            for name, entry in entries.items()
+            if entry.states(self._now)[0] not in ("paused", "ended")
+        }
+        alerts.drop(set(names) - expecting)
 
     # ---- storing and reporting ----------------------------------------------------------------
 
@@ -240,11 +235,6 @@ def _lateness(answer: CommitResult) -> timedelta:
         return timedelta(0)
     plan = answer.planned
     return plan.decided_at - max(first, plan.entry.known_since)
-
-
-def _is_over(plan: Planned) -> bool:
-    """Return whether it was the only fire time of a one-off job."""
-    return plan.decision.next is None and not plan.entry.declared
 
 
 def _final(ended: Ended) -> Attempt | None:
