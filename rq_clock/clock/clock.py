@@ -111,9 +111,8 @@ class Clock:
         that is not there is waited for. Whatever kills this process, no fire time is lost or
         doubled: what was not committed is due for the next clock.
         """
-        from rq_clock.clock.process import (
-            ClockProcess,  # an app that only declares pays for none of it
-        )
+        # An app that only declares schedules pays for none of this.
+        from rq_clock.clock.process import ClockProcess
 
         options = _arguments()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from rq_clock.log import log_event
@@ -32,14 +33,7 @@ class CommitLog:
         schedule = plan.entry.schedule
         assert schedule is not None
         for skip in plan.decision.skips:
-            log_event(
-                "run.skipped",
-                schedule=schedule.name,
-                reason=skip.reason,
-                first=skip.first,
-                last=skip.last,
-                count=skip.count,
-            )
+            log_event("run.skipped", schedule=schedule.name, **asdict(skip))
         for fire_time, job_id in zip(plan.decision.fire_times, plan.job_ids, strict=True):
             if answer.kind == "overlap":
                 log_event(

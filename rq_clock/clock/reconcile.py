@@ -35,15 +35,6 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.changes)
 
-    def counts(self) -> dict[str, int]:
-        """Return how many there are of each, for a log line."""
-        return {
-            "added": len(self.added),
-            "changed": len(self.changed),
-            "removed": len(self.removed),
-            "renamed": len(self.renamed),
-        }
-
 
 def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> list[str]:
     """Return the names, old ones of renames included, whose stored state `plan` needs."""
@@ -91,11 +82,10 @@ def log_difference(difference: Plan, total: int, seconds: float) -> None:
         if change.past:
             log_event("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
     log_event(
-        "reconcile.done",
-        schedules=total,
-        **difference.counts(),
-        ms=f"{seconds * 1000:.0f}",
-    )
+        "reconcile.done", schedules=total, added=len(difference.added),
+        changed=len(difference.changed), removed=len(difference.removed),
+        renamed=len(difference.renamed), ms=f"{seconds * 1000:.0f}",
+    )  # fmt: skip
 
 
 def _compare(
@@ -145,7 +135,6 @@ def _put(
     restart = was is None or (was.trigger, was.offset) != (schedule.trigger, schedule.offset)
     past = None
     if entry is None and isinstance(schedule.trigger, Once):
-        missed = schedule.trigger.latest_at(now)
-        past = missed
+        past = schedule.trigger.latest_at(now)
     known = now if restart or entry is None else entry.decided
     return Change("put", schedule.name, definition, schedule.next_after(known), restart, old, past)
