@@ -73,12 +73,9 @@ def masked_url(url: str) -> str:
 
 def printable(text: str, limit: int) -> str:
     """Return a text for one line, without control characters that a terminal would obey."""
-    text = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    text = text.replace("\t", " ")
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _escaped(c: str) -> str:
-    return " " if c == "\t" else c.encode("unicode_escape").decode()
 
 
 class Secrets:

@@ -180,10 +180,7 @@ def _over(seen: Seen, now: datetime) -> bool:
 def _code(facts: Facts, now: datetime) -> Iterator[Finding]:
     code = facts.code
     if code.problem:
-        yield info(
-            "app-unread",
-            f"the declared schedules were not compared: {code.problem}",
-        )
+        yield info("app-unread", f"the declared schedules were not compared: {code.problem}")
     if code.faults:
         yield error(
             "app-faulty",

@@ -126,7 +126,8 @@ def compare(
         step = _step(item, entries.get(name), pauses.get(name), now)
         if step is None:
             continue
-        if step.was is None and _is_past(item.schedule, now):
+        one_off = isinstance(item.schedule.trigger, Once)
+        if step.was is None and one_off and item.schedule.next_after(now) is None:
             past.append(item)
         else:
             steps.append(step)
@@ -150,10 +151,6 @@ def _step(item: Item, was: Entry | None, pause: Pause | None, now: datetime) -> 
         pause=pause if pause and pause.at(now) else None,
     )
     return step if step.is_redefined or step.new_pause("", now) else None
-
-
-def _is_past(schedule: Schedule, now: datetime) -> bool:
-    return isinstance(schedule.trigger, Once) and schedule.next_after(now) is None
 
 
 def is_job(entry: Entry) -> bool:

@@ -151,14 +151,7 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
         [kind] = _TARGET_KEYS & document.keys()
         target = targets.from_spec(kind, document.pop(kind))
         options = {STORED.get(key, key): value for key, value in document.items()}
-    except (
-        ScheduleError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # whatever others have written
         fault = f"cannot read the stored definition {_shown(text)}: {error}"
         raise ScheduleError(Fault("", fault, schedule=name)) from None
     return declare(name, trigger, target, options)
