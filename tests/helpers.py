@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -9,16 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import pytest
 from redis.connection import AbstractConnection
+from redis.exceptions import ConnectionError
 
+import rq_clock
 from rq_clock.model.entry import Pause
 from rq_clock.store.operations import Edit, Operations
 from rq_clock.store.store import Store
 
 T = TypeVar("T")
+LUA = Path(rq_clock.__file__).parent / "store" / "lua"
 PATIENCE = 120.0
 """Seconds after which something awaited is missing: far beyond what a busy machine needs."""
 Events = Callable[[str], list[dict[str, Any]]]
@@ -81,6 +86,39 @@ def round_trips() -> Iterator[list[Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AbstractConnection, "send_packed_command", spy)
         yield sent
+
+
+@contextmanager
+def replies_lost(*scripts: str) -> Iterator[None]:
+    """Lose the reply to each of these scripts once: the server acts, and the client gets an error.
+
+    Without names, the reply to the first script that is called.
+    """
+    shas = [hashlib.sha1((LUA / f"{name}.lua").read_bytes()).hexdigest() for name in scripts]
+    lost = [sha.encode() for sha in shas] or [b"EVALSHA"]
+    sent: dict[int, bytes] = {}
+    send: Any = AbstractConnection.send_packed_command
+    read: Any = AbstractConnection.read_response
+
+    def note(self: Any, command: Any, *args: Any, **options: Any) -> None:
+        sent[id(self)] = command if isinstance(command, bytes) else b"".join(command)
+        send(self, command, *args, **options)
+
+    def lose(self: Any, *args: Any, **options: Any) -> Any:
+        reply = read(self, *args, **options)
+        request = sent.pop(id(self), b"")
+        for sha in lost:
+            if b"EVALSHA" in request and sha in request:
+                lost.remove(sha)
+                self.disconnect()
+                raise ConnectionError("the reply was lost")
+        return reply
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AbstractConnection, "send_packed_command", note)
+        patch.setattr(AbstractConnection, "read_response", lose)
+        yield
+    assert not lost
 
 
 def pause(store: Store, name: str, now: datetime, until: datetime | None = None) -> None:

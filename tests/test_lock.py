@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import random
 import select
@@ -22,22 +21,18 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.connection import Connection, ConnectionPool
-from redis.exceptions import ConnectionError
 from redis.retry import Retry
 from rq import Queue
 
-import rq_clock.lock
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.lock import exclusive
 from tests.clock.storm import Client, chance
-from tests.helpers import PATIENCE, Events, Pace, wait_until
+from tests.helpers import LUA, PATIENCE, Events, Pace, replies_lost, wait_until
 from tests.process import Process
 from tests.server import Server
 
 LOCK = "rq-clock:default:locks:it"
 TOKENS = "rq-clock:default:lock-tokens"
-LUA = Path(rq_clock.lock.__file__).parent / "store" / "lua"
 RESOURCE = """
 redis.call('RPUSH', KEYS[2], ARGV[1] .. ' ' .. ARGV[2])
 if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then
@@ -664,81 +659,44 @@ def test_a_jobs_timeout_ends_its_block_and_frees_the_lock(
 # ---- a server that is away or full, replies that are lost ---------------------------------------
 
 
-class Forgetful(Connection):
-    """Loses the replies to the scripts named in `lost`, each once."""
-
-    lost: list[str] = []  # noqa: RUF012 - the test's, for all connections
-
-    def send_command(self, *args: Any, **kwargs: Any) -> None:
-        self.request = args
-        super().send_command(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py
-
-    def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        answer = super().read_response(*args, **kwargs)
-        for verb in self.lost:
-            text = (LUA / f"lock_{verb}.lua").read_bytes()
-            if self.request[:2] == ("EVALSHA", hashlib.sha1(text).hexdigest()):
-                self.lost.remove(verb)
-                self.disconnect()  # type: ignore[no-untyped-call]  # redis-py
-                raise ConnectionError("the reply was lost")
-        return answer
-
-
-@pytest.fixture
-def forgetful(redis_url: str) -> Iterator[Client]:
-    Forgetful.lost = []
-    retry = Retry(NoBackoff(), 0)
-    pool = ConnectionPool.from_url(redis_url, connection_class=Forgetful, retry=retry)
-    with Redis(connection_pool=pool) as client:
-        yield client
-    pool.disconnect()
-    assert not Forgetful.lost
-
-
-def test_a_grant_whose_reply_was_lost_is_granted_again(redis: Client, forgetful: Client) -> None:
-    Forgetful.lost += ["acquire"]
-    with exclusive("it", redis=forgetful) as lock:
+def test_a_grant_whose_reply_was_lost_is_granted_again(redis: Client) -> None:
+    with replies_lost("lock_acquire"), exclusive("it", redis=redis) as lock:
         assert redis.hget(LOCK, "token") == redis.hget(TOKENS, "it") == b"%d" % lock.token
 
 
-def test_a_lock_that_nobody_knows_to_own_is_free_after_the_timeout(
-    redis: Client, forgetful: Client
-) -> None:
-    Forgetful.lost += ["acquire", "acquire"]
-    with pytest.raises(StoreUnavailable, match="it: the reply was lost"):
-        once(forgetful, timeout=1)
+def test_a_lock_of_an_owner_that_got_no_reply_is_free_after_the_timeout(redis: Client) -> None:
+    with (
+        replies_lost("lock_acquire", "lock_acquire"),
+        pytest.raises(StoreUnavailable, match="it: the reply was lost"),
+    ):
+        once(redis, timeout=1)
     assert 0 < redis.pttl(LOCK) <= 1000
     once(redis, wait=5)
 
 
-def test_a_release_whose_reply_was_lost_counts(
-    redis: Client, forgetful: Client, events: Events
-) -> None:
-    Forgetful.lost += ["release"]
-    once(forgetful)
-    assert not events("lock.unreleased")
-    Forgetful.lost += ["release", "release"]
-    once(forgetful)
-    assert len(events("lock.unreleased")) == 1
+@pytest.mark.parametrize("losses", [1, 2])
+def test_a_release_whose_reply_was_lost_counts(redis: Client, events: Events, losses: int) -> None:
+    with replies_lost(*["lock_release"] * losses):
+        once(redis)
+    assert len(events("lock.unreleased")) == losses - 1
     assert not redis.exists(LOCK)
 
 
-def test_a_hold_whose_reply_was_lost_counts(redis: Client, forgetful: Client) -> None:
-    Forgetful.lost += ["release"]
-    once(forgetful, hold=timedelta(hours=20))
+def test_a_hold_whose_reply_was_lost_counts(redis: Client) -> None:
+    with replies_lost("lock_release"):
+        once(redis, hold=timedelta(hours=20))
     assert 19 * 3600 < redis.ttl(LOCK) <= 20 * 3600
 
 
-def test_a_hold_that_cannot_be_stored_raises(redis: Client, forgetful: Client) -> None:
-    Forgetful.lost += ["release", "release"]
-    with pytest.raises(StoreUnavailable):
-        once(forgetful, hold=timedelta(hours=20))
+def test_a_hold_that_cannot_be_stored_raises(redis: Client) -> None:
+    with replies_lost("lock_release", "lock_release"), pytest.raises(StoreUnavailable):
+        once(redis, hold=timedelta(hours=20))
 
 
-def test_a_refresh_whose_reply_was_lost_is_repeated(redis: Client, forgetful: Client) -> None:
-    with exclusive("it", timeout=1, redis=forgetful) as lock:
-        Forgetful.lost += ["renew", "renew"]
-        wait_until(lasts(1.3), "longer than the timeout")
+def test_a_refresh_whose_reply_was_lost_is_repeated(redis: Client) -> None:
+    with exclusive("it", timeout=1, redis=redis) as lock:
+        with replies_lost("lock_renew", "lock_renew"):
+            wait_until(lasts(1.3), "longer than the timeout")
         lock.check()
 
 

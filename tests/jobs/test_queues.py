@@ -14,14 +14,13 @@ import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError, ResponseError
 from rq import Queue, Retry
 from rq import Worker as StockWorker
@@ -47,7 +46,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
 from rq_clock.worker.worker import Worker
-from tests.helpers import round_trips, wait_until
+from tests.helpers import replies_lost, round_trips, wait_until
 from tests.process import ROOT, Process
 from tests.worker import jobs as jobs
 
@@ -646,13 +645,11 @@ class TestRaces:
         assert started
         assert canceled
 
-    def test_after_a_lost_reply_nothing_is_done_twice(
-        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_after_a_lost_reply_nothing_is_done_twice(self, desk: Desk) -> None:
         id = desk.run("nightly", "tests.worker.jobs.fail")
         with pytest.raises(NoJob):
             desk.queues.stop("none", ANA)  # loads the script
-        with reply_lost(monkeypatch), pytest.raises(ConnectionError):
+        with replies_lost(), pytest.raises(ConnectionError):
             desk.queues.requeue(id, ANA)
         with pytest.raises(NotAllowed, match="got one that is queued"):
             desk.queues.requeue(id, ANA)
@@ -660,12 +657,12 @@ class TestRaces:
         desk.work()
         desk.schedules.trigger("nightly")  # loads the script
         desk.work()
-        with reply_lost(monkeypatch), pytest.raises(StoreUnavailable):
+        with replies_lost(), pytest.raises(StoreUnavailable):
             desk.schedules.rerun(id)
         with pytest.raises(ScheduleError, match="expected no run in progress"):
             desk.schedules.rerun(id)
         desk.work()
-        with reply_lost(monkeypatch), pytest.raises(ConnectionError):
+        with replies_lost(), pytest.raises(ConnectionError):
             desk.queues.delete(id, ANA)
         with pytest.raises(NoJob):
             desk.queues.delete(id, ANA)
@@ -741,29 +738,3 @@ class TestSweep:
         assert swept.done > 100
         watched = desk.redis.hget(desk.store.key("markers"), "nightly").decode().split(" ")
         assert len(watched) == 2 + 100
-
-
-@contextmanager
-def reply_lost(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In this block the server does what a script says, and nobody hears of it."""
-    scripts: set[int] = set()
-    send: Any = AbstractConnection.send_packed_command
-    read: Any = AbstractConnection.read_response
-
-    def note(self: Any, packed: Any, *args: Any, **options: Any) -> None:
-        if b"EVALSHA" in b"".join(packed):
-            scripts.add(id(self))
-        send(self, packed, *args, **options)
-
-    def lose(self: Any, *args: Any, **options: Any) -> Any:
-        answer = read(self, *args, **options)
-        if id(self) in scripts:
-            scripts.clear()
-            self.disconnect()
-            raise ConnectionError("the reply is lost")
-        return answer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AbstractConnection, "send_packed_command", note)
-        patch.setattr(AbstractConnection, "read_response", lose)
-        yield
