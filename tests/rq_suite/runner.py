@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from subprocess import TimeoutExpired
 from tempfile import TemporaryDirectory
 
 from tests.process import Process
-from tests.rq_suite.source import FOLDER, ROOT
+from tests.rq_suite.source import FOLDER, ROOT, scratch_of
 from tests.server import Server, free_url
 
 INSIDE = Path(__file__).parent / "inside"
@@ -58,39 +59,50 @@ class Suite:
         and once more. Raises nothing: a test that hangs or ends its process has failed."""
         results: Results = {}
         with ThreadPoolExecutor(LANES) as lanes:
-            for some in lanes.map(self._run_file, names):
-                results |= some
+            for found in lanes.map(self._run_file, names):
+                results |= found
         for _ in range(TRIES):
-            for test in [
-                t for t, r in results.items() if r.outcome == "failed" and t not in expected
-            ]:
+            failed = [test for test, result in results.items() if result.outcome == "failed"]
+            for test in set(failed) - set(expected):
                 results |= self._run_file(test.partition("::")[0], [test])
         return results
 
     def _run_file(self, name: str, only: Iterable[str] = ()) -> Results:
-        """Run the tests of a file, or only these, and go on after one that hangs."""
+        """Run the tests of a file, or only these, and go on after one that ends or hangs their
+        process."""
         results: Results = {}
         while True:
             with TemporaryDirectory(dir=FOLDER) as folder:
                 lines = Path(folder) / "lines"
                 lines.touch()
-                self._pytest(name, only, {*self._excluded, *results}, lines)
-                some, cut_off = read(lines)
-            results |= some
-            if not cut_off:
+                log = self._pytest(name, only, {*self._excluded, *results}, lines)
+                found, running, over = read(lines)
+            results |= found
+            if over:
                 return results
-            results[cut_off] = Result("failed", "it hung, or ended the process of the tests")
+            if running and running not in results:
+                results[running] = Result("failed", "it hung, or ended the process of the tests")
+            elif not found:
+                return {
+                    **results,
+                    name: Result("failed", f"pytest ended early:\n{log.read_text()}"),
+                }
 
-    def _pytest(self, name: str, only: Iterable[str], skip: Iterable[str], lines: Path) -> None:
+    def _pytest(self, name: str, only: Iterable[str], skip: Iterable[str], lines: Path) -> Path:
+        """Run one process of tests, and return its log."""
+        shutil.rmtree(scratch_of(name), ignore_errors=True)  # what tests that failed have left
+        scratch_of(name).mkdir(parents=True)
         chosen = [f"tests/{test}" for test in only] or [f"tests/{name}"]
         skipped = [f"--deselect=tests/{test}" for test in skip if test.startswith(f"{name}::")]
-        log = self._source / f"{name}.{'ours' if self._worker else 'stock'}.log"
+        log = self._source / f"{name}.{'ours' if self._worker else 'stock'}.log"  # of the last run
+        log.unlink(missing_ok=True)
         with Server(lines.parent, free_url(), appendonly="no") as server:
             arguments = ["-m", "pytest", "-q", "-p", "rq_suite_plugin", "-p", "no:valkey"]
             arguments += ["-p", "no:cacheprovider", *skipped, *chosen]
             env = self._environment(server.url, lines)
             with Process(log, *arguments, env=env, new_session=True) as process:
                 _watch(process, lines)
+        return log
 
     def _environment(self, url: str, lines: Path) -> dict[str, str]:
         """Return what the tests find beside PATH, HOME and LANG. Database 4 is the one that RQ's
@@ -124,16 +136,17 @@ def _watch(process: Process, lines: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def read(lines: Path) -> tuple[Results, str]:
-    """Return the results that a process has written, and the test that it did not end, if any."""
+def read(lines: Path) -> tuple[Results, str, bool]:
+    """Return the results that a process has written, the test that it began last, and whether it
+    has run all."""
     results: Results = {}
     running = ""
     for line in lines.read_text().splitlines():
         if line == OVER:
-            return results, ""
+            return results, running, True
         test, outcome, text = json.loads(line)
         if outcome == "began":
             running = test
         elif test not in results or outcome == "failed":
             results[test] = Result(outcome, text)
-    return results, "" if running in results else running
+    return results, running, False

@@ -48,7 +48,10 @@ def _unpack(archive: Path, folder: Path) -> None:
             if member.name.startswith("tests/") or member.name == "pyproject.toml":
                 tar.extract(member, fresh, filter="data")
     for path in (fresh / "tests").glob("test_*.py"):
-        scratch = FOLDER / "tmp" / path.stem
-        scratch.mkdir(parents=True)
-        path.write_text(path.read_text().replace("'/tmp/", f"'{scratch}/"))
+        path.write_text(path.read_text().replace("'/tmp/", f"'{scratch_of(path.name)}/"))
     fresh.rename(folder)
+
+
+def scratch_of(name: str) -> Path:
+    """Return the folder that a file of tests uses as /tmp."""
+    return FOLDER / "tmp" / name
