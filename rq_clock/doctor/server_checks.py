@@ -175,7 +175,7 @@ def _clocks(facts: Facts, now: datetime) -> Iterator[Finding]:
 # ---- the leader --------------------------------------------------------------------------------
 
 
-def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
+def _ownership(facts: Facts, now: datetime) -> Iterator[Finding]:
     owner = facts.meta.get("owner")
     if owner and owner not in facts.owner:
         yield warning(
@@ -193,6 +193,9 @@ def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
             f"{pause.reason!r}",
             "resume them when that is over",
         )
+
+
+def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
     if not facts.leader:
         yield error(
             "no-leader",
@@ -281,7 +284,7 @@ def _queues(facts: Facts, now: datetime) -> Iterator[Finding]:
         )
 
 
-CHECKS = (_server, _clocks, _leadership, _handovers, _versions, _queues)
+CHECKS = (_server, _clocks, _ownership, _leadership, _handovers, _versions, _queues)
 
 
 # ---- words ------------------------------------------------------------------------------------
