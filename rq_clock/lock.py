@@ -82,38 +82,32 @@ def exclusive(
 
     The block begins when this process has the lock; while it runs, the lock is refreshed every
     `timeout / 3` seconds. Raises Busy at once, or after `wait` seconds of trying, when another one
-    has it. There is no queue: the first attempt after the release succeeds. A block that hangs
-    keeps its lock: a job's timeout ends it. A second block inside the block is Busy too.
+    has it: also a block around this one. There is no queue: the first attempt after the release
+    succeeds. A block that hangs keeps its lock: a job's timeout ends it.
 
-    After a success (a block that ends without an exception) the lock stays taken for the time
-    `hold`; `lock.hold(hours=20)` in the block does the same. Use it for work that must be done once
-    a day, however often it is started.
+    After a block without an exception the lock stays taken for the time `hold`, as by
+    `lock.hold(hours=20)` in the block: for work that must be done once a day.
 
     If the holder …
-    - ends its block, by an exception as well: the lock is free at once. So it is on a SIGTERM
-      whose handler raises. Without a handler SIGTERM kills, see next.
+    - ends its block, also by an exception, as a handler of SIGTERM raises: it is free at once.
     - is killed, or its machine is gone: it is free `timeout` seconds (1 to 86,400) after the last
       refresh, at the latest.
-    - is stopped (SIGSTOP, a suspended machine) for longer: likewise, and on waking LockLost is
-      raised in the block as soon as the refresh that was due meanwhile has asked Redis. Only a
-      fenced resource refuses its writes before that moment; see `Lock.token`.
+    - is stopped (SIGSTOP, a suspended machine) for longer: likewise, and on waking its first
+      refresh raises LockLost. Until then only a fenced resource refuses its writes; see `token`.
     - cannot reach Redis: it goes on until `timeout` seconds after the last refresh, then LockLost
       is raised (at most as much later as the client waits for a reply, 3 s).
     - forks: the lock stays the parent's; a child that leaves the block releases nothing.
 
-    A Redis that lost its data, or failed over to a replica without the newest lock, has lost that
-    lock: the block gets LockLost at its next refresh. Tokens grow all the same, as long as the
-    servers' clocks agree to within the time between two holders. To free a lock by hand, DEL its
-    key.
-
-    `redis` is another client than that of the environment. It needs a socket_timeout, or a server
-    that hangs hides a loss. The namespace is that of RQ_CLOCK_NAMESPACE.
+    A Redis that lost the lock (its data, or in a failover) means LockLost at the next refresh.
+    Tokens grow all the same, as long as the servers' clocks agree to within the time between two
+    holders. To free a lock by hand, DEL its key.
+    `redis` replaces the environment's client. It needs a socket_timeout, or a server that hangs
+    hides a loss. The namespace is that of RQ_CLOCK_NAMESPACE.
 
     Raises RqClockError when it is used wrongly, here; in the block's place Busy, and
     StoreUnavailable when Redis cannot be asked.
     """
-    faults = list(_faults(name, timeout, wait, hold))
-    if faults:
+    if faults := _faults(name, timeout, wait, hold):
         raise RqClockError(f"{name}: {'; '.join(faults)}")
     return Lock(name, timeout, wait, hold, redis)
 
