@@ -168,7 +168,6 @@ class Channels:
         """The pings of schedules."""
 
     def send(self, report: Report) -> None:
-        """Send a report to every channel."""
         for channel in self._reports:
             channel.put((report, time.monotonic()))
 
@@ -319,7 +318,6 @@ class Pings:
             self._send(history, Ping(schedule, _address(url, "/start", job_id)), moment)
 
     def ended(self, schedule: str, url: str, job_id: str, moment: float, *, ok: bool) -> None:
-        """A run ended for good."""
         history = self._history(schedule, moment)
         ping = Ping(schedule, _address(url, "" if ok else "/fail", job_id))
         awaited = history.open.pop(job_id, None) is not None

@@ -125,7 +125,6 @@ class Monitor:
         return OpenAlerts(self._rules, kept)
 
     def _check_commit(self, alerts: OpenAlerts, answer: CommitResult) -> None:
-        """Record what a commit shows about its schedule."""
         plan = answer.planned
         name, decision, late = plan.entry.name, plan.decision, _lateness(answer)
         if answer.kind == "overlap":
@@ -142,7 +141,6 @@ class Monitor:
             alerts.on_time(name, self._now)
 
     def _check(self, alerts: OpenAlerts, snapshot: Snapshot, tick: TickReport) -> None:
-        """Record what one look shows."""
         for name, fire_time in snapshot.overdue.items():
             why = f": {tick.faulty[name]}" if name in tick.faulty else ""
             alerts.late(name, fire_time, _line(f"is undecided{why}"), self._now)

@@ -73,11 +73,9 @@ class Alert:
 
     @property
     def field(self) -> str:
-        """Return its field in the stored hash."""
         return f"{self.kind}:{self.subject}"
 
     def to_json(self) -> str:
-        """Return its stored form."""
         reported = self.reported and to_ms(self.reported)
         instants = {"since": to_ms(self.since), "last": to_ms(self.last), "reported": reported}
         return json.dumps({**instants, "count": self.count, "detail": self.detail})
@@ -153,7 +151,6 @@ class Report:
 
     @property
     def text(self) -> str:
-        """Return the whole text."""
         return "\n".join([self.title, *self.lines]) if len(self.lines) > 1 else self.title
 
 
@@ -218,7 +215,6 @@ class OpenAlerts:
             self._report(alert, now)
 
     def on_time(self, name: str, now: datetime) -> None:
-        """The schedule was enqueued on time."""
         self._end(f"{LATE}:{name}", now)
 
     def failed(self, name: str, ended: datetime, error: str, now: datetime) -> None:
@@ -228,7 +224,6 @@ class OpenAlerts:
             self._report(alert, now)
 
     def succeeded(self, name: str, now: datetime) -> None:
-        """A run succeeded."""
         self._end(f"{FAILING}:{name}", now)
 
     def blocked(self, name: str, fire_time: datetime, jobs: str) -> None:

@@ -24,7 +24,6 @@ class CommitLog:
         """Of the newest on-time runs, in ms."""
 
     def record(self, answer: CommitResult) -> None:
-        """Log and count a commit."""
         self._log(answer)
         self._count(answer.planned, answer.kind, answer.at)
 

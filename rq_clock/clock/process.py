@@ -299,7 +299,6 @@ class ClockProcess:
         return min(max(pause, 0.0), BACKFILL_SECONDS)
 
     def _check_alerts(self, planner: Planner, lease: Lease) -> float:
-        """Find problems and report them."""
         moment, now = self._runtime.monotonic(), self._runtime.wall()
         pause = self._monitor.look(moment, now, planner.report(), lease)
         planner.overlaps.lost.clear()
@@ -375,7 +374,6 @@ class ClockProcess:
 
 
 def _read(subscription: PubSub) -> list[str]:
-    """Return all messages that have come."""
     messages: list[str] = []
     connection: Any = subscription.connection
     while True:

@@ -38,7 +38,6 @@ def findings(facts: Facts, now: datetime) -> list[Finding]:
 
 
 def healthy(found: Iterable[Finding]) -> bool:
-    """Return whether no finding needs action."""
     return all(finding.level == INFO for finding in found)
 
 

@@ -25,7 +25,6 @@ def seconds(text: str) -> float:
 
 
 def interval(text: str) -> str:
-    """Return the period of an interval."""
     return f"{seconds(text)}s"
 
 
@@ -54,7 +53,6 @@ def json_value(text: str) -> Any:
 
 
 def key_shown(key: str) -> str:
-    """Return a key for a message."""
     return printable(repr(key), 100)
 
 

@@ -219,7 +219,6 @@ def from_spec(kind: str, spec: Any) -> Target:
 
 
 def to_spec(target: Target) -> dict[str, Any]:
-    """Return a target under its key in a stored definition."""
     return {"func": target} if isinstance(target, str) else {target.kind: target.spec()}
 
 

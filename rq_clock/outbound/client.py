@@ -54,7 +54,6 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """Return status and reason in one line."""
         return f"{self.status} {printable(self.reason, 100)}".strip()
 
 
@@ -95,7 +94,6 @@ class _Exchange:
         self._over = False
 
     def run(self) -> None:
-        """Make the call and put its result."""
         where = masked_url(self._request.url)
         try:
             self.result.put(self._call())

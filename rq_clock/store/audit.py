@@ -70,7 +70,6 @@ class AuditEntry:
 
     @classmethod
     def read(cls, id: str, fields: Mapping[str, str]) -> AuditEntry:
-        """Return an entry of the stream."""
         at, schedules = from_ms(id.partition("-")[0]), tuple(fields["schedules"].split())
         count, detail = int(fields["count"]), json.loads(fields["detail"])
         by, verb, reason = fields["by"], fields["verb"], fields["reason"]

@@ -51,7 +51,6 @@ class Backfill:
 
     @classmethod
     def read(cls, id: str, fields: Mapping[str, str]) -> Backfill:
-        """Return a backfill from its hash."""
         return cls(
             id=id,
             schedule=fields["schedule"],
@@ -108,7 +107,6 @@ def backfill_id(schedule: str, at: datetime) -> str:
 
 
 def schedule_of(id: str) -> str:
-    """Return the schedule in the id of a backfill."""
     return id.rpartition("-")[0]
 
 
@@ -123,7 +121,6 @@ class Backfills:
         self._step = load_script(store.redis, "backfill_step")
 
     def count(self) -> int:
-        """Return how many backfills there are."""
         return int(self._redis.zcard(self._store.key("backfills")))
 
     def create(self, backfill: Backfill, actor: Actor, count: int | None = None) -> bool:
@@ -151,7 +148,6 @@ class Backfills:
         return next(iter(self.read([id])), None)
 
     def newest(self, limit: int = 100) -> list[Backfill]:
-        """Return the newest backfills, newest first."""
         ids: Any = self._redis.zrevrange(self._store.key("backfills"), 0, limit - 1)
         return self.read(list(map(text, ids)))
 

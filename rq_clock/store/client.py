@@ -167,7 +167,6 @@ class Reconnect:
         return pause
 
     def answered(self) -> None:
-        """Note that the server answers."""
         self._answered = True
         if self._logged:
             self._logged = False

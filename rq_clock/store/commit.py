@@ -100,7 +100,6 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        """Return whether no more decisions fit."""
         return self._jobs >= FULL or len(self.planned) >= FULL
 
     @property

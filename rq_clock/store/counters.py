@@ -72,7 +72,6 @@ class Counters:
 
     @property
     def waiting(self) -> bool:
-        """Return whether there is anything to write."""
         return bool(self._portion or self._counts)
 
     def portion(self) -> list[tuple[str, str, int]]:

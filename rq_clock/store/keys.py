@@ -81,5 +81,4 @@ from __future__ import annotations
 
 
 def key_of(namespace: str, name: str) -> str:
-    """Return a key of a namespace."""
     return f"rq-clock:{namespace}:{name}"

@@ -92,11 +92,9 @@ class Store:
         return cls(redis, settings.namespace, history=settings.history, thresholds=limits)
 
     def key(self, name: str) -> str:
-        """Return a key of the namespace."""
         return key_of(self.namespace, name)
 
     def keys(self, *names: str) -> list[str]:
-        """Return keys of the namespace, for a script."""
         return [self.key(name) for name in names]
 
     def script(self, name: str) -> tuple[str, str]:
@@ -134,7 +132,6 @@ class Store:
         return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
     def listen(self) -> PubSub:
-        """Return a subscription to the news channel."""
         news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
         news.subscribe(self.key("news"))
         return news
@@ -227,7 +224,6 @@ class Store:
         return sorted({text(name) for name, _ in pairs})
 
     def size(self) -> int:
-        """Return the number of schedules."""
         return int(self.redis.hlen(self.key("definitions")))
 
     def soonest(self, limit: int) -> list[tuple[str, datetime]]:

@@ -135,7 +135,6 @@ class Field(NamedTuple):
 
 
 def fault_text(expected: str, got: str, hint: str = "") -> str:
-    """Return the text of a fault."""
     return f"expected {expected}, got {got}" + (f": {hint}" if hint else "")
 
 
