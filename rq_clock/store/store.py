@@ -25,6 +25,7 @@ from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.log import FaultLog
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease, Pause, pause_from, skip_request_from
+from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, Lost, ledger_entry
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import Thresholds
@@ -287,7 +288,15 @@ class Store:
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
         """Record that a job which blocks `name` has vanished, and unblock the schedule. False when
         the job blocks no more, or the lease is gone."""
-        args = [lease.token, name, job_id, to_ms(now), VANISHED]
+        run = JobId.parse(job_id)
+        args = [
+            lease.token,
+            name,
+            job_id,
+            to_ms(now),
+            VANISHED,
+            to_ms(run.fire_time) if run else "",
+        ]
         return bool(self._scripts["lost"](self.keys("lease"), args))
 
     def vanished(self, job_ids: Sequence[str]) -> list[str]:

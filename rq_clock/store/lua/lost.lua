@@ -3,7 +3,7 @@
 --
 -- KEYS  1 lease
 -- ARGV  1 token   2 schedule   3 job id   4 now ms, which stands for its start and its end
---       5 the field of counters for such a run
+--       5 the field of counters for such a run   6 the job's fire time, ms, or "" for no run's id
 -- Returns 1; 0 when the token is no longer the lease's or the job blocks nothing any more.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
@@ -17,7 +17,6 @@ left = table.concat(left, ' ')
 if not base or left == jobs then return 0 end
 redis.call('RPUSH', key('ledger:' .. name), 'x ' .. now .. ' ' .. id)
 keep_state(name, base, left)
-local fire = string.match(id, '%-(%d+)%-[mb]%d+$') or string.match(id, '%-(%d+)$')
-remember(name, 'lost', fire or now, now, now)
+remember(name, 'lost', ARGV[6] ~= '' and ARGV[6] or now, now, now)
 tally(name, ARGV[5], 1)
 return 1
