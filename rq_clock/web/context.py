@@ -1,4 +1,4 @@
-"""The context of every route: the parts of the app, and the scopes that a caller needs."""
+"""The context of every route: the parts of the app, the caller, and the scope that it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rq_clock.jobs.queues import Queues
 from rq_clock.schedules.listing import ScheduleList
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings, Token
-from rq_clock.store.audit import RequestKey
+from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.client import connect
 from rq_clock.store.store import Store
 from rq_clock.web.auth import SAFE, Access
@@ -73,17 +73,49 @@ def path_of(request: Request) -> str:
     return str(request.scope["path"]).removeprefix(root_of(request))
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A request whose token has the scope of its route. `once` is the key of a request that acts
+    once (idempotency.py)."""
+
+    request: Request
+    context: Context
+    token: Token
+    once: RequestKey | None = None
+
+    @property
+    def namespace(self) -> str:
+        return self.context.settings.namespace
+
+    @property
+    def may_operate(self) -> bool:
+        """Return whether pages offer it operations."""
+        return "operate" in self.token.scopes and not self.context.read_only
+
+    @property
+    def service(self) -> Schedules:
+        """Return the service for schedules, with the token's name as the actor."""
+        return Schedules(
+            self.context.redis, by=self.token.name, settings=self.context.settings,
+            request_key=self.once,
+        )  # fmt: skip
+
+    def actor(self, reason: str = "") -> Actor:
+        """Return the actor of an operation on jobs."""
+        return Actor(by=self.token.name, reason=reason, request_key=self.once)
+
+
 _bearer = HTTPBearer(auto_error=False, description="A token of RQ_CLOCK_TOKENS.")
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A dependency that returns the caller's token, which must have this scope. A read-only process
+    """A dependency that returns the caller, whose token must have this scope. A read-only process
     refuses changes."""
 
     scope: str
 
-    def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Token:
+    def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Caller:
         context = context_of(request)
         if context.access.closed:
             raise Problem(
@@ -106,15 +138,10 @@ class Needs:
             )
         if context.read_only and self.scope != "read" and request.method not in SAFE:
             raise Problem("read-only", "this process was started with --read-only")
-        return token
+        return Caller(request, context, token)
 
 
-Read = Annotated[Token, Depends(Needs("read"))]
-Operate = Annotated[Token, Depends(Needs("operate"))]
-Admin = Annotated[Token, Depends(Needs("admin"))]
+Read = Annotated[Caller, Depends(Needs("read"))]
+Operate = Annotated[Caller, Depends(Needs("operate"))]
+Admin = Annotated[Caller, Depends(Needs("admin"))]
 Web = Annotated[Context, Depends(context_of)]
-
-
-def schedules_for(context: Context, token: Token, once: RequestKey | None = None) -> Schedules:
-    """Return the service for schedules, with the token's name as the actor."""
-    return Schedules(context.redis, by=token.name, settings=context.settings, request_key=once)

@@ -26,18 +26,17 @@ A repeated GET, PUT, PATCH or DELETE leaves the same state, so it needs no key.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
-
-from fastapi import Request
 
 from rq_clock.errors import Fault
 from rq_clock.settings import Token
 from rq_clock.store.audit import Repeated, RequestKey
 from rq_clock.store.scripts import text
 from rq_clock.timing.instants import from_ms, to_ms
-from rq_clock.web.context import Context, context_of
+from rq_clock.web.context import Caller
 from rq_clock.web.problems import Problem
 
 KEPT_MS = 24 * 3600 * 1000
@@ -54,56 +53,58 @@ def once_of(token: Token, route: str, key: str, request: bytes) -> RequestKey:
     return RequestKey(_hash(token.name, route, key), sha256(request).hexdigest())
 
 
-def made(request: Request, act: Callable[[RequestKey | None], str], part: str = "") -> str:
+def made(caller: Caller, act: Callable[[Caller], object], part: str = "") -> str:
     """Return the id of the thing that a request creates. A repeated request does not call `act`.
 
-    `act` creates the thing with the record's key, and returns its id. A request that creates
-    several things has a record for each `part`.
+    `act` creates the thing for a caller with the record's key, and returns its id, if it has one. A
+    request that creates several things has a record for each `part`.
     """
-    once: RequestKey | None = getattr(request.state, "once", None)
-    if once is None:
-        return act(None)
-    once = RequestKey(_hash(once.hash, part), once.digest) if part else once
-    context = context_of(request)
+    once = _once(caller)
+    if once and part:
+        once = RequestKey(_hash(once.hash, part), once.digest)
     try:
-        record = context.redis.get(_key(context, once))
+        record = caller.context.redis.get(_key(caller, once)) if once else None
         if record is not None:
             raise Repeated(text(record))
-        return act(once)
+        created = act(replace(caller, once=once))
+        return created if isinstance(created, str) else ""
     except Repeated as repeated:
-        _compare(once, repeated)
-        request.state.repeated = True
-        return repeated.id
+        return _repeated(caller, once, repeated)
 
 
-def first_arrival(request: Request) -> datetime | None:
+def first_arrival(caller: Caller) -> datetime | None:
     """Return when a request with a key first arrived; None without a key."""
-    once: RequestKey | None = getattr(request.state, "once", None)
+    once = _once(caller)
     if once is None:
         return None
-    context = context_of(request)
-    now = context.store.now()
+    now = caller.context.store.now()
     record = f"{once.digest} {to_ms(now)}"
-    if context.redis.set(_key(context, once), record, nx=True, px=KEPT_MS):
+    if caller.context.redis.set(_key(caller, once), record, nx=True, px=KEPT_MS):
         return now
-    found: Any = context.redis.get(_key(context, once))
-    repeated = Repeated(text(found) if found else record)
-    _compare(once, repeated)
-    request.state.repeated = True
-    return from_ms(int(repeated.id))
+    found: Any = caller.context.redis.get(_key(caller, once))
+    return from_ms(_repeated(caller, once, Repeated(text(found) if found else record)))
 
 
-def _compare(once: RequestKey, repeated: Repeated) -> None:
-    if repeated.digest != once.digest:
+def _once(caller: Caller) -> RequestKey | None:
+    """Return the key of a request, which the route has read (api/routing.py)."""
+    once: RequestKey | None = getattr(caller.request.state, "once", None)
+    return once
+
+
+def _repeated(caller: Caller, once: RequestKey | None, repeated: Repeated) -> str:
+    """Return the id in the record of an earlier request. Raises Problem if that was another one."""
+    if once is None or repeated.digest != once.digest:
         raise Problem(
             "idempotency-conflict",
             "Idempotency-Key: expected the request that it was first used for, got another one; "
             "give each request a key of its own",
         )
+    caller.request.state.repeated = True
+    return repeated.id
 
 
-def _key(context: Context, once: RequestKey) -> str:
-    return context.store.key(f"idempotency:{once.hash}")
+def _key(caller: Caller, once: RequestKey) -> str:
+    return caller.context.store.key(f"idempotency:{once.hash}")
 
 
 def _hash(*parts: str) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from rq_clock.version import __version__
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import API, BODY, COMMON, CONFLICT
 from rq_clock.web.api.schemas import Problem
-from rq_clock.web.context import Read, Web
+from rq_clock.web.context import Read
 from rq_clock.web.idempotency import LONGEST
 from rq_clock.web.pages.layout import page
 
@@ -104,22 +104,21 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
 
 
 @docs.get("/docs")
-def docs_page(request: Request, context: Web, token: Read) -> Response:
+def docs_page(caller: Read) -> Response:
     """Show the document as a page."""
-    document = request.app.openapi()
+    document = caller.request.app.openapi()
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in _TAGS}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             group = operation.get("tags", ["clock"])[0]
             groups.setdefault(group, []).append(_operation(path, method, operation))
-    status = context.schedules.status()
     shown = [(name, _TAGS.get(name, ""), rows) for name, rows in groups.items() if rows]
     schemas = {
         name: _fields(schema) for name, schema in sorted(document["components"]["schemas"].items())
     }
     return page(
-        request, "docs.html", token, status, groups=shown, schemas=schemas, api=API,
-        description=_DESCRIPTION,
+        caller, "docs.html", caller.context.schedules.status(), groups=shown, schemas=schemas,
+        api=API, description=_DESCRIPTION,
     )  # fmt: skip
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind, RqClockError, ScheduleError
@@ -23,8 +24,6 @@ from rq_clock.serializers.runs import (
     backfill_view,
 )
 from rq_clock.serializers.schedules import ScheduleDetailView, SkippedView
-from rq_clock.settings import Token
-from rq_clock.store.audit import RequestKey
 from rq_clock.store.backfills import Backfill, Backfills
 from rq_clock.timing.instants import iso
 from rq_clock.web.api import requests
@@ -46,7 +45,7 @@ from rq_clock.web.api.routing import (
 from rq_clock.web.api.schedules import detail_view
 from rq_clock.web.api.schemas import BulkItem, BulkResult
 from rq_clock.web.api.schemas import Problem as ProblemView
-from rq_clock.web.context import Admin, Context, Operate, Read, Web, context_of, schedules_for
+from rq_clock.web.context import Admin, Caller, Context, Operate, Read
 from rq_clock.web.idempotency import first_arrival, made
 from rq_clock.web.problems import Problem, problem_of
 
@@ -71,43 +70,39 @@ BackfillId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,100}-[0-9]{1,15}$")]
     response_model=RunStartedView,
     responses=ACCEPTED | NOT_FOUND,
 )
-def run(request: Request, context: Web, token: Operate, name: Name, body: RunOptions) -> Response:
+def run(caller: Operate, name: Name, body: RunOptions) -> Response:
     """Run a schedule now.
 
     Its fire times stay. A paused schedule runs too. 409 `overlap` while its last run has not ended,
     unless it allows overlaps or `force` is set.
     """
-
-    def act(once: RequestKey | None) -> str:
-        schedules = schedules_for(context, token, once)
-        return schedules.trigger(name, force=body.force, reason=body.reason)
-
     with reported():
-        job = made(request, act)
+        job = made(caller, lambda once: _trigger(once, name, body))
     started = RunStartedView(job=job, schedule=name)
-    return answer(started, 202, located(request, f"/runs/{job}"))
+    return answer(started, 202, located(caller, f"/runs/{job}"))
+
+
+def _trigger(caller: Caller, name: str, body: requests.RunOptions) -> str:
+    return caller.service.trigger(name, force=body.force, reason=body.reason)
 
 
 # ---- pause, resume, skip ----------------------------------------------------------------------
 
 
 @router.post("/schedules/{name}/pause", response_model=ScheduleDetailView, responses=NOT_FOUND)
-def pause(
-    request: Request, context: Web, token: Operate, name: Name, body: PauseOptions
-) -> Response:
+def pause(caller: Operate, name: Name, body: PauseOptions) -> Response:
     """Pause a schedule, until an instant or until it is resumed.
 
     Fire times are recorded as skipped; a one-off job waits. A pause survives deploys. It works for
     declared schedules too.
     """
-    made(request, lambda once: _pause(schedules_for(context, token, once), [name], body))
-    return answer(detail_view(context, name))
+    made(caller, lambda once: _pause(once.service, [name], body))
+    return answer(detail_view(caller, name))
 
 
-def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptions) -> str:
+def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptions) -> None:
     try:
         schedules.pause(names, reason=body.reason, until=body.until, missed=body.missed)
-        return ""
     except Conflict:
         raise
     except ScheduleError as error:
@@ -115,30 +110,18 @@ def _pause(schedules: Schedules, names: Sequence[str], body: requests.PauseOptio
 
 
 @router.post("/schedules/{name}/resume", response_model=ScheduleDetailView, responses=NOT_FOUND)
-def resume(
-    request: Request, context: Web, token: Operate, name: Name, body: ResumeOptions
-) -> Response:
+def resume(caller: Operate, name: Name, body: ResumeOptions) -> Response:
     """Resume a schedule. Does nothing if it is not paused."""
-
-    def act(once: RequestKey | None) -> str:
-        schedules_for(context, token, once).resume(name, missed=body.missed)
-        return ""
-
-    made(request, act)
-    return answer(detail_view(context, name))
+    made(caller, lambda once: once.service.resume(name, missed=body.missed))
+    return answer(detail_view(caller, name))
 
 
 @router.post("/schedules/{name}/skip", response_model=SkippedView, responses=NOT_FOUND)
-def skip(request: Request, context: Web, token: Operate, name: Name, body: SkipOptions) -> Response:
+def skip(caller: Operate, name: Name, body: SkipOptions) -> Response:
     """Skip the next fire times of a schedule. Replaces an earlier skip."""
-
-    def act(once: RequestKey | None) -> str:
-        schedules_for(context, token, once).skip(name, body.count, reason=body.reason)
-        return ""
-
     with reported():
-        made(request, act)
-    entry = context.store.load([name])[0].get(name)
+        made(caller, lambda once: once.service.skip(name, body.count, reason=body.reason))
+    entry = caller.context.store.load([name])[0].get(name)
     fires: list[datetime] = []
     last = entry.skipping.until if entry and entry.skipping else None
     if entry and last:
@@ -148,10 +131,10 @@ def skip(request: Request, context: Web, token: Operate, name: Name, body: SkipO
 
 
 @router.delete("/schedules/{name}/skip", response_model=SkippedView, responses=NOT_FOUND | CONFLICT)
-def skip_nothing(context: Web, token: Operate, name: Name) -> Response:
+def skip_nothing(caller: Operate, name: Name) -> Response:
     """Cancel a skip."""
     with reported():
-        schedules_for(context, token).skip(name, 0)
+        caller.service.skip(name, 0)
     return answer(SkippedView(skipping=[], count=0, until=None))
 
 
@@ -165,30 +148,28 @@ def skip_nothing(context: Web, token: Operate, name: Name) -> Response:
     responses=ACCEPTED | NOT_FOUND
     | {200: {"model": BackfillPreviewView, "description": "The answer to a dry run."}},
 )  # fmt: skip
-def backfill(
-    request: Request, context: Web, token: Operate, name: Name, body: requests.BackfillRequest
-) -> Response:
+def backfill(caller: Operate, name: Name, body: requests.BackfillRequest) -> Response:
     """Run the past fire times of a span, oldest first.
 
     The leading clock enqueues them. It leaves out fire times that ran already, unless `again` is
     set.
     """
 
-    def act(once: RequestKey | None) -> str:
-        start, end = _span(context, name, body)
-        return schedules_for(context, token, once).backfill(
+    def act(once: Caller) -> str:
+        start, end = _span(caller.context, name, body)
+        return once.service.backfill(
             name, start, end, at_once=body.at_once, again=body.again, limit=body.limit,
             reason=body.reason,
         ).id  # fmt: skip
 
     with reported("validation", "/limit"):
         if body.dry_run:
-            start, end = _span(context, name, body)
-            schedules = schedules_for(context, token)
-            preview = schedules.preview_backfill(name, start, end, again=body.again)
+            start, end = _span(caller.context, name, body)
+            preview = caller.service.preview_backfill(name, start, end, again=body.again)
             return answer(backfill_preview_view(name, preview))
-        id = made(request, act)
-    return answer(backfill_view(_existing(context, id)), 202, located(request, f"/backfills/{id}"))
+        id = made(caller, act)
+    made_now = _existing(caller.context, id)
+    return answer(backfill_view(made_now), 202, located(caller, f"/backfills/{id}"))
 
 
 def _span(context: Context, name: str, body: requests.BackfillRequest) -> tuple[datetime, datetime]:
@@ -212,34 +193,34 @@ def _span(context: Context, name: str, body: requests.BackfillRequest) -> tuple[
 
 
 @router.get("/schedules/{name}/backfills", response_model=Page[BackfillView], responses=TAGGED)
-def backfills_of(request: Request, context: Web, token: Read, name: Name) -> Response:
+def backfills_of(caller: Read, name: Name) -> Response:
     """List the backfills of a schedule among the newest hundred."""
-    found = [b for b in schedules_for(context, token).backfills() if b.schedule == name]
-    return tagged(request, _backfills(found))
+    return _backfills(caller, name)
 
 
 @router.get("/backfills", response_model=Page[BackfillView], responses=TAGGED)
-def list_backfills(request: Request, context: Web, token: Read) -> Response:
+def list_backfills(caller: Read) -> Response:
     """List the newest hundred backfills. Ended ones are kept for 30 days."""
-    return tagged(request, _backfills(schedules_for(context, token).backfills()))
+    return _backfills(caller)
 
 
-def _backfills(found: Sequence[Backfill]) -> Page[BackfillView]:
-    return Page(data=[backfill_view(b) for b in found], next_cursor=None)
+def _backfills(caller: Caller, name: str = "") -> Response:
+    found = [backfill_view(b) for b in caller.service.backfills() if name in ("", b.schedule)]
+    return tagged(caller, Page(data=found, next_cursor=None))
 
 
 @router.get("/backfills/{id}", response_model=BackfillView, responses=NOT_FOUND)
-def get_backfill(context: Web, _: Read, id: BackfillId) -> Response:
+def get_backfill(caller: Read, id: BackfillId) -> Response:
     """Get a backfill and its progress."""
-    return answer(backfill_view(_existing(context, id)))
+    return answer(backfill_view(_existing(caller.context, id)))
 
 
 @router.delete("/backfills/{id}", status_code=204, responses=NOT_FOUND | CONFLICT)
-def cancel_backfill(context: Web, token: Operate, id: BackfillId) -> Response:
+def cancel_backfill(caller: Operate, id: BackfillId) -> Response:
     """Cancel a backfill. Enqueued jobs run."""
-    _existing(context, id)
+    _existing(caller.context, id)
     with reported():
-        schedules_for(context, token).cancel_backfill(id)
+        caller.service.cancel_backfill(id)
     return Response(status_code=204)
 
 
@@ -254,82 +235,62 @@ def _existing(context: Context, id: str) -> Backfill:
 
 
 @router.post("/schedules:pause", response_model=BulkResult)
-def pause_many(
-    request: Request, context: Web, token: Operate, body: requests.BulkPauseRequest
-) -> Response:
+def pause_many(caller: Operate, body: requests.BulkPauseRequest) -> Response:
     """Pause many schedules."""
-    return _each(request, token, body, lambda schedules, names: _pause(schedules, names, body))
+    return _each(caller, body, lambda schedules, names: _pause(schedules, names, body))
 
 
 @router.post("/schedules:resume", response_model=BulkResult)
-def resume_many(
-    request: Request, context: Web, token: Operate, body: requests.BulkResumeRequest
-) -> Response:
+def resume_many(caller: Operate, body: requests.BulkResumeRequest) -> Response:
     """Resume many schedules."""
-
-    def act(schedules: Schedules, names: list[str]) -> None:
-        schedules.resume(names, missed=body.missed)
-
-    return _each(request, token, body, act)
+    return _each(caller, body, lambda schedules, names: schedules.resume(names, missed=body.missed))
 
 
 @router.post("/schedules:delete", response_model=BulkResult)
-def remove_many(
-    request: Request, context: Web, token: Admin, body: requests.BulkRequest
-) -> Response:
+def remove_many(caller: Admin, body: requests.BulkRequest) -> Response:
     """Remove many run-time schedules."""
-    return _each(request, token, body, Schedules.remove)
+    return _each(caller, body, Schedules.remove)
 
 
 @router.post("/schedules:run", response_model=BulkResult)
-def run_many(
-    request: Request, context: Web, token: Operate, body: requests.BulkRunRequest
-) -> Response:
+def run_many(caller: Operate, body: requests.BulkRunRequest) -> Response:
     """Run many schedules now."""
-    first_arrival(request)
+    first_arrival(caller)
     items = []
-    for name in _names(context, body, BULK_RUN_LIMIT):
-
-        def act(once: RequestKey | None, name: str = name) -> str:
-            schedules = schedules_for(context, token, once)
-            return schedules.trigger(name, force=body.force, reason=body.reason)
-
+    for name in _names(caller.context, body, BULK_RUN_LIMIT):
         try:
-            job = made(request, act, part=name)
-            items.append(_item(context, name, None, job))
+            job = made(caller, partial(_trigger, name=name, body=body), part=name)
+            items.append(_item(caller.context, name, None, job))
         except ScheduleError as error:
-            items.append(_item(context, name, error))
+            items.append(_item(caller.context, name, error))
     return _result(items)
 
 
 def _each(
-    request: Request, token: Token, body: requests.BulkRequest,
-    act: Callable[[Schedules, list[str]], object],
-) -> Response:  # fmt: skip
+    caller: Caller, body: requests.BulkRequest, act: Callable[[Schedules, list[str]], object]
+) -> Response:
     """Change all schedules in one step, without those that conflict. The answer to a repeated
     request has only the counts."""
-    context = context_of(request)
-    names = _names(context, body, BULK_LIMIT)
+    names = _names(caller.context, body, BULK_LIMIT)
     faults: dict[str, RqClockError] = {}
 
-    def change(once: RequestKey | None) -> str:
+    def change(caller: Caller) -> None:
         for _ in range(5):
             left = [name for name in names if name not in faults]
-            counted = once and replace(once, made=f"{len(left)} {len(faults)}")
+            once = caller.once and replace(caller.once, made=f"{len(left)} {len(faults)}")
             try:
                 if left:
-                    act(schedules_for(context, token, counted), left)
-                return ""
+                    act(replace(caller, once=once).service, left)
+                return
             except Conflict as conflict:
                 faults.update({one.name: one for one in conflict.all})
         for name in names:  # someone else is always faster
             faults.setdefault(name, Conflict(ConflictKind.STALE, name))
-        return ""
 
-    if counts := made(request, change):
+    if counts := made(caller, change):
         done, failed = map(int, counts.split())
         return answer(BulkResult(data=[], done=done, failed=failed))
-    return _result([_item(context, name, faults.get(name)) for name in names])
+    return _result([_item(caller.context, name, faults.get(name)) for name in names])
 
 
 def _names(context: Context, body: requests.BulkRequest, limit: int) -> list[str]:

@@ -24,7 +24,7 @@ from rq_clock.manifest.fields import kind_of
 from rq_clock.model.view import encode
 from rq_clock.store import cursors
 from rq_clock.timing.instants import read_instant
-from rq_clock.web.context import Needs, root_of
+from rq_clock.web.context import Caller, Needs, root_of
 from rq_clock.web.idempotency import once_of
 from rq_clock.web.problems import MEDIA_TYPE, Problem
 
@@ -59,13 +59,13 @@ class Route(APIRoute):
         async def handle(request: Request) -> Response:
             if request.method in ("GET", "DELETE"):
                 return await act(request)
-            token = await run_in_threadpool(needs, request, None)
+            caller = await run_in_threadpool(needs, request, None)
             await _read(request, content)
             key = request.headers.get("idempotency-key")
             if key is not None and request.method == "POST" and needs.scope != "read":
                 target = f"{request.url.path}?{request.url.query}\n".encode()
                 whole = target + await request.body()
-                request.state.once = once_of(token, self.path_format, key, whole)
+                request.state.once = once_of(caller.token, self.path_format, key, whole)
             response = await act(request)
             if getattr(request.state, "repeated", False):
                 response.headers["Idempotency-Replayed"] = "true"
@@ -132,24 +132,24 @@ def answer(view: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(_json(view), status, dict(headers or {}), media_type=JSON)
 
 
-def tagged(request: Request, view: Any) -> Response:
+def tagged(caller: Caller, view: Any) -> Response:
     """Return a view with an ETag of its content, and the link to the next page if there is one.
     Return 304 when the caller has it already."""
     body = _json(view)
     tag = f'"{sha256(body).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if cursor := getattr(view, "next_cursor", None):
-        url = request.url.include_query_params(cursor=cursor)
+        url = caller.request.url.include_query_params(cursor=cursor)
         headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    known = request.headers.get("if-none-match", "")
+    known = caller.request.headers.get("if-none-match", "")
     if known == "*" or tag in [one.strip().removeprefix("W/") for one in known.split(",")]:
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, media_type=JSON)
 
 
-def located(request: Request, path: str) -> dict[str, str]:
+def located(caller: Caller, path: str) -> dict[str, str]:
     """Return the header with the address of a new resource."""
-    return {"Location": f"{root_of(request)}{API}{path}"}
+    return {"Location": f"{root_of(caller.request)}{API}{path}"}
 
 
 def _json(view: Any) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind
@@ -20,7 +20,6 @@ from rq_clock.model.view import Page
 from rq_clock.serializers.jobs import JobDetailView, job_detail_view
 from rq_clock.serializers.runs import RunStartedView, RunView, run_view
 from rq_clock.store import cursors
-from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.timing.instants import to_ms
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
@@ -42,7 +41,7 @@ from rq_clock.web.api.routing import (
     tagged,
     wrong,
 )
-from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
+from rq_clock.web.context import Caller, Context, Operate, Read
 from rq_clock.web.idempotency import made
 from rq_clock.web.problems import Problem
 
@@ -96,27 +95,19 @@ Matching = Annotated[RunFilter, Depends(_filter)]
 
 @router.get("/schedules/{name}/runs", response_model=Page[RunView], responses=PAGED | NOT_FOUND)
 def runs_of(
-    request: Request,
-    context: Web,
-    _: Read,
-    name: Name,
-    matching: Matching,
-    limit: Limit = 50,
-    cursor: Cursor = "",
+    caller: Read, name: Name, matching: Matching, limit: Limit = 50, cursor: Cursor = ""
 ) -> Response:
     """List the outcomes of a schedule's fire times, newest first.
 
     A fire time was enqueued, or skipped for a reason. The outcomes of a removed schedule are kept
     for 30 days.
     """
-    return _ledger(request, context, name, matching, limit, cursor)
+    return _ledger(caller, name, matching, limit, cursor)
 
 
 @router.get("/runs", response_model=Page[RunView], responses=PAGED | NOT_FOUND)
 def list_runs(
-    request: Request,
-    context: Web,
-    _: Read,
+    caller: Read,
     matching: Matching,
     schedule: Annotated[str | None, Query(pattern=requests.NAME)] = None,
     limit: Limit = 50,
@@ -128,21 +119,21 @@ def list_runs(
     `until` limit the end of an attempt.
     """
     if schedule is not None:
-        return _ledger(request, context, schedule, matching, limit, cursor)
+        return _ledger(caller, schedule, matching, limit, cursor)
     rows: list[RunView] = []
     searched, following = 0, ""
-    for ended in _ended(context, matching, cursor):
+    for ended in _ended(caller.context, matching, cursor):
         if len(rows) == limit:
             break
         searched, following = searched + 1, ended.id
-        row = run_view(ended.schedule, ended.entry, context.settings.namespace, ended.job_id)
+        row = run_view(ended.schedule, ended.entry, caller.namespace, ended.job_id)
         if matching.matches(row, row.ended or row.fire_time):
             rows.append(row)
     else:
         following = following if searched == PORTION * PORTIONS else ""
     more = cursors.encode(following) if following else None
     looked = searched if len(rows) < limit and more else None
-    return tagged(request, Page(data=rows, next_cursor=more, searched=looked))
+    return tagged(caller, Page(data=rows, next_cursor=more, searched=looked))
 
 
 def _ended(context: Context, matching: RunFilter, cursor: str) -> Iterator[Ended]:
@@ -163,12 +154,11 @@ def _ended(context: Context, matching: RunFilter, cursor: str) -> Iterator[Ended
         before = found[-1].id
 
 
-def _ledger(
-    request: Request, context: Context, name: str, matching: RunFilter, limit: int, cursor: str
-) -> Response:
+def _ledger(caller: Caller, name: str, matching: RunFilter, limit: int, cursor: str) -> Response:
     place = place_of(cursor, str, int)
-    entries = context.store.ledger(name)
-    if not entries and name not in context.store.load([name])[0]:
+    store = caller.context.store
+    entries = store.ledger(name)
+    if not entries and name not in store.load([name])[0]:
         raise Conflict(ConflictKind.MISSING, name)
     entries.reverse()
     start = 0
@@ -178,7 +168,7 @@ def _ledger(
     rows: list[RunView] = []
     following = ""
     for entry in entries[start:]:
-        row = run_view(name, entry, context.settings.namespace)
+        row = run_view(name, entry, caller.namespace)
         if not matching.matches(row, instant_of(entry)):
             continue
         if len(rows) == limit:
@@ -187,7 +177,7 @@ def _ledger(
         following = cursors.encode(*_place(entry))
     else:
         following = ""
-    return tagged(request, Page(data=rows, next_cursor=following or None))
+    return tagged(caller, Page(data=rows, next_cursor=following or None))
 
 
 def _place(entry: LedgerEntry) -> list[Any]:
@@ -203,9 +193,9 @@ def _place(entry: LedgerEntry) -> list[Any]:
 
 
 @router.get("/runs/{id}", response_model=JobDetailView, responses=TAGGED | NOT_FOUND)
-def get_run(request: Request, context: Web, _: Read, id: JobId) -> Response:
+def get_run(caller: Read, id: JobId) -> Response:
     """Get a run with its instants, its attempts and its error. `id` is the id of its job."""
-    return tagged(request, job_detail_view(_run(context, id)))
+    return tagged(caller, job_detail_view(_run(caller, id)))
 
 
 @router.get(
@@ -218,8 +208,7 @@ def get_run(request: Request, context: Web, _: Read, id: JobId) -> Response:
     },
 )
 def get_output(
-    context: Web,
-    _: Read,
+    caller: Read,
     id: JobId,
     offset: Annotated[int, Query(ge=0, le=1 << 31, description="Bytes to leave out.")] = 0,
     span: Annotated[
@@ -230,7 +219,7 @@ def get_output(
 
     It grows during the run.
     """
-    data = context.store.output(id)
+    data = caller.context.store.output(id)
     if data is None:
         raise Problem(
             "not-found",
@@ -276,47 +265,38 @@ def _range(span: str, size: int) -> tuple[int, int]:
     response_model=RunStartedView,
     responses=ACCEPTED | NOT_FOUND,
 )
-def retry(
-    request: Request, context: Web, token: Operate, id: JobId, body: RetryOptions
-) -> Response:
+def retry(caller: Operate, id: JobId, body: RetryOptions) -> Response:
     """Requeue the job of a run that failed or was stopped.
 
     With `again`, make a new run for the same fire time by today's definition, whatever the
     outcome.
     """
-    run = _run(context, id)
+    run = _run(caller, id)
 
-    def act(once: RequestKey | None) -> str:
+    def act(once: Caller) -> str:
         if not body.again:
-            context.queues.requeue(id, Actor(by=token.name, reason=body.reason, request_key=once))
+            caller.context.queues.requeue(id, once.actor(body.reason))
             return id
         with reported():
-            schedules = schedules_for(context, token, once)
-            return schedules.rerun(id, force=body.force, reason=body.reason)
+            return once.service.rerun(id, force=body.force, reason=body.reason)
 
-    job = made(request, act) or id
-    return answer(_started(run, job), 202, located(request, f"/runs/{job}"))
+    job = made(caller, act) or id
+    return answer(_started(run, job), 202, located(caller, f"/runs/{job}"))
 
 
 @router.post("/runs/{id}/stop", status_code=202, response_model=RunStartedView, responses=NOT_FOUND)
-def stop(
-    request: Request, context: Web, token: Operate, id: JobId, body: ReasonOptions
-) -> Response:
+def stop(caller: Operate, id: JobId, body: ReasonOptions) -> Response:
     """Stop a running job. It is not retried."""
-    run = _run(context, id)
-
-    def act(once: RequestKey | None) -> str:
-        return context.queues.stop(id, Actor(by=token.name, reason=body.reason, request_key=once))
-
-    made(request, act)
+    run = _run(caller, id)
+    made(caller, lambda once: caller.context.queues.stop(id, once.actor(body.reason)))
     return answer(_started(run, id), 202)
 
 
-def _run(context: Context, id: str) -> JobDetail:
+def _run(caller: Caller, id: str) -> JobDetail:
     """Return the job of a run. Raises Problem for another job."""
-    found = context.queues.job(id)
+    found = caller.context.queues.job(id)
     run = found.job.run
-    if run is None or run.namespace != context.settings.namespace:
+    if run is None or run.namespace != caller.namespace:
         raise Problem("not-found", f"{id}: this job is not a run of a schedule; see /jobs/{id}")
     return found
 

@@ -39,7 +39,7 @@ from rq_clock.web.api.routing import (
     text_of,
     wrong,
 )
-from rq_clock.web.context import Admin, Read, Web, root_of, schedules_for
+from rq_clock.web.context import Admin, Read, root_of
 from rq_clock.web.definitions import escaped, pointed, trigger_from
 from rq_clock.web.problems import Problem
 
@@ -55,10 +55,10 @@ _MANIFEST = {"schema": {"$ref": "#/components/schemas/Manifest"}}
 
 
 @router.post("/explain", tags=["explain"], response_model=ExplanationView)
-def explain(context: Web, _: Read, body: requests.ExplainRequest) -> Response:
+def explain(caller: Read, body: requests.ExplainRequest) -> Response:
     """Explain a trigger in words, with warnings and its next fire times. Stores nothing."""
     trigger = trigger_from(body.model_dump(exclude_none=True, exclude={"n"}))
-    now = context.store.now()
+    now = caller.context.store.now()
     return answer(explanation_view(trigger, now, fires(trigger, now, body.n)))
 
 
@@ -82,8 +82,7 @@ async def _text(request: Request) -> str:
     },
 )
 def export(
-    context: Web,
-    _: Read,
+    caller: Read,
     form: Annotated[Literal["yaml", "json"], Query(alias="format")] = "yaml",
     tag: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
@@ -91,17 +90,18 @@ def export(
 
     Secrets are masked. A masked value in a `PUT` keeps the stored one.
     """
-    size = context.store.size()
+    store = caller.context.store
+    size = store.size()
     if size > EXPORT_LIMIT:
         raise Problem(
             "conflict",
             f"expected at most {EXPORT_LIMIT:,} schedules, got {size:,}; "
             "`rq-clock export` writes them all",
         )
-    chosen = choose(context.store.everything(), [tag] if tag else ())
-    pauses = context.store.pauses([schedule.name for schedule in chosen.schedules])
+    chosen = choose(store.everything(), [tag] if tag else ())
+    pauses = store.pauses([schedule.name for schedule in chosen.schedules])
     try:
-        text = dump(chosen.items(pauses, context.store.now()), form=form)
+        text = dump(chosen.items(pauses, store.now()), form=form)
     except ScheduleError as error:
         raise Problem("conflict", str(error)) from None
     return Response(text, media_type=JSON if form == "json" else YAML[0])
@@ -120,9 +120,7 @@ def export(
     },
 )
 def apply(
-    request: Request,
-    context: Web,
-    token: Admin,
+    caller: Admin,
     text: Annotated[str, Depends(_text)],
     dry_run: Annotated[bool, Query(alias="dryRun", description="Only return the changes.")] = False,
     prune: Annotated[bool, Query(description="Remove schedules that it does not have.")] = False,
@@ -134,14 +132,13 @@ def apply(
     """
     if not text.strip():
         raise wrong("", "expected a manifest with version and schedules, got nothing")
-    if request.headers["content-type"].startswith(JSON):
+    if caller.request.headers["content-type"].startswith(JSON):
         read_json(text)
     entries: Mapping[str, Any] = {}
     try:
         manifest = read_manifest(text)
         entries = manifest.entries
-        schedules = schedules_for(context, token)
-        plan = schedules.plan(manifest, prune=prune)
+        plan = caller.service.plan(manifest, prune=prune)
     except Conflict:
         raise
     except ScheduleError as error:
@@ -149,8 +146,8 @@ def apply(
     if len(plan.steps) > BATCH_LIMIT:
         raise wrong("/schedules", f"expected at most {BATCH_LIMIT:,} changes at once; divide it")
     if not dry_run and plan.steps:
-        schedules.apply(plan, reason="manifest")
-    return answer(plan_view(plan, context.settings.namespace, dry_run=dry_run))
+        caller.service.apply(plan, reason="manifest")
+    return answer(plan_view(plan, caller.namespace, dry_run=dry_run))
 
 
 def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
@@ -172,33 +169,29 @@ def _faults(faults: Iterable[Fault], entries: Mapping[str, Any]) -> list[Fault]:
 
 @router.get("/clock", tags=["clock"], response_model=ClockView)
 def clock(
-    context: Web,
-    _: Read,
+    caller: Read,
     checks: Annotated[bool, Query(description="Include the doctor's findings (slower).")] = False,
 ) -> Response:
     """Get the status of the namespace: the leading clock, its lag, schedules in trouble."""
-    status, found = context.schedules.status(), None
+    context, found = caller.context, None
+    status = context.schedules.status()
     if checks:
         owner = (context.settings.owner, context.settings.former_owner)
         now = context.store.now()
         found = findings(gather(context.store, context.executions, owner, Code()), now)
-    return answer(clock_view(context.settings.namespace, status, found))
+    return answer(clock_view(caller.namespace, status, found))
 
 
 @router.get("/audit", tags=["clock"], response_model=Page[AuditEntry], responses=PAGED)
 def audit(
-    request: Request,
-    context: Web,
-    token: Read,
+    caller: Read,
     limit: Limit = 50,
     cursor: Annotated[str, Query(pattern=r"^([0-9]{1,15}-[0-9]{1,15})?$")] = "",
 ) -> Response:
     """List who changed which schedules and why, newest first."""
-    found = [
-        audit_view(entry) for entry in schedules_for(context, token).audit(limit, cursor or "+")
-    ]
+    found = [audit_view(entry) for entry in caller.service.audit(limit, cursor or "+")]
     more = found[-1].id if len(found) == limit else None
-    return tagged(request, Page(data=found, next_cursor=more))
+    return tagged(caller, Page(data=found, next_cursor=more))
 
 
 # ---- the document -----------------------------------------------------------------------------
@@ -209,6 +202,8 @@ def audit(
     tags=["clock"],
     responses={200: {"description": "OpenAPI 3.1.", "content": {JSON: {}}}},
 )
-def document(request: Request, _: Read) -> Response:
+def document(caller: Read) -> Response:
     """Get this document."""
-    return answer(request.app.openapi() | {"servers": [{"url": root_of(request) or "/"}]})
+    return answer(
+        caller.request.app.openapi() | {"servers": [{"url": root_of(caller.request) or "/"}]}
+    )

@@ -6,13 +6,13 @@ import re
 from contextlib import suppress
 from datetime import datetime
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from rq_clock.redaction import masked_json
 from rq_clock.store.audit import AUDIT, Audit, AuditEntry
 from rq_clock.timing.zones import zone
-from rq_clock.web.context import Read, Web
+from rq_clock.web.context import Read
 from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.layout import page
 from rq_clock.web.problems import Problem
@@ -23,25 +23,24 @@ _LONGEST = 200
 
 
 @router.get("/audit")
-def audit_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Read, by: str = "", verb: str = "", schedule: str = "",
-    cursor: str = "", at: int = 0,
+def audit_page(
+    caller: Read, by: str = "", verb: str = "", schedule: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
     """Return the matching entries, newest first."""
     query = {"by": by.strip(), "verb": verb.strip(), "schedule": schedule.strip()}
     if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
-    status = site.schedules.status()
+    status = caller.context.schedules.status()
     limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # Redis caps it only roughly
     found = [
         entry
-        for entry in Audit(site.store).newest(limit, cursor or "+")
+        for entry in Audit(caller.context.store).newest(limit, cursor or "+")
         if _matches(entry, **query)
     ]
     following = found[ROWS - 1].id if len(found) > ROWS else ""
     rows = [(entry, details(entry)) for entry in found[:ROWS]]
     return page(
-        request, "audit.html", token, status, rows=rows, query=query, following=following, at=at,
+        caller, "audit.html", status, rows=rows, query=query, following=following, at=at,
         filtered=any(query.values()), kept=AUDIT,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 from redis.exceptions import ResponseError
 
@@ -21,7 +21,7 @@ from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms
 from rq_clock.version import releases
-from rq_clock.web.context import Context, Read, Web
+from rq_clock.web.context import Context, Read
 from rq_clock.web.pages.layout import page
 
 router = APIRouter()
@@ -34,12 +34,13 @@ _NOT_READ = Code(problem="a web process does not load the app; `rq-clock doctor`
 
 
 @router.get("/clock")
-def clock_page(request: Request, site: Web, token: Read, checks: str = "") -> Response:
+def clock_page(caller: Read, checks: str = "") -> Response:
     """Return the page; with `checks`, also the doctor's findings."""
+    site = caller.context
     status = site.schedules.status()
     found = _findings(site, status) if checks else None
     return page(
-        request, "clock.html", token, status, **_clock(site, status),
+        caller, "clock.html", status, **_clock(site, status),
         findings=found, healthy=healthy(found) if found is not None else None,
         whole=status.size <= WHOLE, limit=WHOLE, here=releases(),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.version import __version__
-from rq_clock.web.context import Web, context_of, path_of, root_of
+from rq_clock.web.context import Caller, Web, context_of, path_of, root_of
 from rq_clock.web.pages import filters
 from rq_clock.web.problems import Problem
 
@@ -43,11 +43,16 @@ filters.install(_TEMPLATES.env)
 _TEMPLATES.env.globals["NAVIGATION"] = NAVIGATION
 
 
-def page(
+def page(caller: Caller, template: str, status: Status, /, **values: Any) -> Response:
+    """Render a page. `status` fills the strip below the header."""
+    return render(caller.request, template, caller.token, status, **values)
+
+
+def render(
     request: Request, template: str, token: Token | None, status: Status | None, /, **values: Any
 ) -> Response:
-    """Render a page. `status` fills the strip below the header; it is None while Redis is away, and
-    without a login."""
+    """Render a page that is shown also while Redis is away (`status` is None), and without a
+    login."""
     site, path = context_of(request), path_of(request)
     first = "/" + path[1:].partition("/")[0]
     theme = request.cookies.get(THEME, "")
@@ -97,15 +102,16 @@ def unless_same(request: Request, site: Web) -> None:
         raise HTTPException(304, headers={"ETag": request.state.etag})
 
 
-def fragment(request: Request, template: str, /, **values: Any) -> Response:
+def fragment(caller: Caller, template: str, /, **values: Any) -> Response:
     """Render a part of a page."""
-    return _TEMPLATES.TemplateResponse(request, template, {"root": root_of(request), **values})
+    values["root"] = root_of(caller.request)
+    return _TEMPLATES.TemplateResponse(caller.request, template, values)
 
 
-def done(request: Request, to: str, message: str) -> Response:
+def done(caller: Caller, to: str, message: str) -> Response:
     """Redirect to a path of this site after an action, with a message."""
-    root = root_of(request)
-    response = RedirectResponse(root + to, 303)
+    request = caller.request
+    response = RedirectResponse(root_of(request) + to, 303)
     remember(request, response, FLASH, _signer(request).dumps(message), 60)
     return response
 
@@ -132,7 +138,9 @@ def failed(request: Request, problem: Problem) -> Response:
     if token and "read" in token.scopes and problem.status != 503:
         with suppress(RedisError):
             status = site.schedules.status()
-    return page(request, "problem.html", token, status, problem=problem, status_code=problem.status)
+    return render(
+        request, "problem.html", token, status, problem=problem, status_code=problem.status
+    )
 
 
 async def form_of(request: Request) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from rq_clock.web.auth import COOKIE, SESSION_SECONDS, from_here
 from rq_clock.web.context import Web, root_of
-from rq_clock.web.pages.layout import THEME, THEMES, form_of, here, page, remember
+from rq_clock.web.pages.layout import THEME, THEMES, form_of, here, remember, render
 from rq_clock.web.problems import Problem
 
 router = APIRouter()
@@ -18,7 +18,7 @@ _YEAR = 365 * 24 * 3600
 @router.get("/login")
 def login_page(request: Request, next: str = "/") -> Response:
     """Return the form for a token."""
-    return page(request, "login.html", None, None, next=next)
+    return render(request, "login.html", None, None, next=next)
 
 
 @router.post("/login")
@@ -30,7 +30,7 @@ async def login(request: Request, site: Web) -> Response:
     try:
         token = await run_in_threadpool(site.access.check, request, form.get("token", ""))
     except Problem as problem:
-        return page(
+        return render(
             request, "login.html", None, None,
             next=form.get("next", "/"), problem=problem, status_code=problem.status,
         )  # fmt: skip

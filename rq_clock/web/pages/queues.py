@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from rq_clock.errors import RqClockError, ScheduleError
 from rq_clock.jobs.queues import SWEEP, JobFilter, NoJob
 from rq_clock.jobs.records import KINDS, Jobs
-from rq_clock.settings import Token
-from rq_clock.store.audit import Actor
 from rq_clock.timing.instants import iso, read_instant
-from rq_clock.web.context import Context, Operate, Read, Web, schedules_for
+from rq_clock.web.context import Caller, Operate, Read
 from rq_clock.web.pages.filters import path_with
 from rq_clock.web.pages.job_display import VERBS, actions, look
 from rq_clock.web.pages.layout import Fields, done, here, page
@@ -28,24 +26,23 @@ _BULK_VERBS = {"requeue": "Requeue", "delete": "Delete"}
 
 
 @router.get("/queues")
-def queues_page(request: Request, site: Web, token: Read) -> Response:
+def queues_page(caller: Read) -> Response:
     """Return all queues and workers."""
+    site = caller.context
     status = site.schedules.status()
     named = site.schedules.queues(status)
     report = site.queues.look(set(named.values()) if named else ())
     totals = {kind: sum(queue.jobs[kind] for queue in report.queues) for kind in KINDS}
     return page(
-        request, "queues.html", token, status, report=report, totals=totals,
+        caller, "queues.html", status, report=report, totals=totals,
         unserved=[queue for queue in report.queues if queue.unserved], unread=named is None,
     )  # fmt: skip
 
 
 @router.get("/queues/{name:path}")
-def queue_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Read, name: str,
-    kind: str = "", cursor: str = "", at: int = 0,
-) -> Response:  # fmt: skip
+def queue_page(caller: Read, name: str, kind: str = "", cursor: str = "", at: int = 0) -> Response:
     """Return one queue, its jobs of a kind, and its workers."""
+    site = caller.context
     status = site.schedules.status()
     report = site.queues.look([name])
     queue = next((queue for queue in report.queues if queue.name == name), None)
@@ -54,18 +51,19 @@ def queue_page(  # noqa: PLR0913 - one a filter
     kind = kind or ("queued" if queue.jobs["queued"] or not queue.jobs["failed"] else "failed")
     jobs = site.queues.jobs(kind, name, limit=ROWS, cursor=cursor)
     return page(
-        request, "queue.html", token, status, queue=queue, kind=kind, at=at, look=look,
+        caller, "queue.html", status, queue=queue, kind=kind, at=at, look=look,
         serving=[worker for worker in report.workers if name in worker.queues],
-        **_rows(site, token, jobs),
+        **_rows(caller, jobs),
     )  # fmt: skip
 
 
 @router.get("/jobs")
 def jobs_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Read, kind: str = "failed", queue: str = "",
-    schedule: str = "", q: str = "", cursor: str = "", at: int = 0,
+    caller: Read, kind: str = "failed", queue: str = "", schedule: str = "", q: str = "",
+    cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
     """Return the jobs of a kind in all queues. Failed ones can be filtered by schedule and text."""
+    site = caller.context
     status = site.schedules.status()
     match = JobFilter(queue=queue.strip(), schedule=schedule.strip(), text=q.strip())
     searched = None
@@ -76,16 +74,15 @@ def jobs_page(  # noqa: PLR0913 - one a filter
     else:
         jobs = site.queues.jobs(kind, match.queue, limit=ROWS, cursor=cursor)
     return page(
-        request, "jobs.html", token, status, kind=kind, kinds=KINDS, filter=match, at=at,
-        look=look, searched=searched, **_rows(site, token, jobs),
+        caller, "jobs.html", status, kind=kind, kinds=KINDS, filter=match, at=at,
+        look=look, searched=searched, **_rows(caller, jobs),
     )  # fmt: skip
 
 
-def _rows(site: Context, token: Token, jobs: Jobs) -> dict[str, object]:
+def _rows(caller: Caller, jobs: Jobs) -> dict[str, object]:
     """Return jobs with their allowed actions."""
-    may = "operate" in token.scopes and not site.read_only
-    namespace = site.settings.namespace
-    rows = [(job, actions(job, namespace) if may else []) for job in jobs.jobs]
+    may = caller.may_operate
+    rows = [(job, actions(job, caller.namespace) if may else []) for job in jobs.jobs]
     return {"jobs": jobs, "rows": rows}
 
 
@@ -93,62 +90,56 @@ def _rows(site: Context, token: Token, jobs: Jobs) -> dict[str, object]:
 
 
 @router.get("/jobs/{id}/{verb}")
-def job_action_page(
-    request: Request, site: Web, token: Operate, id: str, verb: str, back: str = ""
-) -> Response:
+def job_action_page(caller: Operate, id: str, verb: str, back: str = "") -> Response:
     """Confirm an action on a job."""
-    return _confirm(request, site, token, id, verb, {"back": back})
+    return _confirm(caller, id, verb, {"back": back})
 
 
 @router.post("/jobs/{id}/{verb}")
-def job_action(
-    request: Request, site: Web, token: Operate, id: str, verb: str, form: Fields
-) -> Response:
+def job_action(caller: Operate, id: str, verb: str, form: Fields) -> Response:
     """Act and go back with a message, or show the refusal above the form."""
     try:
-        message, job = _act(site, token, id, verb, form)
+        message, job = _act(caller, id, verb, form)
     except NoJob:
         raise
     except (ScheduleError, RqClockError) as error:
-        return _confirm(request, site, token, id, verb, form, str(error))
+        return _confirm(caller, id, verb, form, str(error))
     page_of_job = "/jobs" if verb == "delete" else f"/runs/{quote(job, safe='')}"
-    return done(request, here(form.get("back") or page_of_job), message)
+    return done(caller, here(form.get("back") or page_of_job), message)
 
 
-def _act(
-    site: Context, token: Token, id: str, verb: str, form: Mapping[str, str]
-) -> tuple[str, str]:
+def _act(caller: Caller, id: str, verb: str, form: Mapping[str, str]) -> tuple[str, str]:
     """Act, and return a message and the job to show."""
-    reason = form.get("reason", "").strip()
-    actor = Actor(by=token.name, reason=reason)
+    reason, queues = form.get("reason", "").strip(), caller.context.queues
+    actor = caller.actor(reason)
     match verb:
         case "requeue":
-            return f"Put {id} at the end of the queue {site.queues.requeue(id, actor)}.", id
+            return f"Put {id} at the end of the queue {queues.requeue(id, actor)}.", id
         case "cancel":
-            return f"Took {id} out of the queue {site.queues.cancel(id, actor)}.", id
+            return f"Took {id} out of the queue {queues.cancel(id, actor)}.", id
         case "delete":
-            site.queues.delete(id, actor)
+            queues.delete(id, actor)
             return f"Deleted {id}.", id
         case "stop":
-            return f"Asked the worker {site.queues.stop(id, actor)} to stop it.", id
+            return f"Asked the worker {queues.stop(id, actor)} to stop it.", id
         case "again":
             force = form.get("force") == "1"
-            job = schedules_for(site, token).rerun(id, force=force, reason=reason)
+            job = caller.service.rerun(id, force=force, reason=reason)
             return f"Enqueued {job} for the same fire time.", job
         case _:
             raise _unknown(verb, VERBS)
 
 
-def _confirm(  # noqa: PLR0913 - the facts of a form
-    request: Request, site: Context, token: Token, id: str, verb: str, form: Mapping[str, str],
-    error: str = "",
-) -> Response:  # fmt: skip
+def _confirm(
+    caller: Caller, id: str, verb: str, form: Mapping[str, str], error: str = ""
+) -> Response:
     if verb not in VERBS:
         raise _unknown(verb, VERBS)
+    site = caller.context
     status, detail = site.schedules.status(), site.queues.job(id)
     back = here(form.get("back") or f"/runs/{quote(id, safe='')}")
     return page(
-        request, "job_action.html", token, status, detail=detail, job=detail.job, verb=verb,
+        caller, "job_action.html", status, detail=detail, job=detail.job, verb=verb,
         word=VERBS[verb], back=back, form=form, error=error, look=look,
         status_code=409 if error else 200,
     )  # fmt: skip
@@ -158,27 +149,26 @@ def _confirm(  # noqa: PLR0913 - the facts of a form
 
 
 @router.get("/bulk-jobs/{verb}")
-def bulk_jobs_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Operate, verb: str,
-    queue: str = "", schedule: str = "", q: str = "",
-) -> Response:  # fmt: skip
+def bulk_jobs_page(
+    caller: Operate, verb: str, queue: str = "", schedule: str = "", q: str = ""
+) -> Response:
     """Confirm an action on all matching failed jobs."""
     if verb not in _BULK_VERBS:
         raise _unknown(verb, _BULK_VERBS)
-    status = site.schedules.status()
+    status = caller.context.schedules.status()
     match = JobFilter(
         queue=queue.strip(), schedule=schedule.strip(), text=q.strip(), before=status.now
     )
-    matching, more = site.queues.matching(match)
+    matching, more = caller.context.queues.matching(match)
     return page(
-        request, "bulk_jobs.html", token, status, verb=verb, word=_BULK_VERBS[verb], filter=match,
+        caller, "bulk_jobs.html", status, verb=verb, word=_BULK_VERBS[verb], filter=match,
         matching=matching, more=more, before=iso(status.now), limit=SWEEP, back=_list(match),
         section="/queues",
     )  # fmt: skip
 
 
 @router.post("/bulk-jobs/{verb}")
-def bulk_jobs(request: Request, site: Web, token: Operate, verb: str, form: Fields) -> Response:
+def bulk_jobs(caller: Operate, verb: str, form: Fields) -> Response:
     """Act on the jobs that had failed when the confirmation was shown."""
     if verb not in _BULK_VERBS:
         raise _unknown(verb, _BULK_VERBS)
@@ -186,8 +176,8 @@ def bulk_jobs(request: Request, site: Web, token: Operate, verb: str, form: Fiel
         queue=form.get("queue", ""), schedule=form.get("schedule", ""), text=form.get("q", ""),
         before=read_instant(form.get("before", ""), field="before"),
     )  # fmt: skip
-    actor = Actor(by=token.name, reason=form.get("reason", "").strip())
-    result = site.queues.sweep(verb, match, actor)
+    actor = caller.actor(form.get("reason", "").strip())
+    result = caller.context.queues.sweep(verb, match, actor)
     jobs = f"{result.done:,} job{'' if result.done == 1 else 's'}"
     message = f"{_BULK_VERBS[verb]}d {jobs}."
     if result.refused:
@@ -195,7 +185,7 @@ def bulk_jobs(request: Request, site: Web, token: Operate, verb: str, form: Fiel
         message += f" {len(result.refused):,} were refused, such as: {first}."
     if result.more:
         message += " More jobs may match: repeat the action for them."
-    return done(request, _list(match), message)
+    return done(caller, _list(match), message)
 
 
 def _list(match: JobFilter) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from rq_clock.jobs.records import JobView
@@ -19,7 +19,7 @@ from rq_clock.serializers.runs import run_view
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.timing.triggers import MANY
-from rq_clock.web.context import Context, Read, Web
+from rq_clock.web.context import Context, Read
 from rq_clock.web.pages.job_display import look
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.run_detail import read_run
@@ -79,9 +79,8 @@ class RunLine:
 
 @router.get("/runs")
 def runs_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Read, state: str = "", schedule: str = "",
-    queue: str = "", reason: str = "", q: str = "", since: str = "", until: str = "",
-    cursor: str = "", at: int = 0,
+    caller: Read, state: str = "", schedule: str = "", queue: str = "", reason: str = "",
+    q: str = "", since: str = "", until: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
     """Return the running jobs, then the ended attempts, newest first; or all fire times of one
     schedule, skipped ones too."""
@@ -93,6 +92,7 @@ def runs_page(  # noqa: PLR0913 - one a filter
         reason=query["reason"], text=query["q"].lower(),
         since=_instant(query["since"], "from"), until=_instant(query["until"], "to"),
     )  # fmt: skip
+    site = caller.context
     status = site.schedules.status()
     running: Sequence[JobView] = ()
     if match.schedule and (found := detail(site.store, match.schedule, status)):
@@ -102,7 +102,7 @@ def runs_page(  # noqa: PLR0913 - one a filter
         if not cursor and not any(query.values()):
             running = site.queues.jobs("started", limit=RUNNING).jobs
     return page(
-        request, "runs.html", token, status, lines=lines, running=running, query=query, look=look,
+        caller, "runs.html", status, lines=lines, running=running, query=query, look=look,
         filtered=any(query.values()), following=following, at=at, states=RUN_STATES,
         reasons=REASONS, searched=searched, of_one=bool(match.schedule), known=status.running,
     )  # fmt: skip
@@ -110,13 +110,12 @@ def runs_page(  # noqa: PLR0913 - one a filter
 
 @router.get("/runs/{id}")
 @router.get("/jobs/{id}")
-def run_page(request: Request, site: Web, token: Read, id: str) -> Response:
+def run_page(caller: Read, id: str) -> Response:
     """Return the page of a run, or of any other RQ job."""
-    status, run = read_run(site, id)
-    may = "operate" in token.scopes and not site.read_only
+    status, run = read_run(caller.context, id)
     return page(
-        request, "run.html", token, status, run=run, detail=run.detail, job=run.detail.job,
-        look=look, verbs=run.verbs(site.settings.namespace) if may else [], reasons=REASONS,
+        caller, "run.html", status, run=run, detail=run.detail, job=run.detail.job,
+        look=look, verbs=run.verbs(caller.namespace) if caller.may_operate else [], reasons=REASONS,
         section="/runs" if run.detail.job.run else "/queues",
     )  # fmt: skip
 

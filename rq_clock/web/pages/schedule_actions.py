@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
 from rq_clock.errors import ScheduleError
 from rq_clock.schedules.backfill import BACKFILL_LIMIT, Preview
 from rq_clock.schedules.detail import ScheduleDetail
-from rq_clock.schedules.service import Schedules
 from rq_clock.schedules.upcoming import upcoming
-from rq_clock.settings import Token
 from rq_clock.timing.instants import read_instant, to_ms
 from rq_clock.timing.zones import zone
-from rq_clock.web.context import Context, Needs, Web, schedules_for
+from rq_clock.web.context import Caller, Needs
 from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.layout import Fields, done, page
 from rq_clock.web.pages.schedule_detail import existing
@@ -47,34 +45,28 @@ def until_of(form: Mapping[str, str], tz: str, now: datetime) -> datetime | None
 class Submission:
     """A form for a schedule; `form` is empty for a request to show it."""
 
-    request: Request
-    site: Context
-    token: Token
+    caller: Caller
     verb: str
     form: Mapping[str, str]
 
     @property
     def name(self) -> str:
-        return str(self.request.path_params["name"])
+        return str(self.caller.request.path_params["name"])
 
     @property
     def reason(self) -> str:
         return self.form.get("reason", "").strip()
 
-    @property
-    def schedules(self) -> Schedules:
-        return schedules_for(self.site, self.token)
-
     def page(self, **values: Any) -> Response:
         """Return the page with the form."""
-        status, found = existing(self.site, self.name)
+        status, found = existing(self.caller, self.name)
         entry = found.row.entry
         return page(
-            self.request, "action.html", self.token, status, verb=self.verb, name=self.name,
+            self.caller, "action.html", status, verb=self.verb, name=self.name,
             tz=entry.tz, entry=entry, row=found.row, pause=entry.pause(status.now),
             tomorrow=read_instant(NINE, entry.tz, now=status.now), limit=BACKFILL_LIMIT,
             coming=upcoming(entry, max(status.now, entry.decided), SKIPS), form=self.form,
-            id=self.request.path_params.get("id", ""), **values,
+            id=self.caller.request.path_params.get("id", ""), **values,
         )  # fmt: skip
 
 
@@ -83,12 +75,12 @@ class Submission:
 
 def _run(sent: Submission) -> str:
     force = sent.form.get("force") == "1"
-    job = sent.schedules.trigger(sent.name, force=force, reason=sent.reason)
+    job = sent.caller.service.trigger(sent.name, force=force, reason=sent.reason)
     return f"Enqueued {job}."
 
 
 def _skip(sent: Submission) -> str:
-    count, schedules = sent.form.get("count", ""), sent.schedules
+    count, schedules = sent.form.get("count", ""), sent.caller.service
     if not count.isdecimal() or len(count) > 9 or int(count) > SKIPS:
         raise ScheduleError(f"count: expected a whole number up to {SKIPS}, got {count!r}")
     last = schedules.skip(sent.name, int(count), reason=sent.reason)
@@ -100,23 +92,23 @@ def _skip(sent: Submission) -> str:
 
 
 def _pause(sent: Submission) -> str:
-    status, found = existing(sent.site, sent.name)
+    status, found = existing(sent.caller, sent.name)
     tz = found.row.entry.tz
     until = until_of(sent.form, tz, status.now)
     missed = sent.form.get("missed", "skip")
-    sent.schedules.pause(sent.name, reason=sent.reason, until=until, missed=missed)
+    sent.caller.service.pause(sent.name, reason=sent.reason, until=until, missed=missed)
     return f"Paused until {_local(until, tz)}." if until else "Paused until it is resumed."
 
 
 def _resume(sent: Submission) -> str:
-    sent.schedules.resume(sent.name, missed=sent.form.get("missed") or None)
+    sent.caller.service.resume(sent.name, missed=sent.form.get("missed") or None)
     return "Resumed."
 
 
 def _backfill(sent: Submission) -> str | Response:
     """Return the preview; once that was confirmed (`sure`), request the backfill."""
-    status, found = existing(sent.site, sent.name)
-    form, tz, schedules = sent.form, found.row.entry.tz, sent.schedules
+    status, found = existing(sent.caller, sent.name)
+    form, tz, schedules = sent.form, found.row.entry.tz, sent.caller.service
     start = read_instant(form.get("from", ""), tz, field="from")
     end = read_instant(form.get("to", ""), tz, field="to")
     at_once, again = form.get("at_once", "1"), form.get("again") == "1"
@@ -133,12 +125,12 @@ def _backfill(sent: Submission) -> str | Response:
 
 
 def _cancel(sent: Submission) -> str:
-    sent.schedules.cancel_backfill(sent.request.path_params["id"], reason=sent.reason)
+    sent.caller.service.cancel_backfill(sent.caller.request.path_params["id"], reason=sent.reason)
     return "Canceled the backfill."
 
 
 def _delete(sent: Submission) -> str:
-    sent.schedules.remove(sent.name, revision=sent.form.get("revision") or None)
+    sent.caller.service.remove(sent.name, revision=sent.form.get("revision") or None)
     history = f"rq-clock history {sent.name}"
     return f"Deleted {sent.name}. Its history stays readable for 30 days: {history}"
 
@@ -167,19 +159,18 @@ ACTIONS = {
 def _add_routes(verb: str, action: Action) -> None:
     needs = Depends(Needs(action.scope))
 
-    def show(request: Request, site: Web, token: Token = needs) -> Response:
-        sent = Submission(request=request, site=site, token=token, verb=verb, form={})
-        return sent.page()
+    def show(caller: Caller = needs) -> Response:
+        return Submission(caller=caller, verb=verb, form={}).page()
 
-    def submit(request: Request, site: Web, form: Fields, token: Token = needs) -> Response:
-        sent = Submission(request=request, site=site, token=token, verb=verb, form=form)
+    def submit(form: Fields, caller: Caller = needs) -> Response:
+        sent = Submission(caller=caller, verb=verb, form=form)
         try:
             outcome = action.act(sent)
         except ScheduleError as error:
             return sent.page(error=str(error), status_code=409)
         if isinstance(outcome, Response):
             return outcome
-        return done(request, action.to.format(name=sent.name), outcome)
+        return done(caller, action.to.format(name=sent.name), outcome)
 
     router.add_api_route(action.path, show, methods=["GET"], name=f"{verb} form")
     router.add_api_route(action.path, submit, methods=["POST"], name=verb)

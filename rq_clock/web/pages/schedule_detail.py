@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from rq_clock.manifest.definition import document
@@ -19,7 +19,7 @@ from rq_clock.schedules.upcoming import upcoming
 from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import Cron
-from rq_clock.web.context import Context, Read, Web
+from rq_clock.web.context import Caller, Read
 from rq_clock.web.pages.audit import details
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.runs import REASONS, RunLine, line_in
@@ -35,21 +35,19 @@ RECENT, AUDITED = 30, 20
 """Rows of the history and of the audit."""
 
 
-def existing(site: Context, name: str) -> tuple[Status, ScheduleDetail]:
+def existing(caller: Caller, name: str) -> tuple[Status, ScheduleDetail]:
     """Return the status and a schedule. Raises Problem when there is none."""
-    status = site.schedules.status()
-    found = detail(site.store, name, status)
+    status = caller.context.schedules.status()
+    found = detail(caller.context.store, name, status)
     if found is None:
-        raise Problem("not-found", f"no schedule {name!r} in namespace {site.settings.namespace!r}")
+        raise Problem("not-found", f"no schedule {name!r} in namespace {caller.namespace!r}")
     return status, found
 
 
 @router.get("/schedules/{name}")
-def schedule_page(
-    request: Request, site: Web, token: Read, name: str, history: str = ""
-) -> Response:
+def schedule_page(caller: Read, name: str, history: str = "") -> Response:
     """Return the page of a schedule; with `history=all`, all of its history."""
-    status, found = existing(site, name)
+    status, found = existing(caller, name)
     row, now = found.row, status.now
     entry, schedule = row.entry, row.entry.schedule
     tz = entry.tz
@@ -59,7 +57,7 @@ def schedule_page(
     definition = document(schedule, secrets=False) if schedule else {"fault": entry.fault}
     newest = found.ledger[::-1] if history == "all" else found.ledger[: -RECENT - 1 : -1]
     return page(
-        request, "schedule.html", token, status,
+        caller, "schedule.html", status,
         entry=entry, schedule=schedule, tz=tz, row=row,
         runs=shown_target(schedule.target)["runs"] if schedule else "",
         states=row.states, pause=pause,
@@ -77,7 +75,7 @@ def schedule_page(
         audited=[(one, details(one, tz)) for one in found.audited[:AUDITED]],
         definition=json.dumps(definition, indent=2, ensure_ascii=False),
         cli=as_cli(entry.name, schedule) if schedule else "",
-        curl=as_curl(entry.name, schedule, str(request.base_url)) if schedule else "",
+        curl=as_curl(entry.name, schedule, str(caller.request.base_url)) if schedule else "",
     )  # fmt: skip
 
 

@@ -14,20 +14,19 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from rq_clock.errors import Conflict, ScheduleError
 from rq_clock.manifest import definition as manifest
 from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
 from rq_clock.model.schedule import Schedule
-from rq_clock.settings import Token
 from rq_clock.timing.describe import dst_remarks, fires
 from rq_clock.timing.durations import duration_spec
 from rq_clock.timing.instants import iso, read_instant
 from rq_clock.timing.triggers import Once, Trigger
 from rq_clock.timing.zones import zone_faults, zone_names
-from rq_clock.web.context import Admin, Context, Read, Web, schedules_for
+from rq_clock.web.context import Admin, Caller, Read
 from rq_clock.web.pages.layout import Fields, done, fragment, page
 from rq_clock.web.pages.schedule_detail import existing
 from rq_clock.web.pages.schedule_row import sentence
@@ -213,42 +212,42 @@ def values_of(schedule: Schedule) -> dict[str, str]:
 
 
 @router.get("/new")
-def new_page(request: Request, site: Web, token: Admin) -> Response:
+def new_page(caller: Admin) -> Response:
     """Show an empty form."""
-    return _form(request, site, token, Draft(EMPTY))
+    return _form(caller, Draft(EMPTY))
 
 
 @router.post("/new")
-def new(request: Request, site: Web, token: Admin, form: Fields) -> Response:
+def new(caller: Admin, form: Fields) -> Response:
     """Add a new schedule, or preview it."""
     draft = Draft.read(form)
     if draft.schedule is None or form.get("do") != "save":
-        return _form(request, site, token, draft, checked=True)
+        return _form(caller, draft, checked=True)
     name, schedule = draft.schedule.name, draft.schedule
     try:
-        schedules_for(site, token).add(name, **schedule.parts())
+        caller.service.add(name, **schedule.parts())
     except Conflict:
         draft.faults["name"].append("exists already; choose another name, or edit that one")
-        return _form(request, site, token, draft, checked=True)
+        return _form(caller, draft, checked=True)
     except ScheduleError as error:
         draft.faults[""].append(str(error))
-        return _form(request, site, token, draft, checked=True)
-    return done(request, f"/schedules/{name}", f"Added {name}.")
+        return _form(caller, draft, checked=True)
+    return done(caller, f"/schedules/{name}", f"Added {name}.")
 
 
 @router.get("/new/preview")
-def preview(request: Request, site: Web, token: Read) -> Response:
+def preview(caller: Read) -> Response:
     """Return the part of the page that previews a trigger, loaded again while somebody types."""
-    values = {name: request.query_params.get(name, "") for name in WHEN}
+    values = {name: caller.request.query_params.get(name, "") for name in WHEN}
     draft = Draft.read({**values, "what": "func", "func": "some.function"})
-    now = site.schedules.status().now
-    return fragment(request, "_preview.html", now=now, **_meaning(draft, now))
+    now = caller.context.schedules.status().now
+    return fragment(caller, "_preview.html", now=now, **_meaning(draft, now))
 
 
 @router.get("/schedules/{name}/edit")
-def edit_page(request: Request, site: Web, token: Admin, name: str) -> Response:
+def edit_page(caller: Admin, name: str) -> Response:
     """Show the form of a schedule."""
-    _, found = existing(site, name)
+    _, found = existing(caller, name)
     entry = found.row.entry
     if entry.declared:
         raise Problem("declared-in-code", f"{name} is declared in code; change it there and deploy")
@@ -256,34 +255,30 @@ def edit_page(request: Request, site: Web, token: Admin, name: str) -> Response:
     draft = Draft({**values, "revision": entry.revision})
     if not entry.schedule:
         draft.faults[""].append(f"{entry.fault}; saving this form replaces it")
-    return _form(request, site, token, draft, name=name)
+    return _form(caller, draft, name=name)
 
 
 @router.post("/schedules/{name}/edit")
-def edit(request: Request, site: Web, token: Admin, name: str, form: Fields) -> Response:
+def edit(caller: Admin, name: str, form: Fields) -> Response:
     """Save a change, or preview it."""
-    _, found = existing(site, name)
+    _, found = existing(caller, name)
     draft = Draft.read({**form, "name": name}, found.row.entry.schedule)
     if draft.schedule is None or form.get("do") != "save":
-        return _form(request, site, token, draft, name=name, checked=True)
+        return _form(caller, draft, name=name, checked=True)
     try:
-        schedules_for(site, token).update(
-            name, revision=form.get("revision") or None, **draft.schedule.parts()
-        )
+        revision = form.get("revision") or None
+        caller.service.update(name, revision=revision, **draft.schedule.parts())
     except ScheduleError as error:
         draft.faults[""].append(str(error))
-        return _form(request, site, token, draft, name=name, checked=True)
-    return done(request, f"/schedules/{name}", f"Changed {name}.")
+        return _form(caller, draft, name=name, checked=True)
+    return done(caller, f"/schedules/{name}", f"Changed {name}.")
 
 
-def _form(
-    request: Request, site: Context, token: Token, draft: Draft, *,
-    name: str = "", checked: bool = False,
-) -> Response:  # fmt: skip
-    status = site.schedules.status()
+def _form(caller: Caller, draft: Draft, *, name: str = "", checked: bool = False) -> Response:
+    status = caller.context.schedules.status()
     meaning = _meaning(draft if checked or not name else Draft.read(draft.values), status.now)
     return page(
-        request, "edit.html", token, status, name=name, form=draft.values,
+        caller, "edit.html", status, name=name, form=draft.values,
         faults=dict(draft.faults), zones=sorted(zone_names()), methods=METHODS, crons=CRONS,
         fields=" ".join(WHEN),
         cli=as_cli(draft.schedule.name, draft.schedule) if draft.schedule else "",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import RedirectResponse, Response
 
 from rq_clock.errors import ScheduleError
@@ -14,10 +14,9 @@ from rq_clock.model.filters import Filter
 from rq_clock.schedules.edits import ALL
 from rq_clock.schedules.listing import Listing
 from rq_clock.schedules.service import Schedules
-from rq_clock.settings import Token
 from rq_clock.store.operations import BATCH_LIMIT
 from rq_clock.timing.instants import read_instant
-from rq_clock.web.context import Context, Operate, Read, Web, root_of, schedules_for
+from rq_clock.web.context import Caller, Context, Operate, Read, root_of
 from rq_clock.web.pages.layout import Fields, Lists, done, here, page
 from rq_clock.web.pages.schedule_actions import NINE, until_of
 from rq_clock.web.pages.schedule_row import schedule_row
@@ -34,19 +33,18 @@ VERBS = ("pause", "resume", "run")
 
 @router.get("/")
 def list_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Read, state: str = "", queue: str = "", tag: str = "",
-    q: str = "", origin: str = "", sort: str = "trouble", size: int = 50, cursor: str = "",
-    at: Annotated[int, Query(ge=0)] = 0,
+    caller: Read, state: str = "", queue: str = "", tag: str = "", q: str = "", origin: str = "",
+    sort: str = "trouble", size: int = 50, cursor: str = "", at: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:  # fmt: skip
     """Return matching schedules, those in trouble first. `at` counts those on earlier pages."""
     query = {"state": state, "queue": queue, "tag": tag, "q": q.strip(), "origin": origin}
     if size not in SIZES:
         raise Problem("validation", f"size: expected one of {SIZES}, got {size}")
-    listing = site.schedules.page(_filter(query), sort=sort, limit=size, cursor=cursor)
+    listing = caller.context.schedules.page(_filter(query), sort=sort, limit=size, cursor=cursor)
     kept = {**query, "sort": "" if sort == "trouble" else sort, "size": "" if size == 50 else size}
     following = {**kept, "cursor": listing.cursor, "at": at + len(listing.rows)}
     return page(
-        request, "schedules.html", token, listing.status,
+        caller, "schedules.html", listing.status,
         listing=listing, rows=[schedule_row(row, listing.status.now) for row in listing.rows],
         query=query, kept=kept, following=following if listing.cursor else None,
         tabs=_tabs(listing, query), filtered=any(query.values()),
@@ -112,63 +110,60 @@ class Selection:
 
 
 @router.get("/pause")
-def pause_all_page(request: Request, site: Web, token: Operate) -> Response:
+def pause_all_page(caller: Operate) -> Response:
     """Confirm a pause of all schedules."""
-    return _confirm(request, site, token, Selection("pause", (ALL,), "/"))
+    return _confirm(caller, Selection("pause", (ALL,), "/"))
 
 
 @router.get("/resume")
-def resume_all_page(request: Request, site: Web, token: Operate) -> Response:
+def resume_all_page(caller: Operate) -> Response:
     """Confirm the end of the pause of all schedules."""
-    return _confirm(request, site, token, Selection("resume", (ALL,), "/"))
+    return _confirm(caller, Selection("resume", (ALL,), "/"))
 
 
 @router.get("/bulk")
 @router.get("/bulk/{verb}")
-def reloaded(request: Request, token: Read) -> Response:
+def reloaded(caller: Read) -> Response:
     """Redirect a reloaded confirmation to the list: its selection was in the form."""
-    return RedirectResponse(f"{root_of(request)}/", 303)
+    return RedirectResponse(f"{root_of(caller.request)}/", 303)
 
 
 @router.post("/bulk")
-def bulk_page(request: Request, site: Web, token: Operate, form: Lists) -> Response:
+def bulk_page(caller: Operate, form: Lists) -> Response:
     """Confirm an action on the selected schedules."""
-    return _confirm(request, site, token, Selection.read(form, site))
+    return _confirm(caller, Selection.read(form, caller.context))
 
 
 @router.post("/bulk/{verb}")
-def bulk_action(request: Request, site: Web, token: Operate, verb: str, form: Fields) -> Response:
+def bulk_action(caller: Operate, verb: str, form: Fields) -> Response:
     """Act on the schedules that the confirmation named, whatever matches by now."""
     names = tuple(form.get("names", "").split())
     selection = Selection(verb, names, here(form.get("back", "/")))
     if verb not in VERBS or not names:
         raise Problem("validation", "expected some schedules to be selected, got none")
     try:
-        message = _act(schedules_for(site, token), selection, form, site)
+        message = _act(caller, selection, form)
     except ScheduleError as error:
-        return _confirm(
-            request, site, token, selection, form=form, error=str(error), status_code=409
-        )
-    return done(request, selection.back, message)
+        return _confirm(caller, selection, form=form, error=str(error), status_code=409)
+    return done(caller, selection.back, message)
 
 
-def _confirm(
-    request: Request, site: Context, token: Token, selection: Selection, **values: Any
-) -> Response:
-    status = site.schedules.status()
+def _confirm(caller: Caller, selection: Selection, **values: Any) -> Response:
+    status = caller.context.schedules.status()
     return page(
-        request, "bulk.html", token, status, selection=selection,
+        caller, "bulk.html", status, selection=selection,
         everything=selection.names == (ALL,),
         tomorrow=read_instant(NINE, "UTC", now=status.now), tz="UTC", **{"form": {}, **values},
     )  # fmt: skip
 
 
-def _act(schedules: Schedules, selection: Selection, form: Mapping[str, str], site: Context) -> str:
+def _act(caller: Caller, selection: Selection, form: Mapping[str, str]) -> str:
     """Act, and return a message. Raises ScheduleError."""
+    schedules = caller.service
     names, reason = selection.names, form.get("reason", "").strip()
     what = "all schedules" if names == (ALL,) else _counted(len(names))
     if selection.verb == "pause":
-        until = until_of(form, "UTC", site.schedules.status().now)
+        until = until_of(form, "UTC", caller.context.schedules.status().now)
         missed = form.get("missed", "skip")
         schedules.pause(names, reason=reason, until=until, missed=missed)
         return f"Paused {what}."

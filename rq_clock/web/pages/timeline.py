@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 from markupsafe import Markup, escape
 
@@ -18,7 +18,7 @@ from rq_clock.model.ledger import Lost, instant_of
 from rq_clock.schedules.listing import Listing, Row
 from rq_clock.schedules.upcoming import density, upcoming
 from rq_clock.timing.zones import zone
-from rq_clock.web.context import Read, Web
+from rq_clock.web.context import Read
 from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.sparkline import outcome
@@ -102,7 +102,7 @@ class Window:
 
 @router.get("/timeline")
 def timeline_page(  # noqa: PLR0913 - one a filter
-    request: Request, site: Web, token: Read, state: str = "", queue: str = "", tag: str = "",
+    caller: Read, state: str = "", queue: str = "", tag: str = "",
     q: str = "", tz: str = "UTC", shift: int = 0, view: str = "", cursor: str = "", at: int = 0,
 ) -> Response:  # fmt: skip
     """Return two days of matching schedules, those in trouble and due soonest first."""
@@ -112,13 +112,13 @@ def timeline_page(  # noqa: PLR0913 - one a filter
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
     states = (state,) if state else ()
     match = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
-    listing = site.schedules.page(match, limit=LANES, cursor=cursor)
+    listing = caller.context.schedules.page(match, limit=LANES, cursor=cursor)
     now = listing.status.now
     start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
     window = Window(start - HALF + shift * _HOUR, now, _known_zone(tz))
     lanes = [lane_of(row, window) for row in listing.rows]
     return page(
-        request, "timeline.html", token, listing.status, listing=listing, lanes=lanes, query=query,
+        caller, "timeline.html", listing.status, listing=listing, lanes=lanes, query=query,
         window=window, ticks=list(window.ticks()), density=_density(listing, window), at=at,
         zones=_zones(listing.rows, tz), tz=window.tz, shift=shift, pan=PAN, view=view,
         rows=_table(lanes) if view == "table" else [], limit=ROWS,
