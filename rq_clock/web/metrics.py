@@ -7,7 +7,7 @@ The counters live in Redis, so every web process reports the same numbers: scrap
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from threading import Lock
 from time import monotonic
@@ -23,7 +23,7 @@ from rq_clock.settings import Settings
 from rq_clock.store.counters import LATE, TICKED, TOOK, WAITED, Bounds, Histogram
 from rq_clock.store.store import Store
 from rq_clock.version import releases
-from rq_clock.web.metrics_query import MetricsSnapshot, read
+from rq_clock.web.metrics_query import MetricsSnapshot, Single, read
 
 CACHE_SECONDS = 1.0
 """How long one snapshot serves every client."""
@@ -91,107 +91,57 @@ class Metrics(Collector):
 
 
 def _clock(snapshot: MetricsSnapshot) -> Iterator[Metric]:
-    yield _family("rq_clock_build_info", "Versions of this web process.", [(_build(), 1)])
-    instance, led = snapshot.status.leader.get("instance"), snapshot.status.led
+    counts, led = snapshot.counts, snapshot.status.led
+    instance = snapshot.status.leader.get("instance")
+    yield _family("build_info", [(_build(), 1)])
+    yield _family("leader_info", [({"clock": instance}, 1)] if instance else [])
+    yield _family("last_tick_timestamp_seconds", [({}, led.timestamp())] if led else [])
     yield _family(
-        "rq_clock_leader_info",
-        "The clock that leads; absent when none does.",
-        [({"clock": instance}, 1)] if instance else [],
+        "leader_changes_total", (({"reason": how}, counts.leaders.get(how, 0)) for how in _HOW)
     )
-    yield _family(
-        "rq_clock_last_tick_timestamp_seconds",
-        "When a clock led last.",
-        [({}, led.timestamp())] if led else [],
-    )
-    counts = snapshot.counts
-    yield _family(
-        "rq_clock_leader_changes_total",
-        "Grants of the lease: nobody led, a living clock was deposed, or taken over by order.",
-        (({"reason": how}, counts.leaders.get(how, 0)) for how in _HOW),
-    )
-    yield _histogram(
-        "rq_clock_tick_duration_seconds",
-        "Work of the leading clock between two waits.",
-        TICKED,
-        [({}, counts.ticked)],
-    )
+    yield _histogram("tick_duration_seconds", TICKED, [({}, counts.ticked)])
 
 
 def _totals(snapshot: MetricsSnapshot) -> Iterator[Metric]:
-    counts = snapshot.counts
-    yield _family(
-        "rq_clock_schedules",
-        "Schedules by their worst state.",
-        (({"state": state}, number) for state, number in snapshot.states.items()),
-    )
-    yield _family(
-        "rq_clock_schedules_failing",
-        "Schedules whose newest runs failed.",
-        [({}, snapshot.status.failing_count)],
-    )
+    counts, states = snapshot.counts, snapshot.states
+    yield _family("schedules", (({"state": state}, n) for state, n in states.items()))
+    yield _family("schedules_failing", [({}, snapshot.status.failing_count)])
     fires = {**_FIRES, **counts.fires}
     yield _family(
-        "rq_clock_fires_total",
-        "Fire times that were enqueued, skipped, or could not be written, with the reason.",
+        "fires_total",
         (({"result": result, "reason": why}, n) for (result, why), n in fires.items()),
     )
-    yield _histogram(
-        "rq_clock_fire_lateness_seconds",
-        "From a fire time to its job in the queue.",
-        LATE,
-        [({}, counts.late)],
+    yield _histogram("fire_lateness_seconds", LATE, [({}, counts.late)])
+    yield _family(
+        "runs_total", (({"status": state}, counts.runs.get(state, 0)) for state in _STATES)
     )
     yield _family(
-        "rq_clock_runs_total",
-        "Runs that ended for good.",
-        (({"status": state}, counts.runs.get(state, 0)) for state in _STATES),
-    )
-    yield _family(
-        "rq_clock_attempts_repeated_total",
-        "Attempts whose job went on: it is retried, or its worker was stopped or died.",
+        "attempts_repeated_total",
         (({"status": state}, counts.again.get(state, 0)) for state in _STATES[1:]),
     )
-    yield _histogram(
-        "rq_clock_run_duration_seconds", "Last attempts of runs.", TOOK, [({}, counts.took)]
-    )
-    yield _histogram(
-        "rq_clock_run_wait_seconds",
-        "Time in the queue before the last attempt.",
-        WAITED,
-        [({}, counts.waited)],
-    )
+    yield _histogram("run_duration_seconds", TOOK, [({}, counts.took)])
+    yield _histogram("run_wait_seconds", WAITED, [({}, counts.waited)])
 
 
 def _schedules(snapshot: MetricsSnapshot, grace: int) -> Iterator[Metric]:
     singles, now = snapshot.singles, snapshot.status.now.timestamp()
     rows = [({"schedule": single.name}, single) for single in singles]
-    yield _family(
-        "rq_clock_schedule_info",
-        "A schedule: its kind of trigger, queue, zone, and whether it is declared in code.",
-        ((single.labels, 1) for single in singles if single.labels),
-    )
+    yield _family("schedule_info", ((single.labels, 1) for single in singles if single.labels))
 
-    def gauge(name: str, text: str, values: Iterable[float | None]) -> Metric:
-        pairs = zip(rows, values, strict=True)
-        samples = ((row[0], value) for row, value in pairs if value is not None)
-        return _family(f"rq_clock_schedule_{name}", text, samples)
+    def gauge(name: str, value: Callable[[Single], float | None]) -> Metric:
+        values = ((row, value(single)) for row, single in rows)
+        return _family(f"schedule_{name}", ((row, v) for row, v in values if v is not None))
 
-    yield gauge("next_run_timestamp_seconds", "Next fire time.", (s.next_run for s in singles))
-    yield gauge("last_slot_timestamp_seconds", "Newest decided fire time.",
-                (s.last_slot for s in singles))  # fmt: skip
-    yield gauge("last_success_timestamp_seconds", "End of the newest success.",
-                (s.last_success for s in singles))  # fmt: skip
-    yield gauge("last_failure_timestamp_seconds", "End of the newest failure.",
-                (s.last_failure for s in singles))  # fmt: skip
-    overdue = (max(0.0, now - s.next_run) if s.next_run else 0.0 for s in singles)
-    yield gauge("overdue_seconds", "How long its fire time is undecided.", overdue)
-    yield gauge("grace_seconds", "How long that is no alert.", [grace] * len(singles))
-    yield gauge("paused", "Whether it is paused.", ("paused" in s.states for s in singles))
-    yield gauge("failing", "Whether its newest runs failed.",
-                ("failing" in s.states for s in singles))  # fmt: skip
+    yield gauge("next_run_timestamp_seconds", lambda s: s.next_run)
+    yield gauge("last_slot_timestamp_seconds", lambda s: s.last_slot)
+    yield gauge("last_success_timestamp_seconds", lambda s: s.last_success)
+    yield gauge("last_failure_timestamp_seconds", lambda s: s.last_failure)
+    yield gauge("overdue_seconds", lambda s: max(0.0, now - s.next_run) if s.next_run else 0.0)
+    yield gauge("grace_seconds", lambda s: grace)
+    yield gauge("paused", lambda s: "paused" in s.states)
+    yield gauge("failing", lambda s: "failing" in s.states)
     yield _family(
-        "rq_clock_schedule_fires_total",
-        "As rq_clock_fires_total.",
+        "schedule_fires_total",
         (
             ({**row, "result": result, "reason": why}, number)
             for row, single in rows
@@ -199,8 +149,7 @@ def _schedules(snapshot: MetricsSnapshot, grace: int) -> Iterator[Metric]:
         ),
     )
     yield _family(
-        "rq_clock_schedule_runs_total",
-        "As rq_clock_runs_total.",
+        "schedule_runs_total",
         (
             ({**row, "status": state}, single.counts.runs.get(state, 0))
             for row, single in rows
@@ -208,61 +157,87 @@ def _schedules(snapshot: MetricsSnapshot, grace: int) -> Iterator[Metric]:
         ),
     )
     ran = [(row, single.counts) for row, single in rows if single.counts.runs]
-    took, waited = ((row, c.took) for row, c in ran), ((row, c.waited) for row, c in ran)
-    yield _histogram("rq_clock_schedule_run_duration_seconds",
-                     "As rq_clock_run_duration_seconds.", TOOK, took)  # fmt: skip
-    yield _histogram("rq_clock_schedule_run_wait_seconds",
-                     "As rq_clock_run_wait_seconds.", WAITED, waited)  # fmt: skip
+    yield _histogram("schedule_run_duration_seconds", TOOK, ((row, c.took) for row, c in ran))
+    yield _histogram("schedule_run_wait_seconds", WAITED, ((row, c.waited) for row, c in ran))
 
 
 def _queues(snapshot: MetricsSnapshot) -> Iterator[Metric]:
-    yield _family(
-        "rq_jobs",
-        "RQ's jobs by queue and status.",
-        (({"queue": q, "status": status}, n) for (q, status), n in snapshot.jobs.items()),
-    )
-    yield _family(
-        "rq_workers",
-        "Living workers by state and queues.",
-        (({"state": state, "queues": qs}, n) for (state, qs), n in snapshot.workers.items()),
-    )
-    yield _family(
-        "rq_queue_workers",
-        "Living workers that serve a queue.",
-        (({"queue": queue}, n) for queue, n in snapshot.served.items()),
-    )
+    jobs, workers = snapshot.jobs.items(), snapshot.workers.items()
+    yield _family("rq_jobs", (({"queue": q, "status": status}, n) for (q, status), n in jobs))
+    yield _family("rq_workers", (({"state": s, "queues": qs}, n) for (s, qs), n in workers))
+    yield _family("rq_queue_workers", (({"queue": q}, n) for q, n in snapshot.served.items()))
     yield _family(
         "rq_queue_oldest_job_age_seconds",
-        "How long the first job of a queue has waited; 0 when it is empty.",
         (({"queue": queue}, seconds) for queue, seconds in snapshot.waiting.items()),
     )
 
 
-_HOW = ("free", "deposed", "taken-over")
+_HELP = {
+    "rq_clock_build_info": "Versions of this web process.",
+    "rq_clock_leader_info": "The clock that leads; absent when none does.",
+    "rq_clock_last_tick_timestamp_seconds": "When a clock led last.",
+    "rq_clock_leader_changes_total": "Grants of the lease: nobody led, a living "
+    "clock was deposed, or taken over by order.",
+    "rq_clock_tick_duration_seconds": "Work of the leading clock between two waits.",
+    "rq_clock_schedules": "Schedules by their worst state.",
+    "rq_clock_schedules_failing": "Schedules whose newest runs failed.",
+    "rq_clock_fires_total": "Fire times that were enqueued, skipped, or could not be "
+    "written, with the reason.",
+    "rq_clock_fire_lateness_seconds": "From a fire time to its job in the queue.",
+    "rq_clock_runs_total": "Runs that ended for good.",
+    "rq_clock_attempts_repeated_total": "Attempts whose job went on: it is retried, or its "
+    "worker was stopped or died.",
+    "rq_clock_run_duration_seconds": "Last attempts of runs.",
+    "rq_clock_run_wait_seconds": "Time in the queue before the last attempt.",
+    "rq_clock_schedule_info": "A schedule: its kind of trigger, queue, zone, and whether it is "
+    "declared in code.",
+    "rq_clock_schedule_next_run_timestamp_seconds": "Next fire time.",
+    "rq_clock_schedule_last_slot_timestamp_seconds": "Newest decided fire time.",
+    "rq_clock_schedule_last_success_timestamp_seconds": "End of the newest success.",
+    "rq_clock_schedule_last_failure_timestamp_seconds": "End of the newest failure.",
+    "rq_clock_schedule_overdue_seconds": "How long its fire time is undecided.",
+    "rq_clock_schedule_grace_seconds": "How long that is no alert.",
+    "rq_clock_schedule_paused": "Whether it is paused.",
+    "rq_clock_schedule_failing": "Whether its newest runs failed.",
+    "rq_clock_schedule_fires_total": "As rq_clock_fires_total.",
+    "rq_clock_schedule_runs_total": "As rq_clock_runs_total.",
+    "rq_clock_schedule_run_duration_seconds": "As rq_clock_run_duration_seconds.",
+    "rq_clock_schedule_run_wait_seconds": "As rq_clock_run_wait_seconds.",
+    "rq_jobs": "RQ's jobs by queue and status.",
+    "rq_workers": "Living workers by state and queues.",
+    "rq_queue_workers": "Living workers that serve a queue.",
+    "rq_queue_oldest_job_age_seconds": "How long the first job of a queue has waited; 0 when it is "
+    "empty.",
+}
+"""Metric → its help. Above, names are without rq_clock_."""
+_HOW = _HOW = ("free", "deposed", "taken-over")
 _STATES = ("ok", "failed", "timed_out", "stopped", "interrupted", "lost")
 _FIRES = {("enqueued", "schedule"): 0, ("enqueued", "catch_up"): 0, ("error", "write"): 0}
 """Reported from the start at 0: to Prometheus, a series that appears with 1 has not increased."""
 
 
-def _family(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Metric:
+def _metric(name: str, kind: str) -> tuple[str, Metric]:
+    """Return the full name of a metric, and the metric without samples."""
+    full = name if name.startswith("rq_") else f"rq_clock_{name}"
+    return full, Metric(full.removesuffix("_total"), _HELP[full], kind)
+
+
+def _family(name: str, samples: Iterable[tuple[Labels, float]]) -> Metric:
     """Return a counter if the name ends in "_total", otherwise a gauge."""
-    stem = name.removesuffix("_total")
-    family = Metric(stem, text, "gauge" if stem == name else "counter")
+    full, family = _metric(name, "counter" if name.endswith("_total") else "gauge")
     for labels, value in samples:
-        family.add_sample(name, labels, value)
+        family.add_sample(full, labels, value)
     return family
 
 
-def _histogram(
-    name: str, text: str, bounds: Bounds, samples: Iterable[tuple[Labels, Histogram]]
-) -> Metric:
-    family = Metric(name, text, "histogram")
+def _histogram(name: str, bounds: Bounds, samples: Iterable[tuple[Labels, Histogram]]) -> Metric:
+    full, family = _metric(name, "histogram")
     ends = [str(float(bound)) for bound in bounds] + ["+Inf"]
     for labels, histogram in samples:
         for end, number in zip(ends, histogram.cumulative, strict=True):
-            family.add_sample(f"{name}_bucket", {**labels, "le": end}, number)
-        family.add_sample(f"{name}_sum", labels, histogram.seconds)
-        family.add_sample(f"{name}_count", labels, histogram.cumulative[-1])
+            family.add_sample(f"{full}_bucket", {**labels, "le": end}, number)
+        family.add_sample(f"{full}_sum", labels, histogram.seconds)
+        family.add_sample(f"{full}_count", labels, histogram.cumulative[-1])
     return family
 
 
