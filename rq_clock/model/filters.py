@@ -32,7 +32,7 @@ class Filter:
             return False
         if self.tag and self.tag not in definition:
             return False
-        return self.queue in (None, "default") or str(self.queue) in definition
+        return self.queue in (None, "", "default") or str(self.queue) in definition
 
     def matches(self, schedule: Schedule | None, searched: str) -> bool:
         """Return whether queue, tag and text match; `searched` is `search_text(…)` of it."""

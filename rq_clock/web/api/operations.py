@@ -299,11 +299,10 @@ def _names(context: Context, body: requests.BulkRequest, limit: int) -> list[str
         names, at = list(dict.fromkeys(body.names)), "/names"
     else:
         only = body.filter or requests.ScheduleFilter()
+        states = (only.state,) if only.state else ()
         matching = Filter(
-            states=(only.state,) if only.state else (),
-            queue=only.queue or None, tag=only.tag or None, text=only.q or None,
-            origin=only.origin,
-        )  # fmt: skip
+            states=states, queue=only.queue, tag=only.tag, text=only.q, origin=only.origin
+        )
         names, at = context.schedules.names(matching, limit + 1), "/filter"
     if len(names) > limit:
         raise wrong(at, f"expected at most {limit:,} schedules at once, got more; narrow it")

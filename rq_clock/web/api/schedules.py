@@ -77,13 +77,8 @@ def list_schedules(  # noqa: PLR0913 - one a filter
     Above 20,000 schedules only some orders are available (`order` names the one used), and a
     search may return short pages.
     """
-    matching = Filter(
-        states=(state,) if state else (),
-        queue=queue or None,
-        tag=tag or None,
-        text=q or None,
-        origin=origin,
-    )
+    states = (state,) if state else ()
+    matching = Filter(states=states, queue=queue, tag=tag, text=q, origin=origin)
     try:
         found = caller.context.schedules.page(matching, sort=sort, limit=limit, cursor=cursor)
     except ScheduleError:  # state and sort are known here

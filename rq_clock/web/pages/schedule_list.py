@@ -53,13 +53,9 @@ def list_page(  # noqa: PLR0913 - one a filter
 
 
 def _filter(query: Mapping[str, str]) -> Filter:
-    return Filter(
-        states=(query["state"],) if query.get("state") else (),
-        queue=query.get("queue") or None,
-        tag=query.get("tag") or None,
-        text=query.get("q") or None,
-        origin=query.get("origin") or None,
-    )
+    state, queue, tag, text, origin = map(query.get, ("state", "queue", "tag", "q", "origin"))
+    states = (state,) if state else ()
+    return Filter(states=states, queue=queue, tag=tag, text=text, origin=origin)
 
 
 def _tabs(listing: Listing, query: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -111,7 +111,7 @@ def timeline_page(  # noqa: PLR0913 - one a filter
     if not -FURTHEST <= shift <= FURTHEST:
         raise Problem("validation", f"shift: expected hours within two weeks, got {shift}")
     states = (state,) if state else ()
-    match = Filter(states=states, queue=queue or None, tag=tag or None, text=q or None)
+    match = Filter(states=states, queue=queue, tag=tag, text=q)
     listing = caller.context.schedules.page(match, limit=LANES, cursor=cursor)
     now = listing.status.now
     start = now.replace(minute=now.minute // 30 * 30, second=0, microsecond=0)
