@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query
 from starlette.responses import Response
 
 from rq_clock.errors import Conflict, ConflictKind
-from rq_clock.jobs.executions import Ended
 from rq_clock.jobs.records import JobDetail
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import LedgerEntry, Lost, RunState, instant_of
@@ -41,36 +37,19 @@ from rq_clock.web.api.routing import (
     tagged,
     wrong,
 )
-from rq_clock.web.context import Caller, Context, Operate, Read
+from rq_clock.web.context import Caller, Operate, Read
+from rq_clock.web.ended_runs import RunFilter, ended_runs, is_cursor
 from rq_clock.web.idempotency import made
 from rq_clock.web.problems import Problem
 
 router = APIRouter(route_class=Route, tags=["runs"])
 RetryOptions = Annotated[requests.RetryOptions, optional(requests.RetryOptions)]
 ReasonOptions = Annotated[requests.ReasonOptions, optional(requests.ReasonOptions)]
-PORTION, PORTIONS = 1000, 2
-"""A page examines up to PORTIONS times PORTION ended attempts."""
 JobId = Annotated[
     str,
     Path(pattern=r"^[A-Za-z0-9_-]{1,300}$", examples=["default-report-42-1774746000000"]),
 ]
 Time = Annotated[str | None, Query(max_length=40, description="Instant with a zone.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFilter:
-    """A filter for runs."""
-
-    state: str | None = None
-    reason: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def matches(self, run: RunView, at: datetime) -> bool:
-        """Return whether a run matches; `at` is its instant."""
-        if (self.state and run.state != self.state) or (self.reason and run.reason != self.reason):
-            return False
-        return (not self.since or at >= self.since) and (not self.until or at <= self.until)
 
 
 def _filter(
@@ -80,8 +59,8 @@ def _filter(
     until: Time = None,
 ) -> RunFilter:
     return RunFilter(
-        state=state,
-        reason=reason or None,
+        state=state or "",
+        reason=reason or "",
         since=instant_at("since", since) if since else None,
         until=instant_at("until", until) if until else None,
     )
@@ -120,38 +99,13 @@ def list_runs(
     """
     if schedule is not None:
         return _ledger(caller, schedule, matching, limit, cursor)
-    rows: list[RunView] = []
-    searched, following = 0, ""
-    for ended in _ended(caller.context, matching, cursor):
-        if len(rows) == limit:
-            break
-        searched, following = searched + 1, ended.id
-        row = run_view(ended.schedule, ended.entry, caller.namespace, ended.job_id)
-        if matching.matches(row, row.ended or row.fire_time):
-            rows.append(row)
-    else:
-        following = following if searched == PORTION * PORTIONS else ""
-    more = cursors.encode(following) if following else None
-    looked = searched if len(rows) < limit and more else None
-    return tagged(caller, Page(data=rows, next_cursor=more, searched=looked))
-
-
-def _ended(context: Context, matching: RunFilter, cursor: str) -> Iterator[Ended]:
-    """Yield ended attempts, newest first, from a cursor or the end of the filter."""
     [before] = place_of(cursor, str) or [""]
-    if before and not re.fullmatch(r"[0-9]{1,15}-[0-9]{1,15}", before):
+    if not is_cursor(before):
         raise wrong("cursor", "expected the one of the previous page; start again without it")
-    if not before:
-        before = f"{to_ms(matching.until) + 1}-0" if matching.until else "+"
-    for _ in range(PORTIONS):
-        found = context.executions.ended(PORTION, before)
-        for ended in found:
-            if matching.since and int(ended.id.partition("-")[0]) < to_ms(matching.since):
-                return
-            yield ended
-        if len(found) < PORTION:
-            return
-        before = found[-1].id
+    found = ended_runs(caller.context, matching, limit, before, {})
+    more = cursors.encode(found.following) if found.following else None
+    rows = [run for _, run in found.runs]
+    return tagged(caller, Page(data=rows, next_cursor=more, searched=found.searched))
 
 
 def _ledger(caller: Caller, name: str, matching: RunFilter, limit: int, cursor: str) -> Response:

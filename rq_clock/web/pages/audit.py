@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from datetime import datetime
 
@@ -13,6 +12,7 @@ from rq_clock.redaction import masked_json
 from rq_clock.store.audit import AUDIT, Audit, AuditEntry
 from rq_clock.timing.zones import zone
 from rq_clock.web.context import Read
+from rq_clock.web.ended_runs import is_cursor
 from rq_clock.web.pages.filters import local_text
 from rq_clock.web.pages.layout import page
 from rq_clock.web.problems import Problem
@@ -28,7 +28,7 @@ def audit_page(
 ) -> Response:  # fmt: skip
     """Return the matching entries, newest first."""
     query = {"by": by.strip(), "verb": verb.strip(), "schedule": schedule.strip()}
-    if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
+    if not is_cursor(cursor):
         raise Problem("validation", f"cursor: expected the one of a page, got {cursor!r}")
     status = caller.context.schedules.status()
     limit = 2 * AUDIT if any(query.values()) else ROWS + 1  # Redis caps it only roughly

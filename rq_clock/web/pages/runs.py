@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,11 +14,12 @@ from rq_clock.jobs.records import JobView
 from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import LEDGER_CODES, RUN_STATES, Enqueued, LedgerEntry, instant_of
 from rq_clock.schedules.detail import ScheduleDetail, detail
-from rq_clock.serializers.runs import run_view
+from rq_clock.serializers.runs import RunView, run_view
 from rq_clock.store.status import Status
-from rq_clock.timing.instants import read_instant, to_ms
+from rq_clock.timing.instants import read_instant
 from rq_clock.timing.triggers import MANY
 from rq_clock.web.context import Context, Read
+from rq_clock.web.ended_runs import RunFilter, ended_runs, is_cursor
 from rq_clock.web.pages.job_display import look
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.run_detail import read_run
@@ -27,30 +27,9 @@ from rq_clock.web.problems import Problem
 
 router = APIRouter()
 ROWS, RUNNING = 50, 50
-SEARCHED = 2000
-"""Ended attempts that one page searches."""
 REASONS = {reason: reason.replace("_", "-") for reason in LEDGER_CODES.values()}
 """Reason of a run → its word on pages."""
 _TONES = {"failed": "bad", "timed_out": "bad", "lost": "bad", "missed": "warn"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFilter:
-    """The filters of a list of runs. `since` and `until` limit the end of an attempt; with a
-    schedule, the fire time."""
-
-    state: str = ""
-    schedule: str = ""
-    queue: str = ""
-    reason: str = ""
-    text: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def searches(self) -> bool:
-        """Return whether attempts have to be searched."""
-        return bool(self.state or self.queue or self.reason or self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,46 +107,28 @@ def _ended(
 ) -> tuple[list[RunLine], str, int | None]:
     """Return the matching attempts, the cursor of the next page, and, when there may be more, how
     many were searched."""
-    if not re.fullmatch(r"(?:[0-9]{1,15}-[0-9]{1,15})?", cursor):
+    if not is_cursor(cursor):
         raise Problem("validation", f"cursor: expected the one of a page of runs, got {cursor!r}")
-    queues = site.schedules.queues(status) if match.queue else None
-    if match.queue and queues is None:
+    queues = site.schedules.queues(status) if match.queue else {}
+    if queues is None:
         raise Problem("validation", "queue: too many schedules to filter runs by queue")
-    searches = match.searches or match.schedule
-    limit = SEARCHED if searches else ROWS + 1
-    start = cursor or (str(max(to_ms(match.until), 0)) if match.until else "+")
-    before = start if cursor or start == "+" else f"{start}-18446744073709551615"
-    found = site.executions.ended(limit, before, match.since)
-    lines: list[RunLine] = []
-    last = ""
-    for ended in found:
-        if len(lines) == ROWS:
-            return lines, last, None
-        last = ended.id
-        line = line_of(ended.schedule, ended.entry, site.settings.namespace, ended.job_id)
-        if _matches(line, match, (queues or {}).get(ended.schedule, "")):
-            lines.append(line)
-    more = len(found) == limit
-    return lines, last if more else "", len(found) if more else None
+    found = ended_runs(site, match, ROWS, cursor, queues)
+    return [line_of(e.entry, run) for e, run in found.runs], found.following, found.searched
 
 
 def _of_schedule(found: ScheduleDetail, match: RunFilter) -> list[RunLine]:
     """Return the matching fire times of one schedule, newest first."""
     queue = found.row.entry.schedule.queue if found.row.entry.schedule else ""
-    lines = (line_in(found, entry) for entry in reversed(found.ledger))
-    since, until = match.since, match.until
+    runs = ((entry, _run_in(found, entry)) for entry in reversed(found.ledger))
     return [
-        line for line in lines
-        if (since is None or line.at >= since) and (until is None or line.at <= until)
-        and _matches(line, match, queue)
-    ]  # fmt: skip
+        line_of(entry, run) for entry, run in runs if match.matches(run, instant_of(entry), queue)
+    ]
 
 
-def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None = None) -> RunLine:
+def line_of(entry: LedgerEntry, run: RunView) -> RunLine:
     """Return a ledger entry as a row."""
-    run = run_view(schedule, entry, namespace, job)
     line: dict[str, Any] = {
-        "schedule": schedule, "at": instant_of(entry), "state": run.state, "job": run.job or "",
+        "schedule": run.schedule, "at": instant_of(entry), "state": run.state, "job": run.job or "",
         "reason": run.reason or "", "text": run.error or "",
     }  # fmt: skip
     if isinstance(entry, Skip) and entry.count > 1:
@@ -185,20 +146,12 @@ def line_of(schedule: str, entry: LedgerEntry, namespace: str, job: str | None =
 
 def line_in(found: ScheduleDetail, entry: LedgerEntry) -> RunLine:
     """Return an entry of a schedule's ledger as a row."""
+    return line_of(entry, _run_in(found, entry))
+
+
+def _run_in(found: ScheduleDetail, entry: LedgerEntry) -> RunView:
     job = found.job_of(entry) if isinstance(entry, Enqueued) else None
-    return line_of(found.row.entry.name, entry, found.namespace, job)
-
-
-def _matches(line: RunLine, match: RunFilter, queue: str) -> bool:
-    if match.state and line.state != match.state:
-        return False
-    if match.schedule and line.schedule != match.schedule:
-        return False
-    if match.queue and queue != match.queue:
-        return False
-    if match.reason and line.reason != match.reason:
-        return False
-    return match.text in f"{line.schedule} {line.job} {line.text}".lower()
+    return run_view(found.row.entry.name, entry, found.namespace, job)
 
 
 def _instant(value: str, field: str) -> datetime | None:
