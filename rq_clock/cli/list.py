@@ -202,20 +202,19 @@ def _clipped(line: str, columns: int) -> str:
 
 def _density(rows: list[Row], name: str, *, as_json: bool) -> None:
     from rq_clock.schedules.upcoming import density
-    from rq_clock.serializers.schedules import density_view
 
     found = density([row.entry for row in rows], now(), *SPANS[name])
     if as_json:
-        return print_json(density_view(found))
-    highest = max(count for _, count in found.buckets)
+        return print_json(found)
+    highest = max(bucket.fires for bucket in found.buckets)
     click.echo(f"fire times in each {'minute' if name == 'hour' else 'hour'} (UTC)")
     width = max(10, shutil.get_terminal_size().columns - 40)
-    for start, count in found.buckets:
-        length = max(1, round(count / highest * width)) if count else 0
-        click.echo(f"{iso(start)}  {count:>9,}  {'█' * length}".rstrip())
+    for bucket in found.buckets:
+        length = max(1, round(bucket.fires / highest * width)) if bucket.fires else 0
+        click.echo(f"{iso(bucket.start)}  {bucket.fires:>9,}  {'█' * length}".rstrip())
     if found.herds:
         unit = "second" if name == "hour" else "minute"
         click.echo(f"herds in one {unit} (`jitter` spreads them)")
-    for start, count in found.herds:
-        click.echo(f"{iso(start)}  {count:>9,}")
+    for herd in found.herds:
+        click.echo(f"{iso(herd.start)}  {herd.fires:>9,}")
     return None

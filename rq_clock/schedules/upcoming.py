@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
+from rq_clock.model.view import View, doc
 from rq_clock.timing.describe import Fire, fires
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import MANY, Trigger
 
 HERDS = 5
 """The number of crowded cells in a density."""
-_MS = timedelta(milliseconds=1)
+_MS, _SECOND = timedelta(milliseconds=1), timedelta(seconds=1)
 
 
 def upcoming(
@@ -35,15 +36,23 @@ def upcoming(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Density:
-    """Fire times per bucket from `start` to `end`, and the `herds`: the most crowded cells."""
+class Bucket(View):
+    """The number of fire times from an instant on."""
 
-    start: datetime
-    end: datetime
-    bucket: timedelta
-    cell: timedelta
-    buckets: tuple[tuple[datetime, int], ...]
-    herds: tuple[tuple[datetime, int], ...]
+    start: datetime = field(metadata=doc(alias="from"))
+    fires: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Density(View):
+    """Fire times per bucket, and the herds: the most crowded moments."""
+
+    start: datetime = field(metadata=doc(alias="from"))
+    end: datetime = field(metadata=doc(alias="to"))
+    bucket_seconds: float
+    buckets: list[Bucket]
+    herd_seconds: float
+    herds: list[Bucket]
 
 
 def density(
@@ -76,12 +85,13 @@ def density(
     return Density(
         start=from_ms(first * width),
         end=end,
-        bucket=bucket,
-        cell=cell,
-        buckets=tuple(
-            (from_ms(n * width), buckets[n]) for n in range(first, first + span // bucket)
-        ),
-        herds=tuple((from_ms(ms), count) for ms, count in herds if count > 1),
+        bucket_seconds=bucket / _SECOND,
+        buckets=[
+            Bucket(start=from_ms(n * width), fires=buckets[n])
+            for n in range(first, first + span // bucket)
+        ],
+        herd_seconds=cell / _SECOND,
+        herds=[Bucket(start=from_ms(ms), fires=count) for ms, count in herds if count > 1],
     )
 
 

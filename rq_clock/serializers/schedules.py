@@ -27,7 +27,6 @@ from rq_clock.timing.zones import zone
 if TYPE_CHECKING:
     from rq_clock.manifest.diff import Plan
     from rq_clock.schedules.listing import Listing, Row
-    from rq_clock.schedules.upcoming import Density
 
 _MS, _SECOND = timedelta(milliseconds=1), timedelta(seconds=1)
 _SECONDS = "In seconds."
@@ -218,26 +217,6 @@ class SkippedView(View):
     until: datetime | None = field(metadata=doc("The last one."))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketView(View):
-    """The number of fire times from an instant on."""
-
-    start: datetime = field(metadata=doc(alias="from"))
-    fires: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DensityView(View):
-    """Fire times per bucket, and the most crowded moments."""
-
-    start: datetime = field(metadata=doc(alias="from"))
-    end: datetime = field(metadata=doc(alias="to"))
-    bucket_seconds: float
-    buckets: list[BucketView]
-    herd_seconds: float
-    herds: list[BucketView]
-
-
 def fire_time_view(fire: Fire) -> FireTimeView:
     """Return an upcoming fire time."""
     return FireTimeView(**_fire(fire))
@@ -266,18 +245,6 @@ def explanation_view(trigger: Trigger, after: datetime, fires: Iterable[Fire]) -
         warnings=trigger.warnings(),
         next=[fire_time_view(fire) for fire in fires],
         clock_changes=dst_remarks(trigger, after),
-    )
-
-
-def density_view(found: Density) -> DensityView:
-    """Return the fire times per bucket, and the most crowded cells."""
-    return DensityView(
-        start=found.start,
-        end=found.end,
-        bucket_seconds=found.bucket / _SECOND,
-        buckets=[BucketView(start=t, fires=count) for t, count in found.buckets],
-        herd_seconds=found.cell / _SECOND,
-        herds=[BucketView(start=t, fires=count) for t, count in found.herds],
     )
 
 

@@ -18,7 +18,6 @@ from rq_clock.model.view import encode
 from rq_clock.schedules.listing import Row
 from rq_clock.schedules.upcoming import density, upcoming
 from rq_clock.serializers.schedules import (
-    density_view,
     fire_time_view,
     schedule_detail_view,
     schedule_view,
@@ -226,8 +225,8 @@ class TestDensity:
     AT = NOON + timedelta(minutes=29, seconds=30)
 
     def of(self, *entries: Entry, span: timedelta = HOUR) -> dict[str, Any]:
-        view = density_view(density(entries, self.AT, span, MINUTE, SECOND))
-        found: dict[str, Any] = json.loads(encode(view))
+        counted = density(entries, self.AT, span, MINUTE, SECOND)
+        found: dict[str, Any] = json.loads(encode(counted))
         return found
 
     def test_every_fire_time_of_the_span_counts_once(self) -> None:

@@ -193,9 +193,9 @@ def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
     if begin >= window.end:
         return None
     found = density((row.entry for row in listing.rows), begin, window.end - begin, BUCKET, CELL)
-    highest = max((count for _, count in found.buckets), default=0)
+    highest = max((bucket.fires for bucket in found.buckets), default=0)
     bars = []
-    for start, count in found.buckets:
+    for start, count in ((bucket.start, bucket.fires) for bucket in found.buckets):
         if count and window.has(start):
             height = round(4 + 32 * count / highest, 1)
             text = local_text(start.astimezone(zone(window.tz).info), window.now.year)
@@ -203,8 +203,8 @@ def _density(listing: Listing, window: Window) -> dict[str, Any] | None:
     return {
         "bars": bars,
         "width": round(100 * (BUCKET / SPAN), 2),
-        "herds": [(start, count) for start, count in found.herds if count >= 3],
-        "total": sum(count for _, count in found.buckets),
+        "herds": [(herd.start, herd.fires) for herd in found.herds if herd.fires >= 3],
+        "total": sum(bucket.fires for bucket in found.buckets),
     }
 
 
