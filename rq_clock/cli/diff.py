@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 LISTED = 100
 """Maximum of printed schedules of each kind; JSON has them all."""
-_CHUNK = 500
 
 
 # ---- a deploy ---------------------------------------------------------------------------------
@@ -99,11 +98,13 @@ def _caught_up(
     store: Store, declared: Mapping[str, Schedule], found: reconcile.Plan, now: datetime
 ) -> Iterator[CaughtUpView]:
     """Yield the overdue schedules, also run-time ones, with their past fire times."""
+    from rq_clock.store.store import portions
+
     old_rules = {entry.name: entry for entry in found.unsettled}
     new_names, removed = dict(found.renamed), set(found.removed)
     overdue = [name for name, _ in store.due(None, now) if name not in removed]
-    for start in range(0, len(overdue), _CHUNK):
-        for entry in store.load(overdue[start : start + _CHUNK])[0].values():
+    for portion in portions(overdue):
+        for entry in store.load(portion)[0].values():
             name = new_names.get(entry.name, entry.name)
             schedule = declared.get(name, entry.schedule)
             if old := old_rules.get(entry.name):

@@ -20,6 +20,7 @@ from rq_clock.model.targets import Target
 from rq_clock.schedules.backfill import catch_up_backfill
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
+from rq_clock.store.store import portions
 from rq_clock.timing.instants import read_instant
 from rq_clock.timing.triggers import Once, Trigger
 
@@ -79,8 +80,7 @@ class Editor:
         """Return these schedules and their own pauses."""
         entries: dict[str, Entry] = {}
         pauses: dict[str, Pause] = {}
-        for start in range(0, len(names), BATCH):
-            chunk = names[start : start + BATCH]
+        for chunk in portions(names):
             entries |= self.store.load(chunk)[0]  # first: a later pause makes the entry stale
             pauses |= self.store.pauses(chunk)
         return entries, pauses

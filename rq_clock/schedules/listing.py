@@ -29,7 +29,7 @@ from rq_clock.store import cursors
 from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import LastRun, Status, fails, pause_in_force, read_status
-from rq_clock.store.store import Store
+from rq_clock.store.store import Store, portions
 from rq_clock.timing.instants import from_ms, score_ms
 
 WHOLE = 20_000
@@ -42,8 +42,6 @@ BARS = 60
 """Ledger entries of a row."""
 KEPT = 20_000
 """Parsed ledger entries in memory, about 13 MB. Open pages read the same ones again and again."""
-CHUNK = 500
-"""Rows that `all_rows` reads in one round trip."""
 SORTS = ("trouble", "next", "last", "name", "state")
 Place: TypeAlias = list[Any]
 """The position of a schedule in an order; its last part is the name."""
@@ -167,9 +165,9 @@ class ScheduleList:
         while found.cursor:
             found = self._find(conditions, sort, WHOLE, found.cursor, indexed=False)
             names |= dict.fromkeys(found.names)
-        rest = iter(names)
-        chunks = iter(lambda: list(islice(rest, CHUNK)), [])
-        rows: Iterable[Row] = (r for chunk in chunks for r in self.rows(chunk, found.status, tail))
+        rows: Iterable[Row] = (
+            row for chunk in portions(names) for row in self.rows(chunk, found.status, tail)
+        )
         yield from rows if found.order == sort else sorted(rows, key=_keys[sort])
 
     def _with_rows(self, found: Listing, tail: int) -> Listing:
