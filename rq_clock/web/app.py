@@ -22,9 +22,8 @@ from rq_clock.version import __version__
 from rq_clock.web import api, health, metrics, pages
 from rq_clock.web.auth import SAFE
 from rq_clock.web.context import Context, Needs, context_of, path_of
-from rq_clock.web.definitions import escaped
 from rq_clock.web.middleware import Middleware
-from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, problem_of
+from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, escaped, problem_of
 
 _STATIC = Path(__file__).parent / "static"
 

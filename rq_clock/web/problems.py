@@ -107,6 +107,11 @@ def problem_of(error: Exception, redis_url: str | None) -> Problem:
     return Problem("conflict", str(error))
 
 
+def escaped(key: str) -> str:
+    """Return a key as a part of a JSON pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 

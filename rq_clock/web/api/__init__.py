@@ -6,6 +6,7 @@
     queues.py       RQ's queues, workers and jobs
     system.py       explain, manifest, clock, audit, OpenAPI
     requests.py     the bodies of requests
+    definitions.py  schedules and triggers in a body, with their faults
     schemas.py      errors and bulk results
     routing.py      authorization, bodies, idempotency keys, answers
     openapi.py      the OpenAPI document and its page

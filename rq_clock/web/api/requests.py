@@ -1,5 +1,5 @@
 """Models that validate request bodies. Definitions of schedules are documented here, and validated
-by the reader of manifests (web/definitions.py)."""
+by the reader of manifests (definitions.py)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Definition(Model):
     @model_validator(mode="wrap")
     @classmethod
     def unvalidated(cls, value: Any, _: Any) -> Any:
-        """Leave validation to web/definitions.py."""
+        """Leave validation to definitions.py."""
         return value
 
 

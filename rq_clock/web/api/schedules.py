@@ -28,6 +28,7 @@ from rq_clock.serializers.schedules import (
 from rq_clock.store.status import Status
 from rq_clock.timing.instants import LONGEST
 from rq_clock.web.api import requests
+from rq_clock.web.api.definitions import schedule_from
 from rq_clock.web.api.routing import (
     CONFLICT,
     JSON,
@@ -50,7 +51,6 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.context import Admin, Caller, Read
-from rq_clock.web.definitions import schedule_from
 from rq_clock.web.idempotency import made
 from rq_clock.web.problems import Problem
 

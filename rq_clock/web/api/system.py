@@ -26,6 +26,7 @@ from rq_clock.store.audit import AuditEntry
 from rq_clock.store.operations import BATCH_LIMIT
 from rq_clock.timing.describe import fires
 from rq_clock.web.api import requests
+from rq_clock.web.api.definitions import pointed, trigger_from
 from rq_clock.web.api.routing import (
     CONFLICT,
     JSON,
@@ -40,8 +41,7 @@ from rq_clock.web.api.routing import (
     wrong,
 )
 from rq_clock.web.context import Admin, Read, root_of
-from rq_clock.web.definitions import escaped, pointed, trigger_from
-from rq_clock.web.problems import Problem
+from rq_clock.web.problems import Problem, escaped
 
 router = APIRouter(route_class=Route)
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")

@@ -11,7 +11,7 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest.definition import item, trigger
 from rq_clock.model.schedule import Schedule
 from rq_clock.timing.triggers import Trigger
-from rq_clock.web.problems import Problem
+from rq_clock.web.problems import Problem, escaped
 
 
 def schedule_from(name: str, body: Mapping[str, Any], was: Schedule | None = None) -> Schedule:
@@ -53,8 +53,3 @@ def _pointer(field: str, entry: object) -> str:
         pointer += f"/{escaped(part)}"
         value = value.get(part)
     return pointer
-
-
-def escaped(key: str) -> str:
-    """Return a key as a part of a JSON pointer."""
-    return key.replace("~", "~0").replace("/", "~1")
