@@ -116,7 +116,7 @@ _WHEN_KINDS = {"cron": ("cron", "tz"), "every": ("every",), "once": ("at",)}
 _WHAT_KINDS = {
     "func": ("func", "args", "kwargs"),
     "command": ("command", "cwd", "env"),
-    "url": ("url", "method", "headers", "body"),
+    "url": ("url", "method", "headers", "body", "call_timeout"),
 }
 _REQUIRED = ("cron", "every", "at", "func", "command", "url")
 
@@ -166,23 +166,22 @@ class Draft:
             name for kinds in (_WHEN_KINDS, _WHAT_KINDS) for k in kinds.values() for name in k
         }
         shown = {*_WHEN_KINDS[when], *_WHAT_KINDS[what]} | (_FIELDS.keys() - others)
+        if what == "url":  # the field is the call's; the timeout of the job stays as stored
+            shown.discard("timeout")
         for name, (path, read, _) in _FIELDS.items():
-            if name in shown and (name != "call_timeout" or what == "url"):
+            if name in shown:
                 manifest.put(entry, path, self._value(name, read))
         return entry
 
     def _value(self, name: str, read: Callable[[str], Any]) -> Any:
         """Return the value of a field, None when it is empty."""
-        text = self.text(name)
-        if name in ("timeout", "call_timeout"):
-            is_call = self.text("what") == "url"
-            text = self.text("timeout") if is_call == (name == "call_timeout") else ""
+        shown = "timeout" if name == "call_timeout" else name
+        text = self.text(shown)
         if not text and name not in _REQUIRED:
             return None
         try:
             return iso(read_instant(text, self._zone())) if name == "at" else read(text)
         except ScheduleError as error:
-            shown = "timeout" if name == "call_timeout" else name
             self.faults[shown] += [fault.text for fault in error.faults]
             return text
 
@@ -205,7 +204,9 @@ def values_of(schedule: Schedule) -> dict[str, str]:
         value = entry.get(head, {}).get(key) if key else entry.get(head)
         if value is not None:
             values[name] = show(value)
-    return values | {"timeout": values.pop("call_timeout", values.get("timeout", ""))}
+    if what == "url":
+        values["timeout"] = values.pop("call_timeout", "")
+    return values
 
 
 # ---- pages ------------------------------------------------------------------------------------

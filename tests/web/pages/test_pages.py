@@ -758,7 +758,7 @@ def test_an_edit_changes_only_the_edited_fields_and_loses_no_secret(
 ) -> None:
     secret = "hunter22-hunter22-hunter22"
     hook = webhook(f"https://example.com/{secret}", headers={"X-Api-Key": secret, "X-Plain": "1"})
-    schedules.add("hook", DAILY, hook, result_ttl=77, queue="mail")
+    schedules.add("hook", DAILY, hook, result_ttl=77, queue="mail", timeout=600)
     schedules.add("call", DAILY, "tasks.x", kwargs={"password": secret, "deep": {"token": secret}})
     for name in ("hook", "call"):
         page = browser.get(f"/schedules/{name}/edit").text
@@ -769,6 +769,7 @@ def test_an_edit_changes_only_the_edited_fields_and_loses_no_secret(
     assert changed.schedule is not None
     assert changed.schedule.target == hook
     assert (changed.schedule.queue, changed.schedule.result_ttl) == ("other", 77)
+    assert changed.schedule.timeout == 600  # the form shows only the timeout of the call
     call = schedules.get("call")
     assert call is not None
     assert call.schedule is not None
