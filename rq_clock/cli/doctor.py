@@ -70,7 +70,6 @@ def _show(found: list[Finding]) -> None:
 
 
 def _rebuild(store: Store) -> RebuiltView:
-    """Rebuild the due index."""
     from rq_clock.doctor.rebuild import rebuild
     from rq_clock.serializers.clock import RebuiltView
 

@@ -113,7 +113,6 @@ def _views(store: Store, options: dict[str, Any]) -> list[ScheduleView]:
 def _found(
     store: Store, *, state: tuple[str, ...] | None, sort: str, **conditions: Any
 ) -> list[Row]:
-    """Return the matching schedules, in order."""
     from rq_clock.model.filters import Filter
     from rq_clock.schedules.listing import ScheduleList
 

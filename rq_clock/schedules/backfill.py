@@ -52,7 +52,6 @@ class Preview:
 
     @property
     def count_text(self) -> str:
-        """Return the count for people."""
         return f"at least {self.count:,}" if self.count >= MANY else f"{self.count:,}"
 
 

@@ -66,7 +66,6 @@ class Editor:
         return then + timedelta(seconds=read - since)
 
     def actor(self, reason: str = "") -> Actor:
-        """Return the actor, for the audit."""
         return Actor(by=self._by, reason=reason, request_key=self._request_key)
 
     def find(self, name: str) -> Entry:

@@ -93,7 +93,6 @@ class Listing:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Return the schedules themselves."""
         return tuple(row.entry for row in self.rows)
 
 
@@ -107,7 +106,6 @@ class ScheduleList:
         self._shelf: tuple[str, Mapping[str, _Definition]] = ("", {})
 
     def status(self) -> Status:
-        """Return the status of the namespace."""
         return read_status(self._store)
 
     def rows(self, names: Sequence[str], status: Status, tail: int = BARS) -> list[Row]:
@@ -382,7 +380,6 @@ class _Index:
         return not conditions.states or not set(conditions.states).isdisjoint(self.states(name))
 
     def states(self, name: str) -> tuple[str, ...]:
-        """Return the states of a schedule."""
         status, fire = self._status, self._due.get(name)
         own = self._pauses.get(name)
         return verdict(
@@ -428,7 +425,6 @@ class _Definition:
         return cls(stored, schedule, search_text(name, schedule))
 
     def matches(self, conditions: Filter) -> bool:
-        """Return whether queue, tag and text match."""
         return conditions.matches(self.schedule, self.searched)
 
 

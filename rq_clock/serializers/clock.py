@@ -75,7 +75,6 @@ class DoctorView(View):
 def clock_view(
     namespace: str, status: Status, checks: Sequence[Finding] | None = None
 ) -> ClockView:
-    """Return the status of a namespace."""
     leads, failed = bool(status.leader), [c for c in checks or () if c.level != "info"]
     return ClockView(
         namespace=namespace,

@@ -81,7 +81,6 @@ def run_view(schedule: str, entry: LedgerEntry, namespace: str, job: str | None 
 
 
 def milliseconds(span: timedelta | None) -> float | None:
-    """Return a span in milliseconds."""
     return None if span is None else span / _MS
 
 
@@ -123,12 +122,10 @@ class BackfillPreviewView(View):
 
 
 def backfill_view(backfill: Backfill) -> BackfillView:
-    """Return a backfill."""
     return BackfillView(**{f.name: getattr(backfill, f.name) for f in fields(BackfillView)})
 
 
 def backfill_preview_view(schedule: str, preview: Preview) -> BackfillPreviewView:
-    """Return the runs that a backfill would enqueue."""
     return BackfillPreviewView(
         schedule=schedule,
         start=preview.start,

@@ -106,19 +106,16 @@ class SchedulePageView(View):
 
 
 def schedule_view(row: Row, now: datetime, namespace: str) -> ScheduleView:
-    """Return a schedule as lists show it."""
     return ScheduleView(**_state(row, now, namespace))
 
 
 def schedule_detail_view(row: Row, now: datetime, namespace: str) -> ScheduleDetailView:
-    """Return a schedule with its definition."""
     schedule = row.entry.schedule
     definition = document(schedule, secrets=False) if schedule else None
     return ScheduleDetailView(**_state(row, now, namespace), definition=definition)
 
 
 def schedule_page_view(listing: Listing, namespace: str) -> SchedulePageView:
-    """Return a page of the list of schedules."""
     return SchedulePageView(
         data=[schedule_view(row, listing.status.now, namespace) for row in listing.rows],
         next_cursor=listing.cursor or None,
@@ -218,12 +215,10 @@ class SkippedView(View):
 
 
 def fire_time_view(fire: Fire) -> FireTimeView:
-    """Return an upcoming fire time."""
     return FireTimeView(**_fire(fire))
 
 
 def named_fire_time_view(name: str, fire: Fire) -> NamedFireTimeView:
-    """Return an upcoming fire time of one of many schedules."""
     return NamedFireTimeView(name=name, **_fire(fire))
 
 

@@ -103,7 +103,6 @@ class Access:
         return found
 
     def cookie(self, token: Token) -> str:
-        """Return the cookie of a token."""
         return self._signer.sign(_cookie_name(token)).decode()
 
     def serializer(self, purpose: str) -> URLSafeSerializer:
@@ -111,7 +110,6 @@ class Access:
         return URLSafeSerializer(self._secret, salt=purpose)
 
     def _count(self, address: str) -> None:
-        """Count a failed attempt."""
         count, until = self._failed.get(address, (0, 0.0))
         count = count + 1 if until > monotonic() else 1
         key = key_of(self._namespace, f"attempts:{address}")

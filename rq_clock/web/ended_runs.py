@@ -31,7 +31,6 @@ class RunFilter:
 
     @property
     def searches(self) -> bool:
-        """Return whether attempts have to be searched."""
         return bool(self.state or self.schedule or self.queue or self.reason or self.text)
 
     def matches(self, run: RunView, at: datetime, queue: str = "") -> bool:

@@ -78,7 +78,6 @@ class Metrics(Collector):
         return text, media_type
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families, read now."""
         snapshot = read(self._store, self._settings.metrics_schedules)
         yield from _clock(snapshot)
         yield from _totals(snapshot)

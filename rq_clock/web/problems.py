@@ -85,7 +85,6 @@ class Problem(Exception):
         return document
 
     def answer(self, request_id: str) -> JSONResponse:
-        """Return the response to a request."""
         document = self.document(f"urn:rq-clock:request:{request_id}")
         return JSONResponse(document, self.status, self.headers, media_type=MEDIA_TYPE)
 

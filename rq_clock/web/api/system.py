@@ -66,7 +66,6 @@ def explain(caller: Read, body: requests.ExplainRequest) -> Response:
 
 
 async def _text(request: Request) -> str:
-    """Return the body as text."""
     return text_of(await request.body())
 
 

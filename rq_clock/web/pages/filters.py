@@ -43,7 +43,6 @@ _MONTHS = (
 
 
 def install(env: Environment) -> None:
-    """Add them to an environment."""
     env.filters |= {
         "urlencode": _segment, "span": duration_text, "ms": _ms, "ago": _ago, "when": _when,
         "count": "{:,}".format,

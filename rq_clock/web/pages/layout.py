@@ -103,7 +103,6 @@ def unless_same(request: Request, site: Web) -> None:
 
 
 def fragment(caller: Caller, template: str, /, **values: Any) -> Response:
-    """Render a part of a page."""
     values["root"] = root_of(caller.request)
     return _TEMPLATES.TemplateResponse(caller.request, template, values)
 

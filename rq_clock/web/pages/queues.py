@@ -80,7 +80,6 @@ def jobs_page(  # noqa: PLR0913 - one a filter
 
 
 def _rows(caller: Caller, jobs: Jobs) -> dict[str, object]:
-    """Return jobs with their allowed actions."""
     may = caller.may_operate
     rows = [(job, actions(job, caller.namespace) if may else []) for job in jobs.jobs]
     return {"jobs": jobs, "rows": rows}

@@ -65,7 +65,6 @@ class RunDetail:
         ]
 
     def verbs(self, namespace: str) -> list[tuple[str, str]]:
-        """Return the allowed actions."""
         found = actions(self.detail.job, namespace)
         return [(verb, word) for verb, word in found if verb != "again" or self.exists]
 
@@ -99,7 +98,6 @@ def read_run(site: Context, id: str) -> tuple[Status, RunDetail]:
 
 
 def _entry(lines: Sequence[str], origin: JobId) -> Enqueued | None:
-    """Return the entry of a run in its schedule's ledger."""
     for line in reversed(lines):
         entry = ledger_entry(line)
         if isinstance(entry, Enqueued) and entry.fire_time == origin.fire_time:

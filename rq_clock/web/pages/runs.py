@@ -126,7 +126,6 @@ def _of_schedule(found: ScheduleDetail, match: RunFilter) -> list[RunLine]:
 
 
 def line_of(entry: LedgerEntry, run: RunView) -> RunLine:
-    """Return a ledger entry as a row."""
     line: dict[str, Any] = {
         "schedule": run.schedule, "at": instant_of(entry), "state": run.state, "job": run.job or "",
         "reason": run.reason or "", "text": run.error or "",

@@ -152,7 +152,6 @@ class Draft:
         return draft
 
     def text(self, name: str) -> str:
-        """Return the text of a field."""
         return self.values.get(name, "").strip()
 
     def _entry(self, was: Schedule | None) -> dict[str, Any]:
@@ -214,7 +213,6 @@ def values_of(schedule: Schedule) -> dict[str, str]:
 
 @router.get("/new")
 def new_page(caller: Admin) -> Response:
-    """Show an empty form."""
     return _form(caller, Draft(EMPTY))
 
 
@@ -247,7 +245,6 @@ def preview(caller: Read) -> Response:
 
 @router.get("/schedules/{name}/edit")
 def edit_page(caller: Admin, name: str) -> Response:
-    """Show the form of a schedule."""
     _, found = existing(caller, name)
     entry = found.row.entry
     if entry.declared:

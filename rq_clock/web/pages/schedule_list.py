@@ -126,7 +126,6 @@ def reloaded(caller: Read) -> Response:
 
 @router.post("/bulk")
 def bulk_page(caller: Operate, form: Lists) -> Response:
-    """Confirm an action on the selected schedules."""
     return _confirm(caller, Selection.read(form, caller.context))
 
 

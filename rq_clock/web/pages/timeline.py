@@ -79,15 +79,12 @@ class Window:
 
     @property
     def end(self) -> datetime:
-        """Return its end."""
         return self.start + SPAN
 
     def x(self, t: datetime) -> float:
-        """Return the position of an instant."""
         return round(100 * ((t - self.start) / SPAN), 2)
 
     def has(self, t: datetime) -> bool:
-        """Return whether an instant lies in it."""
         return self.start <= t < self.end
 
     def ticks(self) -> Iterator[tuple[float, str]]:
@@ -127,7 +124,6 @@ def timeline_page(  # noqa: PLR0913 - one a filter
 
 
 def lane_of(row: Row, window: Window) -> Lane:
-    """Return a schedule in the window."""
     marks = _past(row, window)
     entry, band = row.entry, None
     after = max(window.now, entry.decided, window.start)
@@ -180,7 +176,6 @@ def _drawn(marks: Sequence[Mark], window: Window) -> Markup:
 
 
 def _summary(marks: Sequence[Mark], band: tuple[float, float, int] | None) -> str:
-    """Describe a lane."""
     counts = Counter(mark.text.partition(":")[0].partition(",")[0] for mark in marks)
     if band:
         counts["planned"] += band[2]
