@@ -107,60 +107,15 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
 def docs_page(caller: Read) -> Response:
     """Show the document as a page."""
     document = caller.request.app.openapi()
-    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in _TAGS}
+    groups: dict[str, list[Any]] = {name: [] for name in _TAGS}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            group = operation.get("tags", ["clock"])[0]
-            groups.setdefault(group, []).append(_operation(path, method, operation))
-    shown = [(name, _TAGS.get(name, ""), rows) for name, rows in groups.items() if rows]
-    schemas = {
-        name: _fields(schema) for name, schema in sorted(document["components"]["schemas"].items())
-    }
+            groups[operation["tags"][0]].append((method.upper(), path, operation))
     return page(
-        caller, "docs.html", caller.context.schedules.status(), groups=shown, schemas=schemas,
-        api=API, description=_DESCRIPTION,
+        caller, "docs.html", caller.context.schedules.status(), groups=groups, tags=_TAGS,
+        schemas=dict(sorted(document["components"]["schemas"].items())), kind_of=_kind, api=API,
+        description=_DESCRIPTION,
     )  # fmt: skip
-
-
-def _operation(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any]:
-    content = operation.get("requestBody", {}).get("content", {})
-    return {
-        "id": operation["operationId"],
-        "method": method.upper(),
-        "path": path,
-        "text": operation.get("description", ""),
-        "parameters": [
-            {
-                "name": p["name"],
-                "place": p["in"],
-                "required": p.get("required", False),
-                "kind": _kind(p.get("schema", {})),
-                "text": p.get("description") or p.get("schema", {}).get("description", ""),
-            }
-            for p in operation.get("parameters", [])
-        ],
-        "bodies": [(kind, _kind(body.get("schema", {}))) for kind, body in content.items()],
-        "answers": [
-            (status, response["description"], _kinds(response.get("content", {})))
-            for status, response in operation["responses"].items()
-        ],
-    }
-
-
-def _kinds(content: dict[str, Any]) -> list[str]:
-    return [_kind(body.get("schema", {})) for body in content.values()]
-
-
-def _fields(schema: dict[str, Any]) -> dict[str, Any]:
-    required = schema.get("required", [])
-    return {
-        "text": schema.get("description", ""),
-        "examples": schema.get("examples", []),
-        "fields": [
-            (name, _kind(field), name in required, field.get("description", ""))
-            for name, field in schema.get("properties", {}).items()
-        ],
-    }
 
 
 def _kind(schema: dict[str, Any]) -> str:
