@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from rq_clock.errors import ScheduleError
+from rq_clock.jobs.records import COUNTED, KINDS
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import STATES, verdict
 from rq_clock.store.counters import CounterSnapshot
@@ -27,16 +28,6 @@ QUEUES, WORKERS = 500, 2000
 PAUSES = 10_000
 """Limit of the pauses that are read where there are many schedules. Beyond it, ended pauses count
 too."""
-STATUSES = {
-    "queued": "queue",
-    "started": "wip",
-    "scheduled": "scheduled",
-    "deferred": "deferred",
-    "finished": "finished",
-    "failed": "failed",
-    "canceled": "canceled",
-}
-"""Job status → RQ's key for a queue's jobs of this status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +99,9 @@ class _Reading:
             pipe.add("pauses", "hgetall", "pauses")
         for queue in self._queues:
             pipe.foreign(f"head {queue}", "lindex", queue, 0)
-            for status, place in STATUSES.items():
+            for status in COUNTED:
                 command = "llen" if status == "queued" else "zcard"
-                pipe.foreign(f"{status} {queue}", command, f"rq:{place}:{_name(queue)}")
+                pipe.foreign(f"{status} {queue}", command, f"rq:{KINDS[status][0]}:{_name(queue)}")
         for worker in self._first["workers"] or ():
             pipe.foreign(f"worker {text(worker)}", "hmget", text(worker), "state", "queues")
         pipe.run()
@@ -162,7 +153,7 @@ class _Reading:
             jobs={
                 (_name(queue), state): self._second[f"{state} {queue}"] or 0
                 for queue in self._queues
-                for state in STATUSES
+                for state in COUNTED
             },
             workers=workers,
             served=served,
