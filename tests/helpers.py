@@ -19,6 +19,8 @@ from redis.exceptions import ConnectionError
 
 import rq_clock
 from rq_clock.model.entry import Pause
+from rq_clock.model.schedule import Schedule
+from rq_clock.schedules.service import Schedules
 from rq_clock.store.operations import Edit, Operations
 from rq_clock.store.store import Store
 
@@ -119,6 +121,14 @@ def replies_lost(*scripts: str) -> Iterator[None]:
         patch.setattr(AbstractConnection, "read_response", lose)
         yield
     assert not lost
+
+
+def definition(schedules: Schedules, name: str = "x") -> Schedule:
+    """Return the definition of a schedule. Fail when there is none."""
+    entry = schedules.get(name)
+    assert entry
+    assert entry.schedule
+    return entry.schedule
 
 
 def pause(store: Store, name: str, now: datetime, until: datetime | None = None) -> None:

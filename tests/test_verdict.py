@@ -23,7 +23,7 @@ from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
 from rq_clock.web import middleware
-from tests.cli.terminal import Run, runner
+from tests.cli.terminal import Run
 from tests.web.client import VALUES, app_on
 
 HOUR = timedelta(hours=1)
@@ -148,7 +148,7 @@ def test_every_face_shows_the_same_states(
     facts: str,
     states: str,
 ) -> None:
-    world = World(store, schedules, runner(redis_url), work)
+    world = World(store, schedules, Run(redis_url), work)
     for fact in facts.split():
         world.make(fact)
     expected = tuple(states.split())
@@ -166,7 +166,7 @@ def test_every_face_shows_the_same_states(
         assert faces.pop("alerts") == trouble
     assert not faces
     for state in STATES:
-        found = json.loads(runner(redis_url)("list", "--json", "--state", state).stdout)
+        found = json.loads(Run(redis_url)("list", "--json", "--state", state).stdout)
         assert [row["name"] for row in found] == (["x"] if state in expected else [])
 
 
@@ -182,9 +182,9 @@ def test_a_schedule_fails_after_as_many_failures_as_its_alert_needs(
         work()
         counts.append(read_status(store).failing_count)
     assert counts == [0, 1]
-    listed = runner(redis_url, RQ_CLOCK_ALERT_FAILURES="2")("list", "--state", "failing")
+    listed = Run(redis_url, RQ_CLOCK_ALERT_FAILURES="2")("list", "--state", "failing")
     assert "✕ failing" in listed.stdout
-    traceback = runner(redis_url)("logs", "x").stdout
+    traceback = Run(redis_url)("logs", "x").stdout
     assert "Traceback (most recent call last)" in traceback
 
 

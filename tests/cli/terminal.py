@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import struct
@@ -11,7 +12,7 @@ import sys
 import termios
 import threading
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,16 +30,32 @@ from rq_clock.store.store import Change, Store
 from tests.helpers import PATIENCE, wait_until
 from tests.process import ROOT
 
-Run = Callable[..., Result]
 
+class Run:
+    """Run `rq-clock` against a server, without a terminal: `run("list", "--json", DYNO="x")`."""
 
-def runner(url: str, **always: str) -> Run:
-    """Run `rq-clock` against a server, where nobody can be asked."""
+    def __init__(self, url: str, **env: str) -> None:
+        self._env = {"REDIS_URL": url, **env}
 
-    def run(*words: str, **env: str) -> Result:
-        return CliRunner().invoke(main, words, env={"REDIS_URL": url, **always, **env})
+    def __call__(self, *words: str, **env: str) -> Result:
+        return CliRunner().invoke(main, words, env=self._env | env)
 
-    return run
+    def ok(self, *words: str, **env: str) -> str:
+        """Run a command that succeeds, and return its standard output."""
+        result = self(*words, **env)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    def json(self, *words: str, **env: str) -> Any:
+        """Return the document that a command prints with --json, whatever its exit code."""
+        return json.loads(self(*words, "--json", **env).stdout)
+
+    def refused(self, code: int, *words: str, **env: str) -> str:
+        """Run a command that fails without output or a change, and return its standard error."""
+        with Redis.from_url(self._env["REDIS_URL"]) as redis, unchanged(redis):
+            result = self(*words, **env)
+        assert (result.exit_code, result.stdout) == (code, ""), result.output
+        return result.stderr
 
 
 def fill(connection: Redis, *, now: datetime | None = None) -> Store:
@@ -69,6 +86,16 @@ def everything(redis: Redis) -> dict[bytes, Any]:
         b"stream": client.xrange,
     }
     return {key: read[client.type(key)](key) for key in client.keys("*")}
+
+
+@contextmanager
+def unchanged(redis: Redis) -> Iterator[None]:
+    """Fail when the block changes a key of the server, except a lease, which may expire."""
+    before = everything(redis)
+    yield
+    after = everything(redis)
+    changed = {key for key in before | after if before.get(key) != after.get(key)}
+    assert changed <= {b"rq-clock:default:lease"}, changed
 
 
 def environment(url: str, **env: str) -> dict[str, str]:

@@ -15,19 +15,18 @@ ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"
 
 
 class TestBackfill:
-    def test_a_dry_run_shows_the_fire_times_in_the_schedules_zone(
+    def test_a_dry_run_shows_its_fire_times(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("nightly", cron("30 2 * * *", tz="Europe/Berlin"), ADD)
         before = everything(connection)
         span = ("--from", "2026-03-28", "--to", "2026-03-29", "--dry-run")
-        result = run("backfill", "nightly", *span)
-        assert result.stdout.splitlines() == [
+        assert run("backfill", "nightly", *span).stdout.splitlines() == [
             "nightly: 2 runs",
             "  from Sat 2026-03-28 02:30:00 Europe/Berlin  (2026-03-28T01:30:00Z)",
             "  to   Sun 2026-03-29 03:00:00 Europe/Berlin  (2026-03-29T01:00:00Z)",
         ]
-        document = json.loads(run("backfill", "nightly", *span, "--json").stdout)
+        document = run.json("backfill", "nightly", *span)
         assert (document["count"], document["leftOut"]) == (2, 0)
         assert document["first"] == "2026-03-28T01:30:00Z"
         assert everything(connection) == before
@@ -41,7 +40,7 @@ class TestBackfill:
         assert (made.total, made.at_once, made.by) == (3, 2, "ana")
         assert "no clock leads now; it begins when one does" in result.stderr
 
-    def test_past_runs_are_left_out_without_again(
+    def test_again_includes_past_runs(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
@@ -68,20 +67,14 @@ class TestBackfill:
         ],
     )
     def test_a_refused_backfill_enqueues_nothing(
-        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int, message: str
+        self, run: Run, schedules: Schedules, words: str, code: int, message: str
     ) -> None:
         schedules.add("x", every(minutes=1), ADD)
-        before = everything(connection)
-        result = run("backfill", *words.split())
-        assert (result.exit_code, result.stdout) == (code, "")
-        assert message in result.stderr
-        assert everything(connection) == before
+        assert message in run.refused(code, "backfill", *words.split())
 
-    def test_more_than_a_thousand_take_a_word_of_consent(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_more_than_a_thousand_need_yes(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(minutes=1), ADD)
-        assert run("backfill", "x", "--from", "2d", "--to", "1h", "--yes").exit_code == 0
+        run.ok("backfill", "x", "--from", "2d", "--to", "1h", "--yes")
         assert schedules.backfills()[0].total > 1000
 
     def test_nothing_to_run_is_no_error(self, run: Run, schedules: Schedules) -> None:
@@ -90,7 +83,7 @@ class TestBackfill:
         assert (result.exit_code, result.stdout) == (0, "")
         assert "x: nothing to run from Sun 2026-03-01 00:00:00 UTC" in result.stderr
 
-    def test_waiting_ends_with_the_last_run_and_names_failed_ones(
+    def test_waiting_names_the_failed_runs(
         self, run: Run, redis_url: str, schedules: Schedules, tmp_path: Path
     ) -> None:
         schedules.add("good", every(hours=1), ADD, args=[1, 2])
@@ -110,10 +103,9 @@ class TestBackfill:
         assert run("backfills").stderr == "no backfills\n"
         schedules.add("x", every(hours=1), ADD)
         id = run("backfill", "x", "--from", "5h", "--to", "1h", "--reason", "lost").stdout.strip()
-        [row] = json.loads(run("backfills", "--json").stdout)
+        [row] = run.json("backfills")
         assert (row["id"], row["state"], row["reason"]) == (id, "running", "lost")
-        result = run("backfill-cancel", id, "--reason", "by mistake")
-        assert result.stdout == f"{id}: ‖ canceled\n"
+        assert run("backfill-cancel", id, "--reason", "by mistake").stdout == f"{id}: ‖ canceled\n"
         assert "‖ canceled" in run("backfills").stdout
         again, unknown = run("backfill-cancel", id), run("backfill-cancel", "nope")
         assert (again.exit_code, unknown.exit_code) == (1, 3)
@@ -136,9 +128,7 @@ class TestOnATerminal:
         assert "x: 1,440 runs" in terminal.output
         assert len(schedules.backfills()) == made
 
-    def test_ten_years_of_every_minute_are_refused_without_a_question(
-        self, redis_url: str, schedules: Schedules
-    ) -> None:
+    def test_too_many_runs_are_refused_outright(self, redis_url: str, schedules: Schedules) -> None:
         schedules.add("x", every(minutes=1), ADD)
         with Terminal(redis_url, "backfill", "x", "--from", "3650d", "--to", "now") as terminal:
             assert terminal.ends() == 1
@@ -146,7 +136,7 @@ class TestOnATerminal:
         assert "[y/N]" not in terminal.output
         assert schedules.backfills() == []
 
-    def test_a_backfill_that_is_waited_for_has_a_bar(
+    def test_waiting_shows_a_bar(
         self, redis_url: str, schedules: Schedules, tmp_path: Path
     ) -> None:
         schedules.add("x", every(hours=1), ADD, args=[1, 2])

@@ -47,9 +47,7 @@ class TestCheck:
             "clock.add('five', cron('0 0 30 2 *'), 'json.dumps')\n"
             "clock.add('six', cron('0 3 * * *', tz='Europe/Berlim'), 'json.dumps')\n",
         )
-        result = run("check", RQ_CLOCK_APP=app)
-        assert result.exit_code == 1
-        lines = result.stderr.splitlines()
+        lines = run.refused(1, "check", RQ_CLOCK_APP=app).splitlines()
         assert lines[-1] == "8 faults in bad_app:clock"
         output = "\n".join(lines)
         for expected in (
@@ -67,20 +65,18 @@ class TestCheck:
     def test_a_module_that_breaks_on_import_has_its_own_message(self, run: Run) -> None:
         Path("broken_task.py").write_text("raise RuntimeError('no database here')\n")
         app = write_app("app_broken", "clock.add('x', every(minutes=1), 'broken_task.run')")
-        result = run("check", RQ_CLOCK_APP=app)
-        assert result.exit_code == 1
-        assert "cannot import target 'broken_task.run': RuntimeError: no database" in result.stderr
+        error = run.refused(1, "check", RQ_CLOCK_APP=app)
+        assert "cannot import target 'broken_task.run': RuntimeError: no database" in error
 
     @pytest.mark.parametrize(
         ("app", "reason"),
         [("nowhere:clock", "cannot load the app"), ("json:dumps", "to be a rq_clock.Clock")],
     )
     def test_an_app_that_is_not_there_is_one_line(self, run: Run, app: str, reason: str) -> None:
-        result = run("check", RQ_CLOCK_APP=app)
-        assert result.exit_code == 1
-        assert reason in result.stderr
-        assert "RQ_CLOCK_APP" in result.stderr
-        assert len(result.stderr.splitlines()) == 1
+        error = run.refused(1, "check", RQ_CLOCK_APP=app)
+        assert reason in error
+        assert "RQ_CLOCK_APP" in error
+        assert len(error.splitlines()) == 1
 
     def test_a_reversed_range_is_a_warning_not_a_fault(self, run: Run) -> None:
         app = write_app("wrapped", "clock.add('x', cron('0 22-2 * * *'), 'json.dumps')")
@@ -116,15 +112,13 @@ class TestExplain:
         assert document["words"] == "every 5 minutes"
 
     def test_every_fault_of_an_expression_is_reported(self, run: Run) -> None:
-        result = run("explain", "61 * 0 * *")
-        assert result.exit_code == 1
-        assert len(result.stderr.splitlines()) == 2
-        assert "expected minute 0-59, got '61' in '61 * 0 * *'" in result.stderr
+        error = run.refused(1, "explain", "61 * 0 * *")
+        assert len(error.splitlines()) == 2
+        assert "expected minute 0-59, got '61' in '61 * 0 * *'" in error
 
-    def test_a_wrong_instant_is_a_matter_of_usage(self, run: Run) -> None:
-        result = run("explain", "* * * * *", "--from", "someday")
-        assert result.exit_code == 2
-        assert "expected a date and time such as" in result.stderr
+    def test_a_wrong_instant_is_a_usage_error(self, run: Run) -> None:
+        error = run.refused(2, "explain", "* * * * *", "--from", "someday")
+        assert "expected a date and time such as" in error
 
 
 class TestStatus:
@@ -162,9 +156,7 @@ class TestStatus:
 
 
 class TestWorker:
-    def test_a_burst_worker_empties_the_queues_named(
-        self, redis_url: str, connection: Redis
-    ) -> None:
+    def test_a_burst_worker_empties_its_queues(self, redis_url: str, connection: Redis) -> None:
         jobs = [
             Queue(name, connection=connection).enqueue("tests.worker.jobs.add", 1, 2)
             for name in ("high", "low", "other")
@@ -177,9 +169,7 @@ class TestWorker:
 
 class TestRedis:
     def test_no_redis_is_one_line_with_a_remedy(self, run: Run) -> None:
-        result = run("list", REDIS_URL=free_url())
-        assert result.exit_code == 4
-        [line] = result.stderr.splitlines()
+        [line] = run.refused(4, "list", REDIS_URL=free_url()).splitlines()
         assert "no Redis at redis://127.0.0.1" in line
         assert "start one with `rq-clock redis`" in line
 
@@ -193,9 +183,7 @@ class TestRedis:
         ],
     )  # fmt: skip
     def test_without_redis_every_command_is_one_line(self, run: Run, words: str) -> None:
-        result = run(*words.split(), REDIS_URL=free_url())
-        assert (result.exit_code, result.stdout) == (4, "")
-        assert len(result.stderr.splitlines()) == 1
+        assert len(run.refused(4, *words.split(), REDIS_URL=free_url()).splitlines()) == 1
 
     def test_a_redis_error_during_a_command_is_one_line(
         self, run: Run, fresh_server: Callable[..., Any]
@@ -205,15 +193,12 @@ class TestRedis:
             redis.execute_command(
                 "ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-xrevrange"
             )
-        result = run("audit", REDIS_URL=url.replace("redis://", "redis://half:pw@"))
-        assert result.exit_code == 4
-        [line] = result.stderr.splitlines()
+        error = run.refused(4, "audit", REDIS_URL=url.replace("redis://", "redis://half:pw@"))
+        [line] = error.splitlines()
         assert "refuses the user or password" in line
 
     def test_no_url_is_one_line_with_a_remedy(self, run: Run) -> None:
-        result = run("status", REDIS_URL="")
-        assert result.exit_code == 4
-        assert "expected REDIS_URL to name a Redis" in result.stderr
+        assert "expected REDIS_URL to name a Redis" in run.refused(4, "status", REDIS_URL="")
 
     def test_a_wrong_password_is_reported_and_not_shown(
         self, run: Run, fresh_server: Callable[..., Any]
@@ -235,15 +220,12 @@ class TestRedis:
         assert "warning: maxmemory-policy is allkeys-lru" in result.stderr
 
     def test_a_bad_setting_is_one_line(self, run: Run) -> None:
-        result = run("list", RQ_CLOCK_NAMESPACE="No!")
-        assert result.exit_code == 1
-        assert result.stderr.startswith("rq-clock: RQ_CLOCK_NAMESPACE: expected")
+        error = run.refused(1, "list", RQ_CLOCK_NAMESPACE="No!")
+        assert error.startswith("rq-clock: RQ_CLOCK_NAMESPACE: expected")
 
     def test_newer_data_is_left_alone(self, run: Run, connection: Redis) -> None:
         connection.hset("rq-clock:default:meta", "version", 99)
-        result = run("list")
-        assert result.exit_code == 4
-        assert "holds data of version 99" in result.stderr
+        assert "holds data of version 99" in run.refused(4, "list")
 
 
 class TestColours:
@@ -266,14 +248,11 @@ class TestColours:
         self, run: Run, connection: Redis, words: str, env: dict[str, str], colored: bool
     ) -> None:
         fill(connection)
-        result = run(*words.split(), **{"TERM": "xterm", **env})
-        assert result.exit_code == 0
-        assert ("\x1b[" in result.stdout) == colored
-        assert "scheduled" in result.stdout
+        output = run.ok(*words.split(), **{"TERM": "xterm", **env})
+        assert ("\x1b[" in output) == colored
+        assert "scheduled" in output
 
-    def test_a_sign_that_the_terminal_lacks_stops_nothing(
-        self, redis_url: str, connection: Redis
-    ) -> None:
+    def test_an_unsupported_sign_is_replaced(self, redis_url: str, connection: Redis) -> None:
         fill(connection)
         done = subprocess.run(
             [sys.executable, "-m", "rq_clock", "list"],
@@ -287,9 +266,7 @@ class TestColours:
 class TestCompletion:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_each_shell_has_its_script(self, run: Run, shell: str) -> None:
-        result = run("completion", shell)
-        assert result.exit_code == 0
-        assert f"_RQ_CLOCK_COMPLETE={shell}_complete" in result.stdout
+        assert f"_RQ_CLOCK_COMPLETE={shell}_complete" in run.ok("completion", shell)
 
     def completed(self, url: str, line: str) -> list[str]:
         words = line.split()
@@ -304,9 +281,7 @@ class TestCompletion:
         """Fail unless a line is completed so; on a busy machine Redis may answer too late."""
         wait_until(lambda: self.completed(url, line) == expected, f"{line} {expected}")
 
-    def test_commands_schedules_and_queues_are_completed(
-        self, redis_url: str, connection: Redis
-    ) -> None:
+    def test_commands_and_names_are_completed(self, redis_url: str, connection: Redis) -> None:
         schedules = Schedules(connection)
         for name in ("feeds", "fees", "report"):
             schedules.add(name, every(hours=1), "a.b", queue="low")

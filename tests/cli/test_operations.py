@@ -4,7 +4,6 @@ and clocks are processes of their own."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from getpass import getuser
 from socket import gethostname
@@ -16,7 +15,7 @@ from rq.job import Job
 
 from rq_clock import Schedules, command, cron, every, once
 from rq_clock.cli.wait import Follower
-from tests.cli.terminal import Run, Terminal, everything, fill, serving
+from tests.cli.terminal import Run, Terminal, fill, serving
 from tests.cli.terminal import command as process
 from tests.helpers import PATIENCE, wait_until
 
@@ -25,39 +24,31 @@ ADD, FAIL = "tests.worker.jobs.add", "tests.worker.jobs.fail"
 
 
 class TestRun:
-    def test_it_enqueues_one_job_and_prints_its_id(
+    def test_it_prints_the_id_of_its_job(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD, args=[1, 2], queue="low")
-        result = run("run", "x", "--reason", "to see")
-        assert result.exit_code == 0
-        [job_id] = result.stdout.splitlines()
+        [job_id] = run.ok("run", "x", "--reason", "to see").splitlines()
         assert Queue("low", connection=connection).job_ids == [job_id]
         [entry, _] = schedules.audit()
         assert (entry.verb, entry.by, entry.reason) == ("trigger", "ana", "to see")
 
     def test_as_json_it_is_a_row_of_the_history(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(hours=1), ADD)
-        row = json.loads(run("run", "x", "--json").stdout)
+        row = run.json("run", "x")
         assert (row["schedule"], row["state"], row["reason"]) == ("x", "waiting", "manual")
-        assert row.keys() == json.loads(run("history", "x", "--json").stdout)[0].keys()
+        assert row.keys() == run.json("history", "x")[0].keys()
 
-    def test_a_run_in_progress_refuses_another_unless_forced(
+    def test_a_run_in_progress_must_be_forced(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
         first = run("run", "x").stdout.strip()
-        before = everything(connection)
-        refused = run("run", "x")
-        assert (refused.exit_code, refused.stdout) == (1, "")
-        assert f"x: expected no run in progress, got {first}" in refused.stderr
-        assert everything(connection) == before
-        assert run("run", "x", "--force").exit_code == 0
+        assert f"x: expected no run in progress, got {first}" in run.refused(1, "run", "x")
+        run.ok("run", "x", "--force")
         assert len(Queue("default", connection=connection)) == 2
 
-    def test_waiting_ends_with_how_the_run_ended(
-        self, run: Run, redis_url: str, schedules: Schedules
-    ) -> None:
+    def test_wait_reports_the_outcome(self, run: Run, redis_url: str, schedules: Schedules) -> None:
         schedules.add("good", every(hours=1), ADD, args=[1, 2])
         schedules.add("bad", every(hours=1), FAIL, args=["no luck"])
         schedules.add("gone", every(hours=1), ADD, args=[1, 2], result_ttl=0)
@@ -74,9 +65,7 @@ class TestRun:
         row = json.loads(document.stdout)
         assert (row["state"], row["error"], row["attempt"]) == ("failed", "ValueError: no luck", 1)
 
-    def test_a_retry_that_is_to_come_is_waited_for(
-        self, run: Run, redis_url: str, schedules: Schedules
-    ) -> None:
+    def test_wait_includes_retries(self, run: Run, redis_url: str, schedules: Schedules) -> None:
         schedules.add("bad", every(hours=1), FAIL, retries=1)
         with serving(redis_url, "default"):
             result = run("run", "bad", "--wait")
@@ -95,7 +84,7 @@ class TestRun:
         waiting.communicate(timeout=PATIENCE)
         assert waiting.returncode == code
 
-    def test_waiting_can_have_an_end_and_the_run_goes_on(
+    def test_the_run_outlives_the_timeout_of_wait(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
@@ -104,7 +93,7 @@ class TestRun:
         assert f"rq-clock logs -f {result.stdout.strip()}" in result.stderr
         assert len(Queue("default", connection=connection)) == 1
 
-    def test_a_job_that_was_deleted_is_no_success(
+    def test_a_deleted_job_is_no_success(
         self, redis_url: str, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
@@ -115,7 +104,7 @@ class TestRun:
         assert waiting.returncode == 1
         assert "its outcome is unknown" in err
 
-    def test_output_is_printed_as_it_comes_and_nothing_else(
+    def test_follow_prints_the_output_alone(
         self, run: Run, redis_url: str, schedules: Schedules
     ) -> None:
         schedules.add("shell", every(hours=1), command("echo one; sleep 1.5; echo two; exit 3"))
@@ -127,7 +116,7 @@ class TestRun:
         assert job_id.startswith("default-shell-")
         assert ended.startswith("failed after ")
 
-    def test_logs_can_follow_the_latest_run(
+    def test_logs_follow_the_latest_run(
         self, run: Run, redis_url: str, schedules: Schedules
     ) -> None:
         schedules.add("shell", every(hours=1), command("echo one; sleep 1.5; echo two"))
@@ -138,77 +127,57 @@ class TestRun:
     @pytest.mark.parametrize(
         "words", ["run x --follow --json", "run x --timeout 1m", "run x --wait --timeout soon"]
     )
-    def test_words_that_do_not_fit_run_nothing(
+    def test_invalid_options_run_nothing(
         self, run: Run, connection: Redis, schedules: Schedules, words: str
     ) -> None:
         schedules.add("x", every(hours=1), ADD)
-        assert run(*words.split()).exit_code == 2
+        run.refused(2, *words.split())
         assert len(Queue("default", connection=connection)) == 0
 
-    def test_an_unknown_schedule_is_reported_with_a_similar_name(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_an_unknown_name_gets_a_similar_one(self, run: Run, schedules: Schedules) -> None:
         schedules.add("feeds", every(hours=1), ADD)
-        result = run("run", "feed")
-        assert result.exit_code == 3
-        assert "did you mean 'feeds'?" in result.stderr
+        assert "did you mean 'feeds'?" in run.refused(3, "run", "feed")
 
 
 class TestFollower:
-    """What of a record that is cut at its beginning was not printed before."""
+    """Only the new part of a record that is truncated at its beginning is printed."""
 
-    def printed(self, capfdbinary: pytest.CaptureFixture[bytes], *records: bytes | None) -> bytes:
-        reads: Iterator[bytes | None] = iter(records)
+    @pytest.mark.parametrize(
+        ("records", "printed"),
+        [
+            ([None, b"a\n", b"a\nb\n", b"a\nb\n"], b"a\nb\n"),
+            ([b"a\na\na\n", b"[2 bytes came before]\na\na\nb\n"], b"a\na\na\nb\n"),
+            (  # 12 of those 21 bytes were shown as ****
+                [b"****\none\ntwo\n", b"[21 bytes came before]\none\ntwo\nthree\n"],
+                b"****\none\ntwo\nthree\n",
+            ),
+            ([b"a\n", b"[900 bytes came before]\nz\n"], b"a\nz\n"),
+            ([b"try\n", b"again\n"], b"try\nagain\n"),
+        ],
+        ids=["each-byte-once", "cut-record", "mask-of-another-length", "too-fast", "new-attempt"],
+    )
+    def test_it_prints(
+        self, capfdbinary: pytest.CaptureFixture[bytes], records: list[bytes], printed: bytes
+    ) -> None:
+        reads = iter(records)
         follower = Follower(lambda: next(reads))
         for _ in records:
             follower.look()
-        return capfdbinary.readouterr().out
-
-    def test_each_byte_once(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-        assert self.printed(capfdbinary, None, b"a\n", b"a\nb\n", b"a\nb\n") == b"a\nb\n"
-
-    def test_a_cut_record_goes_on_where_the_last_ended(
-        self, capfdbinary: pytest.CaptureFixture[bytes]
-    ) -> None:
-        later = b"[2 bytes came before]\na\na\nb\n"
-        assert self.printed(capfdbinary, b"a\na\na\n", later) == b"a\na\na\nb\n"
-
-    def test_a_mask_of_another_length_is_no_repetition(
-        self, capfdbinary: pytest.CaptureFixture[bytes]
-    ) -> None:
-        later = b"[21 bytes came before]\none\ntwo\nthree\n"  # 12 of those 21 were shown as ****
-        assert self.printed(capfdbinary, b"****\none\ntwo\n", later) == b"****\none\ntwo\nthree\n"
-
-    def test_output_that_comes_too_fast_is_reported_as_missing(
-        self, capfdbinary: pytest.CaptureFixture[bytes]
-    ) -> None:
-        reads = iter([b"a\n", b"[900 bytes came before]\nz\n"])
-        follower = Follower(lambda: next(reads))
-        follower.look()
-        follower.look()
         output = capfdbinary.readouterr()
-        assert output.out == b"a\nz\n"
-        assert b"some output came too fast" in output.err
-
-    def test_another_attempt_is_printed_from_its_start(
-        self, capfdbinary: pytest.CaptureFixture[bytes]
-    ) -> None:
-        assert self.printed(capfdbinary, b"try\n", b"again\n") == b"try\nagain\n"
+        assert output.out == printed
+        assert (b"some output came too fast" in output.err) == (b"900" in records[-1])
 
 
 class TestPause:
-    def test_a_pause_has_a_reason_an_end_and_a_rule_for_missed_fire_times(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_a_pause_keeps_every_option(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=1), ADD)
         schedules.add("b", every(hours=1), ADD)
-        result = run("pause", "a", "b", "--for", "2h", "--reason", "bank", "--missed", "latest")
-        assert result.exit_code == 0
-        assert [line.partition(" until ")[0] for line in result.stdout.splitlines()] == [
+        output = run.ok("pause", "a", "b", "--for", "2h", "--reason", "bank", "--missed", "latest")
+        assert [line.partition(" until ")[0] for line in output.splitlines()] == [
             "a: ‖ paused",
             "b: ‖ paused",
         ]
-        assert result.stdout.count(" UTC") == 2
+        assert output.count(" UTC") == 2
         pauses = [entry.pauses[0] for entry in schedules]
         assert [(p.reason, p.by, p.missed) for p in pauses] == [("bank", "ana", "latest")] * 2
         assert all(
@@ -217,12 +186,9 @@ class TestPause:
             if p.until
         )
 
-    def test_until_is_on_the_clock_of_the_zone_that_is_named(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_until_is_in_the_zone_of_tz(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=1), ADD)
-        result = run("pause", "a", "--until", "2099-07-01T09:00", "--tz", "Europe/Berlin")
-        assert result.stdout == (
+        assert run("pause", "a", "--until", "2099-07-01T09:00", "--tz", "Europe/Berlin").stdout == (
             "a: ‖ paused until Wed 2099-07-01 09:00:00 Europe/Berlin  (2099-07-01T07:00:00Z)\n"
         )
 
@@ -234,7 +200,7 @@ class TestPause:
             ({"RQ_CLOCK_USER": "", "DYNO": "run.42"}, f"{getuser()}@run.42"),
         ],
     )
-    def test_the_actor_is_the_machines_user_unless_set(
+    def test_the_actor_is_the_user_of_the_machine(
         self, run: Run, schedules: Schedules, env: dict[str, str], by: str
     ) -> None:
         schedules.add("a", every(hours=1), ADD)
@@ -257,15 +223,12 @@ class TestPause:
         ],
     )
     def test_a_refused_pause_pauses_nothing(
-        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int
+        self, run: Run, schedules: Schedules, words: str, code: int
     ) -> None:
         schedules.add("a", every(hours=1), ADD)
-        before = everything(connection)
-        result = run("pause", *words.split())
-        assert (result.exit_code, result.stdout) == (code, "")
-        assert everything(connection) == before
+        run.refused(code, "pause", *words.split())
 
-    def test_all_or_some_go_on(self, run: Run, schedules: Schedules) -> None:
+    def test_all_or_some_are_resumed(self, run: Run, schedules: Schedules) -> None:
         for name in "abc":
             schedules.add(name, every(hours=1), ADD)
         run("pause", "--all", "--reason", "release")
@@ -281,29 +244,22 @@ class TestPause:
         assert "all schedules: were not paused" in run("resume", "--all").stderr
         assert all(entry.pause(datetime.now(UTC)) is None for entry in schedules)
 
-    def test_resuming_a_name_that_is_not_there_resumes_none(
-        self, run: Run, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_an_unknown_name_resumes_none(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=1), ADD)
         schedules.pause("a")
-        before = everything(connection)
-        assert run("resume", "a", "nope").exit_code == 3
-        assert run("resume").exit_code == 2
-        assert everything(connection) == before
+        run.refused(3, "resume", "a", "nope")
+        run.refused(2, "resume")
 
     def test_a_declared_schedule_is_paused_like_any(self, run: Run, connection: Redis) -> None:
         fill(connection)
-        assert run("pause", "feeds").exit_code == 0
+        run.ok("pause", "feeds")
         assert "‖ paused" in run("list", "--text", "feeds").stdout
 
 
 class TestSkip:
-    def test_the_skipped_fire_times_are_printed_with_their_zone(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_skipped_fire_times_have_their_zone(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", cron("0 3 * * *", tz="Europe/Berlin"), ADD)
-        result = run("skip", "a", "-n", "12", "--reason", "holiday")
-        lines = result.stdout.splitlines()
+        lines = run("skip", "a", "-n", "12", "--reason", "holiday").stdout.splitlines()
         assert len(lines) == 11
         assert all("a: skips " in line and "03:00:00 Europe/Berlin" in line for line in lines[:10])
         assert lines[10].startswith("a: … and 2 more, up to ")
@@ -317,20 +273,15 @@ class TestSkip:
         ("words", "code"), [("nope", 3), ("a -n 0", 2), ("a -n 2 --undo", 2), ("once -n 2", 1)]
     )
     def test_a_refused_skip_skips_nothing(
-        self, run: Run, connection: Redis, schedules: Schedules, words: str, code: int
+        self, run: Run, schedules: Schedules, words: str, code: int
     ) -> None:
         schedules.add("a", every(hours=1), ADD)
         schedules.add("once", once(datetime.now(UTC) + HOUR), ADD)
-        before = everything(connection)
-        result = run("skip", *words.split())
-        assert (result.exit_code, result.stdout) == (code, "")
-        assert everything(connection) == before
+        run.refused(code, "skip", *words.split())
 
 
 class TestAudit:
-    def test_it_lists_actor_change_instant_and_reason_newest_first(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_it_lists_changes_newest_first(self, run: Run, schedules: Schedules) -> None:
         assert run("audit").stderr == "no changes by hand yet\n"
         schedules.add("a", every(hours=1), ADD)
         run("pause", "--all", "--reason", "release \x1b[31m42")
@@ -338,7 +289,7 @@ class TestAudit:
         assert first.split()[1:4] == ["ana", "pause", "all"]
         assert r"release \x1b[31m42" in first
         assert second.split()[1:4] == ["ana", "add", "a"]
-        [row] = json.loads(run("audit", "-n", "1", "--json").stdout)
+        [row] = run.json("audit", "-n", "1")
         assert (row["verb"], row["schedules"], row["count"]) == ("pause", ["*"], 1)
 
 
@@ -350,7 +301,7 @@ class TestOnATerminal:
             assert terminal.ends() == 0
         assert "\x1b[Kok after " in terminal.output
 
-    def test_a_missing_worker_is_reported_and_the_run_survives_ctrl_c(
+    def test_the_run_survives_ctrl_c(
         self, redis_url: str, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("x", every(hours=1), ADD, queue="lonely")
@@ -360,7 +311,7 @@ class TestOnATerminal:
             assert terminal.ends() == 130
         assert len(Queue("lonely", connection=connection)) == 1
 
-    def test_a_list_is_redrawn_until_ctrl_c_also_through_an_outage(
+    def test_watch_goes_on_through_an_outage(
         self, redis_url: str, connection: Redis, schedules: Schedules
     ) -> None:
         fill(connection)

@@ -12,7 +12,7 @@ from redis import Redis
 from rq_clock import Schedules, command, cron, every, once, webhook
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
-from tests.cli.terminal import Run, everything, fill
+from tests.cli.terminal import Run, fill, unchanged
 from tests.helpers import pause
 
 HOUR = timedelta(hours=1)
@@ -26,9 +26,7 @@ def names(document: str) -> list[str]:
 class TestList:
     def test_each_schedule_is_shown(self, run: Run, connection: Redis) -> None:
         fire = iso(fill(connection).soonest(1)[0][1])
-        result = run("list")
-        assert result.exit_code == 0
-        head, feeds, report = result.stdout.splitlines()
+        head, feeds, report = run.ok("list").splitlines()
         assert head.split("  ")[:2] == ["SCHEDULE", "STATE"]
         assert feeds.startswith("feeds     ✓ scheduled  ")
         assert " ".join(feeds.split()[3:]) == f"- {fire} reports every 5 minutes {TASK}"
@@ -37,7 +35,7 @@ class TestList:
     def test_as_json_it_gives_whole_objects(self, run: Run, connection: Redis) -> None:
         pause(fill(connection), "report", datetime.now(UTC))
         connection.hset("rq-clock:default:definitions", "feeds", "{}")
-        feeds, report = json.loads(run("list", "--json").stdout)
+        feeds, report = run.json("list")
         assert (feeds["state"], report["state"]) == ("invalid", "paused")
         assert "cannot read the stored definition" in feeds["fault"]
         assert report["pause"]["reason"] == "maintenance"
@@ -54,7 +52,7 @@ class TestList:
     def test_its_json_has_the_markers(self, run: Run, connection: Redis) -> None:
         store = fill(connection)
         connection.hset(store.key("markers"), "feeds", "1772323200000 1772323200000 job")
-        feeds, _ = json.loads(run("list", "--json").stdout)
+        feeds, _ = run.json("list")
         assert feeds["marker"] == feeds["knownSince"] == "2026-03-01T00:00:00Z"
 
     def test_every_filter_narrows_it(
@@ -80,10 +78,9 @@ class TestList:
         nothing = run("list", "--text", "nothing")
         assert (nothing.stdout, nothing.stderr) == ("", "no matching schedules\n")
 
-    def test_an_unknown_state_is_a_matter_of_usage(self, run: Run) -> None:
-        result = run("list", "--state", "late,sleepy")
-        assert result.exit_code == 2
-        assert "expected some of invalid,late,stuck,failing,paused" in result.stderr
+    def test_an_unknown_state_is_a_usage_error(self, run: Run) -> None:
+        error = run.refused(2, "list", "--state", "late,sleepy")
+        assert "expected some of invalid,late,stuck,failing,paused" in error
 
     def test_it_is_sorted_by_the_option(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=5), TASK)
@@ -94,7 +91,7 @@ class TestList:
         assert names(run("list", "--sort", "next", "--json").stdout)[0] == "b"
         assert names(run("list", "--sort", "state", "--json").stdout)[:1] == ["c"]
 
-    def test_the_reason_of_a_state_is_in_the_last_column(
+    def test_the_last_column_explains_a_state(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         fill(connection, now=datetime.now(UTC) - HOUR)
@@ -107,18 +104,16 @@ class TestList:
         assert "⊘ invalid" in broken
         assert "cannot read the stored definition" in broken
 
-    def test_jitter_is_shown_beside_the_fire_time_that_it_moves(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_jitter_is_shown_beside_its_fire_time(self, run: Run, schedules: Schedules) -> None:
         schedules.add("spread", every(hours=1), TASK, jitter=600)
-        row = json.loads(run("list", "--json").stdout)[0]
+        row = run.json("list")[0]
         added = f"+{duration_text(timedelta(milliseconds=row['jitterOffsetMs']))} jitter"
         assert f"{row['nextFireTime']} {added}" in run("list").stdout
         assert added in run("show", "spread").stdout
         assert added in run("next").stdout
-        assert json.loads(run("next", "--json").stdout)[0]["jitterOffsetMs"] > 0
+        assert run.json("next")[0]["jitterOffsetMs"] > 0
 
-    def test_density_shows_where_the_herds_stand(self, run: Run, schedules: Schedules) -> None:
+    def test_density_shows_crowded_seconds(self, run: Run, schedules: Schedules) -> None:
         minute = (datetime.now(UTC).minute + 30) % 60  # far from both ends of the hour to come
         schedules.add_many((f"n{i}", cron(f"{minute} * * * *"), TASK) for i in range(40))
         lines = run("list", "--density").stdout.splitlines()
@@ -130,81 +125,69 @@ class TestList:
             "herds in one second (`jitter` spreads them)",
             f"{crowded.split()[0]}         40",
         ]
-        day = json.loads(run("list", "--density", "day", "--json").stdout)
+        day = run.json("list", "--density", "day")
         assert day["bucketSeconds"] == 3600
         assert sum(bucket["fires"] for bucket in day["buckets"]) in (23 * 40, 24 * 40)
 
     def test_watch_needs_a_terminal(self, run: Run) -> None:
-        assert run("list", "--watch").exit_code == 2
+        run.refused(2, "list", "--watch")
         assert "--watch needs a terminal" in run("list", "--watch").stderr
 
 
 class TestNext:
     def test_all_schedules_are_merged_soonest_first(self, run: Run, connection: Redis) -> None:
         fill(connection)
-        rows = json.loads(run("next", "-n", "4", "--json").stdout)
+        rows = run.json("next", "-n", "4")
         assert [row["name"] for row in rows].count("feeds") >= 3
         assert [row["fireTime"] for row in rows] == sorted(row["fireTime"] for row in rows)
 
-    def test_paused_ones_take_nobodys_place(self, run: Run, schedules: Schedules) -> None:
+    def test_paused_schedules_are_left_out(self, run: Run, schedules: Schedules) -> None:
         for n in range(6):
             schedules.add(f"often-{n}", every(seconds=1), TASK)
         schedules.pause([f"often-{n}" for n in range(6)])
         schedules.add("daily", every(days=1), TASK)
-        rows = json.loads(run("next", "-n", "2", "--json").stdout)
+        rows = run.json("next", "-n", "2")
         assert [row["name"] for row in rows] == ["daily", "daily"]
 
     def test_of_one_schedule(self, run: Run, connection: Redis) -> None:
         fill(connection)
-        result = run("next", "report", "-n", "2")
-        assert result.exit_code == 0
-        assert all("03:00:00 Europe/Berlin" in line for line in result.stdout.splitlines()[:2])
+        output = run.ok("next", "report", "-n", "2")
+        assert all("03:00:00 Europe/Berlin" in line for line in output.splitlines()[:2])
 
-    def test_a_span_is_on_the_schedules_clock_and_its_dates_are_whole_days(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_a_span_is_in_the_schedules_zone(self, run: Run, schedules: Schedules) -> None:
         schedules.add("nightly", cron("30 2 * * *", tz="Europe/Berlin"), TASK)
         span = ("--from", "2027-03-27", "--until", "2027-03-28")
-        result = run("next", "nightly", *span)
-        assert result.stdout.splitlines() == [
+        assert run("next", "nightly", *span).stdout.splitlines() == [
             "nightly  Sat 2027-03-27 02:30:00 Europe/Berlin  (2027-03-27T01:30:00Z)",
             "nightly  Sun 2027-03-28 03:00:00 Europe/Berlin  (2027-03-28T01:00:00Z)",
             "    offset changes +01:00 → +02:00",
             "    02:30 does not exist that day (clocks go forward 02:00 → 03:00); runs at 03:00",
         ]
-        assert len(json.loads(run("next", *span, "--json").stdout)) == 2
+        assert len(run.json("next", *span)) == 2
 
-    def test_a_span_that_ends_before_it_begins_is_refused(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_a_reversed_span_is_refused(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(hours=1), TASK)
-        result = run("next", "x", "--from", "2027-03-27", "--until", "2027-03-26")
-        assert result.exit_code == 2
-        assert "expected an instant after Sat 2027-03-27 00:00:00 UTC" in result.stderr
+        error = run.refused(2, "next", "x", "--from", "2027-03-27", "--until", "2027-03-26")
+        assert "expected an instant after Sat 2027-03-27 00:00:00 UTC" in error
 
     def test_skipped_fire_times_are_marked(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(hours=1), TASK)
         schedules.skip("x")
-        first, second = json.loads(run("next", "x", "-n", "2", "--json").stdout)
+        first, second = run.json("next", "x", "-n", "2")
         assert (first["skipped"], second["skipped"]) == ("requested", None)
         assert "it will be skipped on request" in run("next", "x").stdout
         schedules.pause("x")
         assert "paused: it will be skipped" in run("next", "x", "-n", "1").stdout
 
-    def test_an_unknown_schedule_is_reported_with_a_similar_name(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_an_unknown_name_gets_a_similar_one(self, run: Run, connection: Redis) -> None:
         fill(connection)
-        result = run("next", "reprot")
-        assert result.exit_code == 3
-        assert "no schedule 'reprot'" in result.stderr
-        assert "did you mean 'report'?" in result.stderr
+        error = run.refused(3, "next", "reprot")
+        assert "no schedule 'reprot'" in error
+        assert "did you mean 'report'?" in error
 
 
 class TestShow:
-    def test_it_shows_every_fact_about_a_schedule(
-        self, run: Run, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_it_shows_a_schedule(self, run: Run, connection: Redis, schedules: Schedules) -> None:
         schedules.add(
             "hook",
             cron("30 2 * * *", tz="Europe/Berlin"),
@@ -214,9 +197,8 @@ class TestShow:
         schedules.pause("hook", reason="they are moving", missed="latest")
         schedules.skip("hook", 2)
         connection.rpush("rq-clock:default:ledger:hook", "s 1772366400000 3 ok 1 5 15 worker.1")
-        result = run("show", "hook", "-n", "1")
-        assert result.exit_code == 0
-        lines = result.stdout.splitlines()
+        output = run.ok("show", "hook", "-n", "1")
+        lines = output.splitlines()
         assert lines[:2] == ["hook  ‖ paused", "at 02:30 every day, Europe/Berlin time"]
         assert "by ana since" in lines[2]
         assert lines[2].endswith(": they are moving (missed fire times to run then: latest)")
@@ -225,15 +207,13 @@ class TestShow:
             assert fact in lines
         assert sum("02:30:00 Europe/Berlin" in line for line in lines) == 2
         assert any(line.split()[:2] == ["2026-03-01T12:00:00Z", "ok"] for line in lines)
-        assert "abcdef" not in result.stdout
+        assert "abcdef" not in output
 
-    def test_its_json_has_upcoming_fire_times_and_past_runs(
-        self, run: Run, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_its_json_has_the_next_and_past_runs(self, run: Run, schedules: Schedules) -> None:
         schedules.add("x", every(hours=1), TASK)
         schedules.trigger("x")
         schedules.backfill("x", datetime.now(UTC) - 3 * HOUR, datetime.now(UTC))
-        view = json.loads(run("show", "x", "-n", "2", "--json").stdout)
+        view = run.json("show", "x", "-n", "2")
         assert len(view["next"]) == 2
         assert [row["reason"] for row in view["runs"]] == ["manual"]
         assert view["last"]["state"] == "waiting"
@@ -247,13 +227,9 @@ class TestShow:
         assert lines[0] == "feeds  ⊘ invalid"
         assert "cannot read the stored definition" in lines[1]
 
-    def test_an_unknown_schedule_is_reported_with_a_similar_name(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_an_unknown_name_gets_a_similar_one(self, run: Run, connection: Redis) -> None:
         fill(connection)
-        result = run("show", "feed")
-        assert (result.exit_code, result.stdout) == (3, "")
-        assert "did you mean 'feeds'?" in result.stderr
+        assert "did you mean 'feeds'?" in run.refused(3, "show", "feed")
 
 
 class TestHistory:
@@ -277,22 +253,18 @@ class TestHistory:
             fields: dict[Any, Any] = {"schedule": "feeds", "job": "default-feeds-1", "entry": line}
             connection.xadd("rq-clock:default:runs", fields)
 
-    def test_one_schedules_has_every_fire_time(self, run: Run, connection: Redis) -> None:
+    def test_one_schedule_has_every_fire_time(self, run: Run, connection: Redis) -> None:
         self.record(connection)
-        result = run("history", "feeds")
-        assert result.exit_code == 0
-        head, waiting, failed, ok, skipped = result.stdout.splitlines()
+        head, waiting, failed, ok, skipped = run.ok("history", "feeds").splitlines()
         assert head.split()[:3] == ["SCHEDULE", "FIRE", "TIME"]
         assert waiting.split()[1:] == ["2026-03-01T14:00:00Z", "waiting", "-", "-", "schedule"]
         assert failed.endswith("failed   2    0.001 s   ValueError: no luck")
         assert ok.split()[1:6] == ["2026-03-01T12:00:00Z", "ok", "1", "1.500", "s"]
         assert skipped.split()[-3:] == ["25", "times", "paused"]
 
-    def test_the_history_of_all_lists_ended_attempts_newest_first(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_all_attempts_are_listed_newest_first(self, run: Run, connection: Redis) -> None:
         self.record(connection)
-        first, second = json.loads(run("history", "--json").stdout)
+        first, second = run.json("history")
         assert (first["state"], first["attempt"], first["lagMs"]) == ("failed", 2, None)
         assert first["error"] == "ValueError: no luck"
         assert (second["state"], second["reason"], second["lagMs"]) == ("ok", "schedule", 3)
@@ -302,7 +274,7 @@ class TestHistory:
     def test_it_can_be_narrowed(self, run: Run, connection: Redis) -> None:
         self.record(connection)
         states = {
-            words: [row["state"] for row in json.loads(run("history", *words, "--json").stdout)]
+            words: [row["state"] for row in run.json("history", *words)]
             for words in [
                 ("feeds", "--state", "skipped"),
                 ("feeds", "-n", "2"),
@@ -316,17 +288,12 @@ class TestHistory:
         ]  # fmt: skip
 
     def test_a_wrong_instant_names_the_option(self, run: Run) -> None:
-        result = run("history", "--since", "someday")
-        assert result.exit_code == 2
-        assert "--since: expected a date and time" in result.stderr
+        error = run.refused(2, "history", "--since", "someday")
+        assert "--since: expected a date and time" in error
 
-    def test_an_unknown_schedule_is_reported_with_a_similar_name(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_an_unknown_name_gets_a_similar_one(self, run: Run, connection: Redis) -> None:
         fill(connection)
-        result = run("history", "feed")
-        assert result.exit_code == 3
-        assert "did you mean 'feeds'?" in result.stderr
+        assert "did you mean 'feeds'?" in run.refused(3, "history", "feed")
 
     def test_a_removed_schedule_still_has_its_history(self, run: Run, connection: Redis) -> None:
         connection.rpush("rq-clock:default:ledger:gone", f"s {self.NOON} 3")
@@ -334,18 +301,14 @@ class TestHistory:
 
 
 class TestLogs:
-    def test_the_output_of_a_command_is_printed_byte_for_byte(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_output_is_printed_byte_for_byte(self, run: Run, connection: Redis) -> None:
         connection.set("rq-clock:default:output:default-disk-1", b"100%\xff\n")
         assert run("logs", "default-disk-1").stdout_bytes == b"100%\xff\n"
 
-    def test_a_run_without_output_is_reported(self, run: Run, connection: Redis) -> None:
-        result = run("logs", "default-disk-1")
-        assert result.exit_code == 3
-        assert "no output of run 'default-disk-1'" in result.stderr
+    def test_a_run_without_output_is_reported(self, run: Run) -> None:
+        assert "no output of run 'default-disk-1'" in run.refused(3, "logs", "default-disk-1")
 
-    def test_a_schedules_name_means_its_latest_run(
+    def test_a_name_means_its_latest_run(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("disk", every(hours=1), command("df"))
@@ -356,27 +319,19 @@ class TestLogs:
         connection.set(f"rq-clock:default:output:{job}", "new\n")
         assert run("logs", "disk").stdout == "new\n"
 
-    def test_an_unknown_run_is_reported_with_a_similar_name(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_an_unknown_run_gets_a_similar_name(self, run: Run, schedules: Schedules) -> None:
         schedules.add("disk", every(hours=1), command("df"))
         assert "did you mean 'disk'?" in run("logs", "dsik").stderr
-        result = run("logs", "disk")
-        assert result.exit_code == 3
-        assert "disk: no run with a known job" in result.stderr
+        assert "disk: no run with a known job" in run.refused(3, "logs", "disk")
 
 
 def test_reading_writes_nothing(run: Run, connection: Redis, schedules: Schedules) -> None:
     fill(connection)
     schedules.add("later", once(datetime.now(UTC) + HOUR), TASK)
     schedules.trigger("later")
-    before = everything(connection)
     for words in (
         "list", "list --density", "show feeds", "next", "history", "history feeds", "logs later",
         "audit", "backfills", "status", "next later", "backfill feeds --from 5h --to 1h --dry-run",
     ):  # fmt: skip
-        assert run(*words.split()).exit_code in (0, 3, 5), words
-    before.pop(b"rq-clock:default:lease", None)  # it expires: what is left of it differs
-    after = everything(connection)
-    after.pop(b"rq-clock:default:lease", None)
-    assert after == before
+        with unchanged(connection):
+            assert run(*words.split()).exit_code in (0, 3, 5), words

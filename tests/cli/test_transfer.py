@@ -20,6 +20,7 @@ from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
 from tests.cli.terminal import Run, Terminal, everything
+from tests.helpers import definition
 
 TASK = "json.dumps"
 DAILY = cron("0 3 * * *")
@@ -45,7 +46,7 @@ def names(connection: Redis) -> list[str]:
 
 
 class TestExport:
-    def test_run_time_schedules_and_their_pauses_are_written(
+    def test_run_time_schedules_are_written(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
         deploy(connection, "clock.add('declared', cron('0 3 * * *'), 'json.dumps')")
@@ -73,9 +74,7 @@ class TestExport:
         document = json.loads(run("export", "--format", "json", "--tag", "x", "--tag", "z").stdout)
         assert list(document["schedules"]) == ["a", "b"]
 
-    def test_secrets_are_masked_and_listed_without_with_secrets(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_secrets_are_masked_and_listed(self, run: Run, schedules: Schedules) -> None:
         schedules.add("hook", DAILY, SECRET)
         masked, clear = run("export"), run("export", "--with-secrets")
         assert "Authorization: '****'" in masked.stdout
@@ -86,25 +85,21 @@ class TestExport:
         assert "Authorization: Bearer hunter2" in clear.stdout
         assert clear.stderr == ""
 
-    def test_a_file_is_written_as_a_whole_and_a_secret_one_for_its_owner(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_a_file_with_secrets_is_its_owners(self, run: Run, schedules: Schedules) -> None:
         schedules.add("hook", DAILY, SECRET)
         result = run("export", "-o", "jobs.json", "--with-secrets")
         assert (result.stdout, result.stderr) == ("", "rq-clock: 1 schedule in jobs.json\n")
         path = Path("jobs.json")
         assert json.loads(path.read_text())["secrets"] == "included"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert run("export", "-o", "jobs.json").exit_code == 0
+        run.ok("export", "-o", "jobs.json")
         assert "hunter2" not in path.read_text()
         assert list(Path().iterdir()) == [path]
 
     def test_an_unwritable_file_is_reported(self, run: Run) -> None:
-        result = run("export", "-o", "nowhere/jobs.yaml")
-        assert result.exit_code == 1
-        assert "nowhere/jobs.yaml" in result.stderr
+        assert "nowhere/jobs.yaml" in run.refused(1, "export", "-o", "nowhere/jobs.yaml")
 
-    def test_an_unreadable_definition_is_reported_and_fails(
+    def test_an_unreadable_definition_fails(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
         schedules.add("a", DAILY, TASK)
@@ -180,67 +175,48 @@ class TestApply:
         assert result.exit_code == 0
         assert names(connection) == ["new", "other", "same"]
 
-    def test_one_wrong_entry_among_a_hundred_changes_nothing(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_one_wrong_entry_changes_nothing(self, run: Run) -> None:
         entries = [f"  job-{n:02}: {{every: 5m, func: json.dumps}}\n" for n in range(100)]
         entries[50] = "  job-50: {every: 5, fun: json.dumps, queue: 7}\n"
-        before = everything(connection)
-        result = run("apply", write(HEAD + "".join(entries)), "--yes")
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.splitlines() == [
+        assert run.refused(1, "apply", write(HEAD + "".join(entries)), "--yes").splitlines() == [
             "rq-clock: line 53: job-50: unknown 'fun'; did you mean 'func'?",
             "rq-clock: line 53: job-50: expected one of func, command and webhook, got none",
             "rq-clock: line 53: job-50: expected queue to be the name of a queue, got 7",
         ]
-        assert everything(connection) == before
 
     def test_a_schedule_declared_in_code_is_a_fault(self, run: Run, connection: Redis) -> None:
         deploy(connection, "clock.add('new', cron('0 3 * * *'), 'json.dumps')")
-        result = run("apply", write(JOBS), "--yes")
-        assert result.exit_code == 1
-        assert "new: is declared in code; change it there and deploy" in result.stderr
+        error = run.refused(1, "apply", write(JOBS), "--yes")
+        assert "new: is declared in code; change it there and deploy" in error
         assert names(connection) == ["new"]
 
-    def test_a_masked_secret_is_the_stored_one(
-        self, run: Run, schedules: Schedules, connection: Redis
-    ) -> None:
+    def test_a_mask_stands_for_the_stored_secret(self, run: Run, schedules: Schedules) -> None:
         schedules.add("hook", DAILY, SECRET)
-        assert run("export", "-o", "jobs.yaml").exit_code == 0
+        run.ok("export", "-o", "jobs.yaml")
         text = Path("jobs.yaml").read_text()
         write(text.replace("0 3 * * *", "0 4 * * *"))
         result = run("apply", "jobs.yaml", "--yes")
         assert result.stdout.splitlines()[:2] == ["~ hook", "    cron: 0 3 * * * → 0 4 * * *"]
-        entry = schedules.get("hook")
-        assert entry
-        assert entry.schedule
-        assert entry.schedule.target == SECRET
+        assert definition(schedules, "hook").target == SECRET
         schedules.remove("hook")
-        before = everything(connection)
-        result = run("apply", "jobs.yaml", "--yes")
-        assert result.exit_code == 1
+        error = run.refused(1, "apply", "jobs.yaml", "--yes")
         assert (
-            "hook: webhook.headers.Authorization is masked, and there is no stored value"
-            in result.stderr
+            "hook: webhook.headers.Authorization is masked, and there is no stored value" in error
         )
-        assert everything(connection) == before
 
     def test_a_bomb_is_one_line(self, run: Run) -> None:
         bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
-        result = run("apply", write(f"a0: &a0 [x]\n{bomb}"), "--yes")
-        assert result.exit_code == 1
-        assert result.stderr == "rq-clock: line 1: expected no anchors and aliases, got &a0\n"
+        error = run.refused(1, "apply", write(f"a0: &a0 [x]\n{bomb}"), "--yes")
+        assert error == "rq-clock: line 1: expected no anchors and aliases, got &a0\n"
 
     def test_a_file_that_is_not_utf8_is_reported(self, run: Run) -> None:
         Path("jobs.yaml").write_bytes(b"version: 1\xff")
-        result = run("apply", "jobs.yaml")
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert "jobs.yaml: expected UTF-8" in result.stderr
+        assert "jobs.yaml: expected UTF-8" in run.refused(1, "apply", "jobs.yaml")
 
-    def test_a_file_that_is_not_there_is_a_matter_of_usage(self, run: Run) -> None:
-        assert run("apply", "nothing.yaml").exit_code == 2
+    def test_a_missing_file_is_a_usage_error(self, run: Run) -> None:
+        run.refused(2, "apply", "nothing.yaml")
 
-    def test_more_changes_than_one_batch_are_announced_as_batches(
+    def test_many_changes_are_made_in_batches(
         self, run: Run, redis_url: str, connection: Redis
     ) -> None:
         text = HEAD + "".join(f"  j{n}: {{every: 5m, func: json.dumps}}\n" for n in range(5001))
@@ -275,7 +251,7 @@ class TestAsking:
         assert "nothing was done" in terminal.plain
         assert everything(connection) == before
 
-    def test_a_plan_that_another_change_overtook_changes_nothing(
+    def test_an_overtaken_plan_changes_nothing(
         self, redis_url: str, connection: Redis, schedules: Schedules, three: None
     ) -> None:
         with Terminal(redis_url, "apply", write(JOBS), "--prune") as terminal:
@@ -342,16 +318,14 @@ class TestDiffOfAFile:
         assert (result.exit_code, result.stdout) == (0, "1 unchanged\n")
 
     def test_a_past_once_is_reported_and_is_no_difference(self, run: Run) -> None:
-        result = run("diff", write(f"{HEAD}  a: {{once: 2026-03-01T00:00Z, func: json.dumps}}\n"))
-        assert result.exit_code == 0
-        assert result.stdout.splitlines()[0] == (
-            "past: a: its only instant has passed, so it never runs"
-        )
+        text = f"{HEAD}  a: {{once: 2026-03-01T00:00Z, func: json.dumps}}\n"
+        first, *_ = run.ok("diff", write(text)).splitlines()
+        assert first == "past: a: its only instant has passed, so it never runs"
 
     def test_prune_goes_with_a_file(self, run: Run) -> None:
-        assert run("diff", "--prune").exit_code == 2
+        run.refused(2, "diff", "--prune")
 
-    def test_nothing_of_a_manifest_reaches_the_terminal_as_an_order(self, run: Run) -> None:
+    def test_a_manifest_sends_no_control_characters(self, run: Run) -> None:
         text = '  a: {every: 5m, command: "x\\e[31m\\n", queue: "\\e[2J"}\n'
         result = run("diff", write(HEAD + text))
         assert "\x1b" not in result.output
@@ -412,9 +386,7 @@ class TestDiffOfADeploy:
         ]
         assert everything(connection) == before
 
-    def test_overdue_schedules_are_shown_by_the_new_definition(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_overdue_schedules_follow_the_new_definition(self, run: Run, connection: Redis) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
         fires = [now - timedelta(minutes=m) for m in (25, 15, 5)]
         head = "from datetime import *\n"
@@ -431,7 +403,7 @@ class TestDiffOfADeploy:
         )
         deploy(connection, old, at=now - timedelta(minutes=32))
         app = write_app("overdue", new)
-        view = json.loads(run("diff", "--json", RQ_CLOCK_APP=app).stdout)
+        view = run.json("diff", RQ_CLOCK_APP=app)
         first, _, last = (t.isoformat().replace("+00:00", "Z") for t in fires)
         newest = {"enqueued": 1, "first": last, "last": last, "more": False}
         newest |= {"skipped": [{"reason": "limit", "count": 2}]}
@@ -453,9 +425,7 @@ class TestDiffOfADeploy:
         result = run("diff", RQ_CLOCK_APP=write_app("deploy_equal", self.OLD))
         assert (result.exit_code, result.stdout) == (0, "4 unchanged\n")
 
-    def test_a_run_time_schedule_that_code_declares_is_shown(
-        self, run: Run, schedules: Schedules
-    ) -> None:
+    def test_a_schedule_taken_over_by_code_is_shown(self, run: Run, schedules: Schedules) -> None:
         schedules.add("same", every(hours=1), TASK)
         app = write_app("takes_over", "clock.add('same', every(hours=1), 'json.dumps')")
         result = run("diff", RQ_CLOCK_APP=app)
@@ -471,24 +441,18 @@ class TestDiffOfADeploy:
     def test_an_older_release_changes_nothing(self, run: Run, connection: Redis) -> None:
         deploy(connection, self.OLD, release=42)
         app = write_app("older", self.NEW)
-        result = run("diff", RQ_CLOCK_APP=app, HEROKU_RELEASE_VERSION="v41")
-        assert result.exit_code == 0
-        assert result.stdout.splitlines()[0] == (
-            "note: release 41 changes nothing: release 42 has declared here"
-        )
+        text = run.ok("diff", RQ_CLOCK_APP=app, HEROKU_RELEASE_VERSION="v41")
+        assert text.startswith("note: release 41 changes nothing: release 42 has declared here\n")
         assert run("diff", RQ_CLOCK_APP=app, HEROKU_RELEASE_VERSION="v43").exit_code == 5
 
     def test_code_without_schedules_removes_none(self, run: Run, connection: Redis) -> None:
         deploy(connection, self.OLD)
-        result = run("diff", RQ_CLOCK_APP=write_app("none_declared", ""))
-        assert result.exit_code == 0
-        assert "the clock removes none unless started with --remove-all" in result.stdout
+        output = run.ok("diff", RQ_CLOCK_APP=write_app("none_declared", ""))
+        assert "the clock removes none unless started with --remove-all" in output
 
     def test_faulty_code_is_reported(self, run: Run) -> None:
         app = write_app("faulty_diff", "clock.add('a', cron('61 * * * *'), 'json.dumps')")
-        result = run("diff", RQ_CLOCK_APP=app)
-        assert result.exit_code == 1
-        assert "a: expected minute 0-59" in result.stderr
+        assert "a: expected minute 0-59" in run.refused(1, "diff", RQ_CLOCK_APP=app)
 
 
 # ---- check ------------------------------------------------------------------------------------
@@ -543,9 +507,7 @@ class TestCheck:
         [line] = result.stderr.splitlines()
         assert line.endswith("does not answer in time")
 
-    def test_data_that_it_does_not_understand_fails_no_release(
-        self, run: Run, connection: Redis
-    ) -> None:
+    def test_unreadable_data_fails_no_release(self, run: Run, connection: Redis) -> None:
         connection.set("rq-clock:default:declared", "no set")
         result = run("check", RQ_CLOCK_APP=write_app("check_odd", self.APP))
         assert result.exit_code == 0
@@ -565,9 +527,7 @@ CRONTAB = (
 
 
 class TestImport:
-    def test_a_crontab_from_end_to_end(
-        self, redis_url: str, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_a_crontab(self, redis_url: str, connection: Redis, schedules: Schedules) -> None:
         shown = piped(redis_url, CRONTAB, "import", "crontab", "-", "--dry-run")
         assert (shown.exit_code, names(connection)) == (0, [])
         assert [line.partition(":")[0] for line in shown.stdout.splitlines()] == [
@@ -604,19 +564,16 @@ class TestImport:
             assert terminal.ends() == 0
         assert names(connection) == ["feeds", "nightly-report"]
 
-    def test_another_definition_is_a_conflict_and_a_prefix_avoids_it(
+    def test_a_prefix_avoids_conflicts(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
         schedules.add("feeds", DAILY, TASK)
-        before = everything(connection)
-        result = run("import", "crontab", write(CRONTAB, "crontab"), "--yes")
-        assert result.exit_code == 1
-        assert result.stderr.splitlines() == [
+        error = run.refused(1, "import", "crontab", write(CRONTAB, "crontab"), "--yes")
+        assert error.splitlines() == [
             "rq-clock: feeds: exists already with another definition",
             "rq-clock: nothing was imported; pass --prefix, or remove them first",
         ]
-        assert everything(connection) == before
-        assert run("import", "crontab", "crontab", "--prefix", "cron-", "--yes").exit_code == 0
+        run.ok("import", "crontab", "crontab", "--prefix", "cron-", "--yes")
         assert names(connection) == ["cron-feeds", "cron-nightly-report", "feeds"]
 
     def test_a_paused_job_is_added_paused_once(
@@ -624,9 +581,7 @@ class TestImport:
     ) -> None:
         job = {"nickname": "sync", "schedule": "0 3 * * *", "command": "./sync", "state": "paused"}
         file = write(json.dumps([job]), "jobs.json")
-        result = run("import", "crontogo", file, "--yes", "--prefix", "x-")
-        assert result.exit_code == 0
-        assert "(paused)" in result.stdout
+        assert "(paused)" in run.ok("import", "crontogo", file, "--yes", "--prefix", "x-")
         assert Store(connection, "default").pauses(["x-sync"])["x-sync"].by == "ana"
         schedules.resume("x-sync")
         before = everything(connection)
@@ -643,8 +598,8 @@ class TestImport:
         file = write("0 3 * * * ./report\n", "crontab")
         result = run("import", "crontab", file, "--tz", "Asia/Tokyo", "--dry-run")
         assert "Asia/Tokyo" in result.stdout
-        assert run("import", "heroku", file, "--tz", "Asia/Tokyo").exit_code == 2
-        assert run("import", "crontogo", file, "--system").exit_code == 2
+        run.refused(2, "import", "heroku", file, "--tz", "Asia/Tokyo")
+        run.refused(2, "import", "crontogo", file, "--system")
 
     def test_the_option_system_makes_the_sixth_field_a_user(self, run: Run) -> None:
         file = write("0 3 * * * ana ./report\n", "crontab")
@@ -664,5 +619,5 @@ def test_an_export_applied_elsewhere_is_the_same(run: Run, schedules: Schedules)
     schedules.pause("hook", reason="x: 'y'", missed="all")
     text = run("export", "--with-secrets").stdout
     there = {"RQ_CLOCK_NAMESPACE": "elsewhere"}
-    assert run("apply", write(text), "--yes", **there).exit_code == 0
+    run.ok("apply", write(text), "--yes", **there)
     assert run("export", "--with-secrets", **there).stdout == text

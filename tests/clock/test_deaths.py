@@ -121,7 +121,7 @@ def died(plans: dict[str, str | None], ended: dict[str, int | None]) -> Counter[
     return Counter(point.rpartition(" ")[0] for point in points)
 
 
-def test_a_clock_that_dies_at_any_step_loses_and_doubles_nothing(
+def test_a_death_at_any_step_loses_nothing(
     fresh_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     nursery = Nursery(fresh_server(appendonly="no").url, tmp_path)

@@ -56,6 +56,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+@pytest.fixture
+def server(fresh_server: Callable[..., Server]) -> Server:
+    return fresh_server()
+
+
+@pytest.fixture
+def redis(server: Server) -> Iterator[Client]:
+    with client(server.url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def clock(server: Server, start: Start) -> ClockProcess:
+    """A clock that has enqueued runs of the twenty schedules."""
+    clock = start(server.url, OFTEN)
+    clock.wait_for("run.enqueued")
+    return clock
+
+
 def settle(redis: Client, *clocks: ClockProcess, note: str = "") -> None:
     """Let the twenty catch up, end the clocks, and check the account."""
     catch_up(redis, TWENTY)
@@ -72,7 +91,7 @@ def acknowledged(clock: ClockProcess) -> set[str]:
     return {event.fields["job"] for event in clock.events("run.enqueued")}
 
 
-def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(
+def test_acknowledged_jobs_survive_a_killed_server(
     fresh_server: Callable[..., Server], start: Start
 ) -> None:
     seed, luck = chance()
@@ -102,7 +121,7 @@ def rewriting(redis: Client) -> bool:
     return bool(info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
 
 
-def test_a_server_that_lost_its_last_writes_lost_job_and_marker_together(
+def test_lost_writes_lose_job_and_marker_together(
     fresh_server: Callable[..., Server], start: Start
 ) -> None:
     """As after a power cut: the end of its append-only file is missing, up to a second of it.
@@ -135,28 +154,19 @@ def test_a_server_that_lost_its_last_writes_lost_job_and_marker_together(
 
 
 def test_a_frozen_server_costs_lateness_only(
-    fresh_server: Callable[..., Server], start: Start
+    server: Server, redis: Client, clock: ClockProcess
 ) -> None:
-    server = fresh_server()
-    with client(server.url) as redis:
-        clock = start(server.url, OFTEN)
-        clock.wait_for("run.enqueued")
-        server.pause()
-        reason = clock.wait_for("store.waiting").fields["reason"]
-        assert reason.endswith("does not answer in time")
-        clock.live(3)
-        server.resume()
-        clock.wait_for("store.back")
-        settle(redis, clock)
-        assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
+    server.pause()
+    reason = clock.wait_for("store.waiting").fields["reason"]
+    assert reason.endswith("does not answer in time")
+    clock.live(3)
+    server.resume()
+    clock.wait_for("store.back")
+    settle(redis, clock)
+    assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
 
 
-def test_sigterm_ends_a_clock_whose_server_is_frozen(
-    fresh_server: Callable[..., Server], start: Start
-) -> None:
-    server = fresh_server()
-    clock = start(server.url, OFTEN)
-    clock.wait_for("run.enqueued")
+def test_sigterm_ends_a_clock_whose_server_is_frozen(server: Server, clock: ClockProcess) -> None:
     server.pause()
     with Pace() as pace:
         began = time.monotonic()
@@ -168,81 +178,63 @@ def test_sigterm_ends_a_clock_whose_server_is_frozen(
 
 
 def test_a_server_that_lost_its_data_gets_the_schedules_again(
-    fresh_server: Callable[..., Server], start: Start
+    redis: Client, clock: ClockProcess
 ) -> None:
-    server = fresh_server()
-    with client(server.url) as redis:
-        clock = start(server.url, OFTEN)
-        clock.wait_for("run.enqueued")
-        redis.flushall()
-        clock.wait_for("reconcile.done", times=2)
-        settle(redis, clock)
+    redis.flushall()
+    clock.wait_for("reconcile.done", times=2)
+    settle(redis, clock)
 
 
 # ---- a server that refuses --------------------------------------------------------------------
 
 
-def test_a_full_server_gets_nothing_by_halves_and_everything_later(
-    fresh_server: Callable[..., Server], start: Start
-) -> None:
-    server = fresh_server()
-    with client(server.url) as redis:
-        clock = start(server.url, OFTEN)
-        clock.wait_for("run.enqueued")
-        redis.config_set("maxmemory", 1)
-        refused = clock.wait_for("commit.refused", schedules="20")
-        assert "OOM" in refused.fields["error"]
-        beside = [f"rq-clock:default:{key}" for key in ("lease", "meta", "alerts")]
-        full = state(redis, *beside)
-        clock.wait_for("commit.refused", times=3)
-        assert state(redis, *beside) == full
-        redis.config_set("maxmemory", 0)
-        clock.wait_for("commit.accepted")
-        settle(redis, clock)
+def test_a_full_server_gets_nothing_by_halves(redis: Client, clock: ClockProcess) -> None:
+    redis.config_set("maxmemory", 1)
+    refused = clock.wait_for("commit.refused", schedules="20")
+    assert "OOM" in refused.fields["error"]
+    beside = [f"rq-clock:default:{key}" for key in ("lease", "meta", "alerts")]
+    full = state(redis, *beside)
+    clock.wait_for("commit.refused", times=3)
+    assert state(redis, *beside) == full
+    redis.config_set("maxmemory", 0)
+    clock.wait_for("commit.accepted")
+    settle(redis, clock)
 
 
-def test_a_queue_key_of_the_wrong_type_stops_only_its_own_schedule(
-    fresh_server: Callable[..., Server], start: Start
+def test_a_queue_of_another_type_stops_one_schedule(
+    server: Server, redis: Client, start: Start
 ) -> None:
-    server = fresh_server()
     bad = add("bad", options="catch_up='all', catch_up_limit=10_000, queue='bad'")
-    with client(server.url) as redis:
-        redis.set("rq:queue:bad", "x")
-        clock = start(server.url, bad + OFTEN)
-        error = clock.wait_for("run.undecided", schedule="bad").fields["error"]
-        assert "rq:queue:bad" in error
-        clock.wait_for("run.undecided", schedule="bad", times=3)
-        assert marker_of(redis, "bad")[0] == 0
-        assert not redis.exists("rq-clock:default:ledger:bad")
-        assert not list(redis.scan_iter("rq:job:default-bad-*"))
-        assert {event.fields["schedule"] for event in clock.events("run.undecided")} == {"bad"}
-        catch_up(redis, TWENTY)
-        assert max(ledger(redis, TWENTY).values()) < 5000  # and made none of the others late
-        redis.delete("rq:queue:bad")
-        clock.wait_for("run.enqueued", schedule="bad")
-        catch_up(redis, ["bad"])
-        settle(redis, clock)
-        account(redis, ["bad"]).check()
+    redis.set("rq:queue:bad", "x")
+    clock = start(server.url, bad + OFTEN)
+    error = clock.wait_for("run.undecided", schedule="bad").fields["error"]
+    assert "rq:queue:bad" in error
+    clock.wait_for("run.undecided", schedule="bad", times=3)
+    assert marker_of(redis, "bad")[0] == 0
+    assert not redis.exists("rq-clock:default:ledger:bad")
+    assert not list(redis.scan_iter("rq:job:default-bad-*"))
+    assert {event.fields["schedule"] for event in clock.events("run.undecided")} == {"bad"}
+    catch_up(redis, TWENTY)
+    assert max(ledger(redis, TWENTY).values()) < 5000  # and made none of the others late
+    redis.delete("rq:queue:bad")
+    clock.wait_for("run.enqueued", schedule="bad")
+    catch_up(redis, ["bad"])
+    settle(redis, clock)
+    account(redis, ["bad"]).check()
 
 
-def test_a_server_that_takes_no_writes_is_an_outage(
-    fresh_server: Callable[..., Server], start: Start
-) -> None:
+def test_a_server_that_takes_no_writes_is_an_outage(redis: Client, clock: ClockProcess) -> None:
     """As after a failover, when the old primary has become a replica."""
-    server = fresh_server()
-    with client(server.url) as redis:
-        clock = start(server.url, OFTEN)
-        clock.wait_for("run.enqueued")
-        redis.replicaof("127.0.0.1", urlsplit(free_url()).port)
-        assert "read only replica" in clock.wait_for("store.waiting").fields["reason"]
-        clock.live(2)
-        redis.replicaof("no", "one")
-        clock.wait_for("store.back")
-        settle(redis, clock)
+    redis.replicaof("127.0.0.1", urlsplit(free_url()).port)
+    assert "read only replica" in clock.wait_for("store.waiting").fields["reason"]
+    clock.live(2)
+    redis.replicaof("no", "one")
+    clock.wait_for("store.back")
+    settle(redis, clock)
     assert clock.words("store.waiting", "store.back") == ["store.waiting", "store.back"]
 
 
-def test_a_policy_that_evicts_is_warned_of_once(
+def test_an_evicting_policy_is_reported_once(
     fresh_server: Callable[..., Server], start: Start
 ) -> None:
     server = fresh_server(maxmemory_policy="allkeys-lru")
@@ -253,66 +245,58 @@ def test_a_policy_that_evicts_is_warned_of_once(
     assert "noeviction" in warning.fields["text"]
 
 
-def test_data_of_a_newer_release_is_left_alone(
-    fresh_server: Callable[..., Server], start: Start
-) -> None:
-    server = fresh_server()
-    with client(server.url) as redis:
-        redis.hset("rq-clock:default:meta", "version", 3)
-        before = state(redis)
-        clock = start(server.url, OFTEN)
-        assert clock.ended() == 4
-        [line] = clock.text().splitlines()
-        assert "version 3, this release understands 2" in line
-        assert state(redis) == before
+def test_data_of_a_newer_release_is_left_alone(server: Server, redis: Client, start: Start) -> None:
+    redis.hset("rq-clock:default:meta", "version", 3)
+    before = state(redis)
+    clock = start(server.url, OFTEN)
+    assert clock.ended() == 4
+    [line] = clock.text().splitlines()
+    assert "version 3, this release understands 2" in line
+    assert state(redis) == before
 
 
 def test_a_wrong_password_ends_the_clock_with_one_line(
-    fresh_server: Callable[..., Server], start: Start
+    server: Server, redis: Client, start: Start
 ) -> None:
-    server = fresh_server()
-    with client(server.url) as redis:
-        redis.config_set("requirepass", "right")
-        for url in (server.url.replace("//", "//:wrong@"), server.url):
-            clock = start(url, OFTEN)
-            assert clock.ended() == 4
-            [line] = clock.text().splitlines()
-            assert "REDIS_URL" in line
-            assert "wrong" not in line.replace("WRONGPASS", "")
-        right = start(server.url.replace("//", "//:right@"), OFTEN)
-        right.wait_for("run.enqueued")
+    redis.config_set("requirepass", "right")
+    for url in (server.url.replace("//", "//:wrong@"), server.url):
+        clock = start(url, OFTEN)
+        assert clock.ended() == 4
+        [line] = clock.text().splitlines()
+        assert "REDIS_URL" in line
+        assert "wrong" not in line.replace("WRONGPASS", "")
+    right = start(server.url.replace("//", "//:right@"), OFTEN)
+    right.wait_for("run.enqueued")
 
 
 def test_data_of_others_fails_a_duty_and_ends_no_clock(
-    fresh_server: Callable[..., Server], start: Start
+    server: Server, redis: Client, start: Start
 ) -> None:
-    server = fresh_server()
     prefix = "rq-clock:default:"
     odd: Any = b"\xff"
-    with client(server.url) as redis:
-        redis.hset(f"{prefix}backfill:odd-1", "state", "running")
-        redis.set(f"{prefix}backfill:odd-2", "x")
-        redis.zadd(f"{prefix}duties", {"backfill:odd-1": 1, "backfill:odd-2": 1, odd: 1})
-        redis.zadd(f"{prefix}duties", {"pause:later": "inf"})
-        redis.hset(f"{prefix}workers", odd, odd)
-        redis.hset(f"{prefix}workers", "idle", "x")
-        redis.sadd("rq:queues", b"rq:queue:\xff")
-        redis.rpush(b"rq:queue:\xff", "job")
-        redis.zadd("rq:scheduled:default", {"job": "inf"})
-        redis.sadd("rq:queues", "rq:queue:default")
-        redis.set(f"{prefix}alerts", "x")
-        redis.hset(f"{prefix}meta", "release", "x")
-        redis.sadd(f"{prefix}declared", odd, "gone")
-        redis.hset(f"{prefix}definitions", odd, odd)
-        clock = start(server.url, OFTEN)
-        clock.wait_for("run.enqueued")
-        redis.xadd(f"{prefix}runs", {"odd": "x"})
-        redis.publish(f"{prefix}news", b"\xff")
-        wait_until(lambda: len(clock.events("backfill.failed")) == 2, "both backfills are named")
-        wait_until(lambda: clock.events("duty.failed"), "the alerts are named")
-        fired = len(clock.events("run.enqueued"))
-        wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, "it goes on")
-        assert clock.terminate() == 0
+    redis.hset(f"{prefix}backfill:odd-1", "state", "running")
+    redis.set(f"{prefix}backfill:odd-2", "x")
+    redis.zadd(f"{prefix}duties", {"backfill:odd-1": 1, "backfill:odd-2": 1, odd: 1})
+    redis.zadd(f"{prefix}duties", {"pause:later": "inf"})
+    redis.hset(f"{prefix}workers", odd, odd)
+    redis.hset(f"{prefix}workers", "idle", "x")
+    redis.sadd("rq:queues", b"rq:queue:\xff")
+    redis.rpush(b"rq:queue:\xff", "job")
+    redis.zadd("rq:scheduled:default", {"job": "inf"})
+    redis.sadd("rq:queues", "rq:queue:default")
+    redis.set(f"{prefix}alerts", "x")
+    redis.hset(f"{prefix}meta", "release", "x")
+    redis.sadd(f"{prefix}declared", odd, "gone")
+    redis.hset(f"{prefix}definitions", odd, odd)
+    clock = start(server.url, OFTEN)
+    clock.wait_for("run.enqueued")
+    redis.xadd(f"{prefix}runs", {"odd": "x"})
+    redis.publish(f"{prefix}news", b"\xff")
+    wait_until(lambda: len(clock.events("backfill.failed")) == 2, "both backfills are named")
+    wait_until(lambda: clock.events("duty.failed"), "the alerts are named")
+    fired = len(clock.events("run.enqueued"))
+    wait_until(lambda: len(clock.events("run.enqueued")) > fired + 20, "it goes on")
+    assert clock.terminate() == 0
     assert [event.fields["duty"] for event in clock.events("duty.failed")] == ["alerts"]
     assert len(clock.events("clock.leading")) == 1
     assert not clock.events("store.waiting")
@@ -398,7 +382,7 @@ def impostor(certificate: Path) -> Iterator[tuple[str, list[bytes]]]:
         ("?ssl_cert_reqs=none", {}, False),
     ],
 )
-def test_an_impostor_gets_the_password_only_where_verification_is_off(
+def test_an_impostor_gets_no_password_unless_allowed(
     certificate: Path, query: str, variables: dict[str, str], heeds: bool
 ) -> None:
     with impostor(certificate) as (url, heard):
@@ -409,16 +393,14 @@ def test_an_impostor_gets_the_password_only_where_verification_is_off(
     assert any(b"secret" in words for words in heard) != heeds
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
-    tls_url: str, certificate: Path, start: Start
-) -> None:
+def test_an_untrusted_certificate_is_refused(tls_url: str, certificate: Path, start: Start) -> None:
     clock = start(tls_url, OFTEN)
     assert "SSL_CERT_FILE" in clock.wait_for("store.waiting").fields["reason"]
     start(tls_url, OFTEN, SSL_CERT_FILE=str(certificate)).wait_for("run.enqueued")
     assert not clock.events("clock.leading")
 
 
-def test_a_certificate_of_another_host_is_refused(
+def test_another_hosts_certificate_is_refused(
     tls_url: str, certificate: Path, start: Start
 ) -> None:
     elsewhere = tls_url.replace("localhost", "127.0.0.1")
@@ -435,16 +417,13 @@ def test_a_certificate_of_another_host_is_refused(
         ("", {"RQ_CLOCK_REDIS_TLS_VERIFY": "0"}),
     ],
 )
-def test_any_certificate_is_accepted_on_heroku_or_when_verification_is_off(
+def test_verification_can_be_off(
     tls_url: str, start: Start, query: str, variables: dict[str, str]
 ) -> None:
     start(tls_url + query, OFTEN, **variables).wait_for("run.enqueued")
 
 
-def test_tls_to_a_server_that_has_none_is_named(
-    fresh_server: Callable[..., Server], start: Start
-) -> None:
-    server = fresh_server()
+def test_tls_to_a_plain_server_is_reported(server: Server, start: Start) -> None:
     clock = start(server.url.replace("redis://", "rediss://"), OFTEN)
     reason = clock.wait_for("store.waiting").fields["reason"]
     assert "not speak TLS" in reason

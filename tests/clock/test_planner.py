@@ -1,7 +1,6 @@
 """The loop's work, turned by hand through a wall clock of the test's choice. A real server.
 
-The vocabulary: `Wall.run` lets time pass and turns the stage as the loop would; afterwards the
-queue says what was enqueued.
+`Wall.run` lets time pass and turns the planner as the loop does; the queue then shows the jobs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from redis import Redis
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
 from rq_clock.errors import LeaseLost
-from rq_clock.jobs import outcomes as endings
+from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease
@@ -27,7 +26,7 @@ from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
-from tests.helpers import pause
+from tests.helpers import Events, pause
 from tests.server import Server
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -49,10 +48,10 @@ class Wall:
         lease = Leases(self.store).acquire(instance, ("test", ""), "take-over", self.now)
         assert isinstance(lease, Lease)
         self.lease = lease
-        self.stage = Planner(self.store, lease, memory=self.memory)
+        self.planner = Planner(self.store, lease, memory=self.memory)
 
     def declare(self, *schedules: Schedule) -> None:
-        """What a deploy does: reconcile, settling what the old rules left open."""
+        """Deploy: reconcile, and settle the fire times that the old triggers left undecided."""
         declared = {s.name: s for s in schedules}
         stored = self.store.declared()
         entries, _ = self.store.load(differing(declared, stored))
@@ -60,12 +59,12 @@ class Wall:
         closing = Planner(self.store, self.lease, memory=self.memory)
         closing.settle(difference.unsettled, self.now)
         assert all(self.store.reconcile(self.lease, 0, self.now, difference.changes))
-        self.stage.look_again(["*"])
+        self.planner.look_again(["*"])
 
     def run(self, until: datetime, *, late: timedelta = timedelta(0)) -> None:
-        """Turn the stage until the wall clock shows `until`; each sleep is `late` too long."""
+        """Turn the planner until the wall clock shows `until`; each sleep is `late` too long."""
         while self.now <= until:
-            seconds = self.stage.turn(self.now)
+            seconds = self.planner.turn(self.now)
             if seconds:
                 self.now += max(timedelta(seconds=seconds), timedelta(milliseconds=1)) + late
         self.now = until
@@ -79,6 +78,12 @@ class Wall:
 
     def skipped(self, name: str = "s") -> list[tuple[str, int]]:
         return [(e.reason, e.count) for e in self.store.ledger(name) if isinstance(e, Skip)]
+
+    def run_of(self, name: str) -> Enqueued:
+        """Return the only entry of a ledger, a run."""
+        [entry] = self.store.ledger(name)
+        assert isinstance(entry, Enqueued)
+        return entry
 
     def entry(self, name: str = "s") -> Entry:
         return self.store.load([name])[0][name]
@@ -103,7 +108,7 @@ def run_next(wall: Wall) -> None:
     executions.register("a", wall.now)
     execution = executions.take("a", ["default"], wall.now)
     assert execution is not None
-    executions.close(execution, endings.succeeded(execution, wall.now, None))
+    executions.close(execution, outcomes.succeeded(execution, wall.now, None))
 
 
 class TestEachFireTimeOnce:
@@ -148,7 +153,7 @@ class TestEachFireTimeOnce:
         assert wall.enqueued() == each(MIDNIGHT, SECOND, 30)
 
     def test_leading_again_and_again_takes_no_more_connections(self, wall: Wall) -> None:
-        """Each outage ends in a new stage; redis-py's pool has an end, 100 connections."""
+        """Each outage ends in a new planner; redis-py's pool has an end, 100 connections."""
         wall.declare(schedule(every(seconds=1), catch_up="all"))
         before = len(wall.redis.client_list())  # those of other tests among them
         for number in range(2, 130):
@@ -160,7 +165,7 @@ class TestEachFireTimeOnce:
     def test_what_a_deposed_leader_has_staged_is_refused(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10)))
         wall.run(MIDNIGHT + 5 * SECOND)
-        old = wall.stage
+        old = wall.planner
         wall.lead("clock.2")
         with pytest.raises(LeaseLost):
             old.turn(MIDNIGHT + 10 * SECOND)
@@ -232,52 +237,42 @@ class TestTheWallClock:
         wall.run(wall.now + 2 * SECOND)
         assert [e.lag for e in wall.store.ledger("s") if isinstance(e, Enqueued)] == [timedelta(0)]
         run_next(wall)
-        [entry] = wall.store.ledger("s")
-        assert isinstance(entry, Enqueued)
+        entry = wall.run_of("s")
         assert entry.attempt is not None
         assert entry.attempt.state == "ok"
 
     def test_a_lag_below_zero_that_is_stored_hides_no_end(self, wall: Wall) -> None:
         wall.declare(schedule(once(MIDNIGHT + SECOND)))
         wall.run(MIDNIGHT + 2 * SECOND)
-        [entry] = wall.store.ledger("s")
-        assert isinstance(entry, Enqueued)
+        entry = wall.run_of("s")
         wall.redis.lset(wall.store.key("ledger:s"), 0, f"s {to_ms(entry.fire_time)} -5")
         run_next(wall)
-        [entry] = wall.store.ledger("s")
-        assert isinstance(entry, Enqueued)
+        entry = wall.run_of("s")
         assert entry.lag == timedelta(milliseconds=-5)
         assert entry.attempt is not None
 
 
 class TestOneBadScheduleStopsNothingElse:
-    def test_it_is_tried_again_with_growing_pauses_and_then_caught_up(
-        self, wall: Wall, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        good, bad = (
-            schedule(every(seconds=1), "good"),
-            schedule(every(seconds=1), "bad", queue="broken", catch_up="all"),
-        )
+    def test_it_is_retried_with_growing_pauses(self, wall: Wall, events: Events) -> None:
         wall.redis.set("rq:queue:broken", "x")
-        wall.declare(good, bad)
+        bad = schedule(every(seconds=1), "bad", queue="broken", catch_up="all")
+        wall.declare(schedule(every(seconds=1), "good"), bad)
         wall.run(MIDNIGHT + 20 * SECOND)
-        tries = [r for r in caplog.records if getattr(r, "event", "") == "run.undecided"]
-        assert [r.fields["retry_in"] for r in tries] == ["1s", "2s", "4s", "8s", "16s"]  # type: ignore[attr-defined]
-        assert {r.fields["schedule"] for r in tries} == {"bad"}  # type: ignore[attr-defined]
+        tries = events("run.undecided")
+        assert [r["retry_in"] for r in tries] == ["1s", "2s", "4s", "8s", "16s"]
+        assert {r["schedule"] for r in tries} == {"bad"}
         assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 20)
         wall.redis.delete("rq:queue:broken")
         wall.run(MIDNIGHT + 40 * SECOND)
         assert wall.redis.llen("rq:queue:broken") == 40
         assert wall.store.ledger("bad")[0].fire_time == MIDNIGHT + SECOND  # type: ignore[union-attr]
 
-    def test_a_definition_that_cannot_be_read_is_named_and_left(
-        self, wall: Wall, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_an_unreadable_definition_is_reported(self, wall: Wall, events: Events) -> None:
         wall.declare(schedule(every(seconds=1), "good"), schedule(every(seconds=1), "odd"))
         wall.redis.hset(wall.store.key("definitions"), "odd", '{"every":1000,"later":1}')
         wall.run(MIDNIGHT + 5 * SECOND)
-        named = [r for r in caplog.records if getattr(r, "event", "") == "schedule.invalid"]
-        assert [r.fields["schedule"] for r in named] == ["odd"]  # type: ignore[attr-defined]
+        named = events("schedule.invalid")
+        assert [r["schedule"] for r in named] == ["odd"]
         assert len(wall.enqueued("good")) == 5
         assert wall.entry("odd").marker is None
 
@@ -300,16 +295,16 @@ class TestOneBadScheduleStopsNothingElse:
             ("skips", "[]"),
         ],
     )
-    def test_what_cannot_be_read_or_decided_of_one_is_logged_once_and_holds_up_no_other(
-        self, wall: Wall, caplog: pytest.LogCaptureFixture, key: str, value: str | bytes
+    def test_a_broken_schedule_blocks_no_other(
+        self, wall: Wall, events: Events, key: str, value: str | bytes
     ) -> None:
         bad = schedule(every(seconds=1), "bad", jitter=1)
         wall.declare(schedule(every(seconds=1), "good"), bad)
         wall.redis.hset(wall.store.key(key), "bad", value)
         wall.run(MIDNIGHT + 65 * SECOND)
         assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 65)
-        named = [r for r in caplog.records if getattr(r, "event", "") == "schedule.invalid"]
-        assert [r.fields["schedule"] for r in named] == ["bad"]  # type: ignore[attr-defined]
+        named = events("schedule.invalid")
+        assert [r["schedule"] for r in named] == ["bad"]
         assert wall.enqueued("bad") == []
 
     def test_a_schedule_put_right_fires_at_once(self, wall: Wall) -> None:
@@ -317,17 +312,15 @@ class TestOneBadScheduleStopsNothingElse:
         wall.redis.hset(wall.store.key("skips"), "bad", "{")
         wall.run(MIDNIGHT + 3 * SECOND)
         wall.redis.hdel(wall.store.key("skips"), "bad")
-        wall.stage.look_again(["bad"])
+        wall.planner.look_again(["bad"])
         wall.run(MIDNIGHT + 5 * SECOND)
         assert wall.enqueued("bad") == [MIDNIGHT + s * SECOND for s in (3, 4, 5)]
 
     @pytest.mark.parametrize("score", ["-inf", "inf", "1e300", "-1e300"])
-    def test_a_foreign_entry_of_the_due_index_holds_up_no_other(
-        self, wall: Wall, score: str
-    ) -> None:
+    def test_a_foreign_due_entry_blocks_no_other(self, wall: Wall, score: str) -> None:
         wall.declare(schedule(every(seconds=1), "good"))
         wall.redis.zadd(wall.store.key("due"), {b"\xff": score, b"odd": score})
-        wall.stage.look_again(["odd", "\ufffd"])
+        wall.planner.look_again(["odd", "\ufffd"])
         wall.run(MIDNIGHT + 5 * SECOND)
         assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 5)
 
@@ -346,21 +339,19 @@ class TestOneBadScheduleStopsNothingElse:
         wall.redis.delete(job)
         wall.redis.set(job, "x")
         wall.run(MIDNIGHT + 60 * SECOND)
-        wall.stage.overlaps.check(wall.now)
+        wall.planner.overlaps.check(wall.now)
         assert len(wall.enqueued("good")) == 6
         assert wall.enqueued() == each(MIDNIGHT, 10 * SECOND, 2)  # then its second one waits
 
-    def test_a_lost_job_that_cannot_be_looked_for_ends_nothing(
-        self, wall: Wall, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_failed_search_for_a_lost_job_ends_nothing(self, wall: Wall, events: Events) -> None:
         wall.declare(schedule(every(seconds=10), overlap="skip"))
         wall.run(MIDNIGHT + 20 * SECOND)
         wall.redis.set("rq:wip:default", "x")
         for _ in range(20):
             wall.run(wall.now + 10 * SECOND)
-            wall.stage.overlaps.check(wall.now)
-        failed = [r for r in caplog.records if getattr(r, "event", "") == "duty.failed"]
-        assert [r.fields["schedule"] for r in failed] == ["s"]  # type: ignore[attr-defined]
+            wall.planner.overlaps.check(wall.now)
+        failed = events("duty.failed")
+        assert [r["schedule"] for r in failed] == ["s"]
 
     def test_a_declaration_that_raises_leaves_the_others_in_order(self, wall: Wall) -> None:
         good, bad = schedule(every(seconds=1), "good"), schedule(every(seconds=1), "bad")
@@ -371,10 +362,9 @@ class TestOneBadScheduleStopsNothingElse:
         assert found.added == ["good"]
         assert list(found.invalid) == ["bad"]
 
-    def test_a_full_redis_leaves_the_batch_undecided_until_there_is_room(
-        self, fresh_server: Callable[..., Server], caplog: pytest.LogCaptureFixture
+    def test_a_full_redis_leaves_the_batch_undecided(
+        self, fresh_server: Callable[..., Server], events: Events
     ) -> None:
-        caplog.set_level("INFO", logger="rq_clock")
         with Redis.from_url(fresh_server().url) as redis:
             wall = Wall(redis)
             wall.declare(schedule(every(seconds=1), catch_up="all"))
@@ -386,9 +376,8 @@ class TestOneBadScheduleStopsNothingElse:
             redis.config_set("maxmemory", "0")
             wall.run(MIDNIGHT + 20 * SECOND)
             assert wall.enqueued() == each(MIDNIGHT, SECOND, 20)
-        events = [getattr(r, "event", "") for r in caplog.records]
-        assert events.count("commit.refused") == 3  # at 1, 2 and 4 s
-        assert events.count("commit.accepted") == 1
+        assert len(events("commit.refused")) == 3  # at 1, 2 and 4 s
+        assert len(events("commit.accepted")) == 1
 
 
 class TestNews:
@@ -396,7 +385,7 @@ class TestNews:
         wall.declare(schedule(every(seconds=10)))
         wall.run(MIDNIGHT + 5 * SECOND)
         pause(wall.store, "s", wall.now)
-        wall.stage.look_again(["s"])
+        wall.planner.look_again(["s"])
         wall.run(MIDNIGHT + 30 * SECOND)
         assert wall.enqueued() == []
         assert wall.skipped() == [("paused", 3)]
@@ -413,7 +402,7 @@ class TestNews:
 
 
 class TestDeploy:
-    def test_a_changed_rule_takes_effect_at_once_and_closes_the_old_books(self, wall: Wall) -> None:
+    def test_a_changed_trigger_settles_what_was_due_before(self, wall: Wall) -> None:
         """The deploy that swallows the 03:00 job: stopped 02:59:55, back 03:00:10, rule changed."""
         wall.now = MIDNIGHT.replace(hour=2)
         wall.declare(schedule(cron("0 3 * * *")))
@@ -421,12 +410,9 @@ class TestDeploy:
         wall.now = MIDNIGHT.replace(hour=3, second=10)
         wall.declare(schedule(cron("30 3 * * *")))
         wall.run(MIDNIGHT.replace(hour=4))
-        assert wall.enqueued() == [
-            MIDNIGHT.replace(hour=3),
-            MIDNIGHT.replace(hour=3, minute=30),
-        ]
+        assert wall.enqueued() == [MIDNIGHT.replace(hour=3, minute=m) for m in (0, 30)]
 
-    def test_a_changed_rule_brings_no_fire_times_from_before_the_change(self, wall: Wall) -> None:
+    def test_a_changed_trigger_adds_no_earlier_fire_times(self, wall: Wall) -> None:
         wall.declare(schedule(cron("0 0 * * *"), catch_up="all"))
         wall.run(MIDNIGHT + timedelta(hours=5))
         wall.declare(schedule(cron("0 * * * *"), catch_up="all"))
@@ -493,7 +479,7 @@ class TestLostJobs:
         wall.redis.delete("rq:queue:default")  # a worker took it and died before it started
         for _ in range(20):
             wall.run(wall.now + 10 * SECOND)
-            wall.stage.overlaps.check(wall.now)
+            wall.planner.overlaps.check(wall.now)
         assert [type(e).__name__ for e in wall.store.ledger("s")].count("Lost") == 1
         assert wall.redis.llen("rq:queue:default") == 1
 
@@ -501,6 +487,6 @@ class TestLostJobs:
         wall.declare(schedule(every(seconds=10), overlap="skip"))
         for _ in range(30):
             wall.run(wall.now + 10 * SECOND)
-            wall.stage.overlaps.check(wall.now)
+            wall.planner.overlaps.check(wall.now)
         assert wall.skipped() == [("overlap", 29)]
         assert len(wall.enqueued()) == 1

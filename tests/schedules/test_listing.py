@@ -122,7 +122,7 @@ class TestPages:
         assert all_pages(seen, Filter(states=("late",))) == ["s100"]
         assert all_pages(seen, Filter(states=("failing",))) == ["s050"]
 
-    def test_one_that_fires_meanwhile_makes_nobody_missing(
+    def test_one_that_fires_meanwhile_hides_no_other(
         self, schedules: Schedules, seen: ScheduleList, connection: Redis, large: bool
     ) -> None:
         names = fill(schedules, 60)

@@ -10,17 +10,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from redis import Redis
 from rq import Queue
 from rq.job import Job
 
 from rq_clock.clock.backfiller import Backfiller
 from rq_clock.clock.planner import Planner
-from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
+from rq_clock.errors import Conflict, ConflictKind, LeaseLost, ScheduleError, StoreUnavailable
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.ledger import Enqueued
-from rq_clock.model.schedule import Schedule, declare
+from rq_clock.model.schedule import declare
 from rq_clock.model.targets import webhook
 from rq_clock.run import from_meta
 from rq_clock.schedules.edits import ALL
@@ -29,39 +28,78 @@ from rq_clock.settings import Settings
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
 from rq_clock.timing.instants import to_ms
-from rq_clock.timing.triggers import cron, every, once
+from rq_clock.timing.triggers import Trigger, cron, every, once
+from tests.helpers import definition
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 TASK = "tasks.demo.heartbeat"
 
 
-def now(store: Store) -> datetime:
-    seconds, micros = store.redis.time()
-    return datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
+class Leader:
+    """The clock that leads on a real server. It decides and does its duties when a test lets it."""
 
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.redis: Any = store.redis
+        self.lease = self.acquire("clock.1", "starting")
 
-def lead(store: Store) -> Lease:
-    lease = Leases(store).acquire("clock.1", ("local", ""), "starting", now(store))
-    assert isinstance(lease, Lease)
-    return lease
+    def acquire(self, instance: str, reason: str) -> Lease:
+        lease = Leases(self.store).acquire(instance, ("local", ""), reason, self.now)
+        assert isinstance(lease, Lease)
+        return lease
+
+    @property
+    def now(self) -> datetime:
+        seconds, micros = self.redis.time()
+        return datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
+
+    def pass_by(self, instant: datetime) -> None:
+        """Wait until the server's time is after an instant that is milliseconds away."""
+        while self.now <= instant:
+            pass
+
+    def declare(self, name: str, trigger: Trigger, target: str) -> None:
+        """Declare a schedule in code."""
+        schedule, at = declare(name, trigger, target, {}), self.now
+        change = Change("put", name, schedule.definition(), schedule.next_after(at), True)
+        assert all(self.store.reconcile(self.lease, 0, at, [change]))
+
+    def tick(self, at: datetime | None = None) -> None:
+        """Decide the fire times that are due at an instant."""
+        planner = Planner(self.store, self.lease, memory=1 << 20)
+        while planner.turn(at or self.now) == 0:
+            pass
+
+    def finish_duties(self, at_once: int = 1) -> None:
+        """Do the duties, and end each job as a worker does, until nothing is left to do."""
+        backfiller, at = Backfiller(self.store), self.now + SECOND
+        for _ in range(500):
+            backfiller.look(self.lease, at)
+            jobs = self.jobs()
+            assert len(jobs) <= at_once
+            for job in jobs:
+                self.redis.hset(f"rq:job:{job}", "status", "finished")
+                self.redis.lrem("rq:queue:default", 0, job)
+            if not self.redis.zcard(self.store.key("duties")):
+                return
+            at += timedelta(seconds=3)
+        raise AssertionError("the duties do not end")
+
+    def jobs(self) -> list[str]:
+        return Queue("default", connection=self.redis).get_job_ids()
+
+    def runs(self, name: str) -> list[tuple[datetime, str]]:
+        """Return the fire times that became jobs, with the reasons."""
+        ledger = self.store.ledger(name)
+        return [(e.fire_time, e.reason) for e in ledger if isinstance(e, Enqueued)]
+
+    def skips(self, name: str) -> list[tuple[str, int]]:
+        return [(e.reason, e.count) for e in self.store.ledger(name) if isinstance(e, Skip)]
 
 
 @pytest.fixture
-def lease(store: Store) -> Lease:
-    return lead(store)
-
-
-def declare_in_code(store: Store, lease: Lease, schedule: Schedule) -> None:
-    at = now(store)
-    change = Change("put", schedule.name, schedule.definition(), schedule.next_after(at), True)
-    assert all(store.reconcile(lease, 0, at, [change]))
-
-
-def tick(store: Store, lease: Lease, at: datetime | None = None) -> None:
-    """Decide the fire times that are due at an instant, as the clock does."""
-    planner = Planner(store, lease, memory=1 << 20)
-    while planner.turn(at or now(store)) == 0:
-        pass
+def clock(store: Store) -> Leader:
+    return Leader(store)
 
 
 def get(schedules: Schedules, name: str) -> Entry:
@@ -70,27 +108,14 @@ def get(schedules: Schedules, name: str) -> Entry:
     return entry
 
 
-def runs(store: Store, name: str) -> list[tuple[datetime, str]]:
-    """Return the fire times that became jobs, with the reasons."""
-    return [(e.fire_time, e.reason) for e in store.ledger(name) if isinstance(e, Enqueued)]
+def next_fire(schedules: Schedules, name: str) -> datetime:
+    fire = get(schedules, name).next_fire
+    assert fire
+    return fire
 
 
-def skips(store: Store, name: str) -> list[tuple[str, int]]:
-    return [(e.reason, e.count) for e in store.ledger(name) if isinstance(e, Skip)]
-
-
-def jobs(connection: Redis) -> list[str]:
-    return Queue("default", connection=connection).get_job_ids()
-
-
-def end(connection: Redis, *ids: str) -> None:
-    """End jobs, as a worker does."""
-    for id in ids:
-        connection.hset(f"rq:job:{id}", "status", "finished")
-        connection.lrem("rq:queue:default", 0, id)
-
-
-def faults(schedules: Schedules, verb: str, *args: Any, **options: Any) -> str:
+def fault(schedules: Schedules, verb: str, *args: Any, **options: Any) -> str:
+    """Call a method that refuses, and return the error's text."""
     with pytest.raises(ScheduleError) as caught:
         getattr(schedules, verb)(*args, **options)
     return str(caught.value)
@@ -106,14 +131,11 @@ class TestAdding:
         assert not entry.declared
         assert entry.next_fire == every(minutes=5).next_after(entry.known_since)
 
-    def test_it_fires_without_a_message_to_the_clock(
-        self, schedules: Schedules, store: Store
-    ) -> None:
+    def test_it_fires_without_news_to_the_clock(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(seconds=1), TASK)
-        fire = get(schedules, "often").next_fire
-        assert fire
-        tick(store, lead(store), fire)
-        assert runs(store, "often") == [(fire, "schedule")]
+        fire = next_fire(schedules, "often")
+        clock.tick(fire)
+        assert clock.runs("often") == [(fire, "schedule")]
 
     def test_adding_the_same_again_changes_nothing(self, schedules: Schedules) -> None:
         first = schedules.add("feeds", every(minutes=5), TASK)
@@ -121,182 +143,158 @@ class TestAdding:
 
     def test_another_definition_under_the_name_is_refused(self, schedules: Schedules) -> None:
         schedules.add("feeds", every(minutes=5), TASK)
-        assert "replace=True" in faults(schedules, "add", "feeds", every(minutes=6), TASK)
+        assert "replace=True" in fault(schedules, "add", "feeds", every(minutes=6), TASK)
         assert get(schedules, "feeds").schedule == declare("feeds", every(minutes=5), TASK, {})
 
-    def test_replace_keeps_marker_and_pause(
-        self, schedules: Schedules, store: Store, lease: Lease
-    ) -> None:
+    def test_replace_keeps_marker_and_pause(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(seconds=1), TASK)
         before = get(schedules, "often")
-        tick(store, lease, before.next_fire)
+        clock.tick(before.next_fire)
         schedules.pause("often", reason="x")
         schedules.add("often", every(seconds=1), TASK, replace=True, tags=["new"])
         after = get(schedules, "often")
-        assert after.schedule
-        assert after.schedule.tags == ("new",)
+        assert definition(schedules, "often").tags == ("new",)
         assert (after.marker, after.known_since) == (before.next_fire, before.known_since)
         assert after.pauses
 
     def test_every_fault_is_reported_and_nothing_added(self, schedules: Schedules) -> None:
-        text = faults(schedules, "add", "bad name", cron("61 3 * * *"), TASK, timeout=0)
+        text = fault(schedules, "add", "bad name", cron("61 3 * * *"), TASK, timeout=0)
         assert len(text.splitlines()) == 3
         assert not schedules.find().entries
 
-    def test_very_many_are_added_in_portions(self, schedules: Schedules, store: Store) -> None:
+    def test_very_many_are_added_in_portions(self, schedules: Schedules, clock: Leader) -> None:
         counts: list[int] = []
         added = ((f"tenant-{i}", every(hours=1), TASK, {"args": [i]}) for i in range(1200))
         assert schedules.add_many(added, progress=counts.append) == 1200
         assert counts == [500, 1000, 1200]
-        assert store.size() == 1200
+        assert clock.store.size() == 1200
         assert [(a.verb, a.count) for a in schedules.audit()] == [("add-many", 1200)]
 
-    def test_a_bad_one_leaves_its_portion_out_and_those_before_in(
-        self, schedules: Schedules, store: Store
-    ) -> None:
+    def test_a_fault_drops_only_its_portion(self, schedules: Schedules, clock: Leader) -> None:
         added = [(f"t{i}", every(hours=1), TASK) for i in range(600)]
         added[550] = ("t550", every(hours=0), TASK)
-        assert "t550: expected a period" in faults(schedules, "add_many", added)
-        assert store.size() == 500
+        assert "t550: expected a period" in fault(schedules, "add_many", added)
+        assert clock.store.size() == 500
         added[550] = ("t550", every(hours=1), TASK)
         assert schedules.add_many(added, replace=True) == 600
-        assert store.size() == 600
+        assert clock.store.size() == 600
 
-    def test_twins_in_a_portion_are_refused(self, schedules: Schedules, store: Store) -> None:
+    def test_a_name_given_twice_is_refused(self, schedules: Schedules, clock: Leader) -> None:
         added = [("a", every(hours=1), TASK), ("a", every(hours=2), TASK)]
-        assert "a: the name appears twice" in faults(schedules, "add_many", added)
-        assert store.size() == 0
+        assert "a: the name appears twice" in fault(schedules, "add_many", added)
+        assert clock.store.size() == 0
 
 
 class TestOneOff:
-    def test_leaves_only_its_run(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
-        at = now(store) + SECOND
+    def test_leaves_only_its_run(self, schedules: Schedules, clock: Leader) -> None:
+        at = clock.now + SECOND
         name = schedules.once(at, TASK, key="welcome-42")
-        tick(store, lease, at + SECOND)
-        [job_id] = jobs(connection)
+        clock.tick(at + SECOND)
+        [job_id] = clock.jobs()
         assert job_id.startswith(f"default-{name}-")
         assert schedules.get(name) is None
         fields = ("definitions", "markers", "revisions", "pauses", "skips", "due")
-        assert not connection.exists(*map(store.key, fields))
-        assert len(runs(store, name)) == 1
-        assert connection.ttl(store.key(f"ledger:{name}")) > 0
+        assert not clock.redis.exists(*map(clock.store.key, fields))
+        assert len(clock.runs(name)) == 1
+        assert clock.redis.ttl(clock.store.key(f"ledger:{name}")) > 0
 
-    def test_one_key_waits_once(self, schedules: Schedules, store: Store) -> None:
-        first, second = now(store) + HOUR, now(store) + 2 * HOUR
+    def test_one_key_waits_once(self, schedules: Schedules, clock: Leader) -> None:
+        first, second = clock.now + HOUR, clock.now + 2 * HOUR
         assert schedules.once(first, TASK, key="k") == schedules.once(second, TASK, key="k")
-        assert store.size() == 1
-        waiting = get(schedules, "once-k").next_fire
-        assert waiting
-        assert abs(waiting - first) < timedelta(milliseconds=1)
+        assert clock.store.size() == 1
+        assert abs(next_fire(schedules, "once-k") - first) < timedelta(milliseconds=1)
 
-    def test_without_a_key_each_is_its_own(self, schedules: Schedules, store: Store) -> None:
-        at = now(store) + HOUR
+    def test_without_a_key_each_is_its_own(self, schedules: Schedules, clock: Leader) -> None:
+        at = clock.now + HOUR
         assert schedules.once(at, TASK) != schedules.once(at, TASK)
 
-    def test_an_instant_that_has_passed_is_due_at_once(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
-        schedules.once(now(store) - HOUR, TASK)
-        tick(store, lease)
-        assert len(jobs(connection)) == 1
+    def test_a_past_instant_is_due_at_once(self, schedules: Schedules, clock: Leader) -> None:
+        schedules.once(clock.now - HOUR, TASK)
+        clock.tick()
+        assert len(clock.jobs()) == 1
 
-    def test_waits_for_the_end_of_a_pause(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_waits_for_the_end_of_a_pause(self, schedules: Schedules, clock: Leader) -> None:
         schedules.pause(ALL, reason="maintenance")
-        at = now(store) + SECOND
+        at = clock.now + SECOND
         schedules.once(at, TASK)
-        tick(store, lease, at + SECOND)
-        assert jobs(connection) == []
+        clock.tick(at + SECOND)
+        assert clock.jobs() == []
         schedules.resume(ALL)
-        tick(store, lease, at + timedelta(minutes=3))
-        assert len(jobs(connection)) == 1
+        clock.tick(at + timedelta(minutes=3))
+        assert len(clock.jobs()) == 1
 
 
 class TestEditing:
     def test_an_update_changes_what_is_named(self, schedules: Schedules) -> None:
         schedules.add("feeds", every(minutes=5), TASK, queue="low", timeout=30)
         schedules.update("feeds", queue="high")
-        entry = get(schedules, "feeds")
         options = {"queue": "high", "timeout": 30}
-        assert entry.schedule == declare("feeds", every(minutes=5), TASK, options)
+        assert definition(schedules, "feeds") == declare("feeds", every(minutes=5), TASK, options)
 
     def test_overlap_follows_catch_up_unless_it_was_chosen(self, schedules: Schedules) -> None:
         schedules.add("feeds", every(minutes=5), TASK)
         schedules.update("feeds", catch_up="all")
-        entry = get(schedules, "feeds")
-        assert entry.schedule
-        assert entry.schedule.overlap == "allow"
+        assert definition(schedules, "feeds").overlap == "allow"
 
-    def test_a_changed_rule_takes_effect_at_once(self, schedules: Schedules) -> None:
+    def test_a_changed_trigger_takes_effect_at_once(self, schedules: Schedules) -> None:
         schedules.add("feeds", every(hours=5), TASK)
         schedules.update("feeds", trigger=every(seconds=7))
         entry = get(schedules, "feeds")
         assert entry.next_fire == every(seconds=7).next_after(entry.known_since)
 
-    def test_what_the_old_rule_left_undecided_still_runs_once(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_a_fire_time_already_due_still_runs(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(milliseconds=50), TASK, overlap="allow")
-        due = get(schedules, "often").next_fire
-        assert due
-        while now(store) < due + timedelta(milliseconds=2):
-            pass
+        due = next_fire(schedules, "often")
+        clock.pass_by(due + timedelta(milliseconds=2))
         schedules.update("often", trigger=every(hours=1))
-        assert [reason for _, reason in runs(store, "often")] == ["schedule"]
-        tick(store, lease)
-        assert len(jobs(connection)) == 1
+        assert [reason for _, reason in clock.runs("often")] == ["schedule"]
+        clock.tick()
+        assert len(clock.jobs()) == 1
 
     def test_an_update_from_an_old_revision_is_refused(self, schedules: Schedules) -> None:
         schedules.add("feeds", every(minutes=5), TASK)
         old = get(schedules, "feeds").revision
         schedules.update("feeds", queue="high")
-        assert "someone else" in faults(schedules, "update", "feeds", revision=old, queue="low")
-        assert "someone else" in faults(schedules, "remove", "feeds", revision=old)
+        assert "someone else" in fault(schedules, "update", "feeds", revision=old, queue="low")
+        assert "someone else" in fault(schedules, "remove", "feeds", revision=old)
         assert get(schedules, "feeds").schedule
 
-    def test_declared_schedules_are_operated_on_not_edited(
-        self, schedules: Schedules, store: Store, lease: Lease
-    ) -> None:
-        declare_in_code(store, lease, declare("nightly", cron("0 3 * * *"), TASK, {}))
+    def test_declared_schedules_cannot_be_edited(self, schedules: Schedules, clock: Leader) -> None:
+        clock.declare("nightly", cron("0 3 * * *"), TASK)
         for verb, options in (("update", {"queue": "x"}), ("remove", {})):
-            assert "declared in code" in faults(schedules, verb, "nightly", **options)
-        assert "declared in code" in faults(schedules, "add", "nightly", every(hours=1), TASK)
+            assert "declared in code" in fault(schedules, verb, "nightly", **options)
+        assert "declared in code" in fault(schedules, "add", "nightly", every(hours=1), TASK)
         schedules.pause("nightly", reason="x")
         assert get(schedules, "nightly").pauses
 
-    def test_removing_several_is_all_or_nothing(self, schedules: Schedules, store: Store) -> None:
+    def test_removing_several_is_all_or_nothing(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add_many([("a", every(hours=1), TASK), ("b", every(hours=1), TASK)])
         with pytest.raises(Conflict) as caught:
             schedules.remove(["a", "c"])
         assert (caught.value.kind, caught.value.name) == (ConflictKind.MISSING, "c")
-        assert store.size() == 2
+        assert clock.store.size() == 2
         schedules.remove(["a", "b"])
-        assert store.size() == 0
+        assert clock.store.size() == 0
 
-    def test_a_missing_name_is_answered_with_a_similar_one(self, schedules: Schedules) -> None:
+    def test_an_unknown_name_is_answered_with_a_similar_one(self, schedules: Schedules) -> None:
         schedules.add("nightly-report", every(hours=1), TASK)
         for verb in ("remove", "pause", "resume", "trigger", "skip"):
-            assert "did you mean 'nightly-report'?" in faults(schedules, verb, "nightly-repot")
+            assert "did you mean 'nightly-report'?" in fault(schedules, verb, "nightly-repot")
 
-    def test_what_was_added_and_removed_leaves_nothing_but_its_ledger(
-        self, schedules: Schedules, store: Store, connection: Redis
-    ) -> None:
+    def test_a_removed_schedule_leaves_no_key(self, schedules: Schedules, clock: Leader) -> None:
+        before = set(clock.redis.keys())
         schedules.add("feeds", every(minutes=5), TASK)
-        schedules.pause("feeds", until=now(store) + HOUR, missed="all")
+        schedules.pause("feeds", until=clock.now + HOUR, missed="all")
         schedules.skip("feeds")
         schedules.remove("feeds")
-        keys: Any = connection.keys("rq*")
-        left = {key.decode().partition("rq-clock:default:")[2] for key in keys}
-        assert left == {"audit", "revision"}
+        left = set(clock.redis.keys()) - before
+        assert left == {b"rq-clock:default:audit", b"rq-clock:default:revision"}
 
 
 class TestFinding:
     @pytest.fixture(autouse=True)
-    def some(self, schedules: Schedules, store: Store, lease: Lease) -> None:
-        declare_in_code(store, lease, declare("nightly", cron("0 3 * * *"), "tasks.mail.send", {}))
+    def some(self, schedules: Schedules, clock: Leader) -> None:
+        clock.declare("nightly", cron("0 3 * * *"), "tasks.mail.send")
         schedules.add("shop-1", every(minutes=5), TASK, tags=["shop"], queue="low")
         schedules.add("shop-2", every(minutes=5), TASK, tags=["shop"])
 
@@ -333,102 +331,85 @@ class TestFinding:
 
 
 class TestTrigger:
-    def test_runs_now_and_does_not_move_the_schedule(
-        self, schedules: Schedules, store: Store, connection: Redis
-    ) -> None:
+    def test_runs_now_and_keeps_the_marker(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         before = get(schedules, "feeds")
         job_id = schedules.trigger("feeds", reason="the customer rang")
-        assert jobs(connection) == [job_id]
-        run = from_meta(Job.fetch(job_id, connection=connection).meta)
+        assert clock.jobs() == [job_id]
+        run = from_meta(Job.fetch(job_id, connection=clock.redis).meta)
         assert run
         assert (run.schedule, run.reason) == ("feeds", "manual")
-        assert runs(store, "feeds") == [(run.fire_time, "manual")]
+        assert clock.runs("feeds") == [(run.fire_time, "manual")]
         after = get(schedules, "feeds")
         assert (after.marker, after.next_fire) == (before.marker, before.next_fire)
-        assert [(a.by, a.verb, a.reason) for a in schedules.audit(1)] == [
-            ("ana", "trigger", "the customer rang")
-        ]
+        [change] = schedules.audit(1)
+        assert (change.by, change.verb, change.reason) == ("ana", "trigger", "the customer rang")
 
-    def test_is_refused_while_a_run_is_in_progress_unless_forced(
-        self, schedules: Schedules, connection: Redis
-    ) -> None:
+    def test_a_run_in_progress_must_be_forced(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         first = schedules.trigger("feeds")
-        assert first in faults(schedules, "trigger", "feeds")
+        assert first in fault(schedules, "trigger", "feeds")
         schedules.trigger("feeds", force=True)
-        assert len(jobs(connection)) == 2
+        assert len(clock.jobs()) == 2
         schedules.update("feeds", overlap="allow")
         schedules.trigger("feeds")
-        assert len(jobs(connection)) == 3
+        assert len(clock.jobs()) == 3
 
-    def test_a_run_by_hand_counts_for_overlap(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_a_run_by_hand_counts_for_overlap(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(seconds=1), TASK)
-        due = get(schedules, "often").next_fire
+        due = next_fire(schedules, "often")
         by_hand = schedules.trigger("often")
-        tick(store, lease, due)
-        assert jobs(connection) == [by_hand]
-        assert skips(store, "often") == [("overlap", 1)]
+        clock.tick(due)
+        assert clock.jobs() == [by_hand]
+        assert clock.skips("often") == [("overlap", 1)]
 
-    def test_works_on_a_paused_schedule(self, schedules: Schedules, connection: Redis) -> None:
+    def test_works_on_a_paused_schedule(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         schedules.pause("feeds")
         job_id = schedules.trigger("feeds")
-        assert jobs(connection) == [job_id]
+        assert clock.jobs() == [job_id]
 
-    def test_a_queue_that_is_no_list_is_reported_and_nothing_written(
-        self, schedules: Schedules, store: Store, connection: Redis
-    ) -> None:
+    def test_a_queue_of_another_type_is_refused(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
-        connection.set("rq:queue:default", "x")
-        assert "not a list" in faults(schedules, "trigger", "feeds")
-        assert store.ledger("feeds") == []
-        assert not connection.keys("rq:job:*")
+        clock.redis.set("rq:queue:default", "x")
+        assert "not a list" in fault(schedules, "trigger", "feeds")
+        assert clock.store.ledger("feeds") == []
+        assert not clock.redis.keys("rq:job:*")
         assert [a.verb for a in schedules.audit()] == ["add"]
 
 
 class TestPause:
-    def test_a_timed_pause_ends_by_itself(
-        self, schedules: Schedules, store: Store, lease: Lease
-    ) -> None:
+    def test_a_timed_pause_ends_by_itself(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
-        first = get(schedules, "feeds").next_fire
-        assert first
+        first = next_fire(schedules, "feeds")
         schedules.pause("feeds", reason="x", until=first + HOUR + SECOND)
-        assert get(schedules, "feeds").states(now(store)) == ("paused",)
-        tick(store, lease, first)
-        tick(store, lease, first + HOUR)
-        assert skips(store, "feeds") == [("paused", 2)]
-        tick(store, lease, first + 2 * HOUR)
-        assert runs(store, "feeds") == [(first + 2 * HOUR, "schedule")]
+        assert get(schedules, "feeds").states(clock.now) == ("paused",)
+        clock.tick(first)
+        clock.tick(first + HOUR)
+        assert clock.skips("feeds") == [("paused", 2)]
+        clock.tick(first + 2 * HOUR)
+        assert clock.runs("feeds") == [(first + 2 * HOUR, "schedule")]
 
-    def test_what_came_due_in_it_is_skipped_also_if_no_clock_ran(
-        self, schedules: Schedules, store: Store, lease: Lease
-    ) -> None:
+    def test_it_skips_fire_times_without_a_clock(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(milliseconds=20), TASK)
         schedules.pause("often")
-        due = get(schedules, "often").next_fire
-        assert due
-        while now(store) <= due:
-            pass
+        due = next_fire(schedules, "often")
+        clock.pass_by(due)
         schedules.resume("often")
         resumed = get(schedules, "often").pauses[0].until
         assert resumed
-        tick(store, lease, resumed)
-        assert runs(store, "often") == []
-        assert [reason for reason, _ in skips(store, "often")] == ["paused"]
+        clock.tick(resumed)
+        assert clock.runs("often") == []
+        assert [reason for reason, _ in clock.skips("often")] == ["paused"]
 
     @pytest.mark.parametrize("missed", ["latest", "all"])
     def test_a_resumed_schedule_catches_up_by_its_missed(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis, missed: str
+        self, schedules: Schedules, clock: Leader, missed: str
     ) -> None:
         schedules.add("often", every(milliseconds=10), TASK)
         schedules.pause("often")
         since = get(schedules, "often").pauses[0].since
-        while now(store) < since + timedelta(milliseconds=100):
-            pass
+        clock.pass_by(since + timedelta(milliseconds=100))
         schedules.resume("often", missed=missed)
         until = get(schedules, "often").pauses[0].until
         assert until
@@ -437,55 +418,45 @@ class TestPause:
         assert len(expected) >= 9
         if missed == "latest":
             expected = expected[-1:]
-        finish_duties(store, lease, connection)
-        assert runs(store, "often") == [(t, "backfill") for t in expected]
+        clock.finish_duties()
+        assert clock.runs("often") == [(t, "backfill") for t in expected]
 
-    def test_a_timed_pause_makes_up_for_what_it_missed(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_a_timed_pause_catches_up_at_its_end(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(milliseconds=10), TASK)
-        until = now(store) + timedelta(milliseconds=100)
+        until = clock.now + timedelta(milliseconds=100)
         schedules.pause("often", until=until, missed="latest")
-        chores = Backfiller(store)
-        assert chores.look(lease, until - timedelta(milliseconds=1)) == until.replace(
-            microsecond=until.microsecond // 1000 * 1000
-        )
-        while now(store) < until:
-            pass
-        finish_duties(store, lease, connection)
-        [made_up] = [t for t, reason in runs(store, "often") if reason == "backfill"]
+        due = until.replace(microsecond=until.microsecond // 1000 * 1000)
+        assert Backfiller(clock.store).look(clock.lease, until - timedelta(milliseconds=1)) == due
+        clock.pass_by(until)
+        clock.finish_duties()
+        [made_up] = [t for t, reason in clock.runs("often") if reason == "backfill"]
         assert until - timedelta(milliseconds=10) <= made_up <= until
         assert [b.state for b in schedules.backfills()] == ["done"]
 
-    def test_a_pause_in_which_nothing_came_due_has_nothing_to_make_up_for(
-        self, schedules: Schedules, connection: Redis
-    ) -> None:
+    def test_an_empty_pause_catches_up_nothing(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(days=300), TASK)
         schedules.pause("feeds", missed="all")
         schedules.resume("feeds")
         assert schedules.backfills() == []
-        assert jobs(connection) == []
+        assert clock.jobs() == []
 
-    def test_a_longer_pause_does_not_forget_what_the_first_one_missed(
-        self, schedules: Schedules, store: Store
-    ) -> None:
+    def test_a_second_pause_keeps_its_start(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         schedules.pause("feeds", reason="short")
         first = get(schedules, "feeds").pauses[0].since
-        schedules.pause("feeds", reason="longer", until=now(store) + HOUR)
+        schedules.pause("feeds", reason="longer", until=clock.now + HOUR)
         [pause] = get(schedules, "feeds").pauses
         assert (pause.since, pause.reason) == (first, "longer")
 
-    def test_bad_words_are_refused(self, schedules: Schedules, store: Store) -> None:
+    def test_bad_values_are_refused(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
-        past = now(store) - HOUR
-        assert "in the future" in faults(schedules, "pause", "feeds", until=past)
-        assert "skip, latest or all" in faults(schedules, "pause", "feeds", missed="some")
-        assert "pause of all" in faults(schedules, "pause", ALL, missed="all")
+        past = clock.now - HOUR
+        assert "in the future" in fault(schedules, "pause", "feeds", until=past)
+        assert "skip, latest or all" in fault(schedules, "pause", "feeds", missed="some")
+        assert "pause of all" in fault(schedules, "pause", ALL, missed="all")
         naive = datetime.fromisoformat("2999-01-01")
-        assert "expected until as a date and time" in faults(
-            schedules, "pause", "feeds", until=naive
-        )
+        text = fault(schedules, "pause", "feeds", until=naive)
+        assert "expected until as a date and time" in text
         assert get(schedules, "feeds").pauses == ()
 
     def test_resuming_what_is_not_paused_changes_nothing(self, schedules: Schedules) -> None:
@@ -496,42 +467,36 @@ class TestPause:
 
 
 class TestSkip:
-    def test_the_next_ones_are_skipped_and_those_after_run(
-        self, schedules: Schedules, store: Store, lease: Lease
-    ) -> None:
+    def test_the_next_fire_times_are_skipped(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
-        first = get(schedules, "feeds").next_fire
-        assert first
+        first = next_fire(schedules, "feeds")
         assert schedules.skip("feeds", 2, reason="known bad data") == first + HOUR
-        tick(store, lease, first)
-        tick(store, lease, first + HOUR)
-        tick(store, lease, first + 2 * HOUR)
-        assert skips(store, "feeds") == [("requested", 2)]
-        assert runs(store, "feeds") == [(first + 2 * HOUR, "schedule")]
+        clock.tick(first)
+        clock.tick(first + HOUR)
+        clock.tick(first + 2 * HOUR)
+        assert clock.skips("feeds") == [("requested", 2)]
+        assert clock.runs("feeds") == [(first + 2 * HOUR, "schedule")]
 
-    def test_can_be_undone(self, schedules: Schedules, store: Store, lease: Lease) -> None:
+    def test_can_be_undone(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
-        first = get(schedules, "feeds").next_fire
+        first = next_fire(schedules, "feeds")
         schedules.skip("feeds", 2)
         schedules.skip("feeds", 0)
-        tick(store, lease, first)
-        assert runs(store, "feeds") == [(first, "schedule")]
+        clock.tick(first)
+        assert clock.runs("feeds") == [(first, "schedule")]
 
-    def test_what_was_due_before_it_is_not_among_those_skipped(
-        self, schedules: Schedules, store: Store
-    ) -> None:
+    def test_a_fire_time_already_due_runs(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(milliseconds=50), TASK)
         known = get(schedules, "often").known_since
-        while now(store) < known + timedelta(milliseconds=200):
-            pass
+        clock.pass_by(known + timedelta(milliseconds=200))
         last = schedules.skip("often", 1)
         entry = get(schedules, "often")
         assert last == every(milliseconds=50).next_after(entry.decided)
-        assert [reason for _, reason in runs(store, "often")] == ["schedule"]
+        assert [reason for _, reason in clock.runs("often")] == ["schedule"]
 
-    def test_more_than_there_will_be_is_refused(self, schedules: Schedules, store: Store) -> None:
-        name = schedules.once(now(store) + HOUR, TASK)
-        assert "expected 2 more fire times" in faults(schedules, "skip", name, 2)
+    def test_more_than_remain_is_refused(self, schedules: Schedules, clock: Leader) -> None:
+        name = schedules.once(clock.now + HOUR, TASK)
+        assert "expected 2 more fire times" in fault(schedules, "skip", name, 2)
 
 
 def fire_times(after: datetime, until: datetime, period: timedelta) -> Iterator[datetime]:
@@ -543,20 +508,6 @@ def fire_times(after: datetime, until: datetime, period: timedelta) -> Iterator[
         t += period
 
 
-def finish_duties(store: Store, lease: Lease, connection: Redis, at_once: int = 1) -> None:
-    """Let the leader do its chores, and workers end each job, until nothing is left to do."""
-    chores, at = Backfiller(store), now(store) + SECOND
-    for _ in range(500):
-        chores.look(lease, at)
-        living = jobs(connection)
-        assert len(living) <= at_once
-        end(connection, *living)
-        if not connection.zcard(store.key("duties")):
-            return
-        at += timedelta(seconds=3)
-    raise AssertionError("the chores do not end")
-
-
 class TestBackfill:
     START, END = datetime(2026, 3, 1, 0, 0, tzinfo=UTC), datetime(2026, 3, 1, 5, 30, tzinfo=UTC)
     HOURS = tuple(datetime(2026, 3, 1, h, tzinfo=UTC) for h in range(6))
@@ -565,40 +516,34 @@ class TestBackfill:
     def hourly(self, schedules: Schedules) -> None:
         schedules.add("hourly", cron("0 * * * *"), TASK)
 
-    def test_each_fire_time_once_oldest_first(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_fire_times_run_oldest_first(self, schedules: Schedules, clock: Leader) -> None:
         backfill = schedules.backfill("hourly", self.START, self.END, reason="lost data")
         assert (backfill.total, backfill.state) == (6, "running")
-        finish_duties(store, lease, connection)
-        assert runs(store, "hourly") == [(t, "backfill") for t in self.HOURS]
+        clock.finish_duties()
+        assert clock.runs("hourly") == [(t, "backfill") for t in self.HOURS]
         [done] = schedules.backfills()
         assert (done.state, done.enqueued, done.skipped) == ("done", 6, 0)
         assert [a.verb for a in schedules.audit()] == ["backfill", "add"]
 
-    def test_at_most_so_many_at_once(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_at_once_limits_concurrent_runs(self, schedules: Schedules, clock: Leader) -> None:
         schedules.backfill("hourly", self.START, self.END, at_once=4)
-        Backfiller(store).look(lease, now(store))
-        assert len(jobs(connection)) == 4
-        finish_duties(store, lease, connection, at_once=4)
-        assert len(runs(store, "hourly")) == 6
+        Backfiller(clock.store).look(clock.lease, clock.now)
+        assert len(clock.jobs()) == 4
+        clock.finish_duties(at_once=4)
+        assert len(clock.runs("hourly")) == 6
 
-    def test_fire_times_that_ran_are_left_out_unless_again(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_past_runs_are_left_out_unless_again(self, schedules: Schedules, clock: Leader) -> None:
         schedules.backfill("hourly", self.HOURS[1], self.HOURS[3])
-        finish_duties(store, lease, connection)
+        clock.finish_duties()
         assert schedules.preview_backfill("hourly", self.START, self.END).count == 3
         assert schedules.preview_backfill("hourly", self.START, self.END, again=True).count == 6
         schedules.backfill("hourly", self.START, self.END)
-        finish_duties(store, lease, connection)
-        assert [t for t, _ in runs(store, "hourly")] == [*self.HOURS[1:4], *self.HOURS[::4][:1],
-                                                         *self.HOURS[4:]]  # fmt: skip
+        clock.finish_duties()
+        ran = [t for t, _ in clock.runs("hourly")]
+        assert ran == [*self.HOURS[1:4], self.HOURS[0], *self.HOURS[4:]]
 
     def test_a_span_may_begin_and_end_within_a_millisecond(self, schedules: Schedules) -> None:
-        """What lies less than one before it is not in it, and is not taken for undone."""
+        """A fire time less than a millisecond before the span is outside it."""
         little = timedelta(microseconds=400)
         found = schedules.preview_backfill("hourly", self.HOURS[1] + little, self.HOURS[3] + little)
         assert (found.first, found.last, found.count) == (self.HOURS[2], self.HOURS[3], 2)
@@ -614,53 +559,40 @@ class TestBackfill:
         assert found.first == datetime(2026, 3, 28, 1, 30, tzinfo=UTC)
         assert found.last == datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # the clocks went forward
 
-    def test_canceled_it_enqueues_no_more(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_a_canceled_one_enqueues_no_more(self, schedules: Schedules, clock: Leader) -> None:
         backfill = schedules.backfill("hourly", self.START, self.END)
-        Backfiller(store).look(lease, now(store))
+        Backfiller(clock.store).look(clock.lease, clock.now)
         schedules.cancel_backfill(backfill.id, reason="wrong span")
-        finish_duties(store, lease, connection)
-        assert len(runs(store, "hourly")) == 1
+        clock.finish_duties()
+        assert len(clock.runs("hourly")) == 1
         assert [b.state for b in schedules.backfills()] == ["canceled"]
-        assert "expected a backfill that is running" in faults(
+        assert "expected a backfill that is running" in fault(
             schedules, "cancel_backfill", backfill.id
         )
 
-    def test_a_removed_schedule_ends_it(
-        self, schedules: Schedules, store: Store, lease: Lease, connection: Redis
-    ) -> None:
+    def test_a_removed_schedule_ends_it(self, schedules: Schedules, clock: Leader) -> None:
         schedules.backfill("hourly", self.START, self.END)
         schedules.remove("hourly")
-        finish_duties(store, lease, connection)
+        clock.finish_duties()
         assert [b.state for b in schedules.backfills()] == ["canceled"]
-        assert jobs(connection) == []
+        assert clock.jobs() == []
 
-    def test_a_deposed_clock_goes_on_with_nothing(
-        self, schedules: Schedules, store: Store, connection: Redis
-    ) -> None:
-        from rq_clock.errors import LeaseLost
-
-        old = lead(store)
-        assert isinstance(
-            Leases(store).acquire("clock.2", ("local", ""), "take-over", now(store)), Lease
-        )
+    def test_a_deposed_clock_enqueues_nothing(self, schedules: Schedules, clock: Leader) -> None:
+        clock.acquire("clock.2", "take-over")
         schedules.backfill("hourly", self.START, self.END)
         with pytest.raises(LeaseLost):
-            Backfiller(store).look(old, now(store))
-        assert jobs(connection) == []
+            Backfiller(clock.store).look(clock.lease, clock.now)
+        assert clock.jobs() == []
 
-    def test_bad_spans_are_refused_and_nothing_left(
-        self, schedules: Schedules, store: Store, connection: Redis
-    ) -> None:
+    def test_a_refused_span_leaves_no_key(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("minutely", cron("* * * * *"), TASK)
         ten_years = self.START - timedelta(days=3652)
-        assert "at least 10,000" in faults(schedules, "backfill", "minutely", ten_years, self.START)
-        assert "after its start" in faults(schedules, "backfill", "hourly", self.END, self.START)
-        future = now(store) + HOUR
-        assert "of the past" in faults(schedules, "backfill", "hourly", future, future + HOUR)
-        assert "at_once" in faults(schedules, "backfill", "hourly", self.START, self.END, at_once=0)
-        assert not connection.exists(store.key("backfills"), store.key("duties"))
+        assert "at least 10,000" in fault(schedules, "backfill", "minutely", ten_years, self.START)
+        assert "after its start" in fault(schedules, "backfill", "hourly", self.END, self.START)
+        future = clock.now + HOUR
+        assert "of the past" in fault(schedules, "backfill", "hourly", future, future + HOUR)
+        assert "at_once" in fault(schedules, "backfill", "hourly", self.START, self.END, at_once=0)
+        assert not clock.redis.exists(clock.store.key("backfills"), clock.store.key("duties"))
 
 
 class TestOutage:
@@ -679,11 +611,9 @@ class TestOutage:
             with pytest.raises(StoreUnavailable, match=r"no Redis at redis://127\.0\.0\.1:1"):
                 getattr(away, verb)(*args)
 
-    def test_a_trigger_that_is_only_a_once_in_code_is_kept(
-        self, schedules: Schedules, store: Store, lease: Lease
-    ) -> None:
-        at = now(store) + SECOND
-        declare_in_code(store, lease, declare("launch", once(at), TASK, {}))
-        tick(store, lease, at + SECOND)
+    def test_a_once_declared_in_code_is_kept(self, schedules: Schedules, clock: Leader) -> None:
+        at = clock.now + SECOND
+        clock.declare("launch", once(at), TASK)
+        clock.tick(at + SECOND)
         assert schedules.get("launch")
-        assert len(runs(store, "launch")) == 1
+        assert len(clock.runs("launch")) == 1

@@ -1,4 +1,4 @@
-"""A caller of the API, for tests: an app on a Redis, and who asks."""
+"""A client of the API for tests, and the app it calls."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ API = "/api/v1"
 
 
 def app_on(redis_url: str, *, read_only: bool = False) -> FastAPI:
-    """An app whose tokens are named like their scope. It waits for Redis as long as that takes:
-    these tests are about what is answered, on a machine that may be busy."""
+    """Return an app whose tokens are named like their scope. It waits for Redis without a limit."""
     settings = Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS})
     return create_app(settings, redis=Redis.from_url(redis_url), read_only=read_only)
 
@@ -36,52 +35,66 @@ def validator(schema: str) -> Any:
 
 
 class Caller:
-    """Somebody with a token, who holds each answer against the document. Paths are those below
-    /api/v1."""
+    """A client with a token. It checks each response against the OpenAPI document.
+
+    Paths are relative to /api/v1.
+    """
 
     def __init__(self, app: FastAPI, scope: str = "admin") -> None:
         self._document = app.openapi()
         self._client = TestClient(app, headers={"Authorization": f"Bearer {VALUES[scope]}"})
 
     def __call__(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        """The whole answer. `body` is sent as JSON."""
+        """Return the response. `body` is sent as JSON."""
         if body is not None:
             options["json"] = body
         headers = {k.replace("_", "-"): v for k, v in options.pop("headers", {}).items()}
-        answer = self._client.request(method, API + path, headers=headers, **options)
-        self._hold(method, path.partition("?")[0], answer)
-        return answer
+        response = self._client.request(method, API + path, headers=headers, **options)
+        self._check(method, path.partition("?")[0], response)
+        return response
 
-    def _hold(self, method: str, path: str, answer: Any) -> None:
-        """An answer is one that is told, and its body what is told of it."""
+    def _check(self, method: str, path: str, response: Any) -> None:
+        """Fail unless the document has this status and its schema fits the body."""
         for template, methods in self._document["paths"].items():
             fits = re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), API + path)
             if fits and method.lower() in methods:
-                said = methods[method.lower()]["responses"]
-                assert str(answer.status_code) in said, f"{method} {path}: {answer.status_code}"
-                content = said[str(answer.status_code)].get("content", {})
-                kind = answer.headers.get("content-type", "").partition(";")[0]
+                responses = methods[method.lower()]["responses"]
+                code = str(response.status_code)
+                assert code in responses, f"{method} {path}: {code}"
+                content = responses[code].get("content", {})
+                kind = response.headers.get("content-type", "").partition(";")[0]
                 schema = content.get(kind, {}).get("schema")
                 if schema and kind.endswith("json"):
                     components = {"components": self._document["components"]}
-                    faults = validator(json.dumps(schema | components)).iter_errors(answer.json())
-                    assert not list(faults), f"{method} {path}: {answer.text}"
+                    faults = validator(json.dumps(schema | components)).iter_errors(response.json())
+                    assert not list(faults), f"{method} {path}: {response.text}"
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        """Call, and return the body of a successful answer."""
-        answer = self(method, path, body, **options)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
+        """Call, and return the body of a successful response."""
+        response = self(method, path, body, **options)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json() if response.content else None
 
     def refused(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """Call, and return the problem of a refused request: status, kind and document."""
-        answer = self(method, path, body, **options)
-        assert answer.headers["content-type"] == "application/problem+json", answer.text
-        problem = answer.json()
-        assert problem["status"] == answer.status_code
-        return f"{answer.status_code} {problem['type'].rpartition(':')[2]}", problem
+        response = self(method, path, body, **options)
+        assert response.headers["content-type"] == "application/problem+json", response.text
+        problem = response.json()
+        assert problem["status"] == response.status_code
+        return f"{response.status_code} {problem['type'].rpartition(':')[2]}", problem
+
+    def error(self, method: str, path: str, body: Any = None, **options: Any) -> str:
+        """Call, and return the status and kind of a refused request."""
+        kind: str = self.refused(method, path, body, **options)[0]
+        return kind
+
+    def faults(self, method: str, path: str, body: Any = None, **options: Any) -> list[str]:
+        """Call, and return the fields of an invalid request: pointers or parameters."""
+        kind, problem = self.refused(method, path, body, **options)
+        assert kind == "422 validation", problem
+        return [e["pointer"] if "pointer" in e else e["parameter"] for e in problem["errors"]]
 
 
 def schedules_on(redis: Redis) -> Schedules:
-    """Another one who changes schedules there."""
+    """Return the schedules as another user, bob."""
     return Schedules(redis, by="bob", settings=Settings.from_env({"REDIS_URL": "redis://x"}))

@@ -108,16 +108,14 @@ class TestEveryRoute:
             assert answer.status_code == 401
 
     @pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
-    def test_is_closed_to_whoever_lacks_its_scope(
+    def test_is_closed_without_its_scope(
         self, web: TestClient, method: str, path: str, scope: str
     ) -> None:
         wrong = {"read": "tasks", "operate": "read", "admin": "operate"}[scope]
         assert web.request(method, path, headers=bearer(VALUES[wrong])).status_code == 403
 
     @pytest.mark.parametrize(("method", "path", "scope"), UNSAFE)
-    def test_refuses_what_comes_from_elsewhere(
-        self, web: TestClient, method: str, path: str, scope: str
-    ) -> None:
+    def test_refuses_other_sites(self, web: TestClient, method: str, path: str, scope: str) -> None:
         logged_in(web)
         for headers in ELSEWHERE:
             assert web.request(method, path, headers=headers).status_code == 403, headers
@@ -169,9 +167,7 @@ class TestTokens:
             ("a:read:0123456789 abcdef", "that is neither"),
         ],
     )
-    def test_an_invalid_setting_is_reported_without_the_secret(
-        self, text: str, message: str
-    ) -> None:
+    def test_an_invalid_setting_shows_no_secret(self, text: str, message: str) -> None:
         with pytest.raises(RqClockError, match="RQ_CLOCK_TOKENS: expected") as failure:
             Settings.from_env({"RQ_CLOCK_TOKENS": text})
         assert message in str(failure.value)
@@ -194,7 +190,7 @@ class TestCookies:
         assert web.get("/").status_code == 200
         assert web.post("/schedules/x/pause", headers=HERE).status_code == 403
 
-    def test_one_that_was_tampered_with_or_is_old_is_nothing(
+    def test_a_forged_or_old_one_is_refused(
         self, web: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         logged_in(web)

@@ -96,9 +96,7 @@ class TestAPageThatAsksAgain:
         connection.zadd(key("due"), {"s0": 3_000_000_000_000})
 
     @pytest.mark.parametrize("path", ["/", "/timeline", "/runs", "/queues", "/clock", "/audit"])
-    def test_it_is_not_made_again_while_nothing_changes(
-        self, browser: TestClient, path: str
-    ) -> None:
+    def test_it_is_not_sent_while_nothing_changes(self, browser: TestClient, path: str) -> None:
         first = ask(browser, path)
         assert (first.status_code, first.headers["cache-control"]) == (200, "no-store")
         again = ask(browser, path, first.headers["etag"])
@@ -106,38 +104,32 @@ class TestAPageThatAsksAgain:
         assert again.headers["etag"] == first.headers["etag"]
 
     @pytest.mark.parametrize("change", CHANGES)
-    def test_it_is_made_again_when(
-        self, browser: TestClient, connection: Redis, change: str
-    ) -> None:
+    def test_it_is_sent_when(self, browser: TestClient, connection: Redis, change: str) -> None:
         etag = ask(browser).headers["etag"]
         CHANGES[change](connection)
         again = ask(browser, etag=etag)
         assert (again.status_code, again.headers["etag"] != etag) == (200, True)
 
-    def test_it_is_made_again_when_a_fire_time_becomes_late(
-        self, browser: TestClient, connection: Redis
-    ) -> None:
+    def test_it_is_sent_when_a_run_is_late(self, browser: TestClient, connection: Redis) -> None:
         seconds: Any = connection.time()
         connection.zadd(key("due"), {"s1": (seconds[0] - 10 + 2) * 1000})
         etag = ask(browser).headers["etag"]
         wait_until(lambda: ask(browser, etag=etag).status_code == 200, "it to be late")
 
-    def test_it_is_made_again_when_it_has_grown_old(
+    def test_it_is_sent_when_it_is_old(
         self, browser: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changes, "OLD_SECONDS", 1)
         etag = ask(browser).headers["etag"]
         wait_until(lambda: ask(browser, etag=etag).status_code == 200, "an older page")
 
-    def test_a_sign_of_life_or_a_figure_of_the_clocks_is_no_change(
-        self, browser: TestClient, connection: Redis
-    ) -> None:
+    def test_a_heartbeat_is_no_change(self, browser: TestClient, connection: Redis) -> None:
         etag = ask(browser).headers["etag"]
         connection.hset(key("workers"), "w", "2")
         connection.hset(key("lease"), "lag_p50_ms", "7")
         assert ask(browser, etag=etag).status_code == 304
 
-    def test_output_is_a_change_of_its_own_page_alone(
+    def test_output_changes_its_own_page_alone(
         self, browser: TestClient, connection: Redis
     ) -> None:
         connection.set(key("output:job-1"), "0 line 1\n")
@@ -147,7 +139,7 @@ class TestAPageThatAsksAgain:
         assert (page.status_code, "line 2" in page.text) == (200, True)
         assert ask(browser, "/", etags["/"]).status_code == 304
 
-    def test_another_reader_or_look_has_another_etag(
+    def test_an_etag_depends_on_reader_and_theme(
         self, browser: TestClient, site: Callable[[str], TestClient]
     ) -> None:
         etag = ask(browser).headers["etag"]
@@ -161,14 +153,14 @@ class TestAPageThatAsksAgain:
         answer = ask(browser, etag=etag)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/")
 
-    def test_keys_of_another_type_are_no_fault(
+    def test_keys_of_another_type_are_no_error(
         self, browser: TestClient, connection: Redis
     ) -> None:
         connection.set("rq:queue:mail", "no list")
         etag = ask(browser, "/audit").headers["etag"]
         assert ask(browser, "/audit", etag).status_code == 304
 
-    def test_a_page_that_a_person_opens_costs_no_look(
+    def test_a_page_without_etag_costs_no_look(
         self, browser: TestClient, connection: Redis
     ) -> None:
         with round_trips() as plain:

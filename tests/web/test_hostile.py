@@ -228,7 +228,7 @@ def hide(redis: Any, url: str) -> None:
 
 
 class TestSecrets:
-    def test_none_is_shown_nor_logged(
+    def test_none_is_shown_or_logged(
         self, fresh_server: Callable[..., Server], tmp_path: Path
     ) -> None:
         server = fresh_server(requirepass=hush(30), appendonly="no")

@@ -109,9 +109,7 @@ class TestSingleSchedules:
         assert "rq_clock_leader_info" not in found
         assert "rq_clock_last_tick_timestamp_seconds" not in found
 
-    def test_it_is_overdue_by_the_servers_clock(
-        self, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_it_is_overdue_by_redis_time(self, connection: Redis, schedules: Schedules) -> None:
         schedules.add("s", every(hours=1), "tasks.x")
         now = to_ms(datetime.now(UTC))
         connection.zadd(PREFIX + "due", {"s": now - 100_000})
@@ -153,7 +151,7 @@ class TestSingleSchedules:
         }  # fmt: skip
         assert of(paused, "rq_clock_schedules_failing") == 0
 
-    def test_beyond_the_limit_only_schedules_in_trouble_are_listed(
+    def test_beyond_the_limit_only_trouble_is_listed(
         self, connection: Redis, schedules: Schedules
     ) -> None:
         now = to_ms(datetime.now(UTC))
@@ -176,7 +174,7 @@ class TestSingleSchedules:
 
 
 class TestQueues:
-    def test_jobs_and_workers_have_the_names_of_rq_exporter(
+    def test_names_are_those_of_rq_exporter(
         self, redis_url: str, connection: Redis, schedules: Schedules
     ) -> None:
         schedules.add("good", every(hours=1), "tests.worker.jobs.add", args=[1, 2])
@@ -205,9 +203,7 @@ class TestQueues:
         assert age is not None
         assert 0 < age < 60
 
-    def test_a_worker_of_which_only_the_name_is_left_counts_no_more(
-        self, connection: Redis
-    ) -> None:
+    def test_a_worker_without_a_record_does_not_count(self, connection: Redis) -> None:
         connection.sadd("rq:workers", "rq:worker:gone")
         connection.sadd("rq:queues", "rq:queue:default")
         found = metrics_of(connection)
@@ -216,9 +212,7 @@ class TestQueues:
 
 
 class TestTheText:
-    def test_both_formats_say_the_same_and_are_read_by_their_parsers(
-        self, connection: Redis, schedules: Schedules
-    ) -> None:
+    def test_both_formats_have_equal_samples(self, connection: Redis, schedules: Schedules) -> None:
         schedules.add("s", every(hours=1), "tasks.x", queue='a "b" \\ c')
         counts: dict[Any, Any] = {"run ok 2.5": 3, "run failed 300": 1, "took": 90_500}
         connection.hset(PREFIX + "counters:s", mapping=counts)
@@ -260,14 +254,14 @@ class TestTheText:
         assert [n for _, n in rows] == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
         assert all(one <= other for (_, one), (_, other) in pairwise(rows))
 
-    def test_what_counts_failures_is_there_before_the_first(self, connection: Redis) -> None:
+    def test_failure_counters_begin_at_zero(self, connection: Redis) -> None:
         """Of a counter that appears with 1, increase() sees nothing."""
         found = metrics_of(connection)
         for status in ("failed", "timed_out", "lost"):
             assert of(found, "rq_clock_runs_total", status=status) == 0
         assert of(found, "rq_clock_fires_total", result="error", reason="write") == 0
 
-    def test_callers_make_up_no_labels(self, connection: Redis) -> None:
+    def test_requests_add_no_labels(self, connection: Redis) -> None:
         for number in range(50):
             count_request("", f"METHOD{number}", 404)
         found = samples(web(connection).get("/metrics").text)["rq_clock_http_requests_total"]
@@ -451,9 +445,7 @@ class TestRulesInTrouble:
         served = with_label(found, "rq_queue_workers", "queue")
         assert {queue for queue in waiting if served[queue] == 0} == {"nobody"}
 
-    def test_a_killed_clock_is_down_and_its_schedules_are_late(
-        self, running: tuple[Any, ClockProcess]
-    ) -> None:
+    def test_a_killed_clock_is_down(self, running: tuple[Any, ClockProcess]) -> None:
         redis, clock = running
         clock.signal(signal.SIGKILL)
         grace = {"RQ_CLOCK_ALERT_GRACE_SECONDS": "5"}

@@ -120,7 +120,5 @@ def test_an_operation_matches_its_document(api: Any, method: str, path: str) -> 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_an_operation_matches_its_document_for_very_many_requests(
-    api: Any, method: str, path: str
-) -> None:
+def test_an_operation_matches_it_at_length(api: Any, method: str, path: str) -> None:
     hold(api, method, path, 100 * FEW, always_alike=False)

@@ -74,7 +74,7 @@ def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, 
     return {"name": "it", "id": job, "backfill": made, "queue": "default"}
 
 
-def test_answers_match_the_document(
+def test_responses_match_the_document(
     api: Caller, connection: Redis, work: Callable[[], None]
 ) -> None:
     known = fill(api, connection, work)
@@ -95,9 +95,7 @@ def test_answers_match_the_document(
     assert api.call("GET", "/clock?checks=true")["checks"]
 
 
-def test_no_secret_comes_out_again(
-    api: Caller, connection: Redis, work: Callable[[], None]
-) -> None:
+def test_no_secret_is_returned(api: Caller, connection: Redis, work: Callable[[], None]) -> None:
     known = fill(api, connection, work)
     for n, what in enumerate(WHAT):
         body = {"name": f"k{n}", "every": "1h", "retries": 1, **what}
