@@ -1,6 +1,6 @@
 """What an app sees: declaring, the switches of the script, and the fake clock for its tests.
 
-The process itself, with signals and kills, is in test_processes.py.
+The process itself, with signals and kills, is in test_process.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Servers that die, freeze, fill up, refuse, forget: a clock lives through it and says so.
 
-Servers are the embedded Valkey, for TLS Debian's redis-server. Accounts as in test_processes.py.
+Servers are the embedded Valkey, for TLS Debian's redis-server. Accounts as in test_process.py.
 """
 
 from __future__ import annotations

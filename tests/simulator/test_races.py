@@ -1,7 +1,7 @@
 """Editors and clocks that get in each other's way: nothing is lost, nothing doubled.
 
-First by hand, on a wall clock that the test moves (races.py) and against books of its own
-(books.py); what was found that way stands below it as a list of steps. Then with processes.
+First by hand, on a wall clock that the test moves (races.py) and against records of its own
+(records.py); what was found that way stands below it as a list of steps. Then with processes.
 """
 
 from __future__ import annotations
