@@ -8,7 +8,7 @@ the stock RQ worker and RQ's own tools see them too:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,7 +42,13 @@ class Run:
 
 
 _running: ContextVar[Run | None] = ContextVar("rq_clock_run", default=None)
-_stopping = False
+
+
+def _never() -> bool:
+    return False
+
+
+_stopping: Callable[[], bool] = _never
 
 
 def current_run() -> Run | None:
@@ -78,10 +84,15 @@ def running(run: Run | None) -> Iterator[None]:
 
 def stopping() -> bool:
     """Return whether this process has to end; for code that may not be part of a run."""
-    return _stopping
+    return _stopping()
+
+
+def obey(decide: Callable[[], bool]) -> None:
+    """Let `stopping` return what `decide` returns; for a work horse, whose worker decides it."""
+    global _stopping
+    _stopping = decide
 
 
 def stop() -> None:
-    """Remember that the process has to end; a work horse's signal handler."""
-    global _stopping
-    _stopping = True
+    """Let `stopping` be true from now on; for tests of tasks."""
+    obey(lambda: True)

@@ -260,7 +260,10 @@ class Settings:
     worker_concurrency: int = _count("WORKER_CONCURRENCY", 1)
     grace_seconds: int = _count("RQ_CLOCK_GRACE_SECONDS", 25)
     max_interruptions: int = _count("RQ_CLOCK_MAX_INTERRUPTIONS", 10)
-    horse_jobs: int = _count("RQ_CLOCK_HORSE_JOBS", 1000)
+    max_deaths: int = _count("RQ_CLOCK_MAX_DEATHS", 3)
+    worker_silence: int = _count("RQ_CLOCK_WORKER_SILENCE", 10)
+    setup: str = _setting(lambda env: env.get("RQ_CLOCK_SETUP", ""))
+    horse_jobs: int = _count("RQ_CLOCK_HORSE_JOBS", 1)
     horse_mb: int = _count("RQ_CLOCK_HORSE_MB", 200)
     stamped_logs: bool = _setting(lambda env: not {"DYNO", "HONCHO_PROCESS_NAME"} & env.keys())
     """Whether log lines need a time: those two add it."""

@@ -156,12 +156,12 @@ def _no_clock() -> str:
 
 def _no_worker() -> str:
     from rq_clock.jobs.executions import Executions
-    from rq_clock.jobs.reaper import SILENCE
+    from rq_clock.settings import Settings
 
-    store = open_store()
-    if Executions(store.redis, store.namespace).living(SILENCE):
+    store, silence = open_store(), Settings.from_env().worker_silence
+    if Executions(store.redis, store.namespace).living(silence):
         return ""
-    return f"no worker has sent a heartbeat for {SILENCE:.0f} s; start one (`rq-clock worker`)"
+    return f"no worker has sent a heartbeat for {silence} s; start one (`rq-clock worker`)"
 
 
 def _no_web() -> str:

@@ -96,7 +96,8 @@ class ClockProcess:
         self._mode = "take-over" if take_over else "starting"
         self._reaper = Reaper(
             Executions(self._store.redis, settings.namespace, runs=settings.runs),
-            settings.max_interruptions,
+            settings.worker_silence,
+            settings.max_deaths,
         )
         self._backfiller = Backfiller(self._store)
         self._monitor = Monitor(self._store, settings)

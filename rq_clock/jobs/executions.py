@@ -23,7 +23,15 @@ from rq.utils import utcformat
 
 from rq_clock.errors import RqClockError
 from rq_clock.jobs.meta import group_facts
-from rq_clock.jobs.outcomes import DEPENDENT_FIELDS, OK, Command, Dependent, Execution, Outcome
+from rq_clock.jobs.outcomes import (
+    DEPENDENT_FIELDS,
+    OK,
+    Command,
+    Dependent,
+    Execution,
+    Outcome,
+    dependencies_key,
+)
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.store.client import is_outage
@@ -32,7 +40,7 @@ from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, pairs, text
 from rq_clock.timing.instants import from_ms, from_score, to_ms
 
-ABANDONED = 240
+ABANDONED = 180
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than the
 reaper takes, and more than a failover of the server lasts."""
 REAP_MS = 3_000
@@ -116,9 +124,14 @@ class Executions:
 
     # ---- a worker's own -----------------------------------------------------------------------
 
-    def register(self, worker: str, now: datetime) -> None:
-        """Add a worker to the living."""
-        self.redis.hsetnx(self._key("workers"), worker, str(to_ms(now) * 1000))
+    def register(self, worker: str, now: datetime) -> str:
+        """Add a worker to the living. Return the last sign of life of the one that has this name
+        already, if any; that one is left alone."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        pipe.hsetnx(self._key("workers"), worker, str(to_ms(now) * 1000))
+        pipe.hget(self._key("workers"), worker)
+        added, sign = pipe.execute()
+        return "" if added else text(sign or b"")
 
     def unregister(self, worker: str) -> None:
         """Remove a worker; its job must have ended."""
@@ -321,7 +334,7 @@ class Executions:
         for id in ids:
             pipe.hmget(b"rq:job:" + id, DEPENDENT_FIELDS)
             pipe.exists(b"rq:job:" + id)
-            pipe.smembers(b"rq:job:" + id + b":dependencies")
+            pipe.smembers(dependencies_key(id))
         answers = _answers(pipe)
         queued: list[bytes] = []
         unreadable: list[str] = []
@@ -389,7 +402,7 @@ def _ended(execution: Execution, answer: Any) -> bool:
     if answer[0] == b"gone":
         raise Evicted(f"another worker has the job {execution.job_id} now")
     if answer[0] == b"refused":
-        reason = "canceled or deleted while it ran"
+        reason = "deleted, or canceled, while it ran"
         log_warning("run.discarded", job=execution.job_id, reason=reason)
     if answer[0] == b"error":
         log_warning("run.incomplete", job=execution.job_id, error=text(answer[1]))

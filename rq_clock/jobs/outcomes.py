@@ -31,14 +31,19 @@ DEFAULT_TIMEOUT = Queue.DEFAULT_TIMEOUT
 Command = tuple[str | bytes | int | float, ...]
 OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed_out", "stopped"
 INTERRUPTED, LOST = "interrupted", "lost"
-INTERRUPTIONS = "rq_clock_interruptions"
-"""Field of RQ's job hash that counts how often the job was put back; RQ keeps fields that it does
-not know."""
+INTERRUPTIONS, DEATHS = "rq_clock_interruptions", "rq_clock_deaths"
+"""Fields of RQ's job hash that count how often the job was put back because its worker had to end,
+and because its worker died; RQ keeps fields that it does not know."""
 DEPENDENT_FIELDS = (
     "created_at", "status", "origin", "allow_dependency_failures", "enqueue_at_front", "timeout",
     "ttl",
 )  # fmt: skip
 """Fields of RQ's job hash from which a Dependent is read."""
+
+
+def dependencies_key(job_id: bytes) -> bytes:
+    """Return the key of the set of jobs that a job depends on; RQ spells it with two colons."""
+    return b"rq:job::" + job_id + b":dependencies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,13 @@ class Execution:
 
     @property
     def interruptions(self) -> int:
-        """Return how often the job was put back."""
+        """Return how often the job was put back because its worker had to end."""
         return self.number(INTERRUPTIONS, 0)
+
+    @property
+    def deaths(self) -> int:
+        """Return how many workers have died while they ran the job."""
+        return self.number(DEATHS, 0)
 
     @property
     def timeout(self) -> int:
@@ -135,7 +145,7 @@ class Dependent:
             ("LPUSH" if self.at_front else "RPUSH", queue, self.id),
         ]
         if self.ttl > 0:
-            keys = (job, job + b":dependents", job + b":dependencies")
+            keys = (job, job + b":dependents", dependencies_key(self.id))
             commands += [("EXPIRE", key, self.ttl) for key in keys]
         return commands
 
@@ -169,17 +179,28 @@ class Outcome:
         return counters.ended(self.state, self.again, took, waited)
 
 
-def succeeded(execution: Execution, ended: datetime, value: Any) -> Outcome:
-    """Return the outcome of a job whose function returned `value`. A value that cannot be
-    serialized is replaced by a note, as in RQ; the job has succeeded."""
-    ttl = execution.number("result_ttl", DEFAULT_RESULT_TTL)
+def succeeded(
+    execution: Execution, ended: datetime, value: Any, *, ttl: int = DEFAULT_RESULT_TTL,
+    serializer: Any = None,
+) -> Outcome:  # fmt: skip
+    """Return the outcome of a job whose function returned `value`, which is kept `ttl` seconds if
+    the job does not say. A value that cannot be serialized is replaced by a note, as in RQ; the job
+    has succeeded."""
+    ttl = execution.number("result_ttl", ttl)
     job = _job(execution)
     commands: list[Command] = list(_counted(execution, ended, "successful_job_count"))
     if ttl != 0:
         finished = _expiry(ended, ttl)
         commands += [
             ("HSET", job, "status", "finished", "ended_at", utcformat(ended)),
-            *_result(execution, ended, Result.Type.SUCCESSFUL, ttl, return_value=value),
+            *_result(
+                execution,
+                ended,
+                Result.Type.SUCCESSFUL,
+                ttl,
+                return_value=value,
+                serializer=serializer,
+            ),
             ("ZADD", f"rq:finished:{execution.queue}", finished, execution.job_id),
         ]
     repeats = execution.number("repeats_left", 0)
@@ -191,11 +212,18 @@ def succeeded(execution: Execution, ended: datetime, value: Any) -> Outcome:
     return Outcome(OK, "", ended, [*commands, *_kept_for(execution, ttl)])
 
 
+def stored_elsewhere(ended: datetime) -> Outcome:
+    """Return the outcome of a job whose end was stored by the app's own code."""
+    return Outcome(OK, "", ended, [])
+
+
 def failed(
-    execution: Execution, ended: datetime, trace: str, *, state: str = FAILED, error: str = ""
-) -> Outcome:
+    execution: Execution, ended: datetime, trace: str, *, state: str = FAILED, error: str = "",
+    kept: bool = True,
+) -> Outcome:  # fmt: skip
     """Return the outcome of a job that raised, ran out of time, was stopped or lost its process. It
-    is retried as in RQ, but not after a stop, or goes into RQ's registry of failed jobs."""
+    is retried as in RQ, but not after a stop, or goes into RQ's registry of failed jobs, unless
+    `kept` is false (RQ's --disable-default-exception-handler)."""
     job, ttl = _job(execution), execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
     trace = encodable(trace)
     commands: list[Command] = list(_counted(execution, ended, "failed_job_count"))
@@ -208,24 +236,38 @@ def failed(
         front = execution.number("enqueue_at_front_on_retry", 0) == 1
         return _go_on(Outcome(state, line, ended, commands), execution, pause, front=front)
     status = "stopped" if state == STOPPED else "failed"
-    commands += [
-        ("HSET", job, "status", status, "ended_at", utcformat(ended)),
-        *_result(execution, ended, Result.Type.FAILED, ttl, exc_string=trace),
-        ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
-    ]
-    return Outcome(state, line, ended, [*commands, *_kept_for(execution, ttl)])
+    commands.append(("HSET", job, "status", status, "ended_at", utcformat(ended)))
+    if kept:
+        commands += [
+            *_result(execution, ended, Result.Type.FAILED, ttl, exc_string=trace),
+            ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
+            *_kept_for(execution, ttl),
+        ]
+    return Outcome(state, line, ended, commands)
 
 
-def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcome:
-    """Return the outcome of a job whose function returned RQ's Retry."""
+def retry_requested(
+    execution: Execution, ended: datetime, retry: Any, *, serializer: Any = None
+) -> Outcome:
+    """Return the outcome of a job whose function returned RQ's Retry. One that asks too often has
+    failed."""
     count = execution.number("number_of_retries", 0)
-    if count >= retry.max:
-        trace = f"the job requested a retry after {count} of {retry.max}"
-        return failed(execution, ended, trace)
     ttl = execution.number("failure_ttl", DEFAULT_FAILURE_TTL)
-    commands: list[Command] = [
+    value = {"return_value": retry, "serializer": serializer}
+    if count >= retry.max:
+        kind = Result.Type.MAX_RETRIES_EXCEEDED
+        commands: list[Command] = [
+            *_counted(execution, ended, "failed_job_count"),
+            ("HSET", _job(execution), "status", "failed", "ended_at", utcformat(ended)),
+            *_result(execution, ended, kind, ttl, **value),
+            ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
+            *_kept_for(execution, ttl),
+        ]
+        error = f"the job requested a retry after {count} of {retry.max}"
+        return Outcome(FAILED, error, ended, commands)
+    commands = [
         *_counted(execution, ended, "failed_job_count"),
-        *_result(execution, ended, Result.Type.RETRIED, ttl, return_value=retry),
+        *_result(execution, ended, Result.Type.RETRIED, ttl, **value),
         ("HSET", _job(execution), "number_of_retries", count + 1),
     ]
     pause = retry.get_interval(count, retry.intervals)
@@ -236,12 +278,16 @@ def retry_requested(execution: Execution, ended: datetime, retry: Any) -> Outcom
 def interrupted(
     execution: Execution, ended: datetime, limit: int, *, state: str = INTERRUPTED, error: str = ""
 ) -> Outcome:
-    """Return the outcome of a job whose process the platform ended: it goes back to the front of
-    its queue with its retries, unless that has happened `limit` times."""
-    if execution.interruptions >= limit:
-        trace = f"{error or state}, {execution.interruptions} times before"
+    """Return the outcome of a job whose process the platform ended, or whose worker died (LOST): it
+    goes back to the front of its queue with its retries, unless that has happened `limit` times
+    before. The two are counted apart."""
+    field, before = INTERRUPTIONS, execution.interruptions
+    if state == LOST:
+        field, before = DEATHS, execution.deaths
+    if before >= limit:
+        trace = f"{error or state}, {before} times before"
         return failed(execution, ended, trace, state=state)
-    count: Command = ("HINCRBY", _job(execution), INTERRUPTIONS, 1)
+    count: Command = ("HINCRBY", _job(execution), field, 1)
     outcome = Outcome(state, masked_text(one_line(error)), ended, [count])
     return _go_on(outcome, execution, 0, front=True)
 
@@ -249,7 +295,9 @@ def interrupted(
 def _go_on(outcome: Outcome, execution: Execution, pause: float, *, front: bool) -> Outcome:
     """Return the outcome of a job that is queued again, after `pause` seconds."""
     job, queue = _job(execution), f"rq:queue:{execution.queue}"
-    cleared = ("started_at", "", "worker_name", "")
+    cleared: Command = ("started_at", "", "worker_name", "")
+    if outcome.state not in (INTERRUPTED, LOST):  # RQ knows by it that the next one is a retry
+        cleared += ("ended_at", utcformat(outcome.ended))
     known: Command = ("SADD", "rq:queues", queue)
     commands: list[Command]
     if pause:
@@ -279,7 +327,7 @@ def _kept_for(execution: Execution, ttl: int) -> list[Command]:
     """Return the commands that keep an ended job `ttl` seconds, not at all for 0, for ever when
     negative."""
     job = _job(execution)
-    keys = (job, f"{job}:dependents", f"{job}:dependencies")
+    keys = (job, f"{job}:dependents", dependencies_key(execution.job_id.encode()))
     if ttl == 0:
         return [("DEL", *keys)]
     return [("EXPIRE", key, ttl) for key in keys] if ttl > 0 else []

@@ -3,7 +3,7 @@
 The leading clock runs it; a worker does when no clock leads. Several may run at once: every step
 compares the state it is based on, and the second one finds it done.
 
-A worker is dead when it gave no sign of life for SILENCE seconds of this process's clock, while the
+A worker is dead when it gave no sign of life for some seconds of this process's clock, while the
 server answered at each look. After an outage, or a freeze or pause of this process, the count
 starts again, because then every worker seems silent.
 """
@@ -18,9 +18,9 @@ from rq_clock.log import FaultLog, log_warning
 from rq_clock.store.client import is_outage
 
 SILENCE = 10.0
-"""Seconds; a worker gives a sign of life every 2."""
+"""Seconds, unless RQ_CLOCK_WORKER_SILENCE says otherwise."""
 LONGEST_GAP = 6.0
-"""Seconds between two looks beyond which the count starts again."""
+"""Seconds between two looks beyond which the count starts again; longer when silence is longer."""
 BURST = 20
 """Rounds of 100 jobs promoted in one look."""
 
@@ -28,9 +28,14 @@ BURST = 20
 class Reaper:
     """Watches one namespace's workers and RQ's scheduled jobs."""
 
-    def __init__(self, executions: Executions, max_interruptions: int) -> None:
+    def __init__(
+        self, executions: Executions, silence: float = SILENCE, max_deaths: int = 3
+    ) -> None:
+        """After `silence` seconds without a sign a worker is dead. The death of a worker that runs
+        a job puts the job back, but the job has failed with the death number `max_deaths`."""
         self._executions = executions
-        self._limit = max_interruptions
+        self._silence, self._limit = silence, max_deaths - 1
+        self._longest_gap = max(LONGEST_GAP, silence * 0.6)
         self._silent: dict[str, tuple[str, float]] = {}
         """Worker → its last sign of life, and since when (monotonic) it is the last."""
         self._looked = float("-inf")
@@ -39,14 +44,14 @@ class Reaper:
     def look(self, moment: float, now: datetime) -> datetime | None:
         """Look once; `moment` is monotonic. Return when the next scheduled job is due. Raises
         redis-py's errors; call `forget` then."""
-        if moment - self._looked > LONGEST_GAP:
+        if moment - self._looked > self._longest_gap:
             self._silent.clear()
         self._looked = moment
         slots, due, moved = self._executions.scan(now)
         self._silent = {slot.worker: self._last_sign(slot, moment) for slot in slots}
         for slot in slots:
             silent = moment - self._silent[slot.worker][1]
-            if silent >= SILENCE:
+            if silent >= self._silence:
                 try:
                     self._reap(slot, silent, now)
                 except Exception as error:

@@ -14,7 +14,7 @@ import socket
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -94,6 +94,20 @@ def connect(
     except ValueError as error:
         reason = f"cannot understand the Redis URL {redacted(url)}: {error}"
         raise StoreUnavailable(reason) from None
+
+
+def with_timeouts(redis: Redis, seconds: float = REPLY_SECONDS) -> Redis:
+    """Return a client for the same server that counts as gone when it is silent for `seconds`;
+    `redis` itself if it has a limit already, or has no plain pool."""
+    pool: Any = redis.connection_pool
+    options = pool.connection_kwargs
+    if options.get("socket_timeout") or type(pool) is not ConnectionPool:
+        return redis
+    options = options | {"retry": Retry(NoBackoff(), 0), "socket_timeout": seconds}
+    if "path" not in options:
+        options["socket_connect_timeout"] = seconds
+    kind = pool.connection_class
+    return Redis(connection_pool=ConnectionPool(connection_class=kind, **options))
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> Redis:

@@ -1,9 +1,9 @@
 """The worker: RQ's, made to survive restarts and outages of a platform.
 
-One loop, no threads. It takes a job, hands it to the work horse (work_horse.py), and waits for the
-first of: the job's end, a signal, a command of RQ, the next heartbeat, the job's time limit. All
-its writes about a job go through jobs/executions.py, in two scripts: take and close. For its death
-at any point between see docs/internals/crashes.md.
+One loop, no threads. It takes a job, hands it to a process that was forked ahead (work_horse.py),
+forks the next one, and waits for the first of: the job's end, a signal, a command of RQ, the next
+heartbeat, the job's time limit. All its writes about a job go through jobs/executions.py, in two
+scripts: take and close. For its death at any point between see docs/internals/crashes.md.
 
 SIGTERM and SIGINT mean the same, once or repeated: no new job; the running one may go on for
 RQ_CLOCK_GRACE_SECONDS; then it goes back to the front of its queue, and that is no failure. An
@@ -19,16 +19,22 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError, ResponseError
 from rq import Queue
-from rq import Worker as RQWorker
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.job import Job
-from rq.worker import DequeueStrategy
+from rq.logutils import setup_loghandlers
+from rq.worker import DequeueStrategy, WorkerStatus
 
+from rq_clock import log as logs
+from rq_clock.errors import RqClockError
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution, Outcome
@@ -36,73 +42,62 @@ from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of
-from rq_clock.worker.work_horse import JobRunner, WorkHorse
+from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of, with_timeouts
+from rq_clock.worker.channel import REUSABLE, Channel
+from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, prepare
+from rq_clock.worker.horses import Horses, reap_orphans
+from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
+from rq_clock.worker.work_horse import WorkHorse
 
-BEAT = 2.0
-"""Seconds between two heartbeats."""
-OVERTIME = 5.0
-"""Seconds that a job gets beyond its timeout before its process is killed: RQ's own alarm raises
-in the job first, unless the job is deep in a C library or catches everything."""
+BEATS = 5
+"""Heartbeats within the time of silence that counts as death."""
+START_SECONDS = 60.0
+"""Seconds for a new process to begin its job: `after_fork` runs before."""
 INTERRUPT_SECONDS = 1.0
 """Seconds for a job, when the grace is over, to release locks and close files: `Interrupted` is
 raised in it; then its process is killed."""
-FLUSH_SECONDS = 5.0
-"""Seconds for the process of a job that did not succeed to end by itself, while libraries send the
-errors that they collected. Then it is killed."""
 LAST_TRY = 4.0
 """Seconds beyond the grace for which a worker without Redis tries to store an outcome."""
 LAST_PAUSE = 0.5
 """Seconds between two of these attempts."""
 POLL = 0.1
 """Seconds between two looks at the queues of a server without client tracking."""
-MAINTENANCE = 600.0
-"""Seconds between two runs of RQ's own cleaning of its registries."""
+MAINTENANCE_SECONDS = 60.0
+"""Seconds that RQ's own cleaning of its registries may take."""
+_NOT_CALLED = (
+    "bootstrap", "check_for_suspension", "dequeue_job_and_maintain_ttl", "execute_job",
+    "fork_work_horse", "main_work_horse", "maintain_heartbeats", "monitor_work_horse",
+    "prepare_execution", "request_force_stop", "request_stop", "setup_work_horse_signals",
+    "wait_for_horse",
+)  # fmt: skip
+"""Methods of RQ's worker that belong to its loop."""
 
 
-class Worker(RQWorker):
-    """A worker for `queues`, highest priority first; its name is unique by itself.
+class Worker(JobWorker):
+    """A worker for `queues`, highest priority first, with all that RQ's worker takes. Its name is
+    unique by itself.
 
-    `work()` serves until a signal and returns whether it ran any job.
+    `work()` serves until a signal and returns whether it ran any job. Of RQ's methods a subclass
+    may override those around a job (`perform_job`, `handle_job_success`, `handle_exception`, …),
+    registration and maintenance; `work()` refuses one that overrides a part of RQ's own loop.
     """
 
     def __init__(
-        self, queues: Any, name: str | None = None, *, settings: Settings | None = None,
-        runtime: Runtime | None = None, **options: Any,
+        self, queues: Any, name: str | None = None, *args: Any, settings: Settings | None = None,
+        runtime: Runtime | None = None, hooks: Hooks | None = None, **options: Any,
     ) -> None:  # fmt: skip
+        self._chosen = settings
+        self._hooks = hooks or Hooks()
+        at_once = options.pop("prepare_for_work", True)  # RQ would talk to Redis, which may be away
+        name = name or (settings or Settings.from_env()).instance
+        super().__init__(queues, name, *args, prepare_for_work=False, **options)  # type: ignore[misc]
+        if at_once:
+            self.hostname, self.pid = socket.gethostname(), os.getpid()
         self._runtime = runtime or Runtime(signal.SIGCHLD)
         self._signals = self._runtime.signals
-        self._settings = settings or Settings.from_env()
-        options["prepare_for_work"] = False  # would talk to Redis here, which may be away
-        super().__init__(queues, name or self._settings.instance, **options)
-        self._executions = Executions(
-            self.connection, self._settings.namespace, runs=self._settings.runs
-        )
         self._faults = FaultLog()
-        self._reaper = Reaper(self._executions, self._settings.max_interruptions)
-        self._subscription: PubSub | None = None
-        self._tracking = True
-        self._condition = ""
-        self._reconnect = Reconnect(self._settings.redis_url)
-        self._served = False
-        self._runner: JobRunner | None = None
-        self._horse: WorkHorse | None = None
-        self._dismissed: list[WorkHorse] = []
-        self._finishing: WorkHorse | None = None
-        """The process of a job that did not succeed. The outcome is stored once it has ended."""
-        self._finishing_until = float("inf")
         self._task: _Task | None = None
-        self._interrupted = False
-        self._beat_at = self._clean_at = 0.0
-        self._stop_at = float("inf")
-        self._ended = 0
-        self._finished = False
-        """Whether it has waited for a job as long as `max_idle_time` allows."""
-        self._look = True
-        """Whether there may be a job."""
-        self._fruitless_looks = 0
-        self._unmanaged: set[str] = set()
-        self._idle_since = 0.0
+        self._redis = self.connection
 
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # RQ would make every command of it wait for minutes
@@ -112,9 +107,9 @@ class Worker(RQWorker):
     def work(  # noqa: PLR0913 - RQ's signature
         self,
         burst: bool = False,
-        logging_level: str | None = "WARNING",
-        date_format: str = "",
-        log_format: str = "",
+        logging_level: str | None = None,
+        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
+        log_format: str = DEFAULT_LOGGING_FORMAT,
         max_jobs: int | None = None,
         max_idle_time: int | None = None,
         with_scheduler: bool = False,
@@ -124,14 +119,16 @@ class Worker(RQWorker):
         until that many jobs have ended, with `max_idle_time` until no job came for that many
         seconds.
 
-        `logging_level` is that of RQ's own lines. `with_scheduler` changes nothing: RQ's scheduled
-        jobs are taken care of anyway.
+        `logging_level`, if given, is that of RQ's own lines, beside ours. `with_scheduler` changes
+        nothing: RQ's scheduled jobs are taken care of anyway. Raises ValueError when a living
+        worker has this name, RqClockError for what cannot work.
         """
-        logging.getLogger("rq.worker").setLevel(logging_level or logging.WARNING)
-        self._dequeue_strategy = dequeue_strategy
+        self._dequeue_strategy = DequeueStrategy(dequeue_strategy)
+        self._refuse_what_is_ignored()
+        self._set_up_logs(logging_level, date_format, log_format)
         self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
-        self.hostname, self.pid = socket.gethostname(), os.getpid()
-        self._idle_since = self._runtime.monotonic()
+        self._begin_anew()
+        prepare(self._hooks)
         with self._runtime:
             try:
                 while self._go_on():
@@ -139,6 +136,63 @@ class Worker(RQWorker):
             finally:
                 self._deregister()
         return self._ended > 0
+
+    def _refuse_what_is_ignored(self) -> None:
+        """Raise RqClockError for a subclass, or a class of jobs or queues, that cannot work."""
+        for name in _NOT_CALLED:
+            if getattr(type(self), name) is not getattr(Worker, name):
+                raise RqClockError(
+                    f"{type(self).__name__} overrides {name}(), which belongs to RQ's loop and is "
+                    "never called here; override perform_job() or a handler, or use rq.Worker"
+                )
+        for kind, prefix, ours in (
+            (self.job_class, "redis_job_namespace_prefix", "rq:job:"),
+            (self.queue_class, "redis_queue_namespace_prefix", "rq:queue:"),
+        ):
+            if getattr(kind, prefix) != ours:
+                raise RqClockError(
+                    f"{kind.__name__}.{prefix}: expected {ours!r}, which every tool of RQ reads, "
+                    f"got {getattr(kind, prefix)!r}; remove it, or use rq.Worker"
+                )
+
+    def _set_up_logs(self, level: str | None, date_format: str, log_format: str) -> None:
+        if not logs.logger.hasHandlers():  # RQ's own command has started this class
+            logs.set_up(stamp=self._chosen.stamped_logs if self._chosen else True)
+        for name in ("rq.worker", "rq.job"):
+            if level:
+                setup_loghandlers(level, date_format, log_format, name=name)
+            else:
+                logging.getLogger(name).setLevel(logging.WARNING)
+
+    def _begin_anew(self) -> None:
+        self._settings = settings = self._chosen or Settings.from_env()
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self._redis = with_timeouts(self.connection)
+        self._executions = Executions(self._redis, settings.namespace, runs=settings.runs)
+        silence = settings.worker_silence
+        self._reaper = Reaper(self._executions, silence, settings.max_deaths)
+        self._horses = Horses(partial(self._fork, self._serve_jobs), self._runtime)
+        self._reconnect = Reconnect(settings.redis_url)
+        self._signals.stopping = False
+        self._subscription: PubSub | None = None
+        self._tracking = True
+        self._condition = ""
+        self._served = self._named = False
+        self._rival = ""
+        """The sign of life of another worker with this name."""
+        self._task = None
+        self._interrupted = False
+        self._beat_every = silence / BEATS
+        self._beat_at = self._clean_at = 0.0
+        self._stop_at = float("inf")
+        self._ended = 0
+        self._finished = False
+        """Whether it has waited for a job as long as `max_idle_time` allows."""
+        self._look = True
+        """Whether there may be a job."""
+        self._fruitless_looks = 0
+        self._unmanaged: set[str] = set()
+        self._idle_since = self._runtime.monotonic()
 
     def _go_on(self) -> bool:
         if self._task is not None:
@@ -152,8 +206,9 @@ class Worker(RQWorker):
     def _attempt(self) -> None:
         """Do one step. Handle outages, and that others counted this worker as dead."""
         try:
-            if self._subscription is None:
-                self._register()
+            if self._subscription is None and not self._register():
+                self._wait(SHORTEST_PAUSE)
+                return
             self._step()
             self._reconnect.succeeded()
         except Evicted as error:
@@ -162,6 +217,7 @@ class Worker(RQWorker):
             )
             self._forget()
             self._disconnect()
+            self._named = False
         except (RedisError, OSError) as error:
             pause = self._reconnect.try_again(error)
             self._enter("outage")
@@ -169,13 +225,14 @@ class Worker(RQWorker):
             self._wait(min(pause, LAST_PAUSE) if self._signals.stopping else pause)
 
     def _step(self) -> None:
-        if self._horse is None and not (self._task and self._task.outcome):
-            self._start_horse()
+        task = self._task
+        if task is None:
+            self._horses.fork_ahead()
         if self._runtime.monotonic() >= self._beat_at:
             self._beat()
-        if self._task is not None and self._task.outcome is not None and self._finishing is None:
-            self._close(self._task.execution, self._task.outcome)
-        elif self._task is not None:
+        if task is not None and task.outcome is not None and not task.finishing:
+            self._close(task, task.outcome)
+        elif task is not None or self._horses.crowded:
             self._wait(self._beat_at - self._runtime.monotonic())
         elif self._look and (execution := self._take()) is not None:
             self._begin(execution)
@@ -192,8 +249,8 @@ class Worker(RQWorker):
         self._look = True
         for_good = self._idle_since + self._max_idle if self._max_idle else float("inf")
         if self._executions.suspended:
-            self._enter("suspended")
-            self._wait(min(BEAT, for_good - self._runtime.monotonic()))
+            self._enter(WorkerStatus.SUSPENDED)
+            self._wait(min(self._beat_every, for_good - self._runtime.monotonic()))
         elif not self._watch_queues():
             self._fruitless_looks = 0
             until = min(self._beat_at, for_good)
@@ -205,24 +262,59 @@ class Worker(RQWorker):
 
     # ---- Redis comes and goes -------------------------------------------------------------------
 
-    def _register(self) -> None:
-        """Register in Redis, and subscribe to commands and changes of queues."""
-        sock: Any = self.connection.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        sock.execute_command("CLIENT", "ID")
-        self._subscription_id = int(sock.connection.read_response())
-        sock.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
-        self._executions.register(self.name, self._runtime.wall())
-        if not self.connection.exists(self.key):
-            self.register_birth()  # type: ignore[no-untyped-call]
-        self._subscription, self._beat_at = sock, 0.0
+    def _register(self) -> bool:
+        """Register in Redis, and subscribe to commands and changes of queues. Return False while
+        another worker has this name and may be alive."""
+        sock: Any = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        try:
+            if not self._take_name():
+                return False
+            sock.execute_command("CLIENT", "ID")
+            self._subscription_id = int(sock.connection.read_response())
+            sock.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
+            if not self.connection.exists(self.key):
+                self._find_address()
+                self.register_birth()  # type: ignore[no-untyped-call]
+                self.set_state(WorkerStatus.IDLE)
+            self._subscription, self._beat_at = sock, 0.0
+        finally:
+            if self._subscription is None:
+                sock.close()
+        if self._redis is not self.connection:
+            self.connection.connection_pool.disconnect()
         self._reconnect.answered()
         self._enter("serving", queues=",".join(self.queue_names()))
+        return True
+
+    def _take_name(self) -> bool:
+        """Take the place of this name among the living. Return False while another worker may have
+        it: the first sign of life that it gives ends this one, a long silence frees the name."""
+        sign = self._executions.register(self.name, self._runtime.wall())
+        if not sign or self._named:
+            self._named, self._rival = True, ""
+            return True
+        if self._rival and self._rival != sign:
+            raise ValueError(f"There exists an active worker named {self.name!r} already")
+        if not self._rival:
+            seconds = self._settings.worker_silence
+            log_event("worker.waiting", name=self.name, reason="the name is taken", seconds=seconds)
+        self._rival = sign
+        self._reaper.look(self._runtime.monotonic(), self._runtime.wall())
+        return False
+
+    def _find_address(self) -> None:
+        try:
+            info: Any = self.connection.client_info()
+            self.ip_address = info["addr"]
+        except (ResponseError, KeyError):  # only RQ's tools show it
+            self.ip_address = "unknown"
 
     def _disconnect(self) -> None:
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
-        self.connection.connection_pool.disconnect()
+        for client in {self._redis, self.connection}:
+            client.connection_pool.disconnect()
         self._reaper.forget()
 
     def _enter(self, condition: str, **fields: Any) -> None:
@@ -230,33 +322,48 @@ class Worker(RQWorker):
         before, self._condition = self._condition, condition
         if condition == before:
             return
-        if condition == "suspended":
+        if condition == WorkerStatus.SUSPENDED:
+            self.set_state(condition)
             log_event("worker.suspended", remedy="`rq resume`")
-        elif before == "suspended":
+        elif before == WorkerStatus.SUSPENDED and condition != "outage":
+            self.set_state(WorkerStatus.IDLE)
             log_event("worker.resumed")
         if condition == "serving" and not self._served:
             self._served = True
+            self.procline(f"Listening on {','.join(self.queue_names())}")  # type: ignore[no-untyped-call]
             log_event("worker.serving", name=self.name, connections=2, **fields)
 
     def _beat(self) -> None:
-        self._beat_at = self._runtime.monotonic() + BEAT
+        every = self._beat_every
+        self._beat_at = self._runtime.monotonic() + every
         if self._executions.beat(self.name, self.worker_ttl + 60, self._runtime.wall()):
             due = self._reaper.look(self._runtime.monotonic(), self._runtime.wall())
-            pause = (due - self._runtime.wall()).total_seconds() if due else BEAT
-            self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), BEAT)
+            pause = (due - self._runtime.wall()).total_seconds() if due else every
+            self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), every)
         if self._task is None and self._runtime.monotonic() >= self._clean_at:
-            self._clean_at = self._runtime.monotonic() + MAINTENANCE
-            self._clean()
+            self._clean_at = self._runtime.monotonic() + self.maintenance_interval
+            self._horses.let_go(self._fork(self._maintain), MAINTENANCE_SECONDS)
             self._look_for_others()
 
-    def _clean(self) -> None:
-        """Run RQ's own housekeeping. A job that it cannot read does not end the worker."""
+    def _maintain(self, _: Channel) -> None:
+        """Run RQ's own housekeeping, in a process of its own: it unpickles the meta of jobs."""
+        self.handle_job_failure = self._put_back  # type: ignore[method-assign]
         try:
-            self.clean_registries()  # type: ignore[no-untyped-call]
+            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception as error:
-            if is_outage(error):
-                raise
             self._faults.report("duty.failed", error, duty="registries")
+
+    def _put_back(self, job: Job, queue: Queue, *_: object, **__: object) -> None:
+        """RQ's cleaning found a job that a stock worker took and never began: nothing of it has
+        run, so it goes back to the front."""
+        if not self.connection.exists(job.key):
+            return
+        pipe = self.connection.pipeline()
+        pipe.hset(job.key, mapping={"status": "queued", "worker_name": ""})
+        pipe.lrem(queue.key, 0, job.id)
+        pipe.lpush(queue.key, job.id)
+        pipe.execute()
+        log_warning("job.found", job=job.id, queue=queue.name, reason="taken and never begun")
 
     def _look_for_others(self) -> None:
         for worker, queues in self._executions.foreign(self.queue_names()).items():
@@ -268,7 +375,7 @@ class Worker(RQWorker):
     def _watch_queues(self) -> bool:
         """Subscribe to the next change of the queues. Return whether one has a job already."""
         keys = self.queue_keys()
-        pipe: Any = self.connection.pipeline(transaction=False)
+        pipe: Any = self._redis.pipeline(transaction=False)
         if self._tracking:
             pipe.execute_command(
                 "CLIENT", "TRACKING", "ON", "REDIRECT", self._subscription_id, "OPTIN"
@@ -285,14 +392,10 @@ class Worker(RQWorker):
         return bool(self._tracking and waiting)
 
     def _deregister(self) -> None:
-        until = self._runtime.monotonic() + LAST_TRY / 2  # for the webhooks of the last job
-        while self._dismissed and self._runtime.monotonic() < until:
-            self._runtime.wait(until - self._runtime.monotonic())
-            self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
-        for horse in self._dismissed:
-            horse.kill()
-            horse.exit_status(wait=True)
-        self._stop_horse()
+        now = self._runtime.monotonic()
+        self._horses.finish(min(FLUSH_SECONDS, max(self._stop_at + LAST_TRY - now, LAST_PAUSE)))
+        if self._task is not None:
+            self._task.horse.end()
         try:
             if self._subscription is not None and self._task is None:
                 self._give_back()
@@ -300,6 +403,7 @@ class Worker(RQWorker):
                 self._executions.unregister(self.name)
         except (RedisError, OSError, Evicted) as error:
             log_warning("worker.unregistered", reason=error)
+        self._disconnect()
         log_event("worker.stopped", jobs=self._ended)
 
     def _give_back(self) -> None:
@@ -312,18 +416,6 @@ class Worker(RQWorker):
             self._executions.close(execution, outcome)
             self._report(execution, outcome)
 
-    def handle_job_failure(
-        self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
-    ) -> None:
-        """RQ's cleaning found a job that a stock worker took and never began: nothing of it has
-        run, so it goes back to the front."""
-        pipe = self.connection.pipeline()
-        pipe.hset(job.key, mapping={"status": "queued", "worker_name": ""})
-        pipe.lrem(queue.key, 0, job.id)
-        pipe.lpush(queue.key, job.id)
-        pipe.execute()
-        log_warning("job.found", job=job.id, queue=queue.name, reason="taken and never begun")
-
     # ---- a job ----------------------------------------------------------------------------------
 
     def _queues(self) -> list[str]:
@@ -333,51 +425,66 @@ class Worker(RQWorker):
         self._enter("serving")
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
-        task = _Task(execution, self._runtime.monotonic())
-        if self._horse is None:
-            self._start_horse()
-        assert self._horse
-        if not self._horse.begin(execution):  # it died idle
-            self._stop_horse()
-            self._start_horse()
-            self._horse.begin(execution)
-        self._task = task  # not before: if the fork fails, Redis grants the job again
+        self._task = self._hand_over(execution, execution)
+        if self._settings.horse_jobs == 1 and self._goes_on():
+            self._horses.fork_ahead()
 
-    def _close(self, execution: Execution, outcome: Outcome) -> None:
+    def _hand_over(self, execution: Execution, job: Execution | Aftermath) -> _Task:
+        """Let a process begin. If none can be forked, Redis grants the job again."""
+        horse = self._horses.take()
+        if not horse.begin(job):  # it died idle
+            horse.end()
+            horse = self._horses.take()
+            horse.begin(job)
+        self._horse_pid = horse.pid
+        patience = FLUSH_SECONDS if horse.jobs > 1 else START_SECONDS
+        return _Task(execution, horse, self._runtime.monotonic() + patience)
+
+    def _close(self, task: _Task, outcome: Outcome) -> None:
         """Store how the job ended and, with that, take the next one."""
-        following = None
-        if self._goes_on_after(execution):
+        execution, following = task.execution, None
+        if self._goes_on(self._ended + 1) and self._runtime.monotonic() < self._beat_at:
             following = self._executions.close_and_take(
                 execution, outcome, self._queues(), self._runtime.wall()
             )
         else:
             self._executions.close(execution, outcome)
         self._ended += 1
-        self._forget(keep_horse=True)
+        self._release(task)
         if following is not None:
             self._begin(following)
-        self._look = following is not None or not self._goes_on_after(execution)
+        self._look = True
         self._report(execution, outcome)
 
-    def _goes_on_after(self, execution: Execution) -> bool:
-        """Return whether the next job may be taken in the same script."""
-        enough = self._max_jobs is not None and self._ended + 1 >= self._max_jobs
-        return not (self._signals.stopping or enough or self._runtime.monotonic() >= self._beat_at)
+    def _goes_on(self, ended: int = 0) -> bool:
+        """Return whether another job may be taken, when so many have ended."""
+        ended = ended or self._ended + 1
+        enough = self._max_jobs is not None and ended >= self._max_jobs
+        return not (self._signals.stopping or enough or self._horses.crowded)
 
-    def _forget(self, *, keep_horse: bool = False) -> None:
-        """Forget the job: it is not this worker's any more."""
-        horse, task = self._horse, self._task
+    def _release(self, task: _Task) -> None:
+        """Forget a job whose end is stored, and let its process go on or end."""
         self._task = self._stopped_job_id = None
+        self._horse_pid = 0
         self._idle_since = self._runtime.monotonic()
-        if not keep_horse:
-            self._stop_horse()
-        elif horse is None:
-            return
-        elif task is not None and task.webhooks:
+        horse = task.horse
+        if horse.exit_status() is not None:
+            horse.end()
+        elif task.webhooks:
             horse.stored()
-            self._dismiss()
-        elif self._needs_replacing(horse):
-            self._dismiss()
+            self._horses.let_go(horse, AFTERWARDS)
+        elif task.reusable and horse.grown() <= self._settings.horse_mb * 1024 * 1024:
+            self._horses.give_back(horse)
+        else:
+            self._horses.let_go(horse)
+
+    def _forget(self) -> None:
+        """Forget the job: it is not this worker's any more."""
+        if self._task is not None:
+            self._task.horse.end()
+        self._task = self._stopped_job_id = None
+        self._horse_pid = 0
+        self._idle_since = self._runtime.monotonic()
 
     def _report(self, execution: Execution, outcome: Outcome) -> None:
         origin = execution.origin
@@ -392,63 +499,23 @@ class Worker(RQWorker):
             fields["again"] = outcome.again
         log_event("run.ended" if origin else "job.ended", **fields)
 
-    # ---- the horse ------------------------------------------------------------------------------
+    # ---- its process ----------------------------------------------------------------------------
 
-    def _start_horse(self) -> None:
-        """Have a process ready for the next job."""
-        if self._runner is None:  # expensive to make, so only once; makes no connection
-            redis, limit = self._runtime.connect(self._settings), self._settings.max_interruptions
-            self._runner = JobRunner(self.name, redis, self._exc_handlers, max_interruptions=limit)
+    def _fork(self, serve: Callable[[Channel], None]) -> WorkHorse:
         sock = socket_of(self._subscription.connection) if self._subscription else None
-        closed = [self._signals.close, self.connection.connection_pool.reset]
-        self._horse = WorkHorse(self._runner, [*closed, *([sock.close] if sock else [])])
-        self._horse_pid = self._horse.pid
+        pools = [self._redis.connection_pool.reset, self.connection.connection_pool.reset]
+        return WorkHorse(serve, [self._signals.close, *pools, *([sock.close] if sock else [])])
 
-    def _stop_horse(self) -> None:
-        """End the process, and all that its job has started."""
-        for horse in (self._horse, self._finishing):
-            if horse is not None:
-                horse.kill()
-                horse.exit_status(wait=True)
-                horse.dismiss()
-        self._horse, self._horse_pid = None, 0
-        self._finishing, self._finishing_until = None, float("inf")
-
-    def _retire(self, horse: WorkHorse) -> None:
-        """Wait for the end of the process, which ends after a job that did not succeed, and fork
-        the next one meanwhile."""
-        horse.dismiss()
-        now = self._runtime.monotonic()
-        self._finishing = horse
-        self._finishing_until = min(
-            now + FLUSH_SECONDS, max(now, self._stop_at) + INTERRUPT_SECONDS
-        )
-        self._horse, self._horse_pid = None, 0
-        if not self._signals.stopping:
-            self._start_horse()
-        self._look_at_finishing()  # its SIGCHLD may have come with the job's end
-
-    def _look_at_finishing(self) -> None:
-        if self._finishing is not None and self._finishing.exit_status() is not None:
-            self._finishing.kill()  # and processes that its job has left
-            self._finishing, self._finishing_until = None, float("inf")
-
-    def _dismiss(self) -> None:
-        """Let the process end by itself."""
-        assert self._horse
-        self._horse.dismiss()
-        self._dismissed.append(self._horse)
-        self._horse, self._horse_pid = None, 0
-
-    def _needs_replacing(self, horse: WorkHorse) -> bool:
-        if horse.jobs >= self._settings.horse_jobs:
-            return True
-        return horse.grown() > self._settings.horse_mb * 1024 * 1024
+    def _serve_jobs(self, channel: Channel) -> None:
+        settings = self._settings
+        self._serve(channel, jobs=settings.horse_jobs, limit=settings.max_interruptions)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Carry out RQ's commands `stop-job` and `kill-horse`."""
-        if self._horse is not None and self._running is not None:
-            self._horse.kill("by command")
+        if self._running is not None:
+            self._running.horse.kill("by command")
+        elif self._task is None:
+            super().kill_horse(sig)
 
     @property
     def _running(self) -> _Task | None:
@@ -459,40 +526,65 @@ class Worker(RQWorker):
 
     def _wait(self, seconds: float) -> None:
         """Sleep for `seconds` or until something happens, and handle it."""
-        running = self._running
-        limit = min(running.kill_at, self._stop_at) if running else self._finishing_until
+        task, running = self._task, self._running
+        limit = self._horses.next_look
+        if running:
+            limit = min(limit, running.limit, self._stop_at)
+        elif task and task.finishing:
+            limit = min(limit, task.finish_by)
         seconds = min(seconds, limit - self._runtime.monotonic())
         sock = socket_of(self._subscription.connection) if self._subscription else None
         others: list[Any] = [sock] if sock else []
-        if self._horse is not None and (running or self._task is None):
-            others.append(self._horse)
+        if running and not running.horse.disconnected:
+            others.append(running.horse)
         was_stopping = self._signals.stopping
         ready = self._runtime.wait(seconds, *others)
         if self._signals.stopping and not was_stopping:
             self._prepare_to_stop()
-        if self._horse in ready or self._signals.ended_child:
-            self._look_at_horse()
+        if (running and running.horse in ready) or self._signals.ended_child:
+            self._look_at_processes()
+        elif self._runtime.monotonic() >= self._horses.next_look:
+            self._horses.look()
         if sock in ready:
             self._handle_commands()
-        now = self._runtime.monotonic()
-        running = self._running
-        if running is not None and self._horse is not None:
+        self._enforce_limits(self._runtime.monotonic())
+
+    def _enforce_limits(self, now: float) -> None:
+        task, running = self._task, self._running
+        if running is not None:
             if now >= self._stop_at and not self._interrupted:
                 self._interrupted, self._stop_at = True, now + INTERRUPT_SECONDS
-                self._horse.interrupt()
+                running.horse.interrupt()
             elif now >= self._stop_at:
-                self._horse.kill(outcomes.INTERRUPTED)
-            elif now >= running.kill_at:
-                self._horse.kill(outcomes.TIMED_OUT)
-        if self._finishing is not None and now >= self._finishing_until:
-            self._finishing.kill()
-            self._finishing_until = float("inf")
+                running.horse.kill(outcomes.INTERRUPTED)
+            elif now >= running.limit:
+                self._end_late(running)
+        elif task is not None and now >= task.finish_by:
+            task.horse.kill()
+            task.finish_by = float("inf")
+
+    def _end_late(self, task: _Task) -> None:
+        """Kill a process whose time is over. A job that has not begun because its process was still
+        busy with the one before gets another process."""
+        horse = task.horse
+        begun = horse.deadline > 0
+        horse.kill(outcomes.TIMED_OUT if begun else "it did not begin")
+        horse.exit_status(wait=True)
+        if horse.jobs > 1 and horse.deadline == 0 and task.aftermath is None:
+            horse.end()
+            self._task = self._hand_over(task.execution, task.execution)
+        else:
+            self._look_at_processes()
 
     def _prepare_to_stop(self) -> None:
+        self.handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
         self._stop_at = self._runtime.monotonic() + self._settings.grace_seconds
         log_event("worker.stopping", running=self._task.job_id if self._task else "none")
-        if self._horse is not None and self._running is not None:
-            self._horse.request_stop()
+        if self._running is not None:
+            self._running.horse.request_stop()
+            self._stop_requested, self._shutdown_requested_date = True, self._runtime.wall()
+            with suppress(RedisError, OSError):  # only RQ's tools show it
+                self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
 
     def _handle_commands(self) -> None:
         """Carry out RQ's commands. Messages of changed queues only end the waiting."""
@@ -501,65 +593,112 @@ class Worker(RQWorker):
         while True:
             message = self._subscription.get_message(timeout=0)
             if message is not None and message["channel"] == self.pubsub_channel_name.encode():
-                self.handle_payload(message)  # type: ignore[no-untyped-call]
+                try:
+                    self.handle_payload(message)  # type: ignore[no-untyped-call]
+                except Exception as error:  # anybody may publish anything
+                    if is_outage(error):
+                        raise
+                    self._faults.report("message.unreadable", error, channel="commands")
             if message is None and not connection.can_read(timeout=0):
                 return
 
-    def _look_at_horse(self) -> None:
+    def _look_at_processes(self) -> None:
         self._signals.ended_child = False
-        self._dismissed = [horse for horse in self._dismissed if horse.exit_status() is None]
-        self._look_at_finishing()
-        horse = self._horse
-        if horse is None:
-            return
-        sent = horse.outcome()
-        running = self._running
-        if sent is not None and running is not None:
-            running.outcome, running.webhooks = sent
-            if running.outcome.state != outcomes.OK and not running.webhooks:
-                self._retire(horse)
-            return
-        if horse.disconnected:
+        self._horses.look()
+        task = self._task
+        if task is not None:
+            self._look_at(task)
+        reap_orphans({task.horse.pid} if task else set())
+
+    def _look_at(self, task: _Task) -> None:
+        """Notice how the job of a process ended, or that it ended with its process."""
+        horse = task.horse
+        message = horse.message() if task.outcome is None else None
+        if message is not None:
+            task.outcome, task.webhooks = message.content
+            task.reusable = message.kind == REUSABLE
+            if task.outcome.state != outcomes.OK and not task.webhooks:
+                now = self._runtime.monotonic()
+                horse.dismiss()
+                until = max(now, self._stop_at) + INTERRUPT_SECONDS
+                task.finish_by = min(now + FLUSH_SECONDS, until)
+        if horse.disconnected and task.outcome is None:
             horse.kill()
         status = horse.exit_status()
         if status is None:
             return
-        if running is not None:
-            running.outcome = self._death(running.execution, status)
-        horse.kill()  # and processes that its job has left
-        horse.dismiss()
-        self._horse, self._horse_pid = None, 0
+        task.finish_by = float("inf")
+        horse.end()  # and processes that its job has left
+        if task.outcome is None:
+            self._settle_death(task, status)
 
-    def _death(self, execution: Execution, status: int) -> Outcome:
+    def _settle_death(self, task: _Task, status: int) -> None:
+        """Find the outcome of a job whose process has ended without one. What RQ then calls of the
+        app's own is called in a process of its own."""
+        if task.aftermath is not None:
+            task.outcome = task.aftermath.outcome
+            return
+        execution = task.execution
+        outcome = self._death(task, status)
+        stopped = outcome.state == outcomes.STOPPED
+        called = (b"stopped_callback_name",) if stopped else (b"webhooks",)
+        handled = self._work_horse_killed_handler is not None or (
+            type(self).handle_work_horse_killed is not Worker.handle_work_horse_killed
+        )
+        killed = outcome.state == outcomes.FAILED
+        if any(execution.fields.get(name) for name in called) or (killed and handled):
+            horse = task.horse
+            after = Aftermath(execution, outcome, horse.pid, status, tuple(horse.rusage or ()))
+            self._task = self._hand_over(execution, after)
+            self._task.aftermath = after
+        else:
+            task.outcome = outcome
+
+    def _death(self, task: _Task, status: int) -> Outcome:
         """Return the outcome of a job whose process has ended."""
-        assert self._horse
-        now, why = self._runtime.wall(), self._horse.kill_reason
+        execution, why = task.execution, task.horse.kill_reason
+        now = self._runtime.wall()
         by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
+        failed = partial(outcomes.failed, kept=not self.disable_default_exception_handler)
         if self._stopped_job_id == execution.job_id:
             trace = "Job stopped by user, work-horse terminated."
-            return outcomes.failed(execution, now, trace, state=outcomes.STOPPED)
+            return failed(execution, now, trace, state=outcomes.STOPPED)
         if why == outcomes.INTERRUPTED or (self._signals.stopping and os.WIFSIGNALED(status)):
-            error = f"the worker had to end ({by})"
-            return outcomes.interrupted(
-                execution, now, self._settings.max_interruptions, error=error
-            )
+            error, limit = f"the worker had to end ({by})", self._settings.max_interruptions
+            return outcomes.interrupted(execution, now, limit, error=error)
         if why == outcomes.TIMED_OUT:
             trace = f"Task exceeded maximum timeout value ({execution.timeout} seconds)"
-            return outcomes.failed(execution, now, trace, state=outcomes.TIMED_OUT)
-        trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by})"
-        return outcomes.failed(execution, now, trace)
+            return failed(execution, now, trace, state=outcomes.TIMED_OUT)
+        late = f": {why}" if why else ""
+        trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by}){late}"
+        return failed(execution, now, trace)
 
 
 class _Task:
-    """The job of a worker: taken, then handed to the horse, then ended but not stored."""
+    """The job of a worker: taken, then handed to its process, then ended but not stored."""
 
-    def __init__(self, execution: Execution, began: float) -> None:
-        self.execution = execution
-        timeout = execution.timeout
-        self.kill_at = began + timeout + OVERTIME if timeout > 0 else float("inf")
+    def __init__(self, execution: Execution, horse: WorkHorse, begin_by: float) -> None:
+        self.execution, self.horse = execution, horse
+        self._begin_by = begin_by
         self.outcome: Outcome | None = None
-        self.webhooks = False
-        """Whether the horse still calls RQ's webhooks, once the outcome is stored."""
+        self.aftermath: Aftermath | None = None
+        self.reusable = self.webhooks = False
+        """Whether the process takes another job; whether it still calls RQ's webhooks, once the
+        outcome is stored."""
+        self.finish_by = float("inf")
+        """Until when the process of a job that did not succeed may end by itself."""
+
+    @property
+    def finishing(self) -> bool:
+        """Whether its end is stored only once its process has ended."""
+        assert self.outcome
+        waits = self.outcome.state == outcomes.OK or self.webhooks
+        return not waits and self.horse.exit_status() is None
+
+    @property
+    def limit(self) -> float:
+        """When (monotonic seconds) its process is killed."""
+        return self.horse.deadline or self._begin_by
 
     @property
     def job_id(self) -> str:

@@ -58,8 +58,8 @@ class Crew:
         self.executions.close(execution, outcomes.failed(execution, NOON, "ValueError: no"))
 
     def watch(self, limit: int = 3, seconds: float = SILENCE) -> None:
-        """Let a reaper that allows so many interruptions look every two seconds for so long."""
-        reaper = Reaper(self.executions, limit)
+        """Let a reaper that allows so many deaths before look every two seconds for so long."""
+        reaper = Reaper(self.executions, max_deaths=limit + 1)
         for moment in range(0, int(seconds) + 1, 2):
             reaper.look(float(moment), NOON)
 
@@ -224,7 +224,8 @@ class TestDependents:
 
     def test_a_dead_workers_job_whose_numbers_cannot_be_read_is_ended(self, crew: Crew) -> None:
         job = crew.enqueue(retry=Retry(max=3, interval=[1, 2, 3]))
-        garbage = ("timeout", "failure_ttl", "rq_clock_attempt", "rq_clock_interruptions")
+        garbage = ("timeout", "failure_ttl", "rq_clock_attempt", "rq_clock_interruptions",
+                   "rq_clock_deaths")  # fmt: skip
         crew.redis.hset(job.key, mapping=dict.fromkeys((*garbage, "retry_intervals"), "{"))
         crew.take("a")
         crew.watch(10, SILENCE + 2)
@@ -246,7 +247,7 @@ class TestTheDead:
         job.refresh()
         assert crew.queue.job_ids == [job.id, other.id]
         assert (job.get_status(), job.retries_left) == ("queued", 3)
-        assert crew.redis.hget(job.key, "rq_clock_interruptions") == b"1"
+        assert crew.redis.hget(job.key, "rq_clock_deaths") == b"1"
         assert crew.redis.keys("rq:execution*") == []
         assert crew.redis.zcard("rq:wip:default") == 0
 
@@ -275,7 +276,7 @@ class TestTheDead:
     def test_silence_that_nobody_watched_does_not_count(self, crew: Crew) -> None:
         crew.enqueue()
         crew.take("a")
-        reaper = Reaper(crew.executions, 3)
+        reaper = Reaper(crew.executions, max_deaths=4)
         for moment in (0.0, 2.0, 100.0, 102.0, 104.0):  # the watcher was frozen in between
             reaper.look(moment, NOON)
         assert crew.queue.job_ids == []

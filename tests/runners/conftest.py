@@ -13,4 +13,4 @@ from tests.helpers import Events
 def quick(monkeypatch: pytest.MonkeyPatch, events: Events) -> None:
     """Kill stubborn processes soon, and capture the log."""
     monkeypatch.setattr(shell, "GRACE_SECONDS", 0.4)
-    monkeypatch.setattr(run, "_stopping", False)
+    monkeypatch.setattr(run, "_stopping", lambda: False)

@@ -218,7 +218,10 @@ class TestRuns:
         clock.fire()
         for number in range(2):
             clock.take(f"w{number}")
-            for reaper in (Reaper(clock.executions, 1), Reaper(clock.executions, 1)):
+            for reaper in (
+                Reaper(clock.executions, max_deaths=2),
+                Reaper(clock.executions, max_deaths=2),
+            ):
                 for moment in range(0, int(SILENCE) + 3, 2):
                     reaper.look(float(moment), clock.now)
         assert clock.counts("s").again == clock.counts().again == {"lost": 1}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import multiprocessing
 import os
+import random
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +198,104 @@ def insert(path: str, row: str, *, end_well: bool) -> None:
     if not end_well:
         raise ValueError("before the commit")
     database.commit()
+
+
+def leave_open(path: str, row: str, *, end_well: bool) -> None:
+    """Insert a row and leave its transaction open."""
+    global database
+    if database is None:
+        database = sqlite3.connect(path)
+    database.execute("INSERT INTO rows VALUES (?)", (row,))
+    if not end_well:
+        raise ValueError("before the commit")
+
+
+link: socket.socket | None = None
+
+
+def use_connection(address: tuple[str, int], break_it: bool) -> None:
+    """Use the connection that all jobs of a process share; it may break meanwhile."""
+    global link
+    if link is None:
+        link = socket.create_connection(address)
+    if break_it:
+        link.shutdown(socket.SHUT_RDWR)
+    link.sendall(b"x")
+
+
+def surroundings() -> tuple[Any, ...]:
+    """What a process has beside its modules."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return (
+        str(Path.cwd()), umask, os.environ.get("TENANT"), socket.getdefaulttimeout(),
+        logging.getLogger().level, str(signal.getsignal(signal.SIGUSR1)),
+        sorted(map(str, signal.pthread_sigmask(signal.SIG_BLOCK, ()))), tenant.get(""),
+    )  # fmt: skip
+
+
+tenant: ContextVar[str] = ContextVar("tenant")
+
+
+def change_surroundings() -> None:
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ["TENANT"] = "a"
+    socket.setdefaulttimeout(0.001)
+    logging.getLogger().setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    random.seed(42)
+    tenant.set("a")
+
+
+def random_number() -> float:
+    random_before = random.random()
+    random.seed(42)
+    return random_before
+
+
+def signal_itself() -> bool:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return stopping()
+
+
+def signal_itself_and_fail() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise ValueError("after a signal of its own")
+
+
+def slow_callback(job: Job, connection: Any = None, *_: object) -> None:
+    threading.Event().wait(1.5)
+    job.connection.rpush("called", "slow")
+
+
+def leave_its_group(path: str) -> None:
+    """Join the group of the worker, and go on whatever is raised."""
+    os.setpgid(0, os.getpgid(os.getppid()))
+    tell(path, str(os.getpid()))
+    while True:
+        with suppress(BaseException):
+            threading.Event().wait(60)
+
+
+def leave_orphans(count: int) -> int:
+    """Start processes that start processes and end, as commands do with `&`."""
+    for _ in range(count):
+        subprocess.run(["sh", "-c", "sleep 0.1 &"], check=True)
+    threading.Event().wait(0.3)
+    return subprocess.run(["true"], check=True).returncode
+
+
+def zombies() -> list[str]:
+    """The processes that have ended and that nobody has asked for."""
+    states = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            text = stat.read_text()
+            if text.rpartition(")")[2].split()[0] == "Z":
+                states.append(text)
+    return states
 
 
 def write_in_a_thread(path: str) -> None:

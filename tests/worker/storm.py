@@ -352,10 +352,11 @@ def books(redis: Client, ids: list[str]) -> Books:
     found = Books(jobs=len(ids))
     reachable = _reachable(redis)
     for id in ids:
-        status, count = redis.hmget(f"rq:job:{id}", "status", "rq_clock_interruptions")
+        fields = ("status", "rq_clock_interruptions", "rq_clock_deaths")
+        status, *counts = redis.hmget(f"rq:job:{id}", fields)
         starts, ends = told(redis, id, "start"), told(redis, id, "end")
         results = redis.xlen(f"rq:results:{id}")
-        interruptions = int(count or 0)
+        interruptions = sum(int(count or 0) for count in counts)
         kinds = {
             "failed": status == b"failed",
             "lost": status not in (b"finished", b"failed") and id not in reachable,

@@ -366,7 +366,8 @@ def ledger_agrees(redis: Client, schedule: str) -> str:
     ]
     booked = {f"default-{schedule}-{e[1]}": (e[3], int(e[4])) for e in entries}
     for id in ids:
-        interruptions = int(redis.hget(f"rq:job:{id}", "rq_clock_interruptions") or 0)
+        counts = redis.hmget(f"rq:job:{id}", "rq_clock_interruptions", "rq_clock_deaths")
+        interruptions = sum(int(count or 0) for count in counts)
         assert booked[id] == ("ok", 1 + interruptions), id
         assert len(streamed[id]) == 1 + interruptions, streamed[id]
         assert set(streamed[id][:-1]) <= {"interrupted", "lost"}, streamed[id]

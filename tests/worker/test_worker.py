@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -35,8 +34,8 @@ from rq_clock.model.schedule import declare
 from rq_clock.settings import Settings
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron
-from rq_clock.worker import worker as worker_module
-from rq_clock.worker.work_horse import JobRunner, WorkHorse
+from rq_clock.worker.channel import ENDED
+from rq_clock.worker.work_horse import WorkHorse
 from rq_clock.worker.worker import Worker
 from tests.helpers import wait_until
 from tests.process import ROOT, Process
@@ -178,7 +177,8 @@ class TestBooks:
         work()
         job.refresh()
         assert (job.get_status(), job.number_of_retries) == ("failed", 2)
-        assert [result.type.name for result in job.results()] == ["FAILED", "RETRIED", "RETRIED"]
+        kinds = ["MAX_RETRIES_EXCEEDED", "RETRIED", "RETRIED"]
+        assert [result.type.name for result in job.results()] == kinds
 
     def test_what_depends_on_a_job_is_queued_with_its_end(self, queue: Any, work: Work) -> None:
         parent = queue.enqueue(jobs.add, 1, 2)
@@ -187,6 +187,14 @@ class TestBooks:
         work()
         assert [j.get_status() for j in (child, grandchild)] == ["finished", "finished"]
         assert DeferredJobRegistry(queue=queue).count == 0
+
+    def test_a_job_waits_for_all_it_depends_on_and_runs_once(self, queue: Any, work: Work) -> None:
+        first, second = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 1, 2)
+        child = queue.enqueue(jobs.add, 3, 4, depends_on=[first, second])
+        work(max_jobs=1)
+        assert child.get_status() == "deferred"
+        work()
+        assert (child.get_status(), len(child.results())) == ("finished", 1)
 
     def test_what_depends_on_a_failed_job_waits_unless_it_allows_failure(
         self, queue: Any, work: Work
@@ -267,7 +275,7 @@ class TestBooks:
         self, queue: Any, work: Work
     ) -> None:
         done = [queue.enqueue(f) for f in (jobs.pid, jobs.answer_silently, jobs.pid)]
-        work()
+        work(RQ_CLOCK_HORSE_JOBS="100")
         assert [job.get_status() for job in done] == ["finished"] * 3
         assert done[0].return_value() == done[2].return_value()
 
@@ -329,183 +337,6 @@ class TestBooks:
         StockWorker([queue], connection=connection).work(burst=True, logging_level="CRITICAL")
         job.refresh()
         assert (job.get_status(), job.retries_left) == ("failed", 0)
-
-
-class TestIsolation:
-    """What a job does to its process."""
-
-    @pytest.mark.parametrize("how", ["exit", "SIGSEGV", "SIGKILL", "SIGABRT"])
-    def test_a_job_that_ends_its_process_fails_alone(
-        self, queue: Any, work: Work, how: str
-    ) -> None:
-        first, bad, last = (
-            queue.enqueue(jobs.pid),
-            queue.enqueue(jobs.die, how),
-            queue.enqueue(jobs.pid),
-        )
-        work()
-        assert bad.get_status() == "failed"
-        assert "terminated unexpectedly" in bad.latest_result().exc_string
-        assert first.return_value() != last.return_value()
-        assert os.getpid() not in (first.return_value(), last.return_value())
-
-    def test_one_process_serves_many_jobs(self, queue: Any, work: Work) -> None:
-        done = [queue.enqueue(jobs.pid) for _ in range(5)]
-        work()
-        assert len({job.return_value() for job in done}) == 1
-
-    @pytest.mark.parametrize(
-        ("function", "args", "options"),
-        [
-            (jobs.fail, (), {}),
-            (jobs.wait, (60,), {"job_timeout": 1}),
-            (jobs.ask_again, (1,), {}),
-            (jobs.give_up, ("now",), {}),
-            (jobs.add, (1, 2), {"on_success": Callback("tests.worker.jobs.gone")}),
-        ],
-        ids=["raises", "times out", "asks for a retry", "is interrupted", "callback raises"],
-    )
-    def test_a_job_that_does_not_succeed_takes_its_process_along(
-        self, queue: Any, work: Work, function: Any, args: Any,
-        options: dict[str, Any],
-    ) -> None:  # fmt: skip
-        first = queue.enqueue(jobs.pid)
-        bad = queue.enqueue(function, *args, **options)
-        last = queue.enqueue(jobs.pid)
-        work(RQ_CLOCK_MAX_INTERRUPTIONS="1")
-        assert bad.get_status() == "failed"
-        assert first.return_value() != last.return_value()
-
-    def test_a_job_cannot_touch_the_transaction_of_one_that_failed(
-        self, queue: Any, work: Work, tmp_path: Path
-    ) -> None:
-        path = str(tmp_path / "database")
-        with sqlite3.connect(path) as database:
-            database.execute("CREATE TABLE rows (name)")
-        queue.enqueue(jobs.insert, path, "half", end_well=False)
-        queue.enqueue(jobs.insert, path, "whole", end_well=True)
-        work()
-        rows = database.execute("SELECT name FROM rows").fetchall()
-        database.close()
-        assert rows == [("whole",)]
-
-    def test_a_job_that_timed_out_leaves_no_thread_behind(
-        self, queue: Any, work: Work, tmp_path: Path
-    ) -> None:
-        path = str(tmp_path / "told")
-        late = queue.enqueue(jobs.write_in_a_thread, path, job_timeout=1)
-        after = queue.enqueue(jobs.grows, path)
-        work()
-        assert "JobTimeoutException" in late.latest_result().exc_string
-        assert lines(tmp_path / "told")
-        assert after.return_value() is False
-
-    @pytest.mark.parametrize(("seconds", "flushed"), [(0.3, ["flushed"]), (60, [])])
-    def test_errors_are_flushed_before_the_process_of_a_failed_job_ends_unless_that_hangs(
-        self, queue: Any, work: Work, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch, seconds: float, flushed: list[str],
-    ) -> None:  # fmt: skip
-        """Libraries that report errors wrap `perform_job` and send what they collected after it."""
-        perform: Any = StockWorker.perform_job
-
-        def perform_and_flush(self: StockWorker, job: Job, queue: Queue) -> Any:
-            result = perform(self, job, queue)
-            if not result:
-                jobs.wait(seconds)
-                jobs.tell(str(tmp_path / "told"), "flushed")
-            return result
-
-        monkeypatch.setattr(StockWorker, "perform_job", perform_and_flush)
-        monkeypatch.setattr(worker_module, "FLUSH_SECONDS", 2.0)
-        bad, good = queue.enqueue(jobs.fail, "no"), queue.enqueue(jobs.add, 1, 2)
-        work()
-        assert "ValueError: no" in bad.latest_result().exc_string
-        assert (good.return_value(), lines(tmp_path / "told")) == (3, flushed)
-
-    def test_a_process_for_each_job_with_horse_jobs_1(self, queue: Any, work: Work) -> None:
-        done = [queue.enqueue(jobs.pid) for _ in range(5)]
-        work(RQ_CLOCK_HORSE_JOBS="1")
-        assert len({job.return_value() for job in done}) == 5
-
-    def test_a_process_that_has_grown_is_replaced(self, queue: Any, work: Work) -> None:
-        done = [queue.enqueue(jobs.grow, n) for n in (1, 1, 60, 1)]
-        work(RQ_CLOCK_HORSE_MB="40")
-        a, b, c, d = (job.return_value() for job in done)
-        assert a == b == c != d
-
-    def test_what_a_dead_job_has_started_is_ended(
-        self, queue: Any, work: Work, tmp_path: Path
-    ) -> None:
-        queue.enqueue(jobs.leave_a_child, str(tmp_path / "pid"))
-        work()
-        child = Path("/proc") / lines(tmp_path / "pid")[0] / "stat"
-        wait_until(lambda: not child.exists() or ") Z " in child.read_text(), "the child is gone")
-
-    def test_a_job_that_closes_what_the_worker_listens_to_fails_alone(
-        self, queue: Any, work: Work
-    ) -> None:
-        bad, good = queue.enqueue(jobs.close_everything), queue.enqueue(jobs.add, 1, 2)
-        work()
-        assert (bad.get_status(), good.return_value()) == ("failed", 3)
-
-    def test_pools_of_processes_end(self, queue: Any, work: Work) -> None:
-        job = queue.enqueue(jobs.use_pools, 25, job_timeout=60)
-        work()
-        assert job.return_value() == 25 * 28
-
-    def test_processes_that_a_job_started_can_be_terminated(self, queue: Any, work: Work) -> None:
-        job = queue.enqueue(jobs.terminate_children, 10, job_timeout=60)
-        work()
-        assert job.return_value() == [-signal.SIGTERM] * 10
-
-    @pytest.mark.parametrize("way", ["fork", "thread", "preexec_fn"])
-    def test_a_forked_process_has_pythons_own_signal_handlers(
-        self, queue: Any, work: Work, way: str
-    ) -> None:
-        job = queue.enqueue(jobs.handlers_of_a_fork, way)
-        work()
-        assert job.return_value() == [True] * 6
-
-    def test_a_forked_process_keeps_a_handler_that_the_job_has_set(
-        self, queue: Any, work: Work
-    ) -> None:
-        job = queue.enqueue(jobs.own_handler_of_a_fork)
-        work()
-        assert job.return_value() == 7
-
-    @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 5)])
-    def test_a_forked_process_that_comes_out_of_the_job_ends(
-        self, queue: Any, work: Work, how: str, code: int
-    ) -> None:
-        job = queue.enqueue(jobs.fork_and, how, job_timeout=3)
-        other = queue.enqueue(jobs.add, 1, 2)
-        work()
-        assert (job.return_value(), other.return_value()) == (code, 3)
-        assert len(job.results()) == 1
-
-    def test_a_process_that_a_callback_forked_ends(self, queue: Any, work: Work) -> None:
-        callback = Callback(jobs.fork_on_success, timeout=3)
-        job, other = queue.enqueue(jobs.pid, on_success=callback), queue.enqueue(jobs.pid)
-        work()
-        assert job.return_value() == other.return_value()
-        assert len(job.results()) == 1
-
-    def test_a_timeout_raises_in_the_job(self, queue: Any, work: Work) -> None:
-        job = queue.enqueue(jobs.wait, 60, job_timeout=1)
-        work()
-        assert job.get_status() == "failed"
-        assert "JobTimeoutException" in job.latest_result().exc_string
-
-    def test_a_job_that_does_not_yield_to_its_timeout_is_killed(
-        self, queue: Any, work: Work, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
-        monkeypatch.setattr(worker_module, "OVERTIME", 0.3)
-        job = queue.enqueue(jobs.stubborn, str(tmp_path / "told"), job_timeout=1)
-        work()
-        assert lines(tmp_path / "told") == ["began", "JobTimeoutException"]
-        assert job.get_status() == "failed"
-        assert "maximum timeout value (1 seconds)" in job.latest_result().exc_string
 
 
 class TestEnding:
@@ -707,18 +538,17 @@ class TestCommands:
         wait_until(lambda: job.get_status() == "finished", "the other queue's job")
         assert worker.end() == 0
 
-    def test_a_canceled_job_stays_canceled_whatever_comes_of_it(
+    def test_a_job_that_is_canceled_while_it_runs_keeps_its_result_and_lets_nothing_follow(
         self, start: Start, queue: Any, tmp_path: Path
     ) -> None:
         worker, path = start(), tmp_path / "told"
         job = queue.enqueue(jobs.wait_and_tell, str(path), 0.5)
+        child = queue.enqueue(jobs.add, 1, 2, depends_on=job)
         wait_until(lambda: lines(path) == ["began"], "the job began")
         job.cancel()
-        worker.wait_for("run.discarded")
-        after = queue.enqueue(jobs.add, 1, 2)
-        wait_until(lambda: after.get_status() == "finished", "the next one")
-        assert job.get_status() == "canceled"
+        wait_until(lambda: job.return_value() == "waited", "its result")
         assert worker.end() == 0
+        assert (job.get_status(), child.get_status()) == ("finished", "deferred")
 
 
 class TestOutages:
@@ -780,17 +610,16 @@ class TestOutages:
         queue.enqueue(jobs.add, 1, 2)
         execution = executions.take("w", ["default"], datetime.now(UTC))
         assert execution
-        nowhere = Redis(host="127.0.0.1", port=1)
-        horse = WorkHorse(JobRunner("w", nowhere, [], max_interruptions=1), [])
+        nowhere = Worker(["default"], "w", connection=Redis(host="127.0.0.1", port=1))
+        horse = WorkHorse(lambda channel: nowhere._serve(channel, jobs=1, limit=1), [])
         try:
             assert horse.begin(execution)
-            sent = wait_until(horse.outcome, "its outcome")
+            sent = wait_until(horse.message, "how it ended")
             assert sent
-            assert (sent[0].state, sent[0].error) == ("ok", "")
+            outcome, webhooks = sent.content
+            assert (sent.kind, outcome.state, outcome.error, webhooks) == (ENDED, "ok", "", False)
         finally:
-            horse.kill()
-            horse.exit_status(wait=True)
-            horse.dismiss()
+            horse.end()
 
     def test_a_full_server_takes_the_end_of_a_job(
         self, fresh_server: StartServer, start: Start, tmp_path: Path

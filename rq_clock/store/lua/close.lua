@@ -16,7 +16,7 @@
 --       … number of commands, then for each the number of its words and the words
 -- Returns {"ended"}       also when it had ended before and the reply was lost
 --         {"gone"}        the worker was counted as dead, or has shown a sign of life: not ours
---         {"refused"}     it was canceled, deleted or cleaned away: only the place is freed
+--         {"refused"}     it was deleted or cleaned away: only the place is freed
 --         {"dependents"}  jobs came to depend on it in between; nothing was written
 --         {"error", text}       the server refused a command; the commands before it stay written
 
@@ -51,9 +51,16 @@ local function leave()
   end
 end
 
-local group = execution and redis.call('HGET', 'rq:job:' .. id, 'rq_clock_group') or ''
-if not execution or redis.call('EXISTS', 'rq:job:' .. id) == 0
-  or not redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
+-- A job that was canceled while it ran keeps its result, as in RQ, but neither goes on nor lets
+-- others go on.
+local group, status = '', nil
+if execution then
+  group, status = unpack(redis.call('HMGET', 'rq:job:' .. id, 'rq_clock_group', 'status'))
+end
+group = group or ''
+local canceled = status == 'canceled' and ARGV[4] ~= '-1'
+if not status
+  or not (canceled or redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution)) then
   leave()
   pass_turn(group)
   return {'refused'}
@@ -65,7 +72,7 @@ for _ = 1, count do
   expected[take()] = true
 end
 for _, dependent in ipairs(redis.call('SMEMBERS', 'rq:job:' .. id .. ':dependents')) do
-  if count >= 0 and not expected[dependent] then return {'dependents'} end
+  if count >= 0 and not canceled and not expected[dependent] then return {'dependents'} end
 end
 
 leave()

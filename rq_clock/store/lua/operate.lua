@@ -54,6 +54,11 @@ local function take_out(job, status)
   redis.call('ZREM', 'rq:deferred:' .. job.queue, job.id)
 end
 
+-- The key of the set of jobs that it depends on; RQ spells it with two colons.
+local function dependencies_of(job)
+  return 'rq:job::' .. job.id .. ':dependencies'
+end
+
 local operations = {}
 
 function operations.requeue(job, status)
@@ -66,11 +71,11 @@ function operations.requeue(job, status)
   if other then return 'twin', other end
   redis.call('HSET', hash, 'status', 'queued', 'enqueued_at', text, 'started_at', '',
     'ended_at', '', 'worker_name', '')
-  redis.call('HDEL', hash, 'rq_clock_interruptions')
+  redis.call('HDEL', hash, 'rq_clock_interruptions', 'rq_clock_deaths')
   redis.call('ZREM', 'rq:failed:' .. job.queue, job.id)
   redis.call('ZREM', 'rq:canceled:' .. job.queue, job.id)
   local ttl = tonumber(redis.call('HGET', hash, 'ttl') or '')
-  for _, kept in ipairs({hash, hash .. ':dependents', hash .. ':dependencies'}) do
+  for _, kept in ipairs({hash, hash .. ':dependents', dependencies_of(job)}) do
     if ttl and ttl > 0 then
       redis.call('EXPIRE', kept, ttl)
     else
@@ -111,7 +116,7 @@ function operations.delete(job, status)
   if of and of ~= '' then
     redis.call('SREM', 'rq:group:' .. of, job.id)
   end
-  redis.call('DEL', hash, hash .. ':dependents', hash .. ':dependencies', 'rq:results:' .. job.id,
+  redis.call('DEL', hash, hash .. ':dependents', dependencies_of(job), 'rq:results:' .. job.id,
     'rq:executions:' .. job.id)
   pass_turn(job.group)
   return 'ok', job.queue

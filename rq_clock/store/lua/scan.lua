@@ -19,7 +19,9 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
       left = left - 1
       if redis.call('EXISTS', job) == 1 then
         redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[2])
-        local front = redis.call('HGET', job, 'enqueue_at_front') == '1'
+        local first, again, ended = unpack(redis.call('HMGET', job, 'enqueue_at_front',
+          'enqueue_at_front_on_retry', 'ended_at'))
+        local front = first == '1' or (again == '1' and ended and ended ~= '')
         redis.call(front and 'LPUSH' or 'RPUSH', queue, id)
         moved[#moved + 1] = id
       end

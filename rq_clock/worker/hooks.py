@@ -1,0 +1,78 @@
+"""The app's own functions around its jobs, and what runs once before the first of them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rq.job import Job
+
+from rq_clock.log import log_warning
+
+FLUSH_SECONDS = 5.0
+"""Seconds for the process of a job to end by itself, while libraries send what they collected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Functions of the app. An error of `setup` ends the worker, one of `after_fork` the process
+    that has just been forked; one of `before_job` fails the job; one of `after_job` is logged."""
+
+    setup: Callable[[], object] | None = None
+    """Runs once in the worker, before it forks: what it imports, no job has to import."""
+    after_fork: Callable[[], object] | None = None
+    """Runs in each process of jobs, before it has one."""
+    before_job: Callable[[Job], object] | None = None
+    """Runs in the job's process, before the job and outside its timeout."""
+    after_job: Callable[[Job], object] | None = None
+    """Runs in the job's process once the job and its callbacks have ended, well or not."""
+
+
+def prepare(hooks: Hooks) -> None:
+    """Run `setup`, and warn of what it leaves that a fork would break: a thread does not run in the
+    forked process, and what two processes send through one connection is mixed up."""
+    if hooks.setup is None:
+        return
+    before, threads = _sockets(), set(threading.enumerate())
+    hooks.setup()
+    database: Any = sys.modules.get("django.db")
+    if database is not None:
+        database.connections.close_all()
+    for thread in set(threading.enumerate()) - threads:
+        effect = "it runs in no process of a job; start it in after_fork"
+        log_warning("setup.thread", thread=thread.name, effect=effect)
+    for name in sorted(_sockets() - before):
+        effect = "all processes of jobs share it; close it in setup, or open it in after_fork"
+        log_warning("setup.socket", socket=name, effect=effect)
+
+
+def _sockets() -> set[str]:
+    """Return the sockets that this process has open; none where the system does not list them."""
+    found = set()
+    with suppress(OSError):
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if descriptor.is_socket():
+                    found.add(f"{descriptor.readlink()} (descriptor {descriptor.name})")
+    return found
+
+
+def flush_telemetry() -> None:
+    """Let Sentry and OpenTelemetry, where they are loaded, send what they have collected. The
+    process then ends without running the handlers of atexit, which are the worker's."""
+    seconds = FLUSH_SECONDS - 1
+    with suppress(Exception):
+        if sentry := sys.modules.get("sentry_sdk"):
+            sentry.flush(timeout=seconds)
+    for signals in ("trace", "metrics", "_logs"):
+        with suppress(Exception):
+            if module := sys.modules.get(f"opentelemetry.{signals}"):
+                kind = {"trace": "tracer", "metrics": "meter", "_logs": "logger"}[signals]
+                provider = getattr(module, f"get_{kind}_provider")()
+                if flush := getattr(provider, "force_flush", None):
+                    flush(int(seconds * 1000))

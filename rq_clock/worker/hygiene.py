@@ -1,0 +1,87 @@
+"""What is put back between two jobs that share a process (RQ_CLOCK_HORSE_JOBS).
+
+Modules, global variables, caches and open connections stay: that is what sharing is for.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import locale
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_OF_REPORTERS = ("sentry", "raven-sentry", "Otel")
+"""Names of threads that libraries start to send what they have collected."""
+
+
+class Surroundings:
+    """The state of a process as it was when this was made."""
+
+    def __init__(self) -> None:
+        self._cwd = Path.cwd()
+        self._umask = os.umask(0o77)
+        os.umask(self._umask)
+        self._environ = dict(os.environ)
+        self._handlers = {n: signal.getsignal(n) for n in signal.valid_signals()}
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._locale = locale.setlocale(locale.LC_ALL)
+        self._timeout = socket.getdefaulttimeout()
+        self._levels = {log: log.level for log in _loggers()}
+        self._disabled = logging.root.manager.disable
+        self._threads = set(threading.enumerate())
+
+    def run(self, perform: Callable[[Any], None], job: Any) -> None:
+        """Perform a job in a copy of the context variables, with Django's connections in order."""
+        _tidy_django()
+        contextvars.copy_context().run(perform, job)
+        _tidy_django()
+
+    def threads_left(self) -> bool:
+        """Return whether a job has left a thread."""
+        return any(
+            thread not in self._threads and not thread.name.startswith(_OF_REPORTERS)
+            for thread in threading.enumerate()
+        )
+
+    def restore(self) -> None:
+        """Put back what a job has changed. Raises OSError when the directory is gone."""
+        os.chdir(self._cwd)
+        os.umask(self._umask)
+        for name in os.environ.keys() - self._environ.keys():
+            del os.environ[name]
+        for name, value in self._environ.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if locale.setlocale(locale.LC_ALL) != self._locale:
+            locale.setlocale(locale.LC_ALL, self._locale)
+        socket.setdefaulttimeout(self._timeout)
+        for log, level in self._levels.items():
+            if log.level != level:
+                log.setLevel(level)
+        logging.disable(self._disabled)
+        random.seed()
+
+
+def _loggers() -> list[logging.Logger]:
+    known = logging.root.manager.loggerDict.values()
+    return [logging.root, *(log for log in known if isinstance(log, logging.Logger))]
+
+
+def _tidy_django() -> None:
+    """Do what Django does around each request: its connections may be broken or too old."""
+    database: Any = sys.modules.get("django.db")
+    if database is not None and sys.modules["django.conf"].settings.configured:
+        database.reset_queries()
+        database.close_old_connections()
