@@ -176,13 +176,14 @@ def command(
     directory, which is the default.
 
     Exit code 0 is success. After `timeout` seconds (default: the schedule's `timeout`, else 180)
-    all its processes get SIGTERM, and SIGKILL 5 s later. The same happens when the worker shuts
-    down, and the job goes back to the front of its queue. Processes that outlive the command or the
-    worker are ended too. The timeout of RQ's job is at least 10 s longer, so that this one comes
-    first.
+    all its processes get SIGTERM, and SIGKILL 5 s later. When the worker shuts down, the command
+    has RQ_CLOCK_GRACE_SECONDS to finish; then it gets SIGTERM, SIGKILL 0.5 s later, and the job
+    goes back to the front of its queue. Processes that outlive the command or the worker are ended
+    too. The timeout of RQ's job is at least 10 s longer, so that this one comes first.
 
-    The command sees RQ_CLOCK_SCHEDULE, RQ_CLOCK_FIRE_TIME and RQ_CLOCK_REASON. It is stored with
-    `env` in Redis: leave secrets in the app's environment.
+    The command sees RQ_CLOCK_SCHEDULE, RQ_CLOCK_FIRE_TIME and RQ_CLOCK_REASON, and
+    PYTHONUNBUFFERED=1 unless that is set. It is stored with `env` in Redis: leave secrets in the
+    app's environment.
     """
     return Command(
         shell, _seconds(timeout), str(cwd) if isinstance(cwd, PurePath) else cwd, _dict(env)

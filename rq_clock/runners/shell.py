@@ -9,7 +9,8 @@ what `timeout`, job control and the like make of it. Only what takes a session o
   guard ends the session. The command in turn waits at a gate until its guard stands: there is no
   instant at which it runs unguarded. Costs 1 ms and 0.1 MB a command; the same in Python would be
   8 ms and 3 MB, and the kernel's PR_SET_PDEATHSIG reaches the shell alone, not what it started.
-- Ending is SIGTERM, GRACE_SECONDS, SIGKILL, while output is still read.
+- Ending is SIGTERM, GRACE_SECONDS, SIGKILL, while output is still read. A worker that ends leaves
+  its job a second, so then it is INTERRUPTED_SECONDS.
 - Nobody else's process is signalled: a session's number is not given away while it has members.
 
 Not here: what becomes of the output (output.py), logs and results (tasks.py).
@@ -28,10 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rq_clock.errors import CommandFailed
+from rq_clock.errors import CommandFailed, Interrupted
 
+SHUTDOWN = "its worker's shutdown"
 GRACE_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
+INTERRUPTED_SECONDS = 0.5
+"""The same after Interrupted: 1 s after it the worker kills this process."""
 LINGER_SECONDS = 0.2
 """What the command started and did not wait for may end by itself this long after it."""
 GIVE_UP_SECONDS = 2.0
@@ -61,7 +65,7 @@ for group in $(groups "$1" | sort -u); do kill -s KILL -- "-$group"; done
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a command ended. `code` is the shell's exit code, or minus the signal that ended it;
-    `why` is empty when it ended by itself, "timeout", or what `leave` said."""
+    `why` is empty when it ended by itself, "timeout", SHUTDOWN, or what `leave` returned."""
 
     code: int
     why: str
@@ -91,6 +95,7 @@ class Shell:
     def __init__(self, shell: str, *, cwd: str | None, env: Mapping[str, str]) -> None:
         self._shell, self._cwd, self._env = shell, cwd, env
         self._pause = SHORTEST_PAUSE
+        self._grace = GRACE_SECONDS
         self._over = False
 
     def __enter__(self) -> Self:
@@ -113,7 +118,9 @@ class Shell:
         _answer(self._process)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Interrupted):
+            self._grace = INTERRUPTED_SECONDS
         try:
             if not self._over:
                 self._end(lambda _stream, _chunk: None, 0)
@@ -133,11 +140,15 @@ class Shell:
         self, timeout: float, output: Callable[[str, bytes], None], leave: Callable[[], str]
     ) -> Ended:
         """Wait for the end of the command and of all that it started, and pass their output to
-        `output`. After `timeout` seconds, or when `leave` returns a reason, end them."""
+        `output`. End them after `timeout` seconds, when `leave` returns a reason, or when the
+        worker raises Interrupted here because its own grace is over."""
         deadline, why = self._started + timeout, ""
-        while self._process.poll() is None and not why:
-            self._read(output)
-            why = leave() or ("timeout" if time.monotonic() >= deadline else "")
+        try:
+            while self._process.poll() is None and not why:
+                self._read(output)
+                why = leave() or ("timeout" if time.monotonic() >= deadline else "")
+        except Interrupted:
+            why, self._grace = SHUTDOWN, INTERRUPTED_SECONDS
         if self._process.poll() == 0:  # it ended just then
             why = ""
         survivors = self._end(output, 0 if why else LINGER_SECONDS)
@@ -151,7 +162,7 @@ class Shell:
         one is left even so."""
         steps = (
             (0, patience),
-            (signal.SIGTERM, GRACE_SECONDS),
+            (signal.SIGTERM, self._grace),
             (signal.SIGKILL, GIVE_UP_SECONDS),
         )
         for number, seconds in steps:

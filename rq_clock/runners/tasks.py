@@ -28,7 +28,7 @@ from rq_clock.outbound import client as outbound
 from rq_clock.redaction import Secrets, masked_text, masked_url, printable
 from rq_clock.run import Run, current_run, stopping
 from rq_clock.runners.output import KEPT, Output, Record
-from rq_clock.runners.shell import Ended, Shell
+from rq_clock.runners.shell import SHUTDOWN, Ended, Shell
 from rq_clock.settings import Settings, environment
 from rq_clock.store.keys import key_of
 from rq_clock.timing.instants import iso
@@ -36,7 +36,6 @@ from rq_clock.version import __version__
 
 ANSWER_KEPT = 2048
 """Bytes of a web call's answer that are kept."""
-SHUTDOWN = "its worker's shutdown"
 SIGNAL_SECONDS = 0.5
 """A platform ends all processes at once: a command that died of SIGTERM may be seen dead before
 this process gets its own."""
@@ -59,14 +58,15 @@ def run_command(
     """Run a shell command to its end; see `rq_clock.command` for its environment.
 
     Raises CommandFailed with its exit code or signal, CommandTimedOut after `timeout` seconds, and
-    Interrupted when the worker shuts down meanwhile. Whatever is raised, no process that the
-    command started is left running, unless it made itself a daemon.
+    Interrupted when the worker shuts down and its grace is over. Whatever is raised, no process
+    that the command started is left running, unless it made itself a daemon.
     """
     settings, job, run = _prepare()
     if stopping():
         raise Interrupted("not begun, because its worker shuts down")
     facts = _facts(job, run)
-    environ = {**environment(), **(env or {}), **_run_variables(run)}
+    unbuffered = {"PYTHONUNBUFFERED": "1"}  # else lines come late, and none of a killed script
+    environ = {**unbuffered, **environment(), **(env or {}), **_run_variables(run)}
     output = Output(facts, Secrets(environ))
     leave = _reasons_to_leave(job)
 
@@ -174,8 +174,6 @@ def _reasons_to_leave(job: Job | None) -> Callable[[], str]:
     parent = os.getppid() if _is_horse(job) else None
 
     def leave() -> str:
-        if stopping():
-            return SHUTDOWN
         orphaned = parent is not None and os.getppid() != parent
         return "its worker's death" if orphaned else ""
 

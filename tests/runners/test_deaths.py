@@ -16,7 +16,7 @@ from rq.command import send_stop_job_command
 from rq_clock.model.targets import command
 from tests.helpers import wait_until
 from tests.process import ROOT, Process
-from tests.runners.lab import JOB_ID, STOCK, enqueue, lives, pids_in, wait_until_gone
+from tests.runners.lab import STOCK, enqueue, pids_in, wait_until_gone
 
 pytestmark = pytest.mark.process
 
@@ -99,18 +99,3 @@ class TestDeath:
         assert done.returncode == -signal.SIGKILL
         wait_until_gone(*map(int, done.stdout.split()))
         assert not Path("begun").exists()
-
-    @pytest.mark.parametrize("worker", [OURS], indirect=True, ids=["rq-clock"])
-    @pytest.mark.parametrize("everybody", [False, True], ids=["the worker", "all processes"])
-    def test_a_restart_puts_the_job_back_and_is_no_failure(
-        self, worker: Process, connection: Any, everybody: bool
-    ) -> None:
-        job = enqueue(connection, command("echo $$ > pid; sleep 60"))
-        [pid] = pids_in("pid")
-        horse = self.horse_of(pid, worker)
-        for process in [pid, horse, worker.pid] if everybody else [worker.pid]:
-            os.kill(process, signal.SIGTERM)
-        assert worker.ended() == 0
-        assert not lives(pid)
-        assert job.get_status(refresh=True) == "queued"
-        assert connection.lrange("rq:queue:default", 0, -1) == [JOB_ID.encode()]

@@ -28,6 +28,8 @@ from rq_clock.runners import shell
 from rq_clock.runners.tasks import CommandTimedOut, run_command
 from rq_clock.testing import FakeClock
 from rq_clock.timing.triggers import every
+from rq_clock.worker.work_horse import LEAVE
+from rq_clock.worker.worker import INTERRUPT_SECONDS
 from tests.helpers import Events
 from tests.process import ROOT
 from tests.runners.lab import (
@@ -101,6 +103,20 @@ class TestCommand:
             "RQ_CLOCK_SCHEDULE=nightly",
         ]
         assert events("command.ended")[0]["schedule"] == "nightly"
+
+    def test_lines_of_a_python_script_come_at_once(
+        self, events: Events, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+        script = f"{sys.executable} -c 'import os; print(1); os.kill(os.getpid(), 9)'"
+        assert "SIGKILL" in failure(script)
+        assert lines(events) == ["1"]
+
+    def test_buffering_can_be_chosen(self, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONUNBUFFERED", "")
+        run_command('echo "app $PYTHONUNBUFFERED"')
+        run_command('echo "own $PYTHONUNBUFFERED"', env={"PYTHONUNBUFFERED": "0"})
+        assert lines(events) == ["app ", "own 0"]
 
     def test_it_has_a_session_of_its_own(self, events: Events) -> None:
         run_command("echo $$; ps -o pgid= -o sid= -p $$")
@@ -185,28 +201,50 @@ class TestEnding:
         assert job.get_status() == "failed"
 
     @contextmanager
-    def stopped_after(self, name: str) -> Iterator[None]:
-        """Let the worker shut down in the block, once a file is there."""
+    def interrupted_after(self, name: str) -> Iterator[None]:
+        """Interrupt the block as a worker does when its grace is over, once a file is there."""
 
-        def stop() -> None:
+        def leave(*_: object) -> None:
+            raise Interrupted("the worker has to end")
+
+        def interrupt() -> None:
             pid_in(name)
             run.stop()
+            os.kill(os.getpid(), LEAVE)
 
-        stopper = threading.Thread(target=stop)
-        stopper.start()
-        yield
-        stopper.join()
+        before = signal.signal(LEAVE, leave)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+            signal.signal(LEAVE, before)
 
-    def test_a_shutdown_interrupts_a_command(self, events: Events) -> None:
-        with self.stopped_after("pid"), pytest.raises(Interrupted, match="shutdown"):
-            run_command("echo $$ > pid; sleep 60")
+    def test_the_end_of_the_grace_interrupts_a_command(self, events: Events) -> None:
+        with self.interrupted_after("pid"), pytest.raises(Interrupted, match="shutdown"):
+            run_command("trap 'echo bye; exit 7' TERM; echo $$ > pid; sleep 60 & wait")
         wait_until_gone(*pids_in("pid"))
         assert events("command.ended")[0]["because"] == "its worker's shutdown"
+        assert lines(events) == ["bye"]
 
-    def test_a_shutdown_kills_a_stubborn_command(self) -> None:
-        with self.stopped_after("pid"), pytest.raises(Interrupted, match="SIGKILL"):
+    def test_the_end_of_the_grace_kills_a_stubborn_command_within_the_second_that_is_left(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shell, "GRACE_SECONDS", 60)
+        assert shell.INTERRUPTED_SECONDS < INTERRUPT_SECONDS
+        started = time.monotonic()
+        with self.interrupted_after("pid"), pytest.raises(Interrupted, match="SIGKILL"):
             run_command("trap '' TERM; echo $$ > pid; while :; do sleep 60; done")
+        assert time.monotonic() - started < 50  # of 60 that another end may take
         wait_until_gone(*pids_in("pid"))
+
+    def test_a_shutdown_alone_interrupts_no_command(self, events: Events) -> None:
+        timer = threading.Timer(0.2, run.stop)
+        timer.start()
+        run_command("sleep 0.6; echo done")
+        timer.join()
+        assert lines(events) == ["done"]
 
     def test_a_command_that_has_just_ended_well_was_not_interrupted(self) -> None:
         with shell.Shell("true", cwd=None, env={"PATH": os.environ["PATH"]}) as running:
