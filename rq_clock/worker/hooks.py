@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from rq.job import Job
 
+from rq_clock.errors import RqClockError
 from rq_clock.log import log_warning
 
 FLUSH_SECONDS = 5.0
 """Seconds for the process of a job to end by itself, while libraries send what they collected."""
+_NAMED = re.compile(r"(?:(flask):)?([^\W\d][\w.]*):([^\W\d][\w.]*)(?:\(\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,72 @@ class Hooks:
     """Runs in the job's process, before the job and outside its timeout."""
     after_job: Callable[[Job], object] | None = None
     """Runs in the job's process once the job and its callbacks have ended, well or not."""
+
+    def after(self, first: Hooks) -> Hooks:
+        """Return these with `setup` and `after_fork` of `first` before their own."""
+        return replace(
+            self,
+            setup=_in_turn(first.setup, self.setup),
+            after_fork=_in_turn(first.after_fork, self.after_fork),
+        )
+
+
+def _in_turn(*functions: Callable[[], object] | None) -> Callable[[], object] | None:
+    present = [function for function in functions if function]
+    return (lambda: [function() for function in present]) if present else None
+
+
+def named_hooks(name: str) -> Hooks:
+    """Return the hooks that RQ_CLOCK_SETUP stands for. They import the app when they run.
+
+    Raises RqClockError for a value of no known form; so does `setup`, when there is nothing of
+    that name. Errors of the app itself are passed on.
+    """
+    if not name:
+        return Hooks()
+    if name == "django":
+        return Hooks(setup=lambda: _named(name, "django", "setup")())
+    match = _NAMED.fullmatch(name)
+    if match is None:
+        raise _wrong(name, "expected module:function, django or flask:module:app")
+    flask, module, attribute = match.groups()
+    if not flask:
+        return Hooks(setup=lambda: _named(name, module, attribute)())
+    app: Any = None
+
+    def load() -> None:
+        nonlocal app
+        app = _named(name, module, attribute)
+        if not hasattr(app, "app_context"):
+            app = app()
+        if not hasattr(app, "app_context"):
+            raise _wrong(name, f"expected a Flask app, or a function that returns one, got {app!r}")
+
+    return Hooks(setup=load, after_fork=lambda: app.app_context().push())
+
+
+def _named(name: str, module: str, attribute: str) -> Any:
+    """Return a function or an app of the module."""
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module itself cannot import another one
+        text = f"no module {error.name!r} in this directory or environment"
+        raise _wrong(name, text) from None
+    try:
+        value = attrgetter(attribute)(found)
+    except AttributeError:
+        raise _wrong(name, f"no {attribute!r} in module {module!r}") from None
+    if not callable(value):
+        raise _wrong(name, f"expected {attribute!r} to be a function, got {value!r}")
+    return value
+
+
+def _wrong(name: str, text: str) -> RqClockError:
+    return RqClockError(
+        f"RQ_CLOCK_SETUP={name!r}: {text}; set it to module:function, django or flask:module:app"
+    )
 
 
 def prepare(hooks: Hooks) -> None:

@@ -20,7 +20,7 @@ from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.worker.hooks import Hooks, prepare
+from rq_clock.worker.hooks import Hooks, named_hooks, prepare
 from rq_clock.worker.horses import reap_orphans
 from rq_clock.worker.work_horse import die_with
 from rq_clock.worker.worker import Worker
@@ -51,6 +51,7 @@ def run_worker(  # noqa: PLR0913 - each is an option of its own
     leave no thread and no connection, which do not survive a fork; a warning names them.
     `after_fork` runs in each process of jobs before it has one. `before_job` and `after_job` get
     RQ's job, in its process: an error of the first fails the job, one of the second is logged.
+    What RQ_CLOCK_SETUP names runs before `setup` and `after_fork`.
 
     Waits for Redis if it is not there yet. Exits with 1 when a setting or the Redis URL is wrong.
     """
@@ -59,7 +60,7 @@ def run_worker(  # noqa: PLR0913 - each is an option of its own
         logs.set_up(stamp=settings.stamped_logs)
         names = tuple(queues or settings.worker_queues)
         count = concurrency or settings.worker_concurrency
-        hooks = Hooks(setup, after_fork, before_job, after_job)
+        hooks = Hooks(setup, after_fork, before_job, after_job).after(named_hooks(settings.setup))
         if count == 1:
             _work(names, settings, hooks, burst, max_jobs)
         else:

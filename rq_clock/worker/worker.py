@@ -44,7 +44,7 @@ from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
 from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of, with_timeouts
 from rq_clock.worker.channel import REUSABLE, Channel
-from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, prepare
+from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans
 from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
 from rq_clock.worker.work_horse import WorkHorse
@@ -77,6 +77,8 @@ class Worker(JobWorker):
     """A worker for `queues`, highest priority first, with all that RQ's worker takes. Its name is
     unique by itself.
 
+    `hooks` replace what RQ_CLOCK_SETUP names.
+
     `work()` serves until a signal and returns whether it ran any job. Of RQ's methods a subclass
     may override those around a job (`perform_job`, `handle_job_success`, `handle_exception`, …),
     registration and maintenance; `work()` refuses one that overrides a part of RQ's own loop.
@@ -86,8 +88,7 @@ class Worker(JobWorker):
         self, queues: Any, name: str | None = None, *args: Any, settings: Settings | None = None,
         runtime: Runtime | None = None, hooks: Hooks | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        self._chosen = settings
-        self._hooks = hooks or Hooks()
+        self._chosen, self._own_hooks = settings, hooks
         at_once = options.pop("prepare_for_work", True)  # RQ would talk to Redis, which may be away
         name = name or (settings or Settings.from_env()).instance
         super().__init__(queues, name, *args, prepare_for_work=False, **options)  # type: ignore[misc]
@@ -167,6 +168,8 @@ class Worker(JobWorker):
     def _begin_anew(self) -> None:
         self._settings = settings = self._chosen or Settings.from_env()
         self.hostname, self.pid = socket.gethostname(), os.getpid()
+        own = self._own_hooks
+        self._hooks = named_hooks(settings.setup) if own is None else own
         self._redis = with_timeouts(self.connection)
         self._executions = Executions(self._redis, settings.namespace, runs=settings.runs)
         silence = settings.worker_silence

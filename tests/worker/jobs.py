@@ -16,6 +16,7 @@ import sys
 import threading
 from contextlib import suppress
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +410,13 @@ def on_failure(job: Job, connection: Redis, *error: Any) -> None:
 
 def on_stopped(job: Job, connection: Redis) -> None:
     connection.rpush("called", "stopped")
+
+
+def import_and_tell_pid(module: str) -> int:
+    import_module(module)
+    return os.getpid()
+
+
+def context_value(module: str, variable: str) -> Any:
+    """The value of a context variable of a module."""
+    return getattr(import_module(module), variable).get()
