@@ -21,6 +21,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from rq_clock.errors import WebhookFailed
@@ -29,6 +31,9 @@ from rq_clock.redaction import masked_url, printable
 
 MARGIN_SECONDS = 1.0
 """Seconds after the call's timeout at which the thread ends, too."""
+INTERIM_LIMIT = 100
+"""Interim responses before the final one: a server may send one every few seconds to keep a slow
+call alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Answer:
     status: int
     reason: str
     body: bytes
-    location: str
+    headers: Message
 
     @property
     def words(self) -> str:
@@ -140,11 +145,19 @@ class _Exchange:
         connection.sock = self._socket
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {**self._request.headers, "Host": parts.netloc, "Connection": "close"}
-        connection.request(self._request.method, target, self._request.body, headers)
-        with connection.getresponse() as response:
-            body = response.read(self._request.keep)
-            location = response.headers.get("Location", "")
-            return Answer(response.status, response.reason, body, location)
+        connection.response_class = _Response
+        unsent: OSError | None = None
+        try:
+            connection.request(self._request.method, target, self._request.body, headers)
+        except OSError as error:  # a server may answer before it has read all, and close
+            unsent = error
+        try:
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise unsent or error from None
+        with response:
+            body = _body(response, self._request.keep)
+            return Answer(response.status, response.reason, body, response.headers)
 
     def _connect(self, host: str, port: int) -> socket.socket:
         """Return a connection to one of the host's addresses, if all of them may be called."""
@@ -170,3 +183,29 @@ class _Exchange:
                 sock.settimeout(max(self._deadline - time.monotonic(), 0) + MARGIN_SECONDS)
                 return sock
         raise WebhookFailed(f"{masked_url(self._request.url)}: {host} has no address")
+
+
+class _Response(http.client.HTTPResponse):
+    """A final response. Interim ones (1xx) may come before it, also unasked (RFC 9110, 15.2). 101
+    is final here: nobody asked for another protocol."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(INTERIM_LIMIT):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {INTERIM_LIMIT} interim responses (1xx)")
+
+
+def _body(response: http.client.HTTPResponse, keep: int) -> bytes:
+    """Return the first `keep` bytes. Of a refusal return what came before the connection broke: a
+    server that closes it without reading the request resets it."""
+    body = bytearray()
+    try:
+        while len(body) < keep and (chunk := response.read1(keep - len(body))):
+            body += chunk
+    except (OSError, http.client.HTTPException):
+        if 200 <= response.status < 300:
+            raise
+    return bytes(body)

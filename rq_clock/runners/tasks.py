@@ -238,8 +238,9 @@ def _headers(headers: Mapping[str, str], body: bytes | None, run: Run | None) ->
 
 
 def _failure(answer: outbound.Answer, where: str, body: str) -> str:
-    if 300 <= answer.status < 400 and answer.location:
-        to = masked_url(answer.location)
+    location = answer.headers.get("Location", "")
+    if 300 <= answer.status < 400 and location:
+        to = masked_url(location)
         return f"{where}: answered {answer.words} to {to}; redirects are not followed"
     first = next((line.strip() for line in body.splitlines() if line.strip()), "")
     quote = f": {printable(first, 200)}" if first else ""
