@@ -47,7 +47,7 @@ class Clock(Wall):
     def lead(self, instance: str) -> None:
         super().lead(instance)
         self.tally = Counters()
-        self.stage = Planner(self.store, self.lease, memory=self.memory, counters=self.tally)
+        self.planner = Planner(self.store, self.lease, memory=self.memory, counters=self.tally)
 
     @property
     def executions(self) -> Executions:
@@ -236,7 +236,7 @@ class TestRuns:
         clock.run(MIDNIGHT + timedelta(minutes=3))
         for _ in range(3):
             clock.now += timedelta(milliseconds=LOOK_MS)
-            clock.stage.overlaps.check(clock.now)
+            clock.planner.overlaps.check(clock.now)
         assert clock.counts("s").runs == clock.counts().runs == {"lost": 1}
         assert clock.counts("s").took.cumulative[-1] == 0
         state, fire, started, ended, success, failure, failures = clock.outcome()
@@ -313,7 +313,7 @@ class TestWhatIsRemoved:
         clock.end(fails)
         assert clock.kept("once") == ["outcomes", "failing", "counters"]
         clock.now = soon - SECOND
-        clock.stage.look_again(["*"])
+        clock.planner.look_again(["*"])
         clock.run(soon + SECOND)
         assert clock.kept("once") == []
         clock.end(ok)
@@ -331,7 +331,7 @@ class TestFires:
         clock.now += timedelta(minutes=10, seconds=30)
         clock.run(clock.now + 5 * SECOND)
         pause(clock.store, "s", clock.now)
-        clock.stage.look_again(["s"])
+        clock.planner.look_again(["s"])
         clock.run(clock.now + timedelta(minutes=1))
         assert clock.counts().fires == {}  # in memory until then
         clock.flush()
