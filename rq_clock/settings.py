@@ -249,6 +249,7 @@ class Settings:
     output_hours: int = _count("RQ_CLOCK_OUTPUT_HOURS", 72)
     webhook_allow: tuple[Allowed, ...] = _text("RQ_CLOCK_WEBHOOK_ALLOW", _allowed)
     runs: int = _count("RQ_CLOCK_RUNS", 1000)
+    failed_jobs: int = _count("RQ_CLOCK_FAILED_JOBS", 20)
     alert_grace: int = _count("RQ_CLOCK_ALERT_GRACE_SECONDS", 60)
     alert_failures: int = _count("RQ_CLOCK_ALERT_FAILURES", 1)
     alert_stuck: int = _count("RQ_CLOCK_ALERT_STUCK_SECONDS", 3600)

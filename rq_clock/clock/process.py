@@ -95,7 +95,7 @@ class ClockProcess:
         self._leases = Leases(self._store)
         self._mode = "take-over" if take_over else "starting"
         self._reaper = Reaper(
-            Executions(self._store.redis, settings.namespace, runs=settings.runs),
+            Executions.from_settings(self._store.redis, settings),
             settings.worker_silence,
             settings.max_deaths,
         )

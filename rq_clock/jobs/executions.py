@@ -34,6 +34,7 @@ from rq_clock.jobs.outcomes import (
 )
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.ledger import LedgerEntry, ledger_entry
+from rq_clock.settings import Settings
 from rq_clock.store.client import is_outage
 from rq_clock.store.job_commands import command_words
 from rq_clock.store.keys import key_of
@@ -109,15 +110,24 @@ class Executions:
     """The executions of one namespace. Methods raise redis-py's RedisError when the server cannot
     be used; each may be called again then, also when only the reply was lost."""
 
-    def __init__(self, redis: Redis, namespace: str, *, runs: int = 1000) -> None:
+    def __init__(
+        self, redis: Redis, namespace: str, *, runs: int = 1000, failed_jobs: int = 20
+    ) -> None:
+        """`runs` ended attempts are kept in all, and `failed_jobs` failed jobs of each schedule."""
         self.redis = redis
         self.namespace = namespace
         self.suspended = False
         """Whether RQ's tools had suspended all work at the last `take`."""
-        self._runs = runs
+        self._runs, self._failed_jobs = runs, failed_jobs
         self._faults = FaultLog()
         names = ("beat", "close", "scan", "take", "watch")
         self._scripts = {name: load_script(redis, name) for name in names}
+
+    @classmethod
+    def from_settings(cls, redis: Redis, settings: Settings) -> Executions:
+        """Return those of the namespace that the settings name, with its limits."""
+        limits = {"runs": settings.runs, "failed_jobs": settings.failed_jobs}
+        return cls(redis, settings.namespace, **limits)
 
     def _key(self, name: str, namespace: str = "") -> str:
         return key_of(namespace or self.namespace, name)
@@ -316,7 +326,9 @@ class Executions:
         args += [-1] if outcome.again else [len(dependents.ids), *dependents.ids]
         run = (origin.schedule, to_ms(origin.fire_time), origin.ledger_codes) if origin else None
         args += run or [""] * 3
-        args += [outcome.entry(execution), int(outcome.state == OK), self._runs, outcome.again]
+        args += [outcome.entry(execution), int(outcome.state == OK), self._runs]
+        unbounded = outcome.state == OK or outcome.again or execution.fields.get(b"failure_ttl")
+        args += [0 if unbounded else self._failed_jobs, outcome.again]
         counts = outcome.counts(execution) if origin else []
         args += [len(counts), *(word for count in counts for word in count)]
         commands = [*outcome.commands, *dependents.commands]

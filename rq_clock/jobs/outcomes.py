@@ -328,8 +328,8 @@ def _kept_for(execution: Execution, ttl: int) -> list[Command]:
     negative."""
     job = _job(execution)
     keys = (job, f"{job}:dependents", dependencies_key(execution.job_id.encode()))
-    if ttl == 0:
-        return [("DEL", *keys)]
+    if ttl == 0:  # also what earlier attempts left
+        return [("DEL", *keys, f"rq:results:{execution.job_id}")]
     return [("EXPIRE", key, ttl) for key in keys] if ttl > 0 else []
 
 

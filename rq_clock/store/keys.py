@@ -58,6 +58,9 @@
                                   starts and ends when it was found missing
     failing              zset     schedule by its newest failure's end, from then until its next
                                   success; a run that an operator stops is neither
+    failed:<schedule>    list     its failed jobs that RQ keeps, oldest first, capped: an older one
+                                  is deleted. Not those with a failure_ttl of their own; expires a
+                                  year after the newest, as RQ forgets that one
     turns:<group>        set      jobs of the group whose turn it is: one, unless it has a limit
     waiting:<group>      list     its parked jobs, in the order in which they get their turn
     groups               set      the groups with parked jobs

@@ -49,7 +49,7 @@ class Context:
             settings=settings,
             redis=redis,
             store=store,
-            executions=Executions(redis, settings.namespace, runs=settings.runs),
+            executions=Executions.from_settings(redis, settings),
             schedules=ScheduleList(store),
             queues=Queues(store, runs=settings.runs),
             access=Access(settings, redis),

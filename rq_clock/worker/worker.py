@@ -171,7 +171,7 @@ class Worker(JobWorker):
         own = self._own_hooks
         self._hooks = named_hooks(settings.setup) if own is None else own
         self._redis = with_timeouts(self.connection)
-        self._executions = Executions(self._redis, settings.namespace, runs=settings.runs)
+        self._executions = Executions.from_settings(self._redis, settings)
         silence = settings.worker_silence
         self._reaper = Reaper(self._executions, silence, settings.max_deaths)
         self._horses = Horses(partial(self._fork, self._serve_jobs), self._runtime)

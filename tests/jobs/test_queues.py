@@ -728,7 +728,9 @@ class TestSweep:
         assert desk.queues.sweep("delete", JobFilter(), ANA) == BulkJobsResult(500)
 
     def test_several_fire_times_of_a_schedule_go_together(self, desk: Desk) -> None:
-        desk.schedules.add("nightly", every(hours=1), "tests.worker.jobs.fail", overlap="allow")
+        desk.schedules.add(
+            "nightly", every(hours=1), "tests.worker.jobs.fail", overlap="allow", failure_ttl=60
+        )
         for _ in range(150):
             desk.schedules.trigger("nightly", force=True)
         desk.work()

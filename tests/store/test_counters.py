@@ -280,6 +280,8 @@ class TestWhatIsRemoved:
         assert ran.kept() == []
         assert ran.outcome("new") == outcome
         assert ran.failing() == {"new": failing["s"]}
+        assert ran.redis.llen(PREFIX + "failed:new") == 1
+        assert not ran.redis.exists(PREFIX + "failed:s")
         assert (ran.counts("new").fires, ran.counts("new").runs) == (fires, runs)
 
     def test_a_removal_at_run_time_too(self, clock: Clock) -> None:

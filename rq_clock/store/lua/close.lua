@@ -11,6 +11,7 @@
 --       4 number of its dependents that the commands deal with, then each; -1: it goes on
 --       … schedule, or "" for a job of none   fire time, ms   pattern of its code in the ledger
 --         how it ended, as the ledger has it   "1" when it succeeded   runs to keep
+--         failed jobs of the schedule to keep; 0 when this is none, or has a failure_ttl
 --         where the job goes on: "front", "queue", "later", or "" when that was the end of it
 --       … number of counts, then for each its field and how much is added to it
 --       … number of commands, then for each the number of its words and the words
@@ -78,8 +79,8 @@ end
 leave()
 local of, known = prefix_of(KEYS[2]), false
 local run = {id = id, prefix = of, schedule = take(), fire = take(), codes = take()}
-local schedule, fire, ending, success, keep, again =
-  run.schedule, run.fire, take(), take(), take(), take()
+local schedule, fire, ending, success, keep, failed, again =
+  run.schedule, run.fire, take(), take(), take(), tonumber(take()), take()
 if schedule ~= '' then
   known = finish(run, ending, again, keep)
   local newest = redis.call('HGET', key('succeeded', of), schedule)
@@ -89,6 +90,9 @@ if schedule ~= '' then
   if known and (again == '' or success == '1') then
     local state, started, ended = string.match(ending, '^(%S+) %d+ (%d+) (%d+)')
     remember(schedule, state, fire, started, ended, of)
+  end
+  if known and failed > 0 then
+    keep_failed(run, failed)
   end
 end
 for _ = 1, tonumber(take()) do

@@ -153,6 +153,7 @@ local function drop(names, keep)
     redis.call('ZREM', key('duties'), 'pause:' .. name)
     redis.call('DEL', key('counters:' .. name))
     redis.call('PEXPIRE', key('ledger:' .. name), keep)
+    redis.call('PEXPIRE', key('failed:' .. name), keep)
   end
 end
 
@@ -170,7 +171,7 @@ local function carry_over(old, new)
       redis.call('ZADD', key(index), score, head .. new)
     end
   end
-  for _, kind in ipairs({'ledger:', 'counters:'}) do
+  for _, kind in ipairs({'ledger:', 'counters:', 'failed:'}) do
     if redis.call('EXISTS', key(kind .. old)) == 1 then
       redis.call('RENAME', key(kind .. old), key(kind .. new))
     end

@@ -54,11 +54,6 @@ local function take_out(job, status)
   redis.call('ZREM', 'rq:deferred:' .. job.queue, job.id)
 end
 
--- The key of the set of jobs that it depends on; RQ spells it with two colons.
-local function dependencies_of(job)
-  return 'rq:job::' .. job.id .. ':dependencies'
-end
-
 local operations = {}
 
 function operations.requeue(job, status)
@@ -75,7 +70,7 @@ function operations.requeue(job, status)
   redis.call('ZREM', 'rq:failed:' .. job.queue, job.id)
   redis.call('ZREM', 'rq:canceled:' .. job.queue, job.id)
   local ttl = tonumber(redis.call('HGET', hash, 'ttl') or '')
-  for _, kept in ipairs({hash, hash .. ':dependents', dependencies_of(job)}) do
+  for _, kept in ipairs({hash, hash .. ':dependents', 'rq:job::' .. job.id .. ':dependencies'}) do
     if ttl and ttl > 0 then
       redis.call('EXPIRE', kept, ttl)
     else
@@ -104,20 +99,15 @@ end
 
 function operations.delete(job, status)
   if status == 'started' then return 'state', status end
-  local hash = 'rq:job:' .. job.id
   take_out(job, status)
   if LIVE[status] and job.run then
     give_up(job)
   end
-  for _, registry in ipairs({'failed', 'finished', 'canceled'}) do
-    redis.call('ZREM', 'rq:' .. registry .. ':' .. job.queue, job.id)
-  end
-  local of = redis.call('HGET', hash, 'group_id')
+  local of = redis.call('HGET', 'rq:job:' .. job.id, 'group_id')
   if of and of ~= '' then
     redis.call('SREM', 'rq:group:' .. of, job.id)
   end
-  redis.call('DEL', hash, hash .. ':dependents', dependencies_of(job), 'rq:results:' .. job.id,
-    'rq:executions:' .. job.id)
+  erase(job.id, job.queue, job.run and job.prefix)
   pass_turn(job.group)
   return 'ok', job.queue
 end

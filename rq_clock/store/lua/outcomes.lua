@@ -57,3 +57,34 @@ local function finish(run, ending, again, cap)
     'job', run.id, 'entry', enter(run, ending), 'again', again)
   return redis.call('HEXISTS', key('markers', run.prefix), run.schedule) == 1
 end
+
+-- Delete an ended job of a queue with everything that belongs to it. RQ spells the key of the jobs
+-- that it depended on with two colons.
+local function erase(id, queue, of)
+  local job = 'rq:job:' .. id
+  for _, registry in ipairs({'failed', 'finished', 'canceled'}) do
+    redis.pcall('ZREM', 'rq:' .. registry .. ':' .. queue, id)
+  end
+  redis.call('DEL', job, job .. ':dependents', 'rq:job::' .. id .. ':dependencies',
+    'rq:results:' .. id, 'rq:executions:' .. id, key('output:' .. id, of))
+end
+
+-- Keep a failed run's job among the newest `cap` of its schedule, and delete those before. A job
+-- that lives again, or that another one waits for, is left alone.
+local function keep_failed(run, cap)
+  local failed = key('failed:' .. run.schedule, run.prefix)
+  redis.pcall('LREM', failed, 0, run.id)
+  redis.pcall('RPUSH', failed, run.id)
+  redis.pcall('EXPIRE', failed, 31536000)  -- as RQ forgets the job
+  for _ = 1, math.min((tonumber(redis.pcall('LLEN', failed)) or 0) - cap, 100) do
+    local id = redis.call('LPOP', failed)
+    local status, queue = unpack(read('HMGET', 'rq:job:' .. id, 'status', 'origin'))
+    local over = not status or status == 'failed' or status == 'stopped'
+    for _, other in ipairs(read('SMEMBERS', 'rq:job:' .. id .. ':dependents')) do
+      over = over and not is_live(other)
+    end
+    if over then
+      erase(id, queue or '', run.prefix)
+    end
+  end
+end
