@@ -251,8 +251,8 @@ class Worker(JobWorker):
             return False
         self._look = True
         for_good = self._idle_since + self._max_idle if self._max_idle else float("inf")
+        self._enter(WorkerStatus.SUSPENDED if self._executions.suspended else "serving")
         if self._executions.suspended:
-            self._enter(WorkerStatus.SUSPENDED)
             self._wait(min(self._beat_every, for_good - self._runtime.monotonic()))
         elif not self._watch_queues():
             self._fruitless_looks = 0
@@ -329,7 +329,8 @@ class Worker(JobWorker):
             self.set_state(condition)
             log_event("worker.suspended", remedy="`rq resume`")
         elif before == WorkerStatus.SUSPENDED and condition != "outage":
-            self.set_state(WorkerStatus.IDLE)
+            if self._task is None:
+                self.set_state(WorkerStatus.IDLE)
             log_event("worker.resumed")
         if condition == "serving" and not self._served:
             self._served = True
@@ -425,10 +426,10 @@ class Worker(JobWorker):
         return [queue.name for queue in self._ordered_queues]
 
     def _begin(self, execution: Execution) -> None:
-        self._enter("serving")
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
         self._task = self._hand_over(execution, execution)
+        self._enter("serving")
         if self._settings.horse_jobs == 1 and self._goes_on():
             self._horses.fork_ahead()
 

@@ -526,6 +526,25 @@ class TestCommands:
         wait_until(lambda: job.get_status() == "finished", "it goes on")
         assert worker.end() == 0
 
+    def test_the_state_that_others_see_follows_a_suspension(
+        self, start: Start, connection: Any, queue: Any
+    ) -> None:
+        worker = start()
+        key = f"rq:worker:{worker.wait_for('worker.serving').fields['name']}"
+        connection.set("rq:suspended", 1)
+        worker.wait_for("worker.suspended")
+        connection.delete("rq:suspended")
+        wait_until(lambda: connection.hget(key, "state") == b"idle", "idle, before any job")
+        connection.set("rq:suspended", 1)
+        worker.wait_for("worker.suspended", times=2)
+        job = queue.enqueue(jobs.wait, 60)
+        connection.delete("rq:suspended")
+        worker.wait_for("worker.resumed", times=2)
+        assert connection.hget(key, "state") == b"busy"
+        send_stop_job_command(connection, job.id)
+        wait_until(lambda: connection.hget(key, "state") == b"idle", "idle, after the job")
+        assert worker.end() == 0
+
     def test_a_queue_that_is_no_list_stops_no_other(
         self, start: Start, connection: Any, queue: Any
     ) -> None:
