@@ -199,3 +199,10 @@ def socket_of(connection: Any) -> socket.socket | None:
     """
     sock: socket.socket | None = getattr(connection, "_sock", None)
     return sock
+
+
+def idle_sockets_of(client: Redis) -> list[socket.socket]:
+    """Return the sockets of a client's connections that are not in use, for a forked process to
+    close: the client itself connects anew there."""
+    connections: Any = getattr(client.connection_pool, "_available_connections", ())
+    return [sock for connection in connections if (sock := socket_of(connection))]

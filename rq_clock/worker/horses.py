@@ -1,4 +1,4 @@
-"""The processes of a worker: the one that was forked ahead, and those that are about to end."""
+"""The processes of a worker: those that were forked ahead, and those that are about to end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Horses:
 
     def __init__(self, fork: Callable[[], WorkHorse], runtime: Runtime) -> None:
         self._fork, self._runtime = fork, runtime
-        self._ready: WorkHorse | None = None
+        self._ready: list[WorkHorse] = []
         self._leaving: list[tuple[WorkHorse, float]] = []
         """Each with the moment at which it is killed."""
         self._not_before = 0.0
@@ -31,27 +31,28 @@ class Horses:
 
     def take(self) -> WorkHorse:
         """Return a process for a job. Raises OSError when none can be forked."""
-        horse, self._ready = self._ready, None
-        if horse is not None and horse.exit_status() is not None:
+        while self._ready:
+            horse = self._ready.pop()
+            if horse.exit_status() is None:
+                return horse
             horse.end()
-            horse = None
-        return horse or self._fork()
+        return self._fork()
 
-    def fork_ahead(self) -> None:
-        """Have a process ready for the next job."""
-        if self._ready is None and self._runtime.monotonic() >= self._not_before:
-            try:
-                self._ready = self._fork()
-            except OSError as error:
-                self._not_before = self._runtime.monotonic() + PAUSE
-                self._faults.report("horse.not_forked", error)
+    def fork_ahead(self, count: int) -> None:
+        """Have processes ready for the next jobs, forked together: after a fork each page of memory
+        that this process writes to is copied first, once for all of them."""
+        if self._ready or self._runtime.monotonic() < self._not_before:
+            return
+        try:
+            while len(self._ready) < count:
+                self._ready.append(self._fork())
+        except OSError as error:
+            self._not_before = self._runtime.monotonic() + PAUSE
+            self._faults.report("horse.not_forked", error)
 
     def give_back(self, horse: WorkHorse) -> None:
         """Let a process have the next job too."""
-        if self._ready is None:
-            self._ready = horse
-        else:
-            self.let_go(horse)
+        self._ready.append(horse)
 
     def let_go(self, horse: WorkHorse, seconds: float = FLUSH_SECONDS) -> None:
         """Let a process end by itself. It is killed after `seconds`."""
@@ -66,10 +67,12 @@ class Horses:
             if horse.exit_status() is not None or now >= until:
                 horse.end()  # and processes that its job has left
         self._leaving = [one for one in self._leaving if one[0].exit_status() is None]
-        if self._ready is not None and (status := self._ready.exit_status()) is not None:
-            log_warning("horse.ended", status=status, effect="it had no job; another one is forked")
-            self._ready.end()
-            self._ready, self._not_before = None, now + PAUSE
+        for horse in [horse for horse in self._ready if horse.exit_status() is not None]:
+            effect = "it had no job; another one is forked"
+            log_warning("horse.ended", status=horse.exit_status(), effect=effect)
+            horse.end()
+            self._ready.remove(horse)
+            self._not_before = now + PAUSE
 
     @property
     def crowded(self) -> bool:
@@ -83,9 +86,9 @@ class Horses:
 
     def finish(self, seconds: float) -> None:
         """End all. Those that had jobs may end by themselves within `seconds`."""
-        ready, self._ready = self._ready, None
-        if ready is not None:
-            self.let_go(ready, seconds if ready.jobs else 0)
+        ready, self._ready = self._ready, []
+        for horse in ready:
+            self.let_go(horse, seconds if horse.jobs else 0)
         until = self._runtime.monotonic() + seconds
         while self._leaving and self._runtime.monotonic() < until:
             self._runtime.wait(min(until, self.next_look) - self._runtime.monotonic())

@@ -10,7 +10,6 @@ Not here: what runs in it (perform.py).
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import random
 import signal
@@ -32,6 +31,7 @@ LEAVE = signal.SIGVTALRM
 SIGTERM may come from the platform at any time and only announces the end."""
 received: set[int] = set()
 """Signals that have come to this process: of the worker, the platform or the job itself."""
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)  # found here, not in each process
 _PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -68,7 +68,7 @@ class WorkHorse:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._channel.close_other()
-        self._size = self._resident()
+        self._size = 0
 
     def fileno(self) -> int:
         return self._channel.fileno()
@@ -141,7 +141,8 @@ class WorkHorse:
         self.dismiss()
 
     def grown(self) -> int:
-        """Return the bytes by which its memory has grown since it was forked."""
+        """Return the bytes by which its memory has grown since the first time it was measured."""
+        self._size = self._size or self._resident()
         return self._resident() - self._size
 
     def _resident(self) -> int:
@@ -161,7 +162,6 @@ def _live(
     """The child, to its end. Never returns into the worker's stack."""
     status = 1
     try:
-        gc.freeze()  # a collection would touch, and so copy, every page of the worker
         os.setpgid(0, 0)
         die_with(parent, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
@@ -238,7 +238,7 @@ def end_fork() -> None:
 def die_with(parent: int, number: signal.Signals) -> None:
     """Get a signal when the parent dies. Linux only; elsewhere a horse goes on until its job has
     ended, beside the worker that runs it again."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
             os._exit(1)

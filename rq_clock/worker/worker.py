@@ -15,6 +15,7 @@ any number of queues in order over one connection.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -42,7 +43,14 @@ from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of, with_timeouts
+from rq_clock.store.client import (
+    SHORTEST_PAUSE,
+    Reconnect,
+    idle_sockets_of,
+    is_outage,
+    socket_of,
+    with_timeouts,
+)
 from rq_clock.worker.channel import REUSABLE, Channel
 from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans
@@ -51,6 +59,8 @@ from rq_clock.worker.work_horse import WorkHorse
 
 BEATS = 5
 """Heartbeats within the time of silence that counts as death."""
+AHEAD = 4
+"""Processes that are forked together while one job follows the other."""
 START_SECONDS = 60.0
 """Seconds for a new process to begin its job: `after_fork` runs before."""
 INTERRUPT_SECONDS = 1.0
@@ -130,12 +140,14 @@ class Worker(JobWorker):
         self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
         self._begin_anew()
         prepare(self._hooks)
+        gc.freeze()  # a collection would touch, and so copy, all memory that forks share
         with self._runtime:
             try:
                 while self._go_on():
                     self._attempt()
             finally:
                 self._deregister()
+                gc.unfreeze()
         return self._ended > 0
 
     def _refuse_what_is_ignored(self) -> None:
@@ -230,7 +242,7 @@ class Worker(JobWorker):
     def _step(self) -> None:
         task = self._task
         if task is None:
-            self._horses.fork_ahead()
+            self._horses.fork_ahead(1)
         if self._runtime.monotonic() >= self._beat_at:
             self._beat()
         if task is not None and task.outcome is not None and not task.finishing:
@@ -425,13 +437,13 @@ class Worker(JobWorker):
     def _queues(self) -> list[str]:
         return [queue.name for queue in self._ordered_queues]
 
-    def _begin(self, execution: Execution) -> None:
+    def _begin(self, execution: Execution, *, busy: bool = False) -> None:
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
         self._task = self._hand_over(execution, execution)
         self._enter("serving")
         if self._settings.horse_jobs == 1 and self._goes_on():
-            self._horses.fork_ahead()
+            self._horses.fork_ahead(AHEAD if busy else 1)
 
     def _hand_over(self, execution: Execution, job: Execution | Aftermath) -> _Task:
         """Let a process begin. If none can be forked, Redis grants the job again."""
@@ -456,7 +468,7 @@ class Worker(JobWorker):
         self._ended += 1
         self._release(task)
         if following is not None:
-            self._begin(following)
+            self._begin(following, busy=True)
         self._look = True
         self._report(execution, outcome)
 
@@ -506,9 +518,12 @@ class Worker(JobWorker):
     # ---- its process ----------------------------------------------------------------------------
 
     def _fork(self, serve: Callable[[Channel], None]) -> WorkHorse:
-        sock = socket_of(self._subscription.connection) if self._subscription else None
-        pools = [self._redis.connection_pool.reset, self.connection.connection_pool.reset]
-        return WorkHorse(serve, [self._signals.close, *pools, *([sock.close] if sock else [])])
+        sockets = idle_sockets_of(self._redis)
+        if self._redis is not self.connection:
+            sockets += idle_sockets_of(self.connection)
+        if self._subscription and (news := socket_of(self._subscription.connection)):
+            sockets.append(news)
+        return WorkHorse(serve, [self._signals.close, *(sock.close for sock in sockets)])
 
     def _serve_jobs(self, channel: Channel) -> None:
         settings = self._settings
