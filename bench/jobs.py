@@ -18,7 +18,7 @@ from time import sleep
 from redis import Redis
 
 from bench.lab import PEERS_PYTHON, Lab, Monitor, Process, Row, await_file, quantile
-from bench.workers import CELERY, FORKING, OURS, QUEUE, SIMPLE, STOCK, WORKERS
+from bench.workers import CELERY, OURS, QUEUE, SHARING, SIMPLE, STOCK, WORKERS
 
 Figures = dict[str, float | None]
 
@@ -26,7 +26,7 @@ Figures = dict[str, float | None]
 def throughput(lab: Lab) -> Iterator[Row]:
     """Jobs that do nothing: how many a second, and what they cost of the processors."""
     many, some = (2_000, 150) if lab.quick else (5_000, 300)
-    counts = {OURS: many, FORKING: some, STOCK: some, SIMPLE: many // 2, CELERY: many}
+    counts = {OURS: some, SHARING: many, STOCK: some, SIMPLE: many // 2, CELERY: many}
     found: dict[str, list[tuple[float, float, float]]] = {worker: [] for worker in _present(lab)}
     for _ in range(1 if lab.quick else 3):  # in turns, so that noise meets all
         for worker in found:
@@ -37,7 +37,15 @@ def throughput(lab: Lab) -> Iterator[Row]:
         what="no-op jobs a second",
         unit="",
         figures=_figures(middle, 0),
-        beside={SIMPLE: 1, CELERY: 1},
+        beside={STOCK: 3},
+        more=True,
+    )
+    shared = {worker: figure for worker, figure in _figures(middle, 0).items() if worker != OURS}
+    yield Row(
+        what="no-op jobs a second, sharing",
+        unit="",
+        figures={OURS: shared.pop(SHARING), **shared},
+        beside={CELERY: 1},
         more=True,
     )
     yield Row(what="CPU a job: worker", unit="ms", figures=_figures(middle, 1))
@@ -74,13 +82,13 @@ def latency(lab: Lab) -> Iterator[Row]:
                 whole[worker] += [start - before for before, start in sent]
                 with Monitor(redis, _queue_key(worker)) as monitor:
                     sent = _send(redis, worker, directory / "popped", 20 if lab.quick else 30)
-                pops = monitor.taken if worker in (OURS, FORKING) else monitor.visible
+                pops = monitor.taken if worker in (OURS, SHARING) else monitor.visible
                 pairs = zip(sent, pops, strict=True)
                 popped[worker] += [start - pop for (_, start), pop in pairs]
     for name, part in (("p50", 0.5), ("p99", 0.99)):
         figures = _quantiles(whole, part)
         yield Row(what=f"enqueue to start, idle, {name}", unit="ms", figures=figures)
-    yield Row(what="pop to start, idle, p50", unit="ms", figures=_quantiles(popped, 0.5), aim=2)
+    yield Row(what="pop to start, idle, p50", unit="ms", figures=_quantiles(popped, 0.5), aim=3)
 
 
 def footprint(lab: Lab) -> Iterator[Row]:
@@ -105,6 +113,24 @@ def _footprint_once(lab: Lab, worker: str) -> tuple[float, ...]:
         shift.release("last")
         sleep(1.5)
         return *memory, busy, shift.connections()
+
+
+def heavy(lab: Lab) -> Iterator[Row]:
+    """Jobs of a module that takes a second to import: ours imports it in `setup`, once."""
+    found: Figures = {}
+    for worker, jobs in ((OURS, 40), (SHARING, 40), (STOCK, 4)):
+        with lab.redis() as redis, tempfile.TemporaryDirectory(prefix="bench-") as directory:
+            _produce(redis, worker, "heavy", Path(directory), jobs)
+            others = len(redis.client_list())
+            with _serving(redis, worker, BENCH_HEAVY="1") as process:
+                shift = _Shift(redis, process, Path(directory), others)
+                shift.reach("first")
+                shift.release("first")
+                shift.reach("last")
+                seconds = shift.instants("last")[0] - shift.instants("first")[1]
+                shift.release("last")
+                found[worker] = (jobs + 1) / seconds
+    yield Row(what="jobs a second, 1 s of imports", unit="", figures=found, more=True)
 
 
 def requests(lab: Lab) -> Iterator[Row]:
@@ -184,8 +210,9 @@ def _worker(lab: Lab, worker: str) -> Iterator[tuple[Redis, Process, Path]]:
         yield redis, process, Path(directory)
 
 
-def _serving(redis: Redis, worker: str) -> Process:
-    settings = {"RQ_CLOCK_HORSE_JOBS": "1"} if worker == FORKING else {}
+def _serving(redis: Redis, worker: str, **settings: str) -> Process:
+    if worker == SHARING:
+        settings["RQ_CLOCK_HORSE_JOBS"] = "100"
     return Process(redis, "bench.workers", worker, "serve", python=_python(worker), **settings)
 
 
@@ -234,5 +261,5 @@ def _quantiles(found: Mapping[str, list[float]], part: float) -> Figures:
 
 
 MEASURES: dict[str, Callable[[Lab], Iterator[Row]]] = {
-    m.__name__: m for m in (throughput, latency, footprint, requests)
+    m.__name__: m for m in (throughput, latency, footprint, heavy, requests)
 }

@@ -1,7 +1,7 @@
 """The workers under measure: `python -m bench.workers WORKER serve|fill|send …`, a process each.
 
-    rq-clock       as it is set up: one work horse for many jobs
-    HORSE_JOBS=1   rq-clock with a process for each job
+    rq-clock       as it is set up: a process for each job
+    sharing        rq-clock with RQ_CLOCK_HORSE_JOBS=100: a process for a hundred jobs
     Worker         RQ's default, with a process for each job too
     SimpleWorker   RQ's that runs the jobs itself; what kills one kills it
     Celery         its prefork pool with one child; Redis is broker and result backend, the rest as
@@ -23,8 +23,8 @@ from typing import Any
 
 import bench
 
-WORKERS = ("rq-clock", "HORSE_JOBS=1", "Worker", "SimpleWorker", "Celery")
-OURS, FORKING, STOCK, SIMPLE, CELERY = WORKERS
+WORKERS = ("rq-clock", "sharing", "Worker", "SimpleWorker", "Celery")
+OURS, SHARING, STOCK, SIMPLE, CELERY = WORKERS
 QUEUE = "bench"
 Enqueue = Callable[..., object]
 
@@ -32,23 +32,25 @@ Enqueue = Callable[..., object]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("worker", choices=WORKERS)
-    parser.add_argument("what", choices=("serve", "fill", "send"))
+    parser.add_argument("what", choices=("serve", "fill", "send", "heavy"))
     parser.add_argument("--jobs", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="where the jobs that say something do")
     work = parser.parse_args()
     url = os.environ["REDIS_URL"]
     if work.what == "serve":
         (celery_worker if work.worker == CELERY else rq_worker)(url, work.worker)
+    elif work.what == "heavy":
+        fill(rq_queue(url), work.jobs, work.directory, "bench.heavy.task")
     else:
         enqueue = (celery_queue if work.worker == CELERY else rq_queue)(url)
         (fill if work.what == "fill" else send)(enqueue, work.jobs, work.directory)
 
 
-def fill(enqueue: Enqueue, jobs: int, directory: Path) -> None:
+def fill(enqueue: Enqueue, jobs: int, directory: Path, task: Any = bench.task) -> None:
     """A job that holds the worker, `jobs` that do nothing, and one that holds it again."""
     enqueue(bench.hold, str(directory / "first"))
     for _ in range(jobs):
-        enqueue(bench.task)
+        enqueue(task)
     enqueue(bench.hold, str(directory / "last"))
 
 
@@ -65,15 +67,20 @@ def send(enqueue: Enqueue, jobs: int, directory: Path) -> None:
 
 
 def rq_worker(url: str, kind: str) -> None:
-    if kind in (OURS, FORKING):
+    if kind in (OURS, SHARING):
         from rq_clock import run_worker
 
-        return run_worker([QUEUE])
+        return run_worker([QUEUE], setup=import_heavy if "BENCH_HEAVY" in os.environ else None)
     import rq
     from redis import Redis
 
     worker = {STOCK: rq.Worker, SIMPLE: rq.SimpleWorker}[kind]
     worker([QUEUE], connection=Redis.from_url(url)).work(logging_level="WARNING")
+
+
+def import_heavy() -> None:
+    """Import once, before anything is forked, what jobs need."""
+    import bench.heavy  # noqa: F401
 
 
 def rq_queue(url: str) -> Enqueue:

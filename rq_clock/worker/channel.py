@@ -24,12 +24,13 @@ _STOPPING, _BODY = _DEADLINE.size, 16
 """Offsets in the file."""
 _KEPT = 1024 * 1024
 """A file that has grown beyond this many bytes is cut again after reading."""
-JOB, STORED, ENDED, REUSABLE = b"j", b"s", b"e", b"r"
+JOB, STORED, NO_MORE, ENDED, REUSABLE = b"j", b"s", b"n", b"e", b"r"
 
 
 class Message(NamedTuple):
-    """A message. ENDED and REUSABLE both bring how a job ended; after REUSABLE the process takes
-    another job."""
+    """A message. The worker sends JOB, STORED when the end of a job is stored, and NO_MORE instead
+    of a job: that its end is closed would be noticed late where others have inherited it. ENDED and
+    REUSABLE both bring how a job ended; after REUSABLE the process takes another job."""
 
     kind: bytes
     content: Any
@@ -55,7 +56,9 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, kind: bytes, content: Any = None) -> None:
-        """Send a message. Raises OSError when the other end is gone."""
+        """Send a message. Raises OSError when the other end is gone, or this one is closed."""
+        if self._socket.fileno() < 0:
+            raise OSError("the channel is closed")
         packed = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
         written = 0
         while written < len(packed):

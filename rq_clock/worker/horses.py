@@ -21,7 +21,7 @@ PAUSE = 1.0
 class Horses:
     """Forks with `fork`; the process that runs a job is its caller's."""
 
-    def __init__(self, fork: Callable[[], WorkHorse], runtime: Runtime) -> None:
+    def __init__(self, fork: Callable[[int], list[WorkHorse]], runtime: Runtime) -> None:
         self._fork, self._runtime = fork, runtime
         self._ready: list[WorkHorse] = []
         self._leaving: list[tuple[WorkHorse, float]] = []
@@ -36,7 +36,7 @@ class Horses:
             if horse.exit_status() is None:
                 return horse
             horse.end()
-        return self._fork()
+        return self._fork(1)[0]
 
     def fork_ahead(self, count: int) -> None:
         """Have processes ready for the next jobs, forked together: after a fork each page of memory
@@ -44,8 +44,7 @@ class Horses:
         if self._ready or self._runtime.monotonic() < self._not_before:
             return
         try:
-            while len(self._ready) < count:
-                self._ready.append(self._fork())
+            self._ready = self._fork(count)
         except OSError as error:
             self._not_before = self._runtime.monotonic() + PAUSE
             self._faults.report("horse.not_forked", error)

@@ -33,7 +33,7 @@ from rq_clock.jobs import outcomes
 from rq_clock.jobs.outcomes import Execution, Outcome, encodable
 from rq_clock.log import log_warning
 from rq_clock.runtime import Runtime
-from rq_clock.worker.channel import ENDED, REUSABLE, Channel
+from rq_clock.worker.channel import ENDED, NO_MORE, REUSABLE, Channel
 from rq_clock.worker.hooks import Hooks, flush_telemetry
 from rq_clock.worker.hygiene import Surroundings
 from rq_clock.worker.work_horse import LEAVE, end_fork, received, reset_signals_in_forks
@@ -109,7 +109,9 @@ class JobWorker(RQWorker):
             self._surroundings = Surroundings()
         with suppress(EOFError):
             for left in reversed(range(jobs)):
-                job = channel.receive().content
+                kind, job = channel.receive()
+                if kind == NO_MORE:
+                    break
                 self._reusable = left > 0
                 if isinstance(job, Aftermath):
                     self._settle(job)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from rq.timeouts import BaseDeathPenalty
 
-from rq_clock.worker.channel import JOB, STORED, Channel, Message
+from rq_clock.worker.channel import JOB, NO_MORE, STORED, Channel, Message
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 LEAVE = signal.SIGVTALRM
@@ -39,12 +39,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class WorkHorse:
     """The process, as its worker sees it."""
 
-    def __init__(
-        self, serve: Callable[[Channel], None], inherited: Iterable[Callable[[], None]]
-    ) -> None:
-        """Fork it. In the child the calls of `inherited` close what is the worker's alone, then
-        `serve` runs the jobs. Call it where no other thread runs. Raises OSError when the system
-        has no room for a process."""
+    def __init__(self) -> None:
+        """Prepare it; see `fork`."""
         self.jobs = 0
         self.kill_reason = ""
         """Why the worker killed it, if it did."""
@@ -54,21 +50,42 @@ class WorkHorse:
         """What it used, once it has ended."""
         self._status: int | None = None
         self._channel = Channel()
+        self._size = self.pid = 0
+
+    @classmethod
+    def fork(
+        cls, count: int, serve: Callable[[Channel], None], inherited: Iterable[Callable[[], None]]
+    ) -> list[WorkHorse]:
+        """Fork so many. In each child the calls of `inherited` close what is the worker's alone,
+        then `serve` runs the jobs. Call it where no other thread runs. Raises OSError when the
+        system has no room for a process; then there is none.
+
+        Nothing happens between the forks: each page of memory that is written to after a fork is
+        copied first, here and in the child.
+        """
+        horses = [cls() for _ in range(count)]
+        channels = [horse._channel for horse in horses]
         sys.stdout.flush()
         sys.stderr.flush()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        parent = os.getpid()
+        parent, pids = os.getpid(), []
         try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                self._channel.become_other()
-                _live(serve, self._channel, inherited, parent, before)
-            with suppress(PermissionError, ProcessLookupError):
-                os.setpgid(self.pid, self.pid)  # the child does so too: one of them is first
+            for channel in channels:
+                pids.append(os.fork())
+                if pids[-1] == 0:
+                    channel.become_other()
+                    _live(serve, channel, inherited, parent, before)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._channel.close_other()
-        self._size = 0
+            for horse, pid in zip(horses, pids, strict=False):
+                horse.pid = pid
+                horse._channel.close_other()
+                with suppress(PermissionError, ProcessLookupError):
+                    os.setpgid(pid, pid)  # the child does so too: one of them is first
+            for horse in horses if len(pids) < count else ():
+                if horse.pid:
+                    horse.end()
+        return horses
 
     def fileno(self) -> int:
         return self._channel.fileno()
@@ -125,6 +142,8 @@ class WorkHorse:
 
     def dismiss(self) -> None:
         """Let it end by itself, after its job."""
+        with suppress(OSError):
+            self._channel.send(NO_MORE)
         self._channel.close()
 
     def exit_status(self, *, wait: bool = False) -> int | None:

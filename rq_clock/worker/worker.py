@@ -59,7 +59,7 @@ from rq_clock.worker.work_horse import WorkHorse
 
 BEATS = 5
 """Heartbeats within the time of silence that counts as death."""
-AHEAD = 4
+AHEAD = 8
 """Processes that are forked together while one job follows the other."""
 START_SECONDS = 60.0
 """Seconds for a new process to begin its job: `after_fork` runs before."""
@@ -358,7 +358,8 @@ class Worker(JobWorker):
             self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), every)
         if self._task is None and self._runtime.monotonic() >= self._clean_at:
             self._clean_at = self._runtime.monotonic() + self.maintenance_interval
-            self._horses.let_go(self._fork(self._maintain), MAINTENANCE_SECONDS)
+            (horse,) = self._fork(self._maintain, 1)
+            self._horses.let_go(horse, MAINTENANCE_SECONDS)
             self._look_for_others()
 
     def _maintain(self, _: Channel) -> None:
@@ -517,13 +518,14 @@ class Worker(JobWorker):
 
     # ---- its process ----------------------------------------------------------------------------
 
-    def _fork(self, serve: Callable[[Channel], None]) -> WorkHorse:
+    def _fork(self, serve: Callable[[Channel], None], count: int) -> list[WorkHorse]:
         sockets = idle_sockets_of(self._redis)
         if self._redis is not self.connection:
             sockets += idle_sockets_of(self.connection)
         if self._subscription and (news := socket_of(self._subscription.connection)):
             sockets.append(news)
-        return WorkHorse(serve, [self._signals.close, *(sock.close for sock in sockets)])
+        closed = [self._signals.close, *(sock.close for sock in sockets)]
+        return WorkHorse.fork(count, serve, closed)
 
     def _serve_jobs(self, channel: Channel) -> None:
         settings = self._settings
@@ -667,7 +669,7 @@ class Worker(JobWorker):
         killed = outcome.state == outcomes.FAILED
         if any(execution.fields.get(name) for name in called) or (killed and handled):
             horse = task.horse
-            after = Aftermath(execution, outcome, horse.pid, status, tuple(horse.rusage or ()))
+            after = Aftermath(execution, outcome, horse.pid, status, horse.rusage)
             self._task = self._hand_over(execution, after)
             self._task.aftermath = after
         else:

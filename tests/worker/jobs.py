@@ -289,14 +289,17 @@ def leave_orphans(count: int) -> int:
 
 
 def zombies() -> list[str]:
-    """The processes that have ended and that nobody has asked for."""
-    states = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            text = stat.read_text()
-            if text.rpartition(")")[2].split()[0] == "Z":
-                states.append(text)
-    return states
+    """The processes that have ended and that nobody collects within some seconds."""
+    for _ in range(100):
+        states = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                states.append(stat.read_text())
+        found = [state for state in states if state.rpartition(")")[2].split()[0] == "Z"]
+        if not found:
+            break
+        threading.Event().wait(0.1)
+    return found
 
 
 def write_in_a_thread(path: str) -> None:

@@ -630,7 +630,7 @@ class TestOutages:
         execution = executions.take("w", ["default"], datetime.now(UTC))
         assert execution
         nowhere = Worker(["default"], "w", connection=Redis(host="127.0.0.1", port=1))
-        horse = WorkHorse(lambda channel: nowhere._serve(channel, jobs=1, limit=1), [])
+        (horse,) = WorkHorse.fork(1, lambda channel: nowhere._serve(channel, jobs=1, limit=1), [])
         try:
             assert horse.begin(execution)
             sent = wait_until(horse.message, "how it ended")
