@@ -1,11 +1,12 @@
 """The leading clock's monitor: it finds problems, stores alerts, and reports them.
 
 Every few seconds, when nothing is due this instant, `look` reads from Redis, in one command, the
-overdue schedules, the ended runs, the blocking jobs and the queues without workers. With these, and
-the commits that `witness` has seen, the rules (rules.py) find the edges. They are stored in Redis
-under the fencing token first and reported (channels.py) afterwards. So a deposed clock reports
-nothing and a restart never repeats a report. A clock that dies in between leaves an alert in Redis
-that is reported a day later, when it still goes on.
+overdue schedules, the ended runs, the blocking jobs and the queues without workers. Once a minute
+it reads how full the server is. With these, and the commits that `witness` has seen, the rules
+(rules.py) find the edges. They are stored in Redis under the fencing token first and reported
+(channels.py) afterwards. So a deposed clock reports nothing and a restart never repeats a report. A
+clock that dies in between leaves an alert in Redis that is reported a day later, when it still goes
+on.
 
 Runs are known from the attempts that rq-clock's workers record; a stock RQ worker records none.
 Queues are all that RQ knows of in this Redis. A one-off job that was added at run time has no
@@ -31,6 +32,7 @@ from rq_clock.model.schedule import from_definition
 from rq_clock.redaction import masked_text, printable
 from rq_clock.settings import Settings
 from rq_clock.store.commit import CommitResult
+from rq_clock.store.memory import FULL, REMEDY, failed_jobs, memory_info, memory_text, memory_used
 from rq_clock.store.store import Store, thresholds_from
 
 LOOK_SECONDS, LEAST_SECONDS = 5.0, 0.1
@@ -41,6 +43,7 @@ COMMITS_LIMIT = 2000
 """Commits that are remembered until the next look."""
 TIDY_SECONDS, TIDY_LIMIT = 60.0, 100
 """How often to check that schedules with alerts still exist, and how many at once."""
+MEMORY_SECONDS = 60.0
 REPORTS = 10
 """Reports in a minute; beyond, they are gathered into one."""
 PASSED_OVER = ("window", "limit")
@@ -66,6 +69,7 @@ class Monitor:
         """Sent to be stored, and not answered: after a lost connection the outcome is unknown."""
         self._pending: list[Edge] = []
         self._reported: deque[float] = deque([float("-inf")] * REPORTS, maxlen=REPORTS)
+        self._memory_at = float("-inf")
         self._to_tidy: list[str] = []
         self._tidy_at = float("-inf")
         self._now = datetime.min.replace(tzinfo=UTC)
@@ -94,6 +98,9 @@ class Monitor:
         before = now - self._rules.grace
         snapshot = self._executions.snapshot(before, self._attempt, alerts.jobs(), LOOK_LIMIT)
         self._check(alerts, snapshot, tick)
+        if moment >= self._memory_at:
+            self._memory_at = moment + MEMORY_SECONDS
+            self._check_memory(alerts)
         if moment >= self._tidy_at and alerts.schedules():
             self._tidy_at = moment + TIDY_SECONDS
             self._tidy(alerts)
@@ -154,6 +161,15 @@ class Monitor:
                 error = _line(attempt.error or attempt.state)
                 alerts.failed(ended.schedule, attempt.ended, error, self._now)
         alerts.check(snapshot.live, snapshot.unserved, self._now)
+
+    def _check_memory(self, alerts: OpenAlerts) -> None:
+        """Compare the server's memory with its limit; nothing where it refuses to report it."""
+        redis = self._store.redis
+        if info := memory_info(redis):
+            used = memory_used(info) or 0.0
+            failed = failed_jobs(redis) if used >= FULL else {}
+            text = f"{memory_text(info, failed)}; {REMEDY}" if used >= FULL else ""
+            alerts.memory(used, text, self._now)
 
     def _tidy(self, alerts: OpenAlerts) -> None:
         """Drop the alerts of schedules that expect no fire time any more, some at a time."""

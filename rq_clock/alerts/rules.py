@@ -10,6 +10,7 @@ An alert is one problem, from its beginning to its end:
                 fire time that was skipped for it; over when the job has ended
     no-worker   jobs have waited in a queue for UNSERVED and no living worker serves it; over when
                 one does or none waits
+    memory      the server uses FULL of its memory, whose end stops every schedule; over below ROOM
 
 Reported are its edges: it began, it goes on (once a day), it is over. Alerts that have not lasted
 long enough to be reported are stored too, so that a restart counts on. A schedule that is paused,
@@ -29,10 +30,13 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from rq_clock.model.verdict import Thresholds
+from rq_clock.store.memory import FULL, ROOM
 from rq_clock.timing.instants import from_ms, iso, to_ms
 
 LATE, FAILING, STUCK, NO_WORKER = "late", "failing", "stuck", "no-worker"
-KINDS = (LATE, FAILING, STUCK, NO_WORKER)
+MEMORY, SERVER = "memory", "redis"
+OF_SCHEDULES = (LATE, FAILING, STUCK)
+"""Kinds of alerts whose subject is a schedule."""
 BEGAN, GOES_ON, RECOVERED = "began", "goes_on", "recovered"
 UNSERVED = timedelta(seconds=60)
 REMIND = timedelta(hours=24)
@@ -59,9 +63,9 @@ class TickReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """`subject` is a schedule, of no-worker a queue. `last` is the newest fire time, or end of a
-    run, that counted; `reported` when an edge was reported last, None if none was yet. `detail` is
-    one line about the newest, of stuck the ids of the jobs."""
+    """`subject` is a schedule, of no-worker a queue, of memory SERVER. `last` is the newest fire
+    time, or end of a run, that counted; `reported` when an edge was reported last, None if none was
+    yet. `detail` is one line about the newest, of stuck the ids of the jobs."""
 
     kind: str
     subject: str
@@ -122,6 +126,8 @@ class Edge:
             NO_WORKER: f"jobs wait since {since} and no worker serves them",
         }
         still = "still " if self.state == GOES_ON else ""
+        if a.kind == MEMORY:
+            return f"{still}memory: {a.detail}"
         return f"{still}{a.kind}: {subject}, {texts.get(a.kind, a.detail)}"
 
     @property
@@ -131,7 +137,7 @@ class Edge:
         return {
             "kind": a.kind,
             "state": self.state,
-            "queue" if a.kind == NO_WORKER else "schedule": a.subject,
+            {NO_WORKER: "queue", MEMORY: "server"}.get(a.kind, "schedule"): a.subject,
             "since": iso(a.since),
             "last": iso(a.last),
             "count": a.count,
@@ -198,7 +204,7 @@ class OpenAlerts:
 
     def schedules(self, *kinds: str) -> set[str]:
         """Return the schedules that have an open alert, of these kinds or of any."""
-        of = set(kinds or KINDS) - {NO_WORKER}
+        of = kinds or OF_SCHEDULES
         return {alert.subject for alert in self._open.values() if alert.kind in of}
 
     def jobs(self) -> list[str]:
@@ -234,6 +240,16 @@ class OpenAlerts:
         """A fire time was enqueued: nothing is in its way."""
         self._end(f"{STUCK}:{name}", now)
 
+    def memory(self, used: float, text: str, now: datetime) -> None:
+        """This part of the server's memory is used."""
+        alert = self._open.get(f"{MEMORY}:{SERVER}")
+        if alert and used < ROOM:
+            self._end(alert.field, now)
+        elif used >= FULL and not (alert and _is_reported(alert, now)):
+            alert = self._add(MEMORY, SERVER, now, text)
+            if alert:
+                self._report(alert, now)
+
     def check(self, live: Collection[str], unserved: Collection[str], now: datetime) -> None:
         """End the alerts that are over, and report those that have lasted long enough. `live` are
         those of `jobs` that still wait or run, `unserved` the queues without a worker."""
@@ -252,7 +268,7 @@ class OpenAlerts:
     def drop(self, names: Collection[str]) -> None:
         """Drop the alerts of these schedules without a report."""
         for field, alert in list(self._open.items()):
-            if alert.kind != NO_WORKER and alert.subject in names:
+            if alert.kind in OF_SCHEDULES and alert.subject in names:
                 self._close(field)
 
     def drain(self) -> tuple[list[Edge], dict[str, str]]:
@@ -303,18 +319,23 @@ class OpenAlerts:
 
     def _needs_report(self, alert: Alert, now: datetime) -> bool:
         """Return whether it has lasted long enough for a report."""
-        if alert.reported:  # a late alert does not go on; `late` reports the undecided
-            return alert.kind != LATE and now - alert.reported >= REMIND
+        if alert.reported:  # the events of these two report that they go on
+            return alert.kind not in (LATE, MEMORY) and not _is_reported(alert, now)
         lasts = {STUCK: self._rules.stuck, NO_WORKER: UNSERVED}.get(alert.kind)
         return lasts is not None and now - alert.since >= lasts
 
     def _report(self, alert: Alert, now: datetime) -> None:
         """Report it, unless it was within a day."""
-        if alert.reported and now - alert.reported < REMIND:
+        if _is_reported(alert, now):
             return
         self._edges.append(Edge(GOES_ON if alert.reported else BEGAN, alert, now))
         self._open[alert.field] = replace(alert, reported=now)
         self._changed.add(alert.field)
+
+
+def _is_reported(alert: Alert, now: datetime) -> bool:
+    """Return whether an edge was reported within a day."""
+    return alert.reported is not None and now - alert.reported < REMIND
 
 
 def _times(count: int) -> str:

@@ -23,6 +23,7 @@ from rq_clock.model.entry import Entry, LeaseGrant
 from rq_clock.model.ledger import Enqueued, ledger_entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.lease import Leases
+from rq_clock.store.memory import FULL, failed_jobs, memory_used
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status, read_status
 from rq_clock.store.store import OLDEST_REDIS, Store, data_fault, portions
@@ -92,6 +93,8 @@ class Facts:
     queues: Mapping[str, Served] = field(default_factory=dict)
     foreign: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Workers of another make, and the queues that they serve."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Queue → failed jobs that RQ keeps; only read when the server is nearly full."""
     unverified: bool = False
     """Whether TLS is used without verifying the server's certificate."""
 
@@ -134,6 +137,7 @@ def gather(
         meta=texts(redis.hgetall(store.key("meta"))),
         handovers=Leases(store).handovers(100),
         code=code,
+        failed=failed_jobs(redis) if (memory_used(info) or 0) >= FULL else {},
         unverified=redis.connection_pool.connection_kwargs.get("ssl_cert_reqs") == "none",
     )
     return _look_into(store, executions, facts) if whole and facts.readable else facts

@@ -13,6 +13,7 @@ from itertools import islice
 
 from rq_clock.doctor.facts import Facts, server_version
 from rq_clock.model.view import doc
+from rq_clock.store.memory import FULL, REMEDY, memory_text, memory_used
 from rq_clock.store.store import OLDEST_REDIS, data_fault
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
@@ -22,8 +23,6 @@ SKEW = timedelta(seconds=1)
 """Further apart than this, two machines' clocks make runs visibly early or late."""
 REPORT_LIMIT = timedelta(seconds=30)
 """A leader reports its last tick at least every 12 s."""
-FULL = 0.8
-"""The part of its memory that a server may use before it is called full."""
 BEHIND = 1_000_000
 """Bytes that a replica may lack: what a failover to it would lose."""
 FIGHT, FIGHT_SPAN = 5, timedelta(minutes=10)
@@ -107,15 +106,8 @@ def _persistence(facts: Facts) -> Iterator[Finding]:
 
 
 def _room(facts: Facts) -> Iterator[Finding]:
-    used, limit = facts.info.get("used_memory", 0), facts.info.get("maxmemory", 0)
-    if limit and used > FULL * limit:
-        yield warning(
-            "memory",
-            f"{used / limit:.0%} of Redis's memory is used "
-            f"({used >> 10} of {limit >> 10} kB); a full one takes no jobs",
-            "lower result_ttl, failure_ttl and RQ_CLOCK_HISTORY, empty queues that nobody "
-            "serves, or take a larger plan",
-        )
+    if (memory_used(facts.info) or 0) >= FULL:
+        yield warning("memory", memory_text(facts.info, facts.failed), REMEDY)
     clients = int(facts.info.get("connected_clients", 1)) - 1  # without this one
     limit = int(facts.info.get("maxclients") or facts.config.get("maxclients") or 0)
     if not limit:

@@ -99,6 +99,8 @@ def _clock(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         "leader_changes_total", (({"reason": how}, counts.leaders.get(how, 0)) for how in _HOW)
     )
     yield _histogram("tick_duration_seconds", TICKED, [({}, counts.ticked)])
+    used = snapshot.memory
+    yield _family("redis_memory_used_ratio", [] if used is None else [({}, used)])
 
 
 def _totals(snapshot: MetricsSnapshot) -> Iterator[Metric]:
@@ -178,6 +180,8 @@ _HELP = {
     "rq_clock_leader_changes_total": "Grants of the lease: nobody led, a living "
     "clock was deposed, or taken over by order.",
     "rq_clock_tick_duration_seconds": "Work of the leading clock between two waits.",
+    "rq_clock_redis_memory_used_ratio": "The part of Redis's memory that is used; absent when it "
+    "has no limit.",
     "rq_clock_schedules": "Schedules by their worst state.",
     "rq_clock_schedules_failing": "Schedules whose newest runs failed.",
     "rq_clock_fires_total": "Fire times that were enqueued, skipped, or could not be "

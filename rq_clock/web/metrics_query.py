@@ -18,6 +18,7 @@ from rq_clock.jobs.records import COUNTED, KINDS
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import STATES, verdict
 from rq_clock.store.counters import CounterSnapshot
+from rq_clock.store.memory import memory_used
 from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text
 from rq_clock.store.status import LastRun, Status, fails, pause_in_force, read_status
@@ -51,6 +52,8 @@ class MetricsSnapshot:
 
     status: Status
     counts: CounterSnapshot
+    memory: float | None
+    """The used part of the server's memory; None where that is unknown or has no limit."""
     states: Mapping[str, int]
     """Schedules by their worst state."""
     singles: tuple[Single, ...]
@@ -80,6 +83,7 @@ class _Reading:
         first.add("pauses", "hlen", "pauses")
         first.add("counters", "hgetall", "counters")
         first.foreign("queues", "smembers", "rq:queues")
+        first.foreign("memory", "info", "memory")
         first.foreign("workers", "srandmember", "rq:workers", WORKERS)
         self._status = read_status(store, first)
         self._many = self._status.size > limit
@@ -148,6 +152,7 @@ class _Reading:
         return MetricsSnapshot(
             status=self._status,
             counts=CounterSnapshot.read(self._first["counters"]),
+            memory=memory_used(self._first["memory"] or {}),
             states=self._states(singles),
             singles=singles,
             jobs={

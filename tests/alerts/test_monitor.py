@@ -368,6 +368,61 @@ class TestStuckAndUnserved:
         assert [over["queue"] for over in leader.alerts("recovered")] == ["reports"]
 
 
+class TestMemory:
+    def test_a_server_that_fills_is_reported_once_with_its_failed_jobs_until_there_is_room(
+        self, lead: Lead, fresh_server: Callable[..., Server]
+    ) -> None:
+        with Redis.from_url(fresh_server().url) as redis:
+            leader = lead(redis=redis)
+            leader.go_on(5 * MINUTE)
+            assert leader.kept() == {}
+            redis.sadd("rq:queues", "rq:queue:mail", "rq:queue:default")
+            redis.zadd("rq:failed:mail", {f"job-{number}": 1 for number in range(300)})
+            redis.zadd("rq:failed:default", {"job": 1})
+            fill(redis, 0.85)
+            leader.go_on(3 * MINUTE)
+            [full] = leader.alerts("memory")
+            assert full["server"] == "redis"
+            assert "301 failed jobs, 300 of them of queue mail" in full["detail"]
+            assert "RQ_CLOCK_FAILED_JOBS" in full["detail"]
+            fill(redis, 0.5)
+            leader.go_on(2 * MINUTE)
+            assert [over["kind"] for over in leader.alerts("recovered")] == ["memory"]
+            assert leader.kept() == {}
+
+    def test_a_limit_that_is_lifted_ends_it(
+        self, lead: Lead, fresh_server: Callable[..., Server]
+    ) -> None:
+        with Redis.from_url(fresh_server().url) as redis:
+            leader = lead(redis=redis)
+            fill(redis, 0.9)
+            leader.go_on(2 * MINUTE)
+            redis.config_set("maxmemory", 0)
+            leader.go_on(2 * MINUTE)
+            assert [over["kind"] for over in leader.alerts("recovered")] == ["memory"]
+
+    def test_a_server_that_refuses_info_has_no_such_alert(
+        self, lead: Lead, fresh_server: Callable[..., Server]
+    ) -> None:
+        with Redis.from_url(fresh_server().url) as redis:
+            leader = lead(redis=redis)
+            fill(redis, 0.9)
+            redis.acl_setuser("default", enabled=True, nopass=True, commands=["-info"])
+            leader.go_on(3 * MINUTE)
+            assert leader.alerts("memory") == []
+
+    def test_the_server_is_asked_at_most_once_a_minute(self, lead: Lead, connection: Any) -> None:
+        leader = lead()
+        connection.config_resetstat()
+        leader.go_on(10 * MINUTE)
+        assert 9 <= connection.info("commandstats")["cmdstat_info"]["calls"] <= 11
+
+
+def fill(redis: Redis, used: float) -> None:
+    """Set the server's limit so that this part of it is used."""
+    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"] / used))
+
+
 class Unsure(Store):
     """Loses the connection around the write, if `loses` says so."""
 
@@ -469,12 +524,13 @@ class TestKeeping:
             redis.config_set("maxmemory", 1)
             leader.run(NOON + 3 * MINUTE)
             assert leader.events("commit.refused")
-            assert list(leader.kept()) == ["late:s"]
+            assert sorted(leader.kept()) == ["late:s", "memory:redis"]
             arrived(hub, 2)
             redis.config_set("maxmemory", 0)
             leader.run(NOON + 6 * MINUTE)
             arrived(hub, 4)
-        assert len(leader.alerts("late")) == len(leader.alerts("recovered")) == 1
+        assert len(leader.alerts("late")) == len(leader.alerts("memory")) == 1
+        assert {over["kind"] for over in leader.alerts("recovered")} == {"late", "memory"}
         assert sorted(hub.paths()[:2]) == ["/alert", "/alive"]
 
 

@@ -12,6 +12,7 @@ from rq_clock.alerts.rules import (
     GOES_ON,
     LATE,
     LISTED,
+    MEMORY,
     NO_WORKER,
     RECOVERED,
     STUCK,
@@ -198,6 +199,37 @@ class TestNoWorker:
         assert news(b) == []
 
 
+class TestMemory:
+    def test_it_is_reported_once_at_80_percent_and_ends_below_75(self) -> None:
+        b = board()
+        reported = []
+        for minute, used in enumerate([0.79, 0.80, 0.99, 0.78, 0.85, 0.75, 0.74, 0.79, 0.80]):
+            b.memory(used, "the detail", NOON + minute * MINUTE)
+            b.check(set(), set(), NOON + minute * MINUTE)
+            reported += [(minute, *edge) for edge in news(b)]
+        field = "memory:redis"
+        assert reported == [(1, BEGAN, field), (6, RECOVERED, field), (8, BEGAN, field)]
+
+    def test_a_day_later_it_is_reported_again_with_the_present_detail(self) -> None:
+        kept = Kept()
+        board_before = board(kept=kept)
+        board_before.memory(0.8, "80%", NOON)
+        kept.keep(board_before)
+        b = board(kept=kept)
+        b.memory(0.9, "90%", NOON + 23 * HOUR)
+        assert kept.keep(b) == []
+        b.memory(0.9, "90%", NOON + 24 * HOUR)
+        [edge] = b.drain()[0]
+        assert (edge.state, edge.text) == (GOES_ON, "still memory: 90%")
+
+    def test_a_schedule_of_the_same_name_neither_ends_it_nor_has_it(self) -> None:
+        b = board()
+        b.memory(0.8, "80%", NOON)
+        b.drop({"redis"})
+        assert [alert.field for alert in b.open] == ["memory:redis"]
+        assert b.schedules() == set()
+
+
 class TestKeeping:
     def test_a_restart_repeats_no_report_and_counts_on(self) -> None:
         kept = Kept()
@@ -287,15 +319,20 @@ class TestReport:
     def test_every_kind_and_state_has_its_text(self) -> None:
         text = {
             edge(kind, "x", state).text
-            for kind in (LATE, FAILING, STUCK, NO_WORKER)
+            for kind in (LATE, FAILING, STUCK, NO_WORKER, MEMORY)
             for state in (BEGAN, GOES_ON, RECOVERED)
         }
-        assert len(text) == 12
+        assert len(text) == 15
         assert "recovered: queue x, no-worker since 2026-03-01T12:00:00Z" in text
         assert (
             "still no-worker: queue x, jobs wait since 2026-03-01T12:00:00Z and no worker "
             "serves them" in text
         )
+
+    def test_the_server_is_called_a_server(self) -> None:
+        facts = report([edge(MEMORY, "redis")], "default", NOON).facts
+        assert (facts["kind"], facts["server"]) == ("memory", "redis")
+        assert "schedule" not in facts
 
     def test_a_queue_is_called_a_queue(self) -> None:
         facts = report([edge(NO_WORKER, "reports")], "default", NOON).facts

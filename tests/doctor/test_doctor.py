@@ -236,9 +236,13 @@ class TestServer:
 
     def test_a_server_that_is_nearly_full_is_reported(self, fresh: Fresh) -> None:
         ns = fresh()
+        ns.redis.sadd("rq:queues", "rq:queue:default")
+        ns.redis.zadd("rq:failed:default", {"a": 1, "b": 1})
         used = ns.redis.info("memory")["used_memory"]
         ns.redis.config_set("maxmemory", used * 10 // 9)
-        ns.only("memory", "warning")
+        found = ns.only("memory", "warning")
+        assert "2 failed jobs, 2 of them of queue default" in found.text
+        assert "RQ_CLOCK_FAILED_JOBS" in found.remedy
         ns.redis.config_set("maxmemory", used * 2)
         assert ns.found() == {}
 

@@ -300,6 +300,18 @@ class TestCost:
             schedules.trigger(f"s{number}")
         assert self.round_trips(connection, monkeypatch) == 3
 
+    def test_the_used_part_of_the_memory_is_absent_where_there_is_no_limit(
+        self, connection: Any
+    ) -> None:
+        name = "rq_clock_redis_memory_used_ratio"
+        assert name not in metrics_of(connection)
+        connection.config_set("maxmemory", 2 * connection.info("memory")["used_memory"])
+        try:
+            [used] = metrics_of(connection)[name].values()
+            assert 0.4 < used < 0.6
+        finally:
+            connection.config_set("maxmemory", 0)
+
     def test_one_reading_serves_a_second(self, connection: Redis) -> None:
         site = Context.of(Settings.from_env({}), connection, read_only=False)
         shared = Metrics(site.store, site.settings)
@@ -328,7 +340,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Clo
 
     path = tmp_path_factory.mktemp("app")
     with (
-        Server(path / "server", free_url(), appendonly="no") as server,
+        Server(path / "server", free_url(), appendonly="no", maxmemory="256mb") as server,
         client(server.url) as redis,
         ClockProcess(path / "clock", server.url, APP) as clock,
         serving(server.url, "default"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 from typing import Any
@@ -493,11 +494,17 @@ class TestClockPage:
             detail="3 wait",
         )  # fmt: skip
         connection.hset(store.key("alerts"), alert.field, alert.to_json())
+        full = replace(alert, kind="memory", subject="redis", detail="83% of Redis's memory")
+        connection.hset(store.key("alerts"), full.field, full.to_json())
         connection.hset(store.key("alerts"), "later-release:x", "not json")
-        seen = text_of(browser.get("/clock"))
+        answer = browser.get("/clock")
+        assert "/queues/mail" in answer.text
+        assert "/schedules/redis" not in answer.text
+        seen = text_of(answer)
         for words in (
             "Instance clock.2", "p50 12 ms · p99 3.4 s", "Fencing token 2", "Release 120",
-            "clock.1", "no-worker mail", "3 wait", "nightly", "1 h", "Valkey",
+            "clock.1", "no-worker mail", "3 wait", "memory redis", "83% of", "nightly", "1 h",
+            "Valkey",
         ):  # fmt: skip
             assert words in seen, words
 
