@@ -30,16 +30,20 @@ class RqClockError(Exception):
 class Fault:
     """One thing that is wrong. `field` is the path of the option, spelled as in a manifest: "cron",
     "webhook.url", "catchUp"; "" for the whole. `schedule` is the name of the schedule, `line` the
-    line of the file, `column` the first character of a wrong item in a cron expression."""
+    line of the manifest or of the app's `file`, `column` the first character of a wrong item in a
+    cron expression."""
 
     field: str
     text: str
     schedule: str = ""
     line: int | None = None
     column: int | None = None
+    file: str = ""
 
     def __str__(self) -> str:
         line = f"line {self.line}: " if self.line else ""
+        if self.file:
+            line = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         name = self.schedule[:100]
         schedule = f"{name if name.isprintable() else ascii(name)}: " if name else ""
         return f"{line}{schedule}{self.text}"

@@ -1,54 +1,99 @@
-"""Loads the app's clock with its declared schedules. Runs nothing.
-
-RQ_CLOCK_APP names it as `module:attribute`; the default is `clock:clock` in the working directory.
-"""
+"""Meets the app as a worker would: sets it up, imports the functions of its schedules, compares
+their arguments. Runs none of them."""
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from rq_clock.clock.clock import Clock, collect_faults
-from rq_clock.errors import Fault, RqClockError
+from rq_clock.clock.app import fault_of, import_from_here, load
+from rq_clock.errors import Fault, RqClockError, ScheduleError
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.outbound.addresses import literal, refusal
 from rq_clock.settings import Settings
 
 
-def load(name: str) -> tuple[Clock, list[Fault]]:
-    """Return the clock at `name`, and every fault of its declarations.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """An app's schedules, and what is wrong in them. The faults have the place of `clock.add`."""
 
-    Raises RqClockError if there is no such module, or no clock in it.
-    """
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    with collect_faults() as faults:
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise RqClockError(
-                f"cannot load the app {name!r}: {error}; run this in the directory of your "
-                "clock.py, or set RQ_CLOCK_APP=module:attribute"
-            ) from None
-    clock = getattr(module, attribute or "clock", None)
-    if not isinstance(clock, Clock):
-        raise RqClockError(
-            f"expected {name!r} to be a rq_clock.Clock, got {clock!r}; "
-            "set RQ_CLOCK_APP=module:attribute"
-        )
-    return clock, faults + clock.faults()
+    declared: Mapping[str, Schedule]
+    faults: list[Fault]
+    warnings: list[Fault]
+
+
+def check(settings: Settings) -> Checked:
+    """Load the app's clock as the clock process does, then what RQ_CLOCK_SETUP names and every
+    target as a worker does. Raises RqClockError when there is no app."""
+    try:
+        clock, faults = load(settings.app)
+    except ScheduleError as error:
+        faults = [*error.faults, *set_up(settings.setup)]
+        return Checked(declared={}, faults=faults, warnings=[])
+    unprepared = set_up(settings.setup)
+    schedules = clock.declared.values()
+    targets = [
+        clock.located(fault)
+        for schedule in schedules
+        if not (unprepared and isinstance(schedule.target, str))  # each would fail for that reason
+        for fault in target_faults(schedule)
+    ]
+    warnings = [
+        clock.located(Fault("cron", text, schedule=s.name))
+        for s in schedules
+        for text in s.trigger.warnings()
+    ]
+    faults = [*faults, *unprepared, *targets]
+    return Checked(declared=clock.declared, faults=faults, warnings=warnings)
+
+
+def set_up(name: str) -> list[Fault]:
+    """Run what RQ_CLOCK_SETUP names, in this process. Return why a worker could not."""
+    if not name:
+        return []
+    from rq_clock.worker.hooks import named_hooks  # brings all of RQ
+
+    import_from_here()
+    try:
+        with redirect_stdout(sys.stderr):
+            hooks = named_hooks(name)
+            for function in filter(None, (hooks.setup, hooks.after_fork)):
+                function()
+    except RqClockError as error:
+        return [Fault("", str(error))]
+    except (Exception, SystemExit) as error:
+        fault = fault_of(error)
+        return [replace(fault, text=f"RQ_CLOCK_SETUP={name!r}: {fault.text}")]
+    return []
+
+
+def function_warnings(schedule: Schedule, setup: str) -> list[Fault]:
+    """Return why the function of a schedule would not run, as far as it can be known here: nothing
+    where the app is not."""
+    if not isinstance(schedule.target, str):
+        return []
+    import_from_here()
+    if find_spec(schedule.target.partition(".")[0]) is None or set_up(setup):
+        return []
+    return target_faults(schedule)
 
 
 def target_faults(schedule: Schedule) -> list[Fault]:
     """Return why a worker could not run the schedule's target.
 
-    It imports a function, and checks the directory of a command and an IP address in the URL of a
-    webhook. Programs and host names may exist only on the worker's machine.
+    It imports a function and compares the arguments. Of a command it checks the directory, of a
+    webhook an IP address in the URL: programs and host names may exist only on the worker's
+    machine.
     """
     target = schedule.target
     if isinstance(target, Command):
@@ -56,7 +101,7 @@ def target_faults(schedule: Schedule) -> list[Fault]:
     elif isinstance(target, Webhook):
         field, text = "webhook.url", _webhook_fault(target)
     else:
-        field, text = "func", _function_fault(target)
+        field, text = _function_fault(target, schedule.args, schedule.kwargs)
     return [Fault(field, text, schedule=schedule.name)] if text else []
 
 
@@ -73,23 +118,48 @@ def _webhook_fault(target: Webhook) -> str:
     return refusal(host, port, host, allowed) if literal(host) else ""
 
 
-def _function_fault(dotted: str) -> str:
+def _function_fault(
+    dotted: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[str, str]:
     module_name, _, function = dotted.rpartition(".")
     try:
-        target = getattr(_import_longest(module_name), function, None)
-    except Exception as error:  # a worker would get the same error from this module
-        return f"cannot import target {dotted!r}: {type(error).__name__}: {error}"
+        with redirect_stdout(sys.stderr):
+            module = _import_longest(module_name)
+            target = getattr(module, function, None)
+    except (Exception, SystemExit) as error:  # a worker would get the same from this module
+        return "func", f"cannot import target {dotted!r}: {fault_of(error)}"
     if target is None:
-        return f"{module_name!r} has no function {function!r}, the target"
-    if callable(target):
+        known = [name for name in dir(module) if callable(getattr(module, name, None))]
+        near = get_close_matches(function, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return "func", f"no function {function!r} in {module_name!r}{hint}"
+    if not callable(target):
+        return "func", f"expected target {dotted!r} to be a function, got {target!r}"
+    return "kwargs" if kwargs else "args", _argument_fault(dotted, target, args, kwargs)
+
+
+def _argument_fault(
+    dotted: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str:
+    """Return why the function cannot be called so; nothing when it cannot be known. A decorator may
+    add arguments, so what it wraps does not count."""
+    try:
+        signature = inspect.signature(target, follow_wrapped=False)
+    except (TypeError, ValueError):
         return ""
-    return f"expected target {dotted!r} to be a function, got {target!r}"
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        shown = ", ".join([*("…" for _ in args), *(f"{name}=…" for name in kwargs)])
+        return f"expected arguments of {dotted}{inspect.Signature(bare)}, got ({shown}): {error}"
+    return ""
 
 
 def _import_longest(dotted: str) -> object:
     """Return a module (`tasks.mail`) or a class in one (`tasks.mail.Sender`)."""
     try:
-        return importlib.import_module(dotted)
+        return import_module(dotted)
     except ModuleNotFoundError as error:
         parent, _, attribute = dotted.rpartition(".")
         if error.name != dotted or not parent:

@@ -24,7 +24,7 @@ SECTIONS = {
         "show": (f"{_HERE}.schedules:show", "Show everything about one schedule."),
         "next": (f"{_HERE}.schedules:next_", "Show the next fire times of one or all schedules."),
         "explain": (f"{_HERE}.schedules:explain", "Explain when a cron expression fires."),
-        "check": (f"{_HERE}.schedules:check", "Validate the declared schedules."),
+        "check": (f"{_HERE}.check:check", "Validate the declared schedules."),
     },
     "Operations": {
         "run": (f"{_HERE}.operations:run", "Run a schedule now."),

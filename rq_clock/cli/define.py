@@ -32,6 +32,7 @@ from rq_clock.manifest.definition import item, patched, put
 from rq_clock.manifest.fields import count, interval, json_value, retries, seconds
 from rq_clock.model.schedule import Schedule
 from rq_clock.serializers.schedules import schedule_detail_view
+from rq_clock.settings import Settings
 from rq_clock.timing.describe import words
 from rq_clock.timing.instants import iso
 
@@ -184,7 +185,7 @@ def add(name: str, replace: bool, as_json: bool, **options: Any) -> None:
             f"{name}: exists already with another definition; `rq-clock update` it, or pass "
             "--replace"
         ) from None
-    _show(store, name, "added", as_json=as_json)
+    _show(store, name, "added", as_json=as_json, check=options["func"])
 
 
 @click.command()
@@ -208,7 +209,8 @@ def update(name: str, revision: str | None, as_json: bool, **options: Any) -> No
     # The definition is based on this revision, so it must not replace another one.
     changes = schedule.parts()
     schedules_of(store).update(name, revision=revision or entry.revision, **changes)
-    _show(store, name, "changed", as_json=as_json)
+    called = options["func"] or options["args"] or options["kwargs"]
+    _show(store, name, "changed", as_json=as_json, check=called)
 
 
 @click.command()
@@ -230,7 +232,9 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
         click.echo(f"{name}: removed")
 
 
-def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
+def _show(store: Store, name: str, verb: str, *, as_json: bool, check: object) -> None:
+    """Print the schedule after a change. With `check`, warn when its function, as far as the
+    working directory has it, does not exist or does not take the arguments."""
     row = row_of(store, name)
     entry = row.entry if row else None
     if as_json:
@@ -246,6 +250,11 @@ def _show(store: Store, name: str, verb: str, *, as_json: bool) -> None:
     if entry and entry.schedule:
         for warning in entry.schedule.trigger.warnings():
             click.echo(f"warning: {name}: {warning}", err=True)
+        if check:
+            from rq_clock.loader import function_warnings
+
+            for fault in function_warnings(entry.schedule, Settings.from_env().setup):
+                click.echo(f"warning: {fault}", err=True)
     warn_without_leader(store, "it fires")
 
 

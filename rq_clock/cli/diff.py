@@ -67,8 +67,8 @@ def deploy_view(
     )
 
 
-def print_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
-    """Print the changes of a deploy on standard error, or in one line why they are unknown.
+def deploy_preview(settings: Settings, declared: Mapping[str, Schedule]) -> ChangesView | None:
+    """Return the changes of a deploy; None, after a line on standard error, if they are unknown.
 
     It never raises: a release must not fail because of it.
     """
@@ -77,14 +77,12 @@ def print_deploy(settings: Settings, declared: Mapping[str, Schedule]) -> None:
     from rq_clock.store.client import diagnose
 
     try:
-        view = deploy_view(open_store(), declared, settings.release, now())
+        return deploy_view(open_store(), declared, settings.release, now())
     except Exception as error:
         redis = isinstance(error, RedisError)
         reason = diagnose(error, settings.redis_url) if redis else f"{error}"
         complain(f"the changes of a deploy are unknown: {' '.join(reason.split())}")
-        return
-    click.echo(f"a deploy changes in namespace {view.namespace!r}:", err=True)
-    print_changes(view, err=True)
+        return None
 
 
 def _changed(entry: Entry, schedule: Schedule) -> ChangeView:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json, progress
-from rq_clock.errors import RqClockError
+from rq_clock.errors import RqClockError, ScheduleError
 from rq_clock.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ def _rebuild(store: Store) -> RebuiltView:
 
 
 def _code(name: str) -> Code:
-    """Return the declared schedules, or why the app cannot be loaded: it can raise anything."""
-    from rq_clock import loader as app
+    """Return the declared schedules, or why the app cannot be loaded."""
+    from rq_clock.clock.app import load
     from rq_clock.doctor.facts import Code
 
     try:
-        clock, faults = app.load(name)
+        clock, faults = load(name)
+    except ScheduleError as error:
+        return Code(faults=[*map(str, error.faults)])
     except RqClockError as error:
         return Code(problem=str(error))
-    except Exception as error:
-        return Code(faults=[f"{name!r} breaks on import: {type(error).__name__}: {error}"])
     return Code(schedules=clock.declared, faults=[*map(str, faults)])

@@ -1,9 +1,8 @@
-"""Commands that show schedules: check, explain, next, show."""
+"""Commands that show schedules: explain, next, show."""
 
 from __future__ import annotations
 
 import json
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,12 @@ from rq_clock.cli.common import (
     not_found,
     now,
     open_store,
-    plural,
     print_json,
     row_of,
     schedules_of,
     table,
 )
 from rq_clock.cli.completion import schedule_names
-from rq_clock.cli.diff import print_deploy
 from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.cli.runs import HEAD, cells, rows_of
 from rq_clock.errors import ScheduleError
@@ -42,7 +39,6 @@ from rq_clock.serializers.schedules import (
     named_fire_time_view,
     schedule_detail_view,
 )
-from rq_clock.settings import Settings
 from rq_clock.timing.describe import Fire, dst_remarks, fires, words
 from rq_clock.timing.instants import iso
 from rq_clock.timing.triggers import cron
@@ -52,31 +48,6 @@ if TYPE_CHECKING:
 
 LIMIT = 1000
 """Maximum fire times of --until."""
-
-
-@click.command()
-def check() -> None:
-    """Validate the declared schedules.
-
-    For the release phase and CI. It imports the targets, as a worker would, lists every fault, and
-    exits with 1 if there is one. If Redis answers within 3 s, it also shows what a deploy would
-    change; that never fails the check.
-    """
-    from rq_clock import loader as app
-
-    settings = Settings.from_env()
-    clock, faults = app.load(settings.app)
-    for schedule in clock.declared.values():
-        faults += app.target_faults(schedule)
-        for warning in schedule.trigger.warnings():
-            click.echo(f"warning: {schedule.name}: {warning}", err=True)
-    for fault in faults:
-        click.echo(f"error: {fault}", err=True)
-    if faults:
-        click.echo(f"{plural(len(faults), 'fault')} in {settings.app}", err=True)
-        sys.exit(1)
-    click.echo(f"{plural(len(clock.declared), 'schedule')} in {settings.app}, all good")
-    print_deploy(settings, clock.declared)
 
 
 # ---- fire times ----------------------------------------------------------------------------------

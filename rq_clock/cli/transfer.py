@@ -164,10 +164,10 @@ def diff(file: IO[bytes] | None, prune: bool, as_json: bool) -> None:
 
 
 def _deploy() -> ChangesView:
-    from rq_clock import loader as app
+    from rq_clock.clock.app import load
 
     settings = Settings.from_env()
-    clock, faults = app.load(settings.app)
+    clock, faults = load(settings.app)
     if faults:
         raise ScheduleError(*faults)
     return deploy_view(open_store(), clock.declared, settings.release, now())

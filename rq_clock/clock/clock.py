@@ -10,7 +10,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +33,7 @@ _collected: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
 @contextmanager
 def collect_faults() -> Iterator[list[Fault]]:
     """Within this block `Clock.add` adds faults to the list instead of raising, so that a check
-    can report those of all schedules at once."""
+    can report those of all schedules at once; and `Clock.run` does nothing."""
     faults: list[Fault] = []
     token = _collected.set(faults)
     try:
@@ -44,6 +47,8 @@ class Clock:
 
     def __init__(self) -> None:
         self._schedules: dict[str, Schedule] = {}
+        self._places: dict[str, tuple[str, int]] = {}
+        """Name of a schedule → file and line of its declaration."""
         self._client: Schedules | None = None
 
     @property
@@ -78,30 +83,38 @@ class Clock:
         (timedelta or seconds), catch_up_limit, overlap ("skip", "allow"), group, group_limit,
         jitter (timedelta or seconds), tags, ping (a URL called for each of its runs), renamed_from.
 
-        Raises ScheduleError with every fault of this declaration; nothing is declared then.
+        Raises ScheduleError with every fault of this declaration; nothing is declared then. When
+        nothing catches it, the script ends with the faults of all declarations and no traceback.
         """
+        caller = sys._getframe(1)
+        place = caller.f_code.co_filename, caller.f_lineno
         try:
             if name in self._schedules:
                 text = "declared twice; names are unique within a clock"
                 raise ScheduleError(Fault("name", text, schedule=name))
             self._schedules[name] = declare(name, trigger, target, options)
+            self._places[name] = place
         except ScheduleError as error:
+            found = [replace(f, file=source(place[0]), line=place[1]) for f in error.faults]
             faults = _collected.get()
             if faults is None:
-                raise
-            faults.extend(error.faults)
+                _report_if_uncaught()
+                raise ScheduleError(*found) from None
+            faults.extend(found)
 
     def faults(self) -> list[Fault]:
         """Return what is wrong between schedules; `add` has checked each of them alone."""
+        text = "renamed_from {!r} is still declared; remove one of the two"
         return [
-            Fault(
-                "renamedFrom",
-                f"renamed_from {s.renamed_from!r} is still declared; remove one of the two",
-                schedule=s.name,
-            )
+            self.located(Fault("renamedFrom", text.format(s.renamed_from), schedule=s.name))
             for s in self._schedules.values()
             if s.renamed_from in self._schedules
         ]
+
+    def located(self, fault: Fault) -> Fault:
+        """Return the fault of a declared schedule with the place of its declaration."""
+        file, line = self._places[fault.schedule]
+        return replace(fault, file=source(file), line=line)
 
     def run(self) -> None:
         """Be the clock until SIGTERM or SIGINT; then give the lease back and return.
@@ -111,16 +124,19 @@ class Clock:
         that is not there is waited for. Whatever kills this process, no fire time is lost or
         doubled: what was not committed is due for the next clock.
         """
+        if _collected.get() is not None:
+            return
         # An app that only declares schedules pays for none of this.
+        from rq_clock.clock.app import report
         from rq_clock.clock.process import ClockProcess
 
         options = _arguments()
         try:
             settings = Settings.from_env()
             logs.set_up(stamp=settings.stamped_logs)
-            faults = self.faults()
-            if faults:
-                raise ScheduleError(*faults)
+            if faults := self.faults():
+                report(faults)
+                sys.exit(1)
             with Runtime() as runtime:
                 if settings.disabled:
                     log_event("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")
@@ -131,6 +147,20 @@ class Clock:
             sys.exit(_fail(error, 4))
         except RqClockError as error:
             sys.exit(_fail(error, 1))
+
+
+def source(file: str) -> str:
+    """Return the path of a file of code, relative to the working directory where it is below."""
+    here = str(Path.cwd()) + "/"
+    return file.removeprefix(here)
+
+
+def _report_if_uncaught() -> None:
+    """Let an error of a declaration that nothing catches be reported without a traceback."""
+    from rq_clock.clock.app import report_uncaught
+
+    if getattr(sys.excepthook, "func", None) is not report_uncaught:
+        sys.excepthook = partial(report_uncaught, sys.excepthook)
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from rq_clock.errors import Fault
 from rq_clock.manifest.definition import document
 from rq_clock.manifest.diff import FieldChange
 from rq_clock.model.decision import Skip
@@ -325,4 +326,42 @@ def change_view(name: str, schedule: Schedule | None, *, paused: bool = False) -
         runs=shown_target(schedule.target)["runs"],
         queue=schedule.queue,
         paused=paused,
+    )
+
+
+# ---- check ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultView(View):
+    """A fault or a warning of a declaration."""
+
+    schedule: str | None = field(metadata=doc("Null when it is not about one."))
+    option: str | None = field(metadata=doc("Its path in a manifest."))
+    text: str
+    file: str | None = field(metadata=doc("The file of the declaration, or of the app's error."))
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckView(View):
+    """The result of `check`."""
+
+    app: str
+    ok: bool = field(metadata=doc("There is no fault."))
+    schedules: int
+    faults: Sequence[FaultView]
+    warnings: Sequence[FaultView]
+    changes: ChangesView | None = field(
+        metadata=doc("The changes of a deploy; null with a fault, or when they are unknown.")
+    )
+
+
+def fault_view(fault: Fault) -> FaultView:
+    return FaultView(
+        schedule=fault.schedule or None,
+        option=fault.field or None,
+        text=fault.text,
+        file=fault.file or None,
+        line=fault.line,
     )

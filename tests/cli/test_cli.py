@@ -31,60 +31,6 @@ def write_app(name: str, text: str) -> str:
     return f"{name}:clock"
 
 
-class TestCheck:
-    def test_good_declarations_pass(self, run: Run) -> None:
-        app = write_app("good_app", "clock.add('x', every(minutes=1), 'json.dumps')")
-        result = run("check", RQ_CLOCK_APP=app)
-        assert (result.exit_code, result.stdout) == (0, "1 schedule in good_app:clock, all good\n")
-
-    def test_every_fault_of_every_schedule_is_listed(self, run: Run) -> None:
-        app = write_app(
-            "bad_app",
-            "clock.add('one', cron('61 25 * * *'), 'json.dumps', que='x')\n"
-            "clock.add('two', every(), 'json.dumps')\n"
-            "clock.add('three', every(minutes=1), 'json.nothing')\n"
-            "clock.add('four', every(minutes=1), 'no_such_module.task')\n"
-            "clock.add('five', cron('0 0 30 2 *'), 'json.dumps')\n"
-            "clock.add('six', cron('0 3 * * *', tz='Europe/Berlim'), 'json.dumps')\n",
-        )
-        lines = run.refused(1, "check", RQ_CLOCK_APP=app).splitlines()
-        assert lines[-1] == "8 faults in bad_app:clock"
-        output = "\n".join(lines)
-        for expected in (
-            "one: expected minute 0-59, got '61' in '61 25 * * *'",
-            "one: expected hour 0-23, got '25' in '61 25 * * *'",
-            "one: unknown option 'que'; did you mean 'queue'?",
-            "two: expected a period",
-            "three: 'json' has no function 'nothing'",
-            "four: cannot import target 'no_such_module.task'",
-            "five: ",
-            "Europe/Berlin",
-        ):
-            assert expected in output
-
-    def test_a_module_that_breaks_on_import_has_its_own_message(self, run: Run) -> None:
-        Path("broken_task.py").write_text("raise RuntimeError('no database here')\n")
-        app = write_app("app_broken", "clock.add('x', every(minutes=1), 'broken_task.run')")
-        error = run.refused(1, "check", RQ_CLOCK_APP=app)
-        assert "cannot import target 'broken_task.run': RuntimeError: no database" in error
-
-    @pytest.mark.parametrize(
-        ("app", "reason"),
-        [("nowhere:clock", "cannot load the app"), ("json:dumps", "to be a rq_clock.Clock")],
-    )
-    def test_an_app_that_is_not_there_is_one_line(self, run: Run, app: str, reason: str) -> None:
-        error = run.refused(1, "check", RQ_CLOCK_APP=app)
-        assert reason in error
-        assert "RQ_CLOCK_APP" in error
-        assert len(error.splitlines()) == 1
-
-    def test_a_reversed_range_is_a_warning_not_a_fault(self, run: Run) -> None:
-        app = write_app("wrapped", "clock.add('x', cron('0 22-2 * * *'), 'json.dumps')")
-        result = run("check", RQ_CLOCK_APP=app)
-        assert result.exit_code == 0
-        assert "warning: x: " in result.stderr
-
-
 class TestExplain:
     def test_it_prints_fire_times_and_clock_changes(self, run: Run) -> None:
         result = run("explain", "30 2 * * *", "--tz", "Europe/Berlin", "-n", "2",

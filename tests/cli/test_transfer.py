@@ -22,7 +22,7 @@ from rq_clock.store.store import Change, Store
 from tests.cli.terminal import Run, Terminal, everything
 from tests.helpers import definition
 
-TASK = "json.dumps"
+TASK = "gc.collect"
 DAILY = cron("0 3 * * *")
 FAR_AWAY = datetime(2099, 1, 1, tzinfo=UTC)
 SECRET = webhook("https://example.com", headers={"Authorization": "Bearer hunter2"})
@@ -49,7 +49,7 @@ class TestExport:
     def test_run_time_schedules_are_written(
         self, run: Run, schedules: Schedules, connection: Redis
     ) -> None:
-        deploy(connection, "clock.add('declared', cron('0 3 * * *'), 'json.dumps')")
+        deploy(connection, "clock.add('declared', cron('0 3 * * *'), 'gc.collect')")
         schedules.add("b", every(minutes=15), command("df -h /"), tags=["ops"])
         schedules.add("a", DAILY, TASK, args=[42])
         schedules.pause("a", reason="on holiday", until=FAR_AWAY)
@@ -59,7 +59,7 @@ class TestExport:
         assert result.exit_code == 0
         assert result.stdout == (
             "version: 1\nschedules:\n"
-            "  a:\n    cron: 0 3 * * *\n    tz: UTC\n    func: json.dumps\n    args:\n    - 42\n"
+            "  a:\n    cron: 0 3 * * *\n    tz: UTC\n    func: gc.collect\n    args:\n    - 42\n"
             "    paused:\n      reason: on holiday\n      until: '2099-01-01T00:00:00Z'\n"
             "  b:\n    every: 15m\n    command:\n      shell: df -h /\n    tags:\n    - ops\n"
         )
@@ -116,15 +116,15 @@ class TestExport:
 JOBS = (
     f"{HEAD}"
     "  new: {every: 15m, command: df -h /, paused: {reason: not yet}}\n"
-    "  other: {cron: 0 3 * * *, func: json.dumps, queue: reports, args: [1]}\n"
-    "  same: {cron: 0 3 * * *, func: json.dumps}\n"
+    "  other: {cron: 0 3 * * *, func: gc.collect, queue: reports, args: [1]}\n"
+    "  same: {cron: 0 3 * * *, func: gc.collect}\n"
 )
 SHOWN = [
     "+ new: every 15 minutes; $ df -h / (paused)",
     "~ other",
     "    args: (default) → [1]",
     "    queue: (default) → reports",
-    "- gone: at 03:00 every day, UTC; json.dumps",
+    "- gone: at 03:00 every day, UTC; gc.collect",
     "1 added, 1 changed, 1 removed, 1 unchanged",
 ]
 
@@ -176,8 +176,8 @@ class TestApply:
         assert names(connection) == ["new", "other", "same"]
 
     def test_one_wrong_entry_changes_nothing(self, run: Run) -> None:
-        entries = [f"  job-{n:02}: {{every: 5m, func: json.dumps}}\n" for n in range(100)]
-        entries[50] = "  job-50: {every: 5, fun: json.dumps, queue: 7}\n"
+        entries = [f"  job-{n:02}: {{every: 5m, func: gc.collect}}\n" for n in range(100)]
+        entries[50] = "  job-50: {every: 5, fun: gc.collect, queue: 7}\n"
         assert run.refused(1, "apply", write(HEAD + "".join(entries)), "--yes").splitlines() == [
             "rq-clock: line 53: job-50: unknown 'fun'; did you mean 'func'?",
             "rq-clock: line 53: job-50: expected one of func, command and webhook, got none",
@@ -185,7 +185,7 @@ class TestApply:
         ]
 
     def test_a_schedule_declared_in_code_is_a_fault(self, run: Run, connection: Redis) -> None:
-        deploy(connection, "clock.add('new', cron('0 3 * * *'), 'json.dumps')")
+        deploy(connection, "clock.add('new', cron('0 3 * * *'), 'gc.collect')")
         error = run.refused(1, "apply", write(JOBS), "--yes")
         assert "new: is declared in code; change it there and deploy" in error
         assert names(connection) == ["new"]
@@ -219,7 +219,7 @@ class TestApply:
     def test_many_changes_are_made_in_batches(
         self, run: Run, redis_url: str, connection: Redis
     ) -> None:
-        text = HEAD + "".join(f"  j{n}: {{every: 5m, func: json.dumps}}\n" for n in range(5001))
+        text = HEAD + "".join(f"  j{n}: {{every: 5m, func: gc.collect}}\n" for n in range(5001))
         result = run("apply", write(text), "--yes")
         assert result.exit_code == 0
         assert "rq-clock: 5,001 changes are made in 2 batches, each one whole" in (result.stderr)
@@ -283,7 +283,7 @@ class TestDiffOfAFile:
         nothing: dict[str, Any] = {
             "was": None, "words": None, "runs": None, "queue": None, "paused": False, "fields": [],
         }  # fmt: skip
-        daily = {"words": "at 03:00 every day, UTC", "runs": "json.dumps", "queue": "default"}
+        daily = {"words": "at 03:00 every day, UTC", "runs": "gc.collect", "queue": "default"}
         assert json.loads(result.stdout) == {
             "namespace": "default",
             "equal": False,
@@ -318,7 +318,7 @@ class TestDiffOfAFile:
         assert (result.exit_code, result.stdout) == (0, "1 unchanged\n")
 
     def test_a_past_once_is_reported_and_is_no_difference(self, run: Run) -> None:
-        text = f"{HEAD}  a: {{once: 2026-03-01T00:00Z, func: json.dumps}}\n"
+        text = f"{HEAD}  a: {{once: 2026-03-01T00:00Z, func: gc.collect}}\n"
         first, *_ = run.ok("diff", write(text)).splitlines()
         assert first == "past: a: its only instant has passed, so it never runs"
 
@@ -356,16 +356,16 @@ def deploy(connection: Redis, text: str, *, at: datetime | None = None, release:
 
 class TestDiffOfADeploy:
     OLD = (
-        "clock.add('same', every(hours=1), 'json.dumps')\n"
-        "clock.add('changed', cron('0 3 * * *'), 'json.dumps', queue='reports')\n"
-        "clock.add('gone', every(hours=1), 'json.dumps')\n"
-        "clock.add('old-name', every(hours=1), 'json.dumps')\n"
+        "clock.add('same', every(hours=1), 'gc.collect')\n"
+        "clock.add('changed', cron('0 3 * * *'), 'gc.collect', queue='reports')\n"
+        "clock.add('gone', every(hours=1), 'gc.collect')\n"
+        "clock.add('old-name', every(hours=1), 'gc.collect')\n"
     )
     NEW = (
-        "clock.add('same', every(hours=1), 'json.dumps')\n"
-        "clock.add('changed', cron('0 4 * * *', tz='Europe/Berlin'), 'json.dumps')\n"
+        "clock.add('same', every(hours=1), 'gc.collect')\n"
+        "clock.add('changed', cron('0 4 * * *', tz='Europe/Berlin'), 'gc.collect')\n"
         "clock.add('new', every(minutes=5), command('df -h /'))\n"
-        "clock.add('new-name', every(hours=1), 'json.dumps', tags=['x'], renamed_from='old-name')\n"
+        "clock.add('new-name', every(hours=1), 'gc.collect', tags=['x'], renamed_from='old-name')\n"
     )
 
     def test_it_shows_the_changes_of_a_clock(self, run: Run, connection: Redis) -> None:
@@ -392,14 +392,14 @@ class TestDiffOfADeploy:
         head = "from datetime import *\n"
         head += f"t = every(minutes=10, anchor=datetime.fromisoformat('{fires[0].isoformat()}'))\n"
         old = head + "".join(
-            f"clock.add('{name}', t, 'json.dumps')\n"
+            f"clock.add('{name}', t, 'gc.collect')\n"
             for name in ("newest", "each", "none", "gone", "old-name")
         )
         new = head + (
-            "clock.add('newest', t, 'json.dumps')\n"
-            "clock.add('each', t, 'json.dumps', catch_up='all')\n"
-            "clock.add('none', cron('0 3 * * *'), 'json.dumps', catch_up='none')\n"
-            "clock.add('new-name', t, 'json.dumps', renamed_from='old-name')\n"
+            "clock.add('newest', t, 'gc.collect')\n"
+            "clock.add('each', t, 'gc.collect', catch_up='all')\n"
+            "clock.add('none', cron('0 3 * * *'), 'gc.collect', catch_up='none')\n"
+            "clock.add('new-name', t, 'gc.collect', renamed_from='old-name')\n"
         )
         deploy(connection, old, at=now - timedelta(minutes=32))
         app = write_app("overdue", new)
@@ -427,14 +427,14 @@ class TestDiffOfADeploy:
 
     def test_a_schedule_taken_over_by_code_is_shown(self, run: Run, schedules: Schedules) -> None:
         schedules.add("same", every(hours=1), TASK)
-        app = write_app("takes_over", "clock.add('same', every(hours=1), 'json.dumps')")
+        app = write_app("takes_over", "clock.add('same', every(hours=1), 'gc.collect')")
         result = run("diff", RQ_CLOCK_APP=app)
         assert result.exit_code == 5
         assert result.stdout.splitlines()[:2] == ["~ same", "    origin: run-time → declared"]
 
     def test_a_declared_once_in_the_past_is_reported(self, run: Run) -> None:
         text = "from datetime import UTC, datetime\n"
-        text += "clock.add('a', once(datetime(2026, 3, 1, tzinfo=UTC)), 'json.dumps')"
+        text += "clock.add('a', once(datetime(2026, 3, 1, tzinfo=UTC)), 'gc.collect')"
         result = run("diff", RQ_CLOCK_APP=write_app("over", text))
         assert "past: a: its only instant has passed, so it never runs" in result.stdout
 
@@ -451,7 +451,7 @@ class TestDiffOfADeploy:
         assert "the clock removes none unless started with --remove-all" in output
 
     def test_faulty_code_is_reported(self, run: Run) -> None:
-        app = write_app("faulty_diff", "clock.add('a', cron('61 * * * *'), 'json.dumps')")
+        app = write_app("faulty_diff", "clock.add('a', cron('61 * * * *'), 'gc.collect')")
         assert "a: expected minute 0-59" in run.refused(1, "diff", RQ_CLOCK_APP=app)
 
 
@@ -466,7 +466,7 @@ def silent() -> Iterator[str]:
 
 
 class TestCheck:
-    APP = "clock.add('a', every(hours=1), 'json.dumps')"
+    APP = "clock.add('a', every(hours=1), 'gc.collect')"
 
     def test_it_prints_the_changes_of_a_deploy(self, run: Run, connection: Redis) -> None:
         deploy(connection, TestDiffOfADeploy.OLD)

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,8 @@ class TestAdd:
         clock.add("old", every(hours=1), note)
         clock.add("new", every(hours=1), note, renamed_from="old")
         [fault] = clock.faults()
-        assert str(fault).startswith("new: renamed_from 'old' is still declared")
+        assert fault.text.startswith("renamed_from 'old' is still declared")
+        assert (fault.schedule, Path(fault.file).name) == ("new", "test_clock.py")
 
     def test_declared_schedules_cannot_be_changed_from_outside(self) -> None:
         with pytest.raises(TypeError):
