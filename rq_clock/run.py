@@ -25,7 +25,8 @@ class Run:
     From rq-clock's worker also: `attempt`, 1 for the first execution of the job and one more for
     each after an interruption, a retry or a worker's death; `previous`, the newest fire time of
     the schedule that had succeeded when this attempt began, None when none has: this run
-    processes the data of (previous, fire_time].
+    processes the data of (previous, fire_time]; `requeued`, how often somebody has requeued the
+    job after it had failed, was stopped or canceled.
     """
 
     schedule: str
@@ -33,6 +34,7 @@ class Run:
     reason: str
     attempt: int = 1
     previous: datetime | None = None
+    requeued: int = 0
 
     @property
     def stopping(self) -> bool:

@@ -34,6 +34,9 @@ INTERRUPTED, LOST = "interrupted", "lost"
 INTERRUPTIONS, DEATHS = "rq_clock_interruptions", "rq_clock_deaths"
 """Fields of RQ's job hash that count how often the job was put back because its worker had to end,
 and because its worker died; RQ keeps fields that it does not know."""
+ENDS = "rq_clock_ends"
+"""Field that counts how often the job has ended for good without success. When it runs again,
+somebody has requeued it."""
 DEPENDENT_FIELDS = (
     "created_at", "status", "origin", "allow_dependency_failures", "enqueue_at_front", "timeout",
     "ttl",
@@ -73,6 +76,11 @@ class Execution:
     def deaths(self) -> int:
         """Return how many workers have died while they ran the job."""
         return self.number(DEATHS, 0)
+
+    @property
+    def ends(self) -> int:
+        """Return how often the job has failed for good, or was stopped, before this execution."""
+        return self.number(ENDS, 0)
 
     @property
     def timeout(self) -> int:
@@ -236,7 +244,7 @@ def failed(
         front = execution.number("enqueue_at_front_on_retry", 0) == 1
         return _go_on(Outcome(state, line, ended, commands), execution, pause, front=front)
     status = "stopped" if state == STOPPED else "failed"
-    commands.append(("HSET", job, "status", status, "ended_at", utcformat(ended)))
+    commands.append(_end(execution, status, ended))
     if kept:
         commands += [
             *_result(execution, ended, Result.Type.FAILED, ttl, exc_string=trace),
@@ -258,7 +266,7 @@ def retry_requested(
         kind = Result.Type.MAX_RETRIES_EXCEEDED
         commands: list[Command] = [
             *_counted(execution, ended, "failed_job_count"),
-            ("HSET", _job(execution), "status", "failed", "ended_at", utcformat(ended)),
+            _end(execution, "failed", ended),
             *_result(execution, ended, kind, ttl, **value),
             ("ZADD", f"rq:failed:{execution.queue}", _expiry(ended, ttl), execution.job_id),
             *_kept_for(execution, ttl),
@@ -321,6 +329,12 @@ def _go_on(outcome: Outcome, execution: Execution, pause: float, *, front: bool)
 
 def _job(execution: Execution) -> str:
     return f"rq:job:{execution.job_id}"
+
+
+def _end(execution: Execution, status: str, ended: datetime) -> Command:
+    """Return the command that ends a job for good, without success."""
+    fields = ("status", status, "ended_at", utcformat(ended), ENDS, execution.ends + 1)
+    return ("HSET", _job(execution), *fields)
 
 
 def _kept_for(execution: Execution, ttl: int) -> list[Command]:

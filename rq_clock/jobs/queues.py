@@ -8,7 +8,8 @@ records as a worker would:
     operation   of a job that is             leaves
     requeue     failed, stopped, canceled    the same job, with its id and so its fire time, at the
                                              end of its queue; the count of interruptions starts
-                                             again, remaining retries stay; overlap looks at it
+                                             again, remaining retries stay; overlap looks at it;
+                                             a web call has another Idempotency-Key
     cancel      queued, scheduled, deferred  canceled; a run is `stopped` in its ledger
     delete      anything but running         nothing; a run that had not begun is `stopped` in its
                                              ledger

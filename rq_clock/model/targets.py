@@ -204,7 +204,9 @@ def webhook(
     `json` is the body, none when None. `timeout` seconds (at most 300) cover the whole call, from
     looking up the name to the last byte kept; the timeout of RQ's job is at least 10 s longer.
     Idempotency-Key is "<schedule>/<fire time>", so the receiver recognizes a repeated call: RQ runs
-    a job at least once.
+    a job at least once. A run by hand or of a backfill, and a requeued job, have a key of their
+    own. After 410 Gone the job is not retried. After 429 or 503 a retry waits for Retry-After, at
+    most an hour.
 
     Only public addresses are called, unless RQ_CLOCK_WEBHOOK_ALLOW names host or network. URL,
     headers and body are stored in Redis; headers that look secret are masked where shown.

@@ -12,7 +12,11 @@ import json as json_
 import os
 import signal
 import time
+from calendar import timegm
 from collections.abc import Callable, Mapping
+from email.message import Message
+from email.utils import parsedate
+from http import HTTPStatus
 from typing import Any
 
 from redis import Redis
@@ -24,6 +28,7 @@ from rq.timeouts import JobTimeoutException
 from rq_clock import log as logs
 from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
 from rq_clock.log import log_event, log_warning
+from rq_clock.model.job_id import JobId
 from rq_clock.outbound import client as outbound
 from rq_clock.redaction import Secrets, masked_text, masked_url, printable
 from rq_clock.run import Run, current_run, stopping
@@ -36,6 +41,8 @@ from rq_clock.version import __version__
 
 ANSWER_KEPT = 2048
 """Bytes of a web call's answer that are kept."""
+LONGEST_PAUSE = 3600
+"""Limit in seconds of the pause that the answer to a web call may ask for."""
 SIGNAL_SECONDS = 0.5
 """A platform ends all processes at once: a command that died of SIGTERM may be seen dead before
 this process gets its own."""
@@ -103,7 +110,8 @@ def call_webhook(
     """Call a URL; see `rq_clock.webhook` for how. Returns status and the body's first 2 kB.
 
     Raises WebhookFailed when the address is refused, the call breaks off or the answer is not 2xx,
-    WebhookTimedOut when it is not over after `timeout` seconds.
+    WebhookTimedOut when it is not over after `timeout` seconds. After 410 the job is not retried;
+    after 429 or 503 the next retry waits for the answer's Retry-After, at most an hour.
     """
     settings, job, run = _prepare()
     facts = _facts(job, run) | {"url": masked_url(url), "method": method}
@@ -111,7 +119,7 @@ def call_webhook(
     body = None if json is None else json_.dumps(json).encode()
     started = time.monotonic()
     keep = ANSWER_KEPT + secrets.longest  # one that is cut in two could not be masked
-    request = outbound.Request(url, method, _headers(headers or {}, body, run), body, keep)
+    request = outbound.Request(url, method, _headers(headers or {}, body, job, run), body, keep)
     try:
         answer = outbound.call(request, timeout, settings.webhook_allow)
     except WebhookFailed as error:
@@ -128,7 +136,8 @@ def call_webhook(
             log_warning("run.output_lost", reason=str(error))
     text = kept.decode(errors="replace")
     if not 200 <= answer.status < 300:
-        raise WebhookFailed(_failure(answer, masked_url(url), text))
+        note = _adjust_retries(job, answer)
+        raise WebhookFailed(_failure(answer, masked_url(url), text) + note)
     return {"status": answer.status, "body": text}
 
 
@@ -226,15 +235,64 @@ def _is_shutdown(code: int) -> bool:
     return stopping()
 
 
-def _headers(headers: Mapping[str, str], body: bytes | None, run: Run | None) -> dict[str, str]:
+def _headers(
+    headers: Mapping[str, str], body: bytes | None, job: Job | None, run: Run | None
+) -> dict[str, str]:
     """Return the headers of a call; those of the target replace our own."""
     own = {"User-Agent": f"rq-clock/{__version__}"}
     if body is not None:
         own["Content-Type"] = "application/json"
     if run is not None:
-        own["Idempotency-Key"] = f"{run.schedule}/{iso(run.fire_time)}"
+        own["Idempotency-Key"] = _idempotency_key(job, run)
     names = {name.lower() for name in headers}
     return {**{n: v for n, v in own.items() if n.lower() not in names}, **headers}
+
+
+def _idempotency_key(job: Job | None, run: Run) -> str:
+    """Return the key by which a receiver recognizes a repeated call. Attempts of a job share it;
+    a run by hand, a run of a backfill and a job that somebody has requeued have their own: the
+    receiver has to act on them again."""
+    words = [run.schedule, iso(run.fire_time)]
+    id = JobId.parse(job.id) if job else None
+    if id and id.kind:
+        words.append(f"{id.kind}{id.number}")
+    if run.requeued:
+        words.append(f"r{run.requeued}")
+    return "/".join(words)
+
+
+def _adjust_retries(job: Job | None, answer: outbound.Answer) -> str:
+    """Let the job's next retry follow the answer, and return a note for the error. RQ's worker and
+    ours read these attributes of the job when it has failed."""
+    if answer.status == HTTPStatus.GONE:
+        if job:
+            job.retries_left = 0
+        return (
+            "; not retried, because the receiver wants no more calls: pause or remove the schedule"
+        )
+    pause = 0
+    if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        pause = min(_retry_after(answer.headers), LONGEST_PAUSE)
+    left = job.retries_left if job else 0
+    if not (job and left and pause):
+        return ""
+    intervals = job.retry_intervals or [0]
+    first, *others = (intervals[max(len(intervals) - n, 0)] for n in range(left, 0, -1))
+    job.retry_intervals = [max(first, pause), *others]
+    return f"; retried after {max(first, pause)} s, since it asks to wait for {pause} s"
+
+
+def _retry_after(headers: Message) -> int:
+    """Return the seconds of a Retry-After header; 0 without one. It may be a date, which is that of
+    the server's clock."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return int(text[:9])
+    try:
+        until, at = parsedate(text), parsedate(headers.get("Date", ""))
+        return max(timegm(until) - timegm(at), 0) if until and at else 0
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _failure(answer: outbound.Answer, where: str, body: str) -> str:

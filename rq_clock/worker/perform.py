@@ -11,6 +11,7 @@ what RQ's own does.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -137,7 +138,10 @@ class JobWorker(RQWorker):
         os.environ["RQ_WORKER_ID"], os.environ["RQ_JOB_ID"] = self.name, job.id
         facts = run.from_meta(job.meta)
         if facts is not None:
-            facts = replace(facts, attempt=execution.attempt, previous=execution.previous)
+            facts = replace(
+                facts, attempt=execution.attempt, previous=execution.previous,
+                requeued=execution.ends,
+            )  # fmt: skip
         assert queue
         with run.running(facts):
             try:
@@ -286,13 +290,14 @@ class JobWorker(RQWorker):
         error = sys.exc_info()[1]
         what = _text(error)
         at = job.ended_at or now()
+        execution = _with_retries(self._current, job)
         if self._is_interruption(error):
-            outcome = outcomes.interrupted(self._current, at, self._limit, error=what)
+            outcome = outcomes.interrupted(execution, at, self._limit, error=what)
         else:
             late = isinstance(error, JobTimeoutException)
             state = outcomes.TIMED_OUT if late else outcomes.FAILED
             outcome = outcomes.failed(
-                self._current, at, exc_string, state=state, error=what,
+                execution, at, exc_string, state=state, error=what,
                 kept=not self.disable_default_exception_handler,
             )  # fmt: skip
         self._deliver(outcome, job)
@@ -316,6 +321,16 @@ class JobWorker(RQWorker):
         while received and not run.stopping() and self._runtime.monotonic() < until:
             Event().wait(0.01)
         return run.stopping()
+
+
+def _with_retries(execution: Execution, job: Job) -> Execution:
+    """Return the execution with the retries that the job's object has now: a function may change
+    those of `get_current_job()`, as with RQ's worker."""
+    changed: dict[bytes, bytes] = {}
+    with suppress(TypeError, ValueError):  # not what RQ could store
+        changed[b"retries_left"] = str(int(job.retries_left or 0)).encode()
+        changed[b"retry_intervals"] = json.dumps(job.retry_intervals or [0]).encode()
+    return replace(execution, fields={**execution.fields, **changed})
 
 
 def _text(error: BaseException | None) -> str:

@@ -6,27 +6,26 @@ import json
 import shutil
 import socket
 import ssl
-import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from rq_clock.errors import WebhookFailed
 from rq_clock.model.targets import webhook
 from rq_clock.redaction import MASK
 from rq_clock.run import Run, running
 from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
 from tests.helpers import Events, Pace, wait_until
+from tests.outbound.conftest import Scripted
 from tests.recorder import Handler, Recorder, serving
-from tests.runners.lab import FIRE_TIME, KEY, ran
+from tests.runners.lab import FIRE_TIME, KEY, ran, refused
 
 pytestmark = pytest.mark.integration
 
@@ -81,41 +80,6 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     with serving(Recorder(Responder)) as server:
         monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", f"127.0.0.1:{server.server_port}")
         yield server
-
-
-Scripted = Callable[[Callable[[socket.socket], None]], AbstractContextManager[str]]
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """A server on loopback that reads the head of a request, responds by a function and closes."""
-
-    @contextmanager
-    def scripted(respond: Callable[[socket.socket], None]) -> Iterator[str]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            monkeypatch.setenv("RQ_CLOCK_WEBHOOK_ALLOW", f"127.0.0.1:{port}")
-
-            def answer() -> None:
-                connection, _ = server.accept()
-                with connection:
-                    head = b""
-                    while b"\r\n\r\n" not in head:
-                        head += connection.recv(1)
-                    respond(connection)
-
-            thread = threading.Thread(target=answer)
-            thread.start()
-            yield f"http://127.0.0.1:{port}/"
-            thread.join()
-
-    return scripted
-
-
-def refused(url: str, **options: Any) -> str:
-    with pytest.raises(WebhookFailed) as caught:
-        call_webhook(url, **options)
-    return str(caught.value)
 
 
 def nobody_calls() -> bool:
@@ -225,54 +189,6 @@ class TestWebhook:
         with scripted(lambda server: server.sendall(b"SSH-2.0-OpenSSH\r\n")) as url:
             assert "BadStatusLine" in refused(url)
         assert "Connection refused" in refused(url)
-
-    @pytest.mark.parametrize("code", [100, 102, 103, 199])
-    def test_interim_responses_are_skipped(self, scripted: Scripted, code: int) -> None:
-        interim = f"HTTP/1.1 {code} Interim\r\nLink: </style.css>\r\nContent-Length: 3\r\n\r\n"
-        final = "HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nmade"
-        with scripted(lambda server: server.sendall((3 * interim + final).encode())) as url:
-            assert call_webhook(url) == {"status": 201, "body": "made"}
-
-    def test_interim_responses_without_end_are_a_failure(self, scripted: Scripted) -> None:
-        def respond(server: socket.socket) -> None:
-            with suppress(OSError):
-                while True:
-                    server.sendall(b"HTTP/1.1 102 Processing\r\n\r\n")
-
-        with scripted(respond) as url:
-            assert "more than 100 interim responses" in refused(url)
-
-    def test_another_protocol_that_nobody_asked_for_is_a_failure(self, scripted: Scripted) -> None:
-        with scripted(lambda server: server.sendall(b"HTTP/1.1 101 Switching\r\n\r\n")) as url:
-            assert "got 101 Switching" in refused(url)
-
-    @pytest.mark.parametrize("reads", [0, 500_000])
-    def test_a_refusal_is_read_while_a_large_body_is_sent(
-        self, scripted: Scripted, reads: int
-    ) -> None:
-        """The server closes its connection with unread data, which resets it."""
-
-        def respond(server: socket.socket) -> None:
-            left = reads
-            while left > 0:
-                left -= len(server.recv(left))
-            server.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
-
-        for _ in range(5):
-            with scripted(respond) as url:
-                assert "got 413 Too Large" in refused(url, json="x" * 20_000_000)
-
-    def test_a_body_that_cannot_be_sent_is_a_failure(self, scripted: Scripted) -> None:
-        with scripted(lambda _: None) as url:
-            assert "the answer failed: " in refused(url, json="x" * 20_000_000)
-
-    def test_a_success_that_breaks_off_is_a_failure(self, scripted: Scripted) -> None:
-        def respond(server: socket.socket) -> None:
-            server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-        with scripted(respond) as url:
-            assert "ConnectionResetError" in refused(url)
 
     def test_the_answer_is_result_and_record(self, web: Recorder, connection: Any) -> None:
         job = ran(connection, webhook(f"{web.url}/status/200/fine"))

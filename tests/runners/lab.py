@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rq import Queue, SimpleWorker
+from rq import Queue, Retry, SimpleWorker
 
-from rq_clock.errors import CommandFailed
+from rq_clock.errors import CommandFailed, WebhookFailed
 from rq_clock.model.schedule import declare
-from rq_clock.runners.tasks import run_command
+from rq_clock.runners.tasks import call_webhook, run_command
 from rq_clock.timing.triggers import every
 from tests.helpers import Events, wait_until
 
@@ -32,6 +32,12 @@ def lines(events: Events, stream: str = "stdout") -> list[str]:
 def failure(line: str, **options: Any) -> str:
     with pytest.raises(CommandFailed) as caught:
         run_command(line, **options)
+    return str(caught.value)
+
+
+def refused(url: str, **options: Any) -> str:
+    with pytest.raises(WebhookFailed) as caught:
+        call_webhook(url, **options)
     return str(caught.value)
 
 
@@ -57,12 +63,15 @@ def wait_until_gone(*pids: int) -> None:
     wait_until(lambda: not any(map(lives, pids)), f"end of {pids}")
 
 
-def enqueue(connection: Any, target: Any, job_id: str = JOB_ID, **options: Any) -> Any:
+def enqueue(
+    connection: Any, target: Any, job_id: str = JOB_ID, *, retry: Retry | None = None,
+    **options: Any,
+) -> Any:  # fmt: skip
     """Return the job that a schedule makes for a fire time."""
     queue = Queue("default", connection=connection)
     schedule = declare("nightly", every(hours=1), target, options)
     meta = {"schedule": "nightly", "fire_time": "2026-03-01T03:00:00Z", "reason": "schedule"}
-    job = queue.create_job(**schedule.call(), job_id=job_id, meta={"rq_clock": meta})
+    job = queue.create_job(**schedule.call(), job_id=job_id, retry=retry, meta={"rq_clock": meta})
     return queue.enqueue_job(job)
 
 

@@ -114,7 +114,8 @@ class TestBooks:
         def books(job: Job) -> dict[str, Any]:
             found = connection.keys(f"*{job.id}*")
             keys = sorted(key.decode().replace(job.id, "ID") for key in found)
-            named = {"meta", "rq_clock_attempt"}  # RQ rewrites an empty meta, we count attempts
+            # RQ rewrites an empty meta, we count attempts and failures
+            named = {"meta", "rq_clock_attempt", "rq_clock_ends"}
             fields = {k.decode() for k, v in connection.hgetall(job.key).items() if v} - named
             registries = [
                 r for r in (FinishedJobRegistry, FailedJobRegistry) if job in r(queue=queue)

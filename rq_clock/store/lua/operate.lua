@@ -89,6 +89,7 @@ function operations.cancel(job, status)
   if not LIVE[status] or status == 'started' then return 'state', status end
   redis.call('ZADD', 'rq:canceled:' .. job.queue, math.floor(now / 1000), job.id)
   redis.call('HSET', 'rq:job:' .. job.id, 'status', 'canceled', 'ended_at', text)
+  redis.pcall('HINCRBY', 'rq:job:' .. job.id, 'rq_clock_ends', 1)  -- others may have written it
   take_out(job, status)
   if job.run then
     give_up(job)
