@@ -20,6 +20,9 @@ from rq_clock.log import log_warning
 
 FLUSH_SECONDS = 5.0
 """Seconds for the process of a job to end by itself, while libraries send what they collected."""
+REPORTERS = ("sentry", "raven-sentry", "Otel")
+"""Names of threads that libraries start to send what they have collected, and start again in each
+forked process by themselves."""
 _NAMED = re.compile(r"(?:(flask):)?([^\W\d][\w.]*):([^\W\d][\w.]*)(?:\(\))?")
 
 
@@ -115,6 +118,8 @@ def prepare(hooks: Hooks) -> None:
     if database is not None:
         database.connections.close_all()
     for thread in set(threading.enumerate()) - threads:
+        if thread.name.startswith(REPORTERS):
+            continue
         effect = "it runs in no process of a job; start it in after_fork"
         log_warning("setup.thread", thread=thread.name, effect=effect)
     for name in sorted(_sockets() - before):

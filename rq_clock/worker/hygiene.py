@@ -18,8 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_OF_REPORTERS = ("sentry", "raven-sentry", "Otel")
-"""Names of threads that libraries start to send what they have collected."""
+from rq_clock.worker.hooks import REPORTERS
 
 
 class Surroundings:
@@ -47,7 +46,7 @@ class Surroundings:
     def threads_left(self) -> bool:
         """Return whether a job has left a thread."""
         return any(
-            thread not in self._threads and not thread.name.startswith(_OF_REPORTERS)
+            thread not in self._threads and not thread.name.startswith(REPORTERS)
             for thread in threading.enumerate()
         )
 

@@ -135,14 +135,23 @@ class TestSetup:
         assert done.returncode == 0, done.stderr
         assert told(tmp_path) == ["import shop", "named", "own"]
 
-    def test_a_thread_that_it_leaves_is_named(self, work_with: Work, events: Events) -> None:
+    def test_a_thread_that_it_leaves_is_named_unless_it_starts_again_in_a_fork(
+        self, work_with: Work, events: Events
+    ) -> None:
         over = threading.Event()
-        thread = threading.Thread(target=over.wait, name="poller")
+        names = ("poller", "OtelBatchSpanRecordProcessor", "sentry-sdk.BackgroundWorker")
+        threads = [threading.Thread(target=over.wait, name=name) for name in names]
+
+        def setup() -> None:
+            for thread in threads:
+                thread.start()
+
         try:
-            work_with(Hooks(setup=thread.start))
+            work_with(Hooks(setup=setup))
         finally:
             over.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
         [warning] = events("setup.thread")
         assert warning["thread"] == "poller"
 
