@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 PEERS := .venv/peers/ready
+ECOSYSTEM := .venv/ecosystem/ready
 unexport PYTHONDONTWRITEBYTECODE  # each process of the tests would compile everything again
 
 help:  ## this list
@@ -46,6 +47,9 @@ format: setup  ## write the code as `make check` wants it
 rq-tests: setup  ## RQ's own test suite, with RQ's worker and with ours, side by side
 	$(BIN)/python -m tests.rq_suite
 
+ecosystem: setup $(ECOSYSTEM)  ## our worker beside stock RQ, dashboards, Django, Sentry and others
+	.venv/ecosystem/bin/python -m pytest -c tests/ecosystem/pytest.ini tests/ecosystem
+
 bench: setup $(PEERS)  ## side by side with RQ's own clock and workers, and Celery's
 	$(BIN)/python -m bench
 
@@ -73,6 +77,8 @@ lock: setup  ## renew the pins in requirements*.txt
 	$(COMPILE) pyproject.toml --extra web --extra alerts --extra dev --constraints requirements.txt \
 		--output-file requirements-dev.txt
 	$(COMPILE) --group bench --output-file requirements-bench.txt
+	$(COMPILE) pyproject.toml --group ecosystem --constraints requirements.txt \
+		--output-file requirements-ecosystem.txt
 
 clean:  ## remove what can be made again; .data stays
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -91,4 +97,11 @@ $(PEERS): requirements-bench.txt | $(READY)
 	-$(BIN)/python -m venv --clear .venv/peers && .venv/peers/bin/pip install --quiet \
 		--disable-pip-version-check --require-hashes -r requirements-bench.txt && touch $@
 
-.PHONY: help setup run test test-unit test-integration test-process check format rq-tests bench bench-scale bench-web house screenshots storm lock clean
+# With no regard to what the neighbours ask of each other: rq-exporter asks for an older redis-py.
+$(ECOSYSTEM): requirements-ecosystem.txt
+	$(PYTHON) -m venv --clear .venv/ecosystem
+	.venv/ecosystem/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r requirements-ecosystem.txt
+	@touch $@
+
+.PHONY: help setup run test test-unit test-integration test-process check format rq-tests ecosystem bench bench-scale bench-web house screenshots storm lock clean

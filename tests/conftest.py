@@ -40,6 +40,7 @@ settings.register_profile(
 )
 settings.load_profile("rq-clock")
 
+collect_ignore = ["ecosystem"]  # `make ecosystem` runs it, where the neighbours are installed
 TIERS = ("process", "integration", "unit")
 STARTS_PROCESS = {"chromium", "process", "running", "start", "wheel"}
 STARTS_SERVER = {"fresh_server", "server"}

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-bench.txt"]
+LOCKS = [f"requirements{of}.txt" for of in ("", "-dev", "-bench", "-ecosystem")]
 
 
 @pytest.fixture(scope="module")
