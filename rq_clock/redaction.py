@@ -93,6 +93,27 @@ class Secrets:
         return self._pattern.sub(MASK.encode(), data) if self._pattern else data
 
 
+class StreamMask:
+    """Masks secrets in a stream that comes in pieces, also those that are cut in two."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what can be passed on: of a line without an end, not what may be the beginning of
+        a secret."""
+        data = self._secrets.hide(self._rest + piece)
+        line = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        end = max(line, len(data) - max(self._secrets.longest - 1, 0))
+        self._rest = data[end:]
+        return data[:end]
+
+    def finish(self) -> bytes:
+        """Return the rest."""
+        return self._rest
+
+
 def _secrets_in(name: str, value: str) -> Iterator[str]:
     if is_secret(name):
         yield value

@@ -6,6 +6,7 @@ the app is read too; the environment takes precedence.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -144,6 +145,12 @@ def _release(text: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
+def _log_level(text: str) -> int:
+    """Return the level of that name. The variable is not ours alone: what Python's logging does not
+    know is for others, and counts as INFO."""
+    return logging.getLevelNamesMapping().get(text.upper(), logging.INFO)
+
+
 def _allowed(text: str) -> tuple[Allowed, ...]:
     try:
         return parse_allowed(text)
@@ -247,6 +254,9 @@ class Settings:
     stage_bytes: int = _count("RQ_CLOCK_STAGE_MB", 128, unit=1024 * 1024)
     history: int = _count("RQ_CLOCK_HISTORY", 100)
     output_hours: int = _count("RQ_CLOCK_OUTPUT_HOURS", 72)
+    output_bytes: int = _count("RQ_CLOCK_OUTPUT_MB", 8, unit=1024 * 1024)
+    function_output: bool = _switch("RQ_CLOCK_FUNCTION_OUTPUT", default=lambda env: True)
+    log_level: int = _text("LOG_LEVEL", _log_level)
     webhook_allow: tuple[Allowed, ...] = _text("RQ_CLOCK_WEBHOOK_ALLOW", _allowed)
     runs: int = _count("RQ_CLOCK_RUNS", 1000)
     failed_jobs: int = _count("RQ_CLOCK_FAILED_JOBS", 20)

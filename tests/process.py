@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 LEASHED = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())]
 """Before a command: the process dies with the thread that started it, however that ends."""
 _LINE = re.compile(
-    r"(?:\d\d:\d\d:\d\d\.\d{3} )?([a-z]+\.[a-z]+)((?: \w+=(?:\"(?:[^\"\\]|\\.)*\"|\S*))*)$"
+    r"(?:\d\d:\d\d:\d\d\.\d{3} )?([a-z]+\.[a-z_]+)((?: \w+=(?:\"(?:[^\"\\]|\\.)*\"|\S*))*)$"
 )
 _PAIR = re.compile(r" (\w+)=(?:\"((?:[^\"\\]|\\.)*)\"|(\S*))")
 

@@ -70,8 +70,8 @@ def logs(run: str, follow: bool) -> None:
     A failed run prints both.
 
     RUN is a job's id, as `history --json` prints it; NAME means the schedule's latest run. The
-    output is the last 64 kB of a shell command, also while it runs, or the response of a web call.
-    It is kept for RQ_CLOCK_OUTPUT_HOURS.
+    output is the last 64 kB that the job printed or logged, also while it runs, or the response
+    of a web call. It is kept for RQ_CLOCK_OUTPUT_HOURS.
     """
     found = open_store()
     job_id = _job(found, run)
@@ -83,8 +83,8 @@ def logs(run: str, follow: bool) -> None:
         click.echo(trace)
     if not printed and not trace:
         complain(
-            f"no output of run {job_id!r} in namespace {found.namespace!r}; only commands and web "
-            "calls have output, failed runs have a traceback, and both expire"
+            f"no output of run {job_id!r} in namespace {found.namespace!r}; it printed nothing, "
+            "its worker was not rq-clock's, or its output has expired"
         )
         sys.exit(NOT_FOUND)
 

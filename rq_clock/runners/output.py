@@ -1,4 +1,4 @@
-"""The output of a command: line by line to the log, its last 64 kB to Redis while it runs.
+"""The output of a run: line by line to the log, and its last 64 kB.
 
 However much it prints, memory, Redis and log stay small: of a line the first 2,000 characters are
 logged, of a run the first 1,000 lines and the number of the others. Secret values are masked in
@@ -8,23 +8,16 @@ both. Bytes that are not UTF-8 are shown as \\xNN.
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
-from redis.exceptions import RedisError
-
-from rq_clock.log import log_event, log_warning
+from rq_clock.log import log_event
 from rq_clock.redaction import Secrets, printable
 
 KEPT = 64 * 1024
 """Bytes of a run's output that are kept."""
 LINE_LIMIT, LONGEST_LINE = 1_000, 2_000
 """Lines of a run, and characters of a line, that are logged."""
-WRITE_SECONDS = 1.0
-"""From one writing of the record to the next."""
-LAST_WRITE_SECONDS = 3.0
-"""How long the end of a run waits until its record is written."""
 
 _LINE_BYTES = 16 * 1024  # more than 2,000 characters of any kind
 _NOTE = 64  # more than the line that counts the bytes before
@@ -49,26 +42,22 @@ def _plain(line: str) -> str:
 
 
 class Tail:
-    """The last bytes of a stream."""
+    """The last bytes of a stream, at most `limit`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = KEPT) -> None:
         self.passed = 0
         self._limit = limit
         self._bytes = bytearray()
-        self._lock = threading.Lock()
 
     def add(self, chunk: bytes) -> None:
-        with self._lock:
-            self.passed += len(chunk)
-            self._bytes += chunk
-            del self._bytes[: -self._limit]
+        self.passed += len(chunk)
+        self._bytes += chunk
+        del self._bytes[: -self._limit]
 
     def value(self, secrets: Secrets) -> bytes:
         """Return the kept bytes, with secrets masked. If bytes came before them, it begins with a
         line that counts these, then a whole line: a cut one might begin with half a secret."""
-        with self._lock:
-            data, before = bytes(self._bytes), self.passed - len(self._bytes)
-        data = secrets.hide(data)
+        data, before = secrets.hide(bytes(self._bytes)), self.passed - len(self._bytes)
         if not before:
             return data
         half = data.find(b"\n", _NOTE, self._limit // 8) + 1 or max(_NOTE, secrets.longest)
@@ -105,19 +94,17 @@ class _Lines:
 
 
 class Output:
-    """Collects and logs the output of a command. Every log line has the fields `facts`."""
+    """Collects and logs the output of a run. Every log line has the fields `facts`."""
 
     def __init__(self, facts: dict[str, Any], secrets: Secrets) -> None:
         self._facts = facts
         self._secrets = secrets
-        self._tail, self._errors = Tail(KEPT), Tail(_LINE_BYTES)
+        self._tail = Tail()
         self._lines = {"stdout": _Lines(), "stderr": _Lines()}
         self._logged = self._unlogged = 0
 
     def add(self, stream: str, chunk: bytes) -> None:
         self._tail.add(chunk)
-        if stream == "stderr":
-            self._errors.add(chunk)
         if self._logged >= LINE_LIMIT:
             self._unlogged += self._lines[stream].skim(chunk)
             return
@@ -125,74 +112,35 @@ class Output:
             self._log(stream, line, length)
 
     def finish(self) -> None:
-        """Log the last lines, and how many were not logged."""
+        """Log the last lines, and how many were not logged. Again, it does nothing."""
         for stream, lines in self._lines.items():
             for line, length in lines.cut(b"\n"):
                 if length:
                     self._log(stream, line, length)
         if self._unlogged:
             log_event("run.output_cut", **self._facts, logged=LINE_LIMIT, more_lines=self._unlogged)
+            self._unlogged = 0
 
     def kept(self) -> bytes:
         """Return the record: the last 64 kB of both streams, as they came."""
         return self._tail.value(self._secrets)
-
-    def last_error_line(self) -> str:
-        """Return the last line on standard error that is not blank."""
-        lines = self._text(self._errors.value(self._secrets)).splitlines()
-        texts = [line.strip() for line in lines if line.strip()]
-        return printable(texts[-1], 200) if texts else ""
 
     def _log(self, stream: str, line: bytes, length: int) -> None:
         if self._logged >= LINE_LIMIT:
             self._unlogged += 1
             return
         self._logged += 1
-        text = self._text(self._secrets.hide(line)).removesuffix("\r").rpartition("\r")[2]
+        text = _text(self._secrets.hide(line)).removesuffix("\r").rpartition("\r")[2]
         shown = printable(text, LONGEST_LINE)
         cut = {"cut_of_bytes": length} if length > len(line) or len(text) > LONGEST_LINE else {}
         log_event("run.output", **self._facts, stream=stream, line=shown, **cut)
 
-    @staticmethod
-    def _text(line: bytes) -> str:
-        return _COLOURS.sub("", line.decode(errors="backslashreplace"))
+
+def last_line(text: bytes) -> str:
+    """Return the last line that is not blank, for the text of an error; "" without one."""
+    texts = [line.strip() for line in _text(text).splitlines() if line.strip()]
+    return printable(texts[-1], 200) if texts else ""
 
 
-class Record:
-    """Within its block writes the result of `read` with `write`, in a thread of its own: about once
-    a second while it changes, and once more at the end. A slow or missing Redis never delays the
-    command; a record that cannot be written is lost, and logged once."""
-
-    def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], object]) -> None:
-        self._read, self._write = read, write
-        self._changed, self._over = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rq-clock-output", daemon=True)
-        self._failed = False
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._changed.set()
-        self._thread.join(LAST_WRITE_SECONDS)
-
-    def changed(self) -> None:
-        self._changed.set()
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            self._changed.wait()
-            if not self._over.wait(WRITE_SECONDS):
-                self._changed.clear()
-                self._put()
-        self._put()
-
-    def _put(self) -> None:
-        try:
-            self._write(self._read())
-        except RedisError as error:
-            if not self._failed:
-                log_warning("run.output_lost", reason=str(error))
-            self._failed = True
+def _text(line: bytes) -> str:
+    return _COLOURS.sub("", line.decode(errors="backslashreplace"))

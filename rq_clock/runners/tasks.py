@@ -1,9 +1,8 @@
 """The functions that the jobs of commands and webhooks call, in a worker: ours or the stock one.
 
-Ordinary functions of RQ. Beside RQ's own records, a run leaves its output: the last 64 kB that
-a command printed, written about once a second while it runs; or the status of a web call and the
-first 2 kB of its answer. It expires after RQ_CLOCK_OUTPUT_HOURS. A job that runs again
-overwrites it. Secrets that are known by name are masked in it.
+Ordinary functions of RQ, which print: what a command prints, or the status of a web call and the
+first 2 kB of its answer. Our worker logs and keeps that, as it does for every function. Secrets
+that are known by name are masked in it, whatever worker it is.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import signal
 import time
 from calendar import timegm
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.message import Message
 from email.utils import parsedate
 from http import HTTPStatus
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError
 from rq import get_current_job
 from rq.job import Job
@@ -30,12 +29,11 @@ from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
 from rq_clock.log import log_event, log_warning
 from rq_clock.model.job_id import JobId
 from rq_clock.outbound import client as outbound
-from rq_clock.redaction import Secrets, masked_text, masked_url, printable
+from rq_clock.redaction import Secrets, StreamMask, masked_text, masked_url, printable
 from rq_clock.run import Run, current_run, stopping
-from rq_clock.runners.output import KEPT, Output, Record
+from rq_clock.runners.output import Tail, last_line
 from rq_clock.runners.shell import SHUTDOWN, Ended, Shell
 from rq_clock.settings import Settings, environment
-from rq_clock.store.keys import key_of
 from rq_clock.timing.instants import iso
 from rq_clock.version import __version__
 
@@ -68,36 +66,32 @@ def run_command(
     Interrupted when the worker shuts down and its grace is over. Whatever is raised, no process
     that the command started is left running, unless it made itself a daemon.
     """
-    settings, job, run = _prepare()
+    _, job, run = _prepare()
     if stopping():
         raise Interrupted("not begun, because its worker shuts down")
     facts = _facts(job, run)
     unbuffered = {"PYTHONUNBUFFERED": "1"}  # else lines come late, and none of a killed script
     environ = {**unbuffered, **environment(), **(env or {}), **_run_variables(run)}
-    output = Output(facts, Secrets(environ))
-    leave = _reasons_to_leave(job)
+    secrets, errors = Secrets(environ), Tail()
+    masks = {"stdout": StreamMask(secrets), "stderr": StreamMask(secrets)}
 
-    def write(kept: bytes) -> None:
-        if job is not None:
-            _keep(job, run, settings, kept)
+    def add(stream: str, chunk: bytes) -> None:
+        if stream == "stderr":
+            errors.add(chunk)
+        _print(masks[stream].feed(chunk), stream)
 
-    with Record(output.kept, write) as record:
-
-        def add(stream: str, chunk: bytes) -> None:
-            output.add(stream, chunk)
-            record.changed()
-
-        log_event("command.started", **facts, command=printable(masked_text(shell), 200))
-        try:
-            with Shell(shell, cwd=cwd, env=environ) as running:
-                ended = running.watch(timeout or float("inf"), add, leave)
-        except BaseException as error:
-            log_warning("command.failed", **facts, reason=type(error).__name__)
-            raise
-        finally:
-            output.finish()
+    log_event("command.started", **facts, command=printable(masked_text(shell), 200))
+    try:
+        with Shell(shell, cwd=cwd, env=environ) as running:
+            ended = running.watch(timeout or float("inf"), add, _reasons_to_leave(job))
+    except BaseException as error:
+        log_warning("command.failed", **facts, reason=type(error).__name__)
+        raise
+    finally:
+        for stream, mask in masks.items():
+            _print(mask.finish(), stream)
     _report(ended, facts)
-    _raise_failure(ended, timeout, output.last_error_line())
+    _raise_failure(ended, timeout, last_line(errors.value(secrets)))
 
 
 def call_webhook(
@@ -128,24 +122,14 @@ def call_webhook(
         raise (WebhookTimedOut if slow else WebhookFailed)(str(error)) from None
     took = f"{time.monotonic() - started:.3f}s"
     log_event("webhook.answered", **facts, status=answer.status, took=took)
-    kept = secrets.hide(answer.body)[:ANSWER_KEPT]
-    if job is not None:
-        try:
-            _keep(job, run, settings, f"{answer.words}\n".encode() + kept)
-        except RedisError as error:
-            log_warning("run.output_lost", reason=str(error))
-    text = kept.decode(errors="replace")
+    text = secrets.hide(answer.body)[:ANSWER_KEPT].decode(errors="replace")
+    # others wrote it: nothing in it may forge a line of the log
+    lines = (printable(line, ANSWER_KEPT) for line in (answer.words, *text.splitlines()))
+    _print("".join(f"{line}\n" for line in lines).encode(), "stdout")
     if not 200 <= answer.status < 300:
         note = _adjust_retries(job, answer)
         raise WebhookFailed(_failure(answer, masked_url(url), text) + note)
     return {"status": answer.status, "body": text}
-
-
-def keep_output(
-    redis: Redis, namespace: str, job_id: str, output: bytes, *, hours: int = 72
-) -> None:
-    """Store the last 64 kB of a run's output, in place of the stored ones."""
-    redis.set(key_of(namespace, f"output:{job_id}"), output[-KEPT:], ex=hours * 3600)
 
 
 def _prepare() -> tuple[Settings, Job | None, Run | None]:
@@ -157,10 +141,11 @@ def _prepare() -> tuple[Settings, Job | None, Run | None]:
     return settings, get_current_job(), current_run()
 
 
-def _keep(job: Job, run: Run | None, settings: Settings, output: bytes) -> None:
-    # the id of a schedule's job begins with its namespace, which a worker may serve several of
-    namespace = job.id.partition("-")[0] if run else settings.namespace
-    keep_output(job.connection, namespace, job.id, output, hours=settings.output_hours)
+def _print(output: bytes, stream: str) -> None:
+    """Print to this process's own stream. Nobody may read it any more."""
+    with suppress(OSError):
+        while output:
+            output = output[os.write(1 if stream == "stdout" else 2, output) :]
 
 
 def _facts(job: Job | None, run: Run | None) -> dict[str, Any]:

@@ -64,8 +64,8 @@
     turns:<group>        set      jobs of the group whose turn it is: one, unless it has a limit
     waiting:<group>      list     its parked jobs, in the order in which they get their turn
     groups               set      the groups with parked jobs
-    output:<job id>      string   the last 64 kB that a command printed, or the status and the first
-                                  2 kB of a web call's answer; written while it runs, expires
+    output:<job id>      string   the last 64 kB that a job printed; written while it runs, expires
+    outputs              zset     jobs by the place of their output: see lua/output.lua; expires
     counters             hash     field → number: see counters.py; of all schedules
     counters:<schedule>  hash     the same of one
 

@@ -280,8 +280,7 @@ class Store:
         return [ledger_entry(text(line)) for line in lines]
 
     def output(self, job_id: str) -> bytes | None:
-        """Return the last 64 kB of a command's output or a web call's answer; None when there is
-        none, or it has expired."""
+        """Return the last 64 kB of a run's output; None when there is none, or it has expired."""
         found: Any = self.redis.get(self.key(f"output:{job_id}"))
         return None if found is None else bytes(found)
 

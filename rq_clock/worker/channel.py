@@ -5,7 +5,9 @@ lies in a file in memory that both have open. So a job with megabytes of argumen
 worker from its heartbeats while the process is still busy with the one before.
 
 The head of the file holds what either side may read at any time: until when the process may go on
-by itself, and whether the worker has to end.
+by itself, whether the worker has to end, and whether the job's output is recorded.
+
+What a job prints comes over pipes (pipes.py).
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import tempfile
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from rq_clock.worker.pipes import Pipes
+
 _MESSAGE = struct.Struct("<cQ")
 _DEADLINE = struct.Struct("<d")
-_STOPPING, _BODY = _DEADLINE.size, 16
+_STOPPING, _RECORDED, _BODY = _DEADLINE.size, _DEADLINE.size + 1, 16
 """Offsets in the file."""
 _KEPT = 1024 * 1024
 """A file that has grown beyond this many bytes is cut again after reading."""
@@ -40,6 +44,7 @@ class Channel:
     """One end; `other` is to be the end of the forked process."""
 
     def __init__(self) -> None:
+        self.pipes = Pipes()
         self._socket, self._far = socket.socketpair()
         self._file = _memory()
 
@@ -47,10 +52,12 @@ class Channel:
         """Be the other end: in the forked process."""
         self._socket.close()
         self._socket = self._far
+        self.pipes.become_other()
 
     def close_other(self) -> None:
         """Close the other end: in the process that forked."""
         self._far.close()
+        self.pipes.close_other()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -105,10 +112,20 @@ class Channel:
         """Let `stopping` be true from now on."""
         os.pwrite(self._file, b"\1", _STOPPING)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the job's output is kept also where that of functions is not."""
+        return os.pread(self._file, 1, _RECORDED) == b"\1"
+
+    @recorded.setter
+    def recorded(self, choice: bool) -> None:
+        os.pwrite(self._file, b"\1" if choice else b"\0", _RECORDED)
+
     def close(self) -> None:
         """Close this end, once or again: the other one reads the end of its messages."""
         if self._socket.fileno() >= 0:
             self._socket.close()
+            self.pipes.close()
             with suppress(OSError):  # the job has closed it
                 os.close(self._file)
 

@@ -34,6 +34,7 @@ from rq_clock.jobs import outcomes
 from rq_clock.jobs.outcomes import Execution, Outcome, encodable
 from rq_clock.log import log_warning
 from rq_clock.runtime import Runtime
+from rq_clock.settings import Settings
 from rq_clock.worker.channel import ENDED, NO_MORE, REUSABLE, Channel
 from rq_clock.worker.hooks import Hooks, flush_telemetry
 from rq_clock.worker.hygiene import Surroundings
@@ -85,35 +86,38 @@ class JobWorker(RQWorker):
     """The part of the worker that performs a job, in the work horse."""
 
     _runtime: Runtime
+    _settings: Settings
     _hooks = Hooks()
     _channel: Channel | None = None
     """To the worker; None outside its work horse."""
     _current: Execution
     _surroundings: Surroundings | None = None
-    _process = _limit = 0
+    _process = 0
     _reusable = _delivered = _in_job = False
     _interruption: bool | None = None
 
     # ---- the process ----------------------------------------------------------------------------
 
-    def _serve(self, channel: Channel, *, jobs: int, limit: int) -> None:
-        """Perform up to `jobs` jobs, but none after one that did not end well, and none when the
-        worker has closed the channel. After `limit` interruptions a job has failed."""
-        self._channel, self._process, self._limit = channel, os.getpid(), limit
+    def _serve(self, channel: Channel, settings: Settings) -> None:
+        """Perform up to RQ_CLOCK_HORSE_JOBS jobs, but none after one that did not end well, and
+        none when the worker has closed the channel."""
+        self._channel, self._settings, self._process = channel, settings, os.getpid()
         self._is_horse = True
         run.obey(lambda: channel.stopping)
         signal.signal(LEAVE, self._leave)
+        channel.pipes.prepare(settings.log_level)
         reset_signals_in_forks()
         if self._hooks.after_fork:
             self._hooks.after_fork()
-        if jobs > 1:
+        if settings.horse_jobs > 1:
             self._surroundings = Surroundings()
         with suppress(EOFError):
-            for left in reversed(range(jobs)):
+            for left in reversed(range(settings.horse_jobs)):
                 kind, job = channel.receive()
                 if kind == NO_MORE:
                     break
                 self._reusable = left > 0
+                channel.pipes.capture()
                 if isinstance(job, Aftermath):
                     self._settle(job)
                 elif self._surroundings is None:
@@ -214,6 +218,7 @@ class JobWorker(RQWorker):
         if webhooks:
             self._allow(AFTERWARDS)
         assert self._channel
+        self._channel.pipes.release()  # all that the job has printed is there before its outcome
         self._channel.send(REUSABLE if self._reusable else ENDED, (outcome, webhooks))
         if webhooks:  # they follow what is stored
             self._channel.receive()
@@ -227,6 +232,9 @@ class JobWorker(RQWorker):
             return
         job.worker_name = self.name
         _KeptAlready(job)
+        if not self._settings.function_output:
+            with suppress(Exception):  # unreadable data fails the job later
+                self._channel.recorded = str(job.func_name).startswith("rq_clock.runners.")
         if self._hooks.before_job:
             self._allow(AFTERWARDS)
             self._hooks.before_job(job)
@@ -292,7 +300,8 @@ class JobWorker(RQWorker):
         at = job.ended_at or now()
         execution = _with_retries(self._current, job)
         if self._is_interruption(error):
-            outcome = outcomes.interrupted(execution, at, self._limit, error=what)
+            limit = self._settings.max_interruptions
+            outcome = outcomes.interrupted(execution, at, limit, error=what)
         else:
             late = isinstance(error, JobTimeoutException)
             state = outcomes.TIMED_OUT if late else outcomes.FAILED
@@ -307,7 +316,7 @@ class JobWorker(RQWorker):
     def _is_interruption(self, error: BaseException | None) -> bool:
         """Return whether the platform caused it: the task raised Interrupted, or any error after
         the process had to end (a restart also hits the processes and connections of the job)."""
-        if error is None or self._current.interruptions >= self._limit:
+        if error is None or self._current.interruptions >= self._settings.max_interruptions:
             return False
         if self._interruption is None:
             late = isinstance(error, JobTimeoutException)

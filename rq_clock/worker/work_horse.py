@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from rq.timeouts import BaseDeathPenalty
 
 from rq_clock.worker.channel import JOB, NO_MORE, STORED, Channel, Message
+from rq_clock.worker.pipes import Pipes
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 LEAVE = signal.SIGVTALRM
@@ -85,10 +86,22 @@ class WorkHorse:
             for horse in horses if len(pids) < count else ():
                 if horse.pid:
                     horse.end()
+                else:
+                    horse._channel.close()
         return horses
 
     def fileno(self) -> int:
         return self._channel.fileno()
+
+    @property
+    def pipes(self) -> Pipes:
+        """What its job prints."""
+        return self._channel.pipes
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the output of its job is kept also where that of functions is not."""
+        return self._channel.recorded
 
     def begin(self, job: Any) -> bool:
         """Hand over a job. Return False when the process is gone."""

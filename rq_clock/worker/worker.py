@@ -54,6 +54,7 @@ from rq_clock.store.client import (
 from rq_clock.worker.channel import REUSABLE, Channel
 from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans
+from rq_clock.worker.job_output import JobOutput, Recorder
 from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
 from rq_clock.worker.work_horse import WorkHorse
 
@@ -185,8 +186,10 @@ class Worker(JobWorker):
         self._redis = with_timeouts(self.connection)
         self._executions = Executions.from_settings(self._redis, settings)
         silence = settings.worker_silence
+        self._recorder = Recorder(self._redis, settings)
         self._reaper = Reaper(self._executions, silence, settings.max_deaths)
-        self._horses = Horses(partial(self._fork, self._serve_jobs), self._runtime)
+        serve = partial(self._serve, settings=settings)
+        self._horses = Horses(partial(self._fork, serve), self._runtime)
         self._reconnect = Reconnect(settings.redis_url)
         self._signals.stopping = False
         self._subscription: PubSub | None = None
@@ -248,7 +251,10 @@ class Worker(JobWorker):
         if task is not None and task.outcome is not None and not task.finishing:
             self._close(task, task.outcome)
         elif task is not None or self._horses.crowded:
-            self._wait(self._beat_at - self._runtime.monotonic())
+            if task and self._runtime.monotonic() >= task.output.write_at:
+                task.output.write()
+            until = min(self._beat_at, task.output.write_at) if task else self._beat_at
+            self._wait(until - self._runtime.monotonic())
         elif self._look and (execution := self._take()) is not None:
             self._begin(execution)
         elif not self._idle():
@@ -412,6 +418,7 @@ class Worker(JobWorker):
         now = self._runtime.monotonic()
         self._horses.finish(min(FLUSH_SECONDS, max(self._stop_at + LAST_TRY - now, LAST_PAUSE)))
         if self._task is not None:
+            self._task.output.finish()
             self._task.horse.end()
         try:
             if self._subscription is not None and self._task is None:
@@ -446,7 +453,9 @@ class Worker(JobWorker):
         if self._settings.horse_jobs == 1 and self._goes_on():
             self._horses.fork_ahead(AHEAD if busy else 1)
 
-    def _hand_over(self, execution: Execution, job: Execution | Aftermath) -> _Task:
+    def _hand_over(
+        self, execution: Execution, job: Execution | Aftermath, output: JobOutput | None = None
+    ) -> _Task:
         """Let a process begin. If none can be forked, Redis grants the job again."""
         horse = self._horses.take()
         if not horse.begin(job):  # it died idle
@@ -455,11 +464,15 @@ class Worker(JobWorker):
             horse.begin(job)
         self._horse_pid = horse.pid
         patience = FLUSH_SECONDS if horse.jobs > 1 else START_SECONDS
-        return _Task(execution, horse, self._runtime.monotonic() + patience)
+        now = self._runtime.monotonic()
+        output = output or JobOutput(execution, self._recorder, now)
+        return _Task(execution, horse, output, now + patience)
 
     def _close(self, task: _Task, outcome: Outcome) -> None:
         """Store how the job ended and, with that, take the next one."""
         execution, following = task.execution, None
+        task.output.finish()
+        task.output.write()
         if self._goes_on(self._ended + 1) and self._runtime.monotonic() < self._beat_at:
             following = self._executions.close_and_take(
                 execution, outcome, self._queues(), self._runtime.wall()
@@ -498,6 +511,7 @@ class Worker(JobWorker):
     def _forget(self) -> None:
         """Forget the job: it is not this worker's any more."""
         if self._task is not None:
+            self._task.output.finish()
             self._task.horse.end()
         self._task = self._stopped_job_id = None
         self._horse_pid = 0
@@ -527,10 +541,6 @@ class Worker(JobWorker):
         closed = [self._signals.close, *(sock.close for sock in sockets)]
         return WorkHorse.fork(count, serve, closed)
 
-    def _serve_jobs(self, channel: Channel) -> None:
-        settings = self._settings
-        self._serve(channel, jobs=settings.horse_jobs, limit=settings.max_interruptions)
-
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Carry out RQ's commands `stop-job` and `kill-horse`."""
         if self._running is not None:
@@ -558,10 +568,14 @@ class Worker(JobWorker):
         others: list[Any] = [sock] if sock else []
         if running and not running.horse.disconnected:
             others.append(running.horse)
+        if running:
+            others += running.horse.pipes.readable
         was_stopping = self._signals.stopping
         ready = self._runtime.wait(seconds, *others)
         if self._signals.stopping and not was_stopping:
             self._prepare_to_stop()
+        if running:
+            running.output.read(running.horse, ready, self._runtime.monotonic())
         if (running and running.horse in ready) or self._signals.ended_child:
             self._look_at_processes()
         elif self._runtime.monotonic() >= self._horses.next_look:
@@ -593,7 +607,7 @@ class Worker(JobWorker):
         horse.exit_status(wait=True)
         if horse.jobs > 1 and horse.deadline == 0 and task.aftermath is None:
             horse.end()
-            self._task = self._hand_over(task.execution, task.execution)
+            self._task = self._hand_over(task.execution, task.execution, task.output)
         else:
             self._look_at_processes()
 
@@ -636,6 +650,7 @@ class Worker(JobWorker):
         horse = task.horse
         message = horse.message() if task.outcome is None else None
         if message is not None:
+            task.output.drain(horse, self._runtime.monotonic())
             task.outcome, task.webhooks = message.content
             task.reusable = message.kind == REUSABLE
             if task.outcome.state != outcomes.OK and not task.webhooks:
@@ -649,6 +664,8 @@ class Worker(JobWorker):
         if status is None:
             return
         task.finish_by = float("inf")
+        if task.outcome is None:
+            task.output.drain(horse, self._runtime.monotonic())
         horse.end()  # and processes that its job has left
         if task.outcome is None:
             self._settle_death(task, status)
@@ -670,7 +687,7 @@ class Worker(JobWorker):
         if any(execution.fields.get(name) for name in called) or (killed and handled):
             horse = task.horse
             after = Aftermath(execution, outcome, horse.pid, status, horse.rusage)
-            self._task = self._hand_over(execution, after)
+            self._task = self._hand_over(execution, after, task.output)
             self._task.aftermath = after
         else:
             task.outcome = outcome
@@ -698,8 +715,10 @@ class Worker(JobWorker):
 class _Task:
     """The job of a worker: taken, then handed to its process, then ended but not stored."""
 
-    def __init__(self, execution: Execution, horse: WorkHorse, begin_by: float) -> None:
-        self.execution, self.horse = execution, horse
+    def __init__(
+        self, execution: Execution, horse: WorkHorse, output: JobOutput, begin_by: float
+    ) -> None:
+        self.execution, self.horse, self.output = execution, horse, output
         self._begin_by = begin_by
         self.outcome: Outcome | None = None
         self.aftermath: Aftermath | None = None

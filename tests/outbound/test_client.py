@@ -25,7 +25,7 @@ from rq_clock.version import __version__
 from tests.helpers import Events, Pace, wait_until
 from tests.outbound.conftest import Scripted
 from tests.recorder import Handler, Recorder, serving
-from tests.runners.lab import FIRE_TIME, KEY, ran, refused
+from tests.runners.lab import FIRE_TIME, ran, refused
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +59,9 @@ class Responder(Handler):
         self.end_headers()
         self.wfile.write(b"a\xff")
         self.close_connection = True
+
+    def _controls(self) -> None:
+        self._status("200", "a\x1b[2J\0b\rc")
 
     def _silent(self) -> None:
         self.server.over.wait(30)
@@ -190,27 +193,36 @@ class TestWebhook:
             assert "BadStatusLine" in refused(url)
         assert "Connection refused" in refused(url)
 
-    def test_the_answer_is_result_and_record(self, web: Recorder, connection: Any) -> None:
+    def test_the_answer_is_result_and_output(
+        self, web: Recorder, connection: Any, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         job = ran(connection, webhook(f"{web.url}/status/200/fine"))
         assert job.return_value(refresh=True) == {"status": 200, "body": "fine"}
-        assert connection.get(KEY) == b"200 OK\nfine"
-        assert 71 * 3600 < connection.ttl(KEY) <= 72 * 3600
+        assert capfd.readouterr().out == "200 OK\nfine\n"
         assert web.seen[0]["headers"]["Idempotency-Key"] == "nightly/2026-03-01T03:00:00Z"
 
-    def test_the_answer_of_a_failure_is_recorded(self, web: Recorder, connection: Any) -> None:
+    def test_the_answer_of_a_failure_is_output_too(
+        self, web: Recorder, connection: Any, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         job = ran(connection, webhook(f"{web.url}/status/500/broken"))
         assert job.get_status() == "failed"
-        assert connection.get(KEY) == b"500 Internal Server Error\nbroken"
+        assert capfd.readouterr().out == "500 Internal Server Error\nbroken\n"
+
+    def test_an_answer_forges_no_line_of_the_log(
+        self, web: Recorder, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        call_webhook(f"{web.url}/controls")
+        assert capfd.readouterr().out == "200 OK\na\\x1b[2J\\x00b\nc\n"
 
     def test_secrets_are_shown_nowhere(
-        self, web: Recorder, connection: Any, caplog: pytest.LogCaptureFixture
-    ) -> None:
+        self, web: Recorder, connection: Any, caplog: pytest.LogCaptureFixture,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
         headers = {"Authorization": "Bearer hunter22", "X-Api-Key": "sw0rdfish"}
         job = ran(connection, webhook(f"{web.url}/echo?key=open5esame", headers=headers))
         body = job.return_value()["body"]
         assert f'"Authorization": "{MASK}"' in body
-        kept = connection.get(KEY).decode()
-        for text in (caplog.text, job.description, body, kept):
+        for text in (caplog.text, job.description, body, capfd.readouterr().out):
             assert "hunter22" not in text
             assert "sw0rdfish" not in text
         for text in (caplog.text, job.description):

@@ -13,11 +13,10 @@ from rq_clock.errors import CommandFailed, WebhookFailed
 from rq_clock.model.schedule import declare
 from rq_clock.runners.tasks import call_webhook, run_command
 from rq_clock.timing.triggers import every
-from tests.helpers import Events, wait_until
+from tests.helpers import wait_until
 
 FIRE_TIME = datetime(2026, 3, 1, 3, tzinfo=UTC)
 JOB_ID = "default-nightly-1772334000000"
-KEY = f"rq-clock:default:output:{JOB_ID}"
 STOCK = (
     "import sys; from rq import Worker; from redis import Redis\n"
     "Worker(['default'], connection=Redis.from_url(sys.argv[1])).work()"
@@ -25,8 +24,9 @@ STOCK = (
 """The worker of RQ itself."""
 
 
-def lines(events: Events, stream: str = "stdout") -> list[str]:
-    return [fields["line"] for fields in events("run.output") if fields["stream"] == stream]
+def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """What was printed to standard output since the last look."""
+    return capfd.readouterr().out.splitlines()
 
 
 def failure(line: str, **options: Any) -> str:

@@ -50,10 +50,11 @@ pytestmark = pytest.mark.process
 
 
 class TestCommand:
-    def test_exit_code_zero_is_success(self, events: Events) -> None:
+    def test_exit_code_zero_is_success(
+        self, events: Events, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         run_command("echo one; echo two >&2; echo three")
-        assert lines(events) == ["one", "three"]
-        assert lines(events, "stderr") == ["two"]
+        assert capfd.readouterr() == ("one\nthree\n", "two\n")
         assert events("command.started") == [{"command": "echo one; echo two >&2; echo three"}]
         [ended] = events("command.ended")
         assert ended["exit"] == 0
@@ -79,24 +80,26 @@ class TestCommand:
         assert "nowhere" in text
 
     def test_it_runs_in_its_directory_with_its_variables_and_nothing_to_read(
-        self, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "data").mkdir()
         monkeypatch.setenv("FROM_APP", "app")
         monkeypatch.setenv("OVERRIDDEN", "app")
         env = {"OWN": "two words", "OVERRIDDEN": "own"}
         run_command('pwd; echo "$FROM_APP $OWN $OVERRIDDEN"; cat', cwd="data", env=env)
-        assert lines(events) == [str(tmp_path / "data"), "app two words own"]
+        assert lines(capfd) == [str(tmp_path / "data"), "app two words own"]
 
-    def test_it_runs_at_the_apps_root_by_default(self, tmp_path: Path, events: Events) -> None:
+    def test_it_runs_at_the_apps_root_by_default(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         run_command("pwd")
-        assert lines(events) == [str(tmp_path)]
+        assert lines(capfd) == [str(tmp_path)]
 
-    def test_it_knows_its_run(self, events: Events) -> None:
+    def test_it_knows_its_run(self, events: Events, capfd: pytest.CaptureFixture[str]) -> None:
         before = datetime(2026, 3, 1, 2, tzinfo=UTC)
         with running(Run("nightly", FIRE_TIME, "catch_up", previous=before)):
             run_command("env | grep ^RQ_CLOCK_ | sort")
-        assert lines(events) == [
+        assert lines(capfd) == [
             "RQ_CLOCK_FIRE_TIME=2026-03-01T03:00:00Z",
             "RQ_CLOCK_PREVIOUS=2026-03-01T02:00:00Z",
             "RQ_CLOCK_REASON=catch_up",
@@ -105,22 +108,24 @@ class TestCommand:
         assert events("command.ended")[0]["schedule"] == "nightly"
 
     def test_lines_of_a_python_script_come_at_once(
-        self, events: Events, monkeypatch: pytest.MonkeyPatch
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         script = f"{sys.executable} -c 'import os; print(1); os.kill(os.getpid(), 9)'"
         assert "SIGKILL" in failure(script)
-        assert lines(events) == ["1"]
+        assert lines(capfd) == ["1"]
 
-    def test_buffering_can_be_chosen(self, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_buffering_can_be_chosen(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PYTHONUNBUFFERED", "")
         run_command('echo "app $PYTHONUNBUFFERED"')
         run_command('echo "own $PYTHONUNBUFFERED"', env={"PYTHONUNBUFFERED": "0"})
-        assert lines(events) == ["app ", "own 0"]
+        assert lines(capfd) == ["app ", "own 0"]
 
-    def test_it_has_a_session_of_its_own(self, events: Events) -> None:
+    def test_it_has_a_session_of_its_own(self, capfd: pytest.CaptureFixture[str]) -> None:
         run_command("echo $$; ps -o pgid= -o sid= -p $$")
-        own, group, session = " ".join(lines(events)).split()
+        own, group, session = " ".join(lines(capfd)).split()
         assert own == group == session
         assert own != str(os.getpgrp())
 
@@ -159,10 +164,10 @@ class TestEnding:
             run_command(line, timeout=0.5)
         assert not any(map(lives, pids_in("one", "two", "three", "four", "five")))
 
-    def test_a_command_may_end_well_on_shutdown(self, events: Events) -> None:
+    def test_a_command_may_end_well_on_shutdown(self, capfd: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(CommandTimedOut, match="exit code 7"):
             run_command("trap 'echo bye; exit 7' TERM; sleep 60 & wait", timeout=0.2)
-        assert lines(events) == ["bye"]
+        assert lines(capfd) == ["bye"]
 
     def test_what_a_command_leaves_behind_is_ended(self) -> None:
         run_command(
@@ -221,12 +226,14 @@ class TestEnding:
             thread.join()
             signal.signal(LEAVE, before)
 
-    def test_the_end_of_the_grace_interrupts_a_command(self, events: Events) -> None:
+    def test_the_end_of_the_grace_interrupts_a_command(
+        self, events: Events, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         with self.interrupted_after("pid"), pytest.raises(Interrupted, match="shutdown"):
             run_command("trap 'echo bye; exit 7' TERM; echo $$ > pid; sleep 60 & wait")
         wait_until_gone(*pids_in("pid"))
         assert events("command.ended")[0]["because"] == "its worker's shutdown"
-        assert lines(events) == ["bye"]
+        assert lines(capfd) == ["bye"]
 
     def test_the_end_of_the_grace_kills_a_stubborn_command_within_the_second_that_is_left(
         self, monkeypatch: pytest.MonkeyPatch
@@ -239,12 +246,14 @@ class TestEnding:
         assert time.monotonic() - started < 50  # of 60 that another end may take
         wait_until_gone(*pids_in("pid"))
 
-    def test_a_shutdown_alone_interrupts_no_command(self, events: Events) -> None:
+    def test_a_shutdown_alone_interrupts_no_command(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         timer = threading.Timer(0.2, run.stop)
         timer.start()
         run_command("sleep 0.6; echo done")
         timer.join()
-        assert lines(events) == ["done"]
+        assert lines(capfd) == ["done"]
 
     def test_a_command_that_has_just_ended_well_was_not_interrupted(self) -> None:
         with shell.Shell("true", cwd=None, env={"PATH": os.environ["PATH"]}) as running:
@@ -275,19 +284,19 @@ class TestEnding:
         assert failure("kill -TERM $$") == "SIGTERM"
 
 
-def test_the_stock_workers_log_gets_the_lines(redis_url: str, connection: Any) -> None:
+def test_the_stock_workers_log_gets_the_output(redis_url: str, connection: Any) -> None:
     """`rq worker` sets up nothing for us."""
     enqueue(connection, command("echo from the command"))
     code = STOCK.replace("work()", "work(burst=True)")
     words = [sys.executable, "-c", code, redis_url]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "run.output schedule=nightly job=" in done.stdout
-    assert 'line="from the command"' in done.stdout
+    assert "command.started schedule=nightly job=" in done.stdout
+    assert "\nfrom the command\n" in done.stdout
     assert logging.getLogger("rq_clock") is logger
 
 
-def test_a_fake_clock_runs_commands_too(events: Events) -> None:
+def test_a_fake_clock_runs_commands_too(capfd: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     clock.add("disk", every(hours=1), command("echo $RQ_CLOCK_FIRE_TIME"))
     FakeClock(clock, "2026-03-01T02:30Z").advance("2026-03-01T03:30Z")
-    assert lines(events) == ["2026-03-01T03:00:00Z"]
+    assert lines(capfd) == ["2026-03-01T03:00:00Z"]

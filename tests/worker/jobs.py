@@ -423,3 +423,58 @@ def import_and_tell_pid(module: str) -> int:
 def context_value(module: str, variable: str) -> Any:
     """The value of a context variable of a module."""
     return getattr(import_module(module), variable).get()
+
+
+def print_in_every_way() -> None:
+    print("printed")
+    print("to stderr", file=sys.stderr)
+    logging.getLogger("app.mail").info("logged")
+    logging.getLogger("app.mail").debug("too much")
+    os.write(1, b"from C\n")
+    subprocess.run(["echo", "from a child"], check=True)
+    print("no end", end="")
+
+
+def print_and_wait(path: str) -> None:
+    """Print once, wait for a file, and print again."""
+    print("one", os.environ.get("API_TOKEN", ""))
+    while not Path(path).exists():
+        threading.Event().wait(0.01)
+    print("two")
+
+
+def print_without_end(path: str) -> int:
+    """Print 50 MB, and go on until there is a file; the bytes."""
+    line, passed = b"x" * 99 + b"\n", 0
+    while passed < 50_000_000 or not Path(path).exists():
+        passed += os.write(1, line * 5000)
+    return passed
+
+
+def print_and_die(text: str) -> None:
+    print(text)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def print_once(text: str) -> None:
+    if text:
+        print(text)
+
+
+def print_and_fail(text: str) -> None:
+    """Print in the first attempt only."""
+    job: Any = get_current_job()
+    if job.retries_left:
+        os.write(1, text.encode())
+    raise ValueError(text)
+
+
+def leave_one_that_prints(path: str) -> None:
+    """Leave a process of another session that prints for ever."""
+    child = subprocess.Popen(["sh", "-c", "while echo again; do :; done"], start_new_session=True)
+    tell(path, str(child.pid))
+
+
+def configure_logging() -> None:
+    logging.basicConfig(format="mine: %(message)s")
+    logging.getLogger("app").info("configured")

@@ -10,8 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,36 +37,12 @@ from rq_clock.worker.channel import ENDED
 from rq_clock.worker.work_horse import WorkHorse
 from rq_clock.worker.worker import Worker
 from tests.helpers import wait_until
-from tests.process import ROOT, Process
 from tests.server import Server
 from tests.worker import jobs as jobs
+from tests.worker.conftest import Start, WorkerProcess
 
-
-class WorkerProcess(Process):
-    def __init__(self, url: str, log: Path, **env: str) -> None:
-        super().__init__(
-            log, str(ROOT / "worker.py"), env={"REDIS_URL": url, **env}, new_session=True
-        )
-
-
-Start = Callable[..., WorkerProcess]
 StartServer = Callable[..., Server]
 Work = Callable[..., bool]
-
-
-@pytest.fixture
-def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Start a worker process: `start(RQ_CLOCK_GRACE_SECONDS="1")`."""
-    with ExitStack() as stack:
-
-        def start(url: str = redis_url, **env: str) -> WorkerProcess:
-            count = len(list(tmp_path.glob("*.log")))
-            process = WorkerProcess(url, tmp_path / f"worker-{count}.log", **env)
-            stack.callback(process.kill)
-            process.wait_for("worker.serving")
-            return process
-
-        yield start
 
 
 def lines(path: Path) -> list[str]:
@@ -631,7 +606,8 @@ class TestOutages:
         execution = executions.take("w", ["default"], datetime.now(UTC))
         assert execution
         nowhere = Worker(["default"], "w", connection=Redis(host="127.0.0.1", port=1))
-        (horse,) = WorkHorse.fork(1, lambda channel: nowhere._serve(channel, jobs=1, limit=1), [])
+        settings = Settings.from_env({})
+        (horse,) = WorkHorse.fork(1, lambda channel: nowhere._serve(channel, settings), [])
         try:
             assert horse.begin(execution)
             sent = wait_until(horse.message, "how it ended")

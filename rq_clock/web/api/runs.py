@@ -169,7 +169,7 @@ def get_output(
         str | None, Header(alias="Range", max_length=100, description="bytes=first-last")
     ] = None,
 ) -> Response:
-    """Get the output of a command, or the response to a web call: the last 64 kB.
+    """Get the output of a run, the last 64 kB that it printed; of a web call the response.
 
     It grows during the run.
     """
@@ -177,7 +177,7 @@ def get_output(
     if data is None:
         raise Problem(
             "not-found",
-            f"{id}: no output; only commands and web calls have some, for 72 hours",
+            f"{id}: no output; it printed nothing, or too long ago",
         )
     headers = {"Accept-Ranges": "bytes"}
     start, end = _range(span, len(data)) if span else (offset, len(data))

@@ -22,7 +22,6 @@ from rq_clock.alerts.rules import Alert
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.targets import command
 from rq_clock.runners.output import shown
-from rq_clock.runners.tasks import keep_output
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.lease import Leases
@@ -140,7 +139,7 @@ class TestEveryPage:
         odd = Queue("default", connection=connection).enqueue(jobs.add, 1, 2, description=bad)
         connection.hset(f"rq:job:{odd.id}", "worker_name", HTML)
         work(HTML)
-        keep_output(connection, "default", run, f"{HTML}\x1b[31mred\x00".encode())
+        connection.set(store.key(f"output:{run}"), f"{HTML}\x1b[31mred\x00")
         worker = {"state": HTML, "queues": HTML, "hostname": HTML, "current_job": HTML}
         connection.hset("rq:worker:odd", mapping=worker)
         connection.sadd("rq:workers", "rq:worker:odd")
@@ -275,9 +274,8 @@ class TestOneRun:
     ) -> None:
         schedules.add("loud", every(hours=1), command("true"))
         job = schedules.trigger("loud")
-        keep_output(
-            connection, "default", job, b"[1234 bytes came before]\n\x1b[1mbold\x1b[0m\n50%\r100%\n"
-        )
+        kept = "[1234 bytes came before]\n\x1b[1mbold\x1b[0m\n50%\r100%\n"
+        connection.set(f"rq-clock:default:output:{job}", kept)
         page = browser.get(f"/runs/{job}")
         assert 'id="output" data-live' in page.text
         assert "Truncated: the first 1,234 bytes are not kept. bold 100%" in text_of(page)
