@@ -61,6 +61,12 @@ def fail_silently() -> None:
     raise SilentError
 
 
+def fail_with_retries(left: Any, intervals: Any = None) -> None:
+    job: Any = get_current_job()
+    job.retries_left, job.retry_intervals = left, intervals
+    raise ValueError
+
+
 def give_up(text: str) -> None:
     raise Interrupted(text)
 

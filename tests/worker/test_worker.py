@@ -241,6 +241,25 @@ class TestBooks:
         assert (bad.get_status(), good.return_value()) == ("failed", 3)
         assert "SilentError: <exception str() failed>" in bad.latest_result().exc_string
 
+    @pytest.mark.parametrize(
+        ("change", "status"),
+        [
+            ((0,), "failed"),
+            ((1, [60]), "scheduled"),
+            (("?",), "scheduled"),
+            ((1, [{1}]), "scheduled"),
+        ],
+        ids=["none", "one", "not a number", "not a list of numbers"],
+    )
+    def test_a_job_may_change_its_retries(
+        self, queue: Any, work: Work, change: tuple[Any, ...], status: str
+    ) -> None:
+        """What RQ could not store changes nothing."""
+        retry = Retry(max=2, interval=60)
+        job = queue.enqueue(jobs.fail_with_retries, *change, retry=retry)
+        work(max_jobs=1)
+        assert job.get_status(refresh=True) == status
+
     def test_an_interruption_is_recorded_whatever_its_reason(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.give_up, "\udcff")
         work(RQ_CLOCK_MAX_INTERRUPTIONS="1")
