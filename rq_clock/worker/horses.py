@@ -79,6 +79,11 @@ class Horses:
         return len(self._leaving) >= CROWD
 
     @property
+    def pids(self) -> set[int]:
+        """The ids of all these processes."""
+        return {horse.pid for horse in [*self._ready, *(one for one, _ in self._leaving)]}
+
+    @property
     def next_look(self) -> float:
         """When (monotonic seconds) `look` is due, even if no process ends before."""
         return min((until for _, until in self._leaving), default=float("inf"))

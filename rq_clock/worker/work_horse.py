@@ -162,7 +162,10 @@ class WorkHorse:
     def exit_status(self, *, wait: bool = False) -> int | None:
         """Return the status of waitpid; None while it lives."""
         if self._status is None:
-            pid, status, self.rusage = os.wait4(self.pid, 0 if wait else os.WNOHANG)
+            try:
+                pid, status, self.rusage = os.wait4(self.pid, 0 if wait else os.WNOHANG)
+            except ChildProcessError:  # somebody else in this process has collected it
+                pid, status = self.pid, 255 << 8
             self._status = status if pid else None
         return self._status
 

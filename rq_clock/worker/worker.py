@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any
 
 from redis import Redis
-from redis.client import PubSub
 from redis.exceptions import RedisError, ResponseError
 from rq import Queue
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
@@ -48,14 +47,15 @@ from rq_clock.store.client import (
     Reconnect,
     idle_sockets_of,
     is_outage,
-    socket_of,
     with_timeouts,
 )
 from rq_clock.worker.channel import REUSABLE, Channel
 from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans
 from rq_clock.worker.job_output import JobOutput, Recorder
+from rq_clock.worker.news import POLL, News
 from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
+from rq_clock.worker.task import Task
 from rq_clock.worker.work_horse import WorkHorse
 
 BEATS = 5
@@ -71,8 +71,6 @@ LAST_TRY = 4.0
 """Seconds beyond the grace for which a worker without Redis tries to store an outcome."""
 LAST_PAUSE = 0.5
 """Seconds between two of these attempts."""
-POLL = 0.1
-"""Seconds between two looks at the queues of a server without client tracking."""
 MAINTENANCE_SECONDS = 60.0
 """Seconds that RQ's own cleaning of its registries may take."""
 _NOT_CALLED = (
@@ -108,7 +106,7 @@ class Worker(JobWorker):
         self._runtime = runtime or Runtime(signal.SIGCHLD)
         self._signals = self._runtime.signals
         self._faults = FaultLog()
-        self._task: _Task | None = None
+        self._task: Task | None = None
         self._redis = self.connection
 
     def _set_connection(self, connection: Redis) -> Redis:
@@ -192,8 +190,7 @@ class Worker(JobWorker):
         self._horses = Horses(partial(self._fork, serve), self._runtime)
         self._reconnect = Reconnect(settings.redis_url)
         self._signals.stopping = False
-        self._subscription: PubSub | None = None
-        self._tracking = True
+        self._news = News(self._redis, self.pubsub_channel_name)
         self._condition = ""
         self._served = self._named = False
         self._rival = ""
@@ -215,7 +212,7 @@ class Worker(JobWorker):
     def _go_on(self) -> bool:
         if self._task is not None:
             return not (
-                self._subscription is None and self._runtime.monotonic() >= self._stop_at + LAST_TRY
+                not self._news.open and self._runtime.monotonic() >= self._stop_at + LAST_TRY
             )
         if self._max_jobs is not None and self._ended >= self._max_jobs:
             return False
@@ -224,7 +221,7 @@ class Worker(JobWorker):
     def _attempt(self) -> None:
         """Do one step. Handle outages, and that others counted this worker as dead."""
         try:
-            if self._subscription is None and not self._register():
+            if not self._news.open and not self._register():
                 self._wait(SHORTEST_PAUSE)
                 return
             self._step()
@@ -272,10 +269,10 @@ class Worker(JobWorker):
         self._enter(WorkerStatus.SUSPENDED if self._executions.suspended else "serving")
         if self._executions.suspended:
             self._wait(min(self._beat_every, for_good - self._runtime.monotonic()))
-        elif not self._watch_queues():
+        elif not self._news.watch(self.queue_keys()):
             self._fruitless_looks = 0
             until = min(self._beat_at, for_good)
-            self._wait(until - self._runtime.monotonic() if self._tracking else POLL)
+            self._wait(until - self._runtime.monotonic() if self._news.tracking else POLL)
         else:  # it came just now; or the key is no queue and holds no job
             self._fruitless_looks += 1
             self._wait(POLL if self._fruitless_looks > 1 else 0)
@@ -286,21 +283,14 @@ class Worker(JobWorker):
     def _register(self) -> bool:
         """Register in Redis, and subscribe to commands and changes of queues. Return False while
         another worker has this name and may be alive."""
-        sock: Any = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        try:
-            if not self._take_name():
-                return False
-            sock.execute_command("CLIENT", "ID")
-            self._subscription_id = int(sock.connection.read_response())
-            sock.subscribe(self.pubsub_channel_name, "__redis__:invalidate")
-            if not self.connection.exists(self.key):
-                self._find_address()
-                self.register_birth()  # type: ignore[no-untyped-call]
-                self.set_state(WorkerStatus.IDLE)
-            self._subscription, self._beat_at = sock, 0.0
-        finally:
-            if self._subscription is None:
-                sock.close()
+        if not self._take_name():
+            return False
+        if not self.connection.exists(self.key):
+            self._find_address()
+            self.register_birth()  # type: ignore[no-untyped-call]
+            self.set_state(WorkerStatus.IDLE)
+        self._news.subscribe()
+        self._beat_at = 0.0
         if self._redis is not self.connection:
             self.connection.connection_pool.disconnect()
         self._reconnect.answered()
@@ -331,9 +321,7 @@ class Worker(JobWorker):
             self.ip_address = "unknown"
 
     def _disconnect(self) -> None:
-        if self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
+        self._news.close()
         for client in {self._redis, self.connection}:
             client.connection_pool.disconnect()
         self._reaper.forget()
@@ -395,25 +383,6 @@ class Worker(JobWorker):
                 effect = "it keeps no groups, and its jobs are not safe from restarts"
                 log_warning("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
 
-    def _watch_queues(self) -> bool:
-        """Subscribe to the next change of the queues. Return whether one has a job already."""
-        keys = self.queue_keys()
-        pipe: Any = self._redis.pipeline(transaction=False)
-        if self._tracking:
-            pipe.execute_command(
-                "CLIENT", "TRACKING", "ON", "REDIRECT", self._subscription_id, "OPTIN"
-            )
-            pipe.execute_command("CLIENT", "CACHING", "YES")
-        pipe.exists(*keys)
-        *answers, waiting = pipe.execute(raise_on_error=False)
-        for answer in [*answers, waiting]:
-            if isinstance(answer, ResponseError) and self._tracking:
-                log_warning("worker.polling", reason=answer, seconds=POLL)
-                self._tracking = False
-            elif isinstance(answer, Exception):
-                raise answer
-        return bool(self._tracking and waiting)
-
     def _deregister(self) -> None:
         now = self._runtime.monotonic()
         self._horses.finish(min(FLUSH_SECONDS, max(self._stop_at + LAST_TRY - now, LAST_PAUSE)))
@@ -421,7 +390,7 @@ class Worker(JobWorker):
             self._task.output.finish()
             self._task.horse.end()
         try:
-            if self._subscription is not None and self._task is None:
+            if self._news.open and self._task is None:
                 self._give_back()
                 self.register_death()  # type: ignore[no-untyped-call]
                 self._executions.unregister(self.name)
@@ -455,7 +424,7 @@ class Worker(JobWorker):
 
     def _hand_over(
         self, execution: Execution, job: Execution | Aftermath, output: JobOutput | None = None
-    ) -> _Task:
+    ) -> Task:
         """Let a process begin. If none can be forked, Redis grants the job again."""
         horse = self._horses.take()
         if not horse.begin(job):  # it died idle
@@ -466,9 +435,9 @@ class Worker(JobWorker):
         patience = FLUSH_SECONDS if horse.jobs > 1 else START_SECONDS
         now = self._runtime.monotonic()
         output = output or JobOutput(execution, self._recorder, now)
-        return _Task(execution, horse, output, now + patience)
+        return Task(execution, horse, output, now + patience)
 
-    def _close(self, task: _Task, outcome: Outcome) -> None:
+    def _close(self, task: Task, outcome: Outcome) -> None:
         """Store how the job ended and, with that, take the next one."""
         execution, following = task.execution, None
         task.output.finish()
@@ -492,7 +461,7 @@ class Worker(JobWorker):
         enough = self._max_jobs is not None and ended >= self._max_jobs
         return not (self._signals.stopping or enough or self._horses.crowded)
 
-    def _release(self, task: _Task) -> None:
+    def _release(self, task: Task) -> None:
         """Forget a job whose end is stored, and let its process go on or end."""
         self._task = self._stopped_job_id = None
         self._horse_pid = 0
@@ -536,8 +505,8 @@ class Worker(JobWorker):
         sockets = idle_sockets_of(self._redis)
         if self._redis is not self.connection:
             sockets += idle_sockets_of(self.connection)
-        if self._subscription and (news := socket_of(self._subscription.connection)):
-            sockets.append(news)
+        if self._news.socket is not None:
+            sockets.append(self._news.socket)
         closed = [self._signals.close, *(sock.close for sock in sockets)]
         return WorkHorse.fork(count, serve, closed)
 
@@ -549,7 +518,7 @@ class Worker(JobWorker):
             super().kill_horse(sig)
 
     @property
-    def _running(self) -> _Task | None:
+    def _running(self) -> Task | None:
         """Return the job that runs, unless it has ended."""
         return self._task if self._task and self._task.outcome is None else None
 
@@ -564,7 +533,7 @@ class Worker(JobWorker):
         elif task and task.finishing:
             limit = min(limit, task.finish_by)
         seconds = min(seconds, limit - self._runtime.monotonic())
-        sock = socket_of(self._subscription.connection) if self._subscription else None
+        sock = self._news.socket
         others: list[Any] = [sock] if sock else []
         if running and not running.horse.disconnected:
             others.append(running.horse)
@@ -598,7 +567,7 @@ class Worker(JobWorker):
             task.horse.kill()
             task.finish_by = float("inf")
 
-    def _end_late(self, task: _Task) -> None:
+    def _end_late(self, task: Task) -> None:
         """Kill a process whose time is over. A job that has not begun because its process was still
         busy with the one before gets another process."""
         horse = task.horse
@@ -622,20 +591,14 @@ class Worker(JobWorker):
                 self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
 
     def _handle_commands(self) -> None:
-        """Carry out RQ's commands. Messages of changed queues only end the waiting."""
-        assert self._subscription
-        connection: Any = self._subscription.connection
-        while True:
-            message = self._subscription.get_message(timeout=0)
-            if message is not None and message["channel"] == self.pubsub_channel_name.encode():
-                try:
-                    self.handle_payload(message)  # type: ignore[no-untyped-call]
-                except Exception as error:  # anybody may publish anything
-                    if is_outage(error):
-                        raise
-                    self._faults.report("message.unreadable", error, channel="commands")
-            if message is None and not connection.can_read(timeout=0):
-                return
+        """Carry out RQ's commands."""
+        for message in self._news.commands():
+            try:
+                self.handle_payload(message)  # type: ignore[no-untyped-call]
+            except Exception as error:  # anybody may publish anything
+                if is_outage(error):
+                    raise
+                self._faults.report("message.unreadable", error, channel="commands")
 
     def _look_at_processes(self) -> None:
         self._signals.ended_child = False
@@ -643,9 +606,10 @@ class Worker(JobWorker):
         task = self._task
         if task is not None:
             self._look_at(task)
-        reap_orphans({task.horse.pid} if task else set())
+        task = self._task
+        reap_orphans(self._horses.pids | ({task.horse.pid} if task else set()))
 
-    def _look_at(self, task: _Task) -> None:
+    def _look_at(self, task: Task) -> None:
         """Notice how the job of a process ended, or that it ended with its process."""
         horse = task.horse
         message = horse.message() if task.outcome is None else None
@@ -670,15 +634,21 @@ class Worker(JobWorker):
         if task.outcome is None:
             self._settle_death(task, status)
 
-    def _settle_death(self, task: _Task, status: int) -> None:
+    def _settle_death(self, task: Task, status: int) -> None:
         """Find the outcome of a job whose process has ended without one. What RQ then calls of the
         app's own is called in a process of its own."""
         if task.aftermath is not None:
             task.outcome = task.aftermath.outcome
             return
         execution = task.execution
-        outcome = self._death(task, status)
-        stopped = outcome.state == outcomes.STOPPED
+        stopped = self._stopped_job_id == execution.job_id
+        outcome = task.death(
+            self._runtime.wall(),
+            stopped=stopped,
+            stopping=self._signals.stopping,
+            limit=self._settings.max_interruptions,
+            kept=not self.disable_default_exception_handler,
+        )
         called = (b"stopped_callback_name",) if stopped else (b"webhooks",)
         handled = self._work_horse_killed_handler is not None or (
             type(self).handle_work_horse_killed is not Worker.handle_work_horse_killed
@@ -691,55 +661,3 @@ class Worker(JobWorker):
             self._task.aftermath = after
         else:
             task.outcome = outcome
-
-    def _death(self, task: _Task, status: int) -> Outcome:
-        """Return the outcome of a job whose process has ended."""
-        execution, why = task.execution, task.horse.kill_reason
-        now = self._runtime.wall()
-        by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
-        failed = partial(outcomes.failed, kept=not self.disable_default_exception_handler)
-        if self._stopped_job_id == execution.job_id:
-            trace = "Job stopped by user, work-horse terminated."
-            return failed(execution, now, trace, state=outcomes.STOPPED)
-        if why == outcomes.INTERRUPTED or (self._signals.stopping and os.WIFSIGNALED(status)):
-            error, limit = f"the worker had to end ({by})", self._settings.max_interruptions
-            return outcomes.interrupted(execution, now, limit, error=error)
-        if why == outcomes.TIMED_OUT:
-            trace = f"Task exceeded maximum timeout value ({execution.timeout} seconds)"
-            return failed(execution, now, trace, state=outcomes.TIMED_OUT)
-        late = f": {why}" if why else ""
-        trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by}){late}"
-        return failed(execution, now, trace)
-
-
-class _Task:
-    """The job of a worker: taken, then handed to its process, then ended but not stored."""
-
-    def __init__(
-        self, execution: Execution, horse: WorkHorse, output: JobOutput, begin_by: float
-    ) -> None:
-        self.execution, self.horse, self.output = execution, horse, output
-        self._begin_by = begin_by
-        self.outcome: Outcome | None = None
-        self.aftermath: Aftermath | None = None
-        self.reusable = self.webhooks = False
-        """Whether the process takes another job; whether it still calls RQ's webhooks, once the
-        outcome is stored."""
-        self.finish_by = float("inf")
-        """Until when the process of a job that did not succeed may end by itself."""
-
-    @property
-    def finishing(self) -> bool:
-        """Whether its end is stored only once its process has ended."""
-        assert self.outcome
-        waits = self.outcome.state == outcomes.OK or self.webhooks
-        return not waits and self.horse.exit_status() is None
-
-    @property
-    def limit(self) -> float:
-        """When (monotonic seconds) its process is killed."""
-        return self.horse.deadline or self._begin_by
-
-    @property
-    def job_id(self) -> str:
-        return self.execution.job_id

@@ -1,0 +1,68 @@
+"""The job of a worker: taken, then handed to its process, then ended but not stored."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from rq_clock.jobs import outcomes
+from rq_clock.jobs.outcomes import Execution, Outcome
+from rq_clock.worker.job_output import JobOutput
+from rq_clock.worker.perform import Aftermath
+from rq_clock.worker.work_horse import WorkHorse
+
+
+class Task:
+    """A job and its process, which has to begin it by a moment (monotonic seconds)."""
+
+    def __init__(
+        self, execution: Execution, horse: WorkHorse, output: JobOutput, begin_by: float
+    ) -> None:
+        self.execution, self.horse, self.output = execution, horse, output
+        self._begin_by = begin_by
+        self.outcome: Outcome | None = None
+        self.aftermath: Aftermath | None = None
+        """What its process does for a job whose own process was killed."""
+        self.reusable = self.webhooks = False
+        """Whether the process takes another job; whether it still calls RQ's webhooks, once the
+        outcome is stored."""
+        self.finish_by = float("inf")
+        """Until when the process of a job that did not succeed may end by itself."""
+
+    @property
+    def finishing(self) -> bool:
+        """Whether its end is stored only once its process has ended."""
+        assert self.outcome
+        waits = self.outcome.state == outcomes.OK or self.webhooks
+        return not waits and self.horse.exit_status() is None
+
+    @property
+    def limit(self) -> float:
+        """When (monotonic seconds) its process is killed."""
+        return self.horse.deadline or self._begin_by
+
+    @property
+    def job_id(self) -> str:
+        return self.execution.job_id
+
+    def death(
+        self, now: datetime, *, stopped: bool, stopping: bool, limit: int, kept: bool
+    ) -> Outcome:
+        """Return the outcome of a job whose process has ended without one: `stopped` by a command
+        of RQ, while the worker is `stopping`, or by itself. For `limit` and `kept` see outcomes."""
+        execution, why = self.execution, self.horse.kill_reason
+        status = self.horse.exit_status() or 0
+        by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status >> 8}"
+        state = outcomes.FAILED
+        if stopped:
+            trace, state = "Job stopped by user, work-horse terminated.", outcomes.STOPPED
+        elif why == outcomes.INTERRUPTED or (stopping and os.WIFSIGNALED(status)):
+            error = f"the worker had to end ({by})"
+            return outcomes.interrupted(execution, now, limit, error=error)
+        elif why == outcomes.TIMED_OUT:
+            trace = f"Task exceeded maximum timeout value ({execution.timeout} seconds)"
+            state = outcomes.TIMED_OUT
+        else:
+            late = f": {why}" if why else ""
+            trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by}){late}"
+        return outcomes.failed(execution, now, trace, state=state, kept=kept)
