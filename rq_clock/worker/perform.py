@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
 import traceback
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Event
@@ -25,7 +27,7 @@ from rq import Queue
 from rq import Worker as RQWorker
 from rq.executions import Execution as RQExecution
 from rq.job import UNEVALUATED, Job, JobStatus
-from rq.timeouts import JobTimeoutException
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import now, utcformat, utcparse
 
 from rq_clock import run
@@ -50,6 +52,12 @@ MOMENT = 0.5
 """Seconds within which the worker has heard of a restart whose signal has reached its job first."""
 
 utcparse(utcformat(now()))  # compiles what each process would compile for its first job
+_TIME = utcformat(now()).encode()
+_EXAMPLE = Execution("", "example", "default", "", now(), {
+    b"created_at": _TIME, b"enqueued_at": _TIME, b"origin": b"default", b"timeout": b"180",
+    b"status": b"queued", b"description": b"an example", b"meta": pickle.dumps({}),
+    b"data": zlib.compress(pickle.dumps(("rq_clock.run.stopping", None, (), {}))),
+})  # fmt: skip
 _OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
 """Fields that RQ sets again when it runs a job, and parses slowly."""
 
@@ -111,6 +119,7 @@ class JobWorker(RQWorker):
             self._hooks.after_fork()
         if settings.horse_jobs > 1:
             self._surroundings = Surroundings()
+        self._rehearse()
         with suppress(EOFError):
             for left in reversed(range(settings.horse_jobs)):
                 kind, job = channel.receive()
@@ -128,6 +137,16 @@ class JobWorker(RQWorker):
                     break
                 self._surroundings.restore()
         flush_telemetry()
+
+    def _rehearse(self) -> None:
+        """Go through what every job goes through, for nothing: so the memory that this takes is
+        copied for this process before it has a job, not while the job waits."""
+        execution = pickle.loads(pickle.dumps(_EXAMPLE))
+        job = Job(execution.job_id, self.connection)
+        job.restore(execution.fields)
+        with UnixSignalDeathPenalty(60, JobTimeoutException):
+            result = job.func(*job.args, **job.kwargs)
+        pickle.dumps((outcomes.succeeded(execution, now(), result), False))
 
     def _perform(self, execution: Execution) -> None:
         self._current, self._delivered, self._interruption = execution, False, None

@@ -47,7 +47,11 @@ class Fleet:
         self.kills = 0
 
     def _start(self) -> Process:
-        return Process(self.log, str(ROOT / "worker.py"), env={"REDIS_URL": self.url})
+        return Process(
+            self.log,
+            str(ROOT / "worker.py"),
+            env={"REDIS_URL": self.url, "RQ_CLOCK_HORSE_JOBS": "100"},
+        )
 
     def kill_one(self) -> None:
         """Kill one, its horse dies with it, and start another in its place."""
