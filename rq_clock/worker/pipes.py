@@ -13,7 +13,7 @@ import sys
 from collections.abc import Container, Iterator
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import Any
 
 from rq_clock.log import logger
 
@@ -84,7 +84,7 @@ class Pipes:
         """Let what a job logs be printed if nothing else is set up, from `log_level` on: in one
         line, to standard error. Our own lines and RQ's are not part of a job's output."""
         self._own = {number: os.dup(number) for number in STREAMS}
-        out, error = (_text(number) for number in self._own.values())
+        out, error = map(_Plain, self._own.values())
         for log in _OURS:
             for handler in log.handlers:
                 if isinstance(handler, logging.StreamHandler):
@@ -120,5 +120,17 @@ class Pipes:
                 os.dup2(descriptor, number)
 
 
-def _text(descriptor: int) -> TextIO:
-    return open(descriptor, "w", 1, "utf-8", "backslashreplace", closefd=False)
+class _Plain:
+    """A text stream to a descriptor, without a buffer. Python's own takes longer to make than a
+    small job to run."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> None:
+        data = text.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def flush(self) -> None:
+        pass
