@@ -144,7 +144,7 @@ class JobWorker(RQWorker):
         execution = pickle.loads(pickle.dumps(_EXAMPLE))
         job = Job(execution.job_id, self.connection)
         job.restore(execution.fields)
-        with UnixSignalDeathPenalty(60, JobTimeoutException):
+        with UnixSignalDeathPenalty(60, JobTimeoutException):  # type: ignore[no-untyped-call]
             result = job.func(*job.args, **job.kwargs)
         pickle.dumps((outcomes.succeeded(execution, now(), result), False))
 
