@@ -390,7 +390,7 @@ class Worker(JobWorker):
             self._task.output.finish()
             self._task.horse.end()
         try:
-            if self._news.open and self._task is None:
+            if self._named and self._task is None:
                 self._give_back()
                 self.register_death()  # type: ignore[no-untyped-call]
                 self._executions.unregister(self.name)

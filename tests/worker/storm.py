@@ -10,31 +10,27 @@ import os
 import random
 import signal
 import statistics
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from redis import Redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
-from rq import Queue, get_current_job
+from rq import Queue
 
 from tests.clock.storm import Client, ClockProcess
 from tests.helpers import PATIENCE, wait_until
 from tests.process import Event, Process
 from tests.server import Server
+from tests.worker.storm_jobs import work
 
 QUEUES = ("high", "default")
 PLACES = "rq-clock:default:workers"
-WORKER = "import tests.worker.storm\nfrom rq_clock import run_worker\nrun_worker()\n"
+WORKER = "import tests.worker.storm_jobs\nfrom rq_clock import run_worker\nrun_worker()\n"
 STOCK = """\
 import os
-import tests.worker.storm
+import tests.worker.storm_jobs
 from redis import Redis
 from rq import Worker
 redis = Redis.from_url(os.environ["REDIS_URL"])
@@ -42,53 +38,7 @@ Worker(os.environ["WORKER_QUEUES"].split(","), connection=redis).work()
 """
 
 
-# ---- what the jobs do ---------------------------------------------------------------------------
-
-
-def work(seconds: float) -> str:
-    """Wait for so long, and tell Redis of the start and of the end."""
-    with _telling() as (_, tell):
-        tell("start")
-        threading.Event().wait(seconds)
-        tell("end")
-    return "done"
-
-
-def work_until_open() -> str:
-    """Wait for the key `gate`, and tell Redis of the start and of the end."""
-    with _telling() as (redis, tell):
-        tell("start")
-        while not redis.exists("gate"):
-            threading.Event().wait(0.05)
-        tell("end")
-    return "done"
-
-
-def note(path: str, seconds: float) -> str:
-    """As `work`, but tell a file: for a time without Redis."""
-    for word in ("start", "end"):
-        with Path(path).open("a") as file:
-            file.write(word + "\n")
-        if word == "start":
-            threading.Event().wait(seconds)
-    return "done"
-
-
-def failed(job: Any, connection: Any, *_: object) -> None:
-    """A failure callback."""
-    connection.rpush("callbacks", job.id)
-
-
-@contextmanager
-def _telling() -> Iterator[tuple[Client, Callable[[str], Any]]]:
-    """A connection of the job's own, that stands an outage, and the call that tells by it. What
-    was told twice because a reply was lost is the same text twice."""
-    job = get_current_job()
-    assert job
-    patient = Retry(ExponentialBackoff(cap=0.2, base=0.05), 200)
-    me = f"{os.getpid()} {time.time_ns()}"
-    with Redis.from_url(os.environ["STORM_REDIS_URL"], retry=patient) as redis:
-        yield redis, lambda word: redis.rpush(f"told:{job.id}", f"{word} {me}")
+# ---- dynos -------------------------------------------------------------------------------------
 
 
 def told(redis: Client, job_id: str, word: str) -> int:
@@ -96,9 +46,6 @@ def told(redis: Client, job_id: str, word: str) -> int:
     return sum(
         line.startswith(word.encode()) for line in set(redis.lrange(f"told:{job_id}", 0, -1))
     )
-
-
-# ---- dynos --------------------------------------------------------------------------------------
 
 
 def family(pid: int) -> list[int]:

@@ -37,17 +37,14 @@ from tests.worker.storm import (
     Place,
     books,
     dead,
-    failed,
     family,
     held,
-    note,
     reasons,
     spread,
     told,
     unfinished,
-    work,
-    work_until_open,
 )
+from tests.worker.storm_jobs import failed, note, work, work_until_open
 
 pytestmark = pytest.mark.process
 
@@ -55,7 +52,7 @@ AT_ONCE = 4
 """Tests that run at the same time; more would starve each other."""
 GRACE = {"RQ_CLOCK_GRACE_SECONDS": "2"}
 OFTEN = (
-    "clock.add('often', every(milliseconds=500), 'tests.worker.storm.work', args=[0.2], "
+    "clock.add('often', every(milliseconds=500), 'tests.worker.storm_jobs.work', args=[0.2], "
     "catch_up='all', overlap='allow', result_ttl=-1)\n"
 )
 SIX = tuple(f"queue{n}" for n in range(6))
@@ -486,7 +483,7 @@ def three_restarts(path: Path, *, seconds: float, pause: float) -> str:
         clock = here.clock(
             "from datetime import datetime\nfrom rq_clock import once\n"
             f"clock.add('long', once(datetime.fromisoformat({at.isoformat()!r})), "
-            f"'tests.worker.storm.work', args=[{seconds}], retries=2, timeout=600)\n"
+            f"'tests.worker.storm_jobs.work', args=[{seconds}], retries=2, timeout=600)\n"
         )
         fleet = Fleet(lambda: here.dyno(RQ_CLOCK_GRACE_SECONDS="1"), 2, workers=2)
         [run] = wait_until(lambda: runs_of(here.redis, "long"), "the run")

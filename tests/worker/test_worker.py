@@ -421,7 +421,7 @@ class TestEnding:
         job = queue.enqueue(jobs.polite, str(tmp_path / "told"))
         connection.hset(job.key, "rq_clock_interruptions", 2)
         queue.enqueue("rq_clock.run.stop", at_front=True)
-        work(RQ_CLOCK_MAX_INTERRUPTIONS="2")
+        work(RQ_CLOCK_MAX_INTERRUPTIONS="2", RQ_CLOCK_HORSE_JOBS="100")
         assert job.get_status() == "failed"
         assert job.id in FailedJobRegistry(queue=queue)
 
