@@ -6,7 +6,7 @@ Each test has one tier, alone runnable with `-m`:
     integration  has a fixture that starts a server, or the mark
     process      has a fixture that starts a process of ours or a browser, or the mark
 
-RQ_CLOCK_EXAMPLES sets the number of examples of a property (50; CI takes 300).
+RQ_CLOCK_EXAMPLES sets the number of examples of a property (50; CI takes 150).
 RQ_CLOCK_TEST_SERVER names the binary of another Redis or Valkey to test on.
 """
 
@@ -142,11 +142,18 @@ def queue(connection: Redis) -> Queue:
 
 
 @pytest.fixture
-def work(connection: Redis, redis_url: str) -> Callable[..., bool]:
+def horse_jobs() -> str:
+    """Jobs that one process of `work` runs: to fork this process, with all the tests, is dear."""
+    return "100"
+
+
+@pytest.fixture
+def work(connection: Redis, redis_url: str, horse_jobs: str) -> Callable[..., bool]:
     """Run a worker in this process until its queues are empty: `work(RQ_CLOCK_HORSE_JOBS="1")`."""
 
     def work(*queues: str, max_jobs: int | None = None, **env: str) -> bool:
-        settings = Settings.from_env({"REDIS_URL": redis_url, **env})
+        env = {"REDIS_URL": redis_url, "RQ_CLOCK_HORSE_JOBS": horse_jobs, **env}
+        settings = Settings.from_env(env)
         worker = Worker(list(queues) or ["default"], connection=connection, settings=settings)
         return worker.work(burst=True, logging_level="CRITICAL", max_jobs=max_jobs)
 

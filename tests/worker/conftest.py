@@ -34,3 +34,9 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
             return process
 
         yield start
+
+
+@pytest.fixture
+def horse_jobs() -> str:
+    """As by default: each job has a process of its own."""
+    return "1"
