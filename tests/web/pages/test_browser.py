@@ -361,7 +361,6 @@ class TestLooks:
     ) -> None:
         page.emulate_media(reduced_motion="reduce")  # a color that is changing has no contrast yet
         page.goto(url_of(place, path))
-        page.evaluate(Axe().axe_script)
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 900})
             assert faults(page, "light") == []
@@ -373,7 +372,6 @@ class TestLooks:
         context = chromium.new_context()
         page = context.new_page()
         page.goto(place.url)
-        page.evaluate(Axe().axe_script)
         assert faults(page, "light") == faults(page, "dark") == []
         context.close()
 
@@ -381,6 +379,7 @@ class TestLooks:
 def faults(page: Page, theme: Any, *rules: str) -> list[str]:
     """What axe finds, by all of its rules unless some are named, and where."""
     page.emulate_media(color_scheme=theme)
+    page.evaluate(Axe().axe_script)  # each time: a page may have loaded itself anew
     options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
     found = page.evaluate("options => axe.run(options)", options)["violations"]
     return [f"{v['id']}: {v['help']}: {[node['html'] for node in v['nodes']]}" for v in found]
