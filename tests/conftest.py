@@ -6,7 +6,7 @@ Each test has one tier, alone runnable with `-m`:
     integration  has a fixture that starts a server, or the mark
     process      has a fixture that starts a process of ours or a browser, or the mark
 
-RQ_CLOCK_EXAMPLES sets the number of examples of a property (50; CI takes 150).
+RQ_CLOCK_EXAMPLES sets the number of examples of a property (50).
 RQ_CLOCK_TEST_SERVER names the binary of another Redis or Valkey to test on.
 """
 
