@@ -54,7 +54,7 @@ def rq_clock(work: argparse.Namespace) -> None:
     for i in range(work.herd):
         clock.add(f"herd-{i}", once(at), target, queue=QUEUE)
     for i in range(work.canary):
-        clock.add(f"canary-{i}", every(milliseconds=5), target, queue=CANARY, overlap="allow")
+        clock.add(f"canary-{i}", every(milliseconds=10), target, queue=CANARY, overlap="allow")
     clock.run()
 
 

@@ -45,7 +45,8 @@ _UNITS = {
 }
 _LAST_YEAR = 9899
 """No fire time is later, so that a duration can be added to each."""
-_LONGEST_PERIOD = 50 * 366 * _UNITS["days"]
+_SHORTEST_PERIOD, _LONGEST_PERIOD = 10, 50 * 366 * _UNITS["days"]
+"""Milliseconds. Deciding and committing takes about one, and the duties of the clock need time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,13 @@ class Every(_Elapsed):
     problems: tuple[Fault, ...] = ()  # of arguments of `every` that make no period
 
     def faults(self) -> list[Fault]:
-        if self.problems or 0 < self.period <= _LONGEST_PERIOD:
+        if self.problems or _SHORTEST_PERIOD <= self.period <= _LONGEST_PERIOD:
             return list(self.problems)
         hint = f"give at least one of {', '.join(_UNITS)}" if self.period == 0 else ""
+        if 0 < self.period < _SHORTEST_PERIOD:
+            hint = "let one run do the work of several"
         got = f"{self.period} ms" if abs(self.period) < 10**20 else "one far beyond"
-        return [Fault("every", fault_text("a period of 1 ms to 50 years", got, hint))]
+        return [Fault("every", fault_text("a period of 10 ms to 50 years", got, hint))]
 
     def next_after(self, t: datetime) -> datetime | None:
         return _moment(self.anchor + (self._number(t) + 1) * self.period)

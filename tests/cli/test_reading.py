@@ -84,7 +84,7 @@ class TestList:
 
     def test_it_is_sorted_by_the_option(self, run: Run, schedules: Schedules) -> None:
         schedules.add("a", every(hours=5), TASK)
-        schedules.add("b", every(milliseconds=1), TASK)
+        schedules.add("b", every(milliseconds=10), TASK)
         schedules.add("c", every(hours=4), TASK)
         schedules.pause("c")
         assert names(run("list", "--json").stdout) == ["a", "b", "c"]

@@ -58,7 +58,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,30}", fullmatch=True)
-MS = st.integers(1, 10**12)
+MS = st.integers(10, 10**12)
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1)).map(  # noqa: DTZ001 - made aware
     lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000, tzinfo=UTC)
 )
@@ -324,7 +324,7 @@ def test_every_fault_of_every_entry_is_reported_with_name_and_line() -> None:
         ("every: 5 minutes\nfunc: a.b", "expected every in milliseconds or as 15m"),
         ("every: 1.5\nfunc: a.b", "expected every in milliseconds or as 15m"),
         ("every: true\nfunc: a.b", "expected every in milliseconds or as 15m"),
-        ("every: 0\nfunc: a.b", "expected a period of 1 ms to 50 years"),
+        ("every: 0\nfunc: a.b", "expected a period of 10 ms to 50 years"),
         ("once: 1772323200\nfunc: a.b", "expected once as 2026-03-29T02:30:00Z"),
         ("once: 2026-03-01T00:00\nfunc: a.b", "expected once as 2026-03-29T02:30:00Z"),
         ("once: 0001-01-01T00:00:00+14:00\nfunc: a.b", "expected once as 2026-03-29T02:30:00Z"),

@@ -145,11 +145,11 @@ class TestDefinition:
     @pytest.mark.parametrize(
         "text",
         [
-            '{"every":1,"command":{"shell":"curl hunter22","new":1}}',
-            '{"every":1,"command":{"shell":"hunter22"},"func":"a.b"}',
-            '{"every":1,"webhook":{"headers":{"X-Key":"hunter22"}}}',
-            '{"every":1,"command":"hunter22","env":',
-            '{"every":1,"webhook":["url", "hunter22"]}',
+            '{"every":60000,"command":{"shell":"curl hunter22","new":1}}',
+            '{"every":60000,"command":{"shell":"hunter22"},"func":"a.b"}',
+            '{"every":60000,"webhook":{"headers":{"X-Key":"hunter22"}}}',
+            '{"every":60000,"command":"hunter22","env":',
+            '{"every":60000,"webhook":["url", "hunter22"]}',
         ],
     )
     def test_a_definition_that_cannot_be_read_is_not_shown_with_its_secrets(

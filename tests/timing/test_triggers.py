@@ -596,7 +596,7 @@ class TestCount:
             (cron("*/30 2 * * *", "Europe/Berlin"), "2026-10-25T00:00Z", "2026-10-25T02:00Z", 3),
             (every(minutes=5), "2026-01-01T00:00Z", "2026-01-01T01:00Z", 12),
             (every(minutes=5), "2026-01-01T01:00Z", "2026-01-01T00:00Z", 0),
-            (every(milliseconds=1), "2026-01-01T00:00Z", "2027-01-01T00:00Z", MANY),
+            (every(milliseconds=10), "2026-01-01T00:00Z", "2027-01-01T00:00Z", MANY),
             (once(at("2026-01-01T00:00Z")), "2025-12-31T23:59Z", "2026-01-01T00:00Z", 1),
             (once(at("2026-01-01T00:00Z")), "2026-01-01T00:00Z", "2027-01-01T00:00Z", 0),
         ],
@@ -645,12 +645,19 @@ class TestEvery:
             (
                 every(),
                 [
-                    "expected a period of 1 ms to 50 years, got 0 ms: "
+                    "expected a period of 10 ms to 50 years, got 0 ms: "
                     "give at least one of weeks, days, hours, minutes, seconds, milliseconds"
                 ],
             ),
-            (every(minutes=-5), ["expected a period of 1 ms to 50 years, got -300000 ms"]),
-            (every(weeks=3_000), ["expected a period of 1 ms to 50 years, got 1814400000000 ms"]),
+            (
+                every(milliseconds=9),
+                [
+                    "expected a period of 10 ms to 50 years, got 9 ms: "
+                    "let one run do the work of several"
+                ],
+            ),
+            (every(minutes=-5), ["expected a period of 10 ms to 50 years, got -300000 ms"]),
+            (every(weeks=3_000), ["expected a period of 10 ms to 50 years, got 1814400000000 ms"]),
             (every(seconds=0.0005), ["expected seconds that make whole milliseconds, got 0.0005"]),
             (every(seconds=float("inf")), ["expected seconds as a number, got inf"]),
             (every(seconds=True), ["expected seconds as a number, got True"]),
