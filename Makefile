@@ -21,7 +21,7 @@ run: setup  ## Redis, clock, worker and web process in the foreground; Ctrl-C en
 	if [ -t 1 ]; then exec "$$@"; fi; \
 	"$$@" | (trap '' INT PIPE; while IFS= read -r line; do printf '%s\n' "$$line" 2>/dev/null; done)
 
-PYTEST = $(BIN)/pytest -n 3 --dist loadfile
+PYTEST = $(BIN)/pytest -n 4 --dist loadfile
 test: setup  ## all tests but the long ones
 	$(PYTEST)
 

@@ -145,10 +145,9 @@ def flush_telemetry() -> None:
     with suppress(Exception):
         if sentry := sys.modules.get("sentry_sdk"):
             sentry.flush(timeout=seconds)
-    for signals in ("trace", "metrics", "_logs"):
+    for name, kind in (("trace", "tracer"), ("metrics", "meter"), ("_logs", "logger")):
         with suppress(Exception):
-            if module := sys.modules.get(f"opentelemetry.{signals}"):
-                kind = {"trace": "tracer", "metrics": "meter", "_logs": "logger"}[signals]
+            if module := sys.modules.get(f"opentelemetry.{name}"):
                 provider = getattr(module, f"get_{kind}_provider")()
                 if flush := getattr(provider, "force_flush", None):
                     flush(int(seconds * 1000))

@@ -75,7 +75,7 @@ class Horses:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many processes are ending that the next job has to wait."""
+        """Whether the next job has to wait until fewer processes are ending."""
         return len(self._leaving) >= CROWD
 
     @property

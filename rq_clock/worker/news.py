@@ -1,4 +1,4 @@
-"""What Redis tells a worker without being asked: RQ's commands, and that a queue has changed."""
+"""The messages that Redis sends a worker: RQ's commands, and that a queue has changed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class News:
         return socket_of(self._pubsub.connection) if self._pubsub else None
 
     def watch(self, keys: Sequence[str]) -> bool:
-        """Be told of the next change of these queues. Return whether one has a job already."""
+        """Subscribe to the next change of these queues. Return whether one has a job already."""
         pipe: Any = self._redis.pipeline(transaction=False)
         if self.tracking:
             pipe.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._id, "OPTIN")

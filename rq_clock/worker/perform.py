@@ -172,7 +172,7 @@ class JobWorker(RQWorker):
             except BaseException as error:  # an exception handler's, or that of a text RQ logs
                 self._in_job = False
                 if self._delivered:
-                    log_warning("job.late_error", job=job.id, error=encodable(_text(error)))
+                    _log_late(execution, error)
                     return
                 trace = "".join(traceback.format_tb(error.__traceback__)) + _text(error)
                 self.handle_job_failure(job, queue, exc_string=trace)
@@ -203,14 +203,13 @@ class JobWorker(RQWorker):
                 self._allow(job.stopped_callback_timeout)
                 job.execute_stopped_callback(self.death_penalty_class)
         except Exception as error:
-            name = aftermath.execution.job_id
-            log_warning("job.late_error", job=name, error=encodable(_text(error)))
+            _log_late(aftermath.execution, error)
         self._deliver(outcome, job)
         if job and not (stopped or outcome.again):
             job.send_webhooks(JobStatus.FAILED, exc_string=outcome.error)
 
     def _allow(self, seconds: float) -> None:
-        """Let the worker kill this process only so many seconds from now."""
+        """Give the process `seconds` and OVERTIME more before the worker kills it."""
         assert self._channel
         self._channel.deadline = self._runtime.monotonic() + seconds + OVERTIME
 
@@ -231,7 +230,7 @@ class JobWorker(RQWorker):
             try:
                 self._hooks.after_job(job)
             except Exception as error:
-                log_warning("job.late_error", job=job.id, error=encodable(_text(error)))
+                _log_late(self._current, error)
         clean = self._surroundings is not None and not self._surroundings.threads_left()
         self._reusable &= clean and outcome.state == outcomes.OK and not webhooks
         if webhooks:
@@ -295,7 +294,7 @@ class JobWorker(RQWorker):
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Any, started_job_registry: Any, execution: Any
     ) -> None:
-        """Let the worker store that the job has asked for another attempt."""
+        """Let the worker store that the function returned a Retry."""
         if self._channel is None:
             super().handle_job_retry(job, queue, retry, started_job_registry, execution)
             return
@@ -359,6 +358,11 @@ def _with_retries(execution: Execution, job: Job) -> Execution:
         changed[b"retries_left"] = str(int(job.retries_left or 0)).encode()
         changed[b"retry_intervals"] = json.dumps(job.retry_intervals or [0]).encode()
     return replace(execution, fields={**execution.fields, **changed})
+
+
+def _log_late(execution: Execution, error: BaseException) -> None:
+    """Log an error that changes nothing of how the job ends."""
+    log_warning("job.late_error", job=execution.job_id, error=encodable(_text(error)))
 
 
 def _text(error: BaseException | None) -> str:

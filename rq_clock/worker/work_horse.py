@@ -10,6 +10,7 @@ Not here: what runs in it (perform.py).
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -57,9 +58,9 @@ class WorkHorse:
     def fork(
         cls, count: int, serve: Callable[[Channel], None], inherited: Iterable[Callable[[], None]]
     ) -> list[WorkHorse]:
-        """Fork so many. In each child the calls of `inherited` close what is the worker's alone,
-        then `serve` runs the jobs. Call it where no other thread runs. Raises OSError when the
-        system has no room for a process; then there is none.
+        """Fork `count` processes. In each child the calls of `inherited` close what is the worker's
+        alone, then `serve` runs the jobs. Call it where no other thread runs. Raises OSError when
+        the system has no room for a process; then there is none.
 
         Nothing happens between the forks: each page of memory that is written to after a fork is
         copied first, here and in the child.
@@ -197,6 +198,7 @@ def _live(
     """The child, to its end. Never returns into the worker's stack."""
     status = 1
     try:
+        gc.freeze()  # a collection would touch, and so copy, every page of the worker
         os.setpgid(0, 0)
         die_with(parent, signal.SIGKILL)
         signal.set_wakeup_fd(-1)

@@ -15,7 +15,6 @@ any number of queues in order over one connection.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -139,14 +138,12 @@ class Worker(JobWorker):
         self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
         self._begin_anew()
         prepare(self._hooks)
-        gc.freeze()  # a collection would touch, and so copy, all memory that forks share
         with self._runtime:
             try:
                 while self._go_on():
                     self._attempt()
             finally:
                 self._deregister()
-                gc.unfreeze()
         return self._ended > 0
 
     def _refuse_what_is_ignored(self) -> None:
@@ -442,7 +439,7 @@ class Worker(JobWorker):
         execution, following = task.execution, None
         task.output.finish()
         task.output.write()
-        if self._goes_on(self._ended + 1) and self._runtime.monotonic() < self._beat_at:
+        if self._goes_on() and self._runtime.monotonic() < self._beat_at:
             following = self._executions.close_and_take(
                 execution, outcome, self._queues(), self._runtime.wall()
             )
@@ -455,17 +452,14 @@ class Worker(JobWorker):
         self._look = True
         self._report(execution, outcome)
 
-    def _goes_on(self, ended: int = 0) -> bool:
-        """Return whether another job may be taken, when so many have ended."""
-        ended = ended or self._ended + 1
-        enough = self._max_jobs is not None and ended >= self._max_jobs
+    def _goes_on(self) -> bool:
+        """Return whether another job may be taken after the one in hand."""
+        enough = self._max_jobs is not None and self._ended + 1 >= self._max_jobs
         return not (self._signals.stopping or enough or self._horses.crowded)
 
     def _release(self, task: Task) -> None:
         """Forget a job whose end is stored, and let its process go on or end."""
-        self._task = self._stopped_job_id = None
-        self._horse_pid = 0
-        self._idle_since = self._runtime.monotonic()
+        self._put_down()
         horse = task.horse
         if horse.exit_status() is not None:
             horse.end()
@@ -482,6 +476,10 @@ class Worker(JobWorker):
         if self._task is not None:
             self._task.output.finish()
             self._task.horse.end()
+        self._put_down()
+
+    def _put_down(self) -> None:
+        """Have no job in hand from now on."""
         self._task = self._stopped_job_id = None
         self._horse_pid = 0
         self._idle_since = self._runtime.monotonic()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rq_clock.store.lease import LEASE_MS
-from tests.clock.storm import Client, ClockProcess, account, add, catch_up, client, ledger
+from tests.clock.storm import Client, ClockProcess, account, add, catch_up, ledger
 from tests.helpers import Pace, wait_until
 from tests.server import Server
 
@@ -26,12 +26,6 @@ OFTEN = add("often", when="every(milliseconds=50)")
 @pytest.fixture
 def server(fresh_server: Callable[..., Server]) -> Server:
     return fresh_server()
-
-
-@pytest.fixture
-def redis(server: Server) -> Iterator[Client]:
-    with client(server.url) as redis:
-        yield redis
 
 
 @pytest.fixture

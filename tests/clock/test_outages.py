@@ -62,12 +62,6 @@ def server(fresh_server: Callable[..., Server]) -> Server:
 
 
 @pytest.fixture
-def redis(server: Server) -> Iterator[Client]:
-    with client(server.url) as redis:
-        yield redis
-
-
-@pytest.fixture
 def clock(server: Server, start: Start) -> ClockProcess:
     """A clock that has enqueued runs of the twenty schedules."""
     clock = start(server.url, OFTEN)

@@ -71,9 +71,9 @@ class WebProcess(Process):
         connection.close()
         return answer.status, body, time.monotonic() - began
 
-    def serves(self, token: str = TOKEN) -> None:
-        """Wait until the first page is served; on a busy machine one may come too late."""
-        wait_until(lambda: self.get("/", token)[0] == 200, f"a page\n{self.text()}")
+    def answers(self, status: int, path: str = "/", token: str = TOKEN) -> None:
+        """Wait for an answer; on a busy machine Redis's may come too late for the first ones."""
+        wait_until(lambda: self.get(path, token)[0] == status, f"{status} for {path}")
 
     def all_pages(self) -> list[tuple[str, tuple[int, str, float]]]:
         """Return the responses to all paths without parameters, a few at a time."""
@@ -114,7 +114,7 @@ class TestLife:
         self, tmp_path: Path, redis_url: str, number: signal.Signals
     ) -> None:
         with WebProcess(tmp_path, redis_url) as web:
-            web.serves()
+            web.answers(200)
             ends_within(web, number, GRACE_SECONDS / 2)
             assert "Traceback" not in web.text()
 
@@ -126,7 +126,7 @@ class TestLife:
                 stack.enter_context(socket.create_connection(web.place)).sendall(half)
             if sys.platform == "linux":
                 stack.enter_context(stalled(web.place))
-            web.serves()
+            web.answers(200)
             ends_within(web, signal.SIGTERM, GRACE_SECONDS / 2)
             assert "Traceback" not in web.text()
             assert "level=error" not in web.text()
@@ -140,8 +140,8 @@ class TestLife:
                 assert stat.S_IMODE(file.stat().st_mode) == 0o600
                 token = file.read_text()
                 assert f"token={token}" in web.text()
-                web.serves(token)
-                assert web.get("/api/v1/schedules", "x" * 32)[0] == 401
+                web.answers(200, token=token)
+                web.answers(401, "/api/v1/schedules", "x" * 32)
 
     def test_a_dev_token_is_for_this_machine(self, tmp_path: Path, redis_url: str) -> None:
         switches = ("--dev-token", "token", "--host", "0.0.0.0")
@@ -187,7 +187,7 @@ class TestRedis:
 
     def test_it_recovers_from_an_outage(self, tmp_path: Path, server: Server) -> None:
         with WebProcess(tmp_path, server.url) as web:
-            web.serves()
+            web.answers(200)
             server.stop()
             with Pace() as pace:
                 found = web.all_pages()
@@ -197,11 +197,11 @@ class TestRedis:
                     assert (path, status) == (path, 503)
                     assert "redis" in body.lower(), path
             server.start()
-            web.serves()
+            web.answers(200)
 
     def test_every_page_reports_a_frozen_redis(self, tmp_path: Path, server: Server) -> None:
         with WebProcess(tmp_path, server.url) as web, ExitStack() as stack:
-            web.serves()
+            web.answers(200)
             server.pause()
             stack.callback(server.resume)
             with Pace() as pace:
@@ -212,11 +212,11 @@ class TestRedis:
                     assert (path, status) == (path, 503)
                     assert "redis" in body.lower(), path
             server.resume()
-            web.serves()
+            web.answers(200)
 
     def test_sigterm_ends_it_while_redis_is_frozen(self, tmp_path: Path, server: Server) -> None:
         with WebProcess(tmp_path, server.url) as web, ExitStack() as stack:
-            web.serves()
+            web.answers(200)
             server.pause()
             stack.callback(server.resume)
             assert web.get("/")[0] == 503

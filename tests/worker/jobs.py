@@ -196,25 +196,17 @@ def close_everything() -> None:
     threading.Event().wait(60)
 
 
-def insert(path: str, row: str, *, end_well: bool) -> None:
-    """Insert a row by the connection that all jobs of a process share, as web frameworks do."""
+def insert(path: str, row: str, end: str) -> None:
+    """Insert a row by the connection that all jobs of a process share, as web frameworks do. Then
+    commit, fail, or leave the transaction open."""
     global database
     if database is None:
         database = sqlite3.connect(path)
     database.execute("INSERT INTO rows VALUES (?)", (row,))
-    if not end_well:
+    if end == "fail":
         raise ValueError("before the commit")
-    database.commit()
-
-
-def leave_open(path: str, row: str, *, end_well: bool) -> None:
-    """Insert a row and leave its transaction open."""
-    global database
-    if database is None:
-        database = sqlite3.connect(path)
-    database.execute("INSERT INTO rows VALUES (?)", (row,))
-    if not end_well:
-        raise ValueError("before the commit")
+    if end == "commit":
+        database.commit()
 
 
 link: socket.socket | None = None

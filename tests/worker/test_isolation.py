@@ -84,19 +84,6 @@ class TestIsolation:
         assert bad.get_status() == "failed"
         assert first.return_value() != last.return_value()
 
-    def test_a_job_cannot_touch_the_transaction_of_one_that_failed(
-        self, queue: Any, work: Work, tmp_path: Path
-    ) -> None:
-        path = str(tmp_path / "database")
-        with sqlite3.connect(path) as database:
-            database.execute("CREATE TABLE rows (name)")
-        queue.enqueue(jobs.insert, path, "half", end_well=False)
-        queue.enqueue(jobs.insert, path, "whole", end_well=True)
-        work()
-        rows = database.execute("SELECT name FROM rows").fetchall()
-        database.close()
-        assert rows == [("whole",)]
-
     def test_a_job_that_timed_out_leaves_no_thread_behind(
         self, queue: Any, work: Work, tmp_path: Path
     ) -> None:
@@ -233,16 +220,16 @@ class TestIsolation:
             work(RQ_CLOCK_HORSE_JOBS="100")
         assert [job.get_status() for job in done].count("failed") == 1
 
-    @pytest.mark.parametrize("end_well", [True, False])
+    @pytest.mark.parametrize(("end", "env"), [("leave open", {}), ("fail", {}), ("fail", SHARED)])
     def test_no_job_commits_what_another_has_left_open(
-        self, queue: Any, work: Work, tmp_path: Path, end_well: bool
+        self, queue: Any, work: Work, tmp_path: Path, end: str, env: dict[str, str]
     ) -> None:
         path = str(tmp_path / "database")
         with sqlite3.connect(path) as database:
             database.execute("CREATE TABLE rows (name)")
-        queue.enqueue(jobs.leave_open, path, "half", end_well=end_well)
-        queue.enqueue(jobs.insert, path, "whole", end_well=True)
-        work()
+        queue.enqueue(jobs.insert, path, "half", end)
+        queue.enqueue(jobs.insert, path, "whole", "commit")
+        work(**env)
         rows = database.execute("SELECT name FROM rows").fetchall()
         database.close()
         assert rows == [("whole",)]

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -480,10 +479,9 @@ def three_restarts(path: Path, *, seconds: float, pause: float) -> str:
     """Two jobs that take `seconds`, one of a schedule and one of nobody's, under three restarts
     that come `pause` after each start and leave them a second."""
     with place(path) as here:
-        at = datetime.now(UTC) + timedelta(seconds=30)  # the clock must have started by then
-        clock = here.clock(
-            "from datetime import datetime\nfrom rq_clock import once\n"
-            f"clock.add('long', once(datetime.fromisoformat({at.isoformat()!r})), "
+        clock = here.clock(  # it must lead 10 s after it has read this, or the instant is past
+            "from datetime import UTC, datetime, timedelta\nfrom rq_clock import once\n"
+            "clock.add('long', once(datetime.now(UTC) + timedelta(seconds=10)), "
             f"'tests.worker.storm_jobs.work', args=[{seconds}], retries=2, timeout=600)\n"
         )
         fleet = Fleet(lambda: here.dyno(RQ_CLOCK_GRACE_SECONDS="1"), 2, workers=2)
