@@ -44,6 +44,8 @@ COMMITS_LIMIT = 2000
 TIDY_SECONDS, TIDY_LIMIT = 60.0, 100
 """How often to check that schedules with alerts still exist, and how many at once."""
 MEMORY_SECONDS = 60.0
+ADDRESSES_LIMIT, DEFINITIONS = 10_000, 20
+"""Ping URLs that are remembered, and definitions that are read at once for them."""
 REPORTS = 10
 """Reports in a minute; beyond, they are gathered into one."""
 PASSED_OVER = ("window", "limit")
@@ -69,6 +71,8 @@ class Monitor:
         """Sent to be stored, and not answered: after a lost connection the outcome is unknown."""
         self._pending: list[Edge] = []
         self._reported: deque[float] = deque([float("-inf")] * REPORTS, maxlen=REPORTS)
+        self._addresses: dict[str, tuple[str, str | None]] = {}
+        """Schedule → its revision, and its ping URL then."""
         self._memory_at = float("-inf")
         self._to_tidy: list[str] = []
         self._tidy_at = float("-inf")
@@ -223,15 +227,32 @@ class Monitor:
             if schedule and schedule.ping and answer.kind != "overlap":
                 for job_id in answer.planned.job_ids:
                     pings.started(schedule.name, schedule.ping, job_id, moment)
-        for ended, definition in snapshot.ended:
-            attempt = _final(ended)
-            if attempt and (url := _address(ended.schedule, definition)):
+        self._read_addresses(snapshot)
+        for ended, _ in snapshot.ended:
+            attempt, (_, url) = _final(ended), self._addresses[ended.schedule]
+            if attempt and url:
                 pings.ended(ended.schedule, url, ended.job_id, moment, ok=attempt.state == OK)
         pings.flush(moment)
         late = any(_lateness(answer) > self._rules.grace for answer in self._commits)
         overdue = snapshot.overdue.keys() - tick.faulty.keys()
         if not (late or overdue or tick.refused):
             self._channels.alive(moment)
+
+    def _read_addresses(self, snapshot: Snapshot) -> None:
+        """Read the ping URLs of schedules that are new or have changed, a few definitions at a
+        time: they may be large."""
+        if len(self._addresses) > ADDRESSES_LIMIT:
+            self._addresses.clear()
+        unknown = {
+            ended.schedule: revision
+            for ended, revision in snapshot.ended
+            if self._addresses.get(ended.schedule, ("",))[0] != revision
+        }
+        names = list(unknown)
+        while portion := names[:DEFINITIONS]:
+            del names[:DEFINITIONS]
+            for name, stored in zip(portion, self._store.definitions(portion), strict=True):
+                self._addresses[name] = unknown[name], _address(name, stored)
 
 
 def _oldest(decision: Decision) -> datetime | None:
@@ -262,7 +283,7 @@ def _line(text: str) -> str:
     return printable(masked_text(text), 200)
 
 
-def _address(name: str, definition: str) -> str | None:
+def _address(name: str, definition: str | None) -> str | None:
     """Return the ping URL of a schedule's stored definition."""
     try:
         return from_definition(name, definition).ping if definition else None

@@ -199,6 +199,7 @@ class ClockProcess:
             instance=self._settings.instance,
             version=__version__,
         )
+        self._store.keep_history()
         if not self._last_token or lease.number <= self._last_token + 1:
             self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
             gc.freeze()

@@ -84,8 +84,8 @@ class Snapshot:
     attempt: str
     """The entry of `runs` to continue after."""
     ended: list[tuple[Ended, str]]
-    """Attempts of schedules that still exist, oldest first; with the definition if it has a
-    ping, else ""."""
+    """Attempts of schedules that still exist, oldest first, each with the revision of its
+    schedule."""
     live: set[str]
     """Those of the watched jobs that wait or run."""
     unserved: set[str]
@@ -220,10 +220,10 @@ class Executions:
         )
 
     def _read_ended(
-        self, id: bytes, flat: list[bytes], definition: bytes
+        self, id: bytes, flat: list[bytes], revision: bytes
     ) -> tuple[Ended, str] | None:
         try:
-            return Ended.read(id, pairs(flat)), text(definition)
+            return Ended.read(id, pairs(flat)), text(revision)
         except Exception as error:  # whatever others have written
             self._faults.report("run.unreadable", error, entry=text(id))
             return None

@@ -140,7 +140,7 @@ class Backfills:
         """Stop a backfill from enqueueing more; what it has enqueued runs. False when it has
         ended."""
         audited = audit_words("cancel-backfill", [schedule_of(id)], actor, {"id": id})
-        args = ["cancel", id, to_ms(now), AUDIT, "", len(audited), *audited]
+        args = ["cancel", id, to_ms(now), AUDIT, KEEP_REMOVED_MS, len(audited), *audited]
         return bool(actor.call(self._edit, self._store.keys("backfills"), args))
 
     def get(self, id: str) -> Backfill | None:

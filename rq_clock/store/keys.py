@@ -11,7 +11,8 @@
                                   or ""); the entry's id has the instant
     meta                 hash     version (of this data), owner, release (last one reconciled), led
                                   (when a clock last renewed the lease), counted (its newest portion
-                                  of counters)
+                                  of counters), history (entries of a ledger, as the clock that
+                                  leads is set)
     news                 channel  "lease", ":duties", ":reap", "*" or a schedule: look there
 
     schedules

@@ -40,7 +40,7 @@ DATA_VERSION = 2
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_SCRIPTS = ("alerts", "commit", "count", "lost", "reconcile")
+_SCRIPTS = ("alerts", "commit", "count", "due", "lost", "reconcile")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
@@ -132,6 +132,11 @@ class Store:
         seconds, micros = self.redis.time()
         return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
+    def keep_history(self) -> None:
+        """Make the number of entries of a ledger that of this process, the leading clock, for all:
+        whoever records a run cuts the ledger."""
+        self.redis.hset(self.key("meta"), "history", self.history)
+
     def listen(self) -> PubSub:
         news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
         news.subscribe(self.key("news"))
@@ -181,16 +186,15 @@ class Store:
         """Yield the schedules whose next fire time (ms) lies in (after, until], soonest first. They
         are read in portions, so that a herd at one instant delays nobody else."""
         low = f"({to_ms(after)}" if after else "-inf"
-        start = 0
+        last: tuple[Any, Any] = "", ""
         while True:
-            found: Any = self.redis.zrangebyscore(
-                self.key("due"), low, to_ms(until), start=start, num=_PORTION, withscores=True
-            )
+            words = self._scripts["due"](self.keys("due"), [low, *last, to_ms(until), _PORTION])
+            found = list(zip(words[::2], words[1::2], strict=True))
             for name, score in found:
-                yield text(name), score_ms(score)
+                yield text(name), score_ms(float(score))
             if len(found) < _PORTION:
                 return
-            start += len(found)
+            last = found[-1]
 
     def load(self, names: Sequence[str]) -> tuple[dict[str, Entry], str]:
         """Return the stored state of those of `names` that exist, and the revision of all
@@ -295,6 +299,7 @@ class Store:
             to_ms(now),
             VANISHED,
             to_ms(run.fire_time) if run else "",
+            self.history,
         ]
         return bool(self._scripts["lost"](self.keys("lease"), args))
 

@@ -566,6 +566,7 @@ class TestBackfill:
         clock.finish_duties()
         assert len(clock.runs("hourly")) == 1
         assert [b.state for b in schedules.backfills()] == ["canceled"]
+        assert clock.store.redis.pttl(clock.store.key(f"backfill:{backfill.id}")) > 0
         assert "expected a backfill that is running" in fault(
             schedules, "cancel_backfill", backfill.id
         )

@@ -12,13 +12,15 @@ from rq import Queue
 from rq.job import Job
 
 from rq_clock.errors import Conflict, LeaseLost, StoreUnavailable
-from rq_clock.model.decision import Skip, due
+from rq_clock.model.decision import Decision, Skip, due
 from rq_clock.model.entry import Entry, Lease, LeaseRefused
 from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule, declare
+from rq_clock.store.audit import Actor
 from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, was_committed
 from rq_clock.store.job_commands import JobBuilder
 from rq_clock.store.lease import LEASE_MS, Leases
+from rq_clock.store.operations import Operations
 from rq_clock.store.store import Change, Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every
@@ -518,6 +520,20 @@ class TestReconcile:
         assert "unknown option 'x'" in found.fault
 
 
+class TestDueIndex:
+    def test_entries_that_leave_between_two_pages_hide_no_other(self, led: Namespace) -> None:
+        due_index, herd = led.key("due"), {f"s{i:04}": to_ms(ONE) + i // 2500 for i in range(5000)}
+        led.redis.zadd(due_index, herd)
+        pages = led.store.due(None, TWO)
+        read = [next(pages)[0] for _ in range(2000)]
+        led.redis.zrem(due_index, *read[:10])
+        later = [next(pages)[0] for _ in range(2000)]
+        assert later[0] == "s2000"
+        led.redis.zrem(due_index, *later[:20], later[-1])  # the last one of its page too
+        seen = {*read, *later, *(name for name, _ in pages)}
+        assert seen == set(herd)
+
+
 class TestLedger:
     def test_history_is_bounded_by_count(self, connection: Redis) -> None:
         ns = Namespace(connection, history=3)
@@ -527,6 +543,38 @@ class TestLedger:
             ns.commit(now=MIDNIGHT + hours * HOUR)
         runs = [e.fire_time for e in ns.ledger() if isinstance(e, Enqueued)]
         assert runs == [MIDNIGHT + hours * HOUR for hours in (5, 6, 7)]
+
+    def test_skips_and_lost_jobs_are_bounded_by_count_too(self, connection: Redis) -> None:
+        ns = Namespace(connection, history=3)
+        ns.lead()
+        ns.put(hourly())
+        for hours in range(1, 7):
+            reason = "window" if hours % 2 else "limit"
+            skip = Skip(reason, MIDNIGHT, MIDNIGHT + hours * HOUR, 1)
+            entry = ns.entry()
+            batch = Batch(ONE, ns.store.load([])[1])
+            decision = Decision((), (skip,), MIDNIGHT + hours * HOUR, TWO)
+            batch.add(entry, decision, JobBuilder(ns.store))
+            batch.pack(ns.store, ns.lease, CommitChannel(ns.store))
+            assert kinds(ns.send(batch)) == ["ok"]
+        assert [e.reason for e in ns.ledger() if isinstance(e, Skip)] == [
+            "limit",
+            "window",
+            "limit",
+        ]
+        connection.hset(ns.key("markers"), "hourly", f"{to_ms(ONE)} 0 a b")
+        assert ns.store.job_lost(ns.lease, "hourly", "a", TWO)
+        assert len(ns.ledger()) == 3
+
+    def test_the_leading_clock_says_how_many_entries_a_ledger_has(self, connection: Redis) -> None:
+        ns = Namespace(connection, history=5)
+        ns.lead()
+        ns.store.keep_history()
+        ns.put(hourly(overlap="allow"))
+        operations = Operations(Store(connection, "default", history=2))
+        for number in range(9):
+            operations.trigger(ns.entry(), ONE, str(number), Actor(by="ana"), force=True)
+        assert len(ns.ledger()) == 5
 
     def test_a_week_of_outage_is_two_entries(self, led: Namespace) -> None:
         led.put(declare("busy", every(seconds=30), "tasks.demo.heartbeat", {}))

@@ -4,6 +4,7 @@
 -- KEYS  1 backfills
 -- ARGV  1 "create" | "cancel"   2 id   3 now ms   4 entries the audit may have
 --       5 to create: how many there were when it was planned, or "" if that does not matter
+--         to cancel: ms to keep it
 --       6 number of words of the entry for the audit, then these
 --       … to create: field, value, field, value
 --    or 1 "finish"   2 duty   3 when it was due, ms
@@ -26,11 +27,13 @@ if verb == 'create' then
   end
   redis.call('HSET', backfill, unpack(ARGV, words))
   redis.call('ZADD', KEYS[1], now, id)
+  redis.call('ZADD', key('duties'), now, 'backfill:' .. id)
+  redis.call('PUBLISH', key('news'), ':duties')
 else
   if redis.call('HGET', backfill, 'state') ~= 'running' then return 0 end
   redis.call('HSET', backfill, 'state', 'canceled')
+  redis.call('PEXPIRE', backfill, ARGV[5])
+  redis.call('ZREM', key('duties'), 'backfill:' .. id)
 end
-redis.call('ZADD', key('duties'), now, 'backfill:' .. id)
 audit(ARGV[4], unpack(ARGV, 7, words - 1))
-redis.call('PUBLISH', key('news'), ':duties')
 return 1

@@ -28,7 +28,7 @@ end
 if (cursor or '') ~= ARGV[3] then return 'stale' end
 
 local known = redis.call('HEXISTS', key('markers'), schedule) == 1 and schedule
-local jobs, enqueued = {}, 0
+local cap, jobs, enqueued = ledger_cap(ARGV[8]), {}, 0
 for id in string.gmatch(ARGV[10], '%S+') do
   jobs[#jobs + 1] = id
 end
@@ -41,7 +41,7 @@ for _ = 1, tonumber(ARGV[12]) do
     return fault
   end
   if not before then
-    record(key('ledger:' .. schedule), 'b', fire, ARGV[9], ARGV[8])
+    record(key('ledger:' .. schedule), 'b', fire, ARGV[9], cap)
     tally(known, 'fire enqueued backfill', 1)
     enqueued = enqueued + 1
   end

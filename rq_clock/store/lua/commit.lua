@@ -6,7 +6,7 @@
 --
 -- KEYS  1 lease   2 markers   3 due
 -- ARGV  1 token, or "" for a decision without the lease, before a change that would lose it
---       2 entries a ledger may have   3 revision of "*"
+--       2 entries a ledger may have, unless the clock has another number   3 revision of "*"
 --       4 number of shapes, then for each the words that the commands of many jobs share:
 --         number of commands, then the number of words of each; the words of all
 --         number of places, then each: which of the words are a job's own
@@ -36,7 +36,7 @@ if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return {'lost'}
 end
 
-local cap, clock = ARGV[2], redis.call('TIME')
+local cap, clock = ledger_cap(ARGV[2]), redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 position = 4
 
@@ -140,7 +140,7 @@ local function record_skip(ledger, skip)
     count = math.min(before + count, 10000)
     return attempt('LSET', ledger, -1, '- ' .. since .. ' ' .. last .. ' ' .. count .. ' ' .. reason)
   end
-  return attempt('RPUSH', ledger, '- ' .. first .. ' ' .. last .. ' ' .. count .. ' ' .. reason)
+  return append(ledger, '- ' .. first .. ' ' .. last .. ' ' .. count .. ' ' .. reason, cap)
 end
 
 -- The ledger comes after the jobs: once they are in, the server takes writes and the ledger is

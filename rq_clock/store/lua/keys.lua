@@ -131,12 +131,24 @@ local function add_job(jobs, id, alive)
   return table.concat({id, unpack(alive)}, ' ')
 end
 
--- Enter an enqueued fire time in a ledger of at most `cap` entries.
-local function record(ledger, code, fire, now, cap)
-  local lag = math.max(now - fire, 0)  -- the clock's host may be ahead of this server
-  if redis.call('RPUSH', ledger, code .. ' ' .. fire .. ' ' .. lag) > tonumber(cap) then
+-- Return how many entries a ledger may have: as the leading clock says, or else as the caller does.
+local function ledger_cap(own)
+  return tonumber(redis.call('HGET', key('meta'), 'history') or own)
+end
+
+-- Add an entry to a ledger of at most `cap` entries. Returns the server's error.
+local function append(ledger, entry, cap)
+  local length = redis.pcall('RPUSH', ledger, entry)
+  if type(length) == 'table' then return length.err end
+  if length > cap then
     redis.call('LTRIM', ledger, -cap, -1)
   end
+end
+
+-- Enter an enqueued fire time in a ledger.
+local function record(ledger, code, fire, now, cap)
+  local lag = math.max(now - fire, 0)  -- the clock's host may be ahead of this server
+  return append(ledger, code .. ' ' .. fire .. ' ' .. lag, cap)
 end
 
 local HASHES = {'definitions', 'markers', 'revisions', 'pauses', 'skips', 'succeeded', 'outcomes'}

@@ -4,6 +4,7 @@
 -- KEYS  1 lease
 -- ARGV  1 token   2 schedule   3 job id   4 now ms, which stands for its start and its end
 --       5 the field of counters for such a run   6 the job's fire time, ms, or "" for no run's id
+--       7 entries a ledger may have
 -- Returns 1; 0 when the token is no longer the lease's or the job blocks nothing any more.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
@@ -15,7 +16,7 @@ for job in string.gmatch(jobs or '', '%S+') do
 end
 left = table.concat(left, ' ')
 if not base or left == jobs then return 0 end
-redis.call('RPUSH', key('ledger:' .. name), 'x ' .. now .. ' ' .. id)
+append(key('ledger:' .. name), 'x ' .. now .. ' ' .. id, ledger_cap(ARGV[7]))
 keep_state(name, base, left)
 remember(name, 'lost', ARGV[6] ~= '' and ARGV[6] or now, now, now)
 tally(name, ARGV[5], 1)

@@ -26,7 +26,7 @@ position = 9 + tonumber(ARGV[8])
 local fault, before = enqueue(id, KEYS[2])
 if fault then return {'error', fault} end
 if not before then
-  record(key('ledger:' .. name), 'm', fire, now, ARGV[5])
+  record(key('ledger:' .. name), 'm', fire, now, ledger_cap(ARGV[5]))
   tally(name, 'fire enqueued manual', 1)
   keep_state(name, base, add_job(jobs, id, alive))
   audit(ARGV[6], unpack(ARGV, 9, 8 + ARGV[8]))

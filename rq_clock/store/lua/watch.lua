@@ -8,8 +8,8 @@
 -- Returns {overdue, attempt, ended, live, unserved}
 --         overdue    schedule, fire time (ms), …: the longest overdue first
 --         attempt    the one to go on from next time
---         ended      {id, fields, definition} of each attempt since, oldest first; only of schedules
---                    that still exist, and the definition only if it names an address to ping
+--         ended      {id, fields, revision of the schedule} of each attempt since, oldest first; only
+--                    of schedules that still exist
 --         live       those of the jobs that wait or run
 --         unserved   queues with waiting jobs and no living worker
 -- Nothing is written.
@@ -29,10 +29,8 @@ else
     for i = 1, #fields, 2 do
       schedule = fields[i] == 'schedule' and fields[i + 1] or schedule
     end
-    local definition = redis.call('HGET', key('definitions'), schedule)
-    if definition then
-      local pings = string.find(definition, '"ping":', 1, true)
-      ended[#ended + 1] = {id, fields, pings and definition or ''}
+    if redis.call('HEXISTS', key('definitions'), schedule or '') == 1 then
+      ended[#ended + 1] = {id, fields, redis.call('HGET', key('revisions'), schedule) or '0'}
     end
     seen = id
   end
