@@ -10,13 +10,14 @@ import select
 import signal
 import socket
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol, Self
 
 from redis import Redis
 
 from rq_clock.settings import Settings
 from rq_clock.store.client import connect
+from rq_clock.store.server_time import ServerTime
 
 ENDING = {signal.SIGTERM, signal.SIGINT}
 
@@ -79,6 +80,7 @@ class Runtime:
 
     def __init__(self, *others: signal.Signals) -> None:
         self.signals = Signals(*others)
+        self.time = ServerTime(self.monotonic, self.wall)
 
     def __enter__(self) -> Self:
         self.signals.__enter__()
@@ -87,9 +89,13 @@ class Runtime:
     def __exit__(self, *error: object) -> None:
         self.signals.__exit__(*error)
 
-    def wall(self) -> datetime:
-        """Return the time of day, in UTC."""
-        return datetime.now(UTC)
+    def now(self) -> datetime:
+        """Return the server's time, as measured last and reckoned since."""
+        return self.time.now()
+
+    def wall(self) -> float:
+        """Return this host's time of day, in epoch seconds. Only compared with the server's."""
+        return time.time()
 
     def monotonic(self) -> float:
         """Return the seconds of a clock that nobody sets."""
@@ -100,6 +106,8 @@ class Runtime:
         that can be read."""
         return self.signals.wait(seconds, *others)
 
-    def connect(self, settings: Settings) -> Redis:
-        """Return a client for the server that the settings name; see `store.client.connect`."""
-        return connect(settings=settings)
+    def connect(self, settings: Settings, *, measured: bool = False) -> Redis:
+        """Return a client for the server that the settings name; see `store.client.connect`. With
+        `measured`, each new connection first measures the server's time."""
+        on_connect = self.time.measure_connection if measured else None
+        return connect(settings=settings, on_connect=on_connect)

@@ -29,6 +29,7 @@ from rq import Queue
 from rq_clock.log import logger
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
+from rq_clock.store import commit
 from rq_clock.store.store import Store
 from rq_clock.worker.worker import Worker
 from tests.beside import BODIES, STORMS
@@ -134,6 +135,12 @@ def store(connection: Redis) -> Store:
 def schedules(connection: Redis, redis_url: str) -> Schedules:
     settings = Settings.from_env({"REDIS_URL": redis_url})
     return Schedules(connection, by="ana", settings=settings)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a clock that the test drives commit fire times that are still to come."""
+    monkeypatch.setattr(commit, "EARLY_MS", 10**12)
 
 
 @pytest.fixture

@@ -90,6 +90,8 @@ class Planner:
         self._latest = self._scan_at = self._rescan_at = 0
         self._failing: dict[str, tuple[int, int]] = {}
         self._refused = self._retry_at = 0
+        self.early = False
+        """Whether the server refused a commit as too early: its time has to be measured again."""
         self._invalid: dict[str, str] = {}
         self._faults = FaultLog() if faults is None else faults
         self.overlaps = Overlaps(store, lease, self._faults)
@@ -113,7 +115,7 @@ class Planner:
         Raises LeaseLost, and redis-py's errors when the server is gone.
         """
         now_ms = to_ms(now)
-        if now_ms < self._latest - 1000:  # the wall clock went back: its plans are void
+        if now_ms < self._latest - 1000:  # the time went back: its plans are void
             self._retry_at = 0
             self._failing.clear()
             self.look_again("*")
@@ -315,7 +317,8 @@ class Planner:
 
     def _refuse(self, batch: Batch, refusal: CommitRefusal, now_ms: int) -> None:
         self._decide_again(batch.planned)
-        if refusal.changed:
+        self.early |= refusal.early
+        if refusal.changed or refusal.early:
             self._cache.clear()
             return
         if now_ms >= self._retry_at:  # once for all batches of this attempt

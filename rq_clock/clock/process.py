@@ -14,13 +14,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
+from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, log_difference, plan
 from rq_clock.errors import LeaseLost
@@ -31,11 +30,11 @@ from rq_clock.model.entry import Lease, LeaseRefused
 from rq_clock.model.schedule import Schedule
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage, socket_of
+from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.lease import Leases
-from rq_clock.store.scripts import text
+from rq_clock.store.server_time import DOUBT_SECONDS
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__, releases
@@ -91,8 +90,10 @@ class ClockProcess:
         self._runtime = runtime
         self._signals = runtime.signals
         self._remove_all = remove_all
-        self._store = Store.from_settings(runtime.connect(settings), settings)
+        self._time = runtime.time
+        self._store = Store.from_settings(runtime.connect(settings, measured=True), settings)
         self._leases = Leases(self._store)
+        self._news = News(self._store, runtime.monotonic)
         self._mode = "take-over" if take_over else "starting"
         self._reaper = Reaper(
             Executions.from_settings(self._store.redis, settings),
@@ -114,6 +115,8 @@ class ClockProcess:
         self._warned = False
         self._unconfirmed: list[Planned] = []
         self._condition = ""
+        self._doubtful = False
+        """Whether the server's time is in doubt."""
 
     def run(self) -> None:
         """Serve until a signal, through any number of outages."""
@@ -139,29 +142,30 @@ class ClockProcess:
             if not self._warned:
                 log_warning("store.warning", text=warning)
         self._warned = True
-        subscription = self._store.listen()
+        self._news.open()
         try:
             while not self._signals.stopping:
+                self._time.measure(self._store.redis)
                 answer = self._leases.acquire(
                     self._settings.instance,
                     (self._settings.owner, self._settings.former_owner),
                     self._mode,
-                    self._runtime.wall(),
+                    self._runtime.now(),
                 )
                 self._mode = "waiting"
                 self._reconnect.answered()
                 if isinstance(answer, LeaseRefused):
-                    self._stand_by(answer, subscription)
+                    self._stand_by(answer)
                     continue
                 try:
-                    self._lead(answer, subscription)
+                    self._lead(answer)
                 except LeaseLost as error:
                     self._enter("deposed")
                     log_event("clock.deposed", reason=error)
         finally:
-            subscription.close()
+            self._news.close()
 
-    def _stand_by(self, refused: LeaseRefused, subscription: PubSub) -> None:
+    def _stand_by(self, refused: LeaseRefused) -> None:
         """Wait until the lease may be free."""
         self._reconnect.succeeded()
         seconds = refused.wait + (0.005 if self._last_token else NEWCOMER_SECONDS)
@@ -179,17 +183,18 @@ class ClockProcess:
                 )
         elif self._enter("standby"):
             log_event("clock.standby", leader=refused.holder)
-        self._wait(seconds, subscription)
+        self._wait(seconds)
 
-    def _wait(self, seconds: float, subscription: PubSub) -> list[str]:
+    def _wait(self, seconds: float) -> list[str]:
         """Sleep. Return the messages that came meanwhile."""
-        sock = socket_of(subscription.connection)
-        readable = self._runtime.wait(seconds, *([sock] if sock else []))
-        return _read(subscription) if readable else []
+        sock = self._news.socket
+        late = self._news.answer_by - self._runtime.monotonic()
+        readable = self._runtime.wait(min(seconds, late), *([sock] if sock else []))
+        return self._news.read() if readable or seconds >= late else []
 
     # ---- leading ------------------------------------------------------------------------------
 
-    def _lead(self, lease: Lease, subscription: PubSub) -> None:
+    def _lead(self, lease: Lease) -> None:
         """Lead until a signal; raises LeaseLost when a newer clock leads."""
         self._enter("leading")
         log_event(
@@ -214,8 +219,8 @@ class ClockProcess:
         try:
             planner.log.confirm(self._unconfirmed)
             self._unconfirmed = []
-            self._turn(planner, lease, subscription)
-            planner.finish(self._runtime.wall())
+            self._turn(planner, lease)
+            planner.finish(self._runtime.now())
             while self._counters.waiting:
                 self._do(self._counting, planner, lease)
             self._leases.release(lease)
@@ -223,12 +228,12 @@ class ClockProcess:
             gc.enable()
             self._unconfirmed = planner.in_flight
 
-    def _turn(self, planner: Planner, lease: Lease, subscription: PubSub) -> None:
+    def _turn(self, planner: Planner, lease: Lease) -> None:
         monotonic = self._runtime.monotonic
         renewals, renewed, busy = 0, monotonic(), 0.0
         while not self._signals.stopping:
             began = monotonic()
-            seconds = planner.turn(self._runtime.wall())
+            seconds = self._decide(planner)
             busy += monotonic() - began
             if seconds > 0:
                 self._counters.tick(busy)
@@ -237,10 +242,10 @@ class ClockProcess:
             if first_pass_done or monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
                 report = first_pass_done or renewals % REPORT_EVERY == 0
-                self._leases.renew(lease, **(self._facts(planner) if proven and report else {}))
+                self._renew(lease, self._facts(planner) if proven and report else {})
                 renewals, renewed = renewals + proven, monotonic()
-                # Reading also lets redis-py notice a dead subscription.
-                self._handle(planner, _read(subscription))
+                self._handle(planner, self._news.read())
+                self._news.ping()
                 if report and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
                     gc.collect()
                 continue
@@ -249,15 +254,39 @@ class ClockProcess:
                 continue
             wake_at = min(renewed + RENEW_SECONDS, *(duty.next_at for duty in self._duties))
             nap = seconds - max(EARLY_SECONDS, seconds * EARLY_PART)
-            messages = self._wait(min(nap, wake_at - monotonic()), subscription)
+            messages = self._wait(min(nap, wake_at - monotonic()))
             if "lease" in messages:
                 renewed = 0.0  # someone else may lead now: renew before the next commit fails
             self._handle(planner, messages)
-            planner.overlaps.check(self._runtime.wall())
+            planner.overlaps.check(self._runtime.now())
+
+    def _decide(self, planner: Planner) -> float:
+        """Let the planner do one piece of work, unless the time is in doubt. Return the seconds
+        until the next one."""
+        if planner.early:
+            planner.early = False
+            self._time.measure(self._store.redis)
+        if back := self._time.take_step_back():
+            log_warning("time.back", seconds=f"{back:.1f}")
+        if self._time.ahead and not self._doubtful:
+            log_warning(
+                "time.doubtful",
+                ahead=f"{self._time.ahead:.0f}s",
+                effect=f"nothing is decided until this host agrees, at most {DOUBT_SECONDS:g} s",
+                remedy="compare the clocks of the Redis servers and of this host",
+            )
+        elif self._doubtful and not self._time.ahead:
+            log_event("time.accepted", now=self._runtime.now())
+        self._doubtful = self._time.ahead > 0
+        return RENEW_SECONDS if self._doubtful else planner.turn(self._runtime.now())
+
+    def _renew(self, lease: Lease, facts: Mapping[str, str | int]) -> None:
+        sent = self._runtime.monotonic()
+        self._time.sample(sent, self._leases.renew(lease, **facts))
 
     def _handle(self, planner: Planner, messages: list[str]) -> None:
         for duty, message in ((self._reaping, REAP), (self._backfilling, BACKFILLS_CHANGED)):
-            if message in messages:
+            if message in messages or EVERYTHING in messages:
                 duty.next_at = 0.0
         others = ("lease", REAP, BACKFILLS_CHANGED)
         planner.look_again(message for message in messages if message not in others)
@@ -288,20 +317,20 @@ class ClockProcess:
 
     def _reap(self, planner: Planner, lease: Lease) -> float:
         """Look after workers that died and retries that wait."""
-        now = self._runtime.wall()
+        now = self._runtime.now()
         due = self._reaper.look(self._runtime.monotonic(), now)
         pause = (due - now).total_seconds() if due else RENEW_SECONDS
         return min(max(pause, SHORTEST_PAUSE), RENEW_SECONDS)
 
     def _backfill(self, planner: Planner, lease: Lease) -> float:
         """Go on with the backfills that operators have started."""
-        now = self._runtime.wall()
+        now = self._runtime.now()
         due = self._backfiller.look(lease, now)
         pause = (due - now).total_seconds() if due else BACKFILL_SECONDS
         return min(max(pause, 0.0), BACKFILL_SECONDS)
 
     def _check_alerts(self, planner: Planner, lease: Lease) -> float:
-        moment, now = self._runtime.monotonic(), self._runtime.wall()
+        moment, now = self._runtime.monotonic(), self._runtime.now()
         pause = self._monitor.look(moment, now, planner.report(), lease)
         planner.overlaps.lost.clear()
         return pause
@@ -324,7 +353,7 @@ class ClockProcess:
         """Return the leader's facts, for `status` and the pages."""
         return {
             "proven": 1,
-            "tick": to_ms(self._runtime.wall()),
+            "tick": to_ms(self._runtime.now()),
             **releases(),
             "release": self._settings.release,
             **planner.log.facts(),
@@ -333,7 +362,7 @@ class ClockProcess:
     def _reconcile(self, lease: Lease) -> None:
         """Make Redis hold what the code declares. If interrupted, the next clock goes on: each step
         is whole, and finished ones compare equal."""
-        started, now = self._runtime.monotonic(), self._runtime.wall()
+        started, now = self._runtime.monotonic(), self._runtime.now()
         stored = self._store.declared()
         if self._settings.release and self._store.released() > self._settings.release:
             self._log_older_release()
@@ -359,7 +388,7 @@ class ClockProcess:
             if not went_through:
                 self._log_older_release()
                 return
-            self._leases.renew(lease)
+            self._renew(lease, {})
         for change in difference.changes:
             if change.past:
                 self._counters.add("fire skipped past", schedule=change.name)
@@ -373,14 +402,3 @@ class ClockProcess:
             release=self._settings.release,
             effect="keeps the schedules that a later release declared",
         )
-
-
-def _read(subscription: PubSub) -> list[str]:
-    messages: list[str] = []
-    connection: Any = subscription.connection
-    while True:
-        message = subscription.get_message(timeout=0)
-        if message is not None:
-            messages.append(text(message["data"]))
-        elif not connection.can_read(timeout=0):  # None also stands for an acknowledgement, and
-            return messages  # what came right behind it would make no socket readable

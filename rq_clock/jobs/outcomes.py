@@ -52,7 +52,8 @@ def dependencies_key(job_id: bytes) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Execution:
     """One attempt at a job, as its worker took it. `fields` is the job's hash at that moment,
-    `previous` the newest fire time of its schedule that had succeeded by then."""
+    `previous` the newest fire time of its schedule that had succeeded by then. `offset` is that of
+    the server's time from the monotonic clock, in seconds, which the work horse has no better."""
 
     id: str
     job_id: str
@@ -61,6 +62,7 @@ class Execution:
     started: datetime
     fields: Mapping[bytes, bytes]
     previous: datetime | None = None
+    offset: float = 0.0
 
     @property
     def attempt(self) -> int:

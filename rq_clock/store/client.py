@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -57,10 +58,15 @@ def is_outage(error: Exception) -> bool:
 
 
 def connect(
-    url: str | None = None, *, settings: Settings | None = None, seconds: float = REPLY_SECONDS
+    url: str | None = None,
+    *,
+    settings: Settings | None = None,
+    seconds: float = REPLY_SECONDS,
+    on_connect: Callable[[Any], None] | None = None,
 ) -> Redis:
     """Return a client for `url`, or for the environment's REDIS_URL, without connecting. A server
-    that is silent for `seconds` counts as gone.
+    that is silent for `seconds` counts as gone. `on_connect` is called with each new connection
+    instead of its own method of that name.
 
     Reads redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db. Raises
     StoreUnavailable for no URL or any other.
@@ -76,6 +82,7 @@ def connect(
         "client_name": f"rq-clock:{settings.instance}",
         "health_check_interval": 30,
         "protocol": 2,
+        "redis_connect_func": on_connect,
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": seconds,
         "socket_timeout": seconds,

@@ -32,6 +32,8 @@ from rq_clock.timing.triggers import Once
 
 FULL = 100
 """Jobs, or schedules, in one message: about a millisecond of the server's time."""
+EARLY_MS = 2000
+"""How far ahead of the server's time a fire time may be committed."""
 WINDOW = 4
 """Messages on their way at once: enough that the server never waits for the next."""
 
@@ -58,11 +60,12 @@ class CommitResult:
 
 class CommitRefusal(Exception):
     """The whole batch was refused and nothing was written. `changed`: the only reason was a newer
-    revision for all schedules."""
+    revision for all schedules. `early`: by the server's time it is not due yet."""
 
-    def __init__(self, reason: str, *, changed: bool = False) -> None:
+    def __init__(self, reason: str, *, changed: bool = False, early: bool = False) -> None:
         super().__init__(reason)
         self.changed = changed
+        self.early = early
 
 
 @dataclass(slots=True)
@@ -155,7 +158,7 @@ class Batch:
         words = [word for shape in self._shapes.values() for word in shape.common()]
         own = [row[place] for shape, row in self._rows for place in shape.places]
         keys = store.keys("lease", "markers", "due")
-        head = [lease.token, store.history, self.everything]
+        head = [lease.token, store.history, self.everything, EARLY_MS]
         self.message = channel.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
             len(self._shapes), *words, len(self.planned), *self._words, *own,
@@ -230,6 +233,8 @@ def _result(batch: Batch, reply: Any) -> list[CommitResult] | CommitRefusal:
         raise LeaseLost
     if status == b"changed":
         return CommitRefusal("all schedules were changed at once", changed=True)
+    if status == b"early":
+        return CommitRefusal("by the server's time it is not due yet", early=True)
     if status == b"error":
         return CommitRefusal(text(reply[1]))
     at = datetime.fromtimestamp(reply[1] / 1000, UTC)

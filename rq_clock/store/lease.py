@@ -51,12 +51,15 @@ class Leases:
             return LeaseRefused("foreign", owner=rest[0], holder=rest[1])
         raise StoreUnavailable(data_fault(self._store.namespace, int(rest[0])))
 
-    def renew(self, lease: Lease, **facts: str | int) -> None:
-        """Keep the lease and write `facts` on it. Raises LeaseLost."""
+    def renew(self, lease: Lease, **facts: str | int) -> int:
+        """Keep the lease and write `facts` on it. Return the server's time in epoch microseconds.
+        Raises LeaseLost."""
         pairs = [word for pair in facts.items() for word in pair]
         keys = self._store.keys("lease", "unproven", "meta")
-        if not self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]):
+        micros = int(self._scripts["renew"](keys, [lease.token, LEASE_MS, *pairs]))
+        if not micros:
             raise LeaseLost
+        return micros
 
     def release(self, lease: Lease) -> None:
         """Give the lease back at once; a lease that is lost already stays with its new holder."""

@@ -20,6 +20,7 @@ import traceback
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from threading import Event
 from typing import Any
 
@@ -37,6 +38,7 @@ from rq_clock.jobs.outcomes import Execution, Outcome, encodable
 from rq_clock.log import log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
+from rq_clock.store.server_time import instant
 from rq_clock.worker.channel import ENDED, NO_MORE, REUSABLE, Channel
 from rq_clock.worker.hooks import Hooks, flush_telemetry
 from rq_clock.worker.hygiene import Surroundings
@@ -154,7 +156,9 @@ class JobWorker(RQWorker):
         try:
             job = self._restored(execution)
         except Exception as error:
-            self._deliver(outcomes.failed(execution, now(), f"cannot be read: {_text(error)}"))
+            self._deliver(
+                outcomes.failed(execution, self._now(), f"cannot be read: {_text(error)}")
+            )
             return
         self.execution = RQExecution(execution.id, job.id, self.connection, self.name)
         queue = next((queue for queue in self.queues if queue.name == execution.queue), None)
@@ -179,8 +183,12 @@ class JobWorker(RQWorker):
         if not self._delivered:  # by a method that a subclass overrides
             stored = job.get_status(refresh=True) != JobStatus.STARTED
             trace = "perform_job() returned, and the job's end was not stored"
-            outcome = outcomes.failed(execution, now(), trace)
-            self._deliver(outcomes.stored_elsewhere(now()) if stored else outcome, job)
+            outcome = outcomes.failed(execution, self._now(), trace)
+            self._deliver(outcomes.stored_elsewhere(self._now()) if stored else outcome, job)
+
+    def _now(self) -> datetime:
+        """Return the server's time."""
+        return instant(self._runtime.monotonic() + self._current.offset)
 
     def _restored(self, execution: Execution) -> Job:
         job = self.job_class(execution.job_id, self.connection, self.serializer)
@@ -268,7 +276,7 @@ class JobWorker(RQWorker):
         self._in_job = False
         if os.getpid() != self._process:  # the job has forked it
             end_fork()
-        job.ended_at = now()
+        job.ended_at = self._now()
         self._allow(max(heartbeat_ttl, AFTERWARDS))
         if self._is_interruption(sys.exc_info()[1]):
             job._failure_callback_name = None  # a restart is not a failure
@@ -315,7 +323,7 @@ class JobWorker(RQWorker):
             return
         error = sys.exc_info()[1]
         what = _text(error)
-        at = job.ended_at or now()
+        at = job.ended_at or self._now()
         execution = _with_retries(self._current, job)
         if self._is_interruption(error):
             limit = self._settings.max_interruptions

@@ -21,6 +21,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -255,7 +256,7 @@ class Worker(JobWorker):
             self._finished = True
 
     def _take(self) -> Execution | None:
-        return self._executions.take(self.name, self._queues(), self._runtime.wall())
+        return self._executions.take(self.name, self._queues(), self._runtime.now())
 
     def _idle(self) -> bool:
         """Wait until there may be a job. Return False when the waiting time is over."""
@@ -297,7 +298,8 @@ class Worker(JobWorker):
     def _take_name(self) -> bool:
         """Take the place of this name among the living. Return False while another worker may have
         it: the first sign of life that it gives ends this one, a long silence frees the name."""
-        sign = self._executions.register(self.name, self._runtime.wall())
+        self._runtime.time.measure(self._redis)
+        sign = self._executions.register(self.name, self._runtime.now())
         if not sign or self._named:
             self._named, self._rival = True, ""
             return True
@@ -307,7 +309,7 @@ class Worker(JobWorker):
             seconds = self._settings.worker_silence
             log_event("worker.waiting", name=self.name, reason="the name is taken", seconds=seconds)
         self._rival = sign
-        self._reaper.look(self._runtime.monotonic(), self._runtime.wall())
+        self._reaper.look(self._runtime.monotonic(), self._runtime.now())
         return False
 
     def _find_address(self) -> None:
@@ -343,9 +345,10 @@ class Worker(JobWorker):
     def _beat(self) -> None:
         every = self._beat_every
         self._beat_at = self._runtime.monotonic() + every
-        if self._executions.beat(self.name, self.worker_ttl + 60, self._runtime.wall()):
-            due = self._reaper.look(self._runtime.monotonic(), self._runtime.wall())
-            pause = (due - self._runtime.wall()).total_seconds() if due else every
+        self._runtime.time.measure(self._redis)
+        if self._executions.beat(self.name, self.worker_ttl + 60, self._runtime.now()):
+            due = self._reaper.look(self._runtime.monotonic(), self._runtime.now())
+            pause = (due - self._runtime.now()).total_seconds() if due else every
             self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), every)
         if self._task is None and self._runtime.monotonic() >= self._clean_at:
             self._clean_at = self._runtime.monotonic() + self.maintenance_interval
@@ -399,10 +402,10 @@ class Worker(JobWorker):
     def _give_back(self) -> None:
         """Put back a job that this worker took in a reply that was lost, just before it had to
         end."""
-        execution = self._executions.take(self.name, [], self._runtime.wall())
+        execution = self._executions.take(self.name, [], self._runtime.now())
         if execution is not None:
             error, limit = "the worker had to end", self._settings.max_interruptions
-            outcome = outcomes.interrupted(execution, self._runtime.wall(), limit, error=error)
+            outcome = outcomes.interrupted(execution, self._runtime.now(), limit, error=error)
             self._executions.close(execution, outcome)
             self._report(execution, outcome)
 
@@ -414,6 +417,7 @@ class Worker(JobWorker):
     def _begin(self, execution: Execution, *, busy: bool = False) -> None:
         queue = next(q for q in self.queues if q.name == execution.queue)
         self.reorder_queues(reference_queue=queue)
+        execution = replace(execution, offset=self._runtime.time.offset)
         self._task = self._hand_over(execution, execution)
         self._enter("serving")
         if self._settings.horse_jobs == 1 and self._goes_on():
@@ -441,7 +445,7 @@ class Worker(JobWorker):
         task.output.write()
         if self._goes_on() and self._runtime.monotonic() < self._beat_at:
             following = self._executions.close_and_take(
-                execution, outcome, self._queues(), self._runtime.wall()
+                execution, outcome, self._queues(), self._runtime.now()
             )
         else:
             self._executions.close(execution, outcome)
@@ -584,7 +588,7 @@ class Worker(JobWorker):
         log_event("worker.stopping", running=self._task.job_id if self._task else "none")
         if self._running is not None:
             self._running.horse.request_stop()
-            self._stop_requested, self._shutdown_requested_date = True, self._runtime.wall()
+            self._stop_requested, self._shutdown_requested_date = True, self._runtime.now()
             with suppress(RedisError, OSError):  # only RQ's tools show it
                 self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
 
@@ -641,7 +645,7 @@ class Worker(JobWorker):
         execution = task.execution
         stopped = self._stopped_job_id == execution.job_id
         outcome = task.death(
-            self._runtime.wall(),
+            self._runtime.now(),
             stopped=stopped,
             stopping=self._signals.stopping,
             limit=self._settings.max_interruptions,

@@ -231,10 +231,26 @@ class TestTheWallClock:
         assert wall.enqueued() == each(MIDNIGHT, SECOND, (newest - MIDNIGHT) // SECOND)
         assert wall.skipped() == []
 
+    def test_a_fire_time_to_come_is_refused_and_decided_again(
+        self, wall: Wall, events: Events
+    ) -> None:
+        right = wall.store.now()
+        wall.now = right + timedelta(hours=1)
+        wall.declare(schedule(every(seconds=1)))
+        while not wall.planner.early:
+            assert wall.planner.turn(wall.now + SECOND) == 0
+        assert wall.entry().marker is None
+        assert wall.enqueued() == []
+        wall.planner.early = False
+        assert wall.planner.turn(right) > 1  # it waits for TIME
+        assert not wall.planner.early
+        assert not events("commit.refused")
+        assert not events("run.undecided")
+
     def test_the_end_of_a_run_is_recorded_by_a_host_ahead_of_the_server(self, wall: Wall) -> None:
-        wall.now = wall.store.now() + timedelta(hours=1)
-        wall.declare(schedule(once(wall.now + SECOND)))
-        wall.run(wall.now + 2 * SECOND)
+        wall.now = wall.store.now() + SECOND
+        wall.declare(schedule(once(wall.now + SECOND / 4)))
+        wall.run(wall.now + SECOND / 2)
         assert [e.lag for e in wall.store.ledger("s") if isinstance(e, Enqueued)] == [timedelta(0)]
         run_next(wall)
         entry = wall.run_of("s")

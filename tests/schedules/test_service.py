@@ -379,6 +379,7 @@ class TestTrigger:
 
 
 class TestPause:
+    @pytest.mark.usefixtures("ahead")
     def test_a_timed_pause_ends_by_itself(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         first = next_fire(schedules, "feeds")
@@ -467,6 +468,7 @@ class TestPause:
 
 
 class TestSkip:
+    @pytest.mark.usefixtures("ahead")
     def test_the_next_fire_times_are_skipped(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         first = next_fire(schedules, "feeds")
@@ -477,6 +479,7 @@ class TestSkip:
         assert clock.skips("feeds") == [("requested", 2)]
         assert clock.runs("feeds") == [(first + 2 * HOUR, "schedule")]
 
+    @pytest.mark.usefixtures("ahead")
     def test_can_be_undone(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(hours=1), TASK)
         first = next_fire(schedules, "feeds")

@@ -306,6 +306,7 @@ class TestWhatIsRemoved:
         assert clock.counts().runs == {"failed": 1}
         assert clock.counts().fires == {("enqueued", "schedule"): 1}
 
+    @pytest.mark.usefixtures("ahead")
     def test_a_one_off_job_is_counted_with_all_and_leaves_nothing_of_its_own(
         self, clock: Clock
     ) -> None:

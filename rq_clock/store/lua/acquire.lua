@@ -35,9 +35,16 @@ if token then
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
     return {'granted', token}
   end
+  if redis.call('PTTL', KEYS[4]) > tonumber(ARGV[8]) then
+    redis.call('PEXPIRE', KEYS[4], ARGV[8])
+  end
   local may_depose = mode == 'take-over'
     or (mode == 'starting' and lease[3] == '1' and redis.call('EXISTS', KEYS[4]) == 0)
   if not may_depose then
+    -- A server whose clock went back lets a key live on: no lease is longer than it was given.
+    if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[5]) then
+      redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    end
     return {'held', redis.call('PTTL', KEYS[1]), holder}
   end
   redis.call('SET', KEYS[4], instance, 'PX', ARGV[8])

@@ -33,7 +33,7 @@ end
 
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'well' end
 local reaper = redis.call('GET', KEYS[3])
-if not reaper or reaper == ARGV[1] then
+if not reaper or reaper == ARGV[1] or redis.call('PTTL', KEYS[3]) > tonumber(ARGV[6]) then
   redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[6])
   return 'reap'
 end

@@ -7,7 +7,8 @@
 -- KEYS  1 lease   2 markers   3 due
 -- ARGV  1 token, or "" for a decision without the lease, before a change that would lose it
 --       2 entries a ledger may have, unless the clock has another number   3 revision of "*"
---       4 number of shapes, then for each the words that the commands of many jobs share:
+--       4 ms that a fire time may lie ahead
+--       5 number of shapes, then for each the words that the commands of many jobs share:
 --         number of commands, then the number of words of each; the words of all
 --         number of places, then each: which of the words are a job's own
 --         number of schedules, then for each schedule:
@@ -22,6 +23,8 @@
 --         then for each job, in order: a word for each place of its shape
 -- Returns {"lost"}                    the token is no longer the lease's; nothing was written
 --         {"changed"}                 the revision of "*" moved on; nothing was written
+--         {"early"}                   a fire time lies further ahead: the caller's idea of the time is
+--                                     wrong; nothing was written
 --         {"error", text}             the server takes no writes at all; nothing was written
 --         {"done", now ms, answer…}   one answer a schedule, in order:
 --           "ok"                          enqueued and marked
@@ -38,7 +41,7 @@ end
 
 local cap, clock = ledger_cap(ARGV[2]), redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-position = 4
+position = 5
 
 local shapes = {}
 for s = 1, tonumber(take()) do
@@ -57,6 +60,7 @@ end
 
 -- Read the batch's words, and what Redis stores of each schedule.
 local entries, names, own = {}, {}, 0
+local latest = now + ARGV[4]
 for i = 1, tonumber(take()) do
   local entry = {name = take(), base = take(), revision = take(), marker = take(),
     next_fire = take(), overlap = take(), skips = {}, jobs = {}}
@@ -69,6 +73,7 @@ for i = 1, tonumber(take()) do
     own = own + #job.shape.places
     entry.jobs[j] = job
   end
+  if #entry.jobs + #entry.skips > 0 and tonumber(entry.marker) > latest then return {'early'} end
   entries[i], names[i] = entry, entry.name
 end
 local states = redis.call('HMGET', KEYS[2], unpack(names))

@@ -3,7 +3,7 @@
 -- KEYS  1 lease   2 unproven   3 meta, which keeps when a clock last led
 -- ARGV  1 token   2 ttl ms   3… field, value, field, value; proven=1 among them: the leader
 --       has finished its first pass
--- Returns 1, or 0 when the token is no longer the lease's: nothing was written.
+-- Returns the time in microseconds, or 0 when the token is no longer the lease's: nothing was written.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -18,4 +18,4 @@ end
 if #ARGV > 2 then
   redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 end
-return 1
+return clock[1] * 1000000 + clock[2]
