@@ -409,6 +409,8 @@ class TestOverlap:
     ) -> None:
         ready.commit()
         ready.redis.hset(f"rq:job:{JOB}", "status", status)
+        if status == "started":
+            ready.redis.zadd(f"rq:executions:{JOB}", {"x": 1})
         [answer] = ready.commit(now=TWO)
         assert (answer.kind, answer.detail) == ("overlap", JOB)
         assert len(ready.jobs()) == 1
@@ -423,6 +425,16 @@ class TestOverlap:
         else:
             ready.redis.delete(f"rq:job:{JOB}")
         assert kinds(ready.commit(now=TWO)) == ["ok"]
+
+    @pytest.mark.parametrize("sign", [True, False])
+    def test_a_started_job_blocks_while_its_worker_gives_signs_of_life(
+        self, ready: Namespace, sign: bool
+    ) -> None:
+        """Of a stock worker RQ's list of executions expires; ours are the reaper's."""
+        ready.commit()
+        ready.redis.hset(f"rq:job:{JOB}", mapping={"status": "started", "worker_name": "w"})
+        ready.redis.hset(ready.key("workers"), "w", f"1 x {JOB} default" if sign else "1")
+        assert kinds(ready.commit(now=TWO)) == ["overlap" if sign else "ok"]
 
     def test_neighbouring_skips_are_one_entry(self, ready: Namespace) -> None:
         for hours in range(1, 6):
