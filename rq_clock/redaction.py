@@ -78,6 +78,16 @@ def printable(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def masked_repr(value: object, limit: int = 200) -> str:
+    """Return a value for a message: its repr, for one line and without plain secrets; its type when
+    it has none, as of an integer of 5,000 digits. Never raises."""
+    try:
+        text = masked_text(repr(value)[: limit * 5])
+    except Exception:  # too long, too deep, or raised by the value itself
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return printable(text, limit)
+
+
 class Secrets:
     """The values of secret variables or headers, masked wherever they occur."""
 

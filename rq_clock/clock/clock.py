@@ -89,10 +89,11 @@ class Clock:
         caller = sys._getframe(1)
         place = caller.f_code.co_filename, caller.f_lineno
         try:
+            schedule = declare(name, trigger, target, options)
             if name in self._schedules:
                 text = "declared twice; names are unique within a clock"
                 raise ScheduleError(Fault("name", text, schedule=name))
-            self._schedules[name] = declare(name, trigger, target, options)
+            self._schedules[name] = schedule
             self._places[name] = place
         except ScheduleError as error:
             found = [replace(f, file=source(place[0]), line=place[1]) for f in error.faults]

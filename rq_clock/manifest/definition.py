@@ -29,6 +29,7 @@ from rq_clock.model import targets
 from rq_clock.model.entry import MISSED, Pause
 from rq_clock.model.schedule import STORED, Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
+from rq_clock.model.validation import reason_faults
 from rq_clock.redaction import MASK, masked_json, masked_url
 from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
 from rq_clock.timing.instants import from_ms, iso, to_ms
@@ -210,9 +211,7 @@ def _paused(value: Any, faults: list[Fault]) -> Paused | None:
     known = [f.name for f in fields(Paused)]
     faults += [unknown(key, known, "paused") for key in value if key not in known]
     reason, missed, until = value.get("reason", ""), value.get("missed", "skip"), value.get("until")
-    if not isinstance(reason, str):
-        text = f"paused: expected reason as text, got {kind_of(reason)}"
-        faults.append(Fault("paused.reason", text))
+    faults += [Fault("paused.reason", f"paused: {fault.text}") for fault in reason_faults(reason)]
     if missed not in MISSED:
         text = f"paused: expected missed to be skip, latest or all, got {shown_value(missed)}"
         faults.append(Fault("paused.missed", text))

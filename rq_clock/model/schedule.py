@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 from rq_clock.errors import Fault, ScheduleError
@@ -21,10 +22,12 @@ from rq_clock.model import targets
 from rq_clock.model.targets import Target
 from rq_clock.model.validation import faults
 from rq_clock.model.view import camel
-from rq_clock.redaction import masked_text
+from rq_clock.redaction import masked_repr, masked_text
 from rq_clock.timing.triggers import Trigger, from_spec
 
 _MS = timedelta(milliseconds=1)
+_FAULT_LIMIT = 100
+"""Faults of one schedule that are reported: each of many thousand arguments may have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,9 @@ class Schedule:
     renamed_from: str | None = None
 
     def __post_init__(self) -> None:
-        found = list(faults(self))
+        found = list(islice(faults(self), _FAULT_LIMIT))
         if found:
-            raise ScheduleError(*(replace(fault, schedule=str(self.name)) for fault in found))
+            raise ScheduleError(*(replace(fault, schedule=_text(self.name)) for fault in found))
 
     @property
     def offset(self) -> timedelta:
@@ -127,18 +130,20 @@ def declare(
 
     Raises ScheduleError with every fault.
     """
-    found = [_unknown_option(name, option) for option in options if option not in _DEFAULTS]
+    found = [_unknown_option(option) for option in options if option not in _DEFAULTS]
     known = {o: _normal(o, v) for o, v in options.items() if o in _DEFAULTS}
     if not known.get("overlap"):
         known["overlap"] = _usual_overlap(known.get("catch_up", "latest"))
-    if callable(target):
+    if callable(target) and hasattr(
+        target, "__qualname__"
+    ):  # an object that can be called has none
         target = f"{target.__module__}.{target.__qualname__}"
     try:
-        schedule = Schedule(name=name, trigger=trigger, target=target, **known)
+        schedule = Schedule(name=name, trigger=trigger, target=target, **known)  # type: ignore[arg-type]
     except ScheduleError as error:
         found += error.faults
     if found:
-        raise ScheduleError(*found)
+        raise ScheduleError(*(replace(fault, schedule=_text(name)) for fault in found))
     return schedule
 
 
@@ -182,7 +187,11 @@ def _shown(text: str | bytes) -> str:
     return "(not shown, it may hold secrets)" if secretive else masked_text(shown)
 
 
-def _unknown_option(name: str, option: str) -> Fault:
+def _text(name: object) -> str:
+    return name if isinstance(name, str) else ""
+
+
+def _unknown_option(option: str) -> Fault:
     near = get_close_matches(option, _DEFAULTS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_DEFAULTS))}"
-    return Fault(option, f"unknown option {option!r}; {hint}", schedule=name)
+    return Fault(option, f"unknown option {masked_repr(option)}; {hint}")

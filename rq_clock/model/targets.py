@@ -29,6 +29,7 @@ from rq_clock.redaction import (
     is_secret,
     masked,
     masked_json,
+    masked_repr,
     masked_text,
     masked_url,
     printable,
@@ -42,6 +43,8 @@ ENDING_SECONDS = 10
 """Seconds that RQ's timeout has on top, so that the runner itself ends a command or call and
 records it: a command that ignores SIGTERM is killed after 5 s."""
 LONGEST_COMMAND = 10_000
+LONGEST_PATH, LONGEST_URL, LONGEST_TEXTS = 4096, 8000, 65_536
+"""Limits of characters: of a directory, of a URL, and of all variables or headers."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 
@@ -71,17 +74,22 @@ class Command:
         """Yield everything that is wrong; nothing when the target can be used."""
         shell: Any = self.shell
         if not isinstance(shell, str) or not shell.strip():
-            got = repr(shell) if isinstance(shell, str) else type(shell).__name__
+            got = masked_repr(shell) if isinstance(shell, str) else type(shell).__name__
             yield Fault("command.shell", f"expected a command line, as 'df -h /', got {got}")
         elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
             text = f"expected a command line of at most {LONGEST_COMMAND:,} characters, without NUL"
             yield Fault("command.shell", f"{text} or half a surrogate pair; put it into a script")
         if self.timeout is not None and not _is_time(self.timeout):
-            text = f"expected a command's timeout in seconds, above 0, got {self.timeout!r}"
+            text = (
+                f"expected a command's timeout in seconds, above 0, got {masked_repr(self.timeout)}"
+            )
             yield Fault("command.timeout", text)
         cwd: Any = self.cwd
-        if cwd is not None and (not isinstance(cwd, str) or not cwd or not _TEXT.match(cwd)):
-            yield Fault("command.cwd", f"expected cwd to be a directory, got {cwd!r}")
+        if cwd is not None and (
+            not isinstance(cwd, str) or not 0 < len(cwd) <= LONGEST_PATH or not _TEXT.match(cwd)
+        ):
+            text = f"expected cwd to be a directory of at most {LONGEST_PATH:,} characters"
+            yield Fault("command.cwd", f"{text}, got {masked_repr(cwd)}")
         for text in _named_texts("env", self.env, _VARIABLE, _NO_NUL):
             yield Fault("command.env", text)
 
@@ -129,14 +137,14 @@ class Webhook:
         address; `rq-clock check` checks what it can."""
         yield from (Fault("webhook.url", text) for text in _url_faults(self.url))
         if self.method not in METHODS:
-            text = f"expected method {', '.join(METHODS)}, got {self.method!r}"
+            text = f"expected method {', '.join(METHODS)}, got {masked_repr(self.method)}"
             yield Fault("webhook.method", text)
         if self.method in ("GET", "HEAD") and self.json is not None:
             text = f"a {self.method} carries no json; use method='POST' or leave it out"
             yield Fault("webhook.json", text)
         if not _is_time(self.timeout) or self.timeout > LONGEST_CALL:
             text = f"expected a webhook's timeout in seconds, above 0 and at most {LONGEST_CALL}"
-            yield Fault("webhook.timeout", f"{text}, got {self.timeout!r}")
+            yield Fault("webhook.timeout", f"{text}, got {masked_repr(self.timeout)}")
         for text in _named_texts("headers", self.headers, _HEADER, _ASCII):
             yield Fault("webhook.headers", text)
         yield from (Fault("webhook.headers", text) for text in _header_faults(self.headers))
@@ -276,28 +284,37 @@ def _named_texts(option: str, values: object, name: re.Pattern[str], text: str) 
     if not isinstance(values, Mapping):
         yield f"expected {option} to be a dict of texts, got {type(values).__name__}"
         return
+    size = 0
     for key, value in values.items():
         if not isinstance(key, str) or not name.match(key):
-            yield f"expected a name as a key in {option}, got {key!r}"
+            yield f"expected a name as a key in {option}, got {masked_repr(key)}"
         elif not isinstance(value, str) or not re.match(text, value):
-            got = MASK if is_secret(key) else repr(value)
-            yield f"expected plain text in {option}[{key!r}], got {got} ({type(value).__name__})"
+            got = MASK if is_secret(key) else masked_repr(value)
+            place = f"{option}[{masked_repr(key)}]"
+            yield f"expected plain text in {place}, got {got} ({type(value).__name__})"
+        else:
+            size += len(key) + len(value)
+    if size > LONGEST_TEXTS:
+        yield f"expected {option} of at most {LONGEST_TEXTS:,} characters in all, got {size:,}"
 
 
 def _header_faults(headers: object) -> Iterator[str]:
     names = [n.lower() for n in headers if isinstance(n, str)] if isinstance(headers, dict) else []
     for name in sorted(set(names)):
         if name in OWN_HEADERS:
-            yield f"the header {name!r} is rq-clock's to set; leave it out"
+            yield f"the header {masked_repr(name)} is rq-clock's to set; leave it out"
         if names.count(name) > 1:
-            yield f"the header {name!r} comes twice"
+            yield f"the header {masked_repr(name)} comes twice"
 
 
 def _url_faults(url: object) -> Iterator[str]:
     if not isinstance(url, str) or not url:
-        yield f"expected a URL, as 'https://example.com/hook', got {url!r}"
+        yield f"expected a URL, as 'https://example.com/hook', got {masked_repr(url)}"
         return
     shown = masked_url(url)
+    if len(url) > LONGEST_URL:
+        yield f"expected a URL of at most {LONGEST_URL:,} characters, got {len(url):,}: {shown}"
+        return
     if not _URL.match(url):
         yield f"expected a URL of plain characters, the others as %XX (hosts as xn--…), got {shown}"
         return

@@ -15,12 +15,12 @@ from typing import Any
 from rq_clock.errors import Fault
 from rq_clock.model.targets import Command, Webhook, webhook
 from rq_clock.model.view import camel
-from rq_clock.redaction import masked_text, masked_url
+from rq_clock.redaction import masked_repr, masked_url
 from rq_clock.timing.triggers import Cron, Every, Once
 
 _GROUP = re.compile("[^\\s\ud800-\udfff]{1,100}\\Z")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
+_DOTTED = re.compile(r"(?=.{1,500}\Z)[^\W\d]\w*(\.[^\W\d]\w*)+\Z")
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair: no text of Redis can hold it."""
 _MS = timedelta(milliseconds=1)
@@ -31,18 +31,25 @@ _LONGEST_INT = 14_000
 """Bits. Python writes no integer of more than 4,300 digits (14,284 bits) as text."""
 _LARGEST = 512 * 1024
 """Bytes of arguments as JSON."""
+_LONGEST_WORD, _TAG_LIMIT = 200, 50
+"""Characters of a queue or tag, and the number of tags."""
+_COUNT_LIMIT = 1_000_000
+"""Runs that may be caught up, and limit of a group."""
+_DELAY_LIMIT = 100
+REASON_LIMIT = 500
+"""Characters of a reason, and of the name of who gives it."""
 _TOO_LARGE = f"expected arguments of at most {_LARGEST // 1024} kB as JSON"
 
 
 def faults(s: Any) -> Iterator[Fault]:
     """Yield the faults of a Schedule."""
     if not isinstance(s.name, str) or not NAME.match(s.name):
-        text = f"expected a name of 1-100 letters, digits, '_' or '-', got {_shown(s.name)}"
+        text = f"expected a name of 1-100 letters, digits, '_' or '-', got {masked_repr(s.name)}"
         yield Fault("name", text)
     if isinstance(s.trigger, Cron | Every | Once):
         yield from s.trigger.faults()
     else:
-        text = f"expected a trigger, cron(…), every(…) or once(…), got {s.trigger!r}"
+        text = f"expected a trigger, cron(…), every(…) or once(…), got {masked_repr(s.trigger)}"
         yield Fault("", text)
     if isinstance(s.target, Command | Webhook):
         yield from s.target.faults()
@@ -55,9 +62,10 @@ def faults(s: Any) -> Iterator[Fault]:
     if s.ping is not None:
         for fault in webhook(s.ping, method="GET").faults():
             yield Fault("ping", f"ping: {fault.text}")
-    if s.renamed_from is not None and not NAME.match(str(s.renamed_from)):
-        text = f"expected renamed_from to be the schedule's old name, got {s.renamed_from!r}"
-        yield Fault("renamedFrom", text)
+    renamed = s.renamed_from
+    if renamed is not None and not (isinstance(renamed, str) and NAME.match(renamed)):
+        text = "expected renamed_from to be the schedule's old name"
+        yield Fault("renamedFrom", f"{text}, got {masked_repr(renamed)}")
     if s.renamed_from == s.name:
         text = "expected renamed_from to differ from the name; leave it out when nothing is renamed"
         yield Fault("renamedFrom", text)
@@ -75,20 +83,20 @@ def _foreign_options(s: Any) -> Iterator[Fault]:
 def _target_faults(target: object) -> Iterator[str]:
     if not isinstance(target, str):
         text = "expected a function or its dotted name, a command(…) or a webhook(…)"
-        yield f"{text}, got {target!r}"
+        yield f"{text}, got {masked_repr(target)}"
     elif target.startswith(("http://", "https://")):
         yield f"expected a dotted name, got the URL {masked_url(target)}; wrap it in webhook(…)"
     elif " " in target and "<" not in target:
-        shown = masked_text(target)
-        yield f"expected a dotted name, got {shown!r}; a command line is wrapped in command(…)"
+        got = masked_repr(target)
+        yield f"expected a dotted name, got {got}; a command line is wrapped in command(…)"
     elif "<" in target:
-        text = f"expected a function that a worker can import by name, got {target!r}"
+        text = f"expected a function that a worker can import by name, got {masked_repr(target)}"
         yield f"{text}; define it at the top of a module"
     elif target.startswith("__main__."):
-        text = f"{target!r} lives in the script that is run, which workers cannot import"
+        text = f"{masked_repr(target)} lives in the script that is run, which workers cannot import"
         yield f"{text}; move it to a module, such as tasks/"
     elif not _DOTTED.match(target):
-        yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {target!r}"
+        yield f"expected a dotted name, such as 'tasks.feeds.refresh', got {masked_repr(target)}"
 
 
 def _argument_faults(s: Any) -> Iterator[Fault]:
@@ -103,24 +111,38 @@ def _argument_faults(s: Any) -> Iterator[Fault]:
         if (size := sum(sizes.values())) > _LARGEST:
             text = f"{_TOO_LARGE}, got {size // 1024} kB; store the data elsewhere and pass its key"
             yield Fault(max(sizes, key=lambda field: sizes[field]), text)
-    if not isinstance(s.queue, str) or not s.queue or _HALF.search(s.queue):
-        yield Fault("queue", f"expected queue to be the name of a queue, got {s.queue!r}")
-    if not isinstance(s.tags, tuple) or not all(isinstance(t, str) and t for t in s.tags):
-        yield Fault("tags", f"expected tags to be a list of words, got {s.tags!r}")
-    elif any(map(_HALF.search, s.tags)):
-        text = f"expected tags of text that UTF-8 can hold, got {s.tags!r}; encode it first"
-        yield Fault("tags", text)
+    if not _is_word(s.queue):
+        text = f"expected queue to be a name of 1-{_LONGEST_WORD} characters"
+        yield Fault("queue", f"{text}, got {masked_repr(s.queue)}")
+    if not isinstance(s.tags, tuple) or len(s.tags) > _TAG_LIMIT or not all(map(_is_word, s.tags)):
+        text = f"expected tags to be a list of words, at most {_TAG_LIMIT} of 1-{_LONGEST_WORD}"
+        yield Fault("tags", f"{text} characters, got {masked_repr(s.tags)}")
+
+
+def _is_word(value: object) -> bool:
+    """Return whether it is a short text that UTF-8 can hold."""
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_WORD and not _HALF.search(value)
+
+
+def reason_faults(value: object, field: str = "reason") -> Iterator[Fault]:
+    """Yield the faults of a reason, or of the name of who gives it."""
+    if not isinstance(value, str) or _HALF.search(value):
+        got = masked_repr(value)
+        yield Fault(field, f"expected {field} to be text that UTF-8 can hold, got {got}")
+    elif len(value) > REASON_LIMIT:
+        text = f"expected {field} of at most {REASON_LIMIT} characters, got {len(value):,}"
+        yield Fault(field, f"{text}; shorten it, or refer to a longer text")
 
 
 def _call_faults(s: Any) -> Iterator[Fault]:
     """Yield the faults of the values that the target is called with."""
     if not isinstance(s.args, tuple):
-        got = masked_text(_shown(s.args))
+        got = masked_repr(s.args)
         yield Fault("args", f"expected args to be a list of JSON values, got {got}")
     else:
         yield from (Fault("args", text) for text in _json_faults(list(s.args), "args"))
     if not isinstance(s.kwargs, dict):
-        got = masked_text(_shown(s.kwargs))
+        got = masked_repr(s.kwargs)
         yield Fault("kwargs", f"expected kwargs to be a dict with text keys, got {got}")
     else:
         yield from (Fault("kwargs", text) for text in _json_faults(s.kwargs, "kwargs"))
@@ -155,33 +177,27 @@ def _json_faults(value: object, path: str) -> Iterator[str]:
         else:
             for key in value:
                 if not isinstance(key, str) or _HALF.search(key):
-                    yield f"expected text that UTF-8 can hold as a key in {path}, got {_shown(key)}"
-            items = [(item, f"{path}[{_shown(key)}]", depth + 1) for key, item in value.items()]
+                    text = f"expected text that UTF-8 can hold as a key in {path}"
+                    yield f"{text}, got {masked_repr(key)}"
+            items = [
+                (item, f"{path}[{masked_repr(key)}]", depth + 1) for key, item in value.items()
+            ]
             todo += reversed(items)
 
 
 def _value_faults(value: object, path: str) -> Iterator[str]:
     if isinstance(value, str):
         if _HALF.search(value):
-            got = masked_text(_shown(value))
+            got = masked_repr(value)
             yield f"expected text that UTF-8 can hold in {path}, got {got}; encode it first"
     elif isinstance(value, float) and not -1e308 <= value <= 1e308:
-        yield f"expected a JSON number in {path}, got {value!r}"
+        yield f"expected a JSON number in {path}, got {masked_repr(value)}"
     elif isinstance(value, int) and value.bit_length() > _LONGEST_INT:
         got = f"one of {value.bit_length():,} bits"
         yield f"expected an integer of at most 4,200 digits in {path}, got {got}; pass it as text"
     elif value is not None and not isinstance(value, int | float | bool):
-        got = f"{_shown(value)} ({type(value).__name__})"
+        got = f"{masked_repr(value)} ({type(value).__name__})"
         yield f"expected a JSON value in {path}, got {got}; pass text or a number and convert it"
-
-
-def _shown(value: object) -> str:
-    """Return a value's repr, cut to one short line; its type where it has none."""
-    try:
-        text = repr(value)
-    except Exception:  # too many digits, too deep, or the user's own
-        return f"a value of type {type(value).__name__} that cannot be shown"
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _number_faults(s: Any) -> Iterator[Fault]:
@@ -193,43 +209,43 @@ def _number_faults(s: Any) -> Iterator[Fault]:
             continue
         if not _is_whole(value) or not least <= value <= longest:
             text = f"expected {option} in whole seconds, {least} to at most 50 years, or -1 for no"
-            yield Fault(camel(option), f"{text} limit, got {_shown(value)}")
+            yield Fault(camel(option), f"{text} limit, got {masked_repr(value)}")
     delays = s.retries if isinstance(s.retries, tuple) else (s.retries,)
-    if not all(_is_whole(n) and 0 <= n <= longest for n in delays) or not delays:
+    few = 0 < len(delays) <= _DELAY_LIMIT
+    if not few or not all(_is_whole(n) and 0 <= n <= longest for n in delays):
         text = "expected retries to be a count, 0 or more, or a list of delays in whole seconds"
-        yield Fault("retries", f"{text}, got {_shown(s.retries)}")
+        yield Fault("retries", f"{text}, got {masked_repr(s.retries)}")
     for option in ("catch_up_window", "jitter"):
         value = getattr(s, option)
         if value is not None and not (isinstance(value, timedelta) and _MS <= value <= _YEARS):
             text = f"expected {option} as timedelta or seconds, 0.001 s to at most 50 years"
-            yield Fault(camel(option), f"{text}, got {_shown(value)}")
+            yield Fault(camel(option), f"{text}, got {masked_repr(value)}")
     for option in ("catch_up_limit", "group_limit"):
         value = getattr(s, option)
         if value is None and option == "catch_up_limit":
             continue
-        if not _is_whole(value) or value < 1:
-            yield Fault(
-                camel(option), f"expected {option} to be a count, at least 1, got {_shown(value)}"
-            )
+        if not _is_whole(value) or not 1 <= value <= _COUNT_LIMIT:
+            text = f"expected {option} to be a count, 1 to {_COUNT_LIMIT:,}"
+            yield Fault(camel(option), f"{text}, got {masked_repr(value)}")
 
 
 def _policy_faults(s: Any) -> Iterator[Fault]:
     if s.catch_up not in ("latest", "all", "none"):
-        text = f"expected catch_up 'latest', 'all' or 'none', got {s.catch_up!r}"
+        text = f"expected catch_up 'latest', 'all' or 'none', got {masked_repr(s.catch_up)}"
         yield Fault("catchUp", text)
     if s.overlap not in ("skip", "allow"):
-        yield Fault("overlap", f"expected overlap 'skip' or 'allow', got {s.overlap!r}")
+        yield Fault("overlap", f"expected overlap 'skip' or 'allow', got {masked_repr(s.overlap)}")
     if s.catch_up == "all" and s.overlap == "skip":
         text = "expected overlap='allow' where every fire time matters (catch_up='all'), got 'skip'"
         yield Fault("overlap", f"{text}; use that or catch_up='latest'")
     if s.catch_up != "all" and s.catch_up_limit is not None:
-        text = f"catch_up_limit goes with catch_up='all', got it beside catch_up={s.catch_up!r}"
-        yield Fault("catchUpLimit", text)
+        text = "catch_up_limit goes with catch_up='all', got it beside catch_up="
+        yield Fault("catchUpLimit", text + masked_repr(s.catch_up))
     if s.group is not None and not (isinstance(s.group, str) and _GROUP.match(s.group)):
-        text = f"expected group as 1-100 characters without spaces, got {_shown(s.group)}"
+        text = f"expected group as 1-100 characters without spaces, got {masked_repr(s.group)}"
         yield Fault("group", text)
     if _is_whole(s.group_limit) and s.group_limit > 1 and s.group is None:
-        text = f"group_limit goes with group, got {s.group_limit} without one"
+        text = f"group_limit goes with group, got {masked_repr(s.group_limit)} without one"
         yield Fault("groupLimit", text)
     if s.catch_up == "none" and s.catch_up_window is not None:
         text = "catch_up_window has nothing to bound beside catch_up='none'; leave one of them out"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rq_clock.errors import ScheduleError
+from rq_clock.model.validation import reason_faults
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms
@@ -44,6 +46,11 @@ class Actor:
     by: str
     reason: str = ""
     request_key: RequestKey | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ScheduleError for a reason or name that is too long, or that Redis cannot hold."""
+        if faults := [*reason_faults(self.reason), *reason_faults(self.by, "by")]:
+            raise ScheduleError(*faults)
 
     def call(self, script: Any, keys: Sequence[str], args: Sequence[Any], made: str = "") -> Any:
         """Run a script that audits (audit.lua). `made` is the id of the thing that it makes. Raises

@@ -27,6 +27,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
 
 from rq_clock.errors import Fault, ScheduleError
+from rq_clock.redaction import masked_repr
 from rq_clock.timing.cron import MANY, CronRule, Expression, fault_text
 from rq_clock.timing.zones import zone, zone_faults
 
@@ -215,11 +216,11 @@ def every(  # noqa: PLR0913 - one keyword a unit, as timedelta has them
                 raise ValueError
             part = Fraction(str(amount)) * size  # by its text, so that 0.1 is a tenth
         except ValueError:
-            problems.append(Fault("every", fault_text(f"{unit} as a number", repr(amount))))
+            problems.append(Fault("every", fault_text(f"{unit} as a number", masked_repr(amount))))
             continue
         if part.denominator != 1:
             expected = f"{unit} that make whole milliseconds"
-            problems.append(Fault("every", fault_text(expected, repr(amount))))
+            problems.append(Fault("every", fault_text(expected, masked_repr(amount))))
         period += int(part)
     if anchor is not None:
         problems += _datetime_faults("anchor", anchor, " as anchor")
@@ -248,7 +249,7 @@ def from_spec(spec: Mapping[str, Any]) -> Trigger:
     if whole and spec.keys() == {"once"} and (at := _moment(spec["once"])):
         return Once(at)
     shapes = '{"cron": text, "tz": zone}, {"every": milliseconds} or {"once": epoch milliseconds}'
-    raise ScheduleError(fault_text(shapes, repr(spec)))
+    raise ScheduleError(fault_text(shapes, masked_repr(spec)))
 
 
 def _refuse_faulty(trigger: Trigger) -> None:
@@ -259,13 +260,13 @@ def _refuse_faulty(trigger: Trigger) -> None:
 def _text_faults(field: str, expected: str, value: object) -> list[Fault]:
     if isinstance(value, str):
         return []
-    return [Fault(field, fault_text(f"{expected} as text", repr(value)))]
+    return [Fault(field, fault_text(f"{expected} as text", masked_repr(value)))]
 
 
 def _datetime_faults(field: str, at: object, role: str = "") -> list[Fault]:
     expected = f"an aware datetime{role}"
     if not isinstance(at, datetime):
-        return [Fault(field, fault_text(expected, repr(at)))]
+        return [Fault(field, fault_text(expected, masked_repr(at)))]
     if at.utcoffset() is None:
         hint = "give it a zone, such as tzinfo=timezone.utc"
         return [Fault(field, fault_text(expected, at.isoformat(), hint))]

@@ -16,6 +16,8 @@ from functools import cache, lru_cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
+from rq_clock.redaction import masked_repr
+
 _DAY = 86_400
 _SECOND = timedelta(seconds=1)
 _STRIDE = 6 * _DAY  # since 1970 no zone has jumped twice within it; the closest two are 6.96 days
@@ -74,7 +76,7 @@ def zone_faults(key: str) -> list[str]:
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.7)
     listed = "rq_clock.timing.zones.zone_names() lists them"
     hint = f"did you mean {known[near[0]]!r}?" if near else listed
-    return [f"expected a time zone such as 'Europe/Berlin', got {key!r}: {hint}"]
+    return [f"expected a time zone such as 'Europe/Berlin', got {masked_repr(key)}: {hint}"]
 
 
 @cache

@@ -177,11 +177,11 @@ class TestApply:
 
     def test_one_wrong_entry_changes_nothing(self, run: Run) -> None:
         entries = [f"  job-{n:02}: {{every: 5m, func: gc.collect}}\n" for n in range(100)]
-        entries[50] = "  job-50: {every: 5, fun: gc.collect, queue: 7}\n"
+        entries[50] = "  job-50: {every: 5m, fun: gc.collect, queue: 7}\n"
         assert run.refused(1, "apply", write(HEAD + "".join(entries)), "--yes").splitlines() == [
             "rq-clock: line 53: job-50: unknown 'fun'; did you mean 'func'?",
             "rq-clock: line 53: job-50: expected one of func, command and webhook, got none",
-            "rq-clock: line 53: job-50: expected queue to be the name of a queue, got 7",
+            "rq-clock: line 53: job-50: expected queue to be a name of 1-200 characters, got 7",
         ]
 
     def test_a_schedule_declared_in_code_is_a_fault(self, run: Run, connection: Redis) -> None:

@@ -309,7 +309,7 @@ def test_every_fault_of_every_entry_is_reported_with_name_and_line() -> None:
         "line 4: one: expected hour 0-23, got '25' in '61 25 * * *'",
         "line 4: one: expected a dotted name, such as 'tasks.feeds.refresh', got 'nodots'",
         "line 8: two: expected one of cron, every and once, got none",
-        "line 8: two: expected queue to be the name of a queue, got ''",
+        "line 8: two: expected queue to be a name of 1-200 characters, got ''",
         "line 9: no name: expected a name of 1-100 letters, digits, '_' or '-', got 'no name'",
         "line 10: three: expected a mapping with the keys of a schedule, got a number",
     ]
@@ -344,7 +344,7 @@ def test_every_fault_of_every_entry_is_reported_with_name_and_line() -> None:
         ("every: 5m\nfunc: a.b\ntimeout: 1500ms", "expected timeout in whole seconds"),
         ("every: 5m\nfunc: a.b\npaused: yes", "expected paused as a mapping with reason, until"),
         ("every: 5m\nfunc: a.b\npaused: {reson: x}", "paused: unknown 'reson'; did you mean"),
-        ("every: 5m\nfunc: a.b\npaused: {reason: 1}", "paused: expected reason as text"),
+        ("every: 5m\nfunc: a.b\npaused: {reason: 1}", "paused: expected reason to be text"),
         ("every: 5m\nfunc: a.b\npaused: {missed: no}", "expected missed to be skip, latest or all"),
         ("every: 5m\nfunc: a.b\npaused: {until: 5}", "expected paused: until as 2026-03-29T"),
         ("every: 5m\nevery: 6m\nfunc: a.b", "job: 'every' comes twice"),

@@ -48,11 +48,11 @@ class TestDeclaration:
         assert faults(wrong, queue="", kwargs={"a": 1}) == [
             "expected a command line, as 'df -h /', got ' '",
             "expected a command's timeout in seconds, above 0, got 0",
-            "expected cwd to be a directory, got ''",
+            "expected cwd to be a directory of at most 4,096 characters, got ''",
             "expected a name as a key in env, got 'a b'",
             "expected plain text in env['API_KEY'], got **** (int)",
             "kwargs are for a function, not for a command; put them into its env or its text",
-            "expected queue to be the name of a queue, got ''",
+            "expected queue to be a name of 1-200 characters, got ''",
         ]
 
     def test_every_fault_of_a_webhook_is_reported_at_once(self) -> None:

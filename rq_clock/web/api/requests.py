@@ -12,6 +12,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from rq_clock.errors import ScheduleError
 from rq_clock.model.entry import Missed
+from rq_clock.model.validation import REASON_LIMIT
 from rq_clock.model.verdict import State
 from rq_clock.timing.instants import LONGEST, read_instant
 
@@ -33,7 +34,7 @@ Instant = Annotated[
 """ISO 8601 with a zone."""
 Text = Annotated[str, Field(max_length=200)]
 Reason = Annotated[
-    str, Field(max_length=500, description="For the audit.", examples=["bank holiday"])
+    str, Field(max_length=REASON_LIMIT, description="For the audit.", examples=["bank holiday"])
 ]
 Names = Annotated[
     list[Annotated[str, Field(pattern=NAME)]],

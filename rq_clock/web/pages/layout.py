@@ -15,6 +15,7 @@ from fastapi.templating import Jinja2Templates
 from itsdangerous import BadSignature, URLSafeSerializer
 from redis.exceptions import RedisError
 
+from rq_clock.model.validation import REASON_LIMIT
 from rq_clock.settings import Token
 from rq_clock.store.status import Status
 from rq_clock.version import __version__
@@ -40,7 +41,7 @@ _OTHERS = {
 _TEMPLATES = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 _TEMPLATES.env.trim_blocks = _TEMPLATES.env.lstrip_blocks = True
 filters.install(_TEMPLATES.env)
-_TEMPLATES.env.globals["NAVIGATION"] = NAVIGATION
+_TEMPLATES.env.globals |= {"NAVIGATION": NAVIGATION, "REASON_LIMIT": REASON_LIMIT}
 
 
 def page(caller: Caller, template: str, status: Status, /, **values: Any) -> Response:
