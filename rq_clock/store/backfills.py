@@ -183,10 +183,8 @@ class Backfills:
         words += [self._store.history, to_ms(now), " ".join(step.living), KEEP_REMOVED_MS]
         words.append(len(step.fire_times))
         for fire_time in step.fire_times:
-            job_id, _, commands = builder.build(
-                step.schedule, fire_time, now, kind="b", number=backfill.number
-            )
-            words += [job_id, to_ms(fire_time), *command_words(commands)]
+            job = builder.build(step.schedule, fire_time, now, kind="b", number=backfill.number)
+            words += [job.id, to_ms(fire_time), *command_words(job.commands(queue))]
         keys = [*self._store.keys("lease", f"backfill:{backfill.id}"), queue]
         answer = self._step(keys, words)
         if answer == b"lost":

@@ -1,9 +1,8 @@
 """Decisions packed into messages, so that at the instant only bytes have to be sent.
 
-A `Batch` takes decisions until it is full. RQ builds each job and records its commands into a
-pipeline that is never executed; together with marker, revision and next fire time they become the
-arguments of one call of lua/commit.lua, packed ahead of time. A `CommitChannel` sends packed
-batches and returns one result a schedule.
+A `Batch` takes decisions until it is full. The commands of their jobs (see job_commands.py) become,
+together with marker, revision and next fire time, the arguments of one call of lua/commit.lua,
+packed ahead of time. A `CommitChannel` sends packed batches and returns one result a schedule.
 
 A batch is provisional until the script has compared it. Dropping one loses nothing.
 
@@ -13,6 +12,7 @@ RQ calls that must not make a job here, because they bypass the pipeline:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from rq_clock.errors import LeaseLost
 from rq_clock.model.decision import Decision
 from rq_clock.model.entry import Entry, Lease
-from rq_clock.store.job_commands import JobBuilder
+from rq_clock.store.job_commands import JobBuilder, JobTemplate, PackedJob
 from rq_clock.store.scripts import text
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -34,8 +34,11 @@ FULL = 100
 """Jobs, or schedules, in one message: about a millisecond of the server's time."""
 EARLY_MS = 2000
 """How far ahead of the server's time a fire time may be committed."""
+LARGE = 1 << 20
+"""Bytes of jobs in one message; it takes no more then."""
 WINDOW = 4
 """Messages on their way at once: enough that the server never waits for the next."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +72,29 @@ class CommitRefusal(Exception):
 
 
 @dataclass(slots=True)
-class _Shape:
-    """The commands of jobs whose commands have equal lengths. RQ's commands for the jobs of a batch
-    are nearly the same, and their common words are sent once: that saves two thirds of the bytes
-    and of the server's parsing."""
+class _Group:
+    """The jobs of a batch that have one template. What is equal in all of them is sent once: that
+    saves two thirds of the bytes and of the server's parsing."""
 
     number: int
-    lengths: tuple[int, ...]
-    rows: list[list[Any]] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    template: JobTemplate
+    own: list[tuple[bytes, ...]] = field(default_factory=list)
+    """The own words of each job."""
+    differing: list[int] = field(default_factory=list)
+    """Which of the own words differ."""
 
-    def common(self) -> list[Any]:
-        """Return the shape as lua/commit.lua reads it. All rows must be there: it sets `places`."""
-        columns = enumerate(zip(*self.rows, strict=True))
-        self.places = [place for place, c in columns if c.count(c[0]) < len(c)]
-        counted = [place + 1 for place in self.places]
-        return [len(self.lengths), *self.lengths, *self.rows[0], len(counted), *counted]
+    def words(self) -> list[Any]:
+        """Return the template as lua/commit.lua reads it. All jobs must be there."""
+        template, words = self.template, list(self.template.words)
+        for i, column in enumerate(zip(*self.own, strict=True)):
+            if column.count(column[0]) == len(column):
+                words[template.places[i]] = column[0]
+            else:
+                self.differing.append(i)
+        keys = [place + 1 for place in template.keys]
+        places = [template.places[i] + 1 for i in self.differing]
+        lengths = template.lengths
+        return [len(lengths), *lengths, *words, len(keys), *keys, len(places), *places]
 
 
 class Batch:
@@ -95,15 +105,16 @@ class Batch:
         self.everything = everything
         self.planned: list[Planned] = []
         self.message: list[bytes] = []
-        self._words: list[str | int | bytes] = []
-        self._shapes: dict[tuple[int, ...], _Shape] = {}
-        self._rows: list[tuple[_Shape, list[Any]]] = []
-        self._jobs = 0
+        self._words: list[str | int] = []
+        self._queues: dict[str, int] = {}
+        self._groups: dict[JobTemplate, _Group] = {}
+        self._jobs: list[tuple[_Group, tuple[bytes, ...]]] = []
+        self._bytes = self._latest = 0
         self._good_until: datetime | None = None
 
     @property
     def full(self) -> bool:
-        return self._jobs >= FULL or len(self.planned) >= FULL
+        return len(self._jobs) >= FULL or len(self.planned) >= FULL or self._bytes >= LARGE
 
     @property
     def size(self) -> int:
@@ -115,33 +126,36 @@ class Batch:
         was."""
         schedule = entry.schedule
         assert schedule is not None, "only what can be read is decided"
-        decided_any = decision.fire_times or decision.skips
-        marker = to_ms(decision.marker) if decided_any else entry.base.partition(" ")[0]
-        words: list[Any] = [entry.name, entry.base, entry.revision, marker]
-        words += [_next(entry, decision), schedule.overlap]
-        words.append(len(decision.skips))
+        packed = [builder.build(schedule, t, self.instant) for t in decision.fire_times]
+        queue_key = builder.queue(schedule.queue).key  # nothing raises from here on
+        queue = self._queues.setdefault(queue_key, len(self._queues) + 1)
+        base = after = entry.base
+        if decision.fire_times or decision.skips:
+            marker = to_ms(decision.marker)
+            after = f"{marker} {base.partition(' ')[2]}"
+            self._latest = max(self._latest, marker)
+        words: list[str | int] = [entry.name, base, entry.revision, after]
+        words += [_next(entry, decision), schedule.overlap, queue, len(decision.skips)]
         for skip in decision.skips:
-            words += [to_ms(skip.first), to_ms(skip.last), skip.count, skip.reason]
-        words.append(len(decision.fire_times))
-        built = [(t, *builder.build(schedule, t, self.instant)) for t in decision.fire_times]
-        queue_key, job_ids = builder.queue(schedule.queue).key, []
-        for fire_time, job_id, code, commands in built:  # nothing raises from here on
-            job_ids.append(job_id)
-            words += [job_id, to_ms(fire_time), code, queue_key, self._shape(commands).number]
+            words += [str(to_ms(skip.first)), str(to_ms(skip.last)), skip.count, skip.reason]
+        words.append(len(packed))
+        for fire_time, job in zip(decision.fire_times, packed, strict=True):
+            words += [job.id, str(to_ms(fire_time)), job.code, self._group(job).number]
+            self._bytes += sum(map(len, job.own))
         self._words += words
-        self._jobs += len(job_ids)
-        self.planned.append(Planned(entry, decision, self.instant, tuple(job_ids)))
+        ids = tuple(job.id for job in packed)
+        self.planned.append(Planned(entry, decision, self.instant, ids))
 
-    def _shape(self, commands: Sequence[Sequence[Any]]) -> _Shape:
-        """Add a job's commands to the shape of similar jobs."""
-        lengths = tuple(map(len, commands))
-        if lengths not in self._shapes:
-            self._shapes[lengths] = _Shape(len(self._shapes) + 1, lengths)
-        shape = self._shapes[lengths]
-        row = [word for command in commands for word in command]
-        shape.rows.append(row)
-        self._rows.append((shape, row))
-        return shape
+    def _group(self, job: PackedJob) -> _Group:
+        """Add a job to the group of its template."""
+        group = self._groups.get(job.template)
+        if group is None:
+            group = _Group(len(self._groups) + 1, job.template)
+            self._groups[job.template] = group
+            self._bytes += sum(map(len, job.template.words))
+        group.own.append(job.own)
+        self._jobs.append((group, job.own))
+        return group
 
     def expire_by(self, limit: datetime, following: datetime | None) -> None:
         """Set when a decision made ahead expires: at `limit`, or at the schedule's following fire
@@ -155,21 +169,23 @@ class Batch:
 
     def pack(self, store: Store, lease: Lease, channel: CommitChannel) -> None:
         """Turn the batch into the bytes of one command. Nothing can be added afterwards."""
-        words = [word for shape in self._shapes.values() for word in shape.common()]
-        own = [row[place] for shape, row in self._rows for place in shape.places]
+        groups = self._groups.values()
+        words = [word for group in groups for word in group.words()]
+        own = [row[i] for group, row in self._jobs for i in group.differing]
         keys = store.keys("lease", "markers", "due")
-        head = [lease.token, store.history, self.everything, EARLY_MS]
+        head = [lease.token, store.history, self.everything, self._latest - EARLY_MS]
         self.message = channel.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
-            len(self._shapes), *words, len(self.planned), *self._words, *own,
+            len(groups), *words, len(self._queues), *self._queues,
+            _encode([len(self.planned), *self._words]), *own,
         )  # fmt: skip
-        self._words, self._shapes, self._rows = [], {}, []
+        self._words, self._queues, self._groups, self._jobs = [], {}, {}, []
 
 
-def _next(entry: Entry, decision: Decision) -> int | str:
+def _next(entry: Entry, decision: Decision) -> str:
     """Return when the schedule is due again; "" for never, "end" for a fired run-time `once`."""
     if decision.next is not None:
-        return to_ms(decision.next)
+        return str(to_ms(decision.next))
     one_off = not entry.declared and isinstance(entry.schedule and entry.schedule.trigger, Once)
     return "end" if one_off else ""
 

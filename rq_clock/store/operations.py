@@ -103,8 +103,8 @@ class Operations:
         with `force`."""
         assert entry.schedule is not None
         fire, builder = fire_time or now, JobBuilder(self.store)
-        job_id, _, commands = builder.build(entry.schedule, fire, now, kind="m", number=number)
-        queue = builder.queue(entry.schedule.queue).key
+        job = builder.build(entry.schedule, fire, now, kind="m", number=number)
+        job_id, queue = job.id, builder.queue(entry.schedule.queue).key
         verb, detail = "trigger", {"job": job_id, "force": force}
         if fire_time:
             verb, detail = "again", detail | {"fireTime": iso(fire_time)}
@@ -114,7 +114,7 @@ class Operations:
             self._scripts["trigger"],
             [self.store.key("definitions"), queue],
             [entry.name, job_id, to_ms(now), overlap, self.store.history, AUDIT, to_ms(fire),
-             len(audited), *audited, *command_words(commands)],
+             len(audited), *audited, *command_words(job.commands(queue))],
             job_id,
         )  # fmt: skip
         kind, *rest = (text(word) for word in answer)

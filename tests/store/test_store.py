@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -351,21 +353,51 @@ class TestCommit:
         assert kinds(led.commit("bad", "good")) == ["error", "ok"]
         assert not led.redis.keys("rq:job:default-bad-*")
 
-    def test_a_refusal_in_the_middle_of_a_schedule_is_undone(self, ready: Namespace) -> None:
+    @pytest.mark.parametrize(
+        "allowed",
+        [
+            "+@all -rpush ~*",
+            "+@all ~rq-clock:* ~rq:job:* ~rq:queues",
+            "+@all ~rq-clock:* ~rq:job:* ~rq:queues %R~rq:queue:*",
+            "+@all ~rq-clock:* ~rq:job:* ~rq:queue:*",
+        ],
+    )
+    def test_a_refusal_in_the_middle_of_a_schedule_is_undone(
+        self, led: Namespace, allowed: str
+    ) -> None:
         """An ACL that lets a job be written but not queued: the write fails half-way."""
-        ready.redis.acl_setuser("half", enabled=True, nopass=True, categories=["+@all"], reset=True,
-                                keys=["*"], commands=["-rpush"])  # fmt: skip
-        batch = ready.stage()
-        kwargs = ready.redis.connection_pool.connection_kwargs
+        led.put(hourly(catch_up="all", catch_up_limit=2), hourly("paused"))
+        pause(led.store, "paused", MIDNIGHT)
+        skip = f"- {to_ms(MIDNIGHT)} {to_ms(MIDNIGHT)} 1 limit"
+        led.redis.rpush(led.key("ledger:hourly"), skip)
+        rules = ["reset", "on", "nopass", *allowed.split()]
+        led.redis.execute_command("ACL", "SETUSER", "half", *rules)
+        batch, before = led.stage("hourly", "paused", now=MIDNIGHT + 5 * HOUR), led.dump()
+        kwargs = led.redis.connection_pool.connection_kwargs
         limited = Redis(host=kwargs["host"], port=kwargs["port"], username="half", password="x")
         try:
             answers = Namespace(limited).send(batch)
         finally:
             limited.close()
-            ready.redis.acl_deluser("half")
-        assert kinds(answers) == ["error"]
-        assert not ready.redis.keys("rq:job:*")
-        assert ready.entry().marker is None
+            led.redis.acl_deluser("half")
+        assert kinds(answers)[0] == "error"
+        after = led.dump()
+        changed = {key for key in before | after if before.get(key) != after.get(key)}
+        assert led.entry().marker is None
+        assert changed <= {
+            led.key(name).encode() for name in ("markers", "due", "ledger:paused")
+        } | {b"rq:queues"}
+
+    def test_a_batch_is_full_at_about_a_megabyte(self, led: Namespace) -> None:
+        text = base64.b85encode(Random(1).randbytes(300_000)).decode()  # hard to compress
+        led.put(*(hourly(f"s{i}", args=[text]) for i in range(3)))
+        batch, builder = Batch(ONE, "0"), JobBuilder(led.store)
+        sizes = []
+        for entry in (led.entry(f"s{i}") for i in range(3)):
+            assert entry.schedule
+            batch.add(entry, due(entry.schedule, entry.decided, ONE, entry.blocks), builder)
+            sizes.append(batch.full)
+        assert sizes == [False, False, True]
 
     def test_our_own_keys_of_the_wrong_type_refuse_the_batch(self, ready: Namespace) -> None:
         batch = ready.stage()

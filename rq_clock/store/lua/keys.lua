@@ -70,7 +70,11 @@ local kinds = {}
 
 -- Return why a queue takes no job; nil when it does.
 local function queue_fault(queue)
-  kinds[queue] = kinds[queue] or redis.call('TYPE', queue).ok
+  if not kinds[queue] then
+    local reply = redis.pcall('TYPE', queue)
+    if reply.err then return reply.err end
+    kinds[queue] = reply.ok
+  end
   if kinds[queue] ~= 'none' and kinds[queue] ~= 'list' then
     return 'the key ' .. queue .. ' of its queue is a ' .. kinds[queue] .. ', not a list'
   end
