@@ -90,6 +90,8 @@ class Planner:
         self._latest = self._scan_at = self._rescan_at = 0
         self._failing: dict[str, tuple[int, int]] = {}
         self._refused = self._retry_at = 0
+        self.suspects: set[str] = set()
+        """Schedules of the due index that are gone or have no marker, for the repairer."""
         self.early = False
         """Whether the server refused a commit as too early: its time has to be measured again."""
         self._invalid: dict[str, str] = {}
@@ -214,8 +216,9 @@ class Planner:
         found = self._read(list(names))
         for name, when in names.items():
             entry = found.get(name)
-            if entry is None:
-                del self._coming[name]  # removed since
+            if entry is None or entry.lost:
+                del self._coming[name]  # removed since, or else to be repaired
+                self.suspects.add(name)
             elif entry.schedule is None:
                 self._set_aside(name, entry.fault)
             else:

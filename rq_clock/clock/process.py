@@ -22,6 +22,7 @@ from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, log_difference, plan
+from rq_clock.clock.repairer import Repairer
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs.executions import REAP, Executions
 from rq_clock.jobs.reaper import Reaper
@@ -58,6 +59,8 @@ BACKFILL_SECONDS = 60.0
 COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
 """How often counts are written, when nothing is due for COUNT_ROOM; and how much later when that
 never happens, or when only ticks were counted."""
+REPAIR_SECONDS = 60.0
+"""How often suspicious schedules are looked at, once all have been."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 
@@ -106,7 +109,11 @@ class ClockProcess:
         self._faults = FaultLog()
         self._reaping = Duty("reaper", self._reap)
         self._backfilling = Duty("backfills", self._backfill)
-        self._duties = [self._reaping, self._backfilling, Duty("alerts", self._check_alerts)]
+        self._repairer = Repairer(self._store)
+        self._repairing = Duty("repair", self._repair)
+        self._duties = [
+            self._reaping, self._backfilling, Duty("alerts", self._check_alerts), self._repairing,
+        ]  # fmt: skip
         """The most urgent first."""
         self._counting = Duty("counts", self._write_counts)
         self._last_token = 0
@@ -208,6 +215,7 @@ class ClockProcess:
         if not self._last_token or lease.number <= self._last_token + 1:
             self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
             gc.freeze()
+            self._walk()
         self._last_token = lease.number
         self._reconnect.succeeded()
         self._monitor.forget()
@@ -268,6 +276,7 @@ class ClockProcess:
             self._time.measure(self._store.redis)
         if back := self._time.take_step_back():
             log_warning("time.back", seconds=f"{back:.1f}")
+            self._walk()
         if self._time.ahead and not self._doubtful:
             log_warning(
                 "time.doubtful",
@@ -279,6 +288,11 @@ class ClockProcess:
             log_event("time.accepted", now=self._runtime.now())
         self._doubtful = self._time.ahead > 0
         return RENEW_SECONDS if self._doubtful else planner.turn(self._runtime.now())
+
+    def _walk(self) -> None:
+        """Have all schedules checked and repaired."""
+        self._repairer.start()
+        self._repairing.next_at = 0.0
 
     def _renew(self, lease: Lease, facts: Mapping[str, str | int]) -> None:
         sent = self._runtime.monotonic()
@@ -334,6 +348,13 @@ class ClockProcess:
         pause = self._monitor.look(moment, now, planner.report(), lease)
         planner.overlaps.lost.clear()
         return pause
+
+    def _repair(self, planner: Planner, lease: Lease) -> float:
+        """Repair some schedules, in a fifth of the time unless many are wrong."""
+        began = self._runtime.monotonic()
+        found = self._repairer.look(lease, self._runtime.now(), planner.suspects)
+        took = self._runtime.monotonic() - began
+        return REPAIR_SECONDS if found is None else 0.0 if found else 4 * took
 
     def _write_counts(self, planner: Planner, lease: Lease) -> float:
         """Write a portion of the counts. One that cannot be written is dropped."""

@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 from redis.exceptions import ResponseError
 
 from rq_clock.jobs.executions import Executions
-from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, LeaseGrant
-from rq_clock.model.ledger import Enqueued, ledger_entry
+from rq_clock.model.ledger import decided_until, ledger_entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.lease import Leases
 from rq_clock.store.memory import FULL, failed_jobs, memory_used
@@ -210,7 +209,7 @@ def read_schedules(
     for name, line in zip(names, lines, strict=True):
         recorded, trouble = _recorded(line)
         entry = entries.get(name)
-        if entry is None:
+        if entry is None or entry.lost:
             unmarked[name] = recorded
             continue
         following = entry.schedule.next_after(entry.decided) if entry.schedule else None
@@ -229,11 +228,7 @@ def _recorded(line: Any) -> tuple[datetime | None, str]:
         entry = ledger_entry(text(line))
     except (ResponseError, ValueError, KeyError, IndexError) as error:
         return None, str(error)
-    if isinstance(entry, Skip) and entry.reason != "past":  # that is before it was known
-        return entry.last, ""
-    if isinstance(entry, Enqueued) and entry.reason in ("schedule", "catch_up"):
-        return entry.fire_time, ""
-    return None, ""
+    return decided_until(entry), ""
 
 
 def _unless_moved(before: Seen, again: Seen) -> Seen:

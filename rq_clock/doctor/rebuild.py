@@ -1,23 +1,23 @@
-"""Rebuild the due index from definitions and markers."""
+"""Rebuild the due index, and what else can be derived, by order of an operator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from rq_clock.doctor.facts import SCAN, read_schedules
+from rq_clock.doctor.facts import SCAN
 from rq_clock.errors import RqClockError
 from rq_clock.store.lease import Leases
-from rq_clock.store.scripts import load_script, text
+from rq_clock.store.repair import Repairs
+from rq_clock.store.scripts import text
 from rq_clock.store.store import Store, portions
-from rq_clock.timing.instants import to_ms
 from rq_clock.version import releases
 
 
 def rebuild(store: Store) -> Iterator[tuple[int, int]]:
-    """Rebuild the due index, also while a clock works: lua/rebuild.lua compares each entry with the
-    marker and revision that it was computed from. Yield for each portion how many schedules it had
-    and how many were corrected. An interrupted rebuild can be started again.
+    """Repair every schedule, also while a clock works; see store/repair.py. Yield for each portion
+    how many schedules it had and how many were corrected. An interrupted rebuild can be started
+    again.
 
     A definition that this release cannot read keeps its entry. Raises StoreUnavailable, and
     RqClockError when the leader would compute other fire times.
@@ -29,20 +29,11 @@ def rebuild(store: Store) -> Iterator[tuple[int, int]]:
             f"expected the leading clock's zone data, {theirs}, got {ours}; fire times differ "
             "between the two: run this from the release that the clock runs"
         )
-    script = load_script(store.redis, "rebuild")
-    keys = store.keys("due")
+    repairs, now = Repairs(store), store.now()
     for portion in portions(store.all_names()):
-        words: list[str | int] = []
-        for name, seen in read_schedules(store, portion)[0].items():
-            if seen.misplaced:
-                fire = to_ms(seen.next) if seen.next else ""
-                words += (name, seen.entry.base, seen.entry.revision, fire)
-        yield len(portion), script(keys, words) if words else 0
+        yield len(portion), len(repairs.repair(portion, now))
     scan: Any = store.redis.zscan_iter(store.key("due"), count=SCAN)
-    members = [text(name) for name, _ in scan]
-    for portion in portions(members):
-        words = []
-        for name, definition in zip(portion, store.definitions(portion), strict=True):
-            if definition is None:
-                words += (name, "", "", "")
-        yield 0, script(keys, words) if words else 0
+    for portion in portions([text(name) for name, _ in scan]):
+        pairs = zip(portion, store.definitions(portion), strict=True)
+        strays = [name for name, definition in pairs if definition is None]
+        yield 0, len(repairs.repair(strays, now)) if strays else 0

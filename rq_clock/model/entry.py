@@ -138,6 +138,8 @@ class Entry:
     next_fire: datetime | None = None
     """The one of the due index; None when the schedule is never due again, or its last fire time is
     being decided."""
+    lost: bool = False
+    """Whether Redis has lost its marker."""
 
     @classmethod
     def read(cls, name: str, state: str, **rest: Any) -> Entry:
@@ -156,6 +158,16 @@ class Entry:
         """Return the entry of a schedule whose marker, pause or skip cannot be read."""
         rest |= {"fault": fault, "known_since": _EPOCH, "last_job": ""}
         return cls(name, schedule=None, marker=None, **rest)
+
+    def expected_fire(self) -> datetime | None:
+        """Return the next fire time that the due index should have, by definition and marker. A
+        one-off job in a pause is there with the instant of the next look at it instead."""
+        if self.schedule is None:
+            return self.next_fire
+        following, indexed = self.schedule.next_after(self.decided), self.next_fire
+        if self.pauses and isinstance(self.schedule.trigger, Once) and following and indexed:
+            return max(following, indexed)
+        return following
 
     @property
     def tz(self) -> str:

@@ -65,6 +65,16 @@ def instant_of(entry: LedgerEntry) -> datetime:
     return entry.found if isinstance(entry, Lost) else entry.fire_time
 
 
+def decided_until(entry: LedgerEntry) -> datetime | None:
+    """Return the fire time up to which all is decided by the last entry of a ledger, if it says
+    so."""
+    if isinstance(entry, Skip) and entry.reason not in ("past", "time"):
+        return entry.last
+    if isinstance(entry, Enqueued) and entry.reason in ("schedule", "catch_up"):
+        return entry.fire_time
+    return None
+
+
 def ledger_entry(line: str) -> LedgerEntry:
     """Return the entry in a line of a ledger; keys.py lists the forms."""
     code, first, rest = line.split(" ", 2)

@@ -44,6 +44,7 @@ _SCRIPTS = ("alerts", "commit", "count", "due", "lost", "reconcile")
 _CHUNK = 500
 _PORTION = 2000
 T = TypeVar("T")
+_LOST = "its marker is lost; the leading clock restores it within a minute"
 _faults = FaultLog()
 
 
@@ -355,7 +356,7 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
         pauses[-1] = None
     rows = zip(names, definitions, markers, revisions, pauses, skips, declared, due, strict=False)
     for name, definition, state, revision, pause, skip, from_code, score in rows:
-        if definition is None or state is None:
+        if definition is None:
             continue
         common: dict[str, Any] = {
             "revision": text(revision or "0"),
@@ -363,6 +364,9 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
             "next_fire": None if score is None else from_score(score),
         }
         schedule, fault = None, ""
+        if state is None:
+            found[name] = Entry.unreadable(name, f"{name}: {_LOST}", lost=True, **common)
+            continue
         try:
             schedule = from_definition(name, definition)
         except Exception as error:  # others may have written anything

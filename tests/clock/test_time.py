@@ -13,6 +13,7 @@ from typing import Self
 
 import pytest
 
+from rq_clock.model.decision import Skip
 from rq_clock.model.ledger import Enqueued
 from rq_clock.store.store import Store
 from tests.beside import beside_others
@@ -149,3 +150,24 @@ def test_nothing_is_decided_while_the_time_of_redis_is_an_hour_ahead(path: Path)
         assert world.newest() == before
 
     return redis_steps(path, HOUR, nothing_runs)
+
+
+@beside_others
+def test_after_a_year_ahead_and_back_every_schedule_fires_again(path: Path) -> str:
+    with World(path) as world:
+        world.redis.set(YEAR)
+        clock = world.start()
+        world.fires()
+        world.redis.set(RIGHT)
+        clock.wait_for("marker.ahead")
+        world.fires()
+        right = world.store.now()
+        for name in SECONDS:
+            skips = [e for e in world.store.ledger(name) if isinstance(e, Skip)]
+            assert [skip.reason for skip in skips] == ["time"]
+            fresh = [e for e in world.enqueued(name) if e.fire_time <= right]
+            fired = [round(e.fire_time.timestamp()) for e in fresh]
+            assert fired == list(range(fired[0], fired[0] + len(fired)))
+            wait_until(lambda n=name: all(e.attempt for e in world.enqueued(n)), "all runs end")  # type: ignore[misc]
+        assert clock.terminate() == 0, clock.text()
+        return f"{clock.events('time.back')[0].fields}"

@@ -518,7 +518,7 @@ class TestIndex:
         minutely = schedule("minutely", every(minutes=1))
         ns.put(minutely, known=HOUR)
         entry = ns.store.load(["minutely"])[0]["minutely"]
-        words: list[Any] = ["minutely", entry.base, entry.revision, 5]
+        words: list[Any] = ["minutely", entry.base, entry.revision, 5, "", ""]
         if change == "commit":
             ns.tick()
         elif change == "edit":
@@ -528,10 +528,10 @@ class TestIndex:
         elif change == "remove":
             ns.remove("minutely")
         else:  # there was no such schedule when it was read
-            words = ["minutely", "", "", ""]
+            words = ["minutely", "", "", "", "", ""]
         before = ns.redis.zscore(ns.key("due"), "minutely")
-        keys = ns.store.keys("definitions", "markers", "revisions", "due", "news")
-        assert load_script(ns.redis, "rebuild")(keys, words) == 0
+        keys = ns.store.keys("due", "lease")
+        assert load_script(ns.redis, "repair")(keys, ["", 100, "", *words]) == []
         assert ns.redis.zscore(ns.key("due"), "minutely") == before
 
     def test_rebuilding_under_other_zone_data_is_refused(self, ns: Namespace) -> None:
