@@ -6,6 +6,7 @@ declared in code are refused: their code would undo the change.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from rq_clock.store.store import Store
 
 NONE = "none"
+_TIME = re.compile(r"\d\d?:\d\d")
 REMOVE: Any = object()
 """The value of an option that is set to "none"."""
 
@@ -65,10 +67,26 @@ _WHEN = (
     ),
     click.option(
         "--every", type=Value("duration", interval),
-        help="Fire at this interval, counted from the epoch.",
+        help="Fire at this interval, counted from --anchor.",
     ),
-    click.option("--at", metavar="INSTANT", help="Fire once; then the schedule is removed."),
-    click.option("--tz", type=Zone(), help="Zone of --cron and --at (default: UTC)."),
+    click.option(
+        "--at", type=Value("instant|time"),
+        help="Fire once; then the schedule is removed. With --every: at this local time, 09:00.",
+    ),
+    click.option(
+        "--on", type=Value("weekdays"), help="Weekdays of an --every of weeks with --at: mon,thu."
+    ),
+    click.option(
+        "--anchor", type=Value("instant|date"),
+        help="Instant or date from which --every counts (default: --start, else 1970-01-01).",
+    ),
+    click.option("--tz", type=Zone(), help="Zone of the times (default: UTC)."),
+    click.option("--start", type=Value("instant|date"), help="Do not fire before this."),
+    click.option("--end", type=Value("instant|date"), help="Do not fire after this."),
+    click.option(
+        "--max-runs", type=Value("number", count),
+        help="End after this many fire times from --start on, skipped ones included.",
+    ),
 )  # fmt: skip
 _WHAT = (
     click.option("--func", metavar="MODULE.FUNCTION", help="Python function to run."),
@@ -142,7 +160,7 @@ _PATHS = {
     "at": "once", "command": "command.shell", "cwd": "command.cwd", "url": "webhook.url",
     "method": "webhook.method", "result_ttl": "resultTtl", "failure_ttl": "failureTtl",
     "catch_up": "catchUp", "catch_up_window": "catchUpWindow", "catch_up_limit": "catchUpLimit",
-    "group_limit": "groupLimit",
+    "group_limit": "groupLimit", "max_runs": "maxRuns",
 }  # fmt: skip
 """The path in a manifest of the options whose path differs from their name."""
 _PARTS = {
@@ -170,7 +188,8 @@ def add(name: str, replace: bool, as_json: bool, **options: Any) -> None:
     Values of --arg, --kwarg and --body are JSON: 42, true, '"text"'. Leave secrets in the app's
     environment.
     """
-    if not _named(options, "cron", "every", "at") or not _named(options, "func", "command", "url"):
+    timed = options["cron"] or options["every"] or options["at"]
+    if not timed or not _named(options, "func", "command", "url"):
         raise click.UsageError(
             "expected a time (--cron, --every or --at) and a target (--func, --command or --url)"
         )
@@ -265,16 +284,19 @@ def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
     """Return the entry of a manifest after the options changed the schedule `was`."""
     kind = _target_option(options, was)
     patch: dict[str, Any] = {}
+    calendar = _is_calendar(options, was)
     for option, value in options.items():
         if value in (None, ()) or option in ("kwargs", "env", "headers", "body"):
             continue
-        path = _PATHS.get(option, option)
+        path = "at" if option == "at" and calendar else _PATHS.get(option, option)
         if option == "timeout" and kind == "url" and value is not REMOVE and value > 0:
             path = "webhook.timeout"  # the timeout of its job follows it
         part, _, key = path.rpartition(".")
         (patch.setdefault(part, {}) if part else patch)[key] = _plain(option, value, options, was)
     if "once" in patch:
         patch.pop("tz", None)
+    if options["at"] is REMOVE:  # elapsed time has no zone
+        patch |= {"tz": None, "on": None}
     entry = patched(was, patch)
     # A merge patch would merge these with the present value; they replace it.
     if options["kwargs"]:
@@ -294,24 +316,35 @@ def _plain(option: str, value: Any, options: Mapping[str, Any], was: Schedule | 
     """Return the value of an option in the form of a manifest."""
     if value is REMOVE or (isinstance(value, tuple) and REMOVE in value):
         return None
-    if option == "at":
+    if option in ("start", "end") or (option == "at" and not _is_calendar(options, was)):
         tz = options["tz"] or (was.trigger.tz if was else "UTC")
-        return iso(instant(value, "--at", now(), tz=tz))
+        return iso(instant(value, f"--{option}", now(), tz=tz, whole_day=option == "end"))
     return list(value) if isinstance(value, tuple) else value
+
+
+def _is_calendar(options: Mapping[str, Any], was: Schedule | None) -> bool:
+    """Return whether --at is the local time of an interval, and not an instant."""
+    if options["every"] is not None:
+        return True
+    interval = was is not None and was.trigger.kind == "every" and not options["cron"]
+    return interval and (
+        options["at"] is REMOVE or _TIME.fullmatch(options["at"] or "") is not None
+    )
 
 
 def _target_option(options: Mapping[str, Any], was: Schedule | None) -> str:
     """Return the option of the schedule's future target. Raises UsageError for an option of another
     target."""
     [named] = _named(options, "func", "command", "url") or [""]
-    _named(options, "cron", "every", "at")
+    _named(options, "cron", "every" if options["every"] else "at")
+    _named(options, "cron", "every")
     if not named and was and not isinstance(was.target, str):
         named = {"command": "command", "webhook": "url"}[was.target.kind]
     for option, target in _PARTS.items():
         if options[option] not in (None, ()) and target != named:
             raise click.UsageError(f"--{option.removesuffix('s')} goes with --{target}")
-    was_cron = was is not None and "cron" in was.trigger.spec()
-    if options["tz"] and (options["every"] or not (options["cron"] or options["at"] or was_cron)):
+    zoned = was is not None and "tz" in was.trigger.spec()
+    if options["tz"] and not (options["cron"] or options["at"] or zoned):
         raise click.UsageError("--tz goes with --cron or --at; an interval has no zone")
     return named
 

@@ -26,7 +26,6 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.cli.runs import HEAD, cells, rows_of
-from rq_clock.errors import ScheduleError
 from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.view import shallow
 from rq_clock.redaction import printable
@@ -65,8 +64,6 @@ def explain(expression: str, tz: str, start: str | None, count: int, as_json: bo
     It prints the expression in words and the next fire times, with the effects of clock changes.
     """
     trigger = cron(expression, tz)
-    if faults := trigger.faults():
-        raise ScheduleError(*faults)
     after = instant(start, "--from", now(), tz=tz) if start else now()
     found = fires(trigger, after, count)
     if as_json:

@@ -104,7 +104,11 @@ def report_uncaught(
 ) -> None:  # fmt: skip
     """Be an excepthook: when a wrong declaration ends the app's script, print the faults of all
     its declarations. For those after the wrong one the app is loaded, as `check` loads it."""
-    if not isinstance(error, ScheduleError) or not any(fault.file for fault in error.faults):
+    place = fault_of(error)
+    made = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(trace)][-1:]
+    of_trigger = any(module.startswith("rq_clock.timing.") for module in made)
+    declared = isinstance(error, ScheduleError) and any(fault.file for fault in error.faults)
+    if not isinstance(error, ScheduleError) or not (declared or of_trigger):
         previous(kind, error, trace)
         return
     faults: Sequence[Fault] = ()
@@ -115,7 +119,7 @@ def report_uncaught(
                 _, faults = load(app)
             except ScheduleError as found:
                 faults = found.faults
-    report(faults or error.faults)
+    report(faults or [f if f.file else replace(place, text=f.text) for f in error.faults])
 
 
 def _running() -> str:

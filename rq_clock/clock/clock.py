@@ -25,19 +25,20 @@ from rq_clock.model.targets import Target
 from rq_clock.runtime import Runtime
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from rq_clock.timing.triggers import Trigger
+from rq_clock.timing.triggers import Trigger, deferred_faults
 
 _collected: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
 
 
 @contextmanager
 def collect_faults() -> Iterator[list[Fault]]:
-    """Within this block `Clock.add` adds faults to the list instead of raising, so that a check
-    can report those of all schedules at once; and `Clock.run` does nothing."""
+    """Within this block `Clock.add` adds faults to the list instead of raising, those of triggers
+    too, so that a check can report those of all schedules at once; and `Clock.run` does nothing."""
     faults: list[Fault] = []
     token = _collected.set(faults)
     try:
-        yield faults
+        with deferred_faults():
+            yield faults
     finally:
         _collected.reset(token)
 
@@ -50,6 +51,8 @@ class Clock:
         self._places: dict[str, tuple[str, int]] = {}
         """Name of a schedule → file and line of its declaration."""
         self._client: Schedules | None = None
+        if sys._getframe(1).f_globals.get("__name__") == "__main__":
+            _report_if_uncaught()
 
     @property
     def declared(self) -> Mapping[str, Schedule]:
@@ -158,10 +161,14 @@ def source(file: str) -> str:
 
 def _report_if_uncaught() -> None:
     """Let an error of a declaration that nothing catches be reported without a traceback."""
+    if getattr(sys.excepthook, "func", None) is not _report_uncaught:
+        sys.excepthook = partial(_report_uncaught, sys.excepthook)
+
+
+def _report_uncaught(*error: Any) -> None:
     from rq_clock.clock.app import report_uncaught
 
-    if getattr(sys.excepthook, "func", None) is not report_uncaught:
-        sys.excepthook = partial(report_uncaught, sys.excepthook)
+    report_uncaught(*error)
 
 
 def _fail(error: Exception, code: int) -> int:

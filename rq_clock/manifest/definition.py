@@ -32,17 +32,20 @@ from rq_clock.model.targets import Command, Target, Webhook
 from rq_clock.model.validation import reason_faults
 from rq_clock.redaction import MASK, masked_json, masked_url
 from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
-from rq_clock.timing.instants import from_ms, iso, to_ms
-from rq_clock.timing.triggers import Every, Trigger, cron, once
+from rq_clock.timing.instants import from_ms, iso
+from rq_clock.timing.triggers import Faulty, Trigger, cron, every, once
 
 _MS = UNITS["ms"]
-_TRIGGERS = {"cron": ("tz",), "every": ("anchor",), "once": ()}
+_BOUNDS = ("start", "end", "maxRuns")
+_TRIGGERS: Mapping[str, Sequence[str]] = {
+    "cron": ("tz", *_BOUNDS), "every": ("at", "on", "tz", "anchor", *_BOUNDS), "once": ()
+}  # fmt: skip
 _CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}
-"""The triggers and the targets, each with the keys that no other one has."""
+"""The triggers and the targets, each with the keys that go with it."""
 _TARGETS = {"func": "", "command": "shell", "webhook": "url"}
 """The targets, each with the key that a plain text stands for."""
 _DURATIONS = ("timeout", "resultTtl", "failureTtl", "catchUpWindow", "jitter")
-_FIRST = ("cron", "tz", "every", "anchor", "once", "func", "command", "webhook")
+_FIRST = ("cron", "every", *_TRIGGERS["every"], "once", "func", "command", "webhook")
 _KNOWN = {*_FIRST, *STORED, "paused"}
 _SECRETIVE = ("command", "webhook", "args", "kwargs", "ping")
 """Keys with values that may be masked."""
@@ -92,7 +95,10 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
             for key in _SECRETIVE
             if key in entry
         }
-    when = trigger(entry, faults)
+    try:
+        when: Any = trigger(entry)
+    except ScheduleError as error:
+        when = Faulty(error.faults)  # which `declare` refuses, with the other faults
     target = _target(entry, faults)
     paused = _paused(entry.get("paused"), faults)
     options = {
@@ -117,7 +123,7 @@ def patched(was: Schedule | None, patch: Mapping[str, Any]) -> dict[str, Any]:
     for kinds in (_TRIGGERS, _CALLS):
         named = [kind for kind in kinds if patch.get(kind) is not None]
         for kind, others in kinds.items():
-            if named and kind not in named:
+            if named and kind not in named and kind in whole:
                 whole = {key: v for key, v in whole.items() if key not in (kind, *others)}
     merged: dict[str, Any] = _merged(whole, patch)
     return merged
@@ -145,25 +151,34 @@ def _merged(value: Any, patch: Any) -> Any:
     return merged
 
 
-def trigger(entry: Mapping[str, Any], faults: list[Fault]) -> Trigger:
-    """Return the trigger of an entry. After a fault, which it adds to `faults`, it returns an
-    arbitrary trigger, so that the other faults are found as well."""
+def trigger(entry: Mapping[str, Any]) -> Trigger:
+    """Return the trigger of an entry. Raises ScheduleError with every fault."""
+    faults: list[Fault] = []
     kind = _only(_TRIGGERS, entry, faults)
     if not kind:
-        return Every(1000)
-    for other, keys in _TRIGGERS.items():
-        misplaced = [key for key in keys if key in entry and other != kind]
-        faults += [Fault(key, f"{key} goes with {other}") for key in misplaced]
-    if kind == "cron":
-        return cron(entry["cron"], entry.get("tz", "UTC"))
-    if kind == "once":
-        at = _instant("once", entry["once"], faults)
-        return once(at) if at else Every(1000)
-    period, anchor = _period(entry["every"], faults), 0
-    if "anchor" in entry:
-        start = _instant("anchor", entry["anchor"], faults)
-        anchor = to_ms(start) if start else 0
-    return Every(period, anchor)
+        raise ScheduleError(*faults)
+    for key in (key for keys in _TRIGGERS.values() for key in keys if key in entry):
+        owners = [other for other, keys in _TRIGGERS.items() if key in keys]
+        if kind not in owners:
+            faults.append(Fault(key, f"{key} goes with {' or '.join(owners)}"))
+    bounds: dict[str, Any] = {
+        "start": entry.get("start"),
+        "end": entry.get("end"),
+        "max_runs": entry.get("maxRuns"),
+    }
+    more: dict[str, Any] = {key: entry.get(key) for key in ("at", "on", "tz", "anchor")}
+    try:
+        if kind == "cron":
+            found: Trigger = cron(entry["cron"], entry.get("tz", "UTC"), **bounds)
+        elif kind == "every":
+            found = every(milliseconds=_period(entry["every"]), **more, **bounds)
+        else:
+            found = once(_instant("once", entry["once"]))
+    except ScheduleError as error:
+        faults += error.faults
+    if faults:
+        raise ScheduleError(*dict.fromkeys(faults))
+    return found
 
 
 def _only(kinds: Iterable[str], entry: Mapping[str, Any], faults: list[Fault]) -> str:
@@ -216,12 +231,15 @@ def _paused(value: Any, faults: list[Fault]) -> Paused | None:
         text = f"paused: expected missed to be skip, latest or all, got {shown_value(missed)}"
         faults.append(Fault("paused.missed", text))
     if until is not None:
-        until = _instant("paused.until", until, faults)
+        try:
+            until = _instant("paused.until", until)
+        except ScheduleError as error:
+            until, faults[:] = None, [*faults, *error.faults]
     return Paused(reason=reason, until=until, missed=missed)
 
 
-def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
-    """Return an instant in whole milliseconds, rounded up as by `once`; None after a fault."""
+def _instant(field: str, value: Any) -> datetime:
+    """Return an instant in whole milliseconds, rounded up as by `once`. Raises ScheduleError."""
     if isinstance(value, str):
         with suppress(ValueError, OverflowError):
             t = datetime.fromisoformat(value).astimezone(UTC)
@@ -229,20 +247,18 @@ def _instant(field: str, value: Any, faults: list[Fault]) -> datetime | None:
                 return once(t).at
     shown = field.replace(".", ": ")
     text = f"expected {shown} as 2026-03-29T02:30:00Z or with +02:00, got {shown_value(value)}"
-    faults.append(Fault(field, text))
-    return None
+    raise ScheduleError(Fault(field, text))
 
 
-def _period(value: Any, faults: list[Fault]) -> int:
-    """Return a period in milliseconds, 1000 after a fault."""
+def _period(value: Any) -> int:
+    """Return a period in milliseconds. Raises ScheduleError."""
     found = _duration(value)
     if found is not None and not found % _MS:
         return found // _MS
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = f"expected every in milliseconds or as 15m (ms, s, m, h, d, w), got {shown_value(value)}"
-    faults.append(Fault("every", text))
-    return 1000
+    raise ScheduleError(Fault("every", text))
 
 
 def _in_seconds(field: str, value: Any, faults: list[Fault]) -> Any:
@@ -327,7 +343,9 @@ def document(
             entry[kind] = {first: entry[kind][first]} | entry[kind]
     if "every" in entry:
         entry["every"] = duration_spec(entry["every"] * _MS)
-    entry |= {key: iso(from_ms(entry[key])) for key in ("anchor", "once") if key in entry}
+    for key in ("anchor", "start", "end", "once"):
+        if isinstance(entry.get(key), int):
+            entry[key] = iso(from_ms(entry[key]))
     found = {key: entry.pop(key) for key in _FIRST if key in entry} | entry
     if paused:
         found["paused"] = _paused_entry(paused)

@@ -118,7 +118,9 @@ _DEFAULTS = {
 STORED = {camel(name): name for name in _DEFAULTS if name != "renamed_from"}
 """Key of a stored definition, and of a manifest → the option."""
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
-_SPEC_KEYS = frozenset({"cron", "tz", "every", "anchor", "once"})
+_SPEC_KEYS = frozenset(
+    {"cron", "every", "at", "on", "tz", "anchor", "start", "end", "maxRuns", "once"}
+)
 _TARGET_KEYS = frozenset({"func", "command", "webhook"})
 
 

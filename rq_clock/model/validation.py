@@ -16,7 +16,7 @@ from rq_clock.errors import Fault
 from rq_clock.model.targets import Command, Webhook, webhook
 from rq_clock.model.view import camel
 from rq_clock.redaction import masked_repr, masked_url
-from rq_clock.timing.triggers import Cron, Every, Once
+from rq_clock.timing.triggers import CalendarInterval, Cron, Every, Faulty, Once
 
 _GROUP = re.compile("[^\\s\ud800-\udfff]{1,100}\\Z")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
@@ -46,9 +46,9 @@ def faults(s: Any) -> Iterator[Fault]:
     if not isinstance(s.name, str) or not NAME.match(s.name):
         text = f"expected a name of 1-100 letters, digits, '_' or '-', got {masked_repr(s.name)}"
         yield Fault("name", text)
-    if isinstance(s.trigger, Cron | Every | Once):
-        yield from s.trigger.faults()
-    else:
+    if isinstance(s.trigger, Faulty):
+        yield from s.trigger.faults
+    elif not isinstance(s.trigger, Cron | CalendarInterval | Every | Once):
         text = f"expected a trigger, cron(…), every(…) or once(…), got {masked_repr(s.trigger)}"
         yield Fault("", text)
     if isinstance(s.target, Command | Webhook):

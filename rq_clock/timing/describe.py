@@ -1,8 +1,7 @@
 """Describes triggers to people, for `rq-clock explain` and `check`, the API and the pages. Pure.
 
 `words` puts a trigger into words. `fires` lists its next fire times with the effects of clock
-changes. `dst_remarks` lists the effects of the coming year. All raise ScheduleError for a faulty
-trigger.
+changes. `dst_remarks` lists the effects of the coming year.
 
 Not here: deciding when a trigger fires. Every sentence is built from the values that cron.py works
 with, so two spellings of one expression read the same.
@@ -12,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import groupby, pairwise
 
-from rq_clock.errors import ScheduleError
-from rq_clock.timing.cron import CATCH_UP, DAY, CronRule, Expression, Field
-from rq_clock.timing.triggers import Cron, Every, Trigger
+from rq_clock.timing.cron import Expression, Field
+from rq_clock.timing.days import MonthDay, NthWeekday
+from rq_clock.timing.instants import END_OF_DAY
+from rq_clock.timing.trigger_types import CalendarInterval, Cron, Every, Once, Trigger
+from rq_clock.timing.wall import CATCH_UP, DAY, WallRule
 from rq_clock.timing.zones import zone
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FEW = 6  # up to here, times of day are easier to read one by one
-_NTHS = ("", "first", "second", "third", "fourth", "fifth")
+_NTHS = ("last", "first", "second", "third", "fourth", "fifth")
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
     *("", "January", "February", "March", "April", "May", "June", "July"),
@@ -47,12 +48,15 @@ class Fire:
 
 def words(trigger: Trigger) -> str:
     """Return when a trigger fires, in English: "at 03:00 every day, Europe/Berlin time"."""
-    if faults := trigger.faults():
-        raise ScheduleError(*faults)
-    if isinstance(trigger, Cron):
-        place = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
-        return _cron(trigger.rule.expression, place)
-    return _every(trigger) if isinstance(trigger, Every) else f"once at {_instant(trigger.at)}"
+    if isinstance(trigger, Once):
+        return f"once at {_instant(trigger.at)}"
+    place = "UTC" if trigger.tz == "UTC" else f"{trigger.tz} time"
+    if isinstance(trigger, Every):
+        return _every(trigger) + _bounds(trigger)
+    if isinstance(trigger, CalendarInterval):
+        return f"{_interval(trigger)}{_bounds(trigger)}, {place}"
+    text, zoned = _cron(trigger.parsed)
+    return text + _bounds(trigger) + (f", {place}" if zoned or trigger.start or trigger.end else "")
 
 
 def fires(
@@ -63,7 +67,7 @@ def fires(
     after -= offset
     while len(found) < n and (t := trigger.next_after(after)):
         notes: list[str] = []
-        if isinstance(trigger, Cron):
+        if isinstance(trigger, Cron | CalendarInterval):
             notes = _notes(trigger.rule, max(0, int(after.timestamp())), int(t.timestamp()))
         local = (t + offset).astimezone(zone(trigger.tz).info)
         found.append(Fire(t + offset, local, tuple(notes), offset))
@@ -76,10 +80,10 @@ def dst_remarks(trigger: Trigger, after: datetime) -> list[str]:
 
     A wildcard rule that fires in every hour has none: they neither add nor remove a run.
     """
-    if not isinstance(trigger, Cron):
+    if not isinstance(trigger, Cron | CalendarInterval):
         return []
     rule, start = trigger.rule, int(after.timestamp())
-    if rule.expression.wildcard and rule.expression.fields[1].is_all:
+    if isinstance(trigger, Cron) and rule.wildcard and trigger.parsed.fields[1].is_all:
         return []
     jumps = rule.zone.jumps(start, start + 366 * DAY)
     effects = [(jump + rule.zone.offset(jump - 1), _effect(rule, jump)) for jump in jumps]
@@ -89,7 +93,7 @@ def dst_remarks(trigger: Trigger, after: datetime) -> list[str]:
 # ---- effects of clock changes -----------------------------------------------------------------
 
 
-def _notes(rule: CronRule, previous: int, fire: int) -> list[str]:
+def _notes(rule: WallRule, previous: int, fire: int) -> list[str]:
     zone, notes = rule.zone, []
     before, now = (datetime.fromtimestamp(t, zone.info).isoformat()[19:] for t in (previous, fire))
     if before != now:
@@ -101,7 +105,7 @@ def _notes(rule: CronRule, previous: int, fire: int) -> list[str]:
     return notes + [effect for effect in effects if effect]
 
 
-def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
+def _effect(rule: WallRule, jump: int, only: int | None = None) -> str:
     """Return the effect of a jump on the times of a rule, or on one of them; "" for none."""
     expected, shown = jump + rule.zone.offset(jump - 1), jump + rule.zone.offset(jump)
     low, high = sorted((expected, shown))
@@ -113,10 +117,10 @@ def _effect(rule: CronRule, jump: int, only: int | None = None) -> str:
     times = stamp(first) if first == last else f"{stamp(first)} to {stamp(last)}"
     clocks = f"{stamp(expected)} → {stamp(shown)}"
     if shown < expected:
-        runs = "both times" if rule.expression.wildcard else "the first time only"
+        runs = "both times" if rule.wildcard else "the first time only"
         verb = "happens" if first == last else "happen"
         return f"{times} {verb} twice (clocks go back {clocks}); runs {runs}"
-    dropped = rule.expression.wildcard or shown - expected > CATCH_UP
+    dropped = rule.wildcard or shown - expected > CATCH_UP
     runs = "does not run" if dropped else f"runs at {stamp(shown)}"
     verb = "does" if first == last else "do"
     return f"{times} {verb} not exist that day (clocks go forward {clocks}); {runs}"
@@ -133,20 +137,60 @@ def _every(trigger: Every) -> str:
             text = unit if period == size else f"{period // size} {unit}s"
     if period % 86_400_000 == 0 and period > 86_400_000:
         text = f"{period // 86_400_000} days of 24 hours"
-    if trigger.anchor % period:
-        text += f", counted from {_instant(_EPOCH + timedelta(milliseconds=trigger.anchor))}"
+    anchor = _EPOCH + timedelta(milliseconds=trigger.anchor)
+    if trigger.anchor % period and anchor != trigger.start:
+        text += f", counted from {_instant(anchor)}"
+        text += "," if trigger.start or trigger.end else ""
     return f"every {text}"
 
 
-def _cron(expression: Expression, zone: str) -> str:
+def _interval(trigger: CalendarInterval) -> str:
+    clock, weeks = _clock(60 * trigger.at), trigger.days // 7
+    comma = "," if trigger.start or trigger.end else ""
+    if trigger.on:
+        days = _join(_runs(sorted((day - 1) % 7 for day in trigger.on), _WEEKDAYS))
+        if weeks == 1 or trigger.anchor is None:
+            return f"at {clock} every {days}"
+        monday = trigger.anchor - timedelta(days=trigger.anchor.weekday())
+        return f"at {clock} on {days} every {weeks} weeks, counted from the week of {monday}{comma}"
+    if trigger.days == 1:
+        return f"at {clock} every day"
+    period = f"{weeks} weeks" if trigger.days % 7 == 0 else f"{trigger.days} days"
+    origin = trigger.anchor or _EPOCH.date()
+    if trigger.start and trigger.start.astimezone(zone(trigger.tz).info).date() == origin:
+        return f"at {clock} every {period}"
+    return f"at {clock} every {period}, counted from {origin}{comma}"
+
+
+def _bounds(trigger: Cron | CalendarInterval | Every) -> str:
+    """Return the first and last instant, on the clock of the trigger's zone, and the number."""
+    info = zone(trigger.tz).info
+    text = ""
+    if trigger.start:
+        start = trigger.start.astimezone(info)
+        text += f" from {start.date() if start.time() == time() else _local(start)}"
+    if trigger.end:
+        end = trigger.end.astimezone(info)
+        text += f" until {end.date() if end.time() == END_OF_DAY else _local(end)}"
+    if trigger.max_runs is not None:
+        text += f", at most {trigger.max_runs} times" if trigger.max_runs > 1 else ", once"
+    return text
+
+
+def _local(t: datetime) -> str:
+    return t.replace(tzinfo=None).isoformat(" ", "milliseconds").removesuffix(".000")
+
+
+def _cron(expression: Expression) -> tuple[str, bool]:
+    """Return an expression in words, and whether its meaning depends on the zone."""
     minute, hour, *_ = expression.fields
     time, days = _time(minute, hour), _days(expression)
     if time.startswith("at ") and ":" in time:
-        return f"{time} {days}, {zone}"
+        return f"{time} {days}", True
     if days != "every day":
-        return f"{time}, {days}, {zone}"
+        return f"{time}, {days}", True
     # Every few minutes of the whole day is the same in every zone.
-    return time if time.startswith("every") and hour.is_all else f"{time}, {zone}"
+    return time, not (time.startswith("every") and hour.is_all)
 
 
 def _time(minute: Field, hour: Field) -> str:
@@ -196,21 +240,27 @@ def _days(expression: Expression) -> str:
 
 
 def _month_days(dom: Field) -> str:
-    nearest = [f"the weekday nearest to day {day[:-1]}" for day in dom.special if day != "l"]
-    last = ["the last day"] if "l" in dom.special else []
-    return _join(([_numbers("day", dom.values)] if dom.values else []) + nearest + last)
+    special = [_month_day(day) for day in dom.special if isinstance(day, MonthDay)]
+    return _join(([_numbers("day", dom.values)] if dom.values else []) + special)
+
+
+def _month_day(day: MonthDay) -> str:
+    name = f"day {day.day}" if day.day > 0 else "the last day"
+    if day.day < 0:
+        name = f"the day {-day.day} days before the last"
+    if day.day == 0 and day.weekday:
+        return "the last weekday"
+    return f"the weekday nearest to {name}" if day.weekday else name
 
 
 def _weekdays(dow: Field) -> tuple[list[str], list[str]]:
     """Return the days of the week, Monday first, and those that come once a month."""
     from_monday = sorted((value - 1) % 7 for value in dow.values)
-    nths = []
-    for day in dow.special:
-        if day.startswith("l"):
-            nths.append(f"the last {_WEEKDAYS[int(day[1]) - 1]}")
-        else:
-            weekday, _, nth = day.partition("#")
-            nths.append(f"the {_NTHS[int(nth)]} {_WEEKDAYS[int(weekday) - 1]}")
+    nths = [
+        f"the {_NTHS[day.nth]} {_WEEKDAYS[day.weekday - 1]}"
+        for day in dow.special
+        if isinstance(day, NthWeekday)
+    ]
     return _runs(from_monday, _WEEKDAYS), nths
 
 

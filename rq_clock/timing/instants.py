@@ -21,7 +21,7 @@ LONGEST = 40
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _FIRST_MS, _LAST_MS = 0, 253_402_300_799_000
-_END_OF_DAY = time(23, 59, 59, 999_000)
+END_OF_DAY = time(23, 59, 59, 999_000)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _NOW = re.compile(r"now(?:\s*([+-])\s*(\S+))?")
 _DAY = re.compile(r"(?:(yesterday|today|tomorrow)\b\s*)?(\d\d?:\d\d(?::\d\d)?)?")
@@ -110,11 +110,11 @@ def _on_the_clock(text: str, now: datetime | None, tz: str, *, whole_day: bool) 
         local = now.astimezone(zone(tz).info)
         date = local.date() + timedelta(days=_DAYS[day])
         if clock is None and whole_day:
-            return datetime.combine(date, _END_OF_DAY, local.tzinfo)
+            return datetime.combine(date, END_OF_DAY, local.tzinfo)
         at = time.fromisoformat(clock.zfill(3 * clock.count(":") + 2)) if clock else time()
         return datetime.combine(date, at, local.tzinfo)
     found = datetime.fromisoformat(text)
-    return datetime.combine(found, _END_OF_DAY) if whole_day and _DATE.fullmatch(text) else found
+    return datetime.combine(found, END_OF_DAY) if whole_day and _DATE.fullmatch(text) else found
 
 
 def _shown(value: object) -> str:

@@ -248,7 +248,7 @@ def _labels(name: str, definition: bytes, declared: bool) -> dict[str, str] | No
         return None
     return {
         "schedule": name,
-        "kind": type(schedule.trigger).__name__.lower(),
+        "kind": schedule.trigger.kind,
         "queue": schedule.queue,
         "timezone": schedule.trigger.tz,
         "origin": "declared" if declared else "run-time",

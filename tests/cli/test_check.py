@@ -270,7 +270,7 @@ class TestScript:
         done = self.python("provision.py")
         assert (done.stdout, done.returncode) == ("provisioned\n", 1)
         [fault, last] = done.stderr.splitlines()
-        assert fault.startswith("error: provision.py:4: a: expected a period")
+        assert fault.startswith("error: provision.py:4: expected a period")
         assert last == "1 fault in provision"
 
     def test_a_caught_error_hides_no_other(self) -> None:
@@ -280,7 +280,7 @@ class TestScript:
             "    print(error)\nraise ValueError('of the script')\n",
         )
         done = self.python("clock.py")
-        assert done.stdout.startswith("clock.py:4: a: expected a period")
+        assert done.stdout.startswith("expected a period")
         assert done.stderr.startswith("Traceback")
         assert done.stderr.endswith("ValueError: of the script\n")
 

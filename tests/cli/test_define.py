@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from redis import Redis
 
 from rq_clock import Schedules, command, cron, every, once, webhook
-from rq_clock.model.schedule import Schedule
+from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command, Webhook
+from rq_clock.timing.triggers import Trigger
+from rq_clock.web.pages.snippets import as_cli
 from tests.cli.terminal import Run, Terminal, everything, fill
 from tests.helpers import definition
 
@@ -68,6 +71,21 @@ class TestAdd:
             (
                 "--at 2099-07-01T09:00 --tz Europe/Berlin --func a.b",
                 once(datetime(2099, 7, 1, 7, tzinfo=UTC)),
+                "a.b",
+            ),
+            (
+                "--every 2w --at 9:00 --on tue,thu --anchor 2026-01-06 --tz Asia/Tokyo --func a.b",
+                every(weeks=2, at="09:00", on="tue,thu", anchor="2026-01-06", tz="Asia/Tokyo"),
+                "a.b",
+            ),
+            (
+                "--every 5m --start 2026-01-01 --max-runs 9 --func a.b",
+                every(minutes=5, start="2026-01-01", max_runs=9),
+                "a.b",
+            ),
+            (
+                "--cron @daily --tz Asia/Tokyo --start 2026-01-01 --end 2026-01-31 --func a.b",
+                cron("@daily", "Asia/Tokyo", start="2026-01-01", end="2026-01-31"),
                 "a.b",
             ),
             (
@@ -216,6 +234,32 @@ class TestUpdate:
         schedules.add("x", every(hours=1, anchor=anchor), TASK)
         run("update", "x", "--every", "2h")
         assert definition(schedules).trigger == every(hours=2, anchor=anchor)
+
+    def test_a_local_time_comes_and_goes(self, run: Run, schedules: Schedules) -> None:
+        schedules.add("x", every(days=2), TASK)
+        run.ok("update", "x", "--at", "09:00", "--tz", "Asia/Tokyo", "--end", "2099-01-01")
+        daily = every(days=2, at="09:00", tz="Asia/Tokyo", end="2099-01-01")
+        assert definition(schedules).trigger == daily
+        assert "expected whole days" in run.refused(1, "update", "x", "--every", "5m")
+        run.ok("update", "x", "--every", "5m", "--at", "none", "--end", "none")
+        assert definition(schedules).trigger == every(minutes=5)
+        run.ok("update", "x", "--cron", "0 3 * * *")
+        assert definition(schedules).trigger == cron("0 3 * * *")
+
+    @pytest.mark.parametrize(
+        "trigger",
+        [
+            cron("0 3 * * *", "Asia/Tokyo", start="2026-01-01", max_runs=5),
+            every(minutes=5, start="2026-01-01", anchor="1970-01-01"),
+            every(weeks=2, at="9:00", on="tue", anchor="2026-01-06", end="2099-01-01"),
+        ],
+    )
+    def test_the_command_that_a_page_shows_adds_the_same(
+        self, run: Run, schedules: Schedules, trigger: Trigger
+    ) -> None:
+        wanted = declare("x", trigger, TASK, {})
+        run.ok(*shlex.split(as_cli("x", wanted))[1:])
+        assert definition(schedules) == wanted
 
     def test_only_the_named_parts_of_a_target_change(self, run: Run, schedules: Schedules) -> None:
         schedules.add("c", every(hours=1), command("df", cwd="/tmp", env={"A": "1", "B": "2"}))

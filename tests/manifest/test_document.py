@@ -66,6 +66,22 @@ TRIGGERS = st.one_of(
     st.builds(cron, st.sampled_from(["0 3 * * *", "*/5 * * * 1-5", "@daily", "0 6 L * *"]),
               st.sampled_from(["UTC", "Europe/Berlin"])),
     st.builds(lambda ms, anchor: every(milliseconds=ms, anchor=anchor), MS, st.none() | MOMENTS),
+    st.builds(
+        lambda start, anchor, n: every(hours=1, start=start, anchor=anchor, max_runs=n),
+        MOMENTS, st.none() | MOMENTS | st.just(datetime(1970, 1, 1, tzinfo=UTC)),
+        st.none() | st.integers(1, 100),
+    ),
+    st.builds(
+        lambda start, days: cron("0 3 * * *", "Europe/Berlin", start=start, end=start + days),
+        MOMENTS, st.integers(2, 100).map(lambda n: timedelta(days=n)),
+    ),
+    st.builds(
+        lambda n, at, on, anchor: every(
+            weeks=n, at=at, on=on, anchor=anchor.date(), tz="Asia/Tokyo"
+        ),
+        st.integers(1, 9), st.sampled_from(["00:00", "9:30"]), st.sampled_from([None, "mon-fri"]),
+        MOMENTS,
+    ),
     st.builds(once, MOMENTS),
 )  # fmt: skip
 PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
@@ -251,6 +267,12 @@ def test_every_option_can_stand_in_a_manifest() -> None:
         ("every: 2h\nanchor: 2026-03-01T00:30:00+01:00",
          every(hours=2, anchor=datetime(2026, 2, 28, 23, 30, tzinfo=UTC))),
         ("cron: 0  6 * * *", cron("0 6 * * *")),
+        ("cron: 0 6 * * *\nstart: 2026-03-01\nend: 2026-04-30\ntz: Asia/Tokyo",
+         cron("0 6 * * *", "Asia/Tokyo", start="2026-02-28T15:00Z", end="2026-04-30")),
+        ("every: 2w\nat: 9:00\non: tue\nanchor: 2026-01-06\ntz: Asia/Tokyo",
+         every(weeks=2, at="09:00", on="tue", anchor="2026-01-06", tz="Asia/Tokyo")),
+        ("every: 5m\nstart: 2026-03-01T00:00Z\nmaxRuns: 9",
+         every(minutes=5, start="2026-03-01", max_runs=9)),
         ("cron: '@daily'\ntz: Europe/Berlin", cron("@daily", "Europe/Berlin")),
         ("once: 2026-03-01T02:00:00+02:00", once(datetime(2026, 3, 1, tzinfo=UTC))),
         ("once: 2026-03-01T00:00:00.0001Z", once(datetime(2026, 3, 1, 0, 0, 0, 1000, tzinfo=UTC))),
@@ -319,7 +341,12 @@ def test_every_fault_of_every_entry_is_reported_with_name_and_line() -> None:
     ("entry", "fault"),
     [
         ("every: 5m\ncron: '* * * * *'\nfunc: a.b", "expected one of cron, every and once, got "),
-        ("every: 5m\ntz: UTC\nfunc: a.b", "tz goes with cron"),
+        ("every: 5m\ntz: UTC\nfunc: a.b", "tz= goes with a local time, such as at="),
+        ("cron: '* * * * *'\nat: 9:00\nfunc: a.b", "at goes with every"),
+        ("once: 2026-03-01T00:00Z\nend: 2027-01-01\nfunc: a.b", "end goes with cron or every"),
+        ("every: 2w\nat: 09:00\nfunc: a.b", "expected on="),
+        ("cron: '0 3 * * *'\nstart: 5\nfunc: a.b", "expected start as 2026-03-01, "),
+        ("cron: '0 3 * * *'\nmaxRuns: x\nfunc: a.b", "expected max_runs as a whole number"),
         ("cron: '* * * * *'\nanchor: 2026-03-01T00:00Z\nfunc: a.b", "anchor goes with every"),
         ("every: 5 minutes\nfunc: a.b", "expected every in milliseconds or as 15m"),
         ("every: 1.5\nfunc: a.b", "expected every in milliseconds or as 15m"),

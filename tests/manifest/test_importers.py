@@ -824,11 +824,12 @@ class TestCronToGo:
             job(nickname="b", schedule="0 0 */2 * 1", start_date="2026-01-01T00:00:00Z"),
             job(nickname="c", schedule="3 hours"),
         ]
-        notes = from_cron_to_go(json.dumps(jobs)).notes
+        imported = from_cron_to_go(json.dumps(jobs))
+        notes = imported.notes
+        assert imported.schedules[1].trigger.spec()["start"] == 1_767_225_600_000
         assert set(notes) >= {
             "a: if 'worker' is a process of the Procfile, use its command",
             "a: unknown and not carried over: webhook",
-            "b: does not wait for its start date",
             "b: runs on days that match both its day fields; Cron To Go may need only one",
             "c: its rate is elapsed time, counted from 1970-01-01 UTC",
         }

@@ -8,7 +8,6 @@ from itertools import product
 
 import pytest
 
-from rq_clock.errors import ScheduleError
 from rq_clock.timing.describe import Fire, dst_remarks, fires, words
 from rq_clock.timing.triggers import Cron, Trigger, cron, every, once
 
@@ -63,6 +62,13 @@ class TestWords:
             ("* * 0,6", "every Saturday and Sunday"),
             ("* 3 FRI#2", "on the second Friday of March"),
             ("* * 5L,1", "every Monday and on the last Friday of every month"),
+            ("LW,L-3 * *", "on the last weekday and the day 3 days before the last of every month"),
+            (
+                "31W,L-2W 1 *",
+                "on the weekday nearest to day 31 and the weekday nearest to the day "
+                "2 days before the last of January",
+            ),
+            ("* january fri#L", "on the last Friday of January"),
         ],
     )
     def test_tell_the_days(self, days: str, expected: str) -> None:
@@ -104,6 +110,39 @@ class TestWords:
                 every(minutes=5, anchor=at("2026-01-01T00:00:07Z")),
                 "every 5 minutes, counted from 2026-01-01 00:00:07 UTC",
             ),
+            (
+                every(minutes=5, start="2026-01-01T00:00:07"),
+                "every 5 minutes from 2026-01-01 00:00:07",
+            ),
+            (
+                every(minutes=5, anchor="2026-01-01T00:00:07", end="2026-01-02"),
+                "every 5 minutes, counted from 2026-01-01 00:00:07 UTC, until 2026-01-02",
+            ),
+            (every(days=1, at="9:00", tz="Asia/Tokyo"), "at 09:00 every day, Asia/Tokyo time"),
+            (
+                every(days=3, at="9:00"),
+                "at 09:00 every 3 days, counted from 1970-01-01, UTC",
+            ),
+            (
+                every(weeks=2, at="9:00", start="2026-01-06", max_runs=5, tz="Asia/Tokyo"),
+                "at 09:00 every 2 weeks from 2026-01-06, at most 5 times, Asia/Tokyo time",
+            ),
+            (
+                every(weeks=1, at="9:00", on="mon-wed,sun"),
+                "at 09:00 every Monday to Wednesday and Sunday, UTC",
+            ),
+            (
+                every(weeks=2, at="9:00", on="sun", anchor="2026-01-06"),
+                "at 09:00 on Sunday every 2 weeks, counted from the week of 2026-01-05, UTC",
+            ),
+            (
+                cron("0 9 * * 1", "Asia/Tokyo", start="2026-03-01T08:00", end="2026-04-30"),
+                "at 09:00 every Monday from 2026-03-01 08:00:00 until 2026-04-30, Asia/Tokyo time",
+            ),
+            (
+                cron("*/5 * * * *", end="2026-04-30T12:00"),
+                "every 5 minutes until 2026-04-30 12:00:00, UTC",
+            ),
             (once(at("2026-03-29T03:00+02:00")), "once at 2026-03-29 01:00:00 UTC"),
             (once(at("2026-03-29T01:00:00.250Z")), "once at 2026-03-29 01:00:00.250 UTC"),
         ],
@@ -115,7 +154,7 @@ class TestWords:
         texts = [
             ("*", "*/15", "0", "5,20", "0-10", "*/7", "1-59/2"),
             ("*", "*/2", "3", "9-17", "9-10", "1,3,8", "1-23/2"),
-            ("*", "1", "*/2", "1-31", "L", "1-7,L", "*/2,L", "15W"),
+            ("*", "1", "*/2", "1-31", "L", "1-7,L", "*/2,L", "15W", "LW", "L-1", "L-1W"),
             ("*", "1-3", "*/3"),
             ("*", "1", "1-5", "0,6", "5#2", "5L", "1,5#2", "*/2"),
         ]
@@ -128,19 +167,12 @@ class TestWords:
             assert all(self.meaning(other) == self.meaning(first) for other in others)
 
     def meaning(self, trigger: Cron) -> object:
-        expression = trigger.rule.expression
+        expression = trigger.parsed
         day = first = (at("2026-01-01T00:00Z") - at("1970-01-01T00:00Z")).days
         days: list[int] = []
         while len(days) < 100 and day < first + 2 * 366:
             days.append(day := expression.days.first(day + 1))
         return list(expression.times), days
-
-    @pytest.mark.parametrize("trigger", [cron("61 3 * * *"), every()])
-    def test_of_a_faulty_trigger_there_are_none(self, trigger: Trigger) -> None:
-        with pytest.raises(ScheduleError, match="expected"):
-            words(trigger)
-        with pytest.raises(ScheduleError, match="expected"):
-            fires(trigger, at("2026-01-01T00:00Z"), 1)
 
 
 def notes(expression: str, tz: str, after: str, n: int) -> list[tuple[str, tuple[str, ...]]]:
@@ -233,6 +265,17 @@ class TestDstRemarks:
             "2026-10-25: 02:30 happens twice (clocks go back 03:00 → 02:00); "
             "runs the first time only",
         ]
+
+    def test_tell_of_those_of_days_at_a_local_time(self) -> None:
+        trigger = every(days=2, at="2:30", tz="Europe/Berlin", anchor="2026-03-29")
+        assert dst_remarks(trigger, at("2026-01-01T00:00Z")) == [
+            "2026-03-29: 02:30 does not exist that day (clocks go forward 02:00 → 03:00); "
+            "runs at 03:00",
+            "2026-10-25: 02:30 happens twice (clocks go back 03:00 → 02:00); "
+            "runs the first time only",
+        ]
+        [fire] = fires(trigger, at("2026-03-28T00:00Z"), 1)
+        assert len(fire.notes) == 2
 
     def test_name_the_date_on_which_the_lost_time_would_have_been(self) -> None:
         # Nuuk, 2024-03-31T01:00Z, 2024-03-30 23:00 → 2024-03-31 00:00

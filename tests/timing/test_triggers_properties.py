@@ -17,20 +17,36 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from cronsim import CronSim, CronSimError
 from hypothesis import assume, example, given, reject
 from hypothesis import strategies as st
 
-from rq_clock.timing.triggers import MANY, Cron, Every, cron, every, from_spec, once
+from rq_clock.errors import Fault, ScheduleError
+from rq_clock.timing.triggers import MANY, Cron, Trigger, cron, every, from_spec, once
 from rq_clock.timing.zones import zone, zone_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FROM, TO = datetime(1975, 1, 1, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+MILLISECOND = timedelta(milliseconds=1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+MONTHS = [
+    "jan",
+    "feb",
+    "march",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sept",
+    "oct",
+    "nov",
+    "december",
+]
+WEEKDAYS = ["sun", "mon", "tues", "wednesday", "thu", "fri", "sat"]
 ZONES = sorted(zone_names())
 Place = tuple[str, datetime]
 Daily = tuple[str, int, int, datetime]
@@ -128,25 +144,40 @@ def last_of_month(day: date) -> bool:
 
 
 def nearest_weekday(n: int) -> Day:
+    """The weekday nearest to day n; n days before the last for n <= 0."""
+
     def is_nearest(day: date) -> bool:
         month = [day.replace(day=1) + timedelta(days=k) for k in range(31)]
-        working = [d.day for d in month if d.month == day.month and d.isoweekday() < 6]
-        return day.day == min(working, key=lambda d: abs(d - n))
+        month = [d for d in month if d.month == day.month]
+        working = [d.day for d in month if d.isoweekday() < 6]
+        aim = n if n > 0 else len(month) + n
+        near = min(working, key=lambda d: abs(d - aim))
+        return 1 <= aim <= len(month) and day.day == near
 
     return is_nearest
+
+
+def before_the_last(n: int) -> Day:
+    return lambda day: last_of_month(day + n * DAY) and (day + n * DAY).month == day.month
 
 
 @st.composite
 def days_of_month(draw: st.DrawFn) -> tuple[str, Day]:
     text, found = draw(numbers(1, 31, []))
-    match draw(st.sampled_from(["*", "*", "*", "?", "plain", "plain", "L", "W", "both"])):
+    match draw(st.sampled_from(["*", "*", "*", "?", "plain", "plain", "L", "L-", "W", "both"])):
         case "*" | "?" as star:
             return star, lambda day: True
         case "plain":
             return text, lambda day: day.day in found
         case "L":
             return draw(st.sampled_from("lL")), last_of_month
-    n = draw(st.integers(1, 28))
+        case "L-":
+            n = draw(st.integers(0, 30))
+            spelled = f"L-{n}" if n else "L"
+            if draw(st.booleans()):
+                return f"{spelled}W", nearest_weekday(-n)
+            return spelled, before_the_last(n)
+    n = draw(st.integers(1, 31))
     near = nearest_weekday(n)
     if draw(st.booleans()):
         return f"{n}W", near
@@ -174,7 +205,7 @@ def days_of_week(draw: st.DrawFn) -> tuple[str, Day]:
         case "#":
             return f"{name}#{n}", nth
         case "L":
-            return draw(st.sampled_from([f"{name}L", f"l{name}"])), last
+            return draw(st.sampled_from([f"{name}L", f"l{name}", f"{name}#L"])), last
         case _:
             either = f"{name}#{n},{text},{name}L"
             return either, lambda d: d.isoweekday() % 7 in found or nth(d) or last(d)
@@ -229,7 +260,7 @@ def fresh(trigger: Cron) -> Cron:
     return trigger
 
 
-def walk(trigger: Cron | Every, after: datetime, until: datetime) -> list[datetime]:
+def walk(trigger: Trigger, after: datetime, until: datetime) -> list[datetime]:
     found = []
     while (t := trigger.next_after(after)) and t <= until:
         found.append(t)
@@ -237,11 +268,18 @@ def walk(trigger: Cron | Every, after: datetime, until: datetime) -> list[dateti
     return found
 
 
+def made(make: Callable[[], Trigger]) -> tuple[Trigger | None, list[Fault]]:
+    """A trigger, or its faults."""
+    try:
+        return make(), []
+    except ScheduleError as error:
+        return None, list(error.faults)
+
+
 def valid(meaning: Meaning, key: str = "UTC") -> Cron:
-    trigger = cron(meaning.text, key)
-    faults = trigger.faults()
+    trigger, faults = made(lambda: cron(meaning.text, key))
     assume(not any("never fires" in fault.text for fault in faults))
-    assert not faults
+    assert isinstance(trigger, Cron), faults
     return trigger
 
 
@@ -403,7 +441,7 @@ class TestTheCalendar:
         self, meaning: Meaning, start: date
     ) -> None:
         assume(meaning.minutes and meaning.hours)
-        days = valid(meaning).rule.expression.days
+        days = valid(meaning).parsed.days
         origin = date(1970, 1, 1)
         number = (start - origin).days
         first = next(d for k in range(50 * 366) if meaning.day(d := start + k * DAY))
@@ -452,23 +490,89 @@ class TestIntervals:
         assert trigger.count(t, until) == trigger.count(t, middle) + trigger.count(middle, until)
 
 
+class TestDaysAtALocalTime:
+    """Every n days or weeks: those of a daily cron expression on the dates that count."""
+
+    @given(places(), st.integers(1, 30), st.integers(0, 23), st.integers(0, 59), st.data())
+    def test_they_are_the_daily_ones_of_the_dates_that_count(
+        self, place: Place, n: int, hour: int, minute: int, data: st.DataObject
+    ) -> None:
+        key, t = place
+        anchor = t.date() + data.draw(st.integers(-400, 400)) * DAY
+        on = data.draw(st.none() | st.lists(st.sampled_from(range(7)), min_size=1, unique=True))
+        monday = anchor - anchor.weekday() * DAY
+        names = ",".join(WEEKDAYS[(day + 1) % 7] for day in on) if on else None
+        unit = "days" if on is None else "weeks"
+        trigger = every(f"{n}{unit[0]}", at=f"{hour}:{minute:02}", tz=key, on=names, anchor=anchor)
+
+        def counts(day: date) -> bool:
+            if on is None:
+                return (day - anchor).days % n == 0
+            return day.weekday() in on and (day - monday).days // 7 % n == 0
+
+        nominal = TestADailyTime().nominal
+        fires = walk(cron(f"{minute} {hour} * * *", key), t, t + 100 * DAY)
+        expected = [f for f in fires if counts(nominal(key, hour, minute, f))]
+        assert walk(trigger, t, t + 100 * DAY) == expected
+        assert trigger.count(t, t + 100 * DAY) == len(expected)
+        if expected:
+            assert trigger.latest_at(t + 100 * DAY) == expected[-1]
+        assert from_spec(trigger.spec()) == trigger
+
+
+class TestBounds:
+    @given(expressions(), places(), st.integers(0, 3 * 86_400), st.integers(1, 50), st.booleans())
+    def test_the_first_n_from_the_start_and_no_others(
+        self, meaning: Meaning, place: Place, seconds: int, n: int, cron_like: bool
+    ) -> None:
+        key, t = place
+        free: Trigger = valid(meaning, key) if cron_like else every(seconds=10 + seconds, anchor=t)
+        start, end = t, t + seconds * SECOND
+        bounds: Any = {"start": start, "end": end, "max_runs": n}
+        bound, faults = made(
+            lambda: (
+                cron(meaning.text, key, **bounds)
+                if cron_like
+                else every(seconds=10 + seconds, anchor=t, **bounds)
+            )
+        )
+        if bound is None:
+            late = [fault.field for fault in faults] == ["maxRuns"]
+            assert late or free.count(start - MILLISECOND, end) == 0
+            return
+        assert from_spec(bound.spec()) == bound
+        expected = walk(free, start - MILLISECOND, end)[:n]
+        assert walk(bound, t - 400 * DAY, t + 400 * DAY) == expected
+        assert bound.count(t - 400 * DAY, t + 400 * DAY) == len(expected)
+        assert bound.latest_at(t + 400 * DAY) == expected[-1]
+        middle = t + seconds * SECOND / 2
+        assert bound.count(t - DAY, middle) == sum(fire <= middle for fire in expected)
+
+
 class TestAnyText:
     @given(st.text(max_size=40) | st.text("0123456789*/-,?LWl#@hR monfri\t", max_size=40), places())
-    def test_constructing_never_raises_and_text_without_faults_fires(
-        self, text: str, place: Place
-    ) -> None:
-        trigger = cron(text)
-        if not trigger.faults():
-            fire = trigger.next_after(place[1])
-            assert fire
-            assert fire > place[1]
+    def test_it_fires_or_is_refused_with_its_faults(self, text: str, place: Place) -> None:
+        trigger, faults = made(lambda: cron(text))
+        if trigger is None:
+            assert all("expected" in fault.text for fault in faults)
+            return
+        fire = trigger.next_after(place[1])
+        assert fire
+        assert fire > place[1]
 
-    @given(expressions(), st.sampled_from(ZONES), st.integers(1, 10**12), instants(FROM, TO))
+    @given(st.text(max_size=20) | st.sampled_from(["UTC+5", "Asia/Foo", "X Standard Time"]))
+    def test_a_zone_is_one_or_is_refused_with_a_suggestion_that_exists(self, key: str) -> None:
+        _, faults = made(lambda: cron("0 3 * * *", key))
+        for fault in faults:
+            suggested = re.findall(r"'([A-Z][\w+/-]+)'", fault.text.partition(": ")[2])
+            assert set(suggested) <= set(ZONES)
+
+    @given(expressions(), st.sampled_from(ZONES), st.integers(10, 10**12), instants(FROM, TO))
     def test_a_spec_reads_back_as_the_same_trigger(
         self, meaning: Meaning, key: str, period: int, at: datetime
     ) -> None:
         for trigger in (
-            cron(meaning.text.replace(" ", "\t  "), key),
+            cron(valid(meaning).expression.replace(" ", "\t  "), key),
             every(milliseconds=period, anchor=at),
             once(at),
         ):

@@ -32,7 +32,7 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
 
     It reads these fields, in the spelling of either: `nickname`/`Alias`,
     `schedule`/`ScheduleExpression` (cron or a rate, "3 hours") with `ScheduleType`,
-    `start_date`/`StartDate` (the phase of a rate), `timezone`, `command`/`Target.Command`,
+    `start_date`/`StartDate`, `timezone`, `command`/`Target.Command`,
     `timeout`/`Target.TimeToLive` (s, 1800 when missing), `retries`, `jitter` (min), `state`
     (enabled, paused), `dyno`/`Target.Size` (a note).
     """
@@ -122,18 +122,17 @@ def _trigger(fields: Mapping[str, Any]) -> tuple[Trigger, list[str]]:
     if kind not in ("cron", "rate"):
         raise ScheduleError(f"expected ScheduleType 'cron' or 'rate', got {kind!r}")
     if kind == "cron":
-        late = ["does not wait for its start date"] if start else []
-        trigger = cron(expression, zone or "UTC")
+        trigger = cron(expression, zone or "UTC", start=start)
         _, _, day, _, weekday = (*trigger.expression.split(), "", "", "", "", "")[:5]
-        if "*/" in (day + weekday) and "*" not in (day, weekday):
-            late.append("runs on days that match both its day fields; Cron To Go may need only one")
-        return trigger, late
+        both = "*/" in (day + weekday) and "*" not in (day, weekday)
+        note = "runs on days that match both its day fields; Cron To Go may need only one"
+        return trigger, [note] if both else []
     if rate is None:
         raise ScheduleError(f"expected a rate such as '3 hours', got {expression!r}")
     period = timedelta(**{f"{rate[2]}s": int(rate[1])})
-    origin = "its start date, which it does not wait for" if start else "1970-01-01 UTC"
+    origin = "its start date" if start else "1970-01-01 UTC"
     notes = [f"its rate is elapsed time, counted from {origin}"]
-    return every(seconds=period // timedelta(seconds=1), anchor=start), notes
+    return every(period, start=start), notes
 
 
 def _start(fields: Mapping[str, Any]) -> datetime | None:

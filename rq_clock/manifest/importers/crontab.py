@@ -107,11 +107,11 @@ def _is_system(text: str, entries: list[_Entry]) -> bool:
 
 def _add_entry(found: Imported, entry: _Entry, with_users: bool, tz: str) -> str:
     own_zone = entry.settings.get("CRON_TZ")
-    trigger = cron(entry.when, tz if own_zone is None else own_zone.removeprefix(":"))
-    if problems := trigger.faults():
-        raise ScheduleError(
-            _safe_reason(entry, trigger.expression, "; ".join(fault.text for fault in problems))
-        )
+    try:
+        trigger = cron(entry.when, tz if own_zone is None else own_zone.removeprefix(":"))
+    except ScheduleError as error:
+        reason = "; ".join(fault.text for fault in error.faults)
+        raise ScheduleError(_safe_reason(entry, " ".join(entry.when.split()), reason)) from None
     if problem := _unlike_cron(trigger.expression):
         raise ScheduleError(_safe_reason(entry, trigger.expression, problem))
     notes = [_zone_note(trigger.tz, own_zone), POLICIES, _NO_LIMIT]

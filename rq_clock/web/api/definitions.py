@@ -29,13 +29,10 @@ def schedule_from(name: str, body: Mapping[str, Any], was: Schedule | None = Non
 
 def trigger_from(body: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a definition. Raises Problem."""
-    faults: list[Fault] = []
-    found = trigger(body, faults)
-    faults += found.faults()
-    if faults:
-        text = "\n".join(map(str, faults))
-        raise Problem("validation", text, errors=pointed(faults, body))
-    return found
+    try:
+        return trigger(body)
+    except ScheduleError as error:
+        raise Problem("validation", str(error), errors=pointed(error.faults, body)) from None
 
 
 def pointed(faults: Iterable[Fault], entry: object) -> list[Fault]:

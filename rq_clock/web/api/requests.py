@@ -91,9 +91,22 @@ class Definition(Model):
     )  # fmt: skip
 
     cron: str | None = Field(default=None, description="A cron expression in the zone `tz`.")
-    tz: str | None = Field(default=None, description="Zone of `cron` (default UTC).")
+    tz: str | None = Field(default=None, description="Zone of the times (default UTC).")
     every: int | str | None = Field(default=None, description="Milliseconds, or such as 15m.")
-    anchor: Timestamp | None = Field(default=None, description="Instant from which `every` counts.")
+    at: str | None = Field(
+        default=None, description="Local time of an `every` of days or weeks.", examples=["09:00"]
+    )
+    on: str | None = Field(
+        default=None, description="Weekdays of an `every` of weeks.", examples=["tue", "mon-fri"]
+    )
+    anchor: str | None = Field(
+        default=None, description="Instant, or date beside `at`, from which `every` counts."
+    )
+    start: str | None = Field(default=None, description="First instant, or date in the zone.")
+    end: str | None = Field(default=None, description="Last instant, or date in the zone.")
+    max_runs: int | None = Field(
+        default=None, description="Ends after so many fire times from `start` on."
+    )
     once: Timestamp | None = Field(default=None, description="Instant of the only run.")
     func: str | None = Field(default=None, description="Dotted name of a Python function.")
     command: Command | str | None = None
@@ -144,7 +157,12 @@ class ExplainRequest(Model):
     cron: str | None = None
     tz: str | None = None
     every: int | str | None = None
+    at: str | None = None
+    on: str | None = None
     anchor: str | None = None
+    start: str | None = None
+    end: str | None = None
+    max_runs: int | None = None
     once: str | None = None
     n: int = Field(default=5, ge=0, le=100, description="Fire times to return.")
 

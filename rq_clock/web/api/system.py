@@ -57,7 +57,7 @@ _MANIFEST = {"schema": {"$ref": "#/components/schemas/Manifest"}}
 @router.post("/explain", tags=["explain"], response_model=ExplanationView)
 def explain(caller: Read, body: requests.ExplainRequest) -> Response:
     """Explain a trigger in words, with warnings and its next fire times. Stores nothing."""
-    trigger = trigger_from(body.model_dump(exclude_none=True, exclude={"n"}))
+    trigger = trigger_from(body.model_dump(by_alias=True, exclude_none=True, exclude={"n"}))
     now = caller.context.store.now()
     return answer(explanation_view(trigger, now, fires(trigger, now, body.n)))
 

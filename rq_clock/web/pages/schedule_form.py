@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -45,7 +46,10 @@ CRONS = (
     ("0 6 1 * *", "on the first of the month"),
     ("0 6 L * *", "on the last of the month"),
 )
-WHEN = ("when", "cron", "every", "at", "tz", "name", "jitter")
+WHEN = (
+    "when", "cron", "every", "time", "on", "anchor", "at", "tz", "start", "end", "max_runs", "name",
+    "jitter",
+)  # fmt: skip
 """The fields of a preview."""
 EMPTY = {
     "what": "func", "when": "cron", "tz": "UTC", "queue": "default", "method": "POST",
@@ -88,6 +92,12 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
     "cron": ("cron", str, str),
     "tz": ("tz", str, str),
     "every": ("every", interval, str),
+    "time": ("at", str, str),
+    "on": ("on", str, str),
+    "anchor": ("anchor", str, str),
+    "start": ("start", str, str),
+    "end": ("end", str, str),
+    "max_runs": ("maxRuns", count, str),
     "at": ("once", str, lambda text: text.removesuffix("Z")),
     "func": ("func", str, str),
     "args": ("args", json_value, _json),
@@ -112,7 +122,12 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
 }
 """Field → its path in a manifest, the reader of its text, and the writer of its value."""
 _OF_PATH = {path: name for name, (path, _, _) in _FIELDS.items()} | {"webhook.timeout": "timeout"}
-_WHEN_KINDS = {"cron": ("cron", "tz"), "every": ("every",), "once": ("at",)}
+_BOUNDS = ("start", "end", "max_runs")
+_WHEN_KINDS = {
+    "cron": ("cron", "tz", *_BOUNDS),
+    "every": ("every", "time", "on", "anchor", "tz", *_BOUNDS),
+    "once": ("at",),
+}
 _WHAT_KINDS = {
     "func": ("func", "args", "kwargs"),
     "command": ("command", "cwd", "env"),
@@ -137,9 +152,8 @@ class Draft:
         draft = cls({**EMPTY, **{name: value for name, value in values.items() if value}})
         entry = draft._entry(was)
         unread = set(draft.faults)
-        when: list[Any] = []
-        trigger = manifest.trigger(entry, when)
-        draft.trigger = None if when else trigger
+        with suppress(ScheduleError):  # which the schedule repeats
+            draft.trigger = manifest.trigger(entry)
         try:
             draft.schedule = manifest.item(draft.text("name"), entry, was, masks=True).schedule
         except ScheduleError as error:
@@ -167,6 +181,9 @@ class Draft:
         shown = {*_WHEN_KINDS[when], *_WHAT_KINDS[what]} | (_FIELDS.keys() - others)
         if what == "url":  # the field is the call's; the timeout of the job stays as stored
             shown.discard("timeout")
+        if when == "every" and not self.text("time"):  # elapsed time has no zone
+            entry = {key: value for key, value in entry.items() if key not in ("tz", "on")}
+            shown -= {"tz"}
         for name, (path, read, _) in _FIELDS.items():
             if name in shown:
                 manifest.put(entry, path, self._value(name, read))
@@ -289,7 +306,7 @@ def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
     faults of its trigger."""
     faults = {k: texts for k, texts in draft.faults.items() if k in WHEN and k != "name"}
     trigger = draft.trigger
-    if trigger is None or trigger.faults() or faults:
+    if trigger is None or faults:
         empty = not draft.text("cron") and draft.text("when") in ("", "cron")
         return {"sentence": "", "when_faults": {} if empty else faults}
     offset = draft.schedule.offset if draft.schedule else timedelta(0)

@@ -13,7 +13,7 @@ from rq_clock.model.targets import Command, Webhook
 from rq_clock.redaction import masked_json, masked_url
 from rq_clock.timing.durations import duration_spec
 from rq_clock.timing.instants import iso
-from rq_clock.timing.triggers import Cron, Every
+from rq_clock.timing.triggers import Cron, Once
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _OF_SECONDS = ("timeout", "result_ttl", "failure_ttl", "catch_up_window", "jitter")
@@ -42,10 +42,20 @@ def _trigger(schedule: Schedule) -> Iterator[str]:
         yield from ("--cron", trigger.expression)
         if trigger.tz != "UTC":
             yield from ("--tz", trigger.tz)
-    elif isinstance(trigger, Every):
-        yield from ("--every", duration_spec(timedelta(milliseconds=trigger.period)))
+    elif not isinstance(trigger, Once):
+        entry = document(schedule)
+        yield from ("--every", entry["every"])
+        for key in ("at", "on", "tz", "anchor"):
+            if key in entry:
+                yield from (f"--{key}", entry[key])
     else:
         yield from ("--at", iso(trigger.at))
+    if not isinstance(trigger, Once):
+        for option, at in (("--start", trigger.start), ("--end", trigger.end)):
+            if at:
+                yield from (option, iso(at))
+        if trigger.max_runs:
+            yield from ("--max-runs", str(trigger.max_runs))
 
 
 def _target(schedule: Schedule) -> Iterator[str]:

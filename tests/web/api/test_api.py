@@ -429,6 +429,9 @@ class TestExplaining:
             ({"cron": "* * *"}, "/cron"),
             ({"cron": "0 6 * * *", "tz": "x"}, "/tz"),
             ({"every": "-5m"}, "/every"),
+            ({"every": "2w", "at": "9:00", "on": "tue"}, "/anchor"),
+            ({"every": "2d", "at": "9"}, "/at"),
+            ({"cron": "0 6 * * *", "maxRuns": 5}, "/start"),
             ({"once": "now"}, "/once"),
             ({}, ""),
             ({"every": "5m", "once": "2026-01-01T00:00:00Z"}, ""),
@@ -445,6 +448,12 @@ class TestExplaining:
     def test_the_process_that_changes_nothing_explains(self, redis_url: str) -> None:
         caller = Caller(app_on(redis_url, read_only=True))
         assert caller.call("POST", "/explain", {"every": "5m"})["words"] == "every 5 minutes"
+        body = {"every": "2d", "at": "09:00", "tz": "Asia/Tokyo", "start": "2099-01-01",
+                "maxRuns": 2}  # fmt: skip
+        found = caller.call("POST", "/explain", body)
+        assert [fire["fireTime"] for fire in found["next"]] == [
+            "2099-01-01T00:00:00Z", "2099-01-03T00:00:00Z",
+        ]  # fmt: skip
         assert caller.error("PUT", "/schedules/a", DAILY) == "403 read-only"
 
 

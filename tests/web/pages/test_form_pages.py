@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from rq_clock.model.targets import command, webhook
 from rq_clock.schedules.service import Schedules
-from rq_clock.timing.triggers import every, once
+from rq_clock.timing.triggers import cron, every, once
 from tests.helpers import definition
 from tests.web.pages.reading import DAILY, HTML, main_of
 
@@ -80,6 +80,26 @@ def test_commands_and_web_calls_are_added_too(schedules: Schedules, browser: Tes
     assert hook.trigger == once(datetime(2999, 1, 1, tzinfo=UTC))
 
 
+def test_the_form_of_a_trigger_with_all_fields_reads_as_the_same(
+    schedules: Schedules, browser: TestClient
+) -> None:
+    triggers = [
+        every(weeks=2, at="9:00", on="tue", anchor="2026-01-06", tz="Asia/Tokyo", end="2099-01-01"),
+        every(minutes=5, start="2026-01-01", anchor="1970-01-01", max_runs=9),
+        cron("0 3 * * *", "Europe/Berlin", start="2026-01-01", end="2099-01-01"),
+    ]
+    for trigger in triggers:
+        schedules.add("all", trigger, "tasks.x", replace=True)
+        form = fields_of(browser.get("/schedules/all/edit").text)
+        browser.post("/schedules/all/edit", data={**form, "do": "save", "queue": "mail"})
+        assert definition(schedules, "all").trigger == trigger
+        assert definition(schedules, "all").queue == "mail"
+    form |= {"when": "every", "every": "10m", "start": "", "end": "", "max_runs": ""}
+    form["revision"] = fields_of(browser.get("/schedules/all/edit").text)["revision"]
+    browser.post("/schedules/all/edit", data={**form, "do": "save"})
+    assert definition(schedules, "all").trigger == every(minutes=10)
+
+
 @pytest.mark.parametrize(
     ("form", "fields"),
     [
@@ -134,6 +154,13 @@ def test_a_name_is_used_once(one: None, schedules: Schedules, browser: TestClien
         ("when=cron&cron=*+*+*+*+*&tz=Mars", "expected a time zone"),
         ("when=every&every=15m", "Every 15 minutes."),
         ("when=every&every=often", "expected a duration"),
+        (
+            "when=every&every=2w&time=9:00&on=tue&anchor=2026-01-06&tz=Asia/Tokyo",
+            "At 09:00 on Tuesday every 2 weeks, counted from the week of 2026-01-05, Asia/Tokyo",
+        ),
+        ("when=every&every=2w&time=9:00", "Weekdays:</b> expected on="),
+        ("when=cron&cron=0+3+*+*+*&max_runs=5", "Starts:</b> max_runs counts fire times from"),
+        ("when=cron&cron=*/7+*+*+*+*&tz=EST", "EST&#39; is UTC-5 all year"),
         ("when=once&at=2001-01-01T00:00", "it is due at once"),
         ("when=once&at=", "expected a date and time"),
         ("when=cron&cron=", "Enter a trigger"),
