@@ -104,13 +104,13 @@ def report_uncaught(
 ) -> None:  # fmt: skip
     """Be an excepthook: when a wrong declaration ends the app's script, print the faults of all
     its declarations. For those after the wrong one the app is loaded, as `check` loads it."""
-    place = fault_of(error)
-    made = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(trace)][-1:]
-    of_trigger = any(module.startswith("rq_clock.timing.") for module in made)
+    raised_in = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(trace)][-1:]
+    of_trigger = any(module.startswith("rq_clock.timing.") for module in raised_in)
     declared = isinstance(error, ScheduleError) and any(fault.file for fault in error.faults)
     if not isinstance(error, ScheduleError) or not (declared or of_trigger):
         previous(kind, error, trace)
         return
+    place = fault_of(error)
     faults: Sequence[Fault] = ()
     with suppress(RqClockError):
         app = Settings.from_env().app

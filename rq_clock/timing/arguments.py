@@ -100,7 +100,7 @@ class Arguments:
             found = _read_instant(value, tz, end=field == "end")
         with suppress(OverflowError):
             if found and field == "end":
-                return found - (found - _EPOCH) % _MS
+                return found.astimezone(UTC) - (found - _EPOCH) % _MS
             if found:
                 return moment(to_ms_up(found))
         forms = "2026-03-01, 2026-03-01T09:00 or 2026-03-01T09:00Z"

@@ -36,8 +36,8 @@ def fail() -> None:
 class TestAdd:
     def test_a_wrong_declaration_raises_and_declares_nothing(self) -> None:
         clock = Clock()
-        with pytest.raises(ScheduleError, match="nightly: expected minute 0-59, got '61'"):
-            clock.add("nightly", cron("61 3 * * *"), note)
+        with pytest.raises(ScheduleError, match="nightly: unknown option 'que'"):
+            clock.add("nightly", cron("1 3 * * *"), note, que="x")
         assert dict(clock.declared) == {}
 
     def test_a_name_is_declared_once(self) -> None:
