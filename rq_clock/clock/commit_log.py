@@ -1,16 +1,38 @@
-"""The log lines, counts and lags of a leader's commits."""
+"""The log lines, counts and lags of a leader's commits.
+
+Each run has a line of its own, unless many come together: of a burst, the commits between two waits
+of the clock, the first LINES have one, and the others are summed up in a line for each reason.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from rq_clock.log import log_event
 from rq_clock.model.decision import is_on_time
 from rq_clock.store.commit import CommitResult, Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.store import Store
+
+LINES = 30
+"""Runs, or skips, of one burst that have a line each."""
+BURST_SECONDS = 10.0
+"""A burst that goes on is summed up this often."""
+_MS = timedelta(milliseconds=1)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What has no line of its own, of one event and reason."""
+
+    first: datetime
+    last: datetime
+    count: int = 0
+    least_lag: float = float("inf")
+    greatest_lag: float = 0.0
 
 
 class CommitLog:
@@ -22,6 +44,9 @@ class CommitLog:
         self._enqueued = 0
         self._lags: deque[float] = deque(maxlen=1000)
         """Of the newest on-time runs, in ms."""
+        self._lines = 0
+        self._sums: dict[tuple[str, str], _Sum] = {}
+        self._summed_at: datetime | None = None
 
     def record(self, answer: CommitResult) -> None:
         self._log(answer)
@@ -32,32 +57,80 @@ class CommitLog:
         schedule = plan.entry.schedule
         assert schedule is not None
         for skip in plan.decision.skips:
-            log_event("run.skipped", schedule=schedule.name, **asdict(skip))
+            if self._has_line():
+                log_event("run.skipped", schedule=schedule.name, **asdict(skip))
+            else:
+                self._sum("runs.skipped", skip.reason, skip.first, skip.last, skip.count)
         for fire_time, job_id in zip(plan.decision.fire_times, plan.job_ids, strict=True):
             if answer.kind == "overlap":
-                log_event(
-                    "run.skipped",
-                    schedule=schedule.name,
-                    reason="overlap",
-                    fire_time=fire_time,
-                    running=answer.detail,
-                )
+                if self._has_line():
+                    log_event(
+                        "run.skipped",
+                        schedule=schedule.name,
+                        reason="overlap",
+                        fire_time=fire_time,
+                        running=answer.detail,
+                    )
+                else:
+                    self._sum("runs.skipped", "overlap", fire_time, fire_time)
                 continue
             late = answer.at - fire_time if answer.kind == "ok" else timedelta(0)
-            lag = max(late / timedelta(milliseconds=1), 0.0)
+            lag = max(late / _MS, 0.0)
             self._enqueued += 1
             on_time = is_on_time(fire_time, plan.decided_at)
             if on_time:
                 self._lags.append(lag)
-            log_event(
-                "run.enqueued",
-                schedule=schedule.name,
-                fire_time=fire_time,
-                reason="schedule" if on_time else "catch_up",
-                queue=schedule.queue,
-                lag_ms=f"{lag:.0f}",
-                job=job_id,
-            )
+            reason = "schedule" if on_time else "catch_up"
+            if self._has_line():
+                log_event(
+                    "run.enqueued",
+                    schedule=schedule.name,
+                    fire_time=fire_time,
+                    reason=reason,
+                    queue=schedule.queue,
+                    lag_ms=f"{lag:.0f}",
+                    job=job_id,
+                )
+            else:
+                self._sum("runs.enqueued", reason, fire_time, fire_time, lag=lag)
+
+    def _has_line(self) -> bool:
+        """Return whether the next of a burst has a line of its own."""
+        self._lines += 1
+        return self._lines <= LINES
+
+    def _sum(
+        self, event: str, reason: str, first: datetime, last: datetime, count: int = 1,
+        *, lag: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Add to the sum of an event and reason."""
+        found = self._sums.get((event, reason))
+        if found is None:
+            found = self._sums[event, reason] = _Sum(first, last)
+        found.first, found.last = min(found.first, first), max(found.last, last)
+        found.count += count
+        found.least_lag = min(found.least_lag, lag)
+        found.greatest_lag = max(found.greatest_lag, lag)
+
+    def sum_up(self, now: datetime, *, over: bool) -> None:
+        """Log the sums of a burst, when it is over or has gone on for BURST_SECONDS."""
+        if over:
+            self._lines = 0
+        if not self._sums:
+            return
+        self._summed_at = self._summed_at or now
+        if not over and timedelta(0) <= now - self._summed_at < timedelta(seconds=BURST_SECONDS):
+            return
+        for (event, reason), found in self._sums.items():
+            fields: dict[str, Any] = {
+                "count": found.count,
+                "first": found.first,
+                "last": found.last,
+            }
+            if event == "runs.enqueued":
+                fields["lag_ms"] = f"{found.least_lag:.0f}-{found.greatest_lag:.0f}"
+            log_event(event, reason=reason, **fields)
+        self._sums, self._summed_at = {}, None
 
     def confirm(self, planned: list[Planned]) -> None:
         """Log and count those of these that were committed although no answer came: to be called

@@ -1,9 +1,9 @@
 """The coming fire times of the leading clock, and the work of turning them into commits.
 
-Fire times are found in the due index up to AHEAD before they come, decided and packed while
-there is time, and at their instant only sent. All of it is guess and cache: the commit compares
-marker, revision and fencing token, so a `Planner` can be thrown away at any moment, and is, after
-every doubt (a lost connection, a lost lease).
+Fire times are found in the due index some time before they come (upcoming.py), decided and packed
+while there is time, and at their instant only sent. All of it is guess and cache: the commit
+compares marker, revision and fencing token, so a `Planner` can be thrown away at any moment, and
+is, after every doubt (a lost connection, a lost lease).
 
 `turn(now)` does one small piece of work and returns how long to wait for the next. It reads no
 clock and never sleeps, so a test drives it through any wall clock it likes.
@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rq_clock.alerts.rules import TickReport
 from rq_clock.clock.commit_log import CommitLog
 from rq_clock.clock.overlaps import Overlaps
+from rq_clock.clock.upcoming import Upcoming
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Entry, Lease
@@ -38,13 +39,7 @@ from rq_clock.store.job_commands import JobBuilder
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
 
-AHEAD = timedelta(seconds=15)
-"""How long before its instant a fire time is looked for and packed."""
-SCAN_MS = 10_000
-"""How often the due index is read on. Changes in between are announced."""
-RESCAN_MS = 60_000
-"""How often it is read from the start, in case an announcement was lost."""
-SLICE = 50
+SLICE = 100
 """Schedules decided in one turn: about 5 ms."""
 GUARD_MS = 10
 """No slice is begun this shortly before something has to be sent."""
@@ -80,14 +75,12 @@ class Planner:
         self._channel = CommitChannel(store)
         self._everything = "0"
         self._cache: dict[str, Entry] = {}
-        self._coming: dict[str, int] = {}
-        """Schedule → the instant (ms) at which it is to be decided or is staged for."""
-        self._heap: list[tuple[int, str]] = []
+        self._upcoming = Upcoming(store)
         self._open: dict[int, Batch] = {}
         self._ready: list[tuple[int, int, Batch]] = []
         self._sequence = self._bytes = 0
-        self._scanned: int | None = None
-        self._latest = self._scan_at = self._rescan_at = 0
+        self._latest = self._staged = 0
+        """When the turn before was (ms), and how many schedules it packed."""
         self._failing: dict[str, tuple[int, int]] = {}
         self._refused = self._retry_at = 0
         self.suspects: set[str] = set()
@@ -107,6 +100,7 @@ class Planner:
         """Process the answers that have come, for the log, before the process ends."""
         while self._settle_one(to_ms(now)):
             pass
+        self.log.sum_up(now, over=True)
 
     # ---- one turn -----------------------------------------------------------------------------
 
@@ -121,29 +115,34 @@ class Planner:
             self._retry_at = 0
             self._failing.clear()
             self.look_again("*")
-        self._latest = now_ms
+        self._upcoming.packed(self._staged, now_ms - self._latest)
+        self._latest, self._staged = now_ms, 0
         backing_off = now_ms < self._retry_at
-        if not self._answered:  # answers plan the next fire time, but ignore later edits
-            if self._announced:
+        reading = False
+        if not self._answered and not self._sends_soon(now_ms):  # answers plan the next fire time,
+            if self._announced:  # but ignore later edits
                 self._read_announced(now_ms)
-            if now_ms >= self._scan_at:
-                self._scan(now_ms)
-            if backing_off:
-                return (min(self._retry_at, self._scan_at) - now_ms) / 1000
-        sent = not backing_off and self._send(now_ms)
-        if sent or self._settle_one(now_ms) or self._stage(now_ms):
+            reading = self._upcoming.read(now_ms)
+        if backing_off:
+            return 0 if reading else (min(self._retry_at, self._upcoming.read_at) - now_ms) / 1000
+        if self._send(now_ms) or self._settle_one(now_ms) or self._stage(now_ms) or reading:
             return 0
         for instant in list(self._open):
             self._pack(instant)
+        self.log.sum_up(now, over=True)
         return max(0.0, self._wake_at(now_ms) - now.timestamp() * 1000) / 1000
 
+    def _sends_soon(self, now_ms: int) -> bool:
+        """Return whether something has to be sent so soon that nothing else may be begun."""
+        return bool(self._ready) and self._ready[0][0] <= now_ms + GUARD_MS
+
     def _wake_at(self, now_ms: int) -> int:
-        wake = self._scan_at
+        wake = self._upcoming.read_at
         if self._ready:
             wake = min(wake, self._ready[0][0])
-        if self._heap:
-            when = self._heap[0][0]
-            ahead = when - AHEAD // timedelta(milliseconds=1)
+        when = self._upcoming.next_at()
+        if when is not None:
+            ahead = when - self._upcoming.horizon(0)
             if ahead <= now_ms:  # stageable, but held back: for its turn or for memory
                 ahead = self._ready[0][0] if self._ready else now_ms
             wake = min(wake, ahead)
@@ -151,24 +150,11 @@ class Planner:
 
     # ---- finding ------------------------------------------------------------------------------
 
-    def _scan(self, now_ms: int) -> None:
-        """Read the due index on to the horizon; from its start now and then."""
-        whole = now_ms >= self._rescan_at
-        horizon = from_ms(now_ms) + AHEAD
-        after = None if whole or self._scanned is None else from_ms(self._scanned)
-        for name, when in self._store.due(after, horizon):
-            self._expect(name, when)
-        self._scanned = to_ms(horizon)
-        self._scan_at = now_ms + SCAN_MS
-        if whole:
-            self._rescan_at = now_ms + RESCAN_MS
-            self._invalid.clear()
-
     def look_again(self, names: Iterable[str]) -> None:
         """Read these schedules again: they were changed ("*": all of them)."""
         for name in names:
             if name == "*":
-                self._scan_at = self._rescan_at = 0
+                self._upcoming.look_again()
                 self._cache.clear()
                 self._invalid.clear()
             else:
@@ -178,52 +164,42 @@ class Planner:
                 self._faults.clear("schedule.invalid", schedule=name)
 
     def _read_announced(self, now_ms: int) -> None:
-        """Look up when the announced schedules are due. The cost follows their number, so that
-        thousands of one-off jobs a second can be added while the due index is long."""
-        horizon = now_ms + AHEAD // timedelta(milliseconds=1)
-        for name, when in self._store.fire_times(sorted(self._announced)).items():
+        names = sorted(self._announced)
+        for name in names:
             self._cache.pop(name, None)
-            if when <= horizon:
-                self._expect(name, when)
         self._announced.clear()
-
-    def _expect(self, name: str, when: int) -> None:
-        if name in self._failing:
-            when = max(when, self._failing[name][1])
-        if self._coming.get(name) != when and name not in self._invalid:
-            self._coming[name] = when
-            heapq.heappush(self._heap, (when, name))
+        self._upcoming.find(names, now_ms)
 
     # ---- deciding and packing -----------------------------------------------------------------
 
     def _stage(self, now_ms: int) -> bool:
         """Decide and pack one slice. Return False when there is none to do now."""
-        horizon = now_ms + AHEAD // timedelta(milliseconds=1)
-        if self._ready and self._ready[0][0] <= now_ms + GUARD_MS:
+        if self._sends_soon(now_ms):
             return False
-        names: dict[str, int] = {}
-        while self._heap and len(names) < SLICE:
-            when, name = self._heap[0]
-            if self._coming.get(name) != when:
-                heapq.heappop(self._heap)  # moved since
-                continue
-            if when > horizon or (when > now_ms and self._bytes >= self._memory):
-                break
-            heapq.heappop(self._heap)
-            names[name] = when
+        full = self._bytes >= self._memory
+        names = self._upcoming.take(SLICE, now_ms if full else self._upcoming.horizon(now_ms))
         if not names:
             return False
+        for name in [n for n in names if n in self._invalid or n in self._failing]:
+            if name in self._invalid:
+                self._upcoming.forget(name)
+            elif names[name] < (retry_at := self._failing[name][1]):
+                self._upcoming.expect(name, retry_at)
+            else:
+                continue
+            del names[name]
         found = self._read(list(names))
         for name, when in names.items():
             entry = found.get(name)
             if entry is None or entry.lost:
-                del self._coming[name]  # removed since, or else to be repaired
+                self._upcoming.forget(name)  # removed since, or else to be repaired
                 self.suspects.add(name)
             elif entry.schedule is None:
                 self._set_aside(name, entry.fault)
             else:
                 with self._guard(name):
                     self._decide(entry, max(when, now_ms), staged=when > now_ms)
+        self._staged = len(names)
         return True
 
     @contextmanager
@@ -238,7 +214,7 @@ class Planner:
 
     def _set_aside(self, name: str, error: Exception | str) -> None:
         """Leave a schedule undecided until it is changed, or the index is read from its start."""
-        self._coming.pop(name, None)
+        self._upcoming.forget(name)
         self._cache.pop(name, None)
         self._invalid[name] = str(error)
         self._faults.report("schedule.invalid", error, schedule=name)
@@ -271,7 +247,7 @@ class Planner:
     def _pack(self, instant: int) -> None:
         batch = self._open.pop(instant)
         batch.pack(self._store, self._lease, self._channel)
-        self._bytes += batch.size
+        self._bytes += batch.memory
         self._sequence += 1
         heapq.heappush(self._ready, (instant, self._sequence, batch))
 
@@ -284,13 +260,13 @@ class Planner:
         batches: list[Batch] = []
         while self._ready and self._ready[0][0] <= now_ms and len(batches) < BURST:
             batch = heapq.heappop(self._ready)[2]
-            self._bytes -= batch.size
+            self._bytes -= batch.memory
             if batch.expired(from_ms(now_ms)):  # the process was stopped, or the clock jumped
                 self._decide_again(batch.planned)
             else:
                 batches.append(batch)
         if not batches:
-            return self._scan_at == 0 and not self._answered
+            return bool(self._announced) and not self._answered
         self.in_flight = [planned for batch in batches for planned in batch.planned]
         results = self._channel.commit(batches)
         self.in_flight = []
@@ -309,14 +285,14 @@ class Planner:
             for answer in result:
                 with self._guard(answer.planned.entry.name):
                     self._settle(answer, now_ms)
+        self.log.sum_up(from_ms(now_ms), over=False)
         return True
 
     def _decide_again(self, planned: Iterable[Planned]) -> None:
         """Drop these decisions and read again from Redis when they are due."""
         for plan in planned:
-            self._coming.pop(plan.entry.name, None)
-            self._cache.pop(plan.entry.name, None)
-        self._scan_at = self._rescan_at = 0
+            self._upcoming.forget(plan.entry.name)
+            self._announced.add(plan.entry.name)
 
     def _refuse(self, batch: Batch, refusal: CommitRefusal, now_ms: int) -> None:
         self._decide_again(batch.planned)
@@ -355,8 +331,8 @@ class Planner:
     def _expect_next(self, planned: Planned, now_ms: int) -> None:
         """Expect the next fire time of this schedule, whose marker moved."""
         entry, decision = planned.entry, planned.decision
-        self._coming.pop(entry.name, None)
-        horizon = max(self._scanned or 0, now_ms)
+        self._upcoming.forget(entry.name)
+        horizon = max(self._upcoming.found_until, now_ms)
         if decision.next is None or to_ms(decision.next) > horizon:
             return
         if len(self._cache) >= CACHE_LIMIT:
@@ -364,7 +340,7 @@ class Planner:
         decided_any = decision.fire_times or decision.skips
         marker = decision.marker if decided_any else entry.marker
         self._cache[entry.name] = replace(entry, marker=marker)
-        self._expect(entry.name, to_ms(decision.next))
+        self._upcoming.expect(entry.name, to_ms(decision.next))
 
     def _fail(self, name: str, error: str, now_ms: int) -> None:
         """Leave one schedule undecided and try again later; the others go on."""
@@ -374,7 +350,7 @@ class Planner:
         self._counters.add(UNDECIDED, schedule=name)
         log_warning("run.undecided", schedule=name, error=error, retry_in=f"{pause:g}s")
         self._cache.pop(name, None)
-        self._expect(name, self._coming.pop(name, now_ms))
+        self._upcoming.expect(name, self._failing[name][1])
 
     # ---- beside the tick ----------------------------------------------------------------------
 
@@ -389,14 +365,14 @@ class Planner:
         """Decide the fire times until `now` that these entries left undecided, by the definitions
         in them."""
         now_ms = to_ms(now)
-        self._scan_at = self._rescan_at = now_ms + RESCAN_MS
+        self._upcoming.look_later(now_ms)
         for entry in entries:
             assert entry.schedule is not None
             with self._guard(entry.name):
                 following = entry.schedule.next_after(entry.decided)
                 if following is not None and following <= now:
                     self._cache[entry.name] = entry
-                    self._expect(entry.name, to_ms(following))
+                    self._upcoming.expect(entry.name, to_ms(following))
         while self.turn(now) == 0:
             pass
 

@@ -36,6 +36,8 @@ EARLY_MS = 2000
 """How far ahead of the server's time a fire time may be committed."""
 LARGE = 1 << 20
 """Bytes of jobs in one message; it takes no more then."""
+PLANNED_BYTES = 600
+"""Memory of a decision beside its part of the message."""
 WINDOW = 4
 """Messages on their way at once: enough that the server never waits for the next."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -117,9 +119,9 @@ class Batch:
         return len(self._jobs) >= FULL or len(self.planned) >= FULL or self._bytes >= LARGE
 
     @property
-    def size(self) -> int:
-        """Return the bytes of the packed message."""
-        return sum(map(len, self.message))
+    def memory(self) -> int:
+        """Return about how many bytes of memory the packed batch takes."""
+        return sum(map(len, self.message)) + PLANNED_BYTES * len(self.planned)
 
     def add(self, entry: Entry, decision: Decision, builder: JobBuilder) -> None:
         """Add one schedule's decision, made at the batch's instant. An error leaves the batch as it

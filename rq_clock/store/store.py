@@ -42,7 +42,8 @@ KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 OLDEST_REDIS = (6, 2)
 _SCRIPTS = ("alerts", "commit", "count", "due", "lost", "reconcile")
 _CHUNK = 500
-_PORTION = 2000
+PAGE = 2000
+"""Schedules in one read of the due index."""
 T = TypeVar("T")
 _LOST = "its marker is lost; the leading clock restores it within a minute"
 _faults = FaultLog()
@@ -189,13 +190,17 @@ class Store:
         low = f"({to_ms(after)}" if after else "-inf"
         last: tuple[Any, Any] = "", ""
         while True:
-            words = self._scripts["due"](self.keys("due"), [low, *last, to_ms(until), _PORTION])
+            words = self._scripts["due"](self.keys("due"), [low, *last, to_ms(until), PAGE])
             found = list(zip(words[::2], words[1::2], strict=True))
             for name, score in found:
                 yield text(name), score_ms(float(score))
-            if len(found) < _PORTION:
+            if len(found) < PAGE:
                 return
             last = found[-1]
+
+    def count_due(self, until: datetime) -> int:
+        """Return how many schedules have their next fire time up to then."""
+        return int(self.redis.zcount(self.key("due"), "-inf", to_ms(until)))
 
     def load(self, names: Sequence[str]) -> tuple[dict[str, Entry], str]:
         """Return the stored state of those of `names` that exist, and the revision of all

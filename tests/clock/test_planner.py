@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from rq_clock.clock.commit_log import LINES
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
+from rq_clock.clock.upcoming import Upcoming
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Executions
@@ -178,6 +180,34 @@ class TestEachFireTimeOnce:
         wall.run(at)
         assert wall.redis.llen("rq:queue:default") == 1234
         assert wall.store.soonest(1) == []
+
+    def test_of_a_crowd_the_first_have_a_log_line_and_the_others_one_together(
+        self, wall: Wall, events: Events
+    ) -> None:
+        at = MIDNIGHT + 20 * SECOND
+        wall.declare(*(schedule(once(at), f"s{i}") for i in range(200)))
+        wall.declare(*(schedule(once(at), f"s{i}") for i in range(150)))
+        wall.run(at + SECOND)
+        assert len(events("run.enqueued")) == LINES
+        [others] = events("runs.enqueued")
+        assert others["count"] == 150 - LINES
+        assert (others["first"], others["last"]) == (at, at)
+        assert others["lag_ms"]
+        wall.declare(schedule(every(seconds=1), "later"))
+        wall.run(at + 10 * SECOND)
+        assert len(events("run.enqueued")) == LINES + 9
+        assert len(events("runs.enqueued")) == 1
+
+    def test_a_crowd_that_takes_long_to_pack_is_looked_for_earlier(self, wall: Wall) -> None:
+        at = MIDNIGHT + 60 * SECOND
+        wall.declare(*(schedule(once(at), f"s{i}") for i in range(100)))
+        for pace, found in ((1, 0), (500, 100)):
+            upcoming = Upcoming(wall.store)
+            for _ in range(200):
+                upcoming.packed(jobs=1, ms=pace)
+            while upcoming.read(to_ms(MIDNIGHT)):
+                pass
+            assert len(upcoming.take(1000, upcoming.horizon(to_ms(MIDNIGHT)))) == found
 
     def test_a_crowd_beyond_the_memory_for_it_is_late_not_lost(self, connection: Redis) -> None:
         wall = Wall(connection, memory=64 * 1024)
