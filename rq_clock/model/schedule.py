@@ -20,7 +20,7 @@ from typing import Any
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.model import targets
 from rq_clock.model.targets import Target
-from rq_clock.model.validation import faults
+from rq_clock.model.validation import NAME, faults
 from rq_clock.model.view import camel
 from rq_clock.redaction import masked_repr, masked_text
 from rq_clock.timing.triggers import Trigger, from_spec
@@ -101,6 +101,15 @@ class Schedule:
         unstored = ("name", "renamed_from")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unstored}
 
+    def named(self, name: str, trigger: Trigger) -> Schedule:
+        """Return a schedule with the same target and options, which are not checked again."""
+        copy = object.__new__(Schedule)
+        for option in _FIELDS:
+            object.__setattr__(copy, option, getattr(self, option))
+        object.__setattr__(copy, "name", name)
+        object.__setattr__(copy, "trigger", trigger)
+        return copy
+
     def call(self) -> dict[str, Any]:
         """Return the arguments of RQ's `create_job`: function, args, kwargs, timeout, and for a
         command or webhook a description without secrets."""
@@ -110,6 +119,12 @@ class Schedule:
         return {"func": self.target, "args": self.args, "kwargs": kwargs, "timeout": self.timeout}
 
 
+_FIELDS = tuple(f.name for f in fields(Schedule))
+_SHORT, _ALIKE_LIMIT = 2000, 1000
+"""Characters of a definition whose target and options are kept, and how many are."""
+_alike: dict[str, Schedule] = {}
+"""Target and options as read from a definition → a schedule that has them: many differ only in
+name and trigger, and checking takes most of the time of reading."""
 _DEFAULTS = {
     f.name: {} if f.default is MISSING else f.default
     for f in fields(Schedule)
@@ -155,13 +170,21 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
     try:
         document = json.loads(text)
         trigger = from_spec({key: document.pop(key) for key in _SPEC_KEYS & document.keys()})
+        rest = repr(document) if len(text) <= _SHORT else ""
+        if (alike := _alike.get(rest)) is not None and NAME.match(name):
+            return alike.named(name, trigger)
         [kind] = _TARGET_KEYS & document.keys()
         target = targets.from_spec(kind, document.pop(kind))
         options = {STORED.get(key, key): value for key, value in document.items()}
     except Exception as error:  # whatever others have written
         fault = f"cannot read the stored definition {_shown(text)}: {error}"
         raise ScheduleError(Fault("", fault, schedule=name)) from None
-    return declare(name, trigger, target, options)
+    schedule = declare(name, trigger, target, options)
+    if rest:
+        if len(_alike) >= _ALIKE_LIMIT:
+            _alike.clear()
+        _alike[rest] = schedule
+    return schedule
 
 
 def _usual_overlap(catch_up: object) -> str:

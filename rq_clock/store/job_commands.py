@@ -85,6 +85,7 @@ class JobBuilder:
         self._calls: dict[str, tuple[bytes, bytes]] = {}
         """Function → data and description of a call without arguments."""
         self._instant, self._stamp = _EPOCH, b""
+        self._fire_time = _EPOCH, ""
 
     def queue(self, name: str) -> _Queue:
         """Return a queue, one object for all jobs."""
@@ -107,7 +108,10 @@ class JobBuilder:
         by hand or of a backfill. Raises UnicodeEncodeError for text that Redis cannot hold."""
         code = kind or ("s" if is_on_time(fire_time, now) else "c")
         id = str(JobId(self._store.namespace, schedule.name, fire_time, kind, number))
-        run = {"schedule": schedule.name, "fire_time": iso(fire_time), "reason": LEDGER_CODES[code]}
+        if fire_time != self._fire_time[0]:  # most of a batch have the same
+            self._fire_time = fire_time, iso(fire_time)
+        time = self._fire_time[1]
+        run = {"schedule": schedule.name, "fire_time": time, "reason": LEDGER_CODES[code]}
         meta = {"rq_clock": run | ({"group": schedule.group} if schedule.group else {})}
         call = schedule.call()
         options = (

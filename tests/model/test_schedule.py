@@ -356,6 +356,17 @@ class TestDefinition:
             declared = schedule(trigger, **options)
             assert from_definition("nightly", declared.definition()) == declared
 
+    def test_schedules_that_differ_in_name_and_trigger_are_read_apart(self) -> None:
+        for name, trigger in (
+            ("a", every(hours=1)),
+            ("b", cron("0 3 * * *")),
+            ("a-2", every(days=1)),
+        ):
+            written = declare(name, trigger, "tasks.x", {"args": [1, {"two": []}], "timeout": 9})
+            assert from_definition(name, written.definition()) == written
+        with pytest.raises(ScheduleError, match="expected a name"):
+            from_definition("no name", written.definition())
+
     def test_defaults_are_not_stored(self) -> None:
         assert schedule(every(minutes=1)).definition() == (
             '{"every":60000,"func":"tasks.demo.heartbeat"}'
