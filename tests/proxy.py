@@ -57,6 +57,11 @@ class Proxy:
         for link in self._links:
             link.doom(within ** self.chance.random())
 
+    def forget(self) -> None:
+        """Pass nothing on any more of every connection that exists, and tell nobody."""
+        for link in self._links:
+            link.forgotten = True
+
     def _accept(self) -> None:
         while not self.done.is_set():
             if select.select([self._listener], [], [], 0.1)[0]:
@@ -75,6 +80,7 @@ class _Link:
         self._client = client
         self._kind = chance.choice(KINDS)
         self._grace = math.inf
+        self.forgotten = False
         if not proxy.calm and chance.random() < 0.4:
             self.doom(10 ** chance.uniform(1.5, 4.5))
         self._delay = 0 if proxy.calm else chance.choice([0, 0, chance.uniform(0.001, 0.1)])
@@ -93,6 +99,8 @@ class _Link:
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         while not self._proxy.done.is_set():
+            if self.forgotten:
+                self._proxy.done.wait()
             for source in select.select([client, server], [], [], 0.1)[0]:
                 data = source.recv(65536)
                 if delay := self._delay or (source is server and self._proxy.delay):

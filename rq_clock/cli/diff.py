@@ -40,14 +40,14 @@ def deploy_view(
 ) -> ChangesView:
     """Return the changes that a clock with these schedules makes when it leads, and the past fire
     times that it enqueues. `notes` explain why it would change nothing."""
-    from rq_clock.clock.reconcile import differing, plan
+    from rq_clock.clock.reconcile import differing, plan, refusal
 
     stored = store.declared()
     note = ""
     if release and store.released() > release:
         note = f"release {release} changes nothing: release {store.released()} has declared here"
-    elif stored and not declared:
-        note = "no schedules are declared: the clock removes none unless started with --remove-all"
+    elif reason := refusal(declared, stored):
+        note = f"the clock changes nothing: {reason}"
     if note:
         return ChangesView(
             namespace=store.namespace, equal=True, unchanged=len(stored), notes=[note]

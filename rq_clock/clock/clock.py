@@ -187,6 +187,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--remove-all",
         action="store_true",
-        help="remove all declared schedules when this clock declares none",
+        help="remove all stored schedules also when this clock declares none of them",
     )
     return parser.parse_known_args()[0]  # the script may have switches of its own

@@ -14,7 +14,7 @@ from typing import Any
 from redis.client import PubSub
 
 from rq_clock.log import log_warning
-from rq_clock.store.client import socket_of
+from rq_clock.store.client import REPLY_SECONDS, socket_of
 from rq_clock.store.scripts import text
 from rq_clock.store.store import Store
 
@@ -34,7 +34,9 @@ class News:
         """When an answer to the PING is overdue (monotonic)."""
 
     def open(self) -> None:
+        """Subscribe, and wait for the acknowledgement: no later message is missed."""
         self._subscription, self.answer_by = self._store.listen(), float("inf")
+        self._subscription.get_message(timeout=REPLY_SECONDS)
 
     def close(self) -> None:
         if self._subscription is not None:

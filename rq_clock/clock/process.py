@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from redis.exceptions import RedisError
 
@@ -21,7 +22,7 @@ from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import differing, log_difference, plan
+from rq_clock.clock.reconcile import differing, log_difference, plan, refusal
 from rq_clock.clock.repairer import Repairer
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs.executions import REAP, Executions
@@ -63,6 +64,7 @@ REPAIR_SECONDS = 60.0
 """How often suspicious schedules are looked at, once all have been."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
+OWNERLESS_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -122,6 +124,8 @@ class ClockProcess:
         self._warned = False
         self._unconfirmed: list[Planned] = []
         self._condition = ""
+        self._ownerless_since = inf
+        """Since when (monotonic) a namespace that was another owner's has none."""
         self._doubtful = False
         """Whether the server's time is in doubt."""
 
@@ -159,7 +163,7 @@ class ClockProcess:
                     self._mode,
                     self._runtime.now(),
                 )
-                self._mode = "waiting"
+                self._mode = self._next_mode(answer)
                 self._reconnect.answered()
                 if isinstance(answer, LeaseRefused):
                     self._stand_by(answer)
@@ -172,11 +176,26 @@ class ClockProcess:
         finally:
             self._news.close()
 
+    def _next_mode(self, answer: Lease | LeaseRefused) -> str:
+        """Return the mode of the next request for the lease. A clock that was another owner's takes
+        a namespace that has lost its owner only after OWNERLESS_SECONDS: Redis may have come back
+        empty, and then it belongs to the one who had it."""
+        kind = answer.kind if isinstance(answer, LeaseRefused) else "granted"
+        now = self._runtime.monotonic()
+        self._ownerless_since = min(self._ownerless_since, now) if kind == "ownerless" else inf
+        if kind == "foreign" or now < self._ownerless_since + OWNERLESS_SECONDS < inf:
+            return "foreign"
+        return "waiting"
+
     def _stand_by(self, refused: LeaseRefused) -> None:
         """Wait until the lease may be free."""
         self._reconnect.succeeded()
         seconds = refused.wait + (0.005 if self._last_token else NEWCOMER_SECONDS)
-        if refused.kind == "foreign":
+        if refused.kind == "ownerless":
+            seconds = FOREIGN_SECONDS
+            if self._enter("ownerless"):
+                log_event("clock.ownerless", wait=f"{OWNERLESS_SECONDS:g}s")
+        elif refused.kind == "foreign":
             seconds = FOREIGN_SECONDS
             if self._enter("foreign"):
                 log_warning(
@@ -186,7 +205,8 @@ class ClockProcess:
                     leader=refused.holder or "none",
                     namespace=self._settings.namespace,
                     remedy="this clock schedules nothing here; if it should, set RQ_CLOCK_OWNER "
-                    "to the same value for both, or start it once with --take-over",
+                    "to the same value for both, or start it once with --take-over; another app "
+                    "needs its own RQ_CLOCK_NAMESPACE",
                 )
         elif self._enter("standby"):
             log_event("clock.standby", leader=refused.holder)
@@ -388,13 +408,9 @@ class ClockProcess:
         if self._settings.release and self._store.released() > self._settings.release:
             self._log_older_release()
             return
-        if stored and not self._declared and not self._remove_all:
-            log_warning(
-                "reconcile.refused",
-                declared=0,
-                stored=len(stored),
-                remedy="start once with --remove-all to remove them all",
-            )
+        if (reason := refusal(self._declared, stored)) and not self._remove_all:
+            counts = {"declared": len(self._declared), "stored": len(stored)}
+            log_warning("reconcile.refused", **counts, reason=reason)
             return
         entries, _ = self._store.load(differing(self._declared, stored))
         difference = plan(self._declared, stored, entries, now)

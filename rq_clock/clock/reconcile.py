@@ -47,6 +47,23 @@ def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> li
     return names
 
 
+def refusal(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> str:
+    """Return why a clock removes nothing without --remove-all, and the remedy: all stored schedules
+    would go and no name stays, as when two apps share a namespace. Empty otherwise."""
+    if any(s.name in stored or s.renamed_from in stored for s in declared.values()) or not stored:
+        return ""
+    if not declared:
+        return (
+            f"no schedules are declared, and {len(stored)} are stored; to remove them all, start "
+            "once with --remove-all"
+        )
+    return (
+        f"none of the {len(declared)} declared schedules is among the {len(stored)} stored ones. "
+        "If those are another app's, give each app its own RQ_CLOCK_NAMESPACE; if they are old, "
+        "name them with renamed_from=, or start once with --remove-all"
+    )
+
+
 def plan(
     declared: Mapping[str, Schedule],
     stored: Mapping[str, str],

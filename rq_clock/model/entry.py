@@ -58,8 +58,8 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRefused:
-    """A refusal of the lease. `kind` is held, by a clock of the same owner, or foreign: the
-    namespace belongs to another owner."""
+    """A refusal of the lease. `kind` is held, by a clock of the same owner; foreign: the namespace
+    belongs to another owner; or ownerless: it did, and now to nobody."""
 
     kind: str
     wait: float = 0.0

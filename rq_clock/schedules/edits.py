@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
+from rq_clock.model.decision import LOOK_AGAIN
 from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
@@ -31,6 +32,8 @@ ALL = "*"
 """The name of all schedules in `pause` and `resume`."""
 BATCH = 500
 """Schedules in one edit of `add_many`: about 5 ms of Redis's time."""
+LOOK_LIMIT = 1000
+"""Schedules in which the end of a pause of all looks for one-off jobs that wait."""
 TRIES = 20
 """Attempts at a change while other changes come first."""
 _CLOCK_SECONDS = 60.0
@@ -200,15 +203,28 @@ class Editor:
             raise self._with_near_name(Conflict.join(conflicts))
         revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
         pauses = self.store.pauses(names)  # last: a later pause makes its revision stale
-        return [
+        in_force = {name: pause for name, pause in pauses.items() if pause.at(now)}
+        if ALL in in_force:
+            known |= self._due_soon(now)
+        waiting = {name: at for name, entry in known.items() if (at := _waits_since(entry, now))}
+        edits = [
             Edit(
                 name=name,
                 expected=revisions[name],
                 pause=replace(pause, until=now, missed=missed or pause.missed),
+                next_fire=waiting.pop(name, None),
             )
-            for name, pause in pauses.items()
-            if pause.at(now)
+            for name, pause in in_force.items()
         ]
+        if ALL in in_force:
+            edits += [Edit(name=name, next_fire=at) for name, at in waiting.items()]
+        return edits
+
+    def _due_soon(self, now: datetime) -> dict[str, Entry]:
+        """Return the first schedules that are due within LOOK_AGAIN: a one-off job that waits for
+        the end of a pause is among them."""
+        names = [name for name, _ in islice(self.store.due(now, now + LOOK_AGAIN), LOOK_LIMIT)]
+        return self.load(names)[0]
 
     def to_skip(self, name: str, count: int, reason: str) -> tuple[Edit, datetime]:
         """Return the edit that skips the next `count` fire times, and the last of them."""
@@ -268,6 +284,14 @@ class Editor:
         """Return the most similar of the first 10,000 names, or ""."""
         near = get_close_matches(name, self.store.some_names(10_000), n=1)
         return near[0] if near else ""
+
+
+def _waits_since(entry: Entry, now: datetime) -> datetime | None:
+    """Return the instant of a one-off job that came due in a pause; None if it is no such."""
+    if entry.schedule is None or not isinstance(entry.schedule.trigger, Once):
+        return None
+    at = entry.schedule.next_after(entry.decided)
+    return at if at and at <= now and entry.next_fire and entry.next_fire > at else None
 
 
 def retry_stale(change: Callable[[], T]) -> T:

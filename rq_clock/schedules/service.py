@@ -290,7 +290,8 @@ class Schedules:
             with self._editor() as editor:
                 edits = editor.to_resume(names, missed)
                 if edits:
-                    editor.write(edits, "resume", [edit.name for edit in edits], missed=missed)
+                    names_in_force = [edit.name for edit in edits if edit.pause]
+                    editor.write(edits, "resume", names_in_force, missed=missed)
 
         retry_stale(resume)
 

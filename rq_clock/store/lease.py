@@ -34,7 +34,8 @@ class Leases:
         self, instance: str, owner: tuple[str, str], mode: str, now: datetime
     ) -> Lease | LeaseRefused:
         """Request the lease. `mode` is starting (depose a leader of the same owner), waiting (take
-        a free lease) or take-over (depose any leader). `owner` comes with its former name.
+        a free lease), foreign (the same, of a namespace that has an owner) or take-over (depose any
+        leader). `owner` comes with its former name.
 
         Raises StoreUnavailable when the data has another version.
         """
@@ -47,6 +48,8 @@ class Leases:
             return Lease(rest[0])
         if kind == "held":
             return LeaseRefused("held", wait=max(int(rest[0]), 0) / 1000, holder=rest[1])
+        if kind == "ownerless":
+            return LeaseRefused("ownerless")
         if kind == "foreign":
             return LeaseRefused("foreign", owner=rest[0], holder=rest[1])
         raise StoreUnavailable(data_fault(self._store.namespace, int(rest[0])))

@@ -448,7 +448,7 @@ class TestDiffOfADeploy:
     def test_code_without_schedules_removes_none(self, run: Run, connection: Redis) -> None:
         deploy(connection, self.OLD)
         output = run.ok("diff", RQ_CLOCK_APP=write_app("none_declared", ""))
-        assert "the clock removes none unless started with --remove-all" in output
+        assert "start once with --remove-all" in output
 
     def test_faulty_code_is_reported(self, run: Run) -> None:
         app = write_app("faulty_diff", "clock.add('a', cron('61 * * * *'), 'gc.collect')")

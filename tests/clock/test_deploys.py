@@ -118,10 +118,17 @@ def test_an_older_release_never_undoes_a_newer_one(redis: Client, start: Start) 
     assert defined(redis) == ["kept"]
 
 
-def test_nothing_declared_removes_nothing_without_the_switch(redis: Client, start: Start) -> None:
+def test_a_deploy_that_keeps_no_name_removes_nothing_without_the_switch(
+    redis: Client, start: Start
+) -> None:
     start(add("one", "two", when=RARELY)).wait_for("reconcile.done")
     empty = start("")
-    assert "--remove-all" in empty.wait_for("reconcile.refused", stored="2").fields["remedy"]
+    assert "--remove-all" in empty.wait_for("reconcile.refused", stored="2").fields["reason"]
+    wait_until(lambda: redis.hget(LEASE, "proven") == b"1", "end of the first pass")
+    other = start(add("three", when=RARELY))
+    reason = other.wait_for("reconcile.refused", declared="1", stored="2").fields["reason"]
+    assert "RQ_CLOCK_NAMESPACE" in reason
+    assert "renamed_from" in reason
     assert defined(redis) == ["one", "two"]
     wait_until(lambda: redis.hget(LEASE, "proven") == b"1", "end of the first pass")
     start("", "--remove-all").wait_for("reconcile.done", removed="2")

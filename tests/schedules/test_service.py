@@ -403,6 +403,19 @@ class TestPause:
         assert clock.runs("often") == []
         assert [reason for reason, _ in clock.skips("often")] == ["paused"]
 
+    @pytest.mark.parametrize("names", ["job", ALL])
+    def test_a_one_off_job_that_waited_runs_at_once_after_it(
+        self, schedules: Schedules, clock: Leader, names: str
+    ) -> None:
+        at = clock.now.replace(microsecond=0)
+        schedules.add("job", once(at), TASK)
+        schedules.pause(names)
+        clock.tick()
+        assert get(schedules, "job").states(clock.now) == ("paused",)
+        schedules.resume(names)
+        clock.tick()
+        assert [fire for fire, _ in clock.runs("job")] == [at]
+
     @pytest.mark.parametrize("missed", ["latest", "all"])
     def test_a_resumed_schedule_catches_up_by_its_missed(
         self, schedules: Schedules, clock: Leader, missed: str

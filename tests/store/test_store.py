@@ -185,6 +185,21 @@ class TestLease:
         assert (answer.kind, answer.owner) == ("foreign", "production")
         assert ns.leases.leader() == {}
 
+    def test_a_foreign_clock_does_not_get_a_namespace_that_lost_its_owner(
+        self, led: Namespace
+    ) -> None:
+        assert led.refused("laptop.1", owner="laptop").kind == "foreign"
+        led.redis.flushall()
+        assert led.refused("laptop.1", "foreign", "laptop").kind == "ownerless"
+        led.lead("clock.1", "waiting")
+        assert led.refused("laptop.1", "foreign", "laptop").kind == "foreign"
+
+    def test_a_lease_is_no_longer_than_a_lease(self, ns: Namespace) -> None:
+        """As when the server's clock was set back by an hour: it lived on for so long."""
+        ns.prove("clock.1")
+        ns.redis.pexpire(ns.key("lease"), 3_600_000)
+        assert ns.refused("clock.2", mode="waiting").wait <= LEASE_MS / 1000
+
     def test_take_over_changes_the_owner(self, led: Namespace) -> None:
         led.lead("laptop.1", "take-over", ("laptop", ""))
         assert led.refused("clock.1").kind == "foreign"

@@ -7,11 +7,13 @@
 --
 -- KEYS  1 lease (hash, expires)   2 fence (counter)   3 meta (hash)   4 unproven (expires)
 --       5 news (channel)   6 handovers (stream)   7 counters
--- ARGV  1 owner   2 its former name, or ""   3 instance   4 mode: starting | waiting | take-over
+-- ARGV  1 owner   2 its former name, or ""   3 instance   4 mode: starting | waiting | take-over |
+--       foreign (another owner had the namespace before)
 --       5 ttl ms   6 data version   7 now ms (shown only)   8 pause between depositions, ms
 -- Returns {"granted", token}
 --         {"held", ms until it runs out, instance}
 --         {"foreign", owner of the namespace, instance or ""}
+--         {"ownerless"}                          foreign, and there is no owner
 --         {"version", that of the data}
 -- Sending it again is harmless: an instance that holds the lease is granted the token it has.
 -- Each new grant is an entry of the handovers, of which about a hundred are kept.
@@ -20,6 +22,8 @@ local owner, former, instance, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local meta = redis.call('HMGET', KEYS[3], 'version', 'owner')
 if meta[1] and meta[1] ~= ARGV[6] then return {'version', meta[1]} end
+
+if not meta[2] and mode == 'foreign' then return {'ownerless'} end
 
 local lease = redis.call('HMGET', KEYS[1], 'token', 'instance', 'proven')
 local token, holder = lease[1], lease[2]
