@@ -330,6 +330,47 @@ class TestScheduled:
         assert crew.executions.scan(NOON)[1:] == (None, 0)
 
 
+class TestForeignKeys:
+    """A key of another type is one queue's or one group's problem."""
+
+    @pytest.mark.parametrize(
+        "key",
+        ["rq:scheduled:odd", "rq:queue:odd", "rq:job:odd", "rq:wip:odd", "rq:deferred:odd",
+         "rq-clock:default:turns:odd", "rq-clock:default:waiting:odd"],
+    )  # fmt: skip
+    def test_others_are_promoted_and_taken(self, crew: Crew, key: str) -> None:
+        crew.redis.sadd("rq:queues", "rq:queue:odd")
+        crew.redis.zadd("rq:scheduled:odd", {"odd": 1})
+        crew.redis.sadd("rq-clock:default:groups", "odd", "shop")
+        crew.redis.rpush("rq:queue:odd", crew.grouped("odd").id)
+        crew.redis.delete(key, "rq:queue:default")
+        crew.redis.set(key, "x")
+        early = crew.queue.enqueue_at(NOON - timedelta(seconds=1), jobs.add, 1, 2)
+        assert crew.executions.scan(NOON)[2] == 1
+        execution = crew.executions.take("a", ["odd", "default"], NOON)
+        assert execution
+        if execution.job_id != early.id:
+            assert crew.take("b").job_id == early.id
+
+    @pytest.mark.parametrize("key", ["rq:queues", "rq-clock:default:groups"])
+    def test_a_scan_reads_nothing_from_it(self, crew: Crew, key: str) -> None:
+        crew.redis.delete(key)
+        crew.redis.set(key, "x")
+        slots, due, moved = crew.executions.scan(NOON)
+        assert (len(slots), due, moved) == (3, None, 0)
+
+    @pytest.mark.parametrize("limit", ["x", "", "9" * 400])
+    def test_a_group_goes_on_behind_a_job_whose_limit_cannot_be_read(
+        self, crew: Crew, limit: str
+    ) -> None:
+        first, second = crew.grouped("shop"), crew.grouped("shop")
+        running = crew.take("a")
+        assert crew.nothing_for("b")
+        crew.redis.hset(second.key, "rq_clock_group_limit", limit)
+        crew.end(running)
+        assert (running.job_id, crew.take("b").job_id) == (first.id, second.id)
+
+
 class TestGroups:
     def test_jobs_of_one_group_run_one_at_a_time_in_order(self, crew: Crew) -> None:
         first, second, third = (crew.grouped("shop") for _ in range(3))

@@ -5,19 +5,20 @@
 -- KEYS  1 workers   2 rq:queues
 -- ARGV  1 now, epoch seconds   2 now, as RQ writes it   3 limit of jobs to move at once
 -- Returns {workers, the next instant at which a job is due, epoch seconds, or "", job id…}
--- A queue that a stock RQ scheduler has locked is left to it.
+-- A queue that a stock RQ scheduler has locked is left to it. A key of another type is one queue's or
+-- group's problem, or the workers': there is nothing to read in it.
 
 local left, soonest, moved = tonumber(ARGV[3]), nil, {}
-for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+for _, queue in ipairs(read('SMEMBERS', KEYS[2])) do
   local name = string.sub(queue, #'rq:queue:' + 1)
   local registry = 'rq:scheduled:' .. name
-  if redis.call('EXISTS', 'rq:scheduler-lock:' .. name) == 0 then
-    local due = redis.call('ZRANGEBYSCORE', registry, '-inf', ARGV[1], 'LIMIT', 0, left)
+  if redis.call('EXISTS', 'rq:scheduler-lock:' .. name) == 0 and not queue_fault(queue) then
+    local due = read('ZRANGEBYSCORE', registry, '-inf', ARGV[1], 'LIMIT', 0, left)
     for _, id in ipairs(due) do
       local job = 'rq:job:' .. id
       redis.call('ZREM', registry, id)
       left = left - 1
-      if redis.call('EXISTS', job) == 1 then
+      if redis.call('TYPE', job).ok == 'hash' then
         redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[2])
         local first, again, ended = unpack(redis.call('HMGET', job, 'enqueue_at_front',
           'enqueue_at_front_on_retry', 'ended_at'))
@@ -26,13 +27,13 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
         moved[#moved + 1] = id
       end
     end
-    local first = redis.call('ZRANGE', registry, 0, 0, 'WITHSCORES')[2]
+    local first = read('ZRANGE', registry, 0, 0, 'WITHSCORES')[2]
     if first and (not soonest or tonumber(first) < soonest) then
       soonest = tonumber(first)
     end
   end
 end
-for _, group in ipairs(redis.call('SRANDMEMBER', key('groups'), ARGV[3])) do
+for _, group in ipairs(read('SRANDMEMBER', key('groups'), ARGV[3])) do
   pass_turn(group)
 end
-return {redis.call('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}
+return {read('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}

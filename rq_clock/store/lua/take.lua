@@ -52,10 +52,12 @@ local function begin()
   return answer(execution, id, queue)
 end
 
--- The first id in a queue; a key that is no list has none and stops no other queue.
+-- The first id in a queue; one whose list or registry is of another type has none, and stops no other
+-- queue.
 local function head(list)
   local id = redis.pcall('LINDEX', list, 0)
-  return type(id) == 'string' and id
+  local registry = type(id) == 'string' and redis.call('TYPE', 'rq:wip:' .. queue).ok
+  return (registry == 'zset' or registry == 'none') and id
 end
 
 local parked = 0
@@ -74,7 +76,7 @@ for i = 3, #KEYS do
     redis.call('LPOP', KEYS[i])
     if data then  -- else it was deleted since it was enqueued
       if not group or group == ''
-        or my_turn(group, tonumber(limit or 1), id, queue, now) then
+        or my_turn(group, tonumber(limit) or 1, id, queue, now) then
         return begin()
       end
       parked = parked + 1

@@ -7,6 +7,13 @@
 -- ARGV  none
 -- Returns nothing by itself
 
+-- Return whether a group's keys have the types that they should; others may have written them.
+local function is_sound(group)
+  local turns = redis.call('TYPE', key('turns:' .. group)).ok
+  local waiting = redis.call('TYPE', key('waiting:' .. group)).ok
+  return (turns == 'none' or turns == 'set') and (waiting == 'none' or waiting == 'list')
+end
+
 -- Free the turns of jobs that do not live any more (deleted, canceled).
 local function free_turns(group)
   local turns = key('turns:' .. group)
@@ -28,11 +35,12 @@ local function pass_on(group)
     end
     local job = 'rq:job:' .. id
     local status, queue, limit =
-      unpack(redis.call('HMGET', job, 'status', 'origin', 'rq_clock_group_limit'))
-    if status == 'deferred' then
-      if redis.call('SCARD', turns) >= tonumber(limit or 1) then return end
+      unpack(read('HMGET', job, 'status', 'origin', 'rq_clock_group_limit'))
+    if status == 'deferred' and queue then
+      if redis.call('SCARD', turns) >= (tonumber(limit) or 1)
+        or queue_fault('rq:queue:' .. queue) then return end
       redis.call('SADD', turns, id)
-      redis.call('ZREM', 'rq:deferred:' .. queue, id)
+      redis.pcall('ZREM', 'rq:deferred:' .. queue, id)
       redis.call('HSET', job, 'status', 'queued')
       redis.call('LPUSH', 'rq:queue:' .. queue, id)
     end
@@ -42,19 +50,23 @@ end
 
 -- Pass the turn on in a group that may have lost a job.
 local function pass_turn(group)
-  if group and group ~= '' then
+  if group and group ~= '' and is_sound(group) then
     free_turns(group)
     pass_on(group)
   end
 end
 
 local function end_turn(group, id)
-  redis.call('SREM', key('turns:' .. group), id)
-  pass_on(group)
+  if is_sound(group) then
+    redis.call('SREM', key('turns:' .. group), id)
+    pass_on(group)
+  end
 end
 
--- Return whether it is a job's turn; if not, park it.
+-- Return whether it is a job's turn; if not, park it. With keys that cannot be used the group has no
+-- order: its jobs must not block their queue.
 local function my_turn(group, limit, id, queue, now)
+  if not is_sound(group) then return true end
   local turns, waiting = key('turns:' .. group), key('waiting:' .. group)
   if redis.call('SISMEMBER', turns, id) == 1 then return true end
   if redis.call('SCARD', turns) >= limit then
@@ -67,7 +79,7 @@ local function my_turn(group, limit, id, queue, now)
   end
   redis.call('RPUSH', waiting, id)
   redis.call('SADD', key('groups'), group)
-  redis.call('ZADD', 'rq:deferred:' .. queue, now, id)
+  redis.pcall('ZADD', 'rq:deferred:' .. queue, now, id)  -- RQ's, for its tools
   redis.call('HSET', 'rq:job:' .. id, 'status', 'deferred')
   return false
 end
