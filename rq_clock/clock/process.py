@@ -22,7 +22,8 @@ from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import differing, log_difference, plan, refusal
+from rq_clock.clock.reconcile import log_difference, refusal
+from rq_clock.clock.reconciler import Reconciler
 from rq_clock.clock.repairer import Repairer
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs.executions import REAP, Executions
@@ -62,6 +63,9 @@ COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
 never happens, or when only ticks were counted."""
 REPAIR_SECONDS = 60.0
 """How often suspicious schedules are looked at, once all have been."""
+RECONCILE_SECONDS, MEANWHILE_SECONDS = 1.0, 0.1
+"""How long a reconcile goes on before the lease is renewed and what is due is decided between its
+portions; and the longest time that takes."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 OWNERLESS_SECONDS = 60.0
@@ -232,17 +236,19 @@ class ClockProcess:
             version=__version__,
         )
         self._store.keep_history()
+        planner = Planner(
+            self._store, lease, memory=self._settings.stage_bytes, witness=self._monitor.witness,
+            counters=self._counters, faults=self._faults,
+        )  # fmt: skip
         if not self._last_token or lease.number <= self._last_token + 1:
-            self._reconcile(lease)  # nobody led since: if Redis forgot something, it was ours
+            self._reconcile(
+                planner, lease
+            )  # nobody led since: if Redis forgot something, it was ours
             gc.freeze()
             self._walk()
         self._last_token = lease.number
         self._reconnect.succeeded()
         self._monitor.forget()
-        planner = Planner(
-            self._store, lease, memory=self._settings.stage_bytes, witness=self._monitor.witness,
-            counters=self._counters, faults=self._faults,
-        )  # fmt: skip
         gc.disable()  # see QUIET_SECONDS
         try:
             planner.log.confirm(self._unconfirmed)
@@ -400,11 +406,13 @@ class ClockProcess:
             **planner.log.facts(),
         }
 
-    def _reconcile(self, lease: Lease) -> None:
+    def _reconcile(self, planner: Planner, lease: Lease) -> None:
         """Make Redis hold what the code declares. If interrupted, the next clock goes on: each step
-        is whole, and finished ones compare equal."""
-        started, now = self._runtime.monotonic(), self._runtime.now()
-        stored = self._store.declared()
+        is whole, and finished ones compare equal. One that takes long delays nothing that is
+        due."""
+        monotonic = self._runtime.monotonic
+        started = renewed = monotonic()
+        stored = self._store.declared_names()
         if self._settings.release and self._store.released() > self._settings.release:
             self._log_older_release()
             return
@@ -412,26 +420,28 @@ class ClockProcess:
             counts = {"declared": len(self._declared), "stored": len(stored)}
             log_warning("reconcile.refused", **counts, reason=reason)
             return
-        entries, _ = self._store.load(differing(self._declared, stored))
-        difference = plan(self._declared, stored, entries, now)
-        for name, error in difference.invalid.items():
-            self._faults.report("schedule.invalid", error, schedule=name)
-        if difference.unsettled:
-            memory = self._settings.stage_bytes
-            closing = Planner(self._store, lease, memory=memory, counters=self._counters)
-            closing.settle(difference.unsettled, now)
-        steps = self._store.reconcile(lease, self._settings.release, now, difference.changes)
-        for went_through in steps:
-            if not went_through:
-                self._log_older_release()
+        reconciler = Reconciler(
+            self._store, lease, self._settings, self._declared, self._counters, self._faults
+        )
+        for changed in reconciler.steps(stored, self._runtime.now):
+            planner.look_again(changed)
+            if monotonic() - renewed >= RECONCILE_SECONDS:
+                self._renew(lease, {})
+                renewed = monotonic()
+            if monotonic() - started >= RECONCILE_SECONDS:
+                self._decide_meanwhile(planner)
+            if self._signals.stopping:
                 return
-            self._renew(lease, {})
-        for change in difference.changes:
-            if change.past:
-                self._counters.add("fire skipped past", schedule=change.name)
-        if difference or not self._last_token:
-            seconds = self._runtime.monotonic() - started
-            log_difference(difference, len(self._declared), seconds)
+        if reconciler.older:
+            self._log_older_release()
+        elif reconciler.done or not self._last_token:
+            log_difference(reconciler.done, len(self._declared), monotonic() - started)
+
+    def _decide_meanwhile(self, planner: Planner) -> None:
+        """Enqueue what is due, between two portions of a long reconcile."""
+        until = self._runtime.monotonic() + MEANWHILE_SECONDS
+        while self._decide(planner) == 0 and self._runtime.monotonic() < until:
+            pass
 
     def _log_older_release(self) -> None:
         log_event(

@@ -8,7 +8,7 @@ by the old trigger and the new options, so that no fire time falls between two r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -35,6 +35,15 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.changes)
 
+    def add(self, other: Plan) -> None:
+        """Add what another plan changes."""
+        self.added += other.added
+        self.changed += other.changed
+        self.removed += other.removed
+        self.renamed += other.renamed
+        self.changes += other.changes
+        self.invalid |= other.invalid
+
 
 def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> list[str]:
     """Return the names, old ones of renames included, whose stored state `plan` needs."""
@@ -47,7 +56,7 @@ def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> li
     return names
 
 
-def refusal(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> str:
+def refusal(declared: Mapping[str, Schedule], stored: Collection[str]) -> str:
     """Return why a clock removes nothing without --remove-all, and the remedy: all stored schedules
     would go and no name stays, as when two apps share a namespace. Empty otherwise."""
     if any(s.name in stored or s.renamed_from in stored for s in declared.values()) or not stored:

@@ -146,9 +146,13 @@ class Store:
 
     # ---- definitions --------------------------------------------------------------------------
 
+    def declared_names(self) -> set[str]:
+        """Return the names of all schedules that came from code."""
+        return {text(name) for name in self.redis.sscan_iter(self.key("declared"), count=1000)}
+
     def declared(self) -> dict[str, str]:
         """Return the stored definitions of all schedules that came from code."""
-        names = sorted(text(name) for name in self.redis.smembers(self.key("declared")))
+        names = sorted(self.declared_names())
         return {n: d for n, d in zip(names, self.definitions(names), strict=True) if d is not None}
 
     def definitions(self, names: Sequence[str]) -> list[str | None]:
@@ -401,8 +405,8 @@ def _is_pause(stored: bytes) -> bool:
     return True
 
 
-def portions(items: Iterable[T]) -> Iterator[list[T]]:
+def portions(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
     """Yield the items in lists of a size that delays no other client."""
     rest = iter(items)
-    while portion := list(islice(rest, _CHUNK)):
+    while portion := list(islice(rest, size)):
         yield portion

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -15,15 +16,19 @@ from redis import Redis
 from rq_clock.clock.commit_log import LINES
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import differing, plan
+from rq_clock.clock.reconciler import PORTION, Reconciler
 from rq_clock.clock.upcoming import Upcoming
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Executions
+from rq_clock.log import FaultLog
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import Schedule, declare
+from rq_clock.settings import Settings
 from rq_clock.store.commit import WINDOW
+from rq_clock.store.counters import Counters
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, to_ms
@@ -499,6 +504,31 @@ class TestDeploy:
         declared = {"s": schedule(every(seconds=10))}
         assert differing(declared, stored) == []
         assert not plan(declared, stored, {}, MIDNIGHT)
+
+    def test_a_large_deploy_goes_in_portions_between_which_others_fire(self, wall: Wall) -> None:
+        names = [f"s{i}" for i in range(4 * PORTION)]
+        old = [schedule(every(hours=1), name) for name in names]
+        wall.declare(
+            schedule(every(seconds=1), "neighbour"), schedule(cron("@daily"), "gone"), *old
+        )
+        declared = {n: schedule(every(hours=2), n, timeout=9) for n in names}
+        declared["neighbour"] = schedule(every(seconds=1), "neighbour")
+        done = []
+        for stop in (3, 100):  # the first clock dies after three portions
+            reconciler = Reconciler(
+                wall.store, wall.lease, Settings.from_env({}), declared, Counters(), FaultLog()
+            )
+            for changed in islice(
+                reconciler.steps(wall.store.declared_names(), lambda: wall.now), stop
+            ):
+                assert len(changed) <= PORTION
+                wall.planner.look_again(changed)
+                wall.run(wall.now + SECOND)
+            done.append((len(reconciler.done.removed), len(reconciler.done.changed)))
+        assert done == [(1, 2 * PORTION), (0, 2 * PORTION)]
+        assert wall.enqueued("neighbour") == each(MIDNIGHT, SECOND, len(wall.enqueued("neighbour")))
+        assert len(wall.enqueued("neighbour")) >= 8
+        assert wall.store.declared() == {n: s.definition() for n, s in declared.items()}
 
     def test_a_declared_once_that_had_passed_is_a_skip(self, wall: Wall) -> None:
         wall.declare(schedule(once(MIDNIGHT - SECOND)))

@@ -1,0 +1,112 @@
+"""The reconcile of a deploy: Redis is made to hold what the code declares, portion by portion.
+
+Between two portions the caller renews its lease and decides what is due, so neither the number of
+schedules nor that of changes matters to others. What is removed comes first, so that it stops. A
+portion is read, compared and written at one moment of the process; a clock that dies in between
+leaves the rest to the next one, to which what is done compares equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+
+from rq_clock.clock.planner import Planner
+from rq_clock.clock.reconcile import Plan, differing, plan
+from rq_clock.log import FaultLog
+from rq_clock.model.entry import Lease
+from rq_clock.model.schedule import Schedule
+from rq_clock.settings import Settings
+from rq_clock.store.counters import Counters
+from rq_clock.store.store import Change, Store, portions
+
+PORTION = 200
+"""Schedules compared, or changed, at once: about 10 ms."""
+
+
+class Reconciler:
+    """One reconcile, under one lease."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        settings: Settings,
+        declared: Mapping[str, Schedule],
+        counters: Counters,
+        faults: FaultLog,
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._settings = settings
+        self._declared = declared
+        self._counters = counters
+        self._faults = faults
+        self.done = Plan()
+        """What was changed so far."""
+        self.older = False
+        """Whether a later release has written here: nothing more is changed."""
+
+    def steps(self, stored: set[str], now: Callable[[], datetime]) -> Iterator[list[str]]:
+        """Carry it out; `stored` are the declared schedules that Redis has. Yields the names that
+        each portion changed. Raises LeaseLost and redis-py's errors."""
+        moved = {
+            s.renamed_from: name
+            for name, s in self._declared.items()
+            if s.renamed_from in stored
+            and name not in stored
+            and s.renamed_from not in self._declared
+        }
+        gone = [name for name in sorted(stored) if name not in self._declared]
+        yield from self._remove([name for name in gone if name not in moved], now)
+        for names in portions(self._declared, PORTION):
+            if self.older:
+                return
+            yield self._portion(names, stored, now())
+        renamed = {old for old, _ in self.done.renamed}
+        invalid = self.done.invalid
+        left = [old for old, name in moved.items() if old not in renamed and name not in invalid]
+        yield from self._remove(left, now)
+
+    def _remove(self, names: list[str], now: Callable[[], datetime]) -> Iterator[list[str]]:
+        for portion in portions(names, PORTION):
+            changes = [Change("remove", name) for name in portion]
+            if self._apply(Plan(removed=portion, changes=changes), now()):
+                yield portion
+
+    def _portion(self, names: list[str], stored: set[str], now: datetime) -> list[str]:
+        """Compare and change some of the declared schedules. Return the names of the changed."""
+        known = [name for name in names if name in stored]
+        definitions = zip(known, self._store.definitions(known), strict=True)
+        before = {n: d for n, d in definitions if d is not None}
+        declared = {name: self._declared[name] for name in names}
+        different = differing(declared, before)
+        if not different:
+            return []
+        changed = {name: declared[name] for name in different if name in declared}
+        entries, _ = self._store.load(different)
+        found = plan(changed, {n: d for n, d in before.items() if n in changed}, entries, now)
+        for name, error in found.invalid.items():
+            self._faults.report("schedule.invalid", error, schedule=name)
+        if found.unsettled:
+            closing = Planner(
+                self._store, self._lease, memory=self._settings.stage_bytes,
+                counters=self._counters,
+            )  # fmt: skip
+            closing.settle(found.unsettled, now)
+        self._apply(found, now)
+        return [change.name for change in found.changes]
+
+    def _apply(self, found: Plan, now: datetime) -> bool:
+        """Write changes. Return whether they were written."""
+        release = self._settings.release
+        self.older = self.older or not all(
+            self._store.reconcile(self._lease, release, now, found.changes)
+        )
+        if self.older:
+            return False
+        for change in found.changes:
+            if change.past:
+                self._counters.add("fire skipped past", schedule=change.name)
+        self.done.add(found)
+        return True
