@@ -40,22 +40,23 @@ class FaultLog:
     def __init__(self) -> None:
         self._faults: dict[tuple[Any, ...], str] = {}
 
-    def report(self, event: str, error: Exception | str, **item: Any) -> None:
-        """Log the fault of an item, unless it is in the log already."""
-        text = _explained(error) if isinstance(error, Exception) else error
+    def report(self, event: str, error: Exception | str, **item: Any) -> bool:
+        """Log the fault of an item, unless it is in the log already. Return whether it was new."""
+        text = explained(error) if isinstance(error, Exception) else error
         if self._faults.get((event, *item.values())) == text:
-            return
+            return False
         if len(self._faults) >= MANY_FAULTS:
             self._faults.clear()
         self._faults[(event, *item.values())] = text
         log_warning(event, **item, error=text)
+        return True
 
     def clear(self, event: str, **item: Any) -> None:
         """Forget the fault of an item: its next one is logged."""
         self._faults.pop((event, *item.values()), None)
 
 
-def _explained(error: Exception) -> str:
+def explained(error: Exception) -> str:
     """Return an error as one line of text that every log can hold."""
     try:
         text = str(error)

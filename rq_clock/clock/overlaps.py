@@ -49,20 +49,25 @@ class Overlaps:
         for name, (look, jobs) in list(self._blocked.items())[:LOOK_LIMIT]:
             if look > now_ms:
                 continue
-            del self._blocked[name]
-            self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
+            del self._blocked[name]  # until a fire time is skipped for it again
             try:
-                self._find_lost(name, jobs, now)
+                missing = self._find_lost(name, jobs, now)
             except Exception as error:
                 if is_outage(error):
                     raise
                 self._faults.report("duty.failed", error, duty="overlap", schedule=name)
+                continue
+            if missing:
+                self._blocked[name] = (now_ms + LOOK_MS, jobs)  # at the end: all get their turn
 
-    def _find_lost(self, name: str, jobs: list[str], now: datetime) -> None:
+    def _find_lost(self, name: str, jobs: list[str], now: datetime) -> bool:
+        """Return whether a job was missing for the first time, and has to be looked for again."""
         gone = self._store.vanished(jobs)
         for job_id in self._missing.intersection(gone):
             if self._store.job_lost(self._lease, name, job_id, now):
                 log_warning("run.lost", schedule=name, job=job_id)
                 self.lost.append((name, job_id))
+        again = not self._missing.issuperset(gone)
         self._missing.difference_update(jobs)
         self._missing.update(gone)
+        return again

@@ -22,9 +22,10 @@ from rq_clock.alerts.rules import TickReport
 from rq_clock.clock.commit_log import CommitLog
 from rq_clock.clock.overlaps import Overlaps
 from rq_clock.clock.upcoming import Upcoming
-from rq_clock.log import FaultLog, log_event, log_warning
+from rq_clock.log import FaultLog, explained, log_event, log_warning
 from rq_clock.model.decision import ON_TIME
 from rq_clock.model.entry import Entry, Lease
+from rq_clock.redaction import masked_text, printable
 from rq_clock.store.client import is_outage
 from rq_clock.store.commit import (
     Batch,
@@ -88,6 +89,8 @@ class Planner:
         self.early = False
         """Whether the server refused a commit as too early: its time has to be measured again."""
         self._invalid: dict[str, str] = {}
+        self._unrecorded: list[tuple[str, int, str]] = []
+        """Schedules that were set aside, fire times (ms) and errors, for their ledgers."""
         self._faults = FaultLog() if faults is None else faults
         self.overlaps = Overlaps(store, lease, self._faults)
         self._announced: set[str] = set()
@@ -126,6 +129,10 @@ class Planner:
         if backing_off:
             return 0 if reading else (min(self._retry_at, self._upcoming.read_at) - now_ms) / 1000
         if self._send(now_ms) or self._settle_one(now_ms) or self._stage(now_ms) or reading:
+            return 0
+        if self._unrecorded:
+            self._store.record_invalid(self._lease, self._unrecorded[:SLICE])
+            del self._unrecorded[:SLICE]
             return 0
         for instant in list(self._open):
             self._pack(instant)
@@ -193,31 +200,35 @@ class Planner:
             entry = found.get(name)
             if entry is None or entry.lost:
                 self._upcoming.forget(name)  # removed since, or else to be repaired
+                self._failing.pop(name, None)
                 self.suspects.add(name)
             elif entry.schedule is None:
-                self._set_aside(name, entry.fault)
+                self._set_aside(name, entry.fault, when)
             else:
-                with self._guard(name):
+                with self._guard(name, when):
                     self._decide(entry, max(when, now_ms), staged=when > now_ms)
         self._staged = len(names)
         return True
 
     @contextmanager
-    def _guard(self, name: str) -> Iterator[None]:
+    def _guard(self, name: str, when: int) -> Iterator[None]:
         """Treat an error that is not an outage as this schedule's fault; the others go on."""
         try:
             yield
         except Exception as error:
             if is_outage(error):
                 raise
-            self._set_aside(name, error)
+            self._set_aside(name, error, when)
 
-    def _set_aside(self, name: str, error: Exception | str) -> None:
-        """Leave a schedule undecided until it is changed, or the index is read from its start."""
+    def _set_aside(self, name: str, error: Exception | str, when: int) -> None:
+        """Leave a schedule undecided until it is changed, or the index is read from its start. The
+        log and the ledger get a new error once."""
         self._upcoming.forget(name)
         self._cache.pop(name, None)
         self._invalid[name] = str(error)
-        self._faults.report("schedule.invalid", error, schedule=name)
+        if self._faults.report("schedule.invalid", error, schedule=name):
+            text = explained(error) if isinstance(error, Exception) else error
+            self._unrecorded.append((name, when, printable(masked_text(text), 300)))
 
     def _read(self, names: list[str]) -> dict[str, Entry]:
         """Return these schedules from the cache, or else from Redis."""
@@ -283,7 +294,8 @@ class Planner:
             self._refuse(batch, result, now_ms)
         else:
             for answer in result:
-                with self._guard(answer.planned.entry.name):
+                planned = answer.planned
+                with self._guard(planned.entry.name, to_ms(planned.decided_at)):
                     self._settle(answer, now_ms)
         self.log.sum_up(from_ms(now_ms), over=False)
         return True
@@ -368,7 +380,7 @@ class Planner:
         self._upcoming.look_later(now_ms)
         for entry in entries:
             assert entry.schedule is not None
-            with self._guard(entry.name):
+            with self._guard(entry.name, now_ms):
                 following = entry.schedule.next_after(entry.decided)
                 if following is not None and following <= now:
                     self._cache[entry.name] = entry

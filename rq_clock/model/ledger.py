@@ -55,6 +55,14 @@ class Lost:
     job_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Invalid(Skip):
+    """A ledger entry: a fire time that could not be decided, because of `error`. It is not decided:
+    a schedule that is put right catches up."""
+
+    error: str
+
+
 LedgerEntry = Enqueued | Skip | Lost
 
 
@@ -68,7 +76,7 @@ def instant_of(entry: LedgerEntry) -> datetime:
 def decided_until(entry: LedgerEntry) -> datetime | None:
     """Return the fire time up to which all is decided by the last entry of a ledger, if it says
     so."""
-    if isinstance(entry, Skip) and entry.reason not in ("past", "time"):
+    if isinstance(entry, Skip) and entry.reason not in ("past", "time", "invalid"):
         return entry.last
     if isinstance(entry, Enqueued) and entry.reason in ("schedule", "catch_up"):
         return entry.fire_time
@@ -79,8 +87,9 @@ def ledger_entry(line: str) -> LedgerEntry:
     """Return the entry in a line of a ledger; keys.py lists the forms."""
     code, first, rest = line.split(" ", 2)
     if code == "-":
-        last, count, reason = rest.split(" ")
-        return Skip(reason, from_ms(first), from_ms(last), int(count))
+        last, count, reason, *error = rest.split(" ", 3)
+        skip = reason, from_ms(first), from_ms(last), int(count)
+        return Invalid(*skip, error[0]) if error else Skip(*skip)
     if code == "x":
         return Lost(from_ms(first), rest)
     lag, _, ending = rest.partition(" ")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rq_clock.model.decision import Skip
 from rq_clock.model.job_id import JobId
-from rq_clock.model.ledger import RUN_STATES, LedgerEntry, Lost, instant_of
+from rq_clock.model.ledger import RUN_STATES, Invalid, LedgerEntry, Lost, instant_of
 from rq_clock.model.view import View, doc
 from rq_clock.timing.triggers import MANY
 
@@ -60,7 +60,8 @@ def run_view(schedule: str, entry: LedgerEntry, namespace: str, job: str | None 
     """
     row: dict[str, Any] = {"schedule": schedule, "fire_time": instant_of(entry)}
     if isinstance(entry, Skip):
-        return RunView(**row, state="skipped", reason=entry.reason, count=entry.count)
+        error = entry.error if isinstance(entry, Invalid) else None
+        return RunView(**row, state="skipped", reason=entry.reason, count=entry.count, error=error)
     if isinstance(entry, Lost):
         return RunView(**row, state="lost", error="the job vanished", job=entry.job_id)
     if job is None and entry.reason in ("schedule", "catch_up"):

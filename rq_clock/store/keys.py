@@ -32,7 +32,8 @@
                                                                       up, manual, backfill; behind
                                                                       that how it ended:
                                   " <state> <attempt> <started> <ended> <worker> <error…>"
-                                  "- <first> <last> <count> <reason>" skipped
+                                  "- <first> <last> <count> <reason>" skipped; behind the reason
+                                                                      invalid the error
                                   "x <instant> <job id>"              a job found to be lost
     duties               zset     what the leader has to do beside the tick, by when: "pause:<name>"
                                   catches up after a timed pause, "backfill:<id>" takes the next

@@ -40,7 +40,7 @@ DATA_VERSION = 2
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
-_SCRIPTS = ("alerts", "commit", "count", "due", "lost", "reconcile")
+_SCRIPTS = ("alerts", "commit", "count", "due", "invalid", "lost", "reconcile")
 _CHUNK = 500
 PAGE = 2000
 """Schedules in one read of the due index."""
@@ -297,6 +297,14 @@ class Store:
         """Return the last 64 kB of a run's output; None when there is none, or it has expired."""
         found: Any = self.redis.get(self.key(f"output:{job_id}"))
         return None if found is None else bytes(found)
+
+    def record_invalid(self, lease: Lease, faults: Sequence[tuple[str, int, str]]) -> None:
+        """Enter in their ledgers that these schedules cannot be decided: name, fire time (ms) and
+        error. Raises LeaseLost."""
+        words = [word for fault in faults for word in fault]
+        args = [lease.token, self.history, *words]
+        if not self._scripts["invalid"](self.keys("lease"), args):
+            raise LeaseLost
 
     def job_lost(self, lease: Lease, name: str, job_id: str, now: datetime) -> bool:
         """Record that a job which blocks `name` has vanished, and unblock the schedule. False when

@@ -24,7 +24,7 @@ from rq_clock.jobs.executions import Executions
 from rq_clock.log import FaultLog
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease
-from rq_clock.model.ledger import Enqueued
+from rq_clock.model.ledger import Enqueued, Invalid
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.settings import Settings
 from rq_clock.store.commit import WINDOW
@@ -357,6 +357,23 @@ class TestOneBadScheduleStopsNothingElse:
         named = events("schedule.invalid")
         assert [r["schedule"] for r in named] == ["bad"]
         assert wall.enqueued("bad") == []
+        [entry] = wall.store.ledger("bad")
+        assert isinstance(entry, Invalid)
+        assert (entry.reason, entry.count) == ("invalid", 1)
+        assert entry.error
+        wall.lead("clock.2")  # which finds the same error
+        wall.run(MIDNIGHT + 70 * SECOND)
+        assert wall.store.ledger("bad") == [entry]
+
+    def test_a_removed_schedule_leaves_no_fault(self, wall: Wall) -> None:
+        wall.redis.set("rq:queue:broken", "x")
+        good = schedule(every(seconds=1), "good")
+        wall.declare(good, schedule(every(seconds=1), "bad", queue="broken"))
+        wall.run(MIDNIGHT + 5 * SECOND)
+        assert "bad" in wall.planner.report().faulty
+        wall.declare(good)
+        wall.run(MIDNIGHT + 70 * SECOND)
+        assert wall.planner.report().faulty == {}
 
     def test_a_schedule_put_right_fires_at_once(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=1), "bad"))
