@@ -173,7 +173,10 @@ def _definitions(facts: Facts, now: datetime) -> Iterator[Finding]:
 def _over(seen: Seen, now: datetime) -> bool:
     """Return whether it has rightly no fire time to come."""
     schedule = seen.entry.schedule
-    return schedule is None or (isinstance(schedule.trigger, Once) and schedule.trigger.at <= now)
+    if schedule is None or (end := schedule.trigger.ends_at) is None:
+        return schedule is None
+    last = schedule.trigger.latest_at(end)
+    return last is None or last <= now
 
 
 def _code(facts: Facts, now: datetime) -> Iterator[Finding]:

@@ -75,6 +75,8 @@ class Arguments:
 
     def bounds(self, tz: str, start: object, end: object, max_runs: object) -> dict[str, Any]:
         """Return the bounds by name. Texts without an offset are on the clock of a zone."""
+        if start is end is max_runs is None:
+            return {}
         before = len(self.faults)
         found: dict[str, Any] = {
             "start": self._instant("start", start, tz), "end": self._instant("end", end, tz),

@@ -80,6 +80,11 @@ class Recurring(ABC):
         return self._count(after, until) if after < until else 0
 
     @property
+    def ends_at(self) -> datetime | None:
+        """Return the instant after which it never fires; None if it has no end."""
+        return self._last if self.end or self.max_runs else None
+
+    @property
     def _last(self) -> datetime:
         """Return an instant after which it never fires."""
         end = _LAST if self.end is None else min(self.end, _LAST)
@@ -106,6 +111,8 @@ class Recurring(ABC):
 
     def _refuse(self, faults: list[Fault]) -> None:
         """Raise ScheduleError with these faults and those of the bounds."""
+        if not (faults or self.start or self.end or self.max_runs is not None):
+            return
         for field, at in (("start", self.start), ("end", self.end)):
             if at is not None and not _EPOCH <= at <= _LAST:
                 text = fault_text(f"{field} in the years 1970 to {_LAST.year}", at.isoformat())
@@ -286,6 +293,10 @@ class Once:
 
     def warnings(self) -> list[str]:
         return []
+
+    @property
+    def ends_at(self) -> datetime:
+        return self.at
 
     def next_after(self, t: datetime) -> datetime | None:
         return self.at if self.at > t else None

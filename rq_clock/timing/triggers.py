@@ -173,7 +173,7 @@ def every(  # noqa: PLR0913 - one keyword a unit, as timedelta has them
     """
     read = Arguments()
     ms = read.period(period, (weeks, days, hours, minutes, seconds, milliseconds))
-    key = read.zone("UTC" if tz is None else tz)
+    key = "UTC" if tz is None else read.zone(tz)
     bounds = read.bounds(key, start, end, max_runs)
     first = bounds.get("start")
     if at is None:

@@ -638,6 +638,16 @@ class TestDefinitions:
         assert set(ns.found()) == {"never-again", "marker-ahead"}
         assert ns.found()["never-again"].level == "warning"
 
+    def test_a_schedule_after_its_last_fire_time_is_none(self, ns: Namespace) -> None:
+        start, end = ns.now - 2 * HOUR, ns.now + 10 * HOUR
+        for name, trigger in (
+            ("counted", every(minutes=30, start=start, max_runs=2)),
+            ("ended", every(hours=9, start=start, end=ns.now + HOUR)),
+            ("goes-on", every(hours=9, start=start, end=end)),
+        ):
+            ns.put(schedule(name, trigger))
+        assert ns.found() == {}
+
     @pytest.mark.parametrize("key", ["markers", "revisions", "pauses", "skips", "declared", "due"])
     def test_traces_of_what_is_not_there_are_reported(self, ns: Namespace, key: str) -> None:
         if key == "declared":

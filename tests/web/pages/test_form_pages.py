@@ -160,6 +160,7 @@ def test_a_name_is_used_once(one: None, schedules: Schedules, browser: TestClien
         ),
         ("when=every&every=2w&time=9:00", "Weekdays:</b> expected on="),
         ("when=cron&cron=0+3+*+*+*&max_runs=5", "Starts:</b> max_runs counts fire times from"),
+        ("when=cron&cron=0+3+*+*+*&end=2001-01-01", "its last fire time has passed"),
         ("when=cron&cron=*/7+*+*+*+*&tz=EST", "EST&#39; is UTC-5 all year"),
         ("when=once&at=2001-01-01T00:00", "it is due at once"),
         ("when=once&at=", "expected a date and time"),
