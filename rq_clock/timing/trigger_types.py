@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
@@ -78,6 +78,11 @@ class Recurring(ABC):
             after = max(after, self.start - _MS)
         until = min(until, self._last)
         return self._count(after, until) if after < until else 0
+
+    def __repr__(self) -> str:
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        shown = (f"{field.name}={value!r}" for field, value in values if value != field.default)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def ends_at(self) -> datetime | None:
@@ -155,7 +160,7 @@ class _OnTheClock(Recurring):
         return self.rule.count(_seconds(after), _seconds(until))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Cron(_OnTheClock):
     """Fires when the clock of a zone shows a time that matches; built by `cron`."""
 
@@ -183,7 +188,7 @@ class Cron(_OnTheClock):
         return {"cron": self.expression, "tz": self.tz} | self._bounds()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CalendarInterval(_OnTheClock):
     """Fires every `days` days when the clock of a zone first shows `at`; built by `every`.
 
@@ -233,7 +238,7 @@ class CalendarInterval(_OnTheClock):
         return found | ({"anchor": str(self.anchor)} if self.anchor else {}) | self._bounds()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Every(Recurring):
     """Fires at `anchor` + k * `period`, both in milliseconds, for every whole k; built by `every`.
 

@@ -153,6 +153,19 @@ class TestDue:
         assert decision.fire_times == (at("2026-03-01T03:00"),)
         assert decision.next is None
 
+    def test_an_outage_across_the_end_accounts_for_the_first_n_and_ends(self) -> None:
+        trigger = every(hours=1, start=at("2026-03-01T00:00"), max_runs=4)
+        marker, now = at("2026-02-28T12:00"), at("2026-03-02T00:00")
+        decision = due(schedule(trigger), marker, now)
+        assert decision.fire_times == (at("2026-03-01T03:00"),)
+        assert [(s.reason, s.count) for s in decision.skips] == [("limit", 3)]
+        assert decision.next is None
+        every_one = due(schedule(trigger, catch_up="all"), marker, now)
+        assert every_one.fire_times == tuple(at(f"2026-03-01T0{h}:00") for h in range(4))
+        assert due(schedule(trigger), every_one.marker, now) == Decision(
+            (), (), every_one.marker, None
+        )
+
     def test_jitter_moves_every_fire_time_by_the_same_offset(self) -> None:
         jittered = schedule(cron("0 * * * *"), jitter=600)
         offset = jittered.offset

@@ -601,6 +601,10 @@ class TestCronTriggers:
         assert hash(trigger) == hash(cron("0 3 * * MON", "Europe/Berlin"))
         assert trigger != cron("0 3 * * 1", "Europe/Berlin")
 
+    def test_it_shows_what_differs_from_the_default(self) -> None:
+        assert repr(cron("0 3 * * *")) == "Cron(expression='0 3 * * *')"
+        assert repr(every(minutes=5)) == "Every(period=300000)"
+
     def test_triggers_of_the_same_text_and_zone_share_one_rule(self) -> None:
         one, other = cron("0 3 * * *", "Europe/Berlin"), cron("0  3 * * *", "Europe/Berlin")
         assert one is not other

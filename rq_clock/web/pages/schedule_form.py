@@ -314,7 +314,9 @@ def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
     warnings = list(trigger.warnings())
     if not found:
         late = isinstance(trigger, Once)
-        warnings.append("that has passed: it is due at once" if late else "its last fire time has passed")
+        warnings.append(
+            "that has passed: it is due at once" if late else "its last fire time has passed"
+        )
     return {
         "sentence": sentence(trigger), "when_faults": {}, "coming": found, "warnings": warnings,
         "remarks": dst_remarks(trigger, now), "tz": trigger.tz,
