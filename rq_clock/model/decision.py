@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from rq_clock.model.schedule import Schedule
-from rq_clock.timing.triggers import MANY, Once
+from rq_clock.timing.triggers import MANY, Every, Once
 
 _MS = timedelta(milliseconds=1)
 
@@ -102,7 +102,7 @@ def _after_outage(schedule: Schedule, marker: datetime, now: datetime) -> Decisi
     kept = span.newest(start, now, _limit(schedule))
     floor = (kept[0] if kept else now + _MS) - _MS
     skips = [span.skip("window", marker, min(start, floor)), span.skip("limit", start, floor)]
-    chosen = tuple(kept[:DECISION_LIMIT])
+    chosen = tuple(kept)
     last = chosen[-1] if chosen else floor
     decided = chosen[-1] if chosen else max(s.last for s in skips if s)
     return Decision(chosen, tuple(s for s in skips if s), decided, schedule.next_after(last))
@@ -119,14 +119,26 @@ class _Span:
         found = self._trigger.latest_at(t - self._offset)
         return found and found + self._offset
 
+    def next_after(self, t: datetime) -> datetime | None:
+        found = self._trigger.next_after(t - self._offset)
+        return found and found + self._offset
+
     def newest(self, after: datetime, until: datetime, limit: int) -> list[datetime]:
-        """Return the newest `limit` fire times in (after, until], oldest first."""
+        """Return the newest `limit` fire times in (after, until], oldest first, and of these the
+        first DECISION_LIMIT. While all can be within the limit they are found forwards, so that
+        many decisions about a long time cost no more than its fire times."""
+        gap = self._trigger.shortest_gap
+        many = (until - after) // gap >= limit
+        if many and isinstance(self._trigger, Every) and (last := self.latest_at(until)):
+            after, many = max(after, last - limit * gap), False
         found: list[datetime] = []
-        t = self.latest_at(until)
-        while t is not None and t > after and len(found) < limit:
+        t = self.latest_at(until) if many else self.next_after(after)
+        while t is not None and after < t <= until and len(found) < limit:
             found.append(t)
-            t = self.latest_at(t - _MS)
-        return found[::-1]
+            if not many and len(found) == DECISION_LIMIT:
+                break
+            t = self.latest_at(t - _MS) if many else self.next_after(t)
+        return found[:: -1 if many else 1][:DECISION_LIMIT]
 
     def skip(self, reason: str, after: datetime, until: datetime) -> Skip | None:
         """Return the fire times in (after, until] as one entry, or None when there are none."""

@@ -90,6 +90,11 @@ class Recurring(ABC):
         return self._last if self.end or self.max_runs else None
 
     @property
+    def shortest_gap(self) -> timedelta:
+        """Return a duration that two fire times are never nearer to each other than."""
+        return 60 * _SECOND
+
+    @property
     def _last(self) -> datetime:
         """Return an instant after which it never fires."""
         end = _LAST if self.end is None else min(self.end, _LAST)
@@ -267,6 +272,10 @@ class Every(Recurring):
         anchor = {"anchor": self.anchor} if self.anchor != usual else {}
         return {"every": self.period} | anchor | self._bounds()
 
+    @property
+    def shortest_gap(self) -> timedelta:
+        return self.period * _MS
+
     def _next(self, t: datetime) -> datetime | None:
         return moment(self.anchor + (self._number(t) + 1) * self.period)
 
@@ -286,6 +295,7 @@ class Once:
 
     kind: ClassVar[str] = "once"
     tz: ClassVar[str] = "UTC"
+    shortest_gap: ClassVar[timedelta] = 60 * _SECOND
     at: datetime
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -145,6 +146,42 @@ class TestDue:
     def test_a_long_outage_is_counted_up_to_many(self) -> None:
         decision = due(schedule(every(seconds=1)), at("2026-03-01T00:00"), at("2026-03-08T00:00"))
         assert [s.count for s in decision.skips] == [MANY]
+
+    @pytest.mark.parametrize("limit", [1_000_000, 50_000])
+    @pytest.mark.parametrize("trigger", [every(seconds=1), cron("* * * * *")])
+    def test_catching_up_with_a_week_costs_no_more_than_its_fire_times(
+        self, trigger: Trigger, limit: int
+    ) -> None:
+        """Each decision looks at the hundred fire times that it decides, not at all that follow."""
+        asked: list[datetime] = []
+
+        class Counting(type(trigger)):  # type: ignore[misc]
+            def _next(self, t: datetime) -> datetime | None:
+                asked.append(t)
+                found: datetime | None = super()._next(t)
+                return found
+
+            def _latest(self, t: datetime) -> datetime | None:
+                asked.append(t)
+                found: datetime | None = super()._latest(t)
+                return found
+
+        values = {f.name: getattr(trigger, f.name) for f in fields(trigger)}
+        mine = declare(
+            "s", Counting(**values), "tasks.x", {"catch_up": "all"} | {"catch_up_limit": limit}
+        )
+        start = datetime(2026, 3, 1, tzinfo=UTC)
+        marker, now = start, start + timedelta(days=7)
+        found: list[datetime] = []
+        for _ in range(50):
+            decision = due(mine, marker, now)
+            assert len(decision.fire_times) == DECISION_LIMIT
+            found += decision.fire_times
+            marker = decision.marker
+        assert found == sorted(set(found))
+        week = (now - start) // trigger.shortest_gap
+        assert found[0] == now - (min(week, limit) - 1) * trigger.shortest_gap
+        assert len(asked) < 50 * (DECISION_LIMIT + 10)
 
     def test_once_is_over_after_it_fired(self) -> None:
         decision = due(
