@@ -26,6 +26,8 @@ from rq_clock.cli.common import (
 from rq_clock.cli.completion import schedule_names
 from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.cli.runs import HEAD, cells, rows_of
+from rq_clock.manifest import definition
+from rq_clock.manifest.fields import interval
 from rq_clock.model.entry import Entry, Pause, SkipRequest
 from rq_clock.model.view import shallow
 from rq_clock.redaction import printable
@@ -40,7 +42,6 @@ from rq_clock.serializers.schedules import (
 )
 from rq_clock.timing.describe import Fire, dst_remarks, fires, words
 from rq_clock.timing.instants import iso
-from rq_clock.timing.triggers import cron
 
 if TYPE_CHECKING:
     from rq_clock.store.store import Store
@@ -53,18 +54,30 @@ LIMIT = 1000
 
 
 @click.command()
-@click.argument("expression")
-@click.option("--tz", type=Zone(), default="UTC", show_default=True, help="Zone of the expression.")
-@click.option("--from", "start", metavar="INSTANT", help="Start of the list (default: now).")
+@click.argument("expression", required=False)
+@click.option("--every", metavar="DURATION", help="Explain this interval instead.")
+@click.option("--at", metavar="TIME", help="Local time of an interval of days or weeks.")
+@click.option("--on", metavar="WEEKDAYS", help="Weekdays of an interval of weeks.")
+@click.option("--anchor", metavar="INSTANT|DATE", help="Where the interval counts from.")
+@click.option("--tz", type=Zone(), help="Zone of the times (default: UTC).")
+@click.option("--start", metavar="INSTANT|DATE", help="First instant.")
+@click.option("--end", metavar="INSTANT|DATE", help="Last instant.")
+@click.option("--max-runs", "maxRuns", type=int, help="Fire times from --start on.")
+@click.option("--from", "begin", metavar="INSTANT", help="Start of the list (default: now).")
 @count_option
 @json_option
-def explain(expression: str, tz: str, start: str | None, count: int, as_json: bool) -> None:
-    """Explain when a cron expression fires.
+def explain(
+    expression: str | None, begin: str | None, count: int, as_json: bool, **entry: Any
+) -> None:
+    """Explain when a cron expression or an interval fires.
 
-    It prints the expression in words and the next fire times, with the effects of clock changes.
+    It prints the trigger in words and the next fire times, with the effects of clock changes.
     """
-    trigger = cron(expression, tz)
-    after = instant(start, "--from", now(), tz=tz) if start else now()
+    if not expression and not entry["every"]:
+        raise click.UsageError("expected an EXPRESSION, or an interval (--every)")
+    entry |= {"cron": expression, "every": interval(entry["every"]) if entry["every"] else None}
+    trigger = definition.trigger({key: value for key, value in entry.items() if value is not None})
+    after = instant(begin, "--from", now(), tz=trigger.tz) if begin else now()
     found = fires(trigger, after, count)
     if as_json:
         return print_json(explanation_view(trigger, after, found))

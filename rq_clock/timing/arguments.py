@@ -17,8 +17,8 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.redaction import masked_repr
 from rq_clock.timing.cron import fault_text, read_weekdays
 from rq_clock.timing.durations import duration_or_none, has_unit
-from rq_clock.timing.instants import END_OF_DAY
-from rq_clock.timing.trigger_types import DAY_MS, datetime_faults, moment, to_ms_up
+from rq_clock.timing.instants import END_OF_DAY, moment, to_ms_up
+from rq_clock.timing.trigger_types import DAY_MS, datetime_faults
 from rq_clock.timing.zones import zone, zone_faults
 
 UNITS = {

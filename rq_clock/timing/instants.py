@@ -33,6 +33,18 @@ def to_ms(t: datetime) -> int:
     return (t - _EPOCH) // _MS
 
 
+def to_ms_up(t: datetime) -> int:
+    """Return the whole milliseconds since the epoch, rounded up: nothing may fire early."""
+    return -((_EPOCH - t) // _MS)
+
+
+def moment(count: int | None, unit: int = 1) -> datetime | None:
+    """Return the datetime of an epoch count of `unit` milliseconds; None if datetime overflows."""
+    with suppress(OverflowError):
+        return None if count is None else _EPOCH + timedelta(milliseconds=count * unit)
+    return None
+
+
 def from_ms(ms: int | str | bytes) -> datetime:
     """Return the instant (UTC) of an epoch time in milliseconds."""
     return _EPOCH + int(ms) * _MS

@@ -10,6 +10,7 @@ from typing import Any
 from rq_clock.errors import ScheduleError
 from rq_clock.redaction import masked_repr
 from rq_clock.timing.cron import WEEKDAYS, fault_text
+from rq_clock.timing.instants import moment
 from rq_clock.timing.trigger_types import (
     DAY_MS,
     CalendarInterval,
@@ -17,7 +18,6 @@ from rq_clock.timing.trigger_types import (
     Every,
     Once,
     Trigger,
-    moment,
 )
 
 _BOUNDS = {"start", "end", "maxRuns"}

@@ -18,7 +18,6 @@ expressions (cron.py), catch-up, jitter, and the current time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -28,7 +27,7 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.redaction import masked_repr
 from rq_clock.timing.cron import WEEKDAYS, Expression, fault_text
 from rq_clock.timing.days import EPOCH, DayInterval
-from rq_clock.timing.instants import iso
+from rq_clock.timing.instants import iso, moment, to_ms_up
 from rq_clock.timing.wall import MANY, WallRule
 from rq_clock.timing.zone_hints import zone_warnings
 from rq_clock.timing.zones import zone, zone_faults
@@ -353,18 +352,6 @@ def datetime_faults(field: str, at: object, role: str = "") -> list[Fault]:
         hint = "give it a zone, such as tzinfo=timezone.utc"
         return [Fault(field, fault_text(expected, at.isoformat(), hint))]
     return []
-
-
-def to_ms_up(t: datetime) -> int:
-    """Return the whole milliseconds since the epoch, rounded up."""
-    return -((_EPOCH - t) // _MS)
-
-
-def moment(count: int | None, unit: int = 1) -> datetime | None:
-    """Return the datetime of an epoch count of `unit` milliseconds; None if datetime overflows."""
-    with suppress(OverflowError):
-        return None if count is None else _EPOCH + timedelta(milliseconds=count * unit)
-    return None
 
 
 def _seconds(t: datetime) -> int:

@@ -18,6 +18,7 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.timing.arguments import Arguments
 from rq_clock.timing.cron import fault_text
 from rq_clock.timing.durations import duration_spec
+from rq_clock.timing.instants import moment, to_ms_up
 from rq_clock.timing.specs import from_spec
 from rq_clock.timing.trigger_types import (
     DAY_MS,
@@ -30,8 +31,6 @@ from rq_clock.timing.trigger_types import (
     Recurring,
     Trigger,
     datetime_faults,
-    moment,
-    to_ms_up,
 )
 from rq_clock.timing.wall import MANY
 

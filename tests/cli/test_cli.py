@@ -42,6 +42,18 @@ class TestExplain:
         ]
         assert "02:30 does not exist that day" in result.stdout
 
+    def test_it_explains_intervals_too(self, run: Run) -> None:
+        words = ("--every", "2w", "--at", "9:00", "--on", "tue", "--start", "2026-01-06",
+                 "--max-runs", "3", "--tz", "EST", "-n", "9", "--from", "2026-01-07")  # fmt: skip
+        result = run("explain", *words)
+        assert result.stdout.splitlines() == [
+            "at 09:00 on Tuesday every 2 weeks, counted from the week of 2026-01-05, "
+            "from 2026-01-06, at most 3 times, EST time",
+            "Tue 2026-01-20 09:00:00 EST  (2026-01-20T14:00:00Z)",
+            "Tue 2026-02-03 09:00:00 EST  (2026-02-03T14:00:00Z)",
+        ]
+        assert "zone 'EST' is UTC-5 all year" in result.stderr
+
     def test_as_json_it_is_one_document(self, run: Run) -> None:
         result = run("explain", "*/5 * * * *", "-n", "1", "--from", "2026-03-01T00:00", "--json")
         document = json.loads(result.stdout)
@@ -58,6 +70,7 @@ class TestExplain:
         assert document["words"] == "every 5 minutes"
 
     def test_every_fault_of_an_expression_is_reported(self, run: Run) -> None:
+        assert "expected an EXPRESSION, or an interval" in run.refused(2, "explain")
         error = run.refused(1, "explain", "61 * 0 * *")
         assert len(error.splitlines()) == 2
         assert "expected minute 0-59, got '61' in '61 * 0 * *'" in error
