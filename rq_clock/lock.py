@@ -283,7 +283,7 @@ class _Keeper:
         self._renew_script = load_script(client, "lock_renew")
         self._release_script = load_script(client, "lock_release")
         self._lock = key_of(settings.namespace, f"locks:{name}")
-        self._tokens = key_of(settings.namespace, "lock-tokens")
+        self._newest_token = key_of(settings.namespace, f"lock-token:{name}")
 
     def check(self) -> None:
         """Raise LockLost unless the lock is held in Redis."""
@@ -330,8 +330,8 @@ class _Keeper:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _ask(self) -> RqClockError | None:
-        args: list[str | int] = [self.name, self._owner, self._ttl]
-        kind, *rest = self._acquire_script([self._lock, self._tokens], args)
+        args: list[str | int] = [self._owner, self._ttl]
+        kind, *rest = self._acquire_script([self._lock, self._newest_token], args)
         if text(kind) == "granted":
             self.token = int(rest[0])
             return None
@@ -360,10 +360,10 @@ class _Keeper:
         if self.lost:
             return LockLost(self.lost)
         fault: RqClockError | None = None
-        args: list[str | int] = [self.name, self._owner, self.token, hold]
+        args: list[str | int] = [self._owner, self.token, hold]
         for _ in range(2):  # again when a reply was lost
             try:
-                if not self._release_script([self._lock, self._tokens], args):
+                if not self._release_script([self._lock, self._newest_token], args):
                     self._lose("another one had it before this block ended")
                     return LockLost(self.lost)
                 return None

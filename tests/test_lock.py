@@ -32,7 +32,7 @@ from tests.process import Process
 from tests.server import Server
 
 LOCK = "rq-clock:default:locks:it"
-TOKENS = "rq-clock:default:lock-tokens"
+TOKEN = "rq-clock:default:lock-token:it"
 RESOURCE = """
 redis.call('RPUSH', KEYS[2], ARGV[1] .. ' ' .. ARGV[2])
 if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then
@@ -164,19 +164,20 @@ def test_locks_of_different_names_and_namespaces_do_not_meet(
         monkeypatch.setenv("RQ_CLOCK_NAMESPACE", "other")
         with exclusive("it", redis=redis):
             assert sorted(redis.keys()) == [
-                b"rq-clock:default:lock-tokens",
+                b"rq-clock:default:lock-token:it",
+                b"rq-clock:default:lock-token:it:2",
                 b"rq-clock:default:locks:it",
                 b"rq-clock:default:locks:it:2",
-                b"rq-clock:other:lock-tokens",
+                b"rq-clock:other:lock-token:it",
                 b"rq-clock:other:locks:it",
             ]
 
 
-def test_only_the_tokens_stay_for_ever(redis: Client) -> None:
+def test_nothing_stays_for_ever(redis: Client) -> None:
     with exclusive("it", timeout=7, redis=redis):
         assert 0 < redis.pttl(LOCK) <= 7000
-    assert redis.keys() == [TOKENS.encode()]
-    assert redis.ttl(TOKENS) == -1
+    assert redis.keys() == [TOKEN.encode()]
+    assert 0 < redis.ttl(TOKEN) <= 30 * 24 * 3600 + 7
 
 
 def test_without_a_client_the_environments_redis_is_used(
@@ -380,7 +381,7 @@ def test_tokens_grow_after_redis_lost_them(redis: Client) -> None:
 
 def test_tokens_grow_when_the_servers_clock_goes_back(redis: Client) -> None:
     future = once(redis) + 3600 * 10**6
-    redis.hset(TOKENS, "it", future)
+    redis.set(TOKEN, future)
     assert [once(redis), once(redis)] == [future + 1, future + 2]
 
 
@@ -661,7 +662,7 @@ def test_a_jobs_timeout_ends_its_block_and_frees_the_lock(
 
 def test_a_grant_whose_reply_was_lost_is_granted_again(redis: Client) -> None:
     with replies_lost("lock_acquire"), exclusive("it", redis=redis) as lock:
-        assert redis.hget(LOCK, "token") == redis.hget(TOKENS, "it") == b"%d" % lock.token
+        assert redis.hget(LOCK, "token") == redis.get(TOKEN) == b"%d" % lock.token
 
 
 def test_a_lock_of_an_owner_that_got_no_reply_is_free_after_the_timeout(redis: Client) -> None:
@@ -813,14 +814,14 @@ def test_a_late_message_of_a_former_holder_changes_nothing(redis: Client) -> Non
     )
     before = redis.hgetall(LOCK)
     assert renew([LOCK], [owner, 1000]) == owner
-    assert acquire([LOCK, TOKENS], ["it", owner, 1000])[0] == b"done"
-    assert release([LOCK, TOKENS], ["it", owner, lock.token, 0]) == 1
+    assert acquire([LOCK, TOKEN], [owner, 1000])[0] == b"done"
+    assert release([LOCK, TOKEN], [owner, lock.token, 0]) == 1
     assert redis.hgetall(LOCK) == before
     assert redis.ttl(LOCK) > 19 * 3600
     take_away(redis)
     before = redis.hgetall(LOCK)
     assert renew([LOCK], [owner, 1000]) == b"thief.1.2.ab/0"
-    assert release([LOCK, TOKENS], ["it", owner, lock.token, 0]) == 0
+    assert release([LOCK, TOKEN], [owner, lock.token, 0]) == 0
     assert redis.hgetall(LOCK) == before
     assert redis.ttl(LOCK) == -1
 

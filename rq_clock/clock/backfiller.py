@@ -23,7 +23,8 @@ BACKFILLS_CHANGED = ":duties"
 """The message that announces work for the backfiller; no schedule can have this name."""
 BURST = 20
 """Steps in one look: a hundred backfills must not delay the tick."""
-_MS = timedelta(milliseconds=1)
+UNKNOWN_PAUSE = timedelta(minutes=1)
+"""From one look to the next at a duty whose kind this release does not know."""
 
 
 class Backfiller:
@@ -46,9 +47,13 @@ class Backfiller:
             try:
                 if kind == "backfill":
                     self._step(lease, name, when, now)
-                else:
+                elif kind == "pause":
                     catch_up_backfill(self._operations, name, now)
                     self._backfills.finish(item, when)
+                else:  # of a later release, which may come back
+                    self._faults.report("duty.unknown", "its kind is not known here", item=item)
+                    self._backfills.postpone(item, now + UNKNOWN_PAUSE)
+                    continue
                 self._faults.clear("backfill.failed", item=item)
             except Exception as error:
                 if is_outage(error):

@@ -26,6 +26,7 @@ from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.ledger import Enqueued, Invalid
 from rq_clock.model.schedule import Schedule, declare
+from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.commit import WINDOW
 from rq_clock.store.counters import Counters
@@ -444,6 +445,12 @@ class TestOneBadScheduleStopsNothingElse:
             redis.config_set("maxmemory", "0")
             wall.run(MIDNIGHT + 20 * SECOND)
             assert wall.enqueued() == each(MIDNIGHT, SECOND, 20)
+            redis.config_set("maxmemory", "1mb")
+            schedules = Schedules(redis, settings=Settings.from_env({"REDIS_URL": "redis://x"}))
+            schedules.pause("*", reason="Redis is full")
+            assert wall.entry().pause(wall.store.now()) is not None
+            schedules.resume("*")
+            assert wall.entry().pause(wall.store.now()) is None
         assert len(events("commit.refused")) == 3  # at 1, 2 and 4 s
         assert len(events("commit.accepted")) == 1
 

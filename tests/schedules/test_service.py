@@ -29,7 +29,7 @@ from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
-from tests.helpers import definition
+from tests.helpers import Events, definition
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 TASK = "tasks.demo.heartbeat"
@@ -593,6 +593,20 @@ class TestBackfill:
         clock.finish_duties()
         assert [b.state for b in schedules.backfills()] == ["canceled"]
         assert clock.jobs() == []
+
+    def test_a_duty_of_a_later_release_is_left_to_it(
+        self, schedules: Schedules, clock: Leader, events: Events
+    ) -> None:
+        duties = clock.store.key("duties")
+        clock.redis.zadd(duties, {"later:hourly": 0, "pause:gone": 0})
+        schedules.backfill("hourly", self.START, self.END)
+        backfiller = Backfiller(clock.store)
+        for minutes in range(3):
+            backfiller.look(clock.lease, clock.now + timedelta(minutes=minutes))
+        assert len(clock.runs("hourly")) == 1
+        assert clock.redis.zscore(duties, "later:hourly")
+        assert not clock.redis.zscore(duties, "pause:gone")
+        assert [e["item"] for e in events("duty.unknown")] == ["later:hourly"]
 
     def test_a_deposed_clock_enqueues_nothing(self, schedules: Schedules, clock: Leader) -> None:
         clock.acquire("clock.2", "take-over")

@@ -37,11 +37,12 @@ local revisions = redis.call('HMGET', key('revisions'), unpack(names))
 local declared = redis.call('SMISMEMBER', key('declared'), unpack(names))
 local states = redis.call('HMGET', key('markers'), unpack(names))
 
-local refused, same = {'refused'}, {}
+local refused, same, grows = {'refused'}, {}, false
 for n = 1, count do
   local expected, base = string.match(ARGV[first + n * 8 - 7], '^(%S+) ?(.*)$')
   local definition = ARGV[first + n * 8 - 6]
   local stored, revision, why = definitions[n], revisions[n] or '0', nil
+  grows = grows or definition ~= '=' and definition ~= ''
   if expected == 'new' then
     same[n] = stored == definition and declared[n] == 0
     why = stored and not same[n] and 'exists'
@@ -60,6 +61,11 @@ for n = 1, count do
   end
 end
 if #refused > 1 then return refused end
+
+-- Pausing and removing work on a full server too: after one write that it takes, it takes the rest.
+if not grows then
+  redis.call('DEL', key(''))
+end
 
 -- Writes are gathered into long commands: thousands are added at once.
 local gathered, lengths = {}, {}
