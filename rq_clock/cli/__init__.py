@@ -23,7 +23,7 @@ SECTIONS = {
         "list": (f"{_HERE}.list:list_", "List schedules with their states and next fire times."),
         "show": (f"{_HERE}.schedules:show", "Show everything about one schedule."),
         "next": (f"{_HERE}.schedules:next_", "Show the next fire times of one or all schedules."),
-        "explain": (f"{_HERE}.schedules:explain", "Explain when a cron expression fires."),
+        "explain": (f"{_HERE}.schedules:explain", "Explain when an expression or interval fires."),
         "check": (f"{_HERE}.check:check", "Validate the declared schedules."),
     },
     "Operations": {

@@ -69,7 +69,7 @@ LIMIT = 1000
 def explain(
     expression: str | None, begin: str | None, count: int, as_json: bool, **entry: Any
 ) -> None:
-    """Explain when a cron expression or an interval fires.
+    """Explain when an expression or interval fires.
 
     It prints the trigger in words and the next fire times, with the effects of clock changes.
     """
