@@ -102,6 +102,7 @@ class Monitor:
         before = now - self._rules.grace
         snapshot = self._executions.snapshot(before, self._attempt, alerts.jobs(), LOOK_LIMIT)
         self._check(alerts, snapshot, tick)
+        alerts.time(tick.time, now)
         if moment >= self._memory_at:
             self._memory_at = moment + MEMORY_SECONDS
             self._check_memory(alerts)

@@ -11,6 +11,7 @@ An alert is one problem, from its beginning to its end:
     no-worker   jobs have waited in a queue for UNSERVED and no living worker serves it; over when
                 one does or none waits
     memory      the server uses FULL of its memory, whose end stops every schedule; over below ROOM
+    time        the server's time is in doubt or went back, or the leader's host is far off
 
 Reported are its edges: it began, it goes on (once a day), it is over. Alerts that have not lasted
 long enough to be reported are stored too, so that a restart counts on. A schedule that is paused,
@@ -34,9 +35,10 @@ from rq_clock.store.memory import FULL, ROOM
 from rq_clock.timing.instants import from_ms, iso, to_ms
 
 LATE, FAILING, STUCK, NO_WORKER = "late", "failing", "stuck", "no-worker"
-MEMORY, SERVER = "memory", "redis"
+MEMORY, TIME, SERVER = "memory", "time", "redis"
 OF_SCHEDULES = (LATE, FAILING, STUCK)
 """Kinds of alerts whose subject is a schedule."""
+_FIELDS = {NO_WORKER: "queue", MEMORY: "server", TIME: "server"}
 BEGAN, GOES_ON, RECOVERED = "began", "goes_on", "recovered"
 UNSERVED = timedelta(seconds=60)
 REMIND = timedelta(hours=24)
@@ -59,13 +61,15 @@ class TickReport:
     """Schedules that stay undecided for a reason of their own, and the reason."""
     lost: tuple[tuple[str, str], ...]
     """Schedules and those of their jobs that were found nowhere."""
+    time: str = ""
+    """What is wrong with the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """`subject` is a schedule, of no-worker a queue, of memory SERVER. `last` is the newest fire
-    time, or end of a run, that counted; `reported` when an edge was reported last, None if none was
-    yet. `detail` is one line about the newest, of stuck the ids of the jobs."""
+    """`subject` is a schedule, of no-worker a queue, of memory and time SERVER. `last` is the
+    newest fire time, or end of a run, that counted; `reported` when an edge was reported last, None
+    if none was yet. `detail` is one line about the newest, of stuck the ids of the jobs."""
 
     kind: str
     subject: str
@@ -126,8 +130,8 @@ class Edge:
             NO_WORKER: f"jobs wait since {since} and no worker serves them",
         }
         still = "still " if self.state == GOES_ON else ""
-        if a.kind == MEMORY:
-            return f"{still}memory: {a.detail}"
+        if a.kind in (MEMORY, TIME):
+            return f"{still}{a.kind}: {a.detail}"
         return f"{still}{a.kind}: {subject}, {texts.get(a.kind, a.detail)}"
 
     @property
@@ -137,7 +141,9 @@ class Edge:
         return {
             "kind": a.kind,
             "state": self.state,
-            {NO_WORKER: "queue", MEMORY: "server"}.get(a.kind, "schedule"): a.subject,
+            {NO_WORKER: "queue", MEMORY: "server", TIME: "server"}.get(
+                a.kind, "schedule"
+            ): a.subject,
             "since": iso(a.since),
             "last": iso(a.last),
             "count": a.count,
@@ -250,6 +256,16 @@ class OpenAlerts:
             if alert:
                 self._report(alert, now)
 
+    def time(self, text: str, now: datetime) -> None:
+        """This is wrong with the time; nothing if it is empty."""
+        alert = self._open.get(f"{TIME}:{SERVER}")
+        if not text:
+            self._end(f"{TIME}:{SERVER}", now)
+        elif not (alert and _is_reported(alert, now)):
+            alert = self._add(TIME, SERVER, now, text)
+            if alert:
+                self._report(alert, now)
+
     def check(self, live: Collection[str], unserved: Collection[str], now: datetime) -> None:
         """End the alerts that are over, and report those that have lasted long enough. `live` are
         those of `jobs` that still wait or run, `unserved` the queues without a worker."""
@@ -320,7 +336,7 @@ class OpenAlerts:
     def _needs_report(self, alert: Alert, now: datetime) -> bool:
         """Return whether it has lasted long enough for a report."""
         if alert.reported:  # the events of these two report that they go on
-            return alert.kind not in (LATE, MEMORY) and not _is_reported(alert, now)
+            return alert.kind not in (LATE, MEMORY, TIME) and not _is_reported(alert, now)
         lasts = {STUCK: self._rules.stuck, NO_WORKER: UNSERVED}.get(alert.kind)
         return lasts is not None and now - alert.since >= lasts
 

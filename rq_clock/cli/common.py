@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from rq_clock.errors import StoreUnavailable
+from rq_clock.store.server_time import ServerTime
 
 if TYPE_CHECKING:
     from rq_clock.model.entry import Entry
@@ -45,7 +47,16 @@ reason_option = click.option("--reason", default="", help="Reason for the audit.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Answer yes.")
 
 
+_time = ServerTime(monotonic, time)
+
+
 def now() -> datetime:
+    """Return the server's time, once a store was opened; before that this machine's."""
+    return _time.now()
+
+
+def host_now() -> datetime:
+    """Return this machine's time."""
     return datetime.now(UTC)
 
 
@@ -63,6 +74,7 @@ def open_store() -> Store:
     settings = Settings.from_env()
     store = Store.from_settings(connect(settings=settings), settings)
     try:
+        _time.measure(store.redis)
         for warning in store.check_server():
             click.echo(f"warning: {warning}", err=True)
     except RedisError as error:

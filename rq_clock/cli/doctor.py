@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import CHECK_FAILED, json_option, now, print_json, progress
+from rq_clock.cli.common import CHECK_FAILED, host_now, json_option, print_json, progress
 from rq_clock.errors import RqClockError, ScheduleError
 from rq_clock.settings import Settings
 
@@ -44,7 +44,7 @@ def doctor(rebuild_index: bool, as_json: bool) -> None:
         redis.ping()  # or the time to connect would look like skew
         store = Store.from_settings(redis, settings)
         rebuilt = _rebuild(store) if rebuild_index else None
-        started = now()
+        started = host_now()
         facts = gather(store, Executions(redis, settings.namespace), owner, code)
     found = findings(facts, started)
     if as_json:

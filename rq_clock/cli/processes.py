@@ -114,6 +114,8 @@ def _show_status(view: ClockView, found: Status) -> None:
                 f"lag (ms)   p50 {leader.lag_p50_ms:g}, p99 {leader.lag_p99_ms:g}, "
                 f"max {leader.lag_max_ms:g}"
             )
+    for fault in found.time_faults:
+        click.echo(f"time       {fault}")
     click.echo(f"schedules  {view.schedules}")
     for name, due in islice(found.late.items(), LISTED):
         seconds = (view.now - due).total_seconds()
@@ -150,8 +152,12 @@ def healthcheck(process: str) -> None:
 
 def _no_clock() -> str:
     from rq_clock.store.lease import Leases
+    from rq_clock.store.server_time import time_faults
 
-    return "" if Leases(open_store()).leader() else NO_CLOCK
+    leader = Leases(open_store()).leader()
+    for fault in time_faults(leader):  # a restart would not help, so it is no failure
+        click.echo(f"warning: {fault}", err=True)
+    return "" if leader else NO_CLOCK
 
 
 def _no_worker() -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from redis.exceptions import RedisError
@@ -37,7 +37,7 @@ from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.lease import Leases
-from rq_clock.store.server_time import DOUBT_SECONDS
+from rq_clock.store.server_time import DOUBT_SECONDS, time_faults
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__, releases
@@ -69,6 +69,8 @@ portions; and the longest time that takes."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 OWNERLESS_SECONDS = 60.0
+ALERT_SKEW = 60.0
+"""Seconds by which this host's clock must be wrong for an alert: nothing depends on it."""
 
 
 @dataclass(slots=True)
@@ -130,6 +132,8 @@ class ClockProcess:
         self._condition = ""
         self._ownerless_since = inf
         """Since when (monotonic) a namespace that was another owner's has none."""
+        self._went_back = -inf, 0.0
+        """When the server's time went back (monotonic), and by how many seconds."""
         self._doubtful = False
         """Whether the server's time is in doubt."""
 
@@ -275,7 +279,7 @@ class ClockProcess:
             first_pass_done = renewals == 0 and seconds > 0
             if first_pass_done or monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
-                report = first_pass_done or renewals % REPORT_EVERY == 0
+                report = first_pass_done or renewals % REPORT_EVERY == 0 or self._doubtful
                 self._renew(lease, self._facts(planner) if proven and report else {})
                 renewals, renewed = renewals + proven, monotonic()
                 self._handle(planner, self._news.read())
@@ -302,6 +306,7 @@ class ClockProcess:
             self._time.measure(self._store.redis)
         if back := self._time.take_step_back():
             log_warning("time.back", seconds=f"{back:.1f}")
+            self._went_back = self._runtime.monotonic(), back
             self._walk()
         if self._time.ahead and not self._doubtful:
             log_warning(
@@ -371,7 +376,11 @@ class ClockProcess:
 
     def _check_alerts(self, planner: Planner, lease: Lease) -> float:
         moment, now = self._runtime.monotonic(), self._runtime.now()
-        pause = self._monitor.look(moment, now, planner.report(), lease)
+        faults = time_faults(self._time.facts(), ALERT_SKEW)
+        if moment < self._went_back[0] + DOUBT_SECONDS:
+            faults.append(f"Redis's time went back by {self._went_back[1]:.0f} s")
+        report = replace(planner.report(), time="; ".join(faults))
+        pause = self._monitor.look(moment, now, report, lease)
         planner.overlaps.lost.clear()
         return pause
 
@@ -401,6 +410,7 @@ class ClockProcess:
         return {
             "proven": 1,
             "tick": to_ms(self._runtime.now()),
+            **self._time.facts(),
             **releases(),
             "release": self._settings.release,
             **planner.log.facts(),

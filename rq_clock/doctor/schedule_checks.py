@@ -32,8 +32,9 @@ _DAY = timedelta(days=1)
 
 def findings(facts: Facts, now: datetime) -> list[Finding]:
     """Return all findings, worst first. `now` is this machine's time, read just before the facts
-    were gathered."""
-    found = [finding for check in _CHECKS for finding in check(facts, now)]
+    were gathered: it is only compared with the server's."""
+    found = [finding for check in server_checks.CHECKS for finding in check(facts, now)]
+    found += [finding for check in _CHECKS for finding in check(facts, facts.time)]
     return sorted(found, key=lambda f: (ERROR, WARNING, INFO).index(f.level))
 
 
@@ -60,13 +61,12 @@ _errors, _warnings, _infos = (partial(_about, level) for level in (ERROR, WARNIN
 
 
 def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
-    definitions = f"rq-clock:{facts.namespace}:definitions"
-    again = "and restart the clock, which adds declared schedules again; add others yourself"
+    repairs = "`rq-clock doctor --rebuild-index`, or restart the clock: both"
     yield from _errors(
         "marker-missing",
         {n: f"{n} (last {iso(t)})" if t else n for n, t in sorted(facts.unmarked.items())},
-        "{} without a marker, and never due again; Redis lost data: {}",
-        f"`redis-cli HDEL {definitions} <schedule>`, {again}",
+        "{} without a marker, and not due until it is restored; Redis lost data: {}",
+        f"{repairs} restore markers from the history",
     )
     behind = [s for s in facts.seen if s.recorded and s.recorded > s.entry.decided]
     since = min((s.entry.decided for s in behind), default=now)
@@ -83,9 +83,8 @@ def _markers(facts: Facts, now: datetime) -> Iterator[Finding]:
         "marker-ahead",
         {s.entry.name: f"{s.entry.name} until {iso(s.entry.decided)}"
          for s in facts.seen if s.entry.decided > now + AHEAD},
-        "{} decided for times to come, as when a machine's clock ran ahead, and not due before: {}",
-        f"set the clocks right; `redis-cli HDEL {definitions} <schedule>`, the same with "
-        f"rq-clock:{facts.namespace}:markers, {again}",
+        "{} decided for times to come, as when a clock ran ahead, and not due before: {}",
+        f"set the clocks right; {repairs} set back what is more than 3 hours ahead, the rest waits",
     )  # fmt: skip
 
 
@@ -241,7 +240,7 @@ def _times(facts: Facts, now: datetime) -> Iterator[Finding]:
     )
 
 
-_CHECKS = (*server_checks.CHECKS, _markers, _index, _trouble, _definitions, _code, _times)
+_CHECKS = (_markers, _index, _trouble, _definitions, _code, _times)
 
 
 def _or_never(t: datetime | None) -> str:

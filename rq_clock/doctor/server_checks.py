@@ -14,13 +14,12 @@ from itertools import islice
 from rq_clock.doctor.facts import Facts, server_version
 from rq_clock.model.view import doc
 from rq_clock.store.memory import FULL, REMEDY, memory_text, memory_used
+from rq_clock.store.server_time import SKEW, time_faults
 from rq_clock.store.store import OLDEST_REDIS, data_fault
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
 
 ERROR, WARNING, INFO = "error", "warning", "info"
-SKEW = timedelta(seconds=1)
-"""Further apart than this, two machines' clocks make runs visibly early or late."""
 REPORT_LIMIT = timedelta(seconds=30)
 """A leader reports its last tick at least every 12 s."""
 BEHIND = 1_000_000
@@ -150,18 +149,17 @@ def _replication(facts: Facts) -> Iterator[Finding]:
 
 
 def _clocks(facts: Facts, now: datetime) -> Iterator[Finding]:
-    skews = [("this machine's clock", now - facts.time)]
-    if "tick" in facts.leader:  # that of a leader which is behind looks like an old one
-        skews.append(("the leader's clock", max(from_ms(facts.leader["tick"]) - facts.time, SKEW)))
-    for whose, skew in skews:
-        if abs(skew) > SKEW:
-            side = "ahead of" if skew > timedelta(0) else "behind"
-            yield warning(
-                "clock-skew",
-                f"{whose} is {abs(skew).total_seconds():.1f} s {side} the server's",
-                "let NTP set the clocks of both; runs are as punctual as the clock of the "
-                "machine on which the leader runs",
-            )
+    faults = time_faults(facts.leader)
+    skew = (now - facts.time).total_seconds()
+    if abs(skew) > SKEW:
+        side = "ahead of" if skew > 0 else "behind"
+        faults.append(f"this machine's clock is {abs(skew):.1f} s {side} Redis's")
+    for fault in faults:
+        yield warning(
+            "clock-skew",
+            fault,
+            "let NTP set the clocks of both; schedules follow that of Redis",
+        )
 
 
 # ---- the leader --------------------------------------------------------------------------------
@@ -207,9 +205,8 @@ def _leadership(facts: Facts, now: datetime) -> Iterator[Finding]:
         silent = facts.time - from_ms(facts.leader["tick"])
         yield warning(
             "leader-silent",
-            f"{instance} leads, and its last tick was {duration_text(silent)} ago, unless its "
-            "clock is that far behind",
-            "read the log of the clock, and compare the clocks of the machines",
+            f"{instance} leads, and its last tick was {duration_text(silent)} ago",
+            "read the log of the clock",
         )
 
 

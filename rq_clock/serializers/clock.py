@@ -32,6 +32,9 @@ class LeaderView(View):
     lag_p99_ms: float | None
     lag_max_ms: float | None
     version: str | None
+    skew_ms: int | None = field(
+        metadata=doc("How far its host's clock is ahead of Redis's; negative: behind.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,7 @@ def _leader(facts: Mapping[str, str]) -> LeaderView:
         lag_p99_ms=_lag(facts, "p99"),
         lag_max_ms=_lag(facts, "max"),
         version=facts.get("version"),
+        skew_ms=int(skew) if (skew := facts.get("skew_ms", "")).lstrip("-").isdecimal() else None,
     )
 
 

@@ -13,12 +13,13 @@ both clocks step alike, and goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from redis import Redis
+if TYPE_CHECKING:
+    from redis import Redis
 
 SAMPLE_SECONDS = 60.0
 """The age at which a sample is dropped, if there is a newer one."""
@@ -28,6 +29,8 @@ STEP = 300.0
 """Seconds that TIME may step ahead without this host's clock."""
 DOUBT_SECONDS = 600.0
 """How long TIME is in doubt at most."""
+SKEW = 1.0
+"""Seconds by which a host's clock may differ without a word."""
 BACK = 1.0
 """Seconds from which a step back is reported: less is noise of the measurement."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,6 +84,10 @@ class ServerTime:
         moment = self._monotonic()
         skew = self._wall() - moment - self._best.offset
         return skew if abs(skew) > self._best.error_at(moment) else 0.0
+
+    def facts(self) -> dict[str, int]:
+        """Return what the leader reports of its time; `time_faults` reads it."""
+        return {"skew_ms": round(self.skew * 1000), "ahead_s": round(self.ahead)}
 
     def take_step_back(self) -> float:
         """Return the seconds that TIME has gone back since this was called last; 0 if it has
@@ -136,6 +143,29 @@ class ServerTime:
             if step < -max(BACK, 2 * new.error):
                 self._back -= step
         self._accepted, self._doubtful_since, self.ahead = (new.offset, host), None, 0.0
+
+
+def time_faults(facts: Mapping[str, str | int], limit: float = SKEW) -> list[str]:
+    """Return what is wrong with the time, by the leader's facts: that TIME is in doubt, and that
+    the leader's host is off by more than `limit` seconds."""
+    skew, ahead = (_number(facts.get(name, 0)) for name in ("skew_ms", "ahead_s"))
+    faults = []
+    if ahead:
+        faults.append(
+            f"Redis's time stepped {ahead} s ahead, and the leader's host does not agree: nothing "
+            f"is decided for at most {DOUBT_SECONDS / 60:.0f} minutes"
+        )
+    if abs(skew) > limit * 1000:
+        side = "ahead of" if skew > 0 else "behind"
+        faults.append(f"the clock of the leader's host is {abs(skew) / 1000:.1f} s {side} Redis's")
+    return faults
+
+
+def _number(fact: str | int) -> int:
+    try:
+        return int(fact)
+    except ValueError:  # whatever others have written
+        return 0
 
 
 def instant(seconds: float) -> datetime:

@@ -23,6 +23,7 @@ from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import verdict
 from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text, texts
+from rq_clock.store.server_time import time_faults
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, from_score, to_ms
 
@@ -61,6 +62,11 @@ class Status:
     workers: int
     revision: str
     """Rises with every change of a schedule."""
+
+    @property
+    def time_faults(self) -> list[str]:
+        """Return what is wrong with the time."""
+        return time_faults(self.leader)
 
     @property
     def troubled(self) -> bool:

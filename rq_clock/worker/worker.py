@@ -58,6 +58,8 @@ from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
 from rq_clock.worker.task import Task
 from rq_clock.worker.work_horse import WorkHorse
 
+SKEW = 60.0
+"""Seconds by which this host's clock may differ from Redis's."""
 BEATS = 5
 """Heartbeats within the time of silence that counts as death."""
 AHEAD = 8
@@ -352,9 +354,19 @@ class Worker(JobWorker):
             self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), every)
         if self._task is None and self._runtime.monotonic() >= self._clean_at:
             self._clean_at = self._runtime.monotonic() + self.maintenance_interval
-            (horse,) = self._fork(self._maintain, 1)
-            self._horses.let_go(horse, MAINTENANCE_SECONDS)
+            if self._is_in_time():
+                (horse,) = self._fork(self._maintain, 1)
+                self._horses.let_go(horse, MAINTENANCE_SECONDS)
             self._look_for_others()
+
+    def _is_in_time(self) -> bool:
+        """Return whether this host's clock, by which RQ's housekeeping judges what has expired, is
+        right: with a wrong one it would fail jobs that run."""
+        skew = self._runtime.time.skew
+        if abs(skew) > SKEW:
+            effect = "RQ's registries are not cleaned by this worker"
+            log_warning("time.skewed", ahead=f"{skew:.0f}s", effect=effect, remedy="use NTP")
+        return abs(skew) <= SKEW
 
     def _maintain(self, _: Channel) -> None:
         """Run RQ's own housekeeping, in a process of its own: it unpickles the meta of jobs."""

@@ -354,3 +354,22 @@ class TestReport:
         ids = [report(edges, "default", NOON).id for edges in reports for _ in range(2)]
         assert ids[::2] == ids[1::2]
         assert len(set(ids)) == 3
+
+
+class TestTime:
+    def test_it_is_reported_once_a_day_and_when_it_is_over(self) -> None:
+        b = board()
+        for minute in (0, 1, 2):
+            b.time("it went back by 90 s", NOON + minute * MINUTE)
+        [edge] = b.drain()[0]
+        assert (edge.state, edge.text) == (BEGAN, "time: it went back by 90 s")
+        assert edge.facts["server"] == "redis"
+        b.time("it went back by 90 s", NOON + 25 * HOUR)
+        assert news(b) == [(GOES_ON, "time:redis")]
+        b.time("", NOON + 26 * HOUR)
+        assert news(b) == [(RECOVERED, "time:redis")]
+
+    def test_without_a_fault_there_is_none(self) -> None:
+        b = board()
+        b.time("", NOON)
+        assert news(b) == []

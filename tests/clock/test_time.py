@@ -56,8 +56,9 @@ class World:
     def start(self, script: str = EVERY_SECOND, url: str = "") -> ClockProcess:
         """Start a worker and a clock."""
         env = {"REDIS_URL": url or self.url} | self.worker.env
-        worker = Process(self.path / "worker.txt", str(ROOT / "worker.py"), env=env)
-        self._stack.enter_context(worker)
+        log = self.path / "worker.txt"
+        self.worker_process = Process(log, str(ROOT / "worker.py"), env=env)
+        self._stack.enter_context(self.worker_process)
         clock = ClockProcess(self.path, url or self.url, script, **self.clock.env)
         return self._stack.enter_context(clock)
 
@@ -89,7 +90,7 @@ class World:
             for entry in entries:
                 attempt = entry.attempt
                 assert attempt
-                assert attempt.state == "ok"
+                assert attempt.state == "ok", attempt
                 assert attempt.started <= attempt.ended
                 assert not steady or attempt.started >= entry.fire_time - timedelta(seconds=2)
             runs += len(fired)
@@ -106,15 +107,18 @@ def stepped(path: Path, *shifts: timedelta) -> str:
             world.clock.set(own)
             world.worker.set(other)
             world.fires()
+        skew = int(world.client.hget("rq-clock:default:lease", "skew_ms"))
+        assert skew / 1000 in [pytest.approx(s.total_seconds(), abs=0.5) for s in shifts]
         assert not clock.events("commit.refused")
         assert not clock.events("time.doubtful")
+        assert world.worker_process.events("time.skewed")
         assert clock.terminate() == 0, clock.text()
         return world.check(steady=True)
 
 
 @beside_others
 def test_wrong_clocks_of_hosts_change_nothing(path: Path) -> str:
-    return stepped(path, YEAR, -DAY, timedelta(milliseconds=5))
+    return stepped(path, timedelta(milliseconds=5), YEAR, -DAY)
 
 
 def redis_steps(path: Path, by: timedelta, then: Callable[[World, ClockProcess], None]) -> str:

@@ -18,7 +18,6 @@ from rq import Queue, Worker
 
 from rq_clock.cli import main
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import plan
 from rq_clock.doctor.facts import Code, Facts, gather
 from rq_clock.doctor.rebuild import rebuild
 from rq_clock.doctor.schedule_checks import findings, healthy
@@ -330,8 +329,10 @@ class TestClocks:
         assert ("behind" if seconds < 0 else "ahead of") in finding.text
 
     def test_a_leader_whose_clock_is_ahead_is_reported(self, ns: Namespace) -> None:
-        ns.renew(tick=to_ms(ns.now + timedelta(seconds=10)))
-        assert "the leader's clock" in ns.found()["clock-skew"].text
+        ns.renew(skew_ms=-9000)
+        assert "the leader's host is 9.0 s behind" in ns.found()["clock-skew"].text
+        ns.renew(skew_ms=0, ahead_s=3600)
+        assert "nothing is decided" in ns.found()["clock-skew"].text
 
     def test_a_leader_that_has_not_ticked_for_long_is_reported(self, ns: Namespace) -> None:
         ns.renew(tick=to_ms(ns.now - timedelta(seconds=90)))
@@ -442,9 +443,7 @@ class TestMarkers:
     def test_the_remedy_for_a_missing_marker_works(self, ns: Namespace) -> None:
         ns.redis.hdel(ns.key("markers"), "early")
         ns.only("marker-missing", "error")
-        ns.redis.hdel(ns.key("definitions"), "early")  # what the remedy says
-        declared = {s.name: s for s in ns.declared()}
-        ns.reconcile(*plan(declared, ns.store.declared(), {}, ns.now).changes)
+        assert sum(count for _, count in rebuild(ns.store)) == 1  # what the remedy says
         assert ns.found() == {}
 
     def test_a_marker_that_went_back_behind_the_ledger_is_reported(self, ns: Namespace) -> None:
@@ -474,6 +473,8 @@ class TestMarkers:
         ns.redis.hset(ns.key("markers"), "early", f"{ahead} {to_ms(ns.now)}")
         finding = ns.found()["marker-ahead"]
         assert (finding.level, finding.schedules) == ("error", ("early",))
+        assert sum(count for _, count in rebuild(ns.store)) == 1  # what the remedy says
+        assert ns.found() == {}
 
 
 class TestIndex:
