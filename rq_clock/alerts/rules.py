@@ -266,14 +266,16 @@ class OpenAlerts:
             if alert:
                 self._report(alert, now)
 
-    def check(self, live: Collection[str], unserved: Collection[str], now: datetime) -> None:
+    def check(self, live: Collection[str], unserved: Collection[str] | None, now: datetime) -> None:
         """End the alerts that are over, and report those that have lasted long enough. `live` are
-        those of `jobs` that still wait or run, `unserved` the queues without a worker."""
-        for queue in sorted(unserved):
+        those of `jobs` that still wait or run, `unserved` the queues without a worker, if these are
+        known."""
+        for queue in sorted(unserved or ()):
             if f"{NO_WORKER}:{queue}" not in self._open:
                 self._add(NO_WORKER, queue, now, "")
         for field, alert in list(self._open.items()):
-            over = alert.kind == NO_WORKER and alert.subject not in unserved
+            over = alert.kind == NO_WORKER and unserved is not None
+            over = over and alert.subject not in (unserved or ())
             if alert.kind == STUCK:
                 over = not any(job in live for job in alert.detail.split())
             if over:

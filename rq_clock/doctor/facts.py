@@ -282,7 +282,8 @@ def _strays(store: Store, known: Collection[str]) -> dict[str, list[str]]:
 
 def _queues(redis: Any, of_schedules: Collection[str]) -> tuple[dict[str, Served], set[str]]:
     """Return the queues that schedules name or that hold jobs, and the living workers."""
-    registered = {text(key).removeprefix("rq:queue:") for key in redis.smembers("rq:queues")}
+    keys = redis.sscan_iter("rq:queues", count=1000)
+    registered = {text(key).removeprefix("rq:queue:") for key in keys}
     jobs: dict[str, int] = {}
     serving: dict[str, set[str]] = {}
     for portion in portions(sorted(registered.union(of_schedules))):

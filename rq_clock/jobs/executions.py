@@ -12,7 +12,7 @@ Workers that serve the same queues must have the same namespace.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import uuid4
@@ -44,6 +44,8 @@ from rq_clock.timing.instants import from_ms, from_score, to_ms
 ABANDONED = 180
 """Seconds of silence after which RQ's own tools call a running job abandoned: far more than the
 reaper takes, and more than a failover of the server lasts."""
+SCANNED, WATCHED = 1000, 2000
+"""Queues looked at in one step of a walk through all: about a millisecond."""
 REAP_MS = 3_000
 REAP = ":reap"
 """The message that announces a scheduled job; no schedule can have this name."""
@@ -88,8 +90,26 @@ class Snapshot:
     schedule."""
     live: set[str]
     """Those of the watched jobs that wait or run."""
-    unserved: set[str]
-    """Queues with waiting jobs and no living worker."""
+    unserved: set[str] | None
+    """Queues with waiting jobs and no living worker; None until all have been looked at."""
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A walk through all queues, of which each step looks at some: what it found."""
+
+    cursor: str = "0"
+    found: set[str] = field(default_factory=set)
+    last: set[str] | None = None
+    """What the whole walk before has found; None in the first one."""
+
+    def go_on(self, cursor: str, found: Iterable[str]) -> set[str] | None:
+        """Add a step. Return what the last whole walk has found."""
+        self.cursor = cursor
+        self.found.update(found)
+        if cursor == "0":
+            self.last, self.found = self.found, set()
+        return self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +140,7 @@ class Executions:
         """Whether RQ's tools had suspended all work at the last `take`."""
         self._runs, self._failed_jobs = runs, failed_jobs
         self._faults = FaultLog()
+        self._scanned, self._watched = _Walk(), _Walk()
         names = ("beat", "close", "scan", "take", "watch")
         self._scripts = {name: load_script(redis, name) for name in names}
 
@@ -208,15 +229,16 @@ class Executions:
         `attempt` (none for "", which finds the newest entry), those of `jobs` that wait or run, and
         the queues without a worker. At most `limit` of each; one command."""
         keys = [self._key("due"), "rq:queues"]
-        answer = self._run("watch", keys, [to_ms(before), attempt, limit, *jobs])
-        overdue, last, ended, live, unserved = answer
+        cursor, walk = self._watched.cursor, WATCHED
+        answer = self._run("watch", keys, [to_ms(before), attempt, limit, cursor, walk, *jobs])
+        overdue, last, ended, live, unserved, cursor = answer
         fires = pairs(overdue).items()
         return Snapshot(
             overdue={text(name): from_score(float(score)) for name, score in fires},
             attempt=text(last),
             ended=[found for each in ended if (found := self._read_ended(*each))],
             live={text(job_id) for job_id in live},
-            unserved={text(name) for name in unserved},
+            unserved=self._watched.go_on(text(cursor), map(text, unserved)),
         )
 
     def _read_ended(
@@ -243,14 +265,18 @@ class Executions:
     # ---- the dead -----------------------------------------------------------------------------
 
     def scan(self, now: datetime, limit: int = 100) -> tuple[list[Slot], datetime | None, int]:
-        """Queue the jobs that RQ has scheduled for now or before. Return every worker's slot, when
-        the next scheduled job is due, and how many jobs were queued."""
+        """Queue the jobs that RQ has scheduled for now or before, in the next queues. Return
+        every worker's slot, when to scan again and how many jobs were queued."""
         keys, args = [self._key("workers"), "rq:queues"], [now.timestamp(), utcformat(now), limit]
-        flat, soonest, *moved = self._run("scan", keys, args)
+        answer = self._run("scan", keys, [*args, self._scanned.cursor, SCANNED])
+        flat, soonest, cursor, *moved = answer
         slots = [Slot(text(name), text(value)) for name, value in pairs(flat).items()]
         for job_id in moved:
             log_event("job.promoted", job=text(job_id))
-        due = from_score(float(soonest) * 1000) if soonest else None
+        soon = self._scanned.go_on(text(cursor), [text(soonest)] if soonest else [])
+        if self._scanned.cursor != "0":
+            return slots, now, len(moved)  # there are more queues
+        due = from_score(min(map(float, soon)) * 1000) if soon else None
         return slots, due, len(moved)
 
     def execution_of(self, slot: Slot) -> Execution | None:

@@ -36,9 +36,10 @@ def memory_used(info: Mapping[str, Any]) -> float | None:
 
 
 def failed_jobs(redis: Redis) -> dict[str, int]:
-    """Return how many failed jobs RQ keeps of each queue that has some. Two round trips."""
+    """Return how many failed jobs RQ keeps of each queue that has some."""
     client: Any = redis
-    queues = sorted(text(key).removeprefix("rq:queue:") for key in client.smembers("rq:queues"))
+    keys = client.sscan_iter("rq:queues", count=1000)
+    queues = sorted({text(key).removeprefix("rq:queue:") for key in keys})
     pipe = client.pipeline(transaction=False)
     for queue in queues:
         pipe.zcard(f"rq:failed:{queue}")

@@ -13,7 +13,7 @@ from rq import Retry
 from rq.job import Job
 
 from rq_clock.jobs import outcomes
-from rq_clock.jobs.executions import Evicted, Executions
+from rq_clock.jobs.executions import SCANNED, Evicted, Executions
 from rq_clock.jobs.outcomes import Execution
 from rq_clock.jobs.reaper import SILENCE, Reaper
 from tests.helpers import Events
@@ -323,6 +323,23 @@ class TestScheduled:
         assert (due, moved) == (NOON + timedelta(seconds=90), 1)
         assert crew.queue.job_ids == [early.id]
         assert (early.get_status(), late.get_status()) == ("queued", "scheduled")
+
+    def test_queues_of_any_number_are_looked_at_in_steps(self, crew: Crew) -> None:
+        """One script that looked at 50,000 would hold up everybody for a second."""
+        crew.redis.sadd("rq:queues", *(f"rq:queue:{n}" for n in range(3 * SCANNED)))
+        early = crew.queue.enqueue_at(NOON - timedelta(seconds=1), jobs.add, 1, 2)
+        crew.queue.enqueue_at(NOON + timedelta(seconds=90), jobs.add, 1, 2)
+        crew.redis.rpush("rq:queue:7", "nobody takes it")
+        steps = [crew.executions.scan(NOON) for _ in range(3)]
+        while steps[-1][1] == NOON:
+            steps.append(crew.executions.scan(NOON))
+            assert len(steps) < 6
+        assert steps[-1][1] == NOON + timedelta(seconds=90)
+        assert sum(moved for _, _, moved in steps) == 1
+        assert early.get_status() == "queued"
+        found = [crew.executions.snapshot(NOON, "", [], 10).unserved for _ in range(4)]
+        assert found[0] is None
+        assert found[-1] == {"7", "default"}
 
     def test_a_stock_scheduler_is_left_alone(self, crew: Crew) -> None:
         crew.queue.enqueue_at(NOON - timedelta(seconds=1), jobs.add, 1, 2)

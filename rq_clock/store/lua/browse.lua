@@ -18,7 +18,8 @@ local cap, longest, CHUNK = tonumber(ARGV[6]), tonumber(ARGV[8]), 50
 local names = {only}
 if only == '' then
   names = {}
-  for _, key in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local _, queues = some_members(KEYS[1], '0', ARGV[7])
+  for _, key in ipairs(queues) do
     names[#names + 1] = string.sub(key, #'rq:queue:' + 1)
   end
   table.sort(names)

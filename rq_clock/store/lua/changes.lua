@@ -36,8 +36,16 @@ end
 table.sort(workers)
 seen[#seen + 1] = workers
 
-local queues = redis.pcall('SMEMBERS', 'rq:queues')
-if not queues.err then
+see('SCARD', 'rq:queues')
+local queues, cursor = {}, '0'
+repeat
+  local page = redis.pcall('SSCAN', 'rq:queues', cursor, 'COUNT', QUEUES)
+  cursor = page[1] or '0'
+  for _, queue in ipairs(page[2] or {}) do
+    queues[#queues + 1] = queue
+  end
+until cursor == '0' or #queues >= QUEUES
+if #queues > 0 then
   table.sort(queues)
   for i = 1, math.min(#queues, QUEUES) do
     local name = string.gsub(queues[i], '^rq:queue:', '', 1)

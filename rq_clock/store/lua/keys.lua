@@ -34,6 +34,20 @@ local function read(...)
   return type(found) == 'table' and found.err and {} or found
 end
 
+-- Read a part of a set of any size: from `cursor` on at least `count` members, if there are so many.
+-- Returns where to go on, "0" at the end, and the members.
+local function some_members(set, cursor, count)
+  local found = {}
+  repeat
+    local page = read('SSCAN', set, cursor, 'COUNT', count)
+    cursor = page[1] or '0'
+    for _, member in ipairs(page[2] or {}) do
+      found[#found + 1] = member
+    end
+  until cursor == '0' or #found >= tonumber(count)
+  return cursor, found
+end
+
 -- Run a command that may fail. Returns its error.
 local function attempt(...)
   local reply = redis.pcall(...)

@@ -26,7 +26,8 @@ end
 for i = 3, #ARGV do
   add(ARGV[i])
 end
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+local _, registered = some_members(KEYS[1], '0', ARGV[1])
+for _, key in ipairs(registered) do
   add(string.sub(key, #'rq:queue:' + 1))
 end
 table.sort(names)

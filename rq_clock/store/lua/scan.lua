@@ -4,15 +4,19 @@
 --
 -- KEYS  1 workers   2 rq:queues
 -- ARGV  1 now, epoch seconds   2 now, as RQ writes it   3 limit of jobs to move at once
--- Returns {workers, the next instant at which a job is due, epoch seconds, or "", job id…}
+--       4 where to go on in the queues, "0" for their start   5 queues to look at
+-- Returns {workers, the next instant at which a job of these queues is due, epoch seconds, or "",
+--         where to go on, "0" at the end, job id…}
 -- A queue that a stock RQ scheduler has locked is left to it. A key of another type is one queue's or
 -- group's problem, or the workers': there is nothing to read in it.
 
 local left, soonest, moved = tonumber(ARGV[3]), nil, {}
-for _, queue in ipairs(read('SMEMBERS', KEYS[2])) do
+local cursor, queues = some_members(KEYS[2], ARGV[4], ARGV[5])
+for _, queue in ipairs(queues) do
   local name = string.sub(queue, #'rq:queue:' + 1)
   local registry = 'rq:scheduled:' .. name
-  if redis.call('EXISTS', 'rq:scheduler-lock:' .. name) == 0 and not queue_fault(queue) then
+  local waits = #read('ZRANGE', registry, 0, 0) > 0
+  if waits and redis.call('EXISTS', 'rq:scheduler-lock:' .. name) == 0 and not queue_fault(queue) then
     local due = read('ZRANGEBYSCORE', registry, '-inf', ARGV[1], 'LIMIT', 0, left)
     for _, id in ipairs(due) do
       local job = 'rq:job:' .. id
@@ -36,4 +40,5 @@ end
 for _, group in ipairs(read('SRANDMEMBER', key('groups'), ARGV[3])) do
   pass_turn(group)
 end
-return {read('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', unpack(moved)}
+return {read('HGETALL', KEYS[1]), soonest and tostring(soonest) or '', cursor,
+  unpack(moved)}

@@ -4,14 +4,15 @@
 --
 -- KEYS  1 due   2 rq:queues
 -- ARGV  1 fire times before this (ms) are overdue   2 the attempt that was seen last, or "" for the
---       newest there is   3 limit of each kind   … ids of jobs
--- Returns {overdue, attempt, ended, live, unserved}
+--       newest there is   3 limit of each kind   4 where to go on in the queues, "0" for their
+--       start   5 queues to look at   … ids of jobs
+-- Returns {overdue, attempt, ended, live, unserved, where to go on in the queues, "0" at the end}
 --         overdue    schedule, fire time (ms), …: the longest overdue first
 --         attempt    the one to go on from next time
 --         ended      {id, fields, revision of the schedule} of each attempt since, oldest first; only
 --                    of schedules that still exist
 --         live       those of the jobs that wait or run
---         unserved   queues with waiting jobs and no living worker
+--         unserved   those of the queues with waiting jobs and no living worker
 -- Nothing is written.
 
 local limit = tonumber(ARGV[3])
@@ -37,7 +38,7 @@ else
 end
 
 local live = {}
-for i = 4, #ARGV do
+for i = 6, #ARGV do
   live[#live + 1] = is_live(ARGV[i]) and ARGV[i] or nil
 end
 
@@ -49,11 +50,12 @@ local function served(name)
 end
 
 local unserved = {}
-for _, queue in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+local cursor, queues = some_members(KEYS[2], ARGV[4], ARGV[5])
+for _, queue in ipairs(queues) do
   local name = string.sub(queue, #'rq:queue:' + 1)
   local length = redis.pcall('LLEN', queue)
   if type(length) == 'number' and length > 0 and not served(name) then
     unserved[#unserved + 1] = name
   end
 end
-return {overdue, seen, ended, live, unserved}
+return {overdue, seen, ended, live, unserved, cursor}
