@@ -145,13 +145,16 @@ class Entry:
     def read(cls, name: str, state: str, **rest: Any) -> Entry:
         """Return a schedule's entry from its value in `markers`; `rest` are the other fields."""
         marker, since, *jobs = state.split(" ")
-        return cls(
+        found = cls(
             name=name,
             marker=None if marker == "-" else from_ms(marker),
             known_since=from_ms(since),
             last_job=jobs[-1] if jobs else "",
             **rest,
         )
+        if found.base != f"{marker} {since}":  # no commit would ever fit
+            raise ValueError(f"expected whole numbers, got {marker[:40]!r} and {since[:40]!r}")
+        return found
 
     @classmethod
     def unreadable(cls, name: str, fault: str, **rest: Any) -> Entry:

@@ -20,9 +20,11 @@ below it.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate, islice
@@ -44,6 +46,7 @@ ENQUEUED, SKIPPED = "enqueued", "skipped"
 PORTION = 250
 """Counts written at once: less than a millisecond of the server's time."""
 _MS, _US = 1000, 1_000_000
+_COUNT = re.compile(rb"-?[0-9]{1,19}")
 
 
 def _labels(bounds: Bounds) -> tuple[str, ...]:
@@ -166,7 +169,9 @@ class CounterSnapshot:
         took: Counter[str] = Counter()
         counted: dict[str, dict[str, int]] = {}
         for field, number in raw.items():
-            kind, _, rest = field.decode().partition(" ")
+            kind, _, rest = field.decode(errors="replace").partition(" ")
+            if not _COUNT.fullmatch(number):  # others may have written it
+                continue
             if kind == "run":
                 state, _, le = rest.partition(" ")
                 runs[state] += int(number)
@@ -179,11 +184,11 @@ class CounterSnapshot:
             found = took if kind == "run" else counted.get(kind, {})
             return _histogram(found, bounds, counted.get(total, {}).get("", 0) / unit)
 
-        fires = (words.partition(" ") for words in counted.get("fire", {}))
+        fires = {tuple(words.split(" ", 1)): n for words, n in counted.get("fire", {}).items()}
         return cls(
             runs=runs,
             again=counted.get("again", {}),
-            fires={(r, why): counted["fire"][f"{r} {why}"] for r, _, why in fires},
+            fires={(key[0], key[1]): n for key, n in fires.items() if len(key) == 2},
             leaders=counted.get("leader", {}),
             took=histogram("run", "took", TOOK),
             waited=histogram("wait", "waited", WAITED),
@@ -196,5 +201,6 @@ def _histogram(found: Mapping[str, int], bounds: Bounds, seconds: float) -> Hist
     """Return a histogram; buckets of another release count in the next larger one of this."""
     buckets = [0] * (len(bounds) + 1)
     for le, number in found.items():
-        buckets[bisect_left(bounds, float(le))] += number
+        with suppress(ValueError):  # no bucket: others may have written it
+            buckets[bisect_left(bounds, float(le))] += number
     return Histogram(tuple(accumulate(buckets)), seconds)

@@ -9,6 +9,7 @@ kind are examined; beyond, the counts are upper bounds.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from rq_clock.store.server_time import time_faults
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, from_score, to_ms
 
+_NUMBER = re.compile(r"[0-9]{1,15}")
 TROUBLED = 1000
 """Late and failing schedules, each, that are examined one by one."""
 
@@ -93,9 +95,10 @@ class LastRun:
     def read(cls, stored: str | bytes | None) -> LastRun | None:
         """Return a value of `outcomes` (see jobs/executions.py); None for what cannot be read."""
         words = text(stored or "").split(" ")
-        if len(words) != 7:
+        numbers = words[3:]
+        if len(words) != 7 or not all(w == "-" or _NUMBER.fullmatch(w) for w in numbers):
             return None
-        *_, ended, succeeded, failed, failures = (None if w == "-" else int(w) for w in words[3:])
+        ended, succeeded, failed, failures = (None if w == "-" else int(w) for w in numbers)
         return cls(ended or 0, succeeded, failed, failures or 0)
 
 

@@ -376,7 +376,7 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
         if definition is None:
             continue
         common: dict[str, Any] = {
-            "revision": text(revision or "0"),
+            "revision": _number(revision),
             "declared": bool(from_code),
             "next_fire": None if score is None else from_score(score),
         }
@@ -389,6 +389,8 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
         except Exception as error:  # others may have written anything
             fault = str(error)
         try:
+            if revision is not None and text(revision) != common["revision"]:
+                raise ValueError(f"expected a number as its revision, got {revision!r}")
             found[name] = Entry.read(
                 name,
                 text(state),
@@ -399,9 +401,15 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
                 **common,
             )
         except Exception as error:
-            fault = fault or f"{name}: its marker, pause or skip cannot be read: {error}"
+            fault = fault or f"{name}: its marker, revision, pause or skip cannot be read: {error}"
             found[name] = Entry.unreadable(name, fault, **common)
-    return found, text(revisions[-1] or "0")
+    return found, _number(revisions[-1])
+
+
+def _number(revision: bytes | None) -> str:
+    """Return a revision as the scripts compare it: what others have written there is none."""
+    found = text(revision or "0")
+    return found if found.isascii() and found.isdecimal() else "0"
 
 
 def _is_pause(stored: bytes) -> bool:

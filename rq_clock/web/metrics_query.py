@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 
 from rq_clock.errors import ScheduleError
 from rq_clock.jobs.records import COUNTED, KINDS
@@ -260,5 +261,8 @@ def _name(queue: str) -> str:
 
 
 def _seconds(ms: bytes | float | None) -> float | None:
-    """Return stored epoch milliseconds in seconds; None for "-"."""
-    return None if ms is None or ms == b"-" else float(ms) / 1000
+    """Return stored epoch milliseconds in seconds; None for "-", and for what cannot be read."""
+    with suppress(ValueError):
+        found = float(ms if ms is not None else "-") / 1000
+        return found if isfinite(found) else None
+    return None

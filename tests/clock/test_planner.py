@@ -338,6 +338,9 @@ class TestOneBadScheduleStopsNothingElse:
             ("definitions", '{"every":1000,"func":"a.b","args":["\\ud800"]}'),
             ("definitions", '{"every":1000,"func":"a.b","kwargs":{"n":' + "9" * 5000 + "}}"),
             ("markers", "soon"),
+            ("markers", "007 0"),
+            ("revisions", b"\xff"),
+            ("revisions", ""),
             ("markers", b"\xff 0"),
             ("markers", "9" * 30 + " 0"),
             ("markers", f"- {to_ms(datetime.min.replace(tzinfo=UTC))}"),
@@ -393,9 +396,12 @@ class TestOneBadScheduleStopsNothingElse:
         wall.run(MIDNIGHT + 5 * SECOND)
         assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 5)
 
-    def test_a_pause_of_all_that_cannot_be_read_holds_up_nothing(self, wall: Wall) -> None:
+    @pytest.mark.parametrize(("key", "value"), [("pauses", "{"), ("revisions", b"\xff")])
+    def test_a_pause_of_all_that_cannot_be_read_holds_up_nothing(
+        self, wall: Wall, key: str, value: str | bytes
+    ) -> None:
         wall.declare(schedule(every(seconds=1), "good"))
-        wall.redis.hset(wall.store.key("pauses"), "*", "{")
+        wall.redis.hset(wall.store.key(key), "*", value)
         wall.run(MIDNIGHT + 5 * SECOND)
         assert wall.enqueued("good") == each(MIDNIGHT, SECOND, 5)
 

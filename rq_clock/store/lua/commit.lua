@@ -95,7 +95,7 @@ end
 local states = call('HMGET', KEYS[2], unpack(names))
 names[#names + 1] = '*'
 local revisions = call('HMGET', key('revisions'), unpack(names))
-if (revisions[#names] or '0') ~= argv[3] then return {'changed'} end
+if number_of(revisions[#names]) ~= argv[3] then return {'changed'} end
 for i, name in ipairs({KEYS[2], KEYS[3]}) do
   local kind = call('TYPE', name).ok
   if kind ~= 'none' and kind ~= (i == 1 and 'hash' or 'zset') then

@@ -41,7 +41,7 @@ local refused, same, grows = {'refused'}, {}, false
 for n = 1, count do
   local expected, base = string.match(ARGV[first + n * 8 - 7], '^(%S+) ?(.*)$')
   local definition = ARGV[first + n * 8 - 6]
-  local stored, revision, why = definitions[n], revisions[n] or '0', nil
+  local stored, revision, why = definitions[n], number_of(revisions[n]), nil
   grows = grows or definition ~= '=' and definition ~= ''
   if expected == 'new' then
     same[n] = stored == definition and declared[n] == 0

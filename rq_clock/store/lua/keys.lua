@@ -28,6 +28,11 @@ local function take_command()
   return unpack(ARGV, first, position - 1)
 end
 
+-- Return a revision as clients read it: what others have written there is none.
+local function number_of(revision)
+  return revision and string.match(revision, '^%d+$') or '0'
+end
+
 -- Run a command about a key of others. Returns an empty table when the key is of another type.
 local function read(...)
   local found = redis.pcall(...)
