@@ -16,12 +16,13 @@ import sys
 import time
 from importlib.metadata import version
 
-from bench import jobs, measures
+from bench import jobs, loads, measures
 from bench.clocks import CLOCKS
-from bench.lab import Lab, Row
+from bench.lab import SLOW_US, Lab, Row
 from bench.workers import WORKERS
 
-TABLES = ((CLOCKS, measures.MEASURES), (WORKERS, jobs.MEASURES))
+CLOCK_MEASURES = measures.MEASURES | {m.__name__: m for m in (loads.catch_up, loads.deploy)}
+TABLES = ((CLOCKS, CLOCK_MEASURES), (WORKERS, jobs.MEASURES))
 MEASURES = [name for _, group in TABLES for name in group]
 
 
@@ -46,6 +47,7 @@ def main() -> None:
         if rows:
             print(table(columns, rows), end="\n\n", flush=True)
     print(machine(lab))
+    print(scripts(lab))
 
 
 def table(columns: tuple[str, ...], rows: list[Row]) -> str:
@@ -80,7 +82,9 @@ def _times(ratio: float | None) -> str:
 def _aim(row: Row, pair: bool) -> str:
     aims = []
     if row.aim is not None:
-        aims.append(f"<= {row.aim:g} {row.unit}".rstrip())
+        aims.append(f"<= {row.aim:.3g} {row.unit}".rstrip())
+    if row.least is not None:
+        aims.append(f">= {row.least:g} {row.unit}".rstrip())
     for other, times in row.beside.items():
         if pair:
             aims.append(f"{times:g} x")
@@ -89,6 +93,13 @@ def _aim(row: Row, pair: bool) -> str:
             found = "missing" if ratio is None else f"{ratio:.2f} x"
             aims.append(f"{'>=' if row.more else '<='} {other} ({found})")
     return ", ".join(aims) + ("" if row.met else "  MISSED")
+
+
+def scripts(lab: Lab) -> str:
+    """The longest script runs on all servers."""
+    longest = sorted(lab.longest.items(), key=lambda item: -item[1])[:5]
+    shown = ", ".join(f"{name} {ms:.1f} ms" for name, ms in longest) or f"none over {SLOW_US} µs"
+    return f"scripts by the servers' own measure: p99.9 {lab.p999:.1f} ms; longest: {shown}"
 
 
 def machine(lab: Lab) -> str:

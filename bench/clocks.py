@@ -13,12 +13,13 @@ import argparse
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import bench
 
 OURS, THEIRS = CLOCKS = ("rq-clock", "rq cron")
 QUEUE = "bench"
-CANARY = "canary"
+CANARY, BEHIND = "canary", "behind"
 _EXPRESSIONS = (  # with minute and hour filled in: 250 different ones, all of kinds that people use
     "{m} {h} * * *",
     "{m} {h} * * mon-fri",
@@ -29,6 +30,12 @@ _EXPRESSIONS = (  # with minute and hour filled in: 250 different ones, all of k
 
 
 def main() -> None:
+    work = options()
+    (rq_clock if work.clock == OURS else rq_cron)(work)
+
+
+def options(*words: str) -> argparse.Namespace:
+    """Read the work from these words, or else from the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("clock", choices=CLOCKS)
     parser.add_argument("--each-second", type=int, default=0, help="schedules due each second")
@@ -36,26 +43,39 @@ def main() -> None:
     parser.add_argument("--base", type=float, default=0, help="now, the same for each start")
     parser.add_argument("--herd", type=int, default=0, help="schedules due once, at --at")
     parser.add_argument("--at", type=float, default=0)
+    parser.add_argument("--behind", type=int, default=0, help="schedules that catch up, ours only")
+    parser.add_argument("--timeout", type=int, help="of the idle ones, ours only")
     parser.add_argument("--canary", type=int, default=0, help="schedules due right away")
-    work = parser.parse_args()
-    (rq_clock if work.clock == OURS else rq_cron)(work)
+    return parser.parse_args(words or None)
 
 
 def rq_clock(work: argparse.Namespace) -> None:
-    from rq_clock import Clock, cron, every, once
+    from rq_clock import Clock
 
-    clock, target = Clock(), "bench.task"
+    clock = Clock()
+    for schedule in schedules(work):
+        clock.add(*schedule[:3], **schedule[3])
+    clock.run()
+
+
+def schedules(work: argparse.Namespace) -> Iterator[tuple[str, Any, str, dict[str, Any]]]:
+    """Name, trigger, target and options of each that `rq_clock` declares."""
+    from rq_clock import cron, every, once
+
+    target, often = "bench.task", {"queue": QUEUE, "overlap": "allow"}
     for i in range(work.each_second):
-        clock.add(f"second-{i}", every(seconds=1), target, queue=QUEUE, overlap="allow")
+        yield f"second-{i}", every(seconds=1), target, often
+    for i in range(work.behind):
+        limit = {"queue": BEHIND, "catch_up": "all", "catch_up_limit": 1_000_000}
+        yield f"behind-{i}", every(seconds=1), target, limit
     for i, (expression, at) in enumerate(idle(work)):
         trigger = every(days=1, anchor=at) if i % 2 else cron(expression)
-        clock.add(f"idle-{i}", trigger, target, queue=QUEUE)
+        yield f"idle-{i}", trigger, target, {"queue": QUEUE, "timeout": work.timeout}
     at = datetime.fromtimestamp(work.at, UTC)
     for i in range(work.herd):
-        clock.add(f"herd-{i}", once(at), target, queue=QUEUE)
+        yield f"herd-{i}", once(at), target, {"queue": QUEUE}
     for i in range(work.canary):
-        clock.add(f"canary-{i}", every(milliseconds=10), target, queue=CANARY, overlap="allow")
-    clock.run()
+        yield f"canary-{i}", every(milliseconds=10), target, often | {"queue": CANARY}
 
 
 def rq_cron(work: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ SPARE = 1.5
 """How many times longer a crowd is given than it took others to be packed."""
 SCAN_MS = 10_000
 """How often the due index is read on. Changes in between are announced."""
+COMING_LIMIT = 20_000
+"""Schedules that are found and not taken, beyond which the index is not read on."""
 RESCAN_MS = 60_000
 """How often it is read from the start."""
 
@@ -50,6 +52,7 @@ class Upcoming:
     def look_again(self) -> None:
         """Read the index from its start."""
         self.read_at = self._rescan_at = 0
+        self._pages = None
 
     def look_later(self, now_ms: int) -> None:
         """Do not read the index now: only what is expected matters."""
@@ -63,15 +66,9 @@ class Upcoming:
         """Read one page of the index, if it is time to. Return whether there are more."""
         if now_ms >= self.read_at:
             self.read_at = now_ms + SCAN_MS
-            far = self._store.count_due(from_ms(now_ms + FAR_MS))
-            self._reach = int(min(max(AHEAD_MS, far * self.job_ms * SPARE), FAR_MS))
-            until, after = self.horizon(now_ms), self.found_until
-            if now_ms >= self._rescan_at:
-                self._rescan_at, after = now_ms + RESCAN_MS, 0
-            # What is decided from now on is expected up to there by its own decision.
-            self.found_until = until
-            self._pages = self._store.due(from_ms(after) if after else None, from_ms(until))
-        if self._pages is None:
+            if self._pages is None:
+                self._start(now_ms)
+        if self._pages is None or len(self._heap) >= COMING_LIMIT:
             return False
         page = list(islice(self._pages, PAGE))
         for name, when in page:
@@ -79,6 +76,18 @@ class Upcoming:
         if len(page) < PAGE:
             self._pages = None
         return self._pages is not None
+
+    def _start(self, now_ms: int) -> None:
+        """Begin to read the index, up to the horizon."""
+        far = self._store.count_due(from_ms(now_ms + FAR_MS))
+        self._reach = int(min(max(AHEAD_MS, far * self.job_ms * SPARE), FAR_MS))
+        after = self.found_until
+        if now_ms >= self._rescan_at:
+            self._rescan_at, after = now_ms + RESCAN_MS, 0
+        # What is decided from now on is expected up to there by its own decision.
+        self.found_until = self.horizon(now_ms)
+        until = from_ms(self.found_until)
+        self._pages = self._store.due(from_ms(after) if after else None, until)
 
     def find(self, names: list[str], now_ms: int) -> None:
         """Look up when these schedules are due. The cost follows their number, so that thousands of

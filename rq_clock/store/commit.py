@@ -36,7 +36,7 @@ EARLY_MS = 2000
 """How far ahead of the server's time a fire time may be committed."""
 LARGE = 1 << 20
 """Bytes of jobs in one message; it takes no more then."""
-PLANNED_BYTES = 600
+PLANNED_BYTES = 750
 """Memory of a decision beside its part of the message."""
 WINDOW = 4
 """Messages on their way at once: enough that the server never waits for the next."""
