@@ -101,15 +101,6 @@ class Schedule:
         unstored = ("name", "renamed_from")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unstored}
 
-    def named(self, name: str, trigger: Trigger) -> Schedule:
-        """Return a schedule with the same target and options, which are not checked again."""
-        copy = object.__new__(Schedule)
-        for option in _FIELDS:
-            object.__setattr__(copy, option, getattr(self, option))
-        object.__setattr__(copy, "name", name)
-        object.__setattr__(copy, "trigger", trigger)
-        return copy
-
     def call(self) -> dict[str, Any]:
         """Return the arguments of RQ's `create_job`: function, args, kwargs, timeout, and for a
         command or webhook a description without secrets."""
@@ -119,12 +110,16 @@ class Schedule:
         return {"func": self.target, "args": self.args, "kwargs": kwargs, "timeout": self.timeout}
 
 
-_FIELDS = tuple(f.name for f in fields(Schedule))
 _SHORT, _ALIKE_LIMIT = 2000, 1000
 """Characters of a definition whose target and options are kept, and how many are."""
-_alike: dict[str, Schedule] = {}
-"""Target and options as read from a definition → a schedule that has them: many differ only in
-name and trigger, and checking takes most of the time of reading."""
+_PUT: dict[str, Callable[..., None]] = {
+    f.name: getattr(Schedule, f.name).__set__ for f in fields(Schedule)
+}
+"""Field → what sets it in a new schedule, past the checks."""
+_PUT_NAME, _PUT_TRIGGER = _PUT.pop("name"), _PUT.pop("trigger")
+_alike: dict[str, list[tuple[Callable[..., None], Any]]] = {}
+"""Target and options as read from a definition → the values of a schedule that has them: many
+differ only in name and trigger, and checking takes most of the time of reading."""
 _DEFAULTS = {
     f.name: {} if f.default is MISSING else f.default
     for f in fields(Schedule)
@@ -172,7 +167,7 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
         trigger = from_spec({key: document.pop(key) for key in _SPEC_KEYS & document.keys()})
         rest = repr(document) if len(text) <= _SHORT else ""
         if (alike := _alike.get(rest)) is not None and NAME.match(name):
-            return alike.named(name, trigger)
+            return _unchecked(name, trigger, alike)
         [kind] = _TARGET_KEYS & document.keys()
         target = targets.from_spec(kind, document.pop(kind))
         options = {STORED.get(key, key): value for key, value in document.items()}
@@ -183,7 +178,19 @@ def from_definition(name: str, text: str | bytes) -> Schedule:
     if rest:
         if len(_alike) >= _ALIKE_LIMIT:
             _alike.clear()
-        _alike[rest] = schedule
+        _alike[rest] = [(put, getattr(schedule, option)) for option, put in _PUT.items()]
+    return schedule
+
+
+def _unchecked(
+    name: str, trigger: Trigger, rest: list[tuple[Callable[..., None], Any]]
+) -> Schedule:
+    """Return a schedule of parts that have been checked."""
+    schedule = object.__new__(Schedule)
+    for put, value in rest:
+        put(schedule, value)
+    _PUT_NAME(schedule, name)
+    _PUT_TRIGGER(schedule, trigger)
     return schedule
 
 

@@ -49,7 +49,7 @@ class JobTemplate:
     """Which words are a job's own besides."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PackedJob:
     """A job's id, its code in the ledger, and its words in the places of its template."""
 

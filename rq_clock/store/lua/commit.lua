@@ -40,7 +40,7 @@ if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return {'lost'}
 end
 
-local argv, call = ARGV, redis.call
+local argv, call, pcall = ARGV, redis.call, redis.pcall
 local cap, clock = ledger_cap(argv[2]), call('TIME')
 local now, at = clock[1] * 1000 + math.floor(clock[2] / 1000), 5
 if now < tonumber(argv[4]) then return {'early'} end
@@ -127,15 +127,16 @@ local function write_jobs(entry)
   for _, j in ipairs(entry.jobs) do
     local template, first = templates[words[places[j] + 3]], 1
     local common, mine = template.words, template.places
-    for _, place in ipairs(template.keys) do
-      common[place] = keys[j]
+    for k = 1, #template.keys do
+      common[template.keys[k]] = keys[j]
     end
     for p = 1, #mine do
       common[mine[p]] = argv[owns[j] + p - 1]
     end
-    for _, last in ipairs(template.ends) do
-      local fault = attempt(unpack(common, first, last))
-      if fault then return fault end
+    for c = 1, #template.ends do
+      local last = template.ends[c]
+      local reply = pcall(unpack(common, first, last))
+      if type(reply) == 'table' and reply.err then return reply.err end
       first = last + 1
     end
   end
@@ -193,7 +194,7 @@ local function write_ledger(entry)
     appended[#appended + 1] = line_of(j)
   end
   if #appended > 0 then
-    local length = redis.pcall('RPUSH', entry.ledger, unpack(appended))
+    local length = pcall('RPUSH', entry.ledger, unpack(appended))
     if type(length) == 'table' then return length.err end
     entry.appended, entry.length = #appended, length
   end
@@ -260,9 +261,9 @@ for i, name in ipairs(names) do
       answer = 'error ' .. fault
     else
       seen[name], entry.state, written[#written + 1] = true, before, entry
+      local queued = pushed[queue] or {}
       for _, j in ipairs(entry.jobs) do
-        pushed[queue] = pushed[queue] or {}
-        pushed[queue][#pushed[queue] + 1], entry.state = ids[j], ids[j]
+        queued[#queued + 1], entry.state, pushed[queue] = ids[j], ids[j], queued
       end
     end
   end
