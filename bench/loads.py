@@ -80,12 +80,13 @@ def _declared_before(redis: Redis, ago: timedelta, *work: str) -> Store:
     settings = Settings.from_env({})
     store, then = Store(redis, settings.namespace), datetime.now(UTC) - ago
     leases = Leases(store)
-    lease = leases.acquire("bench", (settings.owner, ""), "starting", then)
-    assert isinstance(lease, Lease), "nobody else leads here"
     rows = schedules(options(OURS, *work))
     declared = {name: declare(name, t, target, o) for name, t, target, o in rows}
-    for _ in store.reconcile(lease, 0, then, plan(declared, {}, {}, then).changes):
-        pass
+    changes = plan(declared, {}, {}, then).changes
+    lease = leases.acquire("bench", (settings.owner, ""), "starting", then)
+    assert isinstance(lease, Lease), "nobody else leads here"
+    for _ in store.reconcile(lease, 0, then, changes):
+        leases.renew(lease)
     leases.release(lease)
     return store
 
