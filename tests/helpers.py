@@ -131,7 +131,10 @@ def definition(schedules: Schedules, name: str = "x") -> Schedule:
     return entry.schedule
 
 
-def pause(store: Store, name: str, now: datetime, until: datetime | None = None) -> None:
-    """Pause a schedule, or all with "*", at an instant of the test's own."""
-    pause = Pause(reason="maintenance", by="ops", since=now, until=until)
-    Operations(store).edit([Edit(name=name, pause=pause)], now)
+def pause(
+    store: Store, name: str, now: datetime, until: datetime | None = None, missed: str = "skip"
+) -> None:
+    """Pause a schedule, or all with "*", at an instant of the test's own. With `until` as the
+    instant that is now it ends."""
+    pause = Pause(reason="maintenance", by="ops", since=now, until=until, missed=missed)
+    Operations(store).edit([Edit(name=name, pause=pause, next_fire=until)], now)

@@ -145,7 +145,7 @@ class Monitor:
         if plan.job_ids:
             alerts.unblocked(name, self._now)
         first = _oldest(decision)
-        over = decision.next is None and not plan.entry.declared  # the end of a one-off job
+        over = decision.over and not plan.entry.declared  # the end of a one-off job
         if first and late > self._rules.grace and not over:
             how = "was enqueued" if plan.job_ids else "came too late to run,"
             alerts.late(name, first, f"{how} {late.total_seconds():.0f} s late", self._now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 from rq_clock.cli.common import complain, limited, now, open_store, plural
 from rq_clock.manifest.diff import FieldChange, differences
-from rq_clock.model.decision import due, is_on_time
+from rq_clock.model.decision import is_on_time
 from rq_clock.model.entry import Entry
 from rq_clock.model.schedule import Schedule
 from rq_clock.redaction import printable
@@ -61,7 +62,13 @@ def deploy_view(
         changed=[_changed(entries[name], declared[name]) for name in found.changed],
         removed=[change_view(name, None) for name in found.removed],
         renamed=[_changed(entries[old], declared[new]) for old, new in found.renamed],
-        past=sorted({change.name for change in found.changes if change.past}),
+        past=sorted(
+            {
+                change.name
+                for change in found.changes
+                if change.skip and change.skip.reason == "past"
+            }
+        ),
         caught_up=list(_caught_up(store, declared, found, now)),
         unchanged=len(declared) - len(found.added) - len(found.changed) - len(found.renamed),
     )
@@ -109,7 +116,7 @@ def _caught_up(
                 schedule = old.schedule
             if schedule is None:
                 continue
-            decision = due(schedule, entry.decided, now, entry.blocks)
+            decision = replace(entry, schedule=schedule).decide(now)
             late = [t for t in decision.fire_times if not is_on_time(t, now)]
             skips = [skip for skip in decision.skips if not is_on_time(skip.first, now)]
             if late or skips:

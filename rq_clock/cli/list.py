@@ -146,9 +146,10 @@ def _note(view: ScheduleView) -> str:
         return f"by {duration_text(now() - view.next_fire_time)}"
     if pause := view.pause:
         until = f"until {iso(pause.until)} " if pause.until else ""
-        return f"{until}by {pause.by}" + (f": {pause.reason}" if pause.reason else "")
+        held = f", holds {plural(view.held.count, 'fire time')}" if view.held else ""
+        return f"{until}by {pause.by}{held}" + (f": {pause.reason}" if pause.reason else "")
     if skipping := view.skipping:
-        return f"skips all until {iso(skipping.until)}"
+        return f"skips {skipping.count:,} until {iso(skipping.until)}"
     return ""
 
 

@@ -18,6 +18,7 @@ from rq_clock.cli.common import (
     not_found,
     now,
     open_store,
+    plural,
     print_json,
     row_of,
     schedules_of,
@@ -28,13 +29,14 @@ from rq_clock.cli.params import Zone, instant, shown, shown_jitter, shown_local
 from rq_clock.cli.runs import HEAD, cells, rows_of
 from rq_clock.manifest import definition
 from rq_clock.manifest.fields import interval
-from rq_clock.model.entry import Entry, Pause, SkipRequest
+from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.view import shallow
 from rq_clock.redaction import printable
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.runs import backfill_view
 from rq_clock.serializers.schedules import (
     ScheduleView,
+    SkippingView,
     explanation_view,
     fire_time_view,
     named_fire_time_view,
@@ -205,6 +207,10 @@ def _show_head(view: ScheduleView) -> None:
     click.echo(view.words or printable(view.fault or "", 400))
     if pause := view.pause:
         click.echo(_block("paused", pause))
+    if held := view.held:
+        click.echo(
+            f"holds {plural(held.count, 'fire time')}: {iso(held.first)} to {iso(held.last)}"
+        )
     if skipping := view.skipping:
         click.echo(_block(f"skips the next {skipping.count}", skipping))
     click.echo()
@@ -245,7 +251,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _block(state: str, block: Pause | SkipRequest) -> str:
+def _block(state: str, block: Pause | SkippingView) -> str:
     text = state + (f" until {iso(block.until)}" if block.until else " until it is resumed")
     text += f", by {block.by} since {iso(block.since)}"
     text += f": {block.reason}" if block.reason else ""

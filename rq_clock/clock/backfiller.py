@@ -1,10 +1,9 @@
 """Backfills, which the leader enqueues step by step beside the tick: those that operators start,
-and those that catch up with the fire times of a pause that has ended.
+and those with the fire times that a pause owed. A pause holds them.
 
 The sorted set `duties` holds each with the instant of the next look at it. A step of a backfill
-is a script that compares the fencing token and the cursor of the step before. The backfill of a
-pause has the pause's id. So each is done once, however often it is tried, and a clock that dies in
-the middle leaves it to the next one.
+is a script that compares the fencing token and the cursor of the step before. So each is done
+once, however often it is tried, and a clock that dies in the middle leaves it to the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from datetime import datetime, timedelta
 
 from rq_clock.log import FaultLog, log_event
 from rq_clock.model.entry import Lease
-from rq_clock.schedules.backfill import LONGEST_LOOK, SHORTEST_LOOK, catch_up_backfill, step
+from rq_clock.schedules.backfill import LONGEST_LOOK, SHORTEST_LOOK, step
 from rq_clock.store.audit import Actor
 from rq_clock.store.client import is_outage
 from rq_clock.store.operations import Operations
@@ -21,6 +20,8 @@ from rq_clock.store.store import Store
 
 BACKFILLS_CHANGED = ":duties"
 """The message that announces work for the backfiller; no schedule can have this name."""
+HELD_LOOK = timedelta(minutes=1)
+"""How soon a backfill that a pause holds is looked at again, should an announcement be lost."""
 BURST = 20
 """Steps in one look: a hundred backfills must not delay the tick."""
 UNKNOWN_PAUSE = timedelta(minutes=1)
@@ -47,9 +48,6 @@ class Backfiller:
             try:
                 if kind == "backfill":
                     self._step(lease, name, when, now)
-                elif kind == "pause":
-                    catch_up_backfill(self._operations, name, now)
-                    self._backfills.finish(item, when)
                 else:  # of a later release, which may come back
                     self._faults.report("duty.unknown", "its kind is not known here", item=item)
                     self._backfills.postpone(item, now + UNKNOWN_PAUSE)
@@ -70,16 +68,22 @@ class Backfiller:
         if backfill is None or backfill.state != "running":
             self._backfills.finish(f"backfill:{id}", when)
             return
-        entry = self._store.load([backfill.schedule])[0].get(backfill.schedule)
+        entries, everything = self._store.load([backfill.schedule])
+        entry = entries.get(backfill.schedule)
         if entry is None or entry.schedule is None:
             self._backfills.cancel(id, now, Actor(by="clock", reason="no such schedule"))
             return
+        if pause := entry.pause(now):  # its end makes this due at once
+            look = now + HELD_LOOK
+            self._backfills.postpone(f"backfill:{id}", min(pause.until or look, look))
+            return
         living = self._backfills.living(backfill.jobs)
         ended = len(living) < len(backfill.jobs)
-        pause = self._pauses.get(id, SHORTEST_LOOK) * 2
-        self._pauses[id] = SHORTEST_LOOK if ended else min(pause, LONGEST_LOOK)
+        longer = self._pauses.get(id, SHORTEST_LOOK) * 2
+        self._pauses[id] = SHORTEST_LOOK if ended else min(longer, LONGEST_LOOK)
         next_step = step(backfill, entry.schedule, living, now, now + self._pauses[id])
-        if not self._backfills.step(lease, backfill, next_step, now):
+        revisions = entry.revision, everything
+        if not self._backfills.step(lease, backfill, next_step, now, revisions):
             return
         for fire_time in next_step.fire_times:
             log_event(

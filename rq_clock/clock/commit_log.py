@@ -159,6 +159,6 @@ class CommitLog:
         }
 
     def _count(self, plan: Planned, kind: str, at: datetime | None = None) -> None:
-        over = plan.decision.next is None and not plan.entry.declared
+        over = plan.decision.over and not plan.entry.declared
         name, at = "" if over else plan.entry.name, at if kind == "ok" else None
         self._counters.decided(name, plan.decision, plan.decided_at, at, overlap=kind == "overlap")

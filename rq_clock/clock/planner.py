@@ -15,7 +15,6 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 
 from rq_clock.alerts.rules import TickReport
@@ -33,7 +32,6 @@ from rq_clock.store.commit import (
     CommitRefusal,
     CommitResult,
     Planned,
-    was_committed,
 )
 from rq_clock.store.counters import UNDECIDED, Counters
 from rq_clock.store.job_commands import JobBuilder
@@ -250,8 +248,7 @@ class Planner:
         if batch is None:
             batch = self._open[instant] = Batch(now, self._everything)
         batch.add(entry, decision, self._builder)
-        if staged:
-            batch.expire_by(now + ON_TIME, decision.next)
+        batch.expire_by(now + ON_TIME, decision.next if staged else None)
         if batch.full:
             self._pack(instant)
 
@@ -328,7 +325,7 @@ class Planner:
         if self._refused:
             self._refused = 0
             log_event("commit.accepted")
-        if answer.kind == "stale" and not was_committed(answer.planned, answer.detail):
+        if answer.kind == "stale":
             self._decide_again([answer.planned])
             return
         self.log.record(answer)
@@ -349,9 +346,7 @@ class Planner:
             return
         if len(self._cache) >= CACHE_LIMIT:
             del self._cache[next(iter(self._cache))]
-        decided_any = decision.fire_times or decision.skips
-        marker = decision.marker if decided_any else entry.marker
-        self._cache[entry.name] = replace(entry, marker=marker)
+        self._cache[entry.name] = entry.after(decision)
         self._upcoming.expect(entry.name, to_ms(decision.next))
 
     def _fail(self, name: str, error: str, now_ms: int) -> None:
@@ -372,21 +367,6 @@ class Planner:
         failing = dict.fromkeys(self._failing, "it cannot be written, see run.undecided")
         faulty, lost = failing | self._invalid, tuple(self.overlaps.lost)
         return TickReport(refused=self._refused > 0, faulty=faulty, lost=lost)
-
-    def settle(self, entries: Iterable[Entry], now: datetime) -> None:
-        """Decide the fire times until `now` that these entries left undecided, by the definitions
-        in them."""
-        now_ms = to_ms(now)
-        self._upcoming.look_later(now_ms)
-        for entry in entries:
-            assert entry.schedule is not None
-            with self._guard(entry.name, now_ms):
-                following = entry.schedule.next_after(entry.decided)
-                if following is not None and following <= now:
-                    self._cache[entry.name] = entry
-                    self._upcoming.expect(entry.name, to_ms(following))
-        while self.turn(now) == 0:
-            pass
 
 
 def _backoff(attempt: int) -> float:

@@ -1,22 +1,28 @@
-"""The changes of a deploy: the declared schedules compared with the stored ones. Pure, but
-for the log.
+"""The changes of a deploy: the declared schedules compared with the stored ones.
 
 Unchanged schedules cost a comparison of two strings. A changed trigger takes effect from now. The
 fire times that the old trigger left undecided (one in the middle of the deploy) are decided first,
-by the old trigger and the new options, so that no fire time falls between two releases.
+by the old trigger and jitter and the new options, so that no fire time falls between two releases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 
+from rq_clock.clock.commit_log import CommitLog
+from rq_clock.errors import ScheduleError
 from rq_clock.log import log_event
-from rq_clock.model.entry import Entry
+from rq_clock.model.decision import counts_from, skip_between
+from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.schedule import Schedule
-from rq_clock.store.store import Change
+from rq_clock.schedules.edits import is_once
+from rq_clock.store.operations import settle
+from rq_clock.store.store import Change, Store
 from rq_clock.timing.triggers import Once
+
+_MS = timedelta(milliseconds=1)
 
 
 @dataclass(slots=True)
@@ -44,6 +50,11 @@ class Plan:
         self.changes += other.changes
         self.invalid |= other.invalid
 
+    def leave_out(self, name: str, error: Exception) -> None:
+        """Drop the change of a stored schedule: it stays as it is until the next start."""
+        self.invalid[name] = error
+        self.changes = [c for c in self.changes if name not in (c.name, c.renamed_from)]
+
 
 def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> list[str]:
     """Return the names, old ones of renames included, whose stored state `plan` needs."""
@@ -53,7 +64,7 @@ def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> li
             names.append(name)
             if schedule.renamed_from and name not in stored:
                 names.append(schedule.renamed_from)
-    return names
+    return [*names, *(name for name in stored if name not in declared and name not in names)]
 
 
 def refusal(declared: Mapping[str, Schedule], stored: Collection[str]) -> str:
@@ -89,8 +100,30 @@ def plan(
         except Exception as error:  # one fault must not stop the others
             found.invalid[name] = error
     found.removed = [name for name in stored if name not in declared and name not in moved]
-    found.changes += [Change("remove", name) for name in found.removed]
+    found.changes += [removal(name, entries.get(name), now) for name in found.removed]
     return found
+
+
+def removal(name: str, entry: Entry | None, now: datetime) -> Change:
+    """Return the change that removes a schedule, and accounts for what it leaves undecided."""
+    return Change("remove", name, skip=entry.undecided("removed", now) if entry else None)
+
+
+def decide_old(store: Store, lease: Lease, difference: Plan, now: datetime, log: CommitLog) -> None:
+    """Decide what the old triggers of changed schedules named until now. A schedule for which that
+    fails keeps its old definition."""
+    old = {entry.name: entry.schedule for entry in difference.unsettled}
+
+    def read(names: Sequence[str]) -> tuple[dict[str, Entry], str]:
+        entries, everything = store.load(names)
+        return {n: replace(e, schedule=old[n]) for n, e in entries.items()}, everything
+
+    for result in settle(store, list(old), now, read, lease, closing=True):
+        if result.kind == "error":
+            error = ScheduleError(f"its due fire times cannot be decided: {result.detail}")
+            difference.leave_out(result.planned.entry.name, error)
+        else:
+            log.record(result)
 
 
 def log_difference(difference: Plan, total: int, seconds: float) -> None:
@@ -105,8 +138,8 @@ def log_difference(difference: Plan, total: int, seconds: float) -> None:
     for old, name in difference.renamed if few else ():
         log_event("schedule.renamed", schedule=name, was=old)
     for change in difference.changes:
-        if change.past:
-            log_event("run.skipped", schedule=change.name, reason="past", fire_time=change.past)
+        if change.skip:
+            log_event("run.skipped", schedule=change.name, **asdict(change.skip))
     log_event(
         "reconcile.done", schedules=total, added=len(difference.added),
         changed=len(difference.changed), removed=len(difference.removed),
@@ -140,9 +173,11 @@ def _compare(
     else:
         found.changed.append(name)
     found.changes.append(change)
-    if entry is not None and change.restart and entry.schedule is not None:
+    was = entry.schedule if entry else None
+    moved_on = change.since and entry and entry.undecided("", now)
+    if entry and was and moved_on and not (is_once(was, schedule) and entry.held(now)):
         keeps_old_trigger = replace(
-            schedule, name=entry.name, renamed_from=None, trigger=entry.schedule.trigger
+            schedule, name=entry.name, renamed_from=None, trigger=was.trigger, jitter=was.jitter
         )
         found.unsettled.append(replace(entry, schedule=keeps_old_trigger))
 
@@ -158,9 +193,14 @@ def _put(
     schedule: Schedule, definition: str, entry: Entry | None, old: str, now: datetime
 ) -> Change:
     was = entry.schedule if entry else None
-    restart = was is None or (was.trigger, was.offset) != (schedule.trigger, schedule.offset)
-    past = None
-    if entry is None and isinstance(schedule.trigger, Once):
-        past = schedule.trigger.latest_at(now)
-    known = now if restart or entry is None else entry.decided
-    return Change("put", schedule.name, definition, schedule.next_after(known), restart, old, past)
+    if entry and was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
+        following = schedule.next_after(entry.decided)
+        return Change("put", schedule.name, definition, following, renamed_from=old)
+    decided = entry.decided if entry else now
+    since, skip = counts_from(was, schedule, now, decided), None
+    trigger = schedule.trigger
+    if isinstance(trigger, Once) and not (was and was.trigger == trigger):
+        skip = skip_between(schedule, "past", trigger.at - _MS, now)
+    following = schedule.next_after(since)
+    jitter_alone = was is not None and was.trigger == schedule.trigger
+    return Change("put", schedule.name, definition, following, since, old, skip, jitter_alone)

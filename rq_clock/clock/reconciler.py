@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
-from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import Plan, differing, plan
+from rq_clock.clock.commit_log import CommitLog
+from rq_clock.clock.reconcile import Plan, decide_old, differing, plan, removal
 from rq_clock.log import FaultLog
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule
 from rq_clock.settings import Settings
 from rq_clock.store.counters import Counters
-from rq_clock.store.store import Change, Store, portions
+from rq_clock.store.store import Store, portions
 
 PORTION = 200
 """Schedules compared, or changed, at once: about 10 ms."""
@@ -70,8 +70,9 @@ class Reconciler:
 
     def _remove(self, names: list[str], now: Callable[[], datetime]) -> Iterator[list[str]]:
         for portion in portions(names, PORTION):
-            changes = [Change("remove", name) for name in portion]
-            if self._apply(Plan(removed=portion, changes=changes), now()):
+            instant, entries = now(), self._store.load(portion)[0]
+            changes = [removal(name, entries.get(name), instant) for name in portion]
+            if self._apply(Plan(removed=portion, changes=changes), instant):
                 yield portion
 
     def _portion(self, names: list[str], stored: set[str], now: datetime) -> list[str]:
@@ -86,14 +87,11 @@ class Reconciler:
         changed = {name: declared[name] for name in different if name in declared}
         entries, _ = self._store.load(different)
         found = plan(changed, {n: d for n, d in before.items() if n in changed}, entries, now)
+        if found.unsettled:
+            log = CommitLog(self._store, self._counters)
+            decide_old(self._store, self._lease, found, now, log)
         for name, error in found.invalid.items():
             self._faults.report("schedule.invalid", error, schedule=name)
-        if found.unsettled:
-            closing = Planner(
-                self._store, self._lease, memory=self._settings.stage_bytes,
-                counters=self._counters,
-            )  # fmt: skip
-            closing.settle(found.unsettled, now)
         self._apply(found, now)
         return [change.name for change in found.changes]
 
@@ -106,7 +104,7 @@ class Reconciler:
         if self.older:
             return False
         for change in found.changes:
-            if change.past:
-                self._counters.add("fire skipped past", schedule=change.name)
+            if skip := change.skip:
+                self._counters.add(f"fire skipped {skip.reason}", skip.count, change.name)
         self.done.add(found)
         return True

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from rq_clock.store.store import PAGE, Store
-from rq_clock.timing.instants import from_ms
+from rq_clock.timing.instants import from_ms, to_ms
 
 AHEAD_MS, FAR_MS = 15_000, 300_000
 """How long before its instant a fire time is looked for and packed, at least and at most."""
@@ -54,10 +54,6 @@ class Upcoming:
         self.read_at = self._rescan_at = 0
         self._pages = None
 
-    def look_later(self, now_ms: int) -> None:
-        """Do not read the index now: only what is expected matters."""
-        self.read_at = self._rescan_at = now_ms + RESCAN_MS
-
     def horizon(self, now_ms: int) -> int:
         """Return up to where fire times may be packed."""
         return now_ms + self._reach
@@ -84,10 +80,21 @@ class Upcoming:
         after = self.found_until
         if now_ms >= self._rescan_at:
             self._rescan_at, after = now_ms + RESCAN_MS, 0
+            self._free_held(now_ms)
         # What is decided from now on is expected up to there by its own decision.
         self.found_until = self.horizon(now_ms)
         until = from_ms(self.found_until)
         self._pages = self._store.due(from_ms(after) if after else None, until)
+
+    def _free_held(self, now_ms: int) -> None:
+        """Make due what the pause of all has held, a portion at a time."""
+        pause, again = self._store.pause_of_all(), None
+        if pause and pause.at(from_ms(now_ms)):
+            again = to_ms(pause.until) if pause.until else None
+        elif self._store.free_held(from_ms(now_ms)):
+            again = now_ms
+        if again is not None and again < self.read_at:
+            self.read_at = self._rescan_at = again
 
     def find(self, names: list[str], now_ms: int) -> None:
         """Look up when these schedules are due. The cost follows their number, so that thousands of

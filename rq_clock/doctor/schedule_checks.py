@@ -20,11 +20,10 @@ from rq_clock.doctor.server_checks import ERROR, INFO, WARNING, Finding, count_o
 from rq_clock.timing.describe import dst_remarks
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import iso
-from rq_clock.timing.triggers import Once, Trigger
+from rq_clock.timing.triggers import Trigger
 
 AHEAD = timedelta(minutes=1)
-"""How far a marker may be ahead: machines' clocks differ, and a one-off job in a pause is checked
-again each minute (model/decision.py, LOOK_AGAIN)."""
+"""How far a marker may be ahead: machines' clocks differ."""
 HERD = 1000
 """Schedules of one second, more than the workers of most apps can start at once."""
 _DAY = timedelta(days=1)
@@ -96,7 +95,7 @@ def _index(facts: Facts, now: datetime) -> Iterator[Finding]:
         "index-wrong",
         {s.entry.name: f"{s.entry.name} at {_or_never(s.entry.next_fire)} instead of "
                        f"{_or_never(s.next)}"
-         for s in facts.seen if s.misplaced and not _waits(s, now)},
+         for s in facts.seen if s.misplaced and not s.entry.held(facts.status.now)},
         "the due index is wrong about {}: {}",
         "`rq-clock doctor --rebuild-index`, also while the clock works",
     )  # fmt: skip
@@ -123,15 +122,6 @@ def _trouble(facts: Facts, now: datetime) -> Iterator[Finding]:
         "{} failing: {}",
         "`rq-clock logs <schedule>` shows the traceback of the last run",
     )
-
-
-def _waits(seen: Seen, now: datetime) -> bool:
-    """Return whether it is a one-off job that came due in a pause: the clock looks at it again each
-    minute, or when the pause ends."""
-    schedule, indexed = seen.entry.schedule, seen.entry.next_fire
-    if not schedule or not isinstance(schedule.trigger, Once) or not seen.next or not indexed:
-        return False
-    return seen.next < indexed and (indexed <= now + AHEAD or bool(seen.entry.pauses))
 
 
 # ---- definitions ------------------------------------------------------------------------------

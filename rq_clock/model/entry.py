@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
-from rq_clock.model.decision import ON_TIME, Block, Decision, due
+from rq_clock.model.decision import (
+    FOR_EVER,
+    ON_TIME,
+    Block,
+    Decision,
+    Skip,
+    Span,
+    due,
+    skip_between,
+)
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.verdict import verdict
 from rq_clock.model.view import doc
 from rq_clock.timing.instants import from_ms, to_ms
-from rq_clock.timing.triggers import Once
 
 Missed = Literal["skip", "latest", "all"]
 """Fire times of a pause to run at its end."""
 MISSED: tuple[str, ...] = get_args(Missed)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +78,9 @@ class LeaseRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """An operator's pause of a schedule, or of all. It ends at `until`; fire times before that stay
-    skipped also when they are decided later. `missed` decides about its fire times at its end:
-    skip, latest or all of them run."""
+    """An operator's pause of a schedule, or of all. Its fire times are those in [since, until),
+    whenever they are decided. `missed` names those that run at its end: skip (none), latest or
+    all."""
 
     reason: str
     by: str
@@ -86,10 +95,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkipRequest:
-    """An operator's order to skip the next `count` fire times: those up to `until`."""
+    """An operator's order to skip the next `count` fire times from `since` on. The commit that
+    skips some lowers it."""
 
     count: int
-    until: datetime
     reason: str
     by: str
     since: datetime
@@ -109,7 +118,8 @@ def pause_from(text: str | bytes) -> Pause:
 
 def skip_request_from(text: str | bytes) -> SkipRequest:
     """Return the skip that `to_json` wrote."""
-    return SkipRequest(**_instants(text))
+    values = _instants(text)
+    return SkipRequest(**{f.name: values[f.name] for f in fields(SkipRequest)})
 
 
 def _instants(text: str | bytes) -> dict[str, Any]:
@@ -132,8 +142,9 @@ class Entry:
     revision: str
     last_job: str
     declared: bool = True
-    pauses: tuple[Pause, ...] = ()
-    """Its own and the one of all schedules, also ended ones."""
+    own_pause: Pause | None = None
+    pause_of_all: Pause | None = None
+    """That of all schedules; like its own also one that has ended."""
     skipping: SkipRequest | None = None
     next_fire: datetime | None = None
     """The one of the due index; None when the schedule is never due again, or its last fire time is
@@ -163,14 +174,14 @@ class Entry:
         return cls(name, schedule=None, marker=None, **rest)
 
     def expected_fire(self) -> datetime | None:
-        """Return the next fire time that the due index should have, by definition and marker. A
-        one-off job in a pause is there with the instant of the next look at it instead."""
+        """Return the next fire time that the due index should have, by definition and marker, or
+        the end of the pause that has held it."""
         if self.schedule is None:
             return self.next_fire
-        following, indexed = self.schedule.next_after(self.decided), self.next_fire
-        if self.pauses and isinstance(self.schedule.trigger, Once) and following and indexed:
-            return max(following, indexed)
-        return following
+        following, end = self.schedule.next_after(self.decided), None
+        if self.own_pause:
+            end = self.own_pause.until
+        return end if following and end and following < end == self.next_fire else following
 
     @property
     def tz(self) -> str:
@@ -181,6 +192,11 @@ class Entry:
     def decided(self) -> datetime:
         """Return the instant up to which every fire time is decided."""
         return max(self.marker, self.known_since) if self.marker else self.known_since
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """Return its own pause and the one of all, also ended ones."""
+        return tuple(pause for pause in (self.own_pause, self.pause_of_all) if pause)
 
     def pause(self, now: datetime) -> Pause | None:
         """Return the pause in force, if any."""
@@ -203,20 +219,60 @@ class Entry:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """Return the spans in which its fire times are skipped."""
-        if not self.pauses and self.skipping is None:
-            return ()
-        paused = [Block("paused", p.until) if p.until else Block("paused") for p in self.pauses]
-        return (*paused, *([Block("requested", self.skipping.until)] if self.skipping else []))
+        """Return why some of its fire times are not enqueued, the one that counts first."""
+        found = []
+        if pause := self.own_pause:
+            owes = "" if pause.missed == "skip" else pause.missed
+            found.append(Block("paused", pause.since, pause.until or FOR_EVER, owes))
+        if pause := self.pause_of_all:
+            found.append(Block("paused", pause.since, pause.until or FOR_EVER, whole=True))
+        if skip := self.skipping:
+            found.append(Block("requested", skip.since, count=skip.count))
+        return tuple(found)
 
-    def decide(self, now: datetime) -> Decision:
-        """Return what is due by now. A one-off job waits for the end of a pause, so it is not
-        skipped for one that is over."""
+    def decide(self, now: datetime, *, closing: bool = False) -> Decision:
+        """Return what is decided now: see `due`."""
         assert self.schedule is not None
-        blocks = self.blocks
-        if isinstance(self.schedule.trigger, Once):
-            blocks = tuple(b for b in blocks if b.reason != "paused" or now < b.until)
-        return due(self.schedule, self.decided, now, blocks)
+        return due(self.schedule, self.decided, now, self.blocks, closing=closing)
+
+    def held(self, now: datetime) -> Span | None:
+        """Return the fire times that wait for the end of the pause in force; None without any."""
+        if self.schedule is None or self.pause(now) is None:
+            return None
+        return self.decide(now).held
+
+    def after(self, decision: Decision) -> Entry:
+        """Return the entry once the decision is committed."""
+        skipping, left = self.skipping, 0
+        if skipping:
+            left = skipping.count - decision.requested
+            skipping = replace(skipping, count=left) if left > 0 else None
+        marker = decision.marker if decision.decides else self.marker
+        return replace(self, marker=marker, skipping=skipping)
+
+    def undecided(self, reason: str, now: datetime) -> Skip | None:
+        """Return the fire times up to now that are not decided as one entry for the ledger; None
+        when there are none."""
+        if self.schedule is None:
+            return None
+        return skip_between(self.schedule, reason, self.decided, now)
+
+    def blocked_by(self, t: datetime, last_skipped: datetime | None) -> str:
+        """Return why an upcoming fire time will be skipped or held: paused, requested, or ""."""
+        if t <= self.decided:
+            return ""
+        if any(p.since <= t and p.at(t) for p in self.pauses):
+            return "paused"
+        return "requested" if last_skipped is not None and t <= last_skipped else ""
+
+    def last_skipped(self) -> datetime | None:
+        """Return the last of the fire times that are skipped on request; None without any."""
+        last, skipping = None, self.skipping
+        if skipping and self.schedule:
+            last = max(self.decided, skipping.since - _MS)
+            for _ in range(skipping.count):
+                last = self.schedule.next_after(last) or last
+        return last
 
     @property
     def base(self) -> str:

@@ -96,6 +96,17 @@ class Schedule:
             del document["overlap"]
         return _encode(document)
 
+    def rule(self) -> str:
+        """Return when it is due, as JSON: what a backfill keeps of the schedule."""
+        jitter = {"jitter": self.jitter // _MS} if self.jitter else {}
+        return json.dumps(self.trigger.spec() | jitter)
+
+    def under(self, rule: str) -> Schedule:
+        """Return the schedule as it would be with another `rule`."""
+        spec = json.loads(rule)
+        jitter = spec.pop("jitter", None)
+        return replace(self, trigger=from_spec(spec), jitter=jitter and jitter * _MS)
+
     def parts(self) -> dict[str, Any]:
         """Return trigger, target and options by name, as `declare` and `Schedules` accept them."""
         unstored = ("name", "renamed_from")

@@ -7,21 +7,20 @@ step after another (clock/backfiller.py), each from the cursor of the step befor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from rq_clock.errors import Conflict, ScheduleError
-from rq_clock.model.decision import DECISION_LIMIT
+from rq_clock.errors import ScheduleError
+from rq_clock.model.decision import DECISION_LIMIT, Skip
 from rq_clock.model.entry import Entry
-from rq_clock.model.ledger import Enqueued, LedgerEntry
+from rq_clock.model.ledger import Enqueued, LedgerEntry, instant_of
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.audit import Actor
 from rq_clock.store.backfills import Backfill, Step, backfill_id
 from rq_clock.store.operations import Operations
-from rq_clock.timing.instants import from_ms, read_instant, to_ms
-from rq_clock.timing.triggers import MANY, from_spec
+from rq_clock.timing.instants import from_ms, iso, read_instant, to_ms
+from rq_clock.timing.triggers import MANY
 
 BACKFILL_LIMIT = 1000
 """Fire times of a backfill at most, unless the caller sets a limit."""
@@ -31,7 +30,6 @@ SHORTEST_LOOK, LONGEST_LOOK = timedelta(milliseconds=200), timedelta(seconds=2)
 """Time to the next step of a running backfill: short after progress, longer while its jobs run."""
 _MS = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
-_CLOCK = Actor(by="clock")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +59,8 @@ def missed_in(
     end: datetime,
     ran: Iterable[LedgerEntry],
     running: Iterable[Backfill] = (),
-    *,
-    newest: bool = False,
 ) -> Preview:
-    """Return the decided fire times of any span; with `newest` only the last one."""
+    """Return the decided fire times of any span."""
     schedule, end = entry.schedule, min(end, entry.decided)
     assert schedule is not None
     start, end = (
@@ -73,12 +69,10 @@ def missed_in(
     )  # as stored: whole ms
     trigger, offset = schedule.trigger, schedule.offset
     last = trigger.latest_at(end - offset)
-    if newest and last is not None and last + offset >= start:
-        start = last + offset
     first = trigger.next_after(start - _MS - offset)
     nothing = Preview(
         start=start, end=end, count=0, first=None, last=None, left_out=frozenset(),
-        rule=_rule(schedule),
+        rule=schedule.rule(),
     )  # fmt: skip
     if first is None or last is None or last < first:
         return nothing
@@ -101,7 +95,7 @@ def step(
     backfill: Backfill, schedule: Schedule, living: Sequence[str], now: datetime, look: datetime
 ) -> Step:
     """Return the next step of a backfill, while the jobs in `living` still run."""
-    schedule = _under(backfill.rule, schedule)
+    schedule = schedule.under(backfill.rule)
     free = backfill.at_once - len(living)
     cursor = backfill.cursor or backfill.start - _MS
     chosen: list[datetime] = []
@@ -133,25 +127,12 @@ def _to_come(
     backfill: Backfill, schedule: Schedule, start: datetime, end: datetime
 ) -> Iterator[datetime]:
     """Yield the fire times from `start` to `end` that a backfill has yet to enqueue."""
-    schedule = _under(backfill.rule, schedule)
+    schedule = schedule.under(backfill.rule)
     t = max(backfill.cursor or backfill.start - _MS, start - _MS)
     while (following := schedule.next_after(t)) and following <= min(end, backfill.end):
         if to_ms(following) not in backfill.left_out:
             yield following
         t = following
-
-
-def _rule(schedule: Schedule) -> str:
-    """Return the trigger of a schedule as JSON. A backfill keeps the one it was created with."""
-    jitter = {"jitter": schedule.jitter // _MS} if schedule.jitter else {}
-    return json.dumps(schedule.trigger.spec() | jitter)
-
-
-def _under(rule: str, schedule: Schedule) -> Schedule:
-    """Return the schedule with the trigger of a backfill's `rule`."""
-    spec = json.loads(rule)
-    jitter = spec.pop("jitter", None)
-    return replace(schedule, trigger=from_spec(spec), jitter=jitter and jitter * _MS)
 
 
 # ---- creating one -----------------------------------------------------------------------------
@@ -182,7 +163,40 @@ def preview(
     if again:
         return missed_in(entry, start, end, ())
     running = operations.backfills.running(name)
-    return missed_in(entry, start, end, operations.store.ledger(name), running)
+    ledger = operations.store.ledger(name)
+    _refuse_forgotten(entry, start, ledger, operations.store.history)
+    return missed_in(entry, start, end, ledger, running)
+
+
+def _refuse_forgotten(
+    entry: Entry, start: datetime, ledger: Sequence[LedgerEntry], cap: int
+) -> None:
+    """Raise ScheduleError where the ledger does not reach back to `start`: nobody knows what ran
+    before its first entry. It keeps the newest `cap` entries."""
+    assert entry.schedule is not None
+    reach = next((_begin(e) for e in ledger if _is_clocks(e)), None)
+    full = len(ledger) >= cap
+    before = start - _MS if full else max(start - _MS, entry.known_since)
+    unknown = entry.schedule.next_after(before)
+    if unknown is None or unknown > entry.decided or (reach and unknown >= reach):
+        return
+    since = f"goes back to {iso(reach)}" if reach else "is gone"
+    raise ScheduleError(
+        f"{entry.name}: expected a span that its history covers, which {since}, got one from "
+        f"{iso(start)}; begin later, or run all of it whether it ran or not, with again=True or "
+        "--again"
+    )
+
+
+def _is_clocks(entry: LedgerEntry) -> bool:
+    """Return whether the clock wrote it at its fire time, so that the entries come in order."""
+    if isinstance(entry, Enqueued):
+        return entry.reason in ("schedule", "catch_up")
+    return isinstance(entry, Skip)
+
+
+def _begin(entry: LedgerEntry) -> datetime:
+    return entry.first if isinstance(entry, Skip) else instant_of(entry)
 
 
 def create_backfill(  # noqa: PLR0913 - each a choice of its own
@@ -228,36 +242,3 @@ def _backfill(
         rule=found.rule,
         left_out=found.left_out,
     )
-
-
-def catch_up_backfill(operations: Operations, name: str, now: datetime) -> None:
-    """Create a backfill of the fire times that an ended pause has skipped, if its `missed` is not
-    skip. It covers the fire times of the present trigger only."""
-    found = operations.store.load([name])[0].get(name)
-    for pause in found.pauses if found else ():
-        if pause.until is None or pause.missed == "skip":
-            continue
-        if pause.until > now:  # a newer pause
-            operations.backfills.postpone(f"pause:{name}", pause.until)
-            continue
-        others = operations.backfills.count()
-        entry = operations.settle(name, pause.until)
-        if entry is None or entry.schedule is None:
-            return
-        missed = missed_in(
-            entry,
-            max(pause.since, entry.known_since + _MS),
-            pause.until,
-            operations.store.ledger(name),
-            operations.backfills.running(name),
-            newest=pause.missed == "latest",
-        )
-        if not missed.count:
-            continue
-        # every process makes the same id, and no other backfill has it
-        id = f"{name}-0{to_ms(pause.until)}"
-        owner = Actor(by=pause.by, reason="missed in a pause")
-        try:
-            operations.backfills.create(_backfill(id, name, missed, owner, now), _CLOCK, others)
-        except Conflict:  # another one was created meanwhile
-            catch_up_backfill(operations, name, now)

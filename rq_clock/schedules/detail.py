@@ -9,7 +9,7 @@ from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
 from rq_clock.schedules.listing import BARS, Row, rows_on
 from rq_clock.store.audit import AUDIT, AuditEntry
-from rq_clock.store.backfills import Backfill, Backfills, schedule_of
+from rq_clock.store.backfills import Backfill, Backfills
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status
 from rq_clock.store.store import Store
@@ -67,12 +67,12 @@ def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
     if not rows:
         return None
     lines, ids, entries = replies[-3:]
-    mine = [id for id in map(text, ids) if schedule_of(id) == name]
+    backfills = Backfills(store).read(list(map(text, ids)))
     audited = ((text(id), texts(fields)) for id, fields in entries)
     return ScheduleDetail(
         row=rows[0],
         ledger=tuple(ledger_entry(text(line)) for line in lines),
-        backfills=tuple(Backfills(store).read(mine)),
+        backfills=tuple(b for b in backfills if b.schedule == name),
         audited=tuple(
             AuditEntry.read(id, fields)
             for id, fields in audited

@@ -14,11 +14,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
-from rq_clock.model.decision import LOOK_AGAIN
+from rq_clock.model.decision import counts_from
 from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
-from rq_clock.schedules.backfill import catch_up_backfill
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.store.store import portions
@@ -32,8 +31,6 @@ ALL = "*"
 """The name of all schedules in `pause` and `resume`."""
 BATCH = 500
 """Schedules in one edit of `add_many`: about 5 ms of Redis's time."""
-LOOK_LIMIT = 1000
-"""Schedules in which the end of a pause of all looks for one-off jobs that wait."""
 TRIES = 20
 """Attempts at a change while other changes come first."""
 _CLOCK_SECONDS = 60.0
@@ -136,8 +133,6 @@ class Editor:
             raise ScheduleError(
                 f"expected at most {BATCH_LIMIT:,} schedules at once, got {len(edits):,}"
             )
-        if paused := [edit.name for edit in edits if edit.pause]:
-            self._catch_up(paused)
         try:
             return self.operations.edit(edits, self.now(), verb, self.actor(reason), **detail)
         except Conflict as conflict:
@@ -152,18 +147,27 @@ class Editor:
     def to_replace(self, entry: Entry, schedule: Schedule, now: datetime) -> Edit:
         """Return the edit that replaces the definition of a schedule.
 
-        If the trigger changes, the overdue fire times of the old one are decided first.
+        If trigger or jitter change, what the old ones named until now is decided first. A one-off
+        job that waits is moved instead.
         """
         was, definition = entry.schedule, schedule.definition()
         if was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
             return Edit(name=entry.name, expected=entry.revision, definition=definition)
-        if was and entry.next_fire and entry.next_fire <= now:
-            settled = self.operations.settle(entry.name, now)
-            revision = settled.revision if settled else ""
-            if revision != entry.revision:
+        expected = entry.revision
+        if was and entry.undecided("", now) and not (entry.held(now) and is_once(was, schedule)):
+            settled = self.operations.settle(entry.name, now, closing=True)
+            if settled is None or settled.revision != expected:
+                revision = settled.revision if settled else ""
                 raise Conflict(ConflictKind.STALE, entry.name, revision)
+            entry = settled
         edit = edit_to_add(schedule, now, {})
-        return replace(edit, name=entry.name, expected=entry.revision)
+        anew = is_once(schedule)
+        if was and not anew:
+            since = counts_from(was, schedule, now, entry.decided)
+            edit = replace(edit, since=since, next_fire=schedule.next_after(since))
+            if was.trigger == schedule.trigger:  # its marker has the old jitter
+                anew, expected = True, f"{expected} {entry.base}"
+        return replace(edit, name=entry.name, expected=expected, anew=anew)
 
     def to_apply(self, steps: Sequence[Step]) -> list[Edit]:
         """Return the edits of the steps of a plan."""
@@ -172,8 +176,8 @@ class Editor:
         edits = []
         for step in steps:
             if step.item is None:
-                expected = step.was.revision if step.was else "there"
-                edits.append(Edit(name=step.name, expected=expected, definition=""))
+                revision = step.was.revision if step.was else ""
+                edits.append(edit_to_remove(step.name, step.was, now, revision))
                 continue
             if step.was is None:
                 edit = edit_to_add(step.item.schedule, now, nexts)
@@ -189,13 +193,22 @@ class Editor:
         now = self.store.now()
         if until is not None and read_instant(until, field="until") <= now:
             raise ScheduleError(f"expected until in the future, got {until.isoformat()}")
-        since = {n: p.since for n, p in self.store.pauses(names).items() if p.at(now)}
+        pauses = self.store.pauses(names)
+        since = {n: p.since for n, p in pauses.items() if p.at(now)}
+        self._settle([n for n in pauses if n not in since], now)
+        known = self.load([n for n in since if n != ALL])[0]  # what is held until another end
         pause = Pause(reason=reason, by=self._by, since=now, until=until, missed=missed)
-        return [Edit(name=n, pause=replace(pause, since=since.get(n, now))) for n in names]
+        return [
+            Edit(
+                name=name,
+                pause=replace(pause, since=since.get(name, now)),
+                next_fire=_due_from(known.get(name), now),
+            )
+            for name in names
+        ]
 
     def to_resume(self, names: Sequence[str], missed: str | None) -> list[Edit]:
-        """Return the edits that end the pauses in force. An ended pause still blocks the fire times
-        that came due before its end."""
+        """Return the edits that end the pauses in force, so that what they hold is due now."""
         now = self.store.now()
         known, everything = self.store.load([n for n in names if n != ALL])
         if missing := [n for n in names if n != ALL and n not in known]:
@@ -203,38 +216,24 @@ class Editor:
             raise self._with_near_name(Conflict.join(conflicts))
         revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
         pauses = self.store.pauses(names)  # last: a later pause makes its revision stale
-        in_force = {name: pause for name, pause in pauses.items() if pause.at(now)}
-        if ALL in in_force:
-            known |= self._due_soon(now)
-        waiting = {name: at for name, entry in known.items() if (at := _waits_since(entry, now))}
-        edits = [
+        return [
             Edit(
                 name=name,
                 expected=revisions[name],
                 pause=replace(pause, until=now, missed=missed or pause.missed),
-                next_fire=waiting.pop(name, None),
+                next_fire=_due_from(known.get(name), now),
             )
-            for name, pause in in_force.items()
+            for name, pause in pauses.items()
+            if pause.at(now)
         ]
-        if ALL in in_force:
-            edits += [Edit(name=name, next_fire=at) for name, at in waiting.items()]
-        return edits
-
-    def _due_soon(self, now: datetime) -> dict[str, Entry]:
-        """Return the first schedules that are due within LOOK_AGAIN: a one-off job that waits for
-        the end of a pause is among them."""
-        names = [name for name, _ in islice(self.store.due(now, now + LOOK_AGAIN), LOOK_LIMIT)]
-        return self.load(names)[0]
 
     def to_skip(self, name: str, count: int, reason: str) -> tuple[Edit, datetime]:
         """Return the edit that skips the next `count` fire times, and the last of them."""
         now = self.store.now()
-        entry = self.operations.settle(self.find(name).name, now)  # a due fire time is not next
-        if entry is None:
-            raise Conflict(ConflictKind.MISSING, name)
+        entry = self.find(name)
         if entry.schedule is None:
             raise ScheduleError(f"{name}: it has no fire times: {entry.fault}")
-        last = max(now, entry.decided)
+        last = max(now - _MS, entry.decided)  # one that is due right now is skipped as well
         for _ in range(count):
             following = entry.schedule.next_after(last)
             if following is None:
@@ -242,7 +241,7 @@ class Editor:
             last = following
         if not count:
             return Edit(name=name, unskip=True), last
-        skip = SkipRequest(count=count, until=last, reason=reason, by=self._by, since=now)
+        skip = SkipRequest(count=count, reason=reason, by=self._by, since=now)
         expected = f"{entry.revision} {entry.base}"  # none of them may have run meanwhile
         return Edit(name=name, expected=expected, skipping=skip), last
 
@@ -264,12 +263,13 @@ class Editor:
             raise Conflict(ConflictKind.RUNNING, name, running[0])
         return job_id
 
-    def _catch_up(self, names: Sequence[str]) -> None:
-        """Catch up after ended pauses before new ones replace them."""
-        now = self.store.now()
-        for name in self.operations.backfills.unfinished_pauses(names, now):
-            with suppress(ScheduleError):  # a schedule that cannot run can still be paused
-                catch_up_backfill(self.operations, name, now)
+    def _settle(self, names: Sequence[str], now: datetime) -> None:
+        """Decide what ended pauses have held, before new ones replace them."""
+        for chunk in portions([name for name in names if name != ALL]):
+            for entry in self.store.load(chunk)[0].values():
+                with suppress(ScheduleError):  # a schedule that cannot run can still be paused
+                    if entry.undecided("", now):
+                        self.operations.settle(entry.name, now, closing=True)
 
     def _with_near_name(self, conflict: Conflict) -> Conflict:
         """Return the conflict with a similar name for the first schedule that does not exist."""
@@ -284,14 +284,6 @@ class Editor:
         """Return the most similar of the first 10,000 names, or ""."""
         near = get_close_matches(name, self.store.some_names(10_000), n=1)
         return near[0] if near else ""
-
-
-def _waits_since(entry: Entry, now: datetime) -> datetime | None:
-    """Return the instant of a one-off job that came due in a pause; None if it is no such."""
-    if entry.schedule is None or not isinstance(entry.schedule.trigger, Once):
-        return None
-    at = entry.schedule.next_after(entry.decided)
-    return at if at and at <= now and entry.next_fire and entry.next_fire > at else None
 
 
 def retry_stale(change: Callable[[], T]) -> T:
@@ -324,6 +316,28 @@ def edit_to_add(schedule: Schedule, now: datetime, nexts: dict[Trigger, datetime
         since=since,
         next_fire=following,
     )
+
+
+def edit_to_remove(name: str, entry: Entry | None, now: datetime, revision: str = "") -> Edit:
+    """Return the edit that removes a schedule. Nothing that it leaves undecided may be decided
+    meanwhile."""
+    expected = revision or "there"
+    undecided = entry.undecided("removed", now) if entry else None
+    if entry and undecided:
+        expected = f"{revision or entry.revision} {entry.base}"
+    return Edit(name=name, expected=expected, definition="", undecided=undecided)
+
+
+def _due_from(entry: Entry | None, now: datetime) -> datetime | None:
+    """Return when the clock has to look at a schedule whose pause ends now, or gets another end."""
+    if entry is None or entry.schedule is None:
+        return None
+    following = entry.schedule.next_after(entry.decided)
+    return following and max(following, now)
+
+
+def is_once(*schedules: Schedule) -> bool:
+    return all(isinstance(schedule.trigger, Once) for schedule in schedules)
 
 
 def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:

@@ -33,13 +33,19 @@ from rq_clock.model.job_id import JobId
 from rq_clock.model.schedule import declare
 from rq_clock.model.targets import Target
 from rq_clock.schedules.backfill import BACKFILL_LIMIT, Preview, create_backfill, preview
-from rq_clock.schedules.edits import Editor, ScheduleArgs, refuse_missed, retry_stale
+from rq_clock.schedules.edits import (
+    Editor,
+    ScheduleArgs,
+    edit_to_remove,
+    refuse_missed,
+    retry_stale,
+)
 from rq_clock.schedules.listing import Listing, ScheduleList
 from rq_clock.settings import Settings
 from rq_clock.store.audit import AuditEntry, RequestKey
 from rq_clock.store.backfills import Backfill
 from rq_clock.store.client import connect, diagnose
-from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
+from rq_clock.store.operations import BATCH_LIMIT, Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, once
 
@@ -150,9 +156,14 @@ class Schedules:
         Enqueued jobs stay. The ledger stays readable for 30 days.
         """
         names = _listed(names)
-        edits = [Edit(name=n, expected=revision or "there", definition="") for n in names]
-        with self._editor() as editor:
-            editor.write(edits, "remove", names)
+
+        def remove() -> None:
+            with self._editor() as editor:
+                now, entries = editor.now(), editor.load(names)[0]
+                edits = [edit_to_remove(n, entries.get(n), now, revision or "") for n in names]
+                editor.write(edits, "remove", names)
+
+        retry_stale(remove) if revision is None else remove()
 
     def plan(self, items: Sequence[Item] | Manifest, *, prune: bool = False) -> Plan:
         """Return the changes that `apply` makes so that all of these exist.

@@ -25,13 +25,12 @@ def upcoming(
     """Return the first `limit` fire times of a schedule after an instant, up to `until`."""
     if entry.schedule is None:
         return []
-    found = []
+    found, last = [], entry.last_skipped()
     for fire in fires(entry.schedule.trigger, after, limit, entry.schedule.offset):
         t = fire.fire_time
         if until is not None and t > until:
             break
-        blocks = (h.reason for h in entry.blocks if entry.decided < t <= h.until)
-        found.append(replace(fire, blocked_by=next(blocks, "")))
+        found.append(replace(fire, blocked_by=entry.blocked_by(t, last)))
     return found
 
 
@@ -68,7 +67,8 @@ def density(
         schedule = entry.schedule
         if schedule is None or entry.next_fire is None:
             continue
-        begin = max([after, *(block.until for block in entry.blocks)])
+        ends = (block.until for block in entry.blocks if block.reason == "paused")
+        begin = max([after, entry.last_skipped() or after, *ends])
         if begin >= end:
             continue
         if begin > after:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rq_clock.errors import Fault
 from rq_clock.manifest.definition import document
 from rq_clock.manifest.diff import FieldChange
-from rq_clock.model.decision import Skip
-from rq_clock.model.entry import Pause, SkipRequest
+from rq_clock.model.decision import Skip, Span
+from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import shown_target
 from rq_clock.model.verdict import State
@@ -77,11 +77,23 @@ class ScheduleView(View):
     marker: datetime | None = field(metadata=doc("The newest fire time that is decided."))
     known_since: datetime
     pause: Pause | None
-    skipping: SkipRequest | None
+    held: Span | None = field(metadata=doc("Fire times that wait for the end of the pause."))
+    skipping: SkippingView | None
     fault: str | None = field(metadata=doc("Why it cannot run, when it is invalid."))
     last: RunView | None = field(metadata=doc("The newest run."))
     failing_since: datetime | None = field(metadata=doc("The newest failure, until a success."))
     running: str | None = field(metadata=doc("The id of the job that runs now."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippingView(View):
+    """A request to skip the next `count` fire times, the last of them at `until`."""
+
+    count: int
+    until: datetime
+    reason: str
+    by: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +118,15 @@ class SchedulePageView(View):
     searched: int | None = field(metadata=doc("Schedules examined, when not all were."))
 
 
+def skipping_view(entry: Entry) -> SkippingView | None:
+    skip, last = entry.skipping, entry.last_skipped()
+    if skip is None or last is None:
+        return None
+    return SkippingView(
+        count=skip.count, until=last, reason=skip.reason, by=skip.by, since=skip.since
+    )
+
+
 def schedule_view(row: Row, now: datetime, namespace: str) -> ScheduleView:
     return ScheduleView(**_state(row, now, namespace))
 
@@ -128,7 +149,6 @@ def schedule_page_view(listing: Listing, namespace: str) -> SchedulePageView:
 
 def _state(row: Row, now: datetime, namespace: str) -> dict[str, Any]:
     entry, fire = row.entry, row.entry.next_fire
-    skipping = entry.skipping if entry.skipping and entry.skipping.until > now else None
     ran = next((e for e in reversed(row.tail) if not isinstance(e, Skip)), None)
     return _definition(entry.schedule) | {
         "name": entry.name,
@@ -141,7 +161,8 @@ def _state(row: Row, now: datetime, namespace: str) -> dict[str, Any]:
         "marker": entry.marker,
         "known_since": entry.known_since,
         "pause": entry.pause(now),
-        "skipping": skipping,
+        "held": entry.held(now),
+        "skipping": skipping_view(entry),
         "fault": entry.fault or None,
         "last": run_view(entry.name, ran, namespace) if ran else None,
         "failing_since": row.failing,

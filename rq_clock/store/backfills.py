@@ -1,7 +1,6 @@
 """Backfills in Redis, and the duties of the leader beside its tick.
 
-`duties` holds each duty with the instant at which it is due: the next step of a backfill, or the
-end of a timed pause, whose fire times may have to be caught up.
+`duties` holds each duty with the instant at which it is due: the next step of a backfill.
 """
 
 from __future__ import annotations
@@ -106,10 +105,6 @@ def backfill_id(schedule: str, at: datetime) -> str:
     return f"{schedule}-{to_ms(at)}"
 
 
-def schedule_of(id: str) -> str:
-    return id.rpartition("-")[0]
-
-
 class Backfills:
     """The backfills and duties of one namespace. Methods raise redis-py's RedisError when the
     server cannot be used; nothing is half-written then."""
@@ -139,7 +134,10 @@ class Backfills:
     def cancel(self, id: str, now: datetime, actor: Actor) -> bool:
         """Stop a backfill from enqueueing more; what it has enqueued runs. False when it has
         ended."""
-        audited = audit_words("cancel-backfill", [schedule_of(id)], actor, {"id": id})
+        found = self.get(id)
+        if found is None:
+            return False
+        audited = audit_words("cancel-backfill", [found.schedule], actor, {"id": id})
         args = ["cancel", id, to_ms(now), AUDIT, KEEP_REMOVED_MS, len(audited), *audited]
         return bool(actor.call(self._edit, self._store.keys("backfills"), args))
 
@@ -155,8 +153,7 @@ class Backfills:
         """Return the backfills of a schedule that go on."""
         duties: Any = self._redis.zrange(self._store.key("duties"), 0, -1)
         ids = [id for kind, _, id in (text(d).partition(":") for d in duties) if kind == "backfill"]
-        found = self.read([id for id in ids if schedule_of(id) == name])
-        return [b for b in found if b.schedule == name and b.state == "running"]
+        return [b for b in self.read(ids) if b.schedule == name and b.state == "running"]
 
     def read(self, ids: Sequence[str]) -> list[Backfill]:
         """Return those of these backfills that are still kept. One round trip, or none."""
@@ -170,8 +167,12 @@ class Backfills:
 
     # ---- for the leader -----------------------------------------------------------------------
 
-    def step(self, lease: Lease, backfill: Backfill, step: Step, now: datetime) -> bool:
-        """Go on with a backfill. False when it was canceled meanwhile, or has gone on already.
+    def step(
+        self, lease: Lease, backfill: Backfill, step: Step, now: datetime,
+        revisions: tuple[str, str],
+    ) -> bool:  # fmt: skip
+        """Go on with a backfill. False when it was canceled meanwhile, or has gone on already, or
+        the `revisions` of its schedule and of all have changed.
 
         Raises LeaseLost, and ScheduleError when its jobs cannot be enqueued.
         """
@@ -181,6 +182,7 @@ class Backfills:
         words: list[Any] = [lease.token, backfill.id, *cursors]
         words += [step.skipped, "done" if step.over else "running", to_ms(step.look)]
         words += [self._store.history, to_ms(now), " ".join(step.living), KEEP_REMOVED_MS]
+        words += revisions
         words.append(len(step.fire_times))
         for fire_time in step.fire_times:
             job = builder.build(step.schedule, fire_time, now, kind="b", number=backfill.number)
@@ -222,9 +224,3 @@ class Backfills:
     def finish(self, duty: str, when: int) -> None:
         """Remove a duty, unless it was created again: then it is due at another instant (ms)."""
         self._edit(self._store.keys("backfills"), ["finish", duty, when, ""])
-
-    def unfinished_pauses(self, names: Sequence[str], now: datetime) -> list[str]:
-        """Return those of these schedules whose pause has ended and was not caught up yet."""
-        duties = [f"pause:{name}" for name in names]
-        scores = zip(names, self._redis.zmscore(self._store.key("duties"), duties), strict=True)
-        return [name for name, score in scores if score is not None and score <= to_ms(now)]

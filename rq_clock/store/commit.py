@@ -22,11 +22,12 @@ from redis import Connection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from rq_clock.errors import LeaseLost
-from rq_clock.model.decision import Decision
+from rq_clock.model.decision import Decision, Span
 from rq_clock.model.entry import Entry, Lease
+from rq_clock.store.backfills import Backfill
 from rq_clock.store.job_commands import JobBuilder, JobTemplate, PackedJob
 from rq_clock.store.scripts import text
-from rq_clock.store.store import Store
+from rq_clock.store.store import HELD, Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Once
 
@@ -111,6 +112,7 @@ class Batch:
         self._queues: dict[str, int] = {}
         self._groups: dict[JobTemplate, _Group] = {}
         self._jobs: list[tuple[_Group, tuple[bytes, ...]]] = []
+        self._backfills: dict[str, list[Any]] = {}
         self._bytes = self._latest = 0
         self._good_until: datetime | None = None
 
@@ -132,7 +134,7 @@ class Batch:
         queue_key = builder.queue(schedule.queue).key  # nothing raises from here on
         queue = self._queues.setdefault(queue_key, len(self._queues) + 1)
         base = after = entry.base
-        if decision.fire_times or decision.skips:
+        if decision.decides:
             marker = to_ms(decision.marker)
             after = f"{marker} {base.partition(' ')[2]}"
             self._latest = max(self._latest, marker)
@@ -145,6 +147,9 @@ class Batch:
             words += [job.id, str(to_ms(fire_time)), job.code, self._group(job).number]
             self._bytes += sum(map(len, job.own))
         self._words += words
+        if decision.backfill:
+            number = str(len(self.planned) + 1)
+            self._backfills[number] = _backfill(entry, decision.backfill, self.instant)
         ids = tuple(job.id for job in packed)
         self.planned.append(Planned(entry, decision, self.instant, ids))
 
@@ -160,7 +165,7 @@ class Batch:
         return group
 
     def expire_by(self, limit: datetime, following: datetime | None) -> None:
-        """Set when a decision made ahead expires: at `limit`, or at the schedule's following fire
+        """Set when a decision expires: at `limit` or, made ahead, at the schedule's following fire
         time, from which its policy for missed fire times applies."""
         until = min(limit, following) if following else limit
         self._good_until = min(self._good_until or until, until)
@@ -179,17 +184,41 @@ class Batch:
         self.message = channel.pack(
             "EVALSHA", store.script("commit")[0], len(keys), *keys, *head,
             len(groups), *words, len(self._queues), *self._queues,
-            _encode([len(self.planned), *self._words]), *own,
+            _encode([len(self.planned), *self._words, self._backfills]), *own,
         )  # fmt: skip
         self._words, self._queues, self._groups, self._jobs = [], {}, {}, []
 
 
 def _next(entry: Entry, decision: Decision) -> str:
-    """Return when the schedule is due again; "" for never, "end" for a fired run-time `once`."""
+    """Return when the schedule is to be decided again; "" for never, "end" for a fired run-time
+    `once`."""
     if decision.next is not None:
         return str(to_ms(decision.next))
-    one_off = not entry.declared and isinstance(entry.schedule and entry.schedule.trigger, Once)
-    return "end" if one_off else ""
+    if decision.held_by_all:
+        return str(HELD)
+    one_off = isinstance(entry.schedule and entry.schedule.trigger, Once) and not entry.declared
+    return "end" if one_off and decision.over else ""
+
+
+def _backfill(entry: Entry, span: Span, now: datetime) -> list[Any]:
+    """Return the backfill of a pause's fire times as lua/commit.lua reads it. Its id follows from
+    the last of them, so that every process makes the same one."""
+    assert entry.schedule is not None
+    pause = entry.own_pause or entry.pause_of_all
+    backfill = Backfill(
+        id=f"{entry.name}-0{to_ms(span.last)}",
+        schedule=entry.name,
+        start=span.first,
+        end=span.last,
+        at_once=1,
+        total=span.count,
+        by=pause.by if pause else "clock",
+        reason="missed in a pause",
+        since=now,
+        rule=entry.schedule.rule(),
+    )
+    fields = [str(word) for pair in backfill.fields().items() for word in pair]
+    return [backfill.id, str(to_ms(now)), *fields]
 
 
 class CommitChannel:

@@ -26,7 +26,8 @@
                                   "*" for that of all schedules
     pauses               hash     schedule or "*" → JSON of entry.Pause; also one that has ended
     skips                hash     schedule → JSON of entry.SkipRequest
-    due                  zset     schedule by next fire time; derived from the rest
+    due                  zset     schedule by next fire time, or by the end of the pause that holds
+                                  what is due (+inf: the pause of all); derived from the rest
     ledger:<schedule>    list     the outcome of each fire time, oldest first, capped:
                                   "<s|c|m|b> <fire time> <lag ms>"    enqueued: on schedule, caught
                                                                       up, manual, backfill; behind
@@ -35,9 +36,8 @@
                                   "- <first> <last> <count> <reason>" skipped; behind the reason
                                                                       invalid the error
                                   "x <instant> <job id>"              a job found to be lost
-    duties               zset     what the leader has to do beside the tick, by when: "pause:<name>"
-                                  catches up after a timed pause, "backfill:<id>" takes the next
-                                  step of a backfill
+    duties               zset     what the leader has to do beside the tick, by when:
+                                  "backfill:<id>" takes the next step of a backfill
     backfills            zset     ids of backfills, by creation
     backfill:<id>        hash     schedule, start, end, at_once, total, by, reason, since; rule, the
                                   trigger at its creation (JSON); left_out, fire times that ran

@@ -7,22 +7,27 @@ so a change and a fire time at the same instant happen one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError
+from rq_clock.model.decision import Decision, Skip
 from rq_clock.model.entry import Entry, Lease, Pause, SkipRequest, to_json
 from rq_clock.store.audit import AUDIT, Actor, Audit, audit_words
 from rq_clock.store.backfills import Backfills
-from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal
+from rq_clock.store.client import is_outage
+from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.job_commands import JobBuilder, command_words
 from rq_clock.store.scripts import load_script, pairs, text
-from rq_clock.store.store import KEEP_REMOVED_MS, Store
+from rq_clock.store.store import KEEP_REMOVED_MS, Store, portions, skip_line
 from rq_clock.timing.instants import iso, to_ms
 
+NOBODY = Lease("")
+"""In place of the clock's lease, for decisions before a change that would lose them."""
 BATCH_LIMIT = 5000
 """Schedules in one edit that is whole or nothing: about 50 ms of Redis's time."""
 
@@ -64,32 +69,20 @@ class Operations:
             raise Conflict.join(conflicts)
         return [text(revision) for revision in rest]
 
-    def settle(self, name: str, now: datetime) -> Entry | None:
-        """Decide what is due of a schedule until `now`, as the clock would, before a change that
-        would lose it. Return the entry then; None when there is no such schedule."""
-        channel, builder = CommitChannel(self.store), JobBuilder(self.store)
-        while True:
-            entries, everything = self.store.load([name])
-            entry = entries.get(name)
-            if entry is None or entry.schedule is None:
-                return entry
-            decision = entry.decide(now)
-            if not decision.fire_times and not decision.skips:
-                return entry
-            batch = Batch(now, everything)
-            batch.add(entry, decision, builder)
-            batch.pack(self.store, Lease(""), channel)
-            [result] = channel.commit([batch])
-            if isinstance(result, CommitRefusal) and result.changed:
-                continue
-            if isinstance(result, CommitRefusal) or result[0].kind == "error":
-                reason = result if isinstance(result, CommitRefusal) else result[0].detail
-                raise ScheduleError(f"{name}: its due fire times cannot be decided: {reason}")
-            if result[0].kind in ("ok", "overlap"):
-                counters, overlap = Counters(), result[0].kind == "overlap"
-                at = None if overlap else result[0].at
-                counters.decided(name, decision, now, at, overlap=overlap)
-                self.store.count(Lease(""), "", counters.portion())
+    def settle(self, name: str, now: datetime, *, closing: bool = False) -> Entry | None:
+        """Decide what is due of a schedule until `now`, before a change that would lose it; with
+        `closing` also what a pause holds. Return the entry then; None when there is none."""
+        counters = Counters()
+        for result in settle(self.store, [name], now, self.store.load, closing=closing):
+            if result.kind == "error":
+                why = f"its due fire times cannot be decided: {result.detail}"
+                raise ScheduleError(f"{name}: {why}")
+            overlap = result.kind == "overlap"
+            at = None if overlap else result.at
+            counters.decided(name, result.planned.decision, now, at, overlap=overlap)
+        if portion := counters.portion():
+            self.store.count(NOBODY, "", portion)
+        return self.store.load([name])[0].get(name)
 
     # ---- runs by hand -------------------------------------------------------------------------
 
@@ -125,6 +118,62 @@ class Operations:
         return job_id, rest
 
 
+def settle(
+    store: Store,
+    names: Sequence[str],
+    now: datetime,
+    read: Callable[[Sequence[str]], tuple[dict[str, Entry], str]],
+    lease: Lease = NOBODY,
+    *,
+    closing: bool,
+) -> Iterator[CommitResult]:
+    """Decide what is due of schedules until `now`; with `closing` also what a pause holds. Yield
+    what was committed, and for a schedule that cannot be decided an error. `read` returns their
+    state as Store.load does, perhaps with other definitions.
+
+    Raises ScheduleError when the server takes no writes, LeaseLost, and redis-py's errors.
+    """
+    channel, builder = CommitChannel(store), JobBuilder(store)
+    waiting = deque(portions(names))
+    while waiting:
+        entries, everything = read(waiting.popleft())
+        batches = [Batch(now, everything)]
+        for entry in entries.values():
+            try:
+                decision = entry.decide(now, closing=closing)
+                if decision.decides:
+                    batches[-1].add(entry, decision, builder)
+            except Exception as error:  # this schedule's; the others go on
+                if is_outage(error):
+                    raise
+                nothing = Planned(entry, Decision(marker=now, next=None), now, ())
+                yield CommitResult(nothing, "error", str(error), now)
+            if batches[-1].full:
+                batches.append(Batch(now, everything))
+        again: list[str] = []
+        for batch, results in _sent(batches, store, lease, channel):
+            if isinstance(results, CommitRefusal):
+                again += [planned.entry.name for planned in batch.planned]
+            else:
+                again += [r.planned.entry.name for r in results if r.kind != "error"]
+                yield from (result for result in results if result.kind != "stale")
+        if again:
+            waiting.append(again)
+
+
+def _sent(
+    batches: Sequence[Batch], store: Store, lease: Lease, channel: CommitChannel
+) -> Iterator[tuple[Batch, list[CommitResult] | CommitRefusal]]:
+    """Commit batches; yield each with its answers, or why it has to be decided again."""
+    full = [batch for batch in batches if batch.planned]
+    for batch in full:
+        batch.pack(store, lease, channel)
+    for batch, results in zip(full, channel.commit(full), strict=True):
+        if isinstance(results, CommitRefusal) and not results.changed:
+            raise ScheduleError(f"due fire times cannot be decided: {results}")
+        yield batch, results
+
+
 _KEEP = "="
 
 
@@ -133,31 +182,31 @@ class Edit:
     """A change of one schedule; a field that is None stays as it is.
 
     `expected` is the state that the schedule must have: "new", "there", "either", or a revision.
-    A definition of "" removes it. `since` is the instant from which its fire times count again.
+    A definition of "" removes it, with what it leaves `undecided`. `since` is the instant from
+    which its fire times count again; with `anew` its marker is forgotten. `next_fire` may be left
+    None with a `since`: then it is never due.
     """
 
     name: str
     expected: str = "there"
     definition: str | None = None
     since: datetime | None = None
+    anew: bool = False
     next_fire: datetime | None = None
     pause: Pause | None = None
     skipping: SkipRequest | None = None
     unskip: bool = False
+    undecided: Skip | None = None
 
     def words(self) -> list[Any]:
-        """Return the edit as lua/edit.lua takes it. The end of a pause is a duty of the clock only
-        if fire times have to be caught up."""
-        pause: Any = _KEEP
-        ends: Any = _KEEP
-        if self.pause is not None:
-            pause = to_json(self.pause)
-            ends = "" if self.pause.missed == "skip" else _ms(self.pause.until)
+        """Return the edit as lua/edit.lua takes it."""
+        pause = _KEEP if self.pause is None else to_json(self.pause)
         skip = to_json(self.skipping) if self.skipping else "" if self.unskip else _KEEP
         fire = _ms(self.next_fire) if self.since or self.next_fire else _KEEP
         definition = _KEEP if self.definition is None else self.definition
-        since = to_ms(self.since) if self.since else _KEEP
-        return [self.name, self.expected, definition, since, fire, pause, skip, ends]
+        since = ("- " if self.anew else "") + str(to_ms(self.since)) if self.since else _KEEP
+        undecided = skip_line(self.undecided)
+        return [self.name, self.expected, definition, since, fire, pause, skip, undecided]
 
 
 def _ms(t: datetime | None) -> int | str:

@@ -98,7 +98,7 @@ class Repairs:
             kind = "marker"
         elif entry.decided > now + WAIT:
             kind, right, line = "time", *_set_back(entry, now)
-        elif entry.expected_fire() == entry.next_fire:
+        elif entry.expected_fire() == entry.next_fire or entry.held(now):
             return []
         fire = right.expected_fire()
         base = "lost" if entry.lost else entry.base

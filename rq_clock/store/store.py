@@ -41,6 +41,8 @@ KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
 OLDEST_REDIS = (6, 2)
 _SCRIPTS = ("alerts", "commit", "count", "due", "invalid", "lost", "reconcile")
+HELD = float("inf")
+"""Score in the due index of a schedule with fire times that the pause of all holds."""
 _CHUNK = 500
 PAGE = 2000
 """Schedules in one read of the due index."""
@@ -51,22 +53,25 @@ _faults = FaultLog()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of a reconcile. `restart`: new, or with a changed trigger. `past`: the instant of a
-    `once` that had passed before it was first seen."""
+    """One step of a reconcile. `since`: new, or with a changed trigger, whose fire times count from
+    then on; with `anew` its marker is forgotten. `skip`: for the ledger, the instant of a `once`
+    that had passed before it was first seen, or what a removed schedule leaves undecided."""
 
     verb: str
     name: str
     definition: str = ""
     next_fire: datetime | None = None
-    restart: bool = False
+    since: datetime | None = None
     renamed_from: str = ""
-    past: datetime | None = None
+    skip: Skip | None = None
+    anew: bool = False
 
     def words(self) -> list[str | int]:
         """Return the change as lua/reconcile.lua reads it."""
-        fire, past = (to_ms(t) if t else "" for t in (self.next_fire, self.past))
-        words = (self.verb, self.name, self.definition, fire, int(self.restart))
-        return [*words, self.renamed_from, past]
+        fire, since = (to_ms(t) if t else "" for t in (self.next_fire, self.since))
+        base = f"- {since}" if self.anew else since
+        words = (self.verb, self.name, self.definition, fire, base, self.renamed_from)
+        return [*words, skip_line(self.skip)]
 
 
 class Store:
@@ -233,6 +238,12 @@ class Store:
             found |= {name: pause_from(value) for name, value in values if value is not None}
         return found
 
+    def pause_of_all(self) -> Pause | None:
+        """Return the pause of all schedules, also one that has ended; None without a readable
+        one."""
+        found: Any = self.redis.hget(self.key("pauses"), "*")
+        return pause_from(found) if found is not None and _is_pause(found) else None
+
     def all_names(self) -> list[str]:
         """Return the names of all schedules, in alphabetical order."""
         pairs = self.redis.hscan_iter(self.key("definitions"), count=1000)
@@ -260,6 +271,13 @@ class Store:
         """Return the next fire times (ms) of those of `names` that have one."""
         scores = self.redis.zmscore(self.key("due"), list(names))
         return {n: score_ms(s) for n, s in zip(names, scores, strict=True) if s is not None}
+
+    def free_held(self, now: datetime) -> int:
+        """Make some of the schedules due that the pause of all has held. Return their number."""
+        found: Any = self.redis.zrangebyscore(self.key("due"), HELD, HELD, start=0, num=_CHUNK)
+        if found:
+            self.redis.zadd(self.key("due"), dict.fromkeys(found, to_ms(now)), xx=True)
+        return len(found)
 
     # ---- counters -----------------------------------------------------------------------------
 
@@ -343,6 +361,13 @@ class Store:
         return gone
 
 
+def skip_line(skip: Skip | None) -> str:
+    """Return a skip as the ledger holds it, or ""."""
+    if skip is None:
+        return ""
+    return f"- {to_ms(skip.first)} {to_ms(skip.last)} {skip.count} {skip.reason}"
+
+
 def thresholds_from(settings: Settings) -> Thresholds:
     """Return when something counts as trouble, by the settings for alerts."""
     return Thresholds(
@@ -378,7 +403,7 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
         common: dict[str, Any] = {
             "revision": _number(revision),
             "declared": bool(from_code),
-            "next_fire": None if score is None else from_score(score),
+            "next_fire": None if score in (None, HELD) else from_score(score),
         }
         schedule, fault = None, ""
         if state is None:
@@ -396,7 +421,8 @@ def _entries(names: Sequence[str], answers: Sequence[Any]) -> tuple[dict[str, En
                 text(state),
                 schedule=schedule,
                 fault=fault,
-                pauses=tuple(pause_from(p) for p in (pause, pauses[-1]) if p is not None),
+                own_pause=pause_from(pause) if pause is not None else None,
+                pause_of_all=pause_from(pauses[-1]) if pauses[-1] is not None else None,
                 skipping=skip_request_from(skip) if skip is not None else None,
                 **common,
             )

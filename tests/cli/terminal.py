@@ -67,7 +67,7 @@ def fill(connection: Redis, *, now: datetime | None = None) -> Store:
     clock.add("feeds", every(minutes=5), "tasks.demo.heartbeat", queue="reports")
     clock.add("report", cron("0 3 * * *", tz="Europe/Berlin"), "tasks.demo.heartbeat")
     changes = [
-        Change("put", s.name, s.definition(), s.next_after(now), restart=True)
+        Change("put", s.name, s.definition(), s.next_after(now), since=now)
         for s in clock.declared.values()
     ]
     assert all(store.reconcile(lease, 0, now, changes))

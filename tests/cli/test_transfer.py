@@ -347,7 +347,7 @@ def deploy(connection: Redis, text: str, *, at: datetime | None = None, release:
     lease = Leases(store).acquire("clock.1", ("test", ""), "starting", at)
     assert isinstance(lease, Lease)
     changes = [
-        Change("put", s.name, s.definition(), s.next_after(at), restart=True)
+        Change("put", s.name, s.definition(), s.next_after(at), since=at)
         for s in found["clock"].declared.values()
     ]
     assert all(store.reconcile(lease, release, at, changes))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rq_clock.clock.commit_log import LINES
+from rq_clock.clock.commit_log import LINES, CommitLog
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import differing, plan
+from rq_clock.clock.reconcile import decide_old, differing, plan
 from rq_clock.clock.reconciler import PORTION, Reconciler
 from rq_clock.clock.upcoming import Upcoming
 from rq_clock.errors import LeaseLost
@@ -28,6 +28,7 @@ from rq_clock.model.ledger import Enqueued, Invalid
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
+from rq_clock.store.backfills import Backfills
 from rq_clock.store.commit import WINDOW
 from rq_clock.store.counters import Counters
 from rq_clock.store.lease import Leases
@@ -58,16 +59,18 @@ class Wall:
         self.lease = lease
         self.planner = Planner(self.store, lease, memory=self.memory)
 
-    def declare(self, *schedules: Schedule) -> None:
-        """Deploy: reconcile, and settle the fire times that the old triggers left undecided."""
+    def declare(self, *schedules: Schedule) -> Mapping[str, Exception]:
+        """Deploy: reconcile, and settle the fire times that the old triggers left undecided. Return
+        what could not be changed."""
         declared = {s.name: s for s in schedules}
         stored = self.store.declared()
         entries, _ = self.store.load(differing(declared, stored))
         difference = plan(declared, stored, entries, self.now)
-        closing = Planner(self.store, self.lease, memory=self.memory)
-        closing.settle(difference.unsettled, self.now)
+        log = CommitLog(self.store, Counters())
+        decide_old(self.store, self.lease, difference, self.now, log)
         assert all(self.store.reconcile(self.lease, 0, self.now, difference.changes))
         self.planner.look_again(["*"])
+        return difference.invalid
 
     def run(self, until: datetime, *, late: timedelta = timedelta(0)) -> None:
         """Turn the planner until the wall clock shows `until`; each sleep is `late` too long."""
@@ -76,6 +79,11 @@ class Wall:
             if seconds:
                 self.now += max(timedelta(seconds=seconds), timedelta(milliseconds=1)) + late
         self.now = until
+
+    def jump(self, until: datetime) -> None:
+        """Let time pass at once, as in an outage."""
+        self.now = until - SECOND
+        self.run(until)
 
     def enqueued(self, name: str = "s") -> list[datetime]:
         """Fire times of the schedule's jobs, in the order of the queue."""
@@ -519,6 +527,50 @@ class TestDeploy:
         assert wall.enqueued("new") == [MIDNIGHT + s * SECOND for s in (20, 30, 40)]
         wall.declare(schedule(every(seconds=10), "new"))  # the next deploy drops renamed_from
         assert len(wall.store.ledger("new")) == 4
+
+    @pytest.mark.parametrize("minute", [10, 119])
+    def test_new_jitter_runs_nothing_twice(self, wall: Wall, minute: int) -> None:
+        three = MIDNIGHT.replace(hour=3)
+        plain, spread = (schedule(cron("0 3 * * *"), "c", jitter=j) for j in (None, 7200))
+        assert spread.offset > timedelta(minutes=10)
+        wall.declare(plain)
+        wall.jump(three)
+        wall.jump(three + timedelta(minutes=minute))
+        wall.declare(spread)
+        wall.jump(three + timedelta(hours=22))
+        assert wall.enqueued("c") == [three]
+        wall.jump(three + timedelta(hours=24, minutes=minute))
+        wall.declare(plain)  # it may have been to come only after this
+        wall.jump(three + timedelta(hours=30))
+        assert len(wall.enqueued("c")) == 2
+
+    def test_a_rename_carries_backfills_and_what_a_pause_owes(self, wall: Wall) -> None:
+        wall.declare(schedule(every(seconds=10), "old"))
+        pause(wall.store, "old", MIDNIGHT + SECOND, missed="all")
+        wall.planner.look_again(["old"])
+        wall.run(MIDNIGHT + 35 * SECOND)
+        wall.declare(schedule(every(seconds=10), "new", renamed_from="old"))
+        pause(wall.store, "new", MIDNIGHT + SECOND, wall.now, missed="all")
+        wall.planner.look_again(["new"])
+        wall.run(MIDNIGHT + 36 * SECOND)
+        wall.declare(schedule(every(seconds=10), "newest", renamed_from="new"))
+        [owed] = Backfills(wall.store).running("newest")
+        assert (owed.start, owed.end, owed.total) == (
+            MIDNIGHT + 10 * SECOND, MIDNIGHT + 30 * SECOND, 3,
+        )  # fmt: skip
+        wall.run(MIDNIGHT + 40 * SECOND)
+        assert wall.enqueued("newest") == [MIDNIGHT + 40 * SECOND]
+
+    def test_one_that_cannot_be_decided_keeps_its_old_trigger(self, wall: Wall) -> None:
+        wall.declare(schedule(every(seconds=10), queue="bad"), schedule(every(seconds=10), "t"))
+        wall.redis.set("rq:queue:bad", "no list")
+        wall.now = MIDNIGHT + 15 * SECOND
+        hourly = schedule(every(hours=1), queue="bad"), schedule(every(hours=1), "t")
+        assert [*wall.declare(*hourly)] == ["s"]
+        wall.redis.delete("rq:queue:bad")
+        assert wall.entry().undecided("", wall.now)
+        assert not wall.declare(*hourly)
+        assert len(wall.store.ledger("s")) == 1
 
     def test_a_removed_schedule_stops_also_when_it_is_staged(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10), "keep"), schedule(every(seconds=10), "drop"))

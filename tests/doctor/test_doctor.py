@@ -99,7 +99,7 @@ class Namespace:
         """Declare schedules that have been known for so long."""
         since = self.now - known
         self.reconcile(*(
-            Change("put", s.name, s.definition(), s.next_after(since), restart=True)
+            Change("put", s.name, s.definition(), s.next_after(since), since=since)
             for s in schedules
         ), now=since)  # fmt: skip
 

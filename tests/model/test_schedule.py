@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.model.decision import DECISION_LIMIT, Block, Decision, Skip, due
+from rq_clock.model.decision import DECISION_LIMIT, FOR_EVER, Block, Decision, Skip, Span, due
 from rq_clock.model.schedule import Schedule, declare, from_definition
 from rq_clock.model.targets import command
 from rq_clock.timing.triggers import MANY, Trigger, cron, deferred_faults, every, once
@@ -55,7 +55,7 @@ class TestDue:
     def test_nothing_is_due_before_the_next_fire_time(self) -> None:
         marker = at("2026-03-01T03:00")
         decision = due(HOURLY, marker, at("2026-03-01T03:59:59.999"))
-        assert decision == Decision((), (), marker, at("2026-03-01T04:00"))
+        assert decision == Decision(marker=marker, next=at("2026-03-01T04:00"))
 
     def test_a_fire_time_is_due_at_its_instant(self) -> None:
         decision = due(HOURLY, at("2026-03-01T03:00"), at("2026-03-01T04:00"))
@@ -133,15 +133,7 @@ class TestDue:
     def test_a_clock_that_goes_back_fires_nothing_again(self) -> None:
         marker = at("2026-03-01T05:00")
         decision = due(HOURLY, marker, at("2026-03-01T03:30"))
-        assert decision == Decision((), (), marker, at("2026-03-01T06:00"))
-
-    def test_a_pause_accounts_for_each_fire_time(self) -> None:
-        decision = due(HOURLY, at("2026-03-01T00:00"), at("2026-03-01T03:30"), [Block("paused")])
-        assert decision.fire_times == ()
-        assert decision.skips == (
-            Skip("paused", at("2026-03-01T01:00"), at("2026-03-01T03:00"), 3),
-        )
-        assert decision.next == at("2026-03-01T04:00")
+        assert decision == Decision(marker=marker, next=at("2026-03-01T06:00"))
 
     def test_a_long_outage_is_counted_up_to_many(self) -> None:
         decision = due(schedule(every(seconds=1)), at("2026-03-01T00:00"), at("2026-03-08T00:00"))
@@ -200,7 +192,7 @@ class TestDue:
         every_one = due(schedule(trigger, catch_up="all"), marker, now)
         assert every_one.fire_times == tuple(at(f"2026-03-01T0{h}:00") for h in range(4))
         assert due(schedule(trigger), every_one.marker, now) == Decision(
-            (), (), every_one.marker, None
+            marker=every_one.marker, next=None
         )
 
     def test_jitter_moves_every_fire_time_by_the_same_offset(self) -> None:
@@ -238,6 +230,146 @@ class TestDue:
         latest = sometimes.trigger.latest_at(start + timedelta(milliseconds=max(cuts)))
         assert latest is not None
         assert marker == max(start, latest)
+
+
+class TestBlocks:
+    """From midnight on, hourly: a pause from 1:30 to 4:30, or requests to skip."""
+
+    MIDNIGHT = at("2026-03-01T00:00")
+
+    def pause(self, owes: str = "", until: str = "04:30", **more: Any) -> Block:
+        end = at(f"2026-03-01T{until}") if until else FOR_EVER
+        return Block("paused", at("2026-03-01T01:30"), end, owes, **more)
+
+    def history(self, now: str, *blocks: Block, closing: bool = False, **options: Any) -> list[str]:
+        """Return what is decided from midnight on: runs as hours, the others as words."""
+        found, marker = [], self.MIDNIGHT
+        hourly, instant = schedule(cron("0 * * * *"), **options), at(f"2026-03-01T{now}")
+        while (d := due(hourly, marker, instant, blocks, closing=closing)).decides:
+            found += [f"{s.reason} {s.first:%H}-{s.last:%H} {s.count}" for s in d.skips]
+            found += [f"{t:%H}" for t in d.fire_times]
+            found += [f"backfill {b.first:%H}-{b.last:%H} {b.count}"] if (b := d.backfill) else []
+            marker = d.marker
+        if h := d.held:
+            found.append(f"held {h.first:%H}-{h.last:%H} {h.count}")
+            assert d.next == next(b.until for b in blocks if b.at(instant)) or d.next is None
+        else:
+            assert d.next is not None
+            assert d.next > instant
+        return found
+
+    def test_a_pause_accounts_for_its_fire_times_whenever_they_are_decided(self) -> None:
+        assert self.history("04:15", self.pause(), catch_up="all") == ["held 01-01 1"]
+        assert self.history("06:30", self.pause(), catch_up="all") == [
+            "01", "paused 02-04 3", "05", "06",
+        ]  # fmt: skip
+
+    def test_before_and_after_a_pause_the_policy_decides(self) -> None:
+        assert self.history("07:30", self.pause()) == [
+            "01", "paused 02-04 3", "limit 05-06 2", "07",
+        ]  # fmt: skip
+        window = timedelta(hours=2)
+        assert self.history("07:30", self.pause(), catch_up="all", catch_up_window=window) == [
+            "window 01-01 1", "paused 02-04 3", "window 05-05 1", "06", "07",
+        ]  # fmt: skip
+
+    def test_nothing_is_enqueued_while_a_pause_is_in_force(self) -> None:
+        assert self.history("03:30", self.pause()) == ["held 01-01 1"]
+        assert self.history("03:30", self.pause(until="", whole=True)) == ["held 01-01 1"]
+
+    @pytest.mark.parametrize(
+        ("owes", "options", "expected"),
+        [
+            ("latest", {}, ["paused 02-03 2", "04"]),
+            ("all", {}, ["backfill 02-04 3"]),
+            (
+                "all",
+                {"catch_up": "all", "catch_up_limit": 2},
+                ["limit 02-02 1", "backfill 03-04 2"],
+            ),
+            ("all", {"catch_up_window": 5400}, ["window 02-02 1", "backfill 03-04 2"]),
+            ("latest", {"catch_up_window": 60}, ["window 02-04 3"]),
+        ],
+    )
+    def test_a_pause_that_owes_runs_holds_them_to_its_end(
+        self, owes: str, options: dict[str, Any], expected: list[str]
+    ) -> None:
+        pause, first = self.pause(owes), at("2026-03-01T01:00")
+        hourly = schedule(cron("0 * * * *"), **options)
+        during = due(hourly, first, at("2026-03-01T03:30"), [pause])
+        held = Span(at("2026-03-01T02:00"), at("2026-03-01T03:00"), 2)
+        if options.get("catch_up_window") != 60:
+            assert during == Decision(marker=first, next=pause.until, held=held)
+        late = self.history("23:30", pause, **options)
+        assert [step for step in late if step in expected] == expected
+
+    def test_what_a_pause_owes_waits_for_the_pause_of_all(self) -> None:
+        everything = Block("paused", at("2026-03-01T04:00"), at("2026-03-01T05:30"), whole=True)
+        assert self.history("05:15", self.pause("latest"), everything) == ["held 01-01 1"]
+        first, hourly = at("2026-03-01T01:00"), schedule(cron("0 * * * *"))
+        blocks = [self.pause("latest"), everything]
+        held = due(hourly, first, at("2026-03-01T05:15"), blocks)
+        assert held.held == Span(at("2026-03-01T02:00"), at("2026-03-01T04:00"), 3)
+        assert held.held_by_all
+        assert self.history("06:15", self.pause("latest"), everything)[1:] == [
+            "paused 02-03 2", "04", "paused 05-05 1", "06",
+        ]  # fmt: skip
+
+    def test_a_trigger_that_goes_leaves_a_backfill_of_what_it_owes(self) -> None:
+        for owes, expected in (("latest", "backfill 03-03 1"), ("all", "backfill 02-03 2")):
+            found = self.history("03:30", self.pause(owes, until=""), closing=True)
+            assert found[0] == "backfill 01-01 1"
+            assert found[-1] == expected
+
+    def test_a_request_skips_as_many_as_it_names(self) -> None:
+        request = Block("requested", at("2026-03-01T01:30"), count=2)
+        half_hourly = schedule(cron("*/30 * * * *"))
+        first = due(half_hourly, at("2026-03-01T01:30"), at("2026-03-01T04:00"), [request])
+        assert (first.requested, first.marker) == (2, at("2026-03-01T02:30"))
+        assert first.next == at("2026-03-01T03:00")
+
+    def test_a_one_off_job_waits_for_the_end_of_a_pause(self) -> None:
+        job, marker = schedule(once(at("2026-03-01T02:00"))), self.MIDNIGHT
+        held = due(job, marker, at("2026-03-01T03:00"), [self.pause()])
+        assert (held.decides, held.next) == (False, self.pause().until)
+        ran = due(job, marker, at("2026-03-01T04:30"), [self.pause()])
+        assert ran.fire_times == (at("2026-03-01T02:00"),)
+
+    @given(
+        cuts=st.lists(st.integers(1, 2000), min_size=1, max_size=8),
+        edges=st.lists(st.integers(0, 2000), min_size=4, max_size=4),
+        owes=st.sampled_from(["", "latest", "all"]),
+        skips=st.integers(0, 5),
+        catch_up=st.sampled_from(["latest", "all", "none"]),
+    )
+    def test_each_fire_time_is_decided_once_whatever_blocks_it(
+        self, cuts: list[int], edges: list[int], owes: str, skips: int, catch_up: str
+    ) -> None:
+        minute, start = timedelta(minutes=1), self.MIDNIGHT
+        a, b, c, d = (start + edge * minute for edge in edges)
+        often, left = schedule(every(minutes=7), catch_up=catch_up), skips
+        marker = start
+        for cut in [*sorted(cuts), 5000]:
+            now = start + cut * minute
+            while True:
+                blocks = [
+                    Block("paused", a, max(a, b), owes),
+                    Block("paused", c, max(c, d), whole=True),
+                ]
+                blocks += [Block("requested", a, count=left)] if left else []
+                decision = due(often, marker, now, blocks)
+                if not decision.decides:
+                    break
+                owed = decision.backfill.count if decision.backfill else 0
+                decided = sum(s.count for s in decision.skips) + len(decision.fire_times) + owed
+                assert decided == often.trigger.count(marker, decision.marker)
+                if any(block.reason == "paused" and block.at(now) for block in blocks):
+                    assert not decision.fire_times
+                    assert not decision.backfill
+                left -= decision.requested
+                marker = decision.marker
+        assert decision.next
+        assert decision.next > now
 
 
 class TestDeclaration:

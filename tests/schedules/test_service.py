@@ -16,7 +16,7 @@ from rq.job import Job
 from rq_clock.clock.backfiller import Backfiller
 from rq_clock.clock.planner import Planner
 from rq_clock.errors import Conflict, ConflictKind, LeaseLost, ScheduleError, StoreUnavailable
-from rq_clock.model.decision import Skip
+from rq_clock.model.decision import Skip, Span
 from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.ledger import Enqueued
 from rq_clock.model.schedule import declare
@@ -27,7 +27,7 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
-from rq_clock.timing.instants import to_ms
+from rq_clock.timing.instants import iso, to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from tests.helpers import Events, definition
 
@@ -61,7 +61,7 @@ class Leader:
     def declare(self, name: str, trigger: Trigger, target: str) -> None:
         """Declare a schedule in code."""
         schedule, at = declare(name, trigger, target, {}), self.now
-        change = Change("put", name, schedule.definition(), schedule.next_after(at), True)
+        change = Change("put", name, schedule.definition(), schedule.next_after(at), at)
         assert all(self.store.reconcile(self.lease, 0, at, [change]))
 
     def tick(self, at: datetime | None = None) -> None:
@@ -77,13 +77,17 @@ class Leader:
             backfiller.look(self.lease, at)
             jobs = self.jobs()
             assert len(jobs) <= at_once
-            for job in jobs:
-                self.redis.hset(f"rq:job:{job}", "status", "finished")
-                self.redis.lrem("rq:queue:default", 0, job)
+            self.finish_jobs()
             if not self.redis.zcard(self.store.key("duties")):
                 return
             at += timedelta(seconds=3)
         raise AssertionError("the duties do not end")
+
+    def finish_jobs(self) -> None:
+        """End each waiting job as a worker does."""
+        for job in self.jobs():
+            self.redis.hset(f"rq:job:{job}", "status", "finished")
+            self.redis.lrem("rq:queue:default", 0, job)
 
     def jobs(self) -> list[str]:
         return Queue("default", connection=self.redis).get_job_ids()
@@ -329,6 +333,31 @@ class TestFinding:
     def test_iterating_yields_all_by_name(self, schedules: Schedules) -> None:
         assert [entry.name for entry in schedules] == ["nightly", "shop-1", "shop-2"]
 
+    def test_one_that_becomes_a_past_one_off_job_runs_at_once(
+        self, schedules: Schedules, clock: Leader
+    ) -> None:
+        schedules.add("often", every(milliseconds=10), TASK, overlap="allow")
+        clock.pass_by(next_fire(schedules, "often"))
+        clock.tick()
+        before = clock.now - HOUR
+        schedules.update("often", trigger=once(before))
+        clock.tick()
+        assert [t for t, _ in clock.runs("often")][-1] - before < timedelta(milliseconds=1)
+
+    def test_a_one_off_job_that_a_pause_holds_is_moved(
+        self, schedules: Schedules, clock: Leader
+    ) -> None:
+        name = schedules.once(clock.now - SECOND, TASK, key="k")
+        schedules.pause(name)
+        clock.tick()
+        later = clock.now + HOUR
+        schedules.update(name, trigger=once(later))
+        schedules.resume(name)
+        clock.tick()
+        assert clock.jobs() == []
+        assert schedules.backfills() == []
+        assert later <= next_fire(schedules, name) < later + SECOND
+
 
 class TestTrigger:
     def test_runs_now_and_keeps_the_marker(self, schedules: Schedules, clock: Leader) -> None:
@@ -395,13 +424,13 @@ class TestPause:
         schedules.add("often", every(milliseconds=20), TASK)
         schedules.pause("often")
         due = next_fire(schedules, "often")
-        clock.pass_by(due)
+        clock.pass_by(due + timedelta(milliseconds=40))
         schedules.resume("often")
-        resumed = get(schedules, "often").pauses[0].until
-        assert resumed
-        clock.tick(resumed)
-        assert clock.runs("often") == []
-        assert [reason for reason, _ in clock.skips("often")] == ["paused"]
+        [pause] = get(schedules, "often").pauses
+        assert pause.until
+        clock.tick(pause.until)
+        assert [t for t, _ in clock.runs("often") if pause.since <= t < pause.until] == []
+        assert "paused" in [reason for reason, _ in clock.skips("often")]
 
     @pytest.mark.parametrize("names", ["job", ALL])
     def test_a_one_off_job_that_waited_runs_at_once_after_it(
@@ -420,32 +449,95 @@ class TestPause:
     def test_a_resumed_schedule_catches_up_by_its_missed(
         self, schedules: Schedules, clock: Leader, missed: str
     ) -> None:
-        schedules.add("often", every(milliseconds=10), TASK)
+        schedules.add("often", every(milliseconds=10), TASK, overlap="allow")
         schedules.pause("often")
         since = get(schedules, "often").pauses[0].since
         clock.pass_by(since + timedelta(milliseconds=100))
         schedules.resume("often", missed=missed)
-        until = get(schedules, "often").pauses[0].until
-        assert until
+        [pause] = get(schedules, "often").pauses
+        assert pause.until
+        until = pause.until - timedelta(milliseconds=1)  # the end itself is not in it
         known = get(schedules, "often").known_since + timedelta(milliseconds=1)
         expected = list(fire_times(max(since, known), until, timedelta(milliseconds=10)))
         assert len(expected) >= 9
         if missed == "latest":
             expected = expected[-1:]
-        clock.finish_duties()
-        assert clock.runs("often") == [(t, "backfill") for t in expected]
+        clock.tick(pause.until)
+        clock.finish_duties(at_once=2)
+        kind = "schedule" if missed == "latest" else "backfill"
+        ran = [run for run in clock.runs("often") if since <= run[0] <= until]
+        assert ran == [(t, kind) for t in expected]
 
-    def test_a_timed_pause_catches_up_at_its_end(self, schedules: Schedules, clock: Leader) -> None:
+    @pytest.mark.usefixtures("ahead")
+    def test_a_pause_that_owes_runs_holds_them(self, schedules: Schedules, clock: Leader) -> None:
+        schedules.add("feeds", every(hours=1), TASK, catch_up="all")
+        first = next_fire(schedules, "feeds")
+        schedules.pause("feeds", until=first + 3 * HOUR, missed="all")
+        clock.tick(first + HOUR)
+        held = get(schedules, "feeds")
+        assert held.next_fire == first + 3 * HOUR
+        assert held.held(first + HOUR) == Span(first, first + HOUR, 2)
+        assert held.states(first + HOUR) == ("paused",)
+        assert clock.store.ledger("feeds") == []
+        clock.tick(first + 3 * HOUR)
+        assert clock.runs("feeds") == [(first + 3 * HOUR, "schedule")]
+        [backfill] = schedules.backfills()
+        assert (backfill.start, backfill.end, backfill.total, backfill.at_once, backfill.by) == (
+            first, first + 2 * HOUR, 3, 1, "ana",
+        )  # fmt: skip
+
+    def test_what_is_owed_survives_another_pause(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("often", every(milliseconds=10), TASK)
-        until = clock.now + timedelta(milliseconds=100)
-        schedules.pause("often", until=until, missed="latest")
-        due = until.replace(microsecond=until.microsecond // 1000 * 1000)
-        assert Backfiller(clock.store).look(clock.lease, until - timedelta(milliseconds=1)) == due
-        clock.pass_by(until)
-        clock.finish_duties()
-        [made_up] = [t for t, reason in clock.runs("often") if reason == "backfill"]
-        assert until - timedelta(milliseconds=10) <= made_up <= until
-        assert [b.state for b in schedules.backfills()] == ["done"]
+        schedules.pause("often", missed="all")
+        clock.pass_by(get(schedules, "often").known_since + timedelta(milliseconds=50))
+        schedules.resume("often")
+        schedules.pause("often", reason="again")
+        assert max(owed.total for owed in schedules.backfills()) >= 4
+        assert "backfill" not in [reason for _, reason in clock.runs("often")]
+
+    @pytest.mark.usefixtures("ahead")
+    @pytest.mark.parametrize("name", [ALL, "feeds"])
+    def test_a_pause_holds_backfills(self, schedules: Schedules, clock: Leader, name: str) -> None:
+        schedules.add("feeds", every(hours=1), TASK)
+        clock.tick(next_fire(schedules, "feeds") + 10 * HOUR)
+        begin = get(schedules, "feeds").decided
+        clock.finish_jobs()
+        schedules.backfill("feeds", begin - 3 * HOUR, begin, again=True)
+        schedules.pause(name)
+        backfiller = Backfiller(clock.store)
+        look = backfiller.look(clock.lease, clock.now + SECOND)
+        assert look
+        assert look > clock.now + 30 * SECOND
+        assert clock.jobs() == []
+        schedules.resume(name)
+        backfiller.look(clock.lease, clock.now + SECOND)
+        assert len(clock.jobs()) == 1
+
+    def test_a_removal_accounts_for_what_was_held(
+        self, schedules: Schedules, clock: Leader
+    ) -> None:
+        schedules.add("often", every(milliseconds=10), TASK)
+        schedules.pause("often", missed="all")
+        clock.pass_by(get(schedules, "often").known_since + timedelta(milliseconds=50))
+        schedules.remove("often")
+        [(reason, count)] = clock.skips("often")
+        assert reason == "removed"
+        assert count >= 4
+
+    @pytest.mark.parametrize("missed", ["latest", "all"])
+    def test_a_changed_trigger_leaves_what_the_old_one_owed(
+        self, schedules: Schedules, clock: Leader, missed: str
+    ) -> None:
+        schedules.add("often", every(milliseconds=10), TASK)
+        schedules.pause("often", missed=missed)
+        clock.pass_by(get(schedules, "often").known_since + timedelta(milliseconds=50))
+        schedules.update("often", trigger=every(hours=1))
+        total = sum(owed.total for owed in schedules.backfills())
+        assert total <= 2 if missed == "latest" else total >= 4
+        schedules.resume("often")
+        clock.tick()
+        clock.finish_duties(at_once=2)
+        assert len(clock.runs("often")) == total
 
     def test_an_empty_pause_catches_up_nothing(self, schedules: Schedules, clock: Leader) -> None:
         schedules.add("feeds", every(days=300), TASK)
@@ -506,9 +598,28 @@ class TestSkip:
         known = get(schedules, "often").known_since
         clock.pass_by(known + timedelta(milliseconds=200))
         last = schedules.skip("often", 1)
-        entry = get(schedules, "often")
-        assert last == every(milliseconds=50).next_after(entry.decided)
+        skipping = get(schedules, "often").skipping
+        assert skipping
+        assert last == every(milliseconds=50).next_after(skipping.since)
+        clock.finish_jobs()
+        clock.tick(last)
         assert [reason for _, reason in clock.runs("often")] == ["schedule"]
+        assert ("requested", 1) in clock.skips("often")
+
+    @pytest.mark.usefixtures("ahead")
+    def test_it_counts_fire_times_also_of_a_denser_trigger(
+        self, schedules: Schedules, clock: Leader
+    ) -> None:
+        schedules.add("feeds", every(hours=1), TASK)
+        schedules.skip("feeds", 2)
+        schedules.skip("feeds", 2)
+        schedules.update("feeds", trigger=every(seconds=10))
+        first = next_fire(schedules, "feeds")
+        for i in range(3):
+            clock.tick(first + 10 * i * SECOND)
+        assert clock.skips("feeds") == [("requested", 2)]
+        assert clock.runs("feeds") == [(first + 20 * SECOND, "schedule")]
+        assert get(schedules, "feeds").skipping is None
 
     def test_more_than_remain_is_refused(self, schedules: Schedules, clock: Leader) -> None:
         name = schedules.once(clock.now + HOUR, TASK)
@@ -558,6 +669,21 @@ class TestBackfill:
         ran = [t for t, _ in clock.runs("hourly")]
         assert ran == [*self.HOURS[1:4], self.HOURS[0], *self.HOURS[4:]]
 
+    @pytest.mark.usefixtures("ahead")
+    def test_what_the_history_does_not_reach_is_run_only_on_demand(
+        self, schedules: Schedules, clock: Leader
+    ) -> None:
+        first = next_fire(schedules, "hourly")
+        for i in range(6):
+            clock.tick(first + i * HOUR)
+            clock.finish_jobs()
+        clock.redis.ltrim(clock.store.key("ledger:hourly"), -3, -1)
+        reach = first + 3 * HOUR
+        span = first, first + 5 * HOUR
+        assert f"goes back to {iso(reach)}" in fault(schedules, "backfill", "hourly", *span)
+        assert schedules.preview_backfill("hourly", reach, span[1]).count == 0
+        assert schedules.preview_backfill("hourly", *span, again=True).count == 6
+
     def test_a_span_may_begin_and_end_within_a_millisecond(self, schedules: Schedules) -> None:
         """A fire time less than a millisecond before the span is outside it."""
         little = timedelta(microseconds=400)
@@ -598,14 +724,13 @@ class TestBackfill:
         self, schedules: Schedules, clock: Leader, events: Events
     ) -> None:
         duties = clock.store.key("duties")
-        clock.redis.zadd(duties, {"later:hourly": 0, "pause:gone": 0})
+        clock.redis.zadd(duties, {"later:hourly": 0})
         schedules.backfill("hourly", self.START, self.END)
         backfiller = Backfiller(clock.store)
         for minutes in range(3):
             backfiller.look(clock.lease, clock.now + timedelta(minutes=minutes))
         assert len(clock.runs("hourly")) == 1
         assert clock.redis.zscore(duties, "later:hourly")
-        assert not clock.redis.zscore(duties, "pause:gone")
         assert [e["item"] for e in events("duty.unknown")] == ["later:hourly"]
 
     def test_a_deposed_clock_enqueues_nothing(self, schedules: Schedules, clock: Leader) -> None:

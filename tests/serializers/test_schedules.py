@@ -99,6 +99,7 @@ class TestSchedules:
             "marker": None,
             "knownSince": "2026-03-01T11:00:00Z",
             "pause": None,
+            "held": None,
             "skipping": None,
             "fault": None,
             "last": None,
@@ -136,8 +137,8 @@ class TestSchedules:
         assert "****" in repr(view) or "…" in repr(view)
 
     def test_a_blocked_schedule_has_its_pause_and_its_skip(self) -> None:
-        skipping = SkipRequest(count=2, until=NOON + HOUR, reason="", by="ana", since=NOON)
-        held = replace(entry(every(hours=1)), pauses=(pause(),), skipping=skipping, declared=False)
+        skipping = SkipRequest(count=2, reason="", by="ana", since=NOON)
+        held = replace(entry(every(hours=1)), own_pause=pause(), skipping=skipping, declared=False)
         view = view_of(held)
         assert (view["state"], view["origin"]) == ("paused", "run-time")
         assert view["pause"] == {
@@ -150,12 +151,8 @@ class TestSchedules:
         assert view["skipping"]["count"] == 2
         assert view["skipping"]["until"] == "2026-03-01T13:00:00Z"
 
-    def test_a_pause_or_skip_that_is_over_blocks_nothing(self) -> None:
-        skipping = SkipRequest(
-            count=2, until=NOON - HOUR, reason="", by="ana", since=NOON - 2 * HOUR
-        )
-        held = replace(entry(every(hours=1)), pauses=(pause(NOON),), skipping=skipping)
-        view = view_of(held)
+    def test_a_pause_that_is_over_blocks_nothing(self) -> None:
+        view = view_of(replace(entry(every(hours=1)), own_pause=pause(NOON)))
         assert (view["state"], view["pause"], view["skipping"]) == ("scheduled", None, None)
 
     def test_one_that_cannot_be_read_has_its_fault_and_every_key(self) -> None:
@@ -196,13 +193,13 @@ class TestFireTimes:
         assert fire_of(fire)["jitterOffsetMs"] > 0
 
     def test_only_undecided_fire_times_are_blocked(self) -> None:
-        skipping = SkipRequest(count=1, until=NOON + HOUR, reason="", by="ana", since=NOON)
+        skipping = SkipRequest(count=1, reason="", by="ana", since=NOON)
         held = replace(entry(every(hours=1)), marker=NOON, skipping=skipping)
         skipped = [fire_of(fire)["skipped"] for fire in upcoming(held, NOON - 2 * HOUR, 4)]
         assert skipped == [None, None, "requested", None]
-        paused = replace(held, pauses=(pause(NOON + 2 * HOUR),))
+        paused = replace(held, own_pause=pause(NOON + 2 * HOUR))
         skipped = [fire_of(fire)["skipped"] for fire in upcoming(paused, NOON, 3)]
-        assert skipped == ["paused", "paused", None]
+        assert skipped == ["paused", None, None]
 
     def test_they_end_at_until(self) -> None:
         found = upcoming(entry(every(hours=1)), NOON, 10, NOON + 2 * HOUR)
@@ -247,7 +244,7 @@ class TestDensity:
 
     def test_blocked_and_ended_schedules_do_not_count(self) -> None:
         minutely = entry(every(minutes=1))
-        paused, until = (replace(minutely, pauses=(pause(t),)) for t in (None, self.AT + HOUR / 2))
+        paused, until = (replace(minutely, own_pause=pause(t)) for t in (None, self.AT + HOUR / 2))
         over = replace(entry(once(NOON)), next_fire=None)
         broken = replace(minutely, schedule=None)
         assert sum(b["fires"] for b in self.of(paused, over, broken)["buckets"]) == 0

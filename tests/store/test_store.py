@@ -67,7 +67,7 @@ class Namespace:
 
     def put(self, *schedules: Schedule, now: datetime = MIDNIGHT) -> None:
         self.reconcile(*(
-            Change("put", s.name, s.definition(), s.next_after(now), restart=True)
+            Change("put", s.name, s.definition(), s.next_after(now), since=now)
             for s in schedules
         ), now=now)  # fmt: skip
 
@@ -554,7 +554,7 @@ class TestReconcile:
         assert led.store.all_names() == ["new"]
 
     def test_an_older_release_never_overwrites_a_newer_one(self, led: Namespace) -> None:
-        put = Change("put", "hourly", hourly().definition(), ONE, restart=True)
+        put = Change("put", "hourly", hourly().definition(), ONE, since=MIDNIGHT)
         assert list(led.store.reconcile(led.lease, 42, MIDNIGHT, [put])) == [True]
         before = led.dump()
         remove = Change("remove", "hourly")
@@ -612,7 +612,7 @@ class TestLedger:
             skip = Skip(reason, MIDNIGHT, MIDNIGHT + hours * HOUR, 1)
             entry = ns.entry()
             batch = Batch(ONE, ns.store.load([])[1])
-            decision = Decision((), (skip,), MIDNIGHT + hours * HOUR, TWO)
+            decision = Decision(marker=MIDNIGHT + hours * HOUR, next=TWO, skips=(skip,))
             batch.add(entry, decision, JobBuilder(ns.store))
             batch.pack(ns.store, ns.lease, CommitChannel(ns.store))
             assert kinds(ns.send(batch)) == ["ok"]

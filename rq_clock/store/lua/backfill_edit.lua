@@ -19,17 +19,14 @@ if verb == 'finish' then
   return due and tonumber(due) == tonumber(now) and redis.call('ZREM', key('duties'), id) or 0
 end
 
-local backfill, words = key('backfill:' .. id), 7 + tonumber(ARGV[6])
+local words = 7 + tonumber(ARGV[6])
 if verb == 'create' then
-  if redis.call('EXISTS', backfill) == 1 then return 0 end
   if ARGV[5] ~= '' and tonumber(ARGV[5]) ~= redis.call('ZCARD', KEYS[1]) then
     return -1
   end
-  redis.call('HSET', backfill, unpack(ARGV, words))
-  redis.call('ZADD', KEYS[1], now, id)
-  redis.call('ZADD', key('duties'), now, 'backfill:' .. id)
-  redis.call('PUBLISH', key('news'), ':duties')
+  if not start_backfill(id, now, unpack(ARGV, words)) then return 0 end
 else
+  local backfill = key('backfill:' .. id)
   if redis.call('HGET', backfill, 'state') ~= 'running' then return 0 end
   redis.call('HSET', backfill, 'state', 'canceled')
   redis.call('PEXPIRE', backfill, ARGV[5])

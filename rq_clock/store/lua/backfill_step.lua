@@ -6,11 +6,13 @@
 --       5 fire times left out with this step   6 state after it: running | done
 --       7 when to look again, ms   8 entries a ledger may have   9 now ms
 --       10 its jobs that still lived, separated by spaces   11 ms to keep it when it is over
---       12 number of jobs, then for each: job id, fire time (ms), its commands as `enqueue` takes
+--       12 revision of its schedule   13 revision of "*"
+--       14 number of jobs, then for each: job id, fire time (ms), its commands as `enqueue` takes
 --          them
 -- Returns "ok", "lost" (the token is no longer the lease's), "stale" (it went on, was canceled or
--- is gone), or the fault. Only "ok" has written, or, where a server takes no more writes, the jobs
--- before the fault; their ids keep them from being enqueued twice.
+-- is gone, or its schedule was changed: it may be paused), or the fault. Only "ok" has written, or,
+-- where a server takes no more writes, the jobs before the fault; their ids keep them from being
+-- enqueued twice.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 'lost' end
 local duty, keep = 'backfill:' .. ARGV[2], ARGV[11]
@@ -26,14 +28,16 @@ if state ~= 'running' then
   return 'stale'
 end
 if (cursor or '') ~= ARGV[3] then return 'stale' end
+local revisions = redis.call('HMGET', key('revisions'), schedule, '*')
+if (revisions[1] or '0') ~= ARGV[12] or (revisions[2] or '0') ~= ARGV[13] then return 'stale' end
 
 local known = redis.call('HEXISTS', key('markers'), schedule) == 1 and schedule
 local cap, jobs, enqueued = ledger_cap(ARGV[8]), {}, 0
 for id in string.gmatch(ARGV[10], '%S+') do
   jobs[#jobs + 1] = id
 end
-position = 13
-for _ = 1, tonumber(ARGV[12]) do
+position = 15
+for _ = 1, tonumber(ARGV[14]) do
   local id, fire = take(), take()
   local fault, before = enqueue(id, KEYS[3])
   if fault then

@@ -16,11 +16,14 @@
 --         JSON, an array of: number of schedules, then for each schedule:
 --           name
 --           base ("<marker> <known since>" that the decision is based on)   revision
---           new base   next fire time (ms; "" for none; "end" for a one-off job that is over now:
---           only its ledger and its run stay, the ledger for a day)
+--           new base   next fire time (ms; "" for none; "inf" while the pause of all holds it;
+--           "end" for a one-off job that is over now: only its ledger and its run stay, the ledger
+--           for a day)
 --           overlap ("skip" | "allow")   number of its queue
 --           number of skips, then for each: first ms, last ms, count, reason
 --           number of jobs, then for each: job id, fire time (ms), ledger code, its template
+--           and behind these an object: number of a schedule → id of a backfill, since when (ms),
+--           its fields and values
 --         then for each job, in order: a word for each place of its own
 -- Returns {"lost"}                    the token is no longer the lease's; nothing was written
 --         {"changed"}                 the revision of "*" moved on; nothing was written
@@ -92,6 +95,7 @@ for i = 1, words[1] do
     own = own + #templates[words[place + 3]].places
   end
 end
+local backfills = words[next_word]
 local states = call('HMGET', KEYS[2], unpack(names))
 names[#names + 1] = '*'
 local revisions = call('HMGET', key('revisions'), unpack(names))
@@ -222,6 +226,17 @@ local function read_skips(place)
   return skips, first
 end
 
+-- Lower the number of fire times to skip on request by those that were.
+local function lower_request(name, skipped)
+  local request = call('HGET', key('skips'), name) or ''
+  local left = (string.match(request, '"count": (%d+)') or 0) - skipped
+  if left > 0 then
+    call('HSET', key('skips'), name, (string.gsub(request, '"count": %d+', '"count": ' .. left, 1)))
+  else
+    call('HDEL', key('skips'), name)
+  end
+end
+
 local SERVER_WIDE = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true}
 local answers, seen, written, pushed, last_job = {'done', now}, {}, {}, {}, 0
 
@@ -291,6 +306,13 @@ for _, entry in ipairs(written) do
   else
     if entry.length > cap then
       call('LTRIM', entry.ledger, -cap, -1)
+    end
+    for _, skip in ipairs(entry.skips) do
+      if skip[4] == 'requested' then lower_request(name, skip[3]) end
+    end
+    local backfill = backfills[tostring(entry.answer - 2)]
+    if backfill then
+      start_backfill(unpack(backfill))
     end
     markers[#markers + 1], markers[#markers + 2] = name, format(words[place + 3], entry.state)
     if next_fire == 'end' then

@@ -9,18 +9,16 @@
 --       its expected state: "new" | "there" | "either" | its revision; behind that, if nothing may
 --       have been decided meanwhile: " <marker> <known since>"
 --       definition (JSON), or "" to remove it
---       known since (ms) from now on
+--       known since (ms) from now on; behind "- " if its marker goes as well
 --       next fire time (ms, or "" for none)
 --       pause (JSON, or "" for none)
 --       skip (JSON, or "" for none)
---       when its pause ends (ms, or "" for never), for the clock's duties
+--       what a removed schedule leaves undecided: a skip for its ledger, or ""
 --       … and the last, as audit.lua takes it
 -- Returns {"done", revision…}
 --         {"refused", then for each that did not fit: its number, why}, nothing was written;
 --           why: exists | missing | declared | stale <its revision>
 --
--- A pause begins with the first fire time that it blocks, also one that was due before it, and it
--- ends no sooner than with the last that the clock has skipped for it: these are caught up.
 -- An "exists" is none for a schedule that is there with the same definition: adding again is
 -- harmless. The new revision makes what the clock has staged for a schedule stale, so a change
 -- applies from this instant on.
@@ -100,27 +98,7 @@ local function index(zset, name, score)
   end
 end
 
-local function restart(name, since)
-  local base, jobs = state_of(name, prefix, '- 0')
-  local marker = string.match(base, '^%S+')
-  if marker ~= '-' and tonumber(marker) > tonumber(since) then
-    since = marker  -- decided already, by the trigger of that time
-  end
-  keep_state(name, marker .. ' ' .. since, jobs)
-end
-
-local function exact(name, pause, ends, state)
-  local since, fire = string.match(pause, '"since": (%d+)'), redis.call('ZSCORE', key('due'), name)
-  if since and fire and tonumber(fire) < tonumber(since) then
-    pause = string.gsub(pause, '"since": %d+', '"since": ' .. fire)
-  end
-  local marker = string.match(state or '', '^%d+')
-  if tonumber(ends) and marker and tonumber(marker) > tonumber(ends) then
-    return string.gsub(pause, '"until": %d+', '"until": ' .. marker), marker
-  end
-  return pause, ends
-end
-
+local removed, paused = {}, {}
 local answers, news, last = {'done'}, {}, redis.call('INCRBY', key('revision'), count)
 for n = 1, count do
   local i = first + n * 8 - 8
@@ -128,24 +106,29 @@ for n = 1, count do
   if same[n] then
     answers[n + 1] = revisions[n] or '0'
   elseif definition == '' then
+    if ARGV[i + 7] ~= '' then
+      redis.pcall('RPUSH', key('ledger:' .. name), ARGV[i + 7])
+    end
     drop({name}, keep)
+    removed[name] = true
     answers[n + 1] = ''
     news[name] = true
   else
     local revision = string.format('%d', last - count + n)
     if not definitions[n] and name ~= '*' then
-      write('HSET', key('markers'), name, '- ' .. since)
+      write('HSET', key('markers'), name, '- ' .. string.match(since, '%d+$'))
       redis.call('PERSIST', key('ledger:' .. name))
+    elseif string.sub(since, 1, 2) == '- ' then
+      keep_state(name, since, select(2, state_of(name)) or '')
     elseif since ~= '=' then
-      restart(name, since)
+      local base, jobs = state_of(name, prefix, '- 0')
+      restart(name, base, jobs, since)
     end
     put(KEYS[1], name, definition)
-    local pause, ends = exact(name, ARGV[i + 5], ARGV[i + 7], states[n])
-    put(key('pauses'), name, pause)
+    put(key('pauses'), name, ARGV[i + 5])
+    paused[name] = ARGV[i + 5] ~= '=' or nil
     put(key('skips'), name, ARGV[i + 6])
     index(key('due'), name, fire)
-    index(key('duties'), 'pause:' .. name, ends)
-    news[':duties'] = news[':duties'] or tonumber(ends) and true
     write('HSET', key('revisions'), name, revision)
     answers[n + 1] = revision
     -- the clock finds a new schedule in time when it is due later
@@ -155,6 +138,15 @@ for n = 1, count do
 end
 for _, words in pairs(gathered) do
   redis.call(unpack(words))
+end
+if next(removed) then
+  cancel_backfills(removed, keep)
+end
+if next(paused) then  -- a pause holds backfills, its end lets them go on
+  each_backfill(paused, function(_, duty)
+    redis.call('ZADD', key('duties'), now, duty)
+    news[':duties'] = true
+  end)
 end
 for name in pairs(news) do
   redis.call('PUBLISH', key('news'), name)

@@ -184,6 +184,50 @@ end
 
 local HASHES = {'definitions', 'markers', 'revisions', 'pauses', 'skips', 'succeeded', 'outcomes'}
 
+-- Let the fire times of a schedule count from another instant on. What is decided stays decided.
+local function restart(name, base, jobs, since)
+  local marker = string.match(base, '^%S+')
+  if marker ~= '-' and tonumber(marker) > tonumber(since) then
+    since = marker
+  end
+  keep_state(name, marker .. ' ' .. since, jobs)
+end
+
+-- ---- backfills ----
+
+-- Leave a backfill for the leader; its fields and values follow.
+local function start_backfill(id, now, ...)
+  if redis.call('EXISTS', key('backfill:' .. id)) == 1 then return false end
+  redis.call('HSET', key('backfill:' .. id), ...)
+  redis.call('ZADD', key('backfills'), now, id)
+  redis.call('ZADD', key('duties'), now, 'backfill:' .. id)
+  redis.call('PUBLISH', key('news'), ':duties')
+  return true
+end
+
+-- Call `change` with the key of each unfinished backfill of schedules (name → true; "*" for all), and
+-- its duty.
+local function each_backfill(schedules, change)
+  for _, duty in ipairs(redis.call('ZRANGE', key('duties'), 0, -1)) do
+    local backfill = string.match(duty, '^backfill:') and key(duty)
+    local schedule = backfill and redis.call('HGET', backfill, 'schedule')
+    if schedule and (schedules[schedule] or schedules['*']) then
+      change(backfill, duty)
+    end
+  end
+end
+
+-- Cancel the backfills of removed schedules.
+local function cancel_backfills(schedules, keep)
+  each_backfill(schedules, function(backfill, duty)
+    redis.call('HSET', backfill, 'state', 'canceled')
+    redis.call('PEXPIRE', backfill, keep)
+    redis.call('ZREM', key('duties'), duty)
+  end)
+end
+
+-- ---- all state of a schedule ----
+
 -- Forget schedules. Their ledgers stay for `keep` ms.
 local function drop(names, keep)
   for _, hash in ipairs(HASHES) do
@@ -193,7 +237,6 @@ local function drop(names, keep)
   redis.call('ZREM', key('due'), unpack(names))
   redis.call('ZREM', key('failing'), unpack(names))
   for _, name in ipairs(names) do
-    redis.call('ZREM', key('duties'), 'pause:' .. name)
     redis.call('DEL', key('counters:' .. name))
     redis.call('PEXPIRE', key('ledger:' .. name), keep)
     redis.call('PEXPIRE', key('failed:' .. name), keep)
@@ -208,12 +251,13 @@ local function carry_over(old, new)
       redis.call('HSET', key(hash), new, value)
     end
   end
-  for index, head in pairs({failing = '', duties = 'pause:'}) do
-    local score = redis.call('ZSCORE', key(index), head .. old)
-    if score then
-      redis.call('ZADD', key(index), score, head .. new)
-    end
+  local failing = redis.call('ZSCORE', key('failing'), old)
+  if failing then
+    redis.call('ZADD', key('failing'), failing, new)
   end
+  each_backfill({[old] = true}, function(backfill)
+    redis.call('HSET', backfill, 'schedule', new)
+  end)
   for _, kind in ipairs({'ledger:', 'counters:', 'failed:'}) do
     if redis.call('EXISTS', key(kind .. old)) == 1 then
       redis.call('RENAME', key(kind .. old), key(kind .. new))

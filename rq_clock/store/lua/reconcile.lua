@@ -6,9 +6,10 @@
 --       then, for each schedule, 7 values:
 --       verb ("put" | "remove")   name
 --       definition (JSON)   next fire time (ms, or "" for none)
---       "1" to know it since now (it is new, or its trigger changed), else "0"
+--       known since from now on (ms), if it is new or its trigger changed, else ""; behind "- " if
+--       its marker goes as well
 --       old name, or ""
---       fire time (ms) that had passed before the schedule was first seen, or ""
+--       skip for its ledger, or ""
 -- Returns 1; 0 when the token is no longer the lease's; -1 when a later release of the same owner
 -- has written here. Nothing was written then.
 --
@@ -24,12 +25,17 @@ if release > 0 then
   redis.call('HSET', KEYS[2], 'release', release)
 end
 
+local removed = {}
 for i = 5, #ARGV, 7 do
   local verb, name = ARGV[i], ARGV[i + 1]
   if verb == 'remove' then
+    if ARGV[i + 6] ~= '' then
+      redis.pcall('RPUSH', key('ledger:' .. name), ARGV[i + 6])
+    end
     drop({name}, keep)
+    removed[name] = true
   else
-    local definition, next_fire, restart, old, past = unpack(ARGV, i + 2, i + 6)
+    local definition, next_fire, since, old, skip = unpack(ARGV, i + 2, i + 6)
     local known, jobs = state_of(name)
     if not known and old ~= '' and state_of(old) then
       carry_over(old, name)
@@ -37,12 +43,14 @@ for i = 5, #ARGV, 7 do
     end
     if not known then
       redis.call('PERSIST', key('ledger:' .. name))
-      keep_state(name, '- ' .. now, '')
-      if past ~= '' then
-        redis.call('RPUSH', key('ledger:' .. name), '- ' .. past .. ' ' .. past .. ' 1 past')
-      end
-    elseif restart == '1' then
-      keep_state(name, string.match(known, '^%S+ ') .. now, jobs)
+      keep_state(name, '- ' .. (string.match(since, '%d+$') or now), '')
+    elseif string.sub(since, 1, 2) == '- ' then
+      keep_state(name, since, jobs)
+    elseif since ~= '' then
+      restart(name, known, jobs, since)
+    end
+    if skip ~= '' then
+      redis.call('RPUSH', key('ledger:' .. name), skip)
     end
     redis.call('HSET', key('definitions'), name, definition)
     redis.call('SADD', key('declared'), name)
@@ -53,6 +61,9 @@ for i = 5, #ARGV, 7 do
       redis.call('ZADD', key('due'), next_fire, name)
     end
   end
+end
+if next(removed) then
+  cancel_backfills(removed, keep)
 end
 redis.call('PUBLISH', key('news'), '*')
 return 1

@@ -123,7 +123,7 @@ def skip(caller: Operate, name: Name, body: SkipOptions) -> Response:
         made(caller, lambda once: once.service.skip(name, body.count, reason=body.reason))
     entry = caller.context.store.load([name])[0].get(name)
     fires: list[datetime] = []
-    last = entry.skipping.until if entry and entry.skipping else None
+    last = entry.last_skipped() if entry else None
     if entry and last:
         limit = min(body.count, SKIPPED_LIMIT)
         fires = [fire.fire_time for fire in upcoming(entry, entry.decided, limit, last)]

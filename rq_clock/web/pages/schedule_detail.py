@@ -16,6 +16,7 @@ from rq_clock.model.targets import shown_target
 from rq_clock.schedules.detail import ScheduleDetail, detail
 from rq_clock.schedules.listing import BARS
 from rq_clock.schedules.upcoming import upcoming
+from rq_clock.serializers.schedules import skipping_view
 from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import Cron
@@ -52,7 +53,6 @@ def schedule_page(caller: Read, name: str, history: str = "") -> Response:
     entry, schedule = row.entry, row.entry.schedule
     tz = entry.tz
     coming = upcoming(entry, max(now, entry.decided), COMING)
-    skipping = entry.skipping if entry.skipping and entry.skipping.until > now else None
     pause = entry.pause(now)
     definition = document(schedule, secrets=False) if schedule else {"fault": entry.fault}
     newest = found.ledger[::-1] if history == "all" else found.ledger[: -RECENT - 1 : -1]
@@ -63,7 +63,7 @@ def schedule_page(caller: Read, name: str, history: str = "") -> Response:
         states=row.states, pause=pause,
         pause_text=pause_text(pause, tz, now) if pause else "",
         paused_alone=bool(pause and pause is not status.pause and pause != status.pause),
-        skipping=skipping,
+        skipping=skipping_view(entry), held=entry.held(now),
         sentence=sentence(schedule.trigger) if schedule else "",
         expression=schedule.trigger.expression
         if schedule and isinstance(schedule.trigger, Cron) else "",

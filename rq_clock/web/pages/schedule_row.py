@@ -113,8 +113,8 @@ def _next(row: Row, tz: str, now: datetime) -> Markup:
         return Markup("—")
     overdue = now - fire > ON_TIME
     text = f"{duration_text(now - fire)} overdue" if overdue else ago(max(fire, now), now)
-    block = "" if overdue else next((b.reason for b in row.entry.blocks if fire <= b.until), "")
-    note = {"paused": "skipped: paused", "requested": "skipped on request"}.get(block, "")
+    block = "" if overdue else row.entry.blocked_by(fire, row.entry.last_skipped())
+    note = {"paused": "paused then", "requested": "skipped on request"}.get(block, "")
     return Markup(f"{text}<small>{when(fire, tz, now)}{f' · {note}' if note else ''}</small>")
 
 
@@ -123,4 +123,7 @@ def _note(row: Row, tz: str, now: datetime) -> Markup:
     if row.entry.schedule is None:
         return escape(row.entry.fault)
     pause = row.entry.pause(now)
-    return pause_text(pause, tz, now) if pause else Markup("")
+    if pause is None:
+        return Markup("")
+    held = row.entry.held(now)
+    return pause_text(pause, tz, now) + (f"; holds {held.count:,}" if held else "")

@@ -166,7 +166,7 @@ def test_a_refused_pause_keeps_its_form(
 def test_a_backfill_is_previewed_before_it_starts(
     connection: Redis, schedules: Schedules, browser: TestClient, now: datetime
 ) -> None:
-    connection.hset(key("markers"), "one", f"{to_ms(now)} {to_ms(now - 30 * DAY)}")
+    connection.hset(key("markers"), "one", f"- {to_ms(now)}")
     start, end = ((now - days).date().isoformat() for days in (4 * DAY, 2 * DAY))
     span = {"from": f"{start}T00:00", "to": f"{end}T23:00", "at_once": "2", "reason": "lost"}
     preview = browser.post("/schedules/one/backfill", data=span)
