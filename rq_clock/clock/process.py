@@ -218,7 +218,10 @@ class ClockProcess:
                 )
         elif self._enter("standby"):
             log_event("clock.standby", leader=refused.holder)
-        self._wait(seconds)
+        until = self._runtime.monotonic() + seconds
+        while not self._signals.stopping and (left := until - self._runtime.monotonic()) > 0:
+            if "lease" in self._wait(left):  # edits and other news are for the leader
+                break
 
     def _wait(self, seconds: float) -> list[str]:
         """Sleep. Return the messages that came meanwhile."""

@@ -38,7 +38,7 @@ from rq_clock.settings import Settings
 from rq_clock.store.client import is_outage
 from rq_clock.store.job_commands import command_words
 from rq_clock.store.keys import key_of
-from rq_clock.store.scripts import load_script, pairs, text
+from rq_clock.store.scripts import load_script, newest, pairs, text
 from rq_clock.timing.instants import from_ms, from_score, to_ms
 
 ABANDONED = 180
@@ -221,8 +221,7 @@ class Executions:
         the last one that was read."""
         last = before if before == "+" else f"({before}"
         first = str(max(to_ms(since), 0)) if since else "-"
-        found: Any = self.redis.xrevrange(self._key("runs"), last, first, count=limit)
-        return [Ended.read(id, fields) for id, fields in found]
+        return newest(self.redis, self._key("runs"), Ended.read, limit, last, first)
 
     def snapshot(self, before: datetime, attempt: str, jobs: Iterable[str], limit: int) -> Snapshot:
         """Return the undecided fire times before `before`, the attempts that ended after the entry

@@ -24,7 +24,7 @@ from rq_clock.model.job_id import JobId
 from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked_text
 from rq_clock.store import cursors
-from rq_clock.store.scripts import text
+from rq_clock.store.scripts import pairs, readable, text
 from rq_clock.timing.instants import from_ms
 
 KINDS = {
@@ -282,9 +282,7 @@ def job_detail(id: str, answer: Any) -> JobDetail | None:
     """Return a job from the answer of lua/inspect.lua; None when it is unknown."""
     flat, results, dependents, count, attempts, due, expires = answer
     fields = _pairs(flat)
-    ended = tuple(
-        Ended.read(entry, dict(zip(raw[::2], raw[1::2], strict=True))) for entry, raw in attempts
-    )
+    ended = tuple(readable(Ended.read, ((entry, pairs(raw)) for entry, raw in attempts), "runs"))
     if not fields and not ended:
         return None
     found = tuple(_result(_pairs(raw)) for _, raw in results)

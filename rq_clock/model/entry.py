@@ -58,11 +58,11 @@ class LeaseGrant:
     before: str
 
     @classmethod
-    def read(cls, id: str, fields: Mapping[bytes, bytes]) -> LeaseGrant:
+    def read(cls, id: bytes, fields: Mapping[bytes, bytes]) -> LeaseGrant:
         """Return an entry of the stream; the server's instant is in its id."""
         words = {key.decode(): value.decode() for key, value in fields.items()}
         token, before = int(words.pop("token")), words.pop("from")
-        return cls(at=from_ms(id.partition("-")[0]), token=token, before=before, **words)
+        return cls(at=from_ms(id.partition(b"-")[0]), token=token, before=before, **words)
 
 
 @dataclass(frozen=True, slots=True)

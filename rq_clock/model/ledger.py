@@ -84,7 +84,15 @@ def decided_until(entry: LedgerEntry) -> datetime | None:
 
 
 def ledger_entry(line: str) -> LedgerEntry:
-    """Return the entry in a line of a ledger; keys.py lists the forms."""
+    """Return the entry in a line of a ledger; keys.py lists the forms. Raises ValueError when it
+    cannot be read."""
+    try:
+        return _read(line)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise ValueError(f"{line[:60]!r} is no entry of a ledger: {error}") from None
+
+
+def _read(line: str) -> LedgerEntry:
     code, first, rest = line.split(" ", 2)
     if code == "-":
         last, count, reason, *error = rest.split(" ", 3)

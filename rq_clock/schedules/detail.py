@@ -10,7 +10,8 @@ from rq_clock.model.ledger import Enqueued, LedgerEntry, ledger_entry
 from rq_clock.schedules.listing import BARS, Row, rows_on
 from rq_clock.store.audit import AUDIT, AuditEntry
 from rq_clock.store.backfills import Backfill, Backfills
-from rq_clock.store.scripts import text, texts
+from rq_clock.store.pipeline import execute
+from rq_clock.store.scripts import readable, text, texts
 from rq_clock.store.status import Status
 from rq_clock.store.store import Store
 
@@ -62,21 +63,21 @@ def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
     pipe.lrange(store.key(f"ledger:{name}"), 0, -1)
     pipe.zrevrange(store.key("backfills"), 0, BACKFILLS - 1)
     pipe.xrevrange(store.key("audit"), count=AUDIT)
-    replies = pipe.execute()
+    replies = execute(pipe)
     rows = read(replies, status)
     if not rows:
         return None
     lines, ids, entries = replies[-3:]
     backfills = Backfills(store).read(list(map(text, ids)))
-    audited = ((text(id), texts(fields)) for id, fields in entries)
+    audited = (
+        (text(id), texts(fields))
+        for id, fields in entries
+        if name in text(fields.get(b"schedules", b"")).split()
+    )
     return ScheduleDetail(
         row=rows[0],
-        ledger=tuple(ledger_entry(text(line)) for line in lines),
+        ledger=tuple(readable(ledger_entry, ([text(line)] for line in lines), "ledger")),
         backfills=tuple(b for b in backfills if b.schedule == name),
-        audited=tuple(
-            AuditEntry.read(id, fields)
-            for id, fields in audited
-            if name in fields["schedules"].split()
-        ),
+        audited=tuple(readable(AuditEntry.read, audited, "audit")),
         namespace=store.namespace,
     )

@@ -26,7 +26,7 @@ from rq_clock.model.ledger import LedgerEntry, ledger_entry
 from rq_clock.model.schedule import Schedule, from_definition
 from rq_clock.model.verdict import STATES, TROUBLE, verdict
 from rq_clock.store import cursors
-from rq_clock.store.pipeline import NamedPipeline
+from rq_clock.store.pipeline import NamedPipeline, execute
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import LastRun, Status, fails, pause_in_force, read_status
 from rq_clock.store.store import Store, portions
@@ -115,7 +115,7 @@ class ScheduleList:
             return []
         pipe: Any = self._store.redis.pipeline(transaction=False)
         read = rows_on(self._store, pipe, names, tail)
-        return read(pipe.execute(), status)
+        return read(execute(pipe), status)
 
     def queues(self, status: Status) -> Mapping[str, str] | None:
         """Return the queue of each schedule; None when there are more than WHOLE. One round trip
@@ -347,7 +347,8 @@ def rows_on(
                     running=bool(running),
                 )
                 failing = None if score is None else from_ms(score_ms(score))
-                found.append(Row(entry, tuple(map(_entry, lines)), failing, running, states))
+                tail_entries = tuple(e for e in map(_entry, lines) if e)
+                found.append(Row(entry, tail_entries, failing, running, states))
         return found
 
     return rows
@@ -475,8 +476,10 @@ _keys: dict[str, Callable[[Row], Any]] = {
 
 
 @lru_cache(maxsize=KEPT)
-def _entry(line: bytes) -> LedgerEntry:
-    return ledger_entry(line.decode())
+def _entry(line: bytes) -> LedgerEntry | None:
+    with suppress(ValueError):
+        return ledger_entry(line.decode())
+    return None
 
 
 def _place(cursor: str, order: str) -> Place:

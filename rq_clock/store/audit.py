@@ -10,7 +10,7 @@ from typing import Any
 
 from rq_clock.errors import ScheduleError
 from rq_clock.model.validation import reason_faults
-from rq_clock.store.scripts import text, texts
+from rq_clock.store.scripts import newest, text, texts
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms
 
@@ -79,6 +79,8 @@ class AuditEntry:
     def read(cls, id: str, fields: Mapping[str, str]) -> AuditEntry:
         at, schedules = from_ms(id.partition("-")[0]), tuple(fields["schedules"].split())
         count, detail = int(fields["count"]), json.loads(fields["detail"])
+        if not isinstance(detail, dict):
+            raise ValueError(f"expected an object as its detail, got {detail!r}")
         by, verb, reason = fields["by"], fields["verb"], fields["reason"]
         return cls(id, at, by, verb, schedules, count, reason, detail)
 
@@ -97,8 +99,11 @@ class Audit:
     def newest(self, limit: int, before: str = "+") -> list[AuditEntry]:
         """Return the newest entries, newest first; `before` is the id of the last one returned."""
         last = before if before == "+" else f"({before}"
-        found: Any = self._store.redis.xrevrange(self._store.key("audit"), last, "-", count=limit)
-        return [AuditEntry.read(text(id), texts(fields)) for id, fields in found]
+
+        def read(id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
+            return AuditEntry.read(text(id), texts(fields))
+
+        return newest(self._store.redis, self._store.key("audit"), read, limit, last)
 
 
 def audit_words(

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from rq_clock.errors import Conflict, ConflictKind, LeaseLost, ScheduleError
 from rq_clock.log import log_warning
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule
 from rq_clock.store.audit import AUDIT, Actor, audit_words
 from rq_clock.store.job_commands import JobBuilder, command_words
-from rq_clock.store.scripts import load_script, text, texts
+from rq_clock.store.scripts import load_script, readable, text, texts
 from rq_clock.store.store import KEEP_REMOVED_MS, Store
 from rq_clock.timing.instants import from_ms, from_score, score_ms, to_ms
 
@@ -50,6 +52,13 @@ class Backfill:
 
     @classmethod
     def read(cls, id: str, fields: Mapping[str, str]) -> Backfill:
+        try:
+            return cls._read(id, fields)
+        except (ArithmeticError, LookupError) as error:
+            raise ValueError(f"{id}: cannot read {error}") from None
+
+    @classmethod
+    def _read(cls, id: str, fields: Mapping[str, str]) -> Backfill:
         return cls(
             id=id,
             schedule=fields["schedule"],
@@ -142,8 +151,10 @@ class Backfills:
         return bool(actor.call(self._edit, self._store.keys("backfills"), args))
 
     def get(self, id: str) -> Backfill | None:
-        """Return a backfill; None when there is none, or it has expired."""
-        return next(iter(self.read([id])), None)
+        """Return a backfill; None when there is none, or it has expired. Raises ValueError when it
+        cannot be read."""
+        raw: Any = self._redis.hgetall(self._store.key(f"backfill:{id}"))
+        return Backfill.read(id, texts(raw)) if raw else None
 
     def newest(self, limit: int = 100) -> list[Backfill]:
         ids: Any = self._redis.zrevrange(self._store.key("backfills"), 0, limit - 1)
@@ -156,14 +167,16 @@ class Backfills:
         return [b for b in self.read(ids) if b.schedule == name and b.state == "running"]
 
     def read(self, ids: Sequence[str]) -> list[Backfill]:
-        """Return those of these backfills that are still kept. One round trip, or none."""
+        """Return those of these backfills that are still kept and can be read. One round trip, or
+        none."""
         if not ids:
             return []
         pipe: Any = self._redis.pipeline(transaction=False)
         for id in ids:
             pipe.hgetall(self._store.key(f"backfill:{id}"))
-        rows = zip(ids, pipe.execute(), strict=True)
-        return [Backfill.read(id, texts(raw)) for id, raw in rows if raw]
+        rows = zip(ids, pipe.execute(raise_on_error=False), strict=True)
+        kept = ((id, texts(raw)) for id, raw in rows if raw and not isinstance(raw, ResponseError))
+        return readable(Backfill.read, kept, "backfills")
 
     # ---- for the leader -----------------------------------------------------------------------
 

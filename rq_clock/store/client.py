@@ -41,8 +41,11 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 LOG_FROM = 0.8
 """The pause from which a server that never answered is reported: where all processes start at once,
 it may only be slower to start."""
-_OF_AN_ITEM = re.compile(r"WRONGTYPE|user_script:\d+: (attempt to|bad argument)")
-"""The server's error when a value has another type than a command or script needs."""
+_OF_AN_ITEM = re.compile(
+    r"WRONGTYPE|is not an integer|not a valid float|would overflow|out of range"
+    r"|user_script:\d+: (attempt to|bad argument)"
+)
+"""The server's error when a value is of another kind than a command or script needs."""
 
 
 def is_outage(error: Exception) -> bool:

@@ -7,11 +7,10 @@ lua/acquire.lua has the rules for who may depose whom.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.model.entry import Lease, LeaseGrant, LeaseRefused
-from rq_clock.store.scripts import load_script, text, texts
+from rq_clock.store.scripts import load_script, newest, text, texts
 from rq_clock.store.store import DATA_VERSION, Store, data_fault
 from rq_clock.timing.instants import to_ms
 
@@ -74,5 +73,4 @@ class Leases:
 
     def handovers(self, limit: int) -> list[LeaseGrant]:
         """Return the newest grants of the lease, newest first; about the last hundred are kept."""
-        found: Any = self._store.redis.xrevrange(self._store.key("handovers"), count=limit)
-        return [LeaseGrant.read(text(id), fields) for id, fields in found]
+        return newest(self._store.redis, self._store.key("handovers"), LeaseGrant.read, limit)

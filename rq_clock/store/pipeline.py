@@ -9,6 +9,19 @@ from redis.exceptions import ResponseError
 from rq_clock.store.store import Store
 
 
+def execute(pipe: Any) -> list[Any]:
+    """Send a pipeline. Of a list of another type, which is one schedule's ledger, the reply is
+    empty. Raises redis-py's errors for all else."""
+    commands = [args[0] for args, _ in pipe.command_stack]
+    replies: list[Any] = pipe.execute(raise_on_error=False)
+    for i, (command, reply) in enumerate(zip(commands, replies, strict=True)):
+        if isinstance(reply, ResponseError) and command == "LRANGE":
+            replies[i] = []
+        elif isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
 class NamedPipeline:
     """Commands of one round trip. `pipe[name]` is a reply after `run`. Raises redis-py's
     RedisError."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import Redis
 
+from rq_clock.log import FaultLog
+
 _LUA = Path(__file__).parent / "lua"
+T = TypeVar("T")
+_faults = FaultLog()
 
 
 def load_script(redis: Redis, name: str) -> Any:
@@ -35,6 +39,34 @@ def text(value: Any) -> str:
 def texts(raw: Mapping[Any, Any]) -> dict[str, str]:
     """Return the fields of a hash, or of a stream's entry, as texts."""
     return {text(name): text(value) for name, value in raw.items()}
+
+
+def readable(read: Callable[..., T], rows: Iterable[Sequence[Any]], kind: str) -> list[T]:
+    """Return what `read` makes of each row, of which the first word is the name. One that cannot be
+    read, whatever others have written there, is left out and logged once."""
+    found = []
+    for row in rows:
+        try:
+            found.append(read(*row))
+        except Exception as error:
+            _faults.report("row.unreadable", error, kind=kind, row=text(row[0])[:100])
+    return found
+
+
+def newest(
+    redis: Redis, key: str, read: Callable[[Any, Any], T], limit: int, last: str = "+",
+    first: str = "-",
+) -> list[T]:  # fmt: skip
+    """Return the newest entries of a stream that can be read, newest first, from `last` back to
+    `first`. One round trip, unless some cannot be read."""
+    found: list[T] = []
+    while (missing := limit - len(found)) > 0:
+        rows: Any = redis.xrevrange(key, last, first, count=missing)
+        found += readable(read, rows, key.rpartition(":")[2])
+        if len(rows) < missing:
+            break
+        last = f"({text(rows[-1][0])}"
+    return found
 
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:

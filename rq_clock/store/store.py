@@ -32,7 +32,7 @@ from rq_clock.model.verdict import Thresholds
 from rq_clock.settings import Settings
 from rq_clock.store.counters import VANISHED
 from rq_clock.store.keys import key_of
-from rq_clock.store.scripts import load_script, text, texts
+from rq_clock.store.scripts import load_script, readable, text, texts
 from rq_clock.timing.instants import from_ms, from_score, score_ms, to_ms
 
 DATA_VERSION = 2
@@ -309,7 +309,7 @@ class Store:
     def ledger(self, name: str) -> list[Enqueued | Skip | Lost]:
         """Return the outcomes of a schedule's fire times, oldest first."""
         lines = self.redis.lrange(self.key(f"ledger:{name}"), 0, -1)
-        return [ledger_entry(text(line)) for line in lines]
+        return readable(ledger_entry, ([text(line)] for line in lines), "ledger")
 
     def output(self, job_id: str) -> bytes | None:
         """Return the last 64 kB of a run's output; None when there is none, or it has expired."""

@@ -126,7 +126,8 @@ class _Reading:
             pipe.add("due", "zmscore", "due", names)
             pipe.add("failing", "zmscore", "failing", names)
             for name in names:
-                pipe.add(f"counters {name}", "hgetall", f"counters:{name}")
+                counters = self._store.key(f"counters:{name}")
+                pipe.foreign(f"counters {name}", "hgetall", counters)
         pipe.run()
         return pipe
 
@@ -193,7 +194,7 @@ class _Reading:
                 last_slot=_seconds((marker or b"-").partition(b" ")[0]),
                 last_success=_seconds(last.succeeded) if last else None,
                 last_failure=_seconds(last.failed) if last else None,
-                counts=CounterSnapshot.read(third[f"counters {name}"]),
+                counts=CounterSnapshot.read(third[f"counters {name}"] or {}),
             )
 
     def _states(self, singles: Sequence[Single]) -> dict[str, int]:

@@ -345,6 +345,11 @@ def test_a_clock_of_another_owner_stands_by_and_changes_nothing(path: Path) -> s
             laptop = start("laptop")
             laptop.wait_for("clock.foreign", owner="production", this="laptop")
             assert "--take-over" in laptop.events("clock.foreign")[0].fields["remedy"]
+            called = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+            for number in range(1500):
+                redis.publish("rq-clock:default:news", f"edited-{number}")
+            laptop.live(0.5)
+            assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] <= called + 1
             assert laptop.terminate() == 0
             assert laptop.words() == ["clock.foreign", "clock.stopped"]
             assert state(redis) == before

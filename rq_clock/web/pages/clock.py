@@ -16,7 +16,7 @@ from rq_clock.doctor.facts import Code, gather
 from rq_clock.doctor.schedule_checks import findings, healthy
 from rq_clock.doctor.server_checks import Finding
 from rq_clock.model.entry import LeaseGrant
-from rq_clock.store.scripts import text
+from rq_clock.store.scripts import readable, text
 from rq_clock.store.status import Status
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms
@@ -55,9 +55,11 @@ def _clock(site: Context, status: Status) -> dict[str, Any]:
     pipe.info()
     grants, stored, info = pipe.execute(raise_on_error=False)
     for answer in (grants, stored):
-        if isinstance(answer, Exception):
+        if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
             raise answer
-    handovers = [LeaseGrant.read(text(id), fields) for id, fields in grants]
+    grants = [] if isinstance(grants, ResponseError) else grants  # keys of another type
+    stored = {} if isinstance(stored, ResponseError) else stored
+    handovers = readable(LeaseGrant.read, grants, "handovers")
     read = (Alert.read(text(field), text(kept)) for field, kept in stored.items())
     alerts = sorted(
         (a for a in read if a and a.reported), key=lambda a: (a.kind, a.since, a.subject)

@@ -12,7 +12,7 @@ from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import LEDGER_CODES, Attempt, Enqueued, ledger_entry
 from rq_clock.runners.output import shown
 from rq_clock.store.pipeline import NamedPipeline
-from rq_clock.store.scripts import text
+from rq_clock.store.scripts import readable, text
 from rq_clock.store.status import Status, read_status
 from rq_clock.timing.durations import duration_text
 from rq_clock.web.context import Context
@@ -98,8 +98,7 @@ def read_run(site: Context, id: str) -> tuple[Status, RunDetail]:
 
 
 def _entry(lines: Sequence[str], origin: JobId) -> Enqueued | None:
-    for line in reversed(lines):
-        entry = ledger_entry(line)
+    for entry in readable(ledger_entry, ([line] for line in reversed(lines)), "ledger"):
         if isinstance(entry, Enqueued) and entry.fire_time == origin.fire_time:
             code = next(code for code, reason in LEDGER_CODES.items() if reason == entry.reason)
             if code in origin.ledger_codes:
