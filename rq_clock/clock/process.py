@@ -12,14 +12,15 @@ is in docs/internals/crashes.md, as a table.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from math import inf
 
 from redis.exceptions import RedisError
 
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
+from rq_clock.clock.duties import Duty, next_duty
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import log_difference, refusal
@@ -66,22 +67,13 @@ REPAIR_SECONDS = 60.0
 RECONCILE_SECONDS, MEANWHILE_SECONDS = 1.0, 0.1
 """How long a reconcile goes on before the lease is renewed and what is due is decided between its
 portions; and the longest time that takes."""
+BUSY_SECONDS = 1.0
+"""How often a duty is done while there is always something to decide."""
 FOREIGN_SECONDS = 10.0
 """How often a clock of another owner looks whether the namespace has become its own."""
 OWNERLESS_SECONDS = 60.0
 ALERT_SKEW = 60.0
 """Seconds by which this host's clock must be wrong for an alert: nothing depends on it."""
-
-
-@dataclass(slots=True)
-class Duty:
-    """Work of the leader beside the tick."""
-
-    name: str
-    look: Callable[[Planner, Lease], float]
-    """Do it; return the seconds until it is due again."""
-    next_at: float = 0.0
-    """When it is due (monotonic)."""
 
 
 class ClockProcess:
@@ -122,8 +114,9 @@ class ClockProcess:
         self._duties = [
             self._reaping, self._backfilling, Duty("alerts", self._check_alerts), self._repairing,
         ]  # fmt: skip
-        """The most urgent first."""
         self._counting = Duty("counts", self._write_counts)
+        self._duty_at = 0.0
+        """When a duty was done last (monotonic)."""
         self._last_token = 0
         """The fencing token of the lease under which this process led last."""
         self._reconnect = Reconnect(settings.redis_url)
@@ -290,7 +283,7 @@ class ClockProcess:
                 if report and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
                     gc.collect()
                 continue
-            if seconds > 0 and (duty := self._due_duty(seconds)):
+            if duty := self._due_duty(seconds):
                 self._do(duty, planner, lease)
                 continue
             wake_at = min(renewed + RENEW_SECONDS, *(duty.next_at for duty in self._duties))
@@ -342,13 +335,14 @@ class ClockProcess:
     # ---- duties -------------------------------------------------------------------------------
 
     def _due_duty(self, seconds: float) -> Duty | None:
-        """Return the most urgent duty that is due, if any. No schedule is due for `seconds`."""
+        """Return the duty whose turn it is, if any is due. No schedule is due for `seconds`; with
+        0 there is always something to decide, and one duty a while is done all the same."""
         now = self._runtime.monotonic()
-        for duty in self._duties:
-            if now >= duty.next_at:
-                return duty
+        if seconds <= 0 and now < self._duty_at + BUSY_SECONDS:
+            return None
         pause = 0 if self._counters.news and seconds >= COUNT_ROOM else COUNT_LATEST
-        return self._counting if now >= self._counting.next_at + pause else None
+        counting = [self._counting] if now >= self._counting.next_at + pause else []
+        return next_duty([*self._duties, *counting], now)
 
     def _do(self, duty: Duty, planner: Planner, lease: Lease) -> None:
         """Do a duty. An error that is not an outage ends no process: it is logged once, and the
@@ -361,7 +355,8 @@ class ClockProcess:
             if is_outage(error):
                 raise
             self._faults.report("duty.failed", error, duty=duty.name)
-        duty.next_at = self._runtime.monotonic() + pause
+        duty.done_at = self._duty_at = self._runtime.monotonic()
+        duty.next_at = duty.done_at + pause
 
     def _reap(self, planner: Planner, lease: Lease) -> float:
         """Look after workers that died and retries that wait."""
