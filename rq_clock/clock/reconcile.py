@@ -109,21 +109,36 @@ def removal(name: str, entry: Entry | None, now: datetime) -> Change:
     return Change("remove", name, skip=entry.undecided("removed", now) if entry else None)
 
 
-def decide_old(store: Store, lease: Lease, difference: Plan, now: datetime, log: CommitLog) -> None:
-    """Decide what the old triggers of changed schedules named until now. A schedule for which that
-    fails keeps its old definition."""
-    old = {entry.name: entry.schedule for entry in difference.unsettled}
+def plan_decided(
+    store: Store,
+    lease: Lease,
+    declared: Mapping[str, Schedule],
+    stored: Mapping[str, str],
+    now: datetime,
+    log: CommitLog,
+) -> Plan:
+    """Compare as `plan` does, after what the old triggers of changed schedules named until now has
+    been decided. A schedule for which that fails keeps its old definition."""
+    names = differing(declared, stored)
+    found = plan(declared, stored, store.load(names)[0], now)
+    if not found.unsettled:
+        return found
+    old = {entry.name: entry.schedule for entry in found.unsettled}
 
     def read(names: Sequence[str]) -> tuple[dict[str, Entry], str]:
         entries, everything = store.load(names)
         return {n: replace(e, schedule=old[n]) for n, e in entries.items()}, everything
 
+    failed = {}
     for result in settle(store, list(old), now, read, lease, closing=True):
         if result.kind == "error":
-            error = ScheduleError(f"its due fire times cannot be decided: {result.detail}")
-            difference.leave_out(result.planned.entry.name, error)
+            failed[result.planned.entry.name] = result.detail
         else:
             log.record(result)
+    found = plan(declared, stored, store.load(names)[0], now)
+    for name, why in failed.items():
+        found.leave_out(name, ScheduleError(f"its due fire times cannot be decided: {why}"))
+    return found
 
 
 def log_difference(difference: Plan, total: int, seconds: float) -> None:
@@ -202,5 +217,5 @@ def _put(
     if isinstance(trigger, Once) and not (was and was.trigger == trigger):
         skip = skip_between(schedule, "past", trigger.at - _MS, now)
     following = schedule.next_after(since)
-    jitter_alone = was is not None and was.trigger == schedule.trigger
-    return Change("put", schedule.name, definition, following, since, old, skip, jitter_alone)
+    forget = entry.base if entry and was and was.trigger == schedule.trigger else ""
+    return Change("put", schedule.name, definition, following, since, old, skip, forget)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from rq_clock.clock.commit_log import CommitLog
-from rq_clock.clock.reconcile import Plan, decide_old, differing, plan, removal
+from rq_clock.clock.reconcile import Plan, differing, plan_decided, removal
 from rq_clock.log import FaultLog
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule
@@ -85,11 +85,9 @@ class Reconciler:
         if not different:
             return []
         changed = {name: declared[name] for name in different if name in declared}
-        entries, _ = self._store.load(different)
-        found = plan(changed, {n: d for n, d in before.items() if n in changed}, entries, now)
-        if found.unsettled:
-            log = CommitLog(self._store, self._counters)
-            decide_old(self._store, self._lease, found, now, log)
+        was = {n: d for n, d in before.items() if n in changed}
+        log = CommitLog(self._store, self._counters)
+        found = plan_decided(self._store, self._lease, changed, was, now, log)
         for name, error in found.invalid.items():
             self._faults.report("schedule.invalid", error, schedule=name)
         self._apply(found, now)

@@ -129,7 +129,7 @@ def due(
         owes = "latest" if isinstance(schedule.trigger, Once) else block.owes
         found = span.paused(marker, end, owes, min(block.until, now))
     if found.fire_times or found.backfill:
-        pauses = [b for b in blocks if b.reason == "paused" and b.at(now)]
+        pauses = [b for b in blocks if b.reason == "paused" and now < b.until]
         if pauses and closing:
             waiting = found.backfill or _span(found.fire_times)
             return replace(found, fire_times=(), backfill=waiting)

@@ -164,12 +164,16 @@ def preview(
         return missed_in(entry, start, end, ())
     running = operations.backfills.running(name)
     ledger = operations.store.ledger(name)
-    _refuse_forgotten(entry, start, ledger, operations.store.history)
+    _refuse_forgotten(entry, start, ledger, running, operations.store.history)
     return missed_in(entry, start, end, ledger, running)
 
 
 def _refuse_forgotten(
-    entry: Entry, start: datetime, ledger: Sequence[LedgerEntry], cap: int
+    entry: Entry,
+    start: datetime,
+    ledger: Sequence[LedgerEntry],
+    running: Sequence[Backfill],
+    cap: int,
 ) -> None:
     """Raise ScheduleError where the ledger does not reach back to `start`: nobody knows what ran
     before its first entry. It keeps the newest `cap` entries."""
@@ -178,6 +182,9 @@ def _refuse_forgotten(
     full = len(ledger) >= cap
     before = start - _MS if full else max(start - _MS, entry.known_since)
     unknown = entry.schedule.next_after(before)
+    ran = {e.fire_time for e in ledger if isinstance(e, Enqueued)}
+    while unknown and (unknown in ran or any(b.start <= unknown <= b.end for b in running)):
+        unknown = entry.schedule.next_after(unknown)  # a backfill has it
     if unknown is None or unknown > entry.decided or (reach and unknown >= reach):
         return
     since = f"goes back to {iso(reach)}" if reach else "is gone"

@@ -54,8 +54,9 @@ _faults = FaultLog()
 @dataclass(frozen=True, slots=True)
 class Change:
     """One step of a reconcile. `since`: new, or with a changed trigger, whose fire times count from
-    then on; with `anew` its marker is forgotten. `skip`: for the ledger, the instant of a `once`
-    that had passed before it was first seen, or what a removed schedule leaves undecided."""
+    then on; its marker is forgotten if its base is still `forget`. `skip`: for the ledger, the
+    instant of a `once` that had passed before it was first seen, or what a removed schedule leaves
+    undecided."""
 
     verb: str
     name: str
@@ -64,12 +65,12 @@ class Change:
     since: datetime | None = None
     renamed_from: str = ""
     skip: Skip | None = None
-    anew: bool = False
+    forget: str = ""
 
     def words(self) -> list[str | int]:
         """Return the change as lua/reconcile.lua reads it."""
         fire, since = (to_ms(t) if t else "" for t in (self.next_fire, self.since))
-        base = f"- {since}" if self.anew else since
+        base = f"{since} {self.forget}" if self.forget else since
         words = (self.verb, self.name, self.definition, fire, base, self.renamed_from)
         return [*words, skip_line(self.skip)]
 

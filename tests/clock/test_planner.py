@@ -15,7 +15,7 @@ from redis import Redis
 
 from rq_clock.clock.commit_log import LINES, CommitLog
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import decide_old, differing, plan
+from rq_clock.clock.reconcile import differing, plan, plan_decided
 from rq_clock.clock.reconciler import PORTION, Reconciler
 from rq_clock.clock.upcoming import Upcoming
 from rq_clock.errors import LeaseLost
@@ -40,6 +40,7 @@ from tests.server import Server
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
 MEGABYTE = 1024 * 1024
 
 
@@ -64,10 +65,8 @@ class Wall:
         what could not be changed."""
         declared = {s.name: s for s in schedules}
         stored = self.store.declared()
-        entries, _ = self.store.load(differing(declared, stored))
-        difference = plan(declared, stored, entries, self.now)
         log = CommitLog(self.store, Counters())
-        decide_old(self.store, self.lease, difference, self.now, log)
+        difference = plan_decided(self.store, self.lease, declared, stored, self.now, log)
         assert all(self.store.reconcile(self.lease, 0, self.now, difference.changes))
         self.planner.look_again(["*"])
         return difference.invalid
@@ -543,6 +542,19 @@ class TestDeploy:
         wall.declare(plain)  # it may have been to come only after this
         wall.jump(three + timedelta(hours=30))
         assert len(wall.enqueued("c")) == 2
+
+    def test_jitter_longer_than_the_period_loses_nothing_when_it_goes(self, wall: Wall) -> None:
+        minutely = cron("* * * * *")
+        spread = schedule(minutely, "c", jitter=7200, catch_up="all")
+        assert spread.offset > timedelta(hours=1)
+        wall.declare(spread)
+        wall.jump(MIDNIGHT + timedelta(minutes=2) + spread.offset)
+        wall.declare(schedule(minutely, "c", catch_up="all"))
+        wall.jump(wall.now + SECOND)
+        ran = wall.enqueued("c")
+        instants = [t if t.second == 0 else t - spread.offset for t in ran]
+        assert instants == each(instants[0] - MINUTE, MINUTE, len(instants))
+        assert wall.now - instants[-1] < MINUTE
 
     def test_a_rename_carries_backfills_and_what_a_pause_owes(self, wall: Wall) -> None:
         wall.declare(schedule(every(seconds=10), "old"))

@@ -2,8 +2,8 @@
 they can, until somebody ends them.
 
 Runs in a fork of a process that has everything imported, so that one can be killed several times a
-second. What an editor must not forget (which one-off jobs it asked for) it writes down in Redis
-before it asks.
+second. What an editor must not forget (its one-off jobs) it writes down in Redis before it requests
+them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from rq_clock.timing.triggers import every
 TASK = "tasks.nothing"
 EVERY_ONE: dict[str, Any] = {"catch_up": "all", "catch_up_limit": 1_000_000}
 STEADY = tuple(f"steady{i:02}" for i in range(20))
-"""Schedules whose rule of time nobody changes, and that nobody removes."""
+"""Schedules whose trigger nobody changes, and that nobody removes."""
 LOOSE = tuple(f"loose{i:02}" for i in range(20))
-ASKED, TOLD = "editors:asked", "editors:told"
-"""One-off jobs (a hash, key → ms) that were asked for, and those (a set) whose answer came."""
+REQUESTED, ANSWERED = "editors:requested", "editors:answered"
+"""One-off jobs (a hash, key → ms) that were requested, and those (a set) whose answer came."""
 
 
 def period(number: int) -> int:
@@ -55,7 +55,7 @@ class Editor:
         self.luck = luck
         self.number = number
         self.schedules = Schedules(redis, by=f"editor{number}", settings=Settings.from_env(env))
-        self.deeds: list[Callable[[str], object]] = [
+        self.actions: list[Callable[[str], object]] = [
             *[self.once] * 6,
             *[self.pause, self.resume] * 3,
             *[self.skip, self.unskip, self.trigger, self.tag] * 2,
@@ -68,15 +68,15 @@ class Editor:
         ]
 
     def run(self) -> None:
-        self.ask_again()
+        self.request_again()
         while True:
             self.act()
 
     def act(self) -> None:
         """Do one thing, to one schedule; also what is refused."""
-        deed = self.luck.choice(self.deeds)
+        action = self.luck.choice(self.actions)
         with suppress(ScheduleError):
-            deed(self.luck.choice(STEADY + LOOSE))
+            action(self.luck.choice(STEADY + LOOSE))
 
     def soon(self, least: float, most: float) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self.luck.uniform(least, most))
@@ -87,20 +87,20 @@ class Editor:
         number = self.redis.incr("editors:number")
         key = f"{self.number}-{number}"
         at = int(self.soon(-0.5, 2).timestamp() * 1000)
-        self.redis.hset(ASKED, key, at)
-        self.ask(key, at)
+        self.redis.hset(REQUESTED, key, at)
+        self.request(key, at)
 
-    def ask(self, key: str, at: int) -> None:
+    def request(self, key: str, at: int) -> None:
         when = datetime.fromtimestamp(at // 1000, UTC) + timedelta(milliseconds=at % 1000)
         self.schedules.once(when, TASK, key=key)
-        self.redis.sadd(TOLD, key)
+        self.redis.sadd(ANSWERED, key)
 
-    def ask_again(self) -> None:
-        """Its predecessor was killed before it was told."""
-        told = self.redis.smembers(TOLD)
-        for key, at in self.redis.hgetall(ASKED).items():
-            if key.startswith(b"%d-" % self.number) and key not in told:
-                self.ask(key.decode(), int(at))
+    def request_again(self) -> None:
+        """Its predecessor was killed before the answer came."""
+        answered = self.redis.smembers(ANSWERED)
+        for key, at in self.redis.hgetall(REQUESTED).items():
+            if key.startswith(b"%d-" % self.number) and key not in answered:
+                self.request(key.decode(), int(at))
 
     # ---- operations ---------------------------------------------------------------------------
 

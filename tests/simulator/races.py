@@ -54,8 +54,8 @@ class Wall:
         return from_ms(self.ms + ms)
 
 
-class Fate:
-    """What befalls a line: at its n-th command from now on, once.
+class Fault:
+    """What happens to a line: at its n-th command from now on, once.
 
     request    it breaks before the command is sent
     reply      it breaks when the command has been carried out
@@ -84,11 +84,11 @@ class Fate:
 
 
 class Line(Connection):
-    """A connection with a fate, on which it is as late as on the wall."""
+    """A connection with a fault, on which it is as late as on the wall."""
 
-    def __init__(self, *, wall: Wall, fate: Fate, **options: Any) -> None:
+    def __init__(self, *, wall: Wall, fault: Fault, **options: Any) -> None:
         self._wall = wall
-        self._fate = fate
+        self._fault = fault
         self._unread = 0
         self._breaks = self._asks_time = self._greets = False
         super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ class Line(Connection):
     def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
         if self._greets:
             return super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
-        kind = self._fate.strike()
+        kind = self._fault.strike()
         if kind == "request":
             self.disconnect()
             raise ConnectionError("the request was lost")
@@ -142,9 +142,9 @@ class Line(Connection):
         raise ConnectionError("the reply was lost")
 
 
-def line_to(url: str, wall: Wall) -> tuple[Redis, Fate]:
-    """A client that retries nothing, as ours, and its fate."""
-    fate = Fate()
+def line_to(url: str, wall: Wall) -> tuple[Redis, Fault]:
+    """A client that retries nothing, as ours, and its fault."""
+    fault = Fault()
     place = urlsplit(url)
     lines = ConnectionPool(
         connection_class=Line,
@@ -153,9 +153,9 @@ def line_to(url: str, wall: Wall) -> tuple[Redis, Fate]:
         protocol=2,
         retry=Retry(NoBackoff(), 0),
         wall=wall,
-        fate=fate,
+        fault=fault,
     )
-    return Redis(connection_pool=lines), fate
+    return Redis(connection_pool=lines), fault
 
 
 class Leader:
@@ -164,7 +164,7 @@ class Leader:
 
     def __init__(self, url: str, wall: Wall, number: int) -> None:
         self._wall = wall
-        self.redis, self.fate = line_to(url, wall)
+        self.redis, self.fault = line_to(url, wall)
         self._store = Store(self.redis, "default", history=HISTORY)
         self._news = self._store.listen()
         self._instance = f"clock.{number}"
@@ -178,9 +178,9 @@ class Leader:
             raise LeaseLost
         self.redis.persist(self._store.key("lease"))  # the wall decides how long it lasts
         self.lease = lease
-        self.stage = Planner(self._store, lease, memory=1 << 24)
-        self.chores = Backfiller(self._store)
-        self.stage.log.confirm(unsure)
+        self.planner = Planner(self._store, lease, memory=1 << 24)
+        self.backfiller = Backfiller(self._store)
+        self.planner.log.confirm(unsure)
 
     def hear(self) -> None:
         """Take in all news until now, as the loop does between two turns."""
@@ -189,17 +189,17 @@ class Leader:
         while words[-1:] != ["that is all"]:
             message = self._news.get_message(timeout=5)
             words += [message["data"].decode()] if message else []
-        self.stage.look_again(w for w in words[:-1] if w not in ("lease", ":duties"))
+        self.planner.look_again(w for w in words[:-1] if w not in ("lease", ":duties"))
 
     def turn(self) -> bool:
         """One turn; whether there is more to do now."""
-        return self._work(lambda: self.stage.turn(self._wall.now) == 0)
+        return self._work(lambda: self.planner.turn(self._wall.now) == 0)
 
     def look(self) -> bool:
         """One look at the chores; whether there is more to do now."""
 
         def look() -> bool:
-            following = self.chores.look(self.lease, self._wall.now)
+            following = self.backfiller.look(self.lease, self._wall.now)
             return following is not None and following <= self._wall.now
 
         return self._work(look)
@@ -220,9 +220,9 @@ class Leader:
             self.deposed = True
             return False
         except ConnectionError:
-            self.fate.disarm()
+            self.fault.disarm()
             try:
-                self._lead("waiting", self.stage.in_flight)
+                self._lead("waiting", self.planner.in_flight)
             except LeaseLost:
                 self.deposed = True
             return True

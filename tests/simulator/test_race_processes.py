@@ -1,4 +1,4 @@
-"""Editors and clocks in processes of their own, killed at any instant: the books are right.
+"""Editors and clocks in processes of their own, killed at any instant: the records are right.
 
 A leader, a standby, and editors (editors.py) that change what they can. No worker runs the jobs, so
 the queue keeps every one there ever was. The seed is printed; STORM_SEED=… repeats it.
@@ -24,13 +24,14 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.backfills import Backfills
 from rq_clock.store.store import Store
+from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
 from tests.clock.storm import Client, ClockProcess, catch_up, chance, client, marker_of
 from tests.helpers import wait_until
 from tests.server import Server
 from tests.simulator import editors
-from tests.simulator.editors import ASKED, LOOSE, STEADY, TASK, TOLD
-from tests.simulator.records import PREFIX, Ledger, Rule, jobs_of
+from tests.simulator.editors import ANSWERED, LOOSE, REQUESTED, STEADY, TASK
+from tests.simulator.records import OWED, PREFIX, Ledger, Times, jobs_of
 
 pytestmark = pytest.mark.process
 
@@ -89,8 +90,8 @@ class Storm:
 
     def kill(self, number: int) -> None:
         editor = self.editors[number]
-        said = self.log(number).read_text() if self.log(number).exists() else ""
-        assert editor.is_alive(), f"editor {number} ended by itself:\n{said}"
+        output = self.log(number).read_text() if self.log(number).exists() else ""
+        assert editor.is_alive(), f"editor {number} ended by itself:\n{output}"
         editor.kill()
         editor.join()
         self.killed["editors"] += 1
@@ -107,9 +108,9 @@ class Storm:
         """No editor any more: the clock does what is left to do."""
         for number in range(EDITORS):
             self.kill(number)
-        for number in range(EDITORS):  # what one was not told, its successor asks for again
+        for number in range(EDITORS):  # what was not answered, its successor requests again
             successor = editors.Editor(self.redis, self.env, number, self.luck)
-            successor.ask_again()
+            successor.request_again()
         self.schedules.resume(ALL)
         there = [entry.name for entry in self.schedules]  # but a one-off job may go meanwhile
         self.schedules.resume([name for name in there if name in STEADY + LOOSE])
@@ -119,7 +120,7 @@ class Storm:
             waiting = [n for n in self.redis.hkeys(PREFIX + "definitions") if n[:5] == b"once-"]
             return not (waiting or self.redis.zcard(PREFIX + "duties"))
 
-        wait_until(done, "the end of all chores and one-off jobs")
+        wait_until(done, "the end of all backfills and one-off jobs")
         catch_up(self.redis, STEADY)
         for clock in self.clocks:
             assert clock.terminate() == 0, clock.text()[-4000:]
@@ -131,31 +132,43 @@ class Storm:
         queued = [job.decode() for job in self.redis.lrange("rq:queue:default", 0, -1)]
         assert max(Counter(queued).values()) == 1
         fates: Counter[str] = Counter()
+        owed = self.owed()
         for name in STEADY + LOOSE:
             ledger = Ledger.read(self.redis.lrange(f"{PREFIX}ledger:{name}", 0, -1))
             assert jobs_of(name, queued) == ledger.jobs, name
             assert max((ledger.runs + ledger.backfilled).values(), default=1) == 1, name
             if name in STEADY:
                 marker, since = marker_of(self.redis, name)
-                rule = Rule(editors.period(STEADY.index(name)))
-                fates.update(ledger.fates(list(rule.times(since, marker)), name).values())
+                times = Times(editors.period(STEADY.index(name))).between(since, marker)
+                fates.update(ledger.fates(list(times), owed[name], name).values())
             fates["by hand"] += ledger.by_hand.total()
             fates["backfilled"] += ledger.backfilled.total()
-        assert fates.keys() <= {"run", "paused", "requested", "by hand", "backfilled"}
+        assert fates.keys() <= {"run", "backfill", "paused", "requested", "by hand", "backfilled"}
         fates["one-off"] = self.check_one_offs(queued)
         fates["backfills"] = self.check_backfills(queued)
         figures = " ".join(f"{word}={n}" for word, n in sorted((self.killed + fates).items()))
         return f"seed={self.seed} {figures}"
 
+    def owed(self) -> dict[str, set[int]]:
+        """Return the fire times of steady schedules that pauses left to backfills."""
+        found: dict[str, set[int]] = {name: set() for name in STEADY}
+        for backfill in Backfills(Store(self.redis, "default")).newest(1_000_000):
+            if backfill.reason == OWED and backfill.schedule in STEADY:
+                times = Times(editors.period(STEADY.index(backfill.schedule)))
+                span = times.between(to_ms(backfill.start) - 1, to_ms(backfill.end))
+                assert not found[backfill.schedule] & {*span}, backfill
+                found[backfill.schedule] |= {*span}
+        return found
+
     def check_one_offs(self, queued: list[str]) -> int:
-        asked = self.redis.hgetall(ASKED)
-        assert self.redis.smembers(TOLD) == asked.keys()
-        for key, at in asked.items():
+        requested = self.redis.hgetall(REQUESTED)
+        assert self.redis.smembers(ANSWERED) == requested.keys()
+        for key, at in requested.items():
             name = f"once-{key.decode()}"
             runs = Ledger.read(self.redis.lrange(f"{PREFIX}ledger:{name}", 0, -1)).runs
             assert runs == {int(at): 1}, (name, runs)
             assert jobs_of(name, queued)[""] == runs
-        return len(asked)
+        return len(requested)
 
     def check_backfills(self, queued: list[str]) -> int:
         found = Backfills(Store(self.redis, "default")).newest(1_000_000)

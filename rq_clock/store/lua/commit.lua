@@ -314,6 +314,9 @@ for _, entry in ipairs(written) do
     if backfill then
       start_backfill(unpack(backfill))
     end
+    if argv[1] == '' then
+      call('PUBLISH', key('news'), name)  -- the change itself may never come
+    end
     markers[#markers + 1], markers[#markers + 2] = name, format(words[place + 3], entry.state)
     if next_fire == 'end' then
       over[#over + 1] = name

@@ -6,8 +6,8 @@
 --       then, for each schedule, 7 values:
 --       verb ("put" | "remove")   name
 --       definition (JSON)   next fire time (ms, or "" for none)
---       known since from now on (ms), if it is new or its trigger changed, else ""; behind "- " if
---       its marker goes as well
+--       known since from now on (ms), if it is new or its trigger changed, else ""; behind that the
+--       base (" <marker> <known since>") that it may still have for its marker to go as well
 --       old name, or ""
 --       skip for its ledger, or ""
 -- Returns 1; 0 when the token is no longer the lease's; -1 when a later release of the same owner
@@ -43,11 +43,14 @@ for i = 5, #ARGV, 7 do
     end
     if not known then
       redis.call('PERSIST', key('ledger:' .. name))
-      keep_state(name, '- ' .. (string.match(since, '%d+$') or now), '')
-    elseif string.sub(since, 1, 2) == '- ' then
-      keep_state(name, since, jobs)
+      keep_state(name, '- ' .. (string.match(since, '^%d+') or now), '')
     elseif since ~= '' then
-      restart(name, known, jobs, since)
+      local from, base = string.match(since, '^(%d+) ?(.*)$')
+      if base == known then
+        keep_state(name, '- ' .. from, jobs)
+      else
+        restart(name, known, jobs, from)
+      end
     end
     if skip ~= '' then
       redis.call('RPUSH', key('ledger:' .. name), skip)
