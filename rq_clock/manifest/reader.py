@@ -26,8 +26,8 @@ from rq_clock.redaction import printable
 
 LONGEST = 32 * 1024 * 1024
 """Maximum characters of a text: some hundred thousand schedules."""
-DEEPEST = 50
-"""Maximum levels of lists and mappings."""
+DEEPEST = 70
+"""Maximum levels of lists and mappings: those of arguments, and those around them."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,4000})(?P<float>\.[0-9]+(?:[eE][-+][0-9]+)?)?")
 _WORDS: dict[str, Any] = {"": None, "~": None}

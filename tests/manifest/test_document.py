@@ -158,6 +158,16 @@ def facts(items: list[Item]) -> list[tuple[str, str, Paused | None]]:
     return sorted(found, key=lambda item: item[0])
 
 
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_arguments_as_deep_as_they_may_be_are_read_back(form: str) -> None:
+    deep: list[Any] = []
+    for _ in range(62):
+        deep = [deep]
+    schedule = declare("deep", every(hours=1), "tasks.x", {"args": [deep]})
+    text = dump([Item(schedule=schedule)], form=form, secrets=True)
+    assert [item.schedule for item in parse(text)] == [schedule]
+
+
 @fewer
 @given(ITEMS, FORMS)
 def test_a_dumped_manifest_reads_back_unchanged(items: list[Item], form: str) -> None:

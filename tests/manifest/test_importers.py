@@ -797,7 +797,7 @@ class TestCronToGo:
         [
             ('{"jobs": [', 1, "cannot read the manifest: line 1: expected JSON"),
             ('{"jobs": [\n{"a": 1,}]}', 2, "cannot read the manifest: line 2: expected JSON"),
-            ("[" * 100_000, 1, "cannot read the manifest: line 1: expected at most 50 levels"),
+            ("[" * 100_000, 1, "cannot read the manifest: line 1: expected at most 70 levels"),
             ("[1, {}]", 1, "expected a job with named fields"),
             ('{"jobs": 3}', 1, "expected a job with named fields"),
             ("hello", 1, "expected a job with named fields"),

@@ -93,8 +93,8 @@ class TestJson:
             ('{"a": NaN}', "expected JSON, got NaN"),
             ('{"a": -Infinity}', "expected JSON, got -Infinity"),
             ('{"a": ' + "9" * 5000 + "}", "expected JSON"),
-            ('{"a": ' * 100_000, "expected at most 50 levels"),
-            ('{"a": ' * 60 + "1" + "}" * 60, "expected at most 50 levels"),
+            ('{"a": ' * 100_000, f"expected at most {DEEPEST} levels"),
+            ('{"a": ' * 80 + "1" + "}" * 80, f"expected at most {DEEPEST} levels"),
         ],
     )
     def test_invalid_json_is_refused(self, text: str, message: str) -> None:

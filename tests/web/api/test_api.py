@@ -135,7 +135,7 @@ class TestBodies:
             (b'"x"', "expected a JSON object"),
             (b'{"a": NaN}', "NaN"),
             (b'{"a": 1, "a": 2}', "comes twice"),
-            (b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", "levels"),
+            (b'{"a": ' + b"[" * 80 + b"]" * 80 + b"}", "levels"),
             (b"[" * 100_000, "expected JSON"),
             (b'{"a": ' + b"9" * 5000 + b"}", "expected JSON"),
             (b'{"a": "\\ud800"}', "surrogate"),
