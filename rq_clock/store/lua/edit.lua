@@ -65,23 +65,6 @@ if not grows then
   redis.call('DEL', key(''))
 end
 
--- Writes are gathered into long commands: thousands are added at once.
-local gathered, lengths = {}, {}
-
-local function write(command, to, first, second)
-  local words, length = gathered[to], lengths[to]
-  if not words then
-    words, length = {command, to}, 2
-    gathered[to] = words
-  end
-  words[length + 1], words[length + 2] = first, second
-  lengths[to] = length + 2
-  if length > 4000 then
-    redis.call(unpack(words))
-    gathered[to] = nil
-  end
-end
-
 local function put(hash, name, value)
   if value == '' then
     redis.call('HDEL', hash, name)
@@ -98,7 +81,7 @@ local function index(zset, name, score)
   end
 end
 
-local removed, paused = {}, {}
+local gone, removed, paused = {}, {}, {}
 local answers, news, last = {'done'}, {}, redis.call('INCRBY', key('revision'), count)
 for n = 1, count do
   local i = first + n * 8 - 8
@@ -109,8 +92,7 @@ for n = 1, count do
     if ARGV[i + 7] ~= '' then
       redis.pcall('RPUSH', key('ledger:' .. name), ARGV[i + 7])
     end
-    drop({name}, keep)
-    removed[name] = true
+    gone[#gone + 1], removed[name] = name, true
     answers[n + 1] = ''
     news[name] = true
   else
@@ -136,9 +118,8 @@ for n = 1, count do
     news[name] = near or nil
   end
 end
-for _, words in pairs(gathered) do
-  redis.call(unpack(words))
-end
+flush()
+drop(gone, keep)
 if next(removed) then
   cancel_backfills(removed, keep)
 end

@@ -59,6 +59,30 @@ local function attempt(...)
   return type(reply) == 'table' and reply.err or nil
 end
 
+-- Writes of pairs are gathered into long commands, since thousands may come at once. `flush` carries
+-- out the rest.
+local gathered, lengths = {}, {}
+
+local function write(command, to, first, second)
+  local words, length = gathered[to], lengths[to]
+  if not words then
+    words, length = {command, to}, 2
+    gathered[to] = words
+  end
+  words[length + 1], words[length + 2] = first, second
+  lengths[to] = length + 2
+  if length > 4000 then
+    redis.call(unpack(words))
+    gathered[to] = nil
+  end
+end
+
+local function flush()
+  for _, words in pairs(gathered) do
+    redis.call(unpack(words))
+  end
+end
+
 -- ---- jobs ----
 
 local LIVE = {queued = true, started = true, scheduled = true, deferred = true}
@@ -205,14 +229,14 @@ local function start_backfill(id, now, ...)
   return true
 end
 
--- Call `change` with the key of each unfinished backfill of schedules (name → true; "*" for all), and
--- its duty.
+-- Call `change` with the key of each unfinished backfill of schedules (their names are keys; "*" for
+-- all), its duty and its schedule.
 local function each_backfill(schedules, change)
   for _, duty in ipairs(redis.call('ZRANGE', key('duties'), 0, -1)) do
     local backfill = string.match(duty, '^backfill:') and key(duty)
     local schedule = backfill and redis.call('HGET', backfill, 'schedule')
     if schedule and (schedules[schedule] or schedules['*']) then
-      change(backfill, duty)
+      change(backfill, duty, schedule)
     end
   end
 end
@@ -230,20 +254,24 @@ end
 
 -- Forget schedules. Their ledgers stay for `keep` ms.
 local function drop(names, keep)
-  for _, hash in ipairs(HASHES) do
-    redis.call('HDEL', key(hash), unpack(names))
-  end
-  redis.call('SREM', key('declared'), unpack(names))
-  redis.call('ZREM', key('due'), unpack(names))
-  redis.call('ZREM', key('failing'), unpack(names))
-  for _, name in ipairs(names) do
-    redis.call('DEL', key('counters:' .. name))
-    redis.call('PEXPIRE', key('ledger:' .. name), keep)
-    redis.call('PEXPIRE', key('failed:' .. name), keep)
+  for first = 1, #names, 1000 do
+    local some, counters = {unpack(names, first, math.min(first + 999, #names))}, {}
+    for _, hash in ipairs(HASHES) do
+      redis.call('HDEL', key(hash), unpack(some))
+    end
+    redis.call('SREM', key('declared'), unpack(some))
+    redis.call('ZREM', key('due'), unpack(some))
+    redis.call('ZREM', key('failing'), unpack(some))
+    for i, name in ipairs(some) do
+      counters[i] = key('counters:' .. name)
+      redis.call('PEXPIRE', key('ledger:' .. name), keep)
+      redis.call('PEXPIRE', key('failed:' .. name), keep)
+    end
+    redis.call('DEL', unpack(counters))
   end
 end
 
--- Move all state of a schedule to another name.
+-- Move all state of a schedule to another name, but for its backfills.
 local function carry_over(old, new)
   for _, hash in ipairs(HASHES) do
     local value = redis.call('HGET', key(hash), old)
@@ -255,9 +283,6 @@ local function carry_over(old, new)
   if failing then
     redis.call('ZADD', key('failing'), failing, new)
   end
-  each_backfill({[old] = true}, function(backfill)
-    redis.call('HSET', backfill, 'schedule', new)
-  end)
   for _, kind in ipairs({'ledger:', 'counters:', 'failed:'}) do
     if redis.call('EXISTS', key(kind .. old)) == 1 then
       redis.call('RENAME', key(kind .. old), key(kind .. new))

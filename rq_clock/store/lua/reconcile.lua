@@ -25,20 +25,21 @@ if release > 0 then
   redis.call('HSET', KEYS[2], 'release', release)
 end
 
-local removed = {}
+local gone, put, removed, renamed = {}, {}, {}, {}
+local last = redis.call('INCRBY', key('revision'), (#ARGV - 4) / 7)
 for i = 5, #ARGV, 7 do
   local verb, name = ARGV[i], ARGV[i + 1]
   if verb == 'remove' then
     if ARGV[i + 6] ~= '' then
       redis.pcall('RPUSH', key('ledger:' .. name), ARGV[i + 6])
     end
-    drop({name}, keep)
-    removed[name] = true
+    gone[#gone + 1], removed[name] = name, true
   else
     local definition, next_fire, since, old, skip = unpack(ARGV, i + 2, i + 6)
     local known, jobs = state_of(name)
     if not known and old ~= '' and state_of(old) then
       carry_over(old, name)
+      renamed[old] = name
       known, jobs = state_of(name)
     end
     if not known then
@@ -55,15 +56,23 @@ for i = 5, #ARGV, 7 do
     if skip ~= '' then
       redis.call('RPUSH', key('ledger:' .. name), skip)
     end
-    redis.call('HSET', key('definitions'), name, definition)
-    redis.call('SADD', key('declared'), name)
-    redis.call('HSET', key('revisions'), name, redis.call('INCR', key('revision')))
+    put[#put + 1] = name
+    write('HSET', key('definitions'), name, definition)
+    write('HSET', key('revisions'), name, string.format('%d', last - (#ARGV - 6 - i) / 7))
     if next_fire == '' then
       redis.call('ZREM', key('due'), name)
     else
-      redis.call('ZADD', key('due'), next_fire, name)
+      write('ZADD', key('due'), next_fire, name)
     end
   end
+end
+flush()
+if #put > 0 then redis.call('SADD', key('declared'), unpack(put)) end
+drop(gone, keep)
+if next(renamed) then
+  each_backfill(renamed, function(backfill, _, old)
+    redis.call('HSET', backfill, 'schedule', renamed[old])
+  end)
 end
 if next(removed) then
   cancel_backfills(removed, keep)
