@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,8 +18,10 @@ from starlette.testclient import TestClient
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.alerts.rules import TickReport
 from rq_clock.clock.backfiller import Backfiller
+from rq_clock.errors import ScheduleError
 from rq_clock.jobs.executions import Executions
 from rq_clock.jobs.reaper import Reaper
+from rq_clock.model.schedule import Schedule
 from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor
 from rq_clock.store.backfills import Backfill
@@ -26,6 +30,8 @@ from rq_clock.timing.triggers import every
 from tests.cli.terminal import Run
 from tests.clock.test_planner import SECOND, Wall, each, schedule
 from tests.helpers import Events
+from tests.model.test_bounds import ODD as VALUES_OF_OPTIONS
+from tests.model.test_bounds import PLACES
 from tests.web.client import API, VALUES, app_on
 
 KEY = "rq-clock:default:"
@@ -178,3 +184,25 @@ def test_whatever_is_stored_the_neighbour_fires_and_everything_is_served(
     for words in (["list"], ["status"], ["history", "markers-1"], ["show", "definitions-1"]):
         result = Run(redis_url)(*words)
         assert result.exit_code in (0, 5), result.output
+
+
+@pytest.mark.integration
+def test_whatever_was_accepted_is_decided_and_its_neighbour_fires(
+    connection: Redis, events: Events
+) -> None:
+    wall = Wall(connection)
+    wall.now = start = datetime(2026, 3, 1, tzinfo=UTC)
+    accepted: list[Schedule] = []
+    for make in PLACES.values():
+        for value in VALUES_OF_OPTIONS:
+            with suppress(ScheduleError):
+                accepted.append(replace(make(value), name=f"a{len(accepted)}", renamed_from=None))
+    wall.declare(schedule(every(minutes=1), "good"), *accepted)
+    wall.run(start + timedelta(hours=1, seconds=3))
+    assert len(accepted) > 300
+    assert wall.enqueued("good") == each(start, 60 * SECOND, 60)
+    assert events("schedule.invalid") == []
+    assert wall.planner.report().faulty == {}
+    jobs = {job.decode().split("-")[1] for job in connection.scan_iter("rq:job:default-a*")}
+    fired = {f"a{i}" for i, s in enumerate(accepted) if s.next_after(start) is not None}
+    assert len(jobs) > len(fired) * 0.8
