@@ -9,6 +9,7 @@
     ├── StoreUnavailable   Redis cannot be used: unreachable, wrong password, newer data, …
     ├── CommandFailed      a shell command ended with anything but 0, or took too long
     ├── WebhookFailed      a web call was refused, broke off or was not answered with 2xx
+    ├── TargetRefused      a token has defined a run whose function tokens may not call
     └── Interrupted        raised by a task that leaves because its worker is to end
 
 Each text says what was expected, what came instead and what to do about it.
@@ -175,3 +176,8 @@ class CommandFailed(RqClockError):
 
 class WebhookFailed(RqClockError):
     """A web call came to nothing: refused, broken off, too slow, or not answered with 2xx."""
+
+
+class TargetRefused(RqClockError):
+    """The worker did not begin a run that a token has defined without the scope `commands`: it is a
+    command, or a function outside RQ_CLOCK_TARGETS."""

@@ -102,6 +102,13 @@ class Secrets:
         """Return the data with a mask in place of each secret value."""
         return self._pattern.sub(MASK.encode(), data) if self._pattern else data
 
+    def hide_text(self, text: str) -> str:
+        """Return the text with a mask in place of each secret value."""
+        return self.hide(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
+
+
+NO_SECRETS = Secrets({})
+
 
 class StreamMask:
     """Masks secrets in a stream that comes in pieces, also those that are cut in two."""

@@ -74,6 +74,13 @@ def from_meta(meta: Mapping[str, Any]) -> Run | None:
     return Run(facts["schedule"], datetime.fromisoformat(facts["fire_time"]), facts["reason"])
 
 
+def allowed_targets(meta: Mapping[str, Any]) -> list[str] | None:
+    """Return the functions that a run may call, as patterns; None for any."""
+    facts = meta.get("rq_clock")
+    allowed = facts.get("allowed_targets") if isinstance(facts, Mapping) else None
+    return None if allowed is None else [str(pattern) for pattern in allowed]
+
+
 @contextmanager
 def running(run: Run | None) -> Iterator[None]:
     """Within this block the code is part of `run`; for tests of tasks, and for the worker."""

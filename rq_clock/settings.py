@@ -11,15 +11,17 @@ import os
 import re
 import socket
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
 from rq_clock.errors import RqClockError
 from rq_clock.outbound.addresses import Allowed, parse_allowed
+from rq_clock.redaction import Secrets
 
 DEVELOPMENT_REDIS = "redis://127.0.0.1:6399/0"
 """Where `rq-clock redis` listens by default."""
@@ -35,14 +37,63 @@ class Token:
     value: str = field(repr=False)
 
 
+OWN_SECRETS = (
+    "RQ_CLOCK_TOKENS", "RQ_CLOCK_COOKIE_SECRET", "RQ_CLOCK_ALERT_SECRET", "RQ_CLOCK_ALERT_URL",
+    "RQ_CLOCK_ALERT_URLS", "RQ_CLOCK_PING_URL",
+)  # fmt: skip
+"""Variables that only rq-clock itself needs: no job and no child of a job gets them."""
+_withheld: dict[str, str] = {}
+
+
 def environment() -> dict[str, str]:
     """Return the environment of this process, with `.env` beneath it in development."""
     from dotenv import dotenv_values
 
     if "DYNO" in os.environ:  # a platform sets variables itself; a stray file must not add any
-        return dict(os.environ)
+        return {**_withheld, **os.environ}
     beneath = {name: value for name, value in dotenv_values(".env").items() if value is not None}
-    return {**beneath, **os.environ}
+    return {**beneath, **_withheld, **os.environ}
+
+
+def job_environment() -> dict[str, str]:
+    """Return the environment for a child of a job: without OWN_SECRETS."""
+    return {name: value for name, value in environment().items() if name not in OWN_SECRETS}
+
+
+def withhold_secrets() -> None:
+    """Take OWN_SECRETS out of the environment of this process and of its future children. Settings
+    still finds them here; so does a function of the app that reads this process's memory."""
+    found = {name: os.environ.pop(name) for name in OWN_SECRETS if name in os.environ}
+    if found:
+        _withheld.update(found)
+        _erase([f"{name}=".encode() for name in found])
+
+
+def _erase(names: Sequence[bytes]) -> None:
+    """Overwrite variables in the memory that the process started with: /proc/<pid>/environ shows it
+    to each process of the same user. Linux only."""
+    import ctypes
+
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        start, end = int(stat[47]), int(stat[48])
+        at = start
+        for variable in ctypes.string_at(start, end - start).split(b"\0"):
+            for name in names:
+                if variable.startswith(name):
+                    ctypes.memset(at + len(name), ord("*"), len(variable) - len(name))
+            at += len(variable) + 1
+
+
+def known_secrets(env: Env) -> Secrets:
+    """Return the secrets of an environment, and those of rq-clock itself."""
+    own = {**environment(), **env}
+    values = {f"{name} secret": own.get(name, "") for name in OWN_SECRETS}
+    for place, token in enumerate(own.get("RQ_CLOCK_TOKENS", "").split(",")):
+        values[f"token {place}"] = token.strip().rpartition(":")[2]
+    for place, url in enumerate(own.get("RQ_CLOCK_ALERT_URLS", "").split()):
+        values[f"secret {place}"] = url
+    return Secrets({**env, **values})
 
 
 _SCOPES = {
@@ -50,8 +101,10 @@ _SCOPES = {
     "operate": {"read", "operate"},
     "admin": {"read", "operate", "admin", "tasks"},
     "tasks": {"tasks"},
+    "commands": {"commands"},
 }
-"""Scope → the scopes that it includes."""
+"""Scope → the scopes that it includes. None includes `commands`: who may define a command has a
+shell on the workers."""
 _TOKEN = re.compile(r"[!-+\--9;-~]+")
 SHORTEST_TOKEN = 16
 
@@ -161,6 +214,18 @@ def _allowed(text: str) -> tuple[Allowed, ...]:
         ) from None
 
 
+def _targets(text: str) -> tuple[str, ...] | None:
+    """Return patterns of functions; None when the variable is not set."""
+    patterns = tuple(text.replace(",", " ").split())
+    for pattern in patterns:
+        if not re.fullmatch(r"[\w*]+(\.[\w*]+)*", pattern) or len(pattern) > 200:
+            raise RqClockError(
+                "RQ_CLOCK_TARGETS: expected names of functions, separated by commas, with * for "
+                f"any text, such as tasks.*, got {pattern!r}"
+            )
+    return patterns or None
+
+
 def _secret(text: str) -> bytes:
     """Return the key that alerts are signed with: base64 behind "whsec_", or any text."""
     if not text.startswith("whsec_"):
@@ -257,6 +322,7 @@ class Settings:
     output_bytes: int = _count("RQ_CLOCK_OUTPUT_MB", 8, unit=1024 * 1024)
     function_output: bool = _switch("RQ_CLOCK_FUNCTION_OUTPUT", default=lambda env: True)
     log_level: int = _text("LOG_LEVEL", _log_level)
+    targets: tuple[str, ...] | None = _text("RQ_CLOCK_TARGETS", _targets)
     webhook_allow: tuple[Allowed, ...] = _text("RQ_CLOCK_WEBHOOK_ALLOW", _allowed)
     runs: int = _count("RQ_CLOCK_RUNS", 1000)
     failed_jobs: int = _count("RQ_CLOCK_FAILED_JOBS", 20)

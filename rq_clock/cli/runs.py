@@ -93,9 +93,10 @@ def _traceback(store: Store, job_id: str) -> str:
     """Return the newest traceback of a job; "" without one."""
     from rq_clock.jobs.queues import NoJob, Queues
     from rq_clock.redaction import printable
+    from rq_clock.settings import environment, known_secrets
 
     try:
-        lines = Queues(store).job(job_id).trace.splitlines()
+        lines = Queues(store, secrets=known_secrets(environment())).job(job_id).trace.splitlines()
     except NoJob:
         return ""
     return "\n".join(printable(line, 1000) for line in lines)

@@ -30,6 +30,7 @@ from rq_clock.errors import LeaseLost
 from rq_clock.jobs.executions import REAP, Executions
 from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
+from rq_clock.model.allowlist import packages_of
 from rq_clock.model.entry import Lease, LeaseRefused
 from rq_clock.model.schedule import Schedule
 from rq_clock.runtime import Runtime
@@ -442,7 +443,9 @@ class ClockProcess:
                 return
         if reconciler.older:
             self._log_older_release()
-        elif reconciler.done or not self._last_token:
+            return
+        self._store.keep_packages(packages_of(s.target for s in self._declared.values()))
+        if reconciler.done or not self._last_token:
             log_difference(reconciler.done, len(self._declared), monotonic() - started)
 
     def _decide_meanwhile(self, planner: Planner) -> None:

@@ -57,6 +57,7 @@ from rq_clock.jobs.records import (
 )
 from rq_clock.model.job_id import JobId
 from rq_clock.model.view import View, doc
+from rq_clock.redaction import NO_SECRETS, Secrets
 from rq_clock.store.audit import AUDIT, FEW, Actor
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text
@@ -128,10 +129,12 @@ class BulkJobsResult(View):
 
 
 class Queues:
-    """RQ's queues. Methods raise redis-py's RedisError when the server cannot be used."""
+    """RQ's queues. Values of `secrets` are masked in results and errors. Methods raise redis-py's
+    RedisError when the server cannot be used."""
 
-    def __init__(self, store: Store, *, runs: int = 1000) -> None:
+    def __init__(self, store: Store, *, runs: int = 1000, secrets: Secrets = NO_SECRETS) -> None:
         self._store = store
+        self._secrets = secrets
         self._runs = runs
         self._scripts = {n: load_script(store.redis, n) for n in _SCRIPTS}
 
@@ -161,7 +164,7 @@ class Queues:
             following = encode_place(kind, text(rows[limit][0]), text(rows[limit][2]))
         elif len(rows) > limit:  # from the one shown last
             following = encode_place(kind, text(rows[limit - 1][0]), text(rows[limit - 1][4]))
-        found = tuple(job_view(kind, row) for row in rows[:limit])
+        found = tuple(job_view(kind, row, self._secrets) for row in rows[:limit])
         return Jobs(server_time(answer), found, answer[2], following)
 
     def job(self, id: str) -> JobDetail:
@@ -170,7 +173,8 @@ class Queues:
         ours = origin is not None and origin.namespace == self._store.namespace
         since = to_ms(origin.fire_time) if origin and ours else ""
         args = [id, since, ATTEMPTS, _LARGEST, 4 * _LARGEST]
-        found = job_detail(id, self._scripts["inspect"]([self._store.key("runs")], args))
+        answer = self._scripts["inspect"]([self._store.key("runs")], args)
+        found = job_detail(id, answer, self._secrets)
         if found is None:
             raise NoJob(f"{id}: there is no such job, or none any more")
         return found

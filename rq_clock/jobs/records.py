@@ -22,7 +22,7 @@ from rq_clock.jobs.outcomes import one_line
 from rq_clock.jobs.results import end_of_trace, trace_of, value_of
 from rq_clock.model.job_id import JobId
 from rq_clock.model.view import View, doc
-from rq_clock.redaction import masked_text
+from rq_clock.redaction import Secrets, masked_text
 from rq_clock.store import cursors
 from rq_clock.store.scripts import pairs, readable, text
 from rq_clock.timing.instants import from_ms
@@ -214,14 +214,15 @@ def worker_view(row: Sequence[str]) -> WorkerView:
     )
 
 
-def job_view(kind: str, row: Any) -> JobView:
+def job_view(kind: str, row: Any, secrets: Secrets) -> JobView:
     """Return a job from the answer of lua/browse.lua."""
     score, id, queue, values, _ = row
     texts = (value.decode(errors="replace") for value in values)
     fields = dict(zip(_FIELDS, texts, strict=True))
     origin = JobId.parse(text(id)) if fields["meta"] else None
     due = text(score) if kind == "scheduled" else ""
-    trace = end_of_trace(fields["trace"].encode())
+    trace = secrets.hide_text(end_of_trace(fields["trace"].encode()))
+    fields["description"] = secrets.hide_text(fields["description"])
     return _job(text(id), fields, text(queue), origin, due, trace)
 
 
@@ -250,14 +251,16 @@ def _job(
     )
 
 
-def _result(fields: Mapping[str, str]) -> Result:
+def _result(fields: Mapping[str, str], secrets: Secrets) -> Result:
     kind = _RESULTS.get(fields.get("type", ""), "unknown")
     packed = fields.get("return_value")
-    nothing = "null" if kind == "successful" else None  # RQ stores no value for None
+    value = "null" if kind == "successful" else None  # RQ stores no value for None
+    if packed is not None:
+        value = value_of(packed.encode())
     return Result(
         kind=kind,
-        value=value_of(packed.encode()) if packed is not None else nothing,
-        trace=trace_of(fields.get("exc_string", "").encode()),
+        value=value and secrets.hide_text(value),
+        trace=secrets.hide_text(trace_of(fields.get("exc_string", "").encode())),
     )
 
 
@@ -278,14 +281,16 @@ def queue_view(
     )
 
 
-def job_detail(id: str, answer: Any) -> JobDetail | None:
+def job_detail(id: str, answer: Any, secrets: Secrets) -> JobDetail | None:
     """Return a job from the answer of lua/inspect.lua; None when it is unknown."""
     flat, results, dependents, count, attempts, due, expires = answer
     fields = _pairs(flat)
+    if "description" in fields:
+        fields["description"] = secrets.hide_text(fields["description"])
     ended = tuple(readable(Ended.read, ((entry, pairs(raw)) for entry, raw in attempts), "runs"))
     if not fields and not ended:
         return None
-    found = tuple(_result(_pairs(raw)) for _, raw in results)
+    found = tuple(_result(_pairs(raw), secrets) for _, raw in results)
     trace = next((result.trace for result in found if result.trace), "")
     origin = JobId.parse(id) if ended or fields.get("meta") else None
     return JobDetail(

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest.fields import kind_of, shown_value, unknown
 from rq_clock.model import targets
+from rq_clock.model.allowlist import limited
 from rq_clock.model.entry import MISSED, Pause
 from rq_clock.model.schedule import STORED, Schedule, declare
 from rq_clock.model.targets import Command, Target, Webhook
@@ -46,7 +47,8 @@ _TARGETS = {"func": "", "command": "shell", "webhook": "url"}
 """The targets, each with the key that a plain text stands for."""
 _DURATIONS = ("timeout", "resultTtl", "failureTtl", "catchUpWindow", "jitter")
 _FIRST = ("cron", "every", *_TRIGGERS["every"], "once", "func", "command", "webhook")
-_KNOWN = {*_FIRST, *STORED, "paused"}
+_OPTIONS = {key: option for key, option in STORED.items() if option != "allowed_targets"}
+_KNOWN = {*_FIRST, *_OPTIONS, "paused"}
 _SECRETIVE = ("command", "webhook", "args", "kwargs", "ping")
 """Keys with values that may be masked."""
 _NOTHING: Any = object()
@@ -76,9 +78,13 @@ class Item:
 # ---- from an entry ----------------------------------------------------------------------------
 
 
-def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
+def item(
+    name: str, entry: Any, was: Schedule | None, *, masks: bool,
+    allowed: Sequence[str] | None = None,
+) -> Item:  # fmt: skip
     """Return the schedule of an entry. With `masks`, a masked value stands for the value of the
-    stored schedule (`was`). Raises ScheduleError with every fault of the entry."""
+    stored schedule (`was`). `allowed` are the functions that its author may call, None for any, and
+    then commands too. Raises ScheduleError with every fault of the entry."""
     if not isinstance(entry, dict):
         text = f"expected a mapping with the keys of a schedule, got {kind_of(entry)}"
         raise ScheduleError(Fault("", text, schedule=name))
@@ -103,12 +109,12 @@ def item(name: str, entry: Any, was: Schedule | None, *, masks: bool) -> Item:
     paused = _paused(entry.get("paused"), faults)
     options = {
         option: _in_seconds(key, entry[key], faults) if key in _DURATIONS else entry[key]
-        for key, option in STORED.items()
+        for key, option in _OPTIONS.items()
         if key in entry
     }
     faults = [replace(fault, schedule=name) for fault in faults]
     try:
-        schedule = declare(name, when, target, options)
+        schedule = limited(declare(name, when, target, options), was, allowed)
     except ScheduleError as error:
         faults += error.faults
     if faults:
@@ -336,6 +342,7 @@ def document(
     """Return the entry of a schedule: trigger, target, then the options that are not at their
     default, by name. Without `secrets` it masks them."""
     entry: dict[str, Any] = json.loads(schedule.definition())
+    entry.pop("allowedTargets", None)
     if not secrets:  # in the same order
         entry |= json.loads(json.dumps(_masked(schedule), sort_keys=True))
     for kind, first in _TARGETS.items():

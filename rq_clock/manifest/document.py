@@ -18,7 +18,7 @@ Pure. Not here: entries (definition.py), YAML and JSON (reader.py), changes to m
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -45,8 +45,11 @@ class Manifest:
     faults: tuple[Fault, ...]
     masks: bool
 
-    def items(self, stored: Mapping[str, Schedule]) -> list[Item]:
-        """Return the schedules of the entries. Masked values come from the `stored` schedules.
+    def items(
+        self, stored: Mapping[str, Schedule], allowed: Sequence[str] | None = None
+    ) -> list[Item]:
+        """Return the schedules of the entries. Masked values come from the `stored` schedules;
+        `allowed` are the functions that the author may call, None for any, and commands too.
 
         Raises ScheduleError with every fault of the text.
         """
@@ -54,7 +57,7 @@ class Manifest:
         for name, entry in self.entries.items():
             was = stored.get(name)
             try:
-                found.append(item(name, entry, was, masks=self.masks))
+                found.append(item(name, entry, was, masks=self.masks, allowed=allowed))
             except ScheduleError as error:
                 faults += [replace(fault, line=self.lines.get(name)) for fault in error.faults]
         if faults:

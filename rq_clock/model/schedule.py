@@ -58,6 +58,9 @@ class Schedule:
     tags: tuple[str, ...] = ()
     ping: str | None = None
     renamed_from: str | None = None
+    allowed_targets: tuple[str, ...] | None = None
+    """Functions that its runs may call, as patterns; None for any. Not an option: the web process
+    sets it for a token without the scope `commands`."""
 
     def __post_init__(self) -> None:
         found = list(islice(faults(self), _FAULT_LIMIT))
@@ -216,7 +219,7 @@ def _normal(option: str, value: Any) -> Any:
             return value if isinstance(value, bool) else timedelta(seconds=value)
     if option in ("timeout", "result_ttl", "failure_ttl") and isinstance(value, timedelta):
         return int(value.total_seconds())
-    if option in ("args", "tags", "retries") and isinstance(value, list):
+    if option in ("args", "tags", "retries", "allowed_targets") and isinstance(value, list):
         return tuple(value)
     if option == "kwargs" and isinstance(value, Mapping):
         return dict(value)
@@ -235,6 +238,7 @@ def _text(name: object) -> str:
 
 
 def _unknown_option(option: str) -> Fault:
-    near = get_close_matches(option, _DEFAULTS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_DEFAULTS))}"
+    known = sorted(_DEFAULTS.keys() - {"allowed_targets"})
+    near = get_close_matches(option, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return Fault(option, f"unknown option {masked_repr(option)}; {hint}")

@@ -62,6 +62,10 @@ def faults(s: Any) -> Iterator[Fault]:
     if s.ping is not None:
         for fault in webhook(s.ping, method="GET").faults():
             yield Fault("ping", f"ping: {fault.text}")
+    allowed = s.allowed_targets
+    if allowed is not None and not (isinstance(allowed, tuple) and all(map(_is_word, allowed))):
+        text = f"expected allowed_targets to be a list of names, got {masked_repr(allowed)}"
+        yield Fault("allowedTargets", text)
     renamed = s.renamed_from
     if renamed is not None and not (isinstance(renamed, str) and NAME.match(renamed)):
         text = "expected renamed_from to be the schedule's old name"

@@ -33,7 +33,7 @@ from rq_clock.redaction import Secrets, StreamMask, masked_text, masked_url, pri
 from rq_clock.run import Run, current_run, stopping
 from rq_clock.runners.output import Tail, last_line
 from rq_clock.runners.shell import SHUTDOWN, Ended, Shell
-from rq_clock.settings import Settings, environment
+from rq_clock.settings import Settings, job_environment, known_secrets
 from rq_clock.timing.instants import iso
 from rq_clock.version import __version__
 
@@ -71,8 +71,8 @@ def run_command(
         raise Interrupted("not begun, because its worker shuts down")
     facts = _facts(job, run)
     unbuffered = {"PYTHONUNBUFFERED": "1"}  # else lines come late, and none of a killed script
-    environ = {**unbuffered, **environment(), **(env or {}), **_run_variables(run)}
-    secrets, errors = Secrets(environ), Tail()
+    environ = {**unbuffered, **job_environment(), **(env or {}), **_run_variables(run)}
+    secrets, errors = known_secrets(environ), Tail()
     masks = {"stdout": StreamMask(secrets), "stderr": StreamMask(secrets)}
 
     def add(stream: str, chunk: bytes) -> None:

@@ -346,6 +346,8 @@ def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:
     options = {o: getattr(was, o) for o in _OPTIONS} if was else {}
     if was and was.overlap == ("allow" if was.catch_up == "all" else "skip"):
         del options["overlap"]  # the default depends on catch_up
+    if {"target", "args", "kwargs"} & changes.keys():
+        options["allowed_targets"] = None  # whoever changes the call answers for it
     options |= changes
     trigger, target = (
         options.pop(part, None) or (getattr(was, part) if was else None)

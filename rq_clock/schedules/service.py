@@ -165,10 +165,14 @@ class Schedules:
 
         retry_stale(remove) if revision is None else remove()
 
-    def plan(self, items: Sequence[Item] | Manifest, *, prune: bool = False) -> Plan:
+    def plan(
+        self, items: Sequence[Item] | Manifest, *, prune: bool = False,
+        allowed: Sequence[str] | None = None,
+    ) -> Plan:  # fmt: skip
         """Return the changes that `apply` makes so that all of these exist.
 
-        `prune` removes every other run-time schedule, except those of `once`. Raises Conflict for
+        `prune` removes every other run-time schedule, except those of `once`. `allowed` limits the
+        functions that a manifest may name, and then it may name no command. Raises Conflict for
         schedules declared in code, and ScheduleError with every fault of a manifest.
         """
         from rq_clock.manifest.diff import compare
@@ -182,7 +186,8 @@ class Schedules:
             names |= set(editor.store.all_names()) if prune else set()
             entries, pauses = editor.load(sorted(names))
             if isinstance(items, Manifest):
-                items = items.items({n: e.schedule for n, e in entries.items() if e.schedule})
+                stored = {n: e.schedule for n, e in entries.items() if e.schedule}
+                items = items.items(stored, allowed)
             return compare(items, entries, pauses, editor.now(), prune=prune)
 
     def apply(

@@ -112,7 +112,10 @@ class JobBuilder:
             self._fire_time = fire_time, iso(fire_time)
         time = self._fire_time[1]
         run = {"schedule": schedule.name, "fire_time": time, "reason": LEDGER_CODES[code]}
-        meta = {"rq_clock": run | ({"group": schedule.group} if schedule.group else {})}
+        facts: dict[str, Any] = run | ({"group": schedule.group} if schedule.group else {})
+        if schedule.allowed_targets is not None:
+            facts["allowed_targets"] = list(schedule.allowed_targets)
+        meta = {"rq_clock": facts}
         call = schedule.call()
         options = (
             schedule.queue, call["timeout"], schedule.retries, schedule.result_ttl,

@@ -12,7 +12,8 @@
     meta                 hash     version (of this data), owner, release (last one reconciled), led
                                   (when a clock last renewed the lease), counted (its newest portion
                                   of counters), history (entries of a ledger, as the clock that
-                                  leads is set), tzdata (zone data by which due was checked last)
+                                  leads is set), tzdata (zone data by which due was checked last),
+                                  packages (of the declared functions)
     news                 channel  "lease", ":duties", ":reap", "*" or a schedule: look there
 
     schedules

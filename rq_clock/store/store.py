@@ -145,6 +145,15 @@ class Store:
         whoever records a run cuts the ledger."""
         self.redis.hset(self.key("meta"), "history", self.history)
 
+    def keep_packages(self, packages: Iterable[str]) -> None:
+        """Write the packages of the declared functions: those that a token may call unless
+        RQ_CLOCK_TARGETS is set."""
+        self.redis.hset(self.key("meta"), "packages", " ".join(packages))
+
+    def packages(self) -> tuple[str, ...]:
+        """Return the packages of the declared functions, as the clock has written them."""
+        return tuple(text(self.redis.hget(self.key("meta"), "packages") or b"").split())
+
     def listen(self) -> PubSub:
         news: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
         news.subscribe(self.key("news"))

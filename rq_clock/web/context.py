@@ -13,7 +13,7 @@ from rq_clock.jobs.executions import Executions
 from rq_clock.jobs.queues import Queues
 from rq_clock.schedules.listing import ScheduleList
 from rq_clock.schedules.service import Schedules
-from rq_clock.settings import Settings, Token
+from rq_clock.settings import Settings, Token, environment, known_secrets
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.client import connect
 from rq_clock.store.store import Store
@@ -45,13 +45,14 @@ class Context:
         """Return the parts. Raises StoreUnavailable when REDIS_URL is not set."""
         redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
         store = Store.from_settings(redis, settings)
+        secrets = environment() | {f"token {t.name}": t.value for t in settings.tokens}
         return cls(
             settings=settings,
             redis=redis,
             store=store,
             executions=Executions.from_settings(redis, settings),
             schedules=ScheduleList(store),
-            queues=Queues(store, runs=settings.runs),
+            queues=Queues(store, runs=settings.runs, secrets=known_secrets(secrets)),
             access=Access(settings, redis),
             changes=Changes(store),
             read_only=read_only,
@@ -99,6 +100,15 @@ class Caller:
             self.context.redis, by=self.token.name, settings=self.context.settings,
             request_key=self.once,
         )  # fmt: skip
+
+    @property
+    def allowed_targets(self) -> tuple[str, ...] | None:
+        """Return the functions that its definitions may call, as patterns; None for any, and
+        commands too."""
+        if "commands" in self.token.scopes:
+            return None
+        targets = self.context.settings.targets
+        return self.context.store.packages() if targets is None else targets
 
     def actor(self, reason: str = "") -> Actor:
         """Return the actor of an operation on jobs."""

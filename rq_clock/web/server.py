@@ -40,7 +40,9 @@ def serve(
                 f"--dev-token is for a laptop: expected --host 127.0.0.1, got {host}"
             )
         token = _token_in(token_file)
-        settings = replace(settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin:{token}")))
+        settings = replace(
+            settings, tokens=(*settings.tokens, *tokens_from(f"dev:admin+commands:{token}"))
+        )
     elif not settings.tokens:
         log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: every request is refused")
     app = create_app(settings, read_only=read_only)

@@ -19,7 +19,7 @@ from rq_clock.jobs.outcomes import Execution
 from rq_clock.log import log_warning
 from rq_clock.redaction import Secrets
 from rq_clock.runners.output import Output
-from rq_clock.settings import Settings, environment
+from rq_clock.settings import Settings, environment, known_secrets
 from rq_clock.store.outputs import Outputs
 from rq_clock.worker.work_horse import WorkHorse
 
@@ -37,7 +37,7 @@ class Recorder:
     @cached_property
     def secrets(self) -> Secrets:
         """Those of the environment, as it was when the first job printed."""
-        return Secrets(environment())
+        return known_secrets(environment())
 
 
 class JobOutput:

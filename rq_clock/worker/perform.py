@@ -32,12 +32,13 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import now, utcformat, utcparse
 
 from rq_clock import run
-from rq_clock.errors import Interrupted
+from rq_clock.errors import Interrupted, TargetRefused
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.outcomes import Execution, Outcome, encodable
 from rq_clock.log import log_warning
+from rq_clock.model.allowlist import refusal
 from rq_clock.runtime import Runtime
-from rq_clock.settings import Settings
+from rq_clock.settings import Settings, environment, known_secrets
 from rq_clock.store.server_time import instant
 from rq_clock.worker.channel import ENDED, NO_MORE, REUSABLE, Channel
 from rq_clock.worker.hooks import Hooks, flush_telemetry
@@ -265,8 +266,23 @@ class JobWorker(RQWorker):
             self._allow(AFTERWARDS)
             self._hooks.before_job(job)
         timeout = job.timeout or self.queue_class.DEFAULT_TIMEOUT
+        self._refuse_target(job, timeout)
         self._allow(timeout if timeout > 0 else float("inf"))
         self._in_job = True
+
+    def _refuse_target(self, job: Job, timeout: float) -> None:
+        """Raise TargetRefused for a run that a token has defined, if its function is not one that
+        tokens may call. The job then fails for good."""
+        allowed = run.allowed_targets(job.meta)
+        if allowed is None:
+            return
+        self._allow(timeout if timeout > 0 else AFTERWARDS)  # importing it may take long
+        targets = self._settings.targets
+        name = job.func_name or ""
+        reason = refusal(name, lambda: job.func, allowed if targets is None else targets)
+        if reason:
+            job.retries_left = 0
+            raise TargetRefused(reason)
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """Take the time. `heartbeat_ttl` is how long the callback that follows may take."""
@@ -322,7 +338,8 @@ class JobWorker(RQWorker):
             super().handle_job_failure(job, queue, started_job_registry, exc_string)
             return
         error = sys.exc_info()[1]
-        what = _text(error)
+        secrets = known_secrets(environment())
+        what, exc_string = secrets.hide_text(_text(error)), secrets.hide_text(exc_string)
         at = job.ended_at or self._now()
         execution = _with_retries(self._current, job)
         if self._is_interruption(error):

@@ -19,7 +19,7 @@ from rq_clock import log as logs
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, log_warning
 from rq_clock.runtime import Runtime
-from rq_clock.settings import Settings
+from rq_clock.settings import Settings, withhold_secrets
 from rq_clock.worker.hooks import Hooks, named_hooks, prepare
 from rq_clock.worker.horses import reap_orphans
 from rq_clock.worker.work_horse import die_with
@@ -57,6 +57,7 @@ def run_worker(  # noqa: PLR0913 - each is an option of its own
     """
     try:
         settings = Settings.from_env()
+        withhold_secrets()
         logs.set_up(stamp=settings.stamped_logs)
         names = tuple(queues or settings.worker_queues)
         count = concurrency or settings.worker_concurrency

@@ -41,7 +41,7 @@ from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.runtime import Runtime
-from rq_clock.settings import Settings
+from rq_clock.settings import Settings, withhold_secrets
 from rq_clock.store.client import (
     SHORTEST_PAUSE,
     Reconnect,
@@ -178,6 +178,7 @@ class Worker(JobWorker):
 
     def _begin_anew(self) -> None:
         self._settings = settings = self._chosen or Settings.from_env()
+        withhold_secrets()
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         own = self._own_hooks
         self._hooks = named_hooks(settings.setup) if own is None else own

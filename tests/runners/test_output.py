@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,15 @@ class TestCommand:
         for text in (out, err, caplog.text, trace, job.description):
             for secret in ("hunter22", "sw0rdfish", "xyzzy-xyzzy", "open5esame"):
                 assert secret not in text
+
+    def test_a_command_never_gets_the_secrets_of_rq_clock(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RQ_CLOCK_TOKENS", "a:admin:0123456789abcdef,b:read:fedcba9876543210")
+        monkeypatch.setenv("RQ_CLOCK_PING_URL", "https://ping.example/ab12cd34")
+        Path(".env").write_text("RQ_CLOCK_COOKIE_SECRET=from-a-file-0123\n")
+        run_command("env | grep RQ_CLOCK; echo fedcba9876543210 from-a-file-0123")
+        assert lines(capfd) == [f"{MASK} {MASK}"]
 
     def test_lines_of_both_streams_are_whole(self, capfd: pytest.CaptureFixture[str]) -> None:
         run_command("seq 1 50000")

@@ -109,6 +109,7 @@ class TestSchedules:
 
     def test_no_option_is_forgotten(self) -> None:
         options = {f.name for f in fields(Schedule)} - {"name", "trigger", "target", "renamed_from"}
+        options -= {"allowed_targets"}  # no option, and it is shown nowhere
         keys = {key.replace("_", "").lower() for key in view_of(entry(every(hours=1)))}
         assert {option.replace("_", "") for option in options} <= keys
 

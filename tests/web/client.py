@@ -16,16 +16,18 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.web import create_app
 
-VALUES = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "operate", "admin")}
-TOKENS = ",".join(f"{scope}:{scope}:{value}" for scope, value in VALUES.items())
+VALUES = {name: f"{name}-0123456789abcdef" for name in ("read", "operate", "limited", "admin")}
+_SCOPES = {"limited": "admin", "admin": "admin+commands"}
+TOKENS = ",".join(f"{name}:{_SCOPES.get(name, name)}:{value}" for name, value in VALUES.items())
 ADMIN, OPERATOR, READER = (f"{name}-token-0123456789" for name in ("admin", "operator", "reader"))
-PAGE_TOKENS = f"ana:admin:{ADMIN},oli:operate+read:{OPERATOR},eve:read:{READER}"
+PAGE_TOKENS = f"ana:admin+commands:{ADMIN},oli:operate+read:{OPERATOR},eve:read:{READER}"
 API = "/api/v1"
 
 
-def app_on(redis_url: str, *, read_only: bool = False) -> FastAPI:
-    """Return an app whose tokens are named like their scope. It waits for Redis without a limit."""
-    settings = Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS})
+def app_on(redis_url: str, *, read_only: bool = False, **env: str) -> FastAPI:
+    """Return an app whose tokens are named like their scope; only `limited` is an admin that may
+    define no commands. It waits for Redis without a limit."""
+    settings = Settings.from_env({"REDIS_URL": redis_url, "RQ_CLOCK_TOKENS": TOKENS, **env})
     return create_app(settings, redis=Redis.from_url(redis_url), read_only=read_only)
 
 

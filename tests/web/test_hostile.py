@@ -234,7 +234,8 @@ class TestSecrets:
         server = fresh_server(requirepass=hush(30), appendonly="no")
         url = server.url.replace("://", f"://default:{hush(30)}@")
         env = {
-            "RQ_CLOCK_TOKENS": f"admin:admin:{hush(31)}-long", "RQ_CLOCK_COOKIE_SECRET": hush(32),
+            "RQ_CLOCK_TOKENS": f"admin:admin+commands:{hush(31)}-long",
+            "RQ_CLOCK_COOKIE_SECRET": hush(32),
             "RQ_CLOCK_ALERT_SECRET": hush(33), "RQ_CLOCK_PING_URL": f"https://x.example/{hush(34)}",
             "RQ_CLOCK_ALERT_URLS": f"mailto://u:{hush(35)}@h/?from=a@b.c&to=a@b.c",
         }  # fmt: skip

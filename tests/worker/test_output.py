@@ -44,6 +44,28 @@ def ended(job: Any) -> str:
     return str(job.get_status().value)
 
 
+UPWARDS = (
+    "p=$$; while [ $p -gt 1 ]; do cat /proc/$p/environ; set -- $(cat /proc/$p/stat); p=$4; done"
+)
+"""Print the environments with which this process and those above it were started."""
+
+
+def test_no_job_finds_the_tokens_in_an_environment_and_no_error_shows_a_secret(
+    start: Start, connection: Any, queue: Any
+) -> None:
+    tokens = "ana:admin:0123456789abcdef"
+    start(RQ_CLOCK_TOKENS=tokens, API_TOKEN="hunter22")
+    child = queue.enqueue("subprocess.getoutput", UPWARDS)
+    own = queue.enqueue("os.getenv", "RQ_CLOCK_TOKENS")
+    failing = queue.enqueue("os.stat", "/hunter22/0123456789abcdef")
+    assert [ended(job) for job in (child, own, failing)] == ["finished", "finished", "failed"]
+    found = child.return_value()
+    assert "API_TOKEN=hunter22" in found
+    assert "0123456789abcdef" not in found
+    assert own.return_value() is None
+    assert "'/****/****'" in failing.latest_result().exc_string
+
+
 class TestPrinting:
     """Functions, in worker processes."""
 

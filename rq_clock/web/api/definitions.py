@@ -11,18 +11,21 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.manifest.definition import item, trigger
 from rq_clock.model.schedule import Schedule
 from rq_clock.timing.triggers import Trigger
+from rq_clock.web.context import Caller
 from rq_clock.web.problems import Problem, escaped
 
 
-def schedule_from(name: str, body: Mapping[str, Any], was: Schedule | None = None) -> Schedule:
-    """Return the schedule of a definition; masked values stand for those of the stored one (`was`).
-    Raises Problem with every fault."""
+def schedule_from(
+    caller: Caller, name: str, body: Mapping[str, Any], was: Schedule | None = None
+) -> Schedule:
+    """Return the schedule of a caller's definition; masked values stand for those of the stored one
+    (`was`). Raises Problem with every fault, also for a target that its token may not define."""
     entry = {key: value for key, value in body.items() if value is not None}
     if "paused" in entry:
         text = "a pause is no part of a definition; pause the schedule when it exists"
         raise Problem("validation", f"paused: {text}", errors=[Fault("/paused", text)])
     try:
-        return item(name, entry, was, masks=True).schedule
+        return item(name, entry, was, masks=True, allowed=caller.allowed_targets).schedule
     except ScheduleError as error:
         raise Problem("validation", str(error), errors=pointed(error.faults, entry)) from None
 

@@ -103,7 +103,7 @@ def add_schedule(caller: Admin, body: requests.NewSchedule) -> Response:
     name = fields.pop("name", None)
     if not isinstance(name, str):
         raise wrong("/name", "expected a name of 1-100 letters, digits, '_' or '-'")
-    schedule = schedule_from(name, fields)
+    schedule = schedule_from(caller, name, fields)
 
     def act(once: Caller) -> None:
         if _stored(caller, name)[0] is not None:
@@ -148,7 +148,7 @@ def put_schedule(
     entry, was = _stored(caller, name)
     if if_match is not None and entry is None:
         raise Problem("stale-revision", f"{name}: there is no such schedule")
-    schedule = schedule_from(name, dict(body), was)
+    schedule = schedule_from(caller, name, dict(body), was)
     revision = expected_revision(if_match)
     if revision is None:
         caller.service.add(name, replace=True, **schedule.parts())
@@ -180,7 +180,7 @@ def patch_schedule(
             raise Conflict(ConflictKind.DECLARED, name)
         if was is None:
             raise Problem("conflict", f"{entry.fault}; replace it with PUT")
-        schedule = schedule_from(name, patched(was, dict(body)), was)
+        schedule = schedule_from(caller, name, patched(was, dict(body)), was)
         caller.service.update(name, revision=revision or entry.revision, **schedule.parts())
         return schedule
 

@@ -137,7 +137,7 @@ def apply(
     try:
         manifest = read_manifest(text)
         entries = manifest.entries
-        plan = caller.service.plan(manifest, prune=prune)
+        plan = caller.service.plan(manifest, prune=prune, allowed=caller.allowed_targets)
     except Conflict:
         raise
     except ScheduleError as error:

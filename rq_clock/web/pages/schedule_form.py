@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -147,15 +147,20 @@ class Draft:
     schedule: Schedule | None = None
 
     @classmethod
-    def read(cls, values: Mapping[str, str], was: Schedule | None = None) -> Draft:
-        """Read a form; `was` is the schedule to edit."""
+    def read(
+        cls, values: Mapping[str, str], was: Schedule | None = None,
+        allowed: Sequence[str] | None = None,
+    ) -> Draft:  # fmt: skip
+        """Read a form; `was` is the schedule to edit, `allowed` as in `manifest.item`."""
         draft = cls({**EMPTY, **{name: value for name, value in values.items() if value}})
         entry = draft._entry(was)
         unread = set(draft.faults)
         with suppress(ScheduleError):  # which the schedule repeats
             draft.trigger = manifest.trigger(entry)
         try:
-            draft.schedule = manifest.item(draft.text("name"), entry, was, masks=True).schedule
+            draft.schedule = manifest.item(
+                draft.text("name"), entry, was, masks=True, allowed=allowed
+            ).schedule
         except ScheduleError as error:
             for fault in error.faults:
                 name = _OF_PATH.get(fault.field, fault.field if fault.field == "name" else "")
@@ -236,7 +241,7 @@ def new_page(caller: Admin) -> Response:
 @router.post("/new")
 def new(caller: Admin, form: Fields) -> Response:
     """Add a new schedule, or preview it."""
-    draft = Draft.read(form)
+    draft = Draft.read(form, allowed=caller.allowed_targets)
     if draft.schedule is None or form.get("do") != "save":
         return _form(caller, draft, checked=True)
     name, schedule = draft.schedule.name, draft.schedule
@@ -277,7 +282,8 @@ def edit_page(caller: Admin, name: str) -> Response:
 def edit(caller: Admin, name: str, form: Fields) -> Response:
     """Save a change, or preview it."""
     _, found = existing(caller, name)
-    draft = Draft.read({**form, "name": name}, found.row.entry.schedule)
+    was = found.row.entry.schedule
+    draft = Draft.read({**form, "name": name}, was, caller.allowed_targets)
     if draft.schedule is None or form.get("do") != "save":
         return _form(caller, draft, name=name, checked=True)
     try:

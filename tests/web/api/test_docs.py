@@ -47,7 +47,7 @@ def holds(shown: Any, answer: Any) -> bool:
 def test_its_commands_get_the_answers_it_shows(redis_url: str, tmp_path: Path) -> None:
     commands = examples()
     assert len(commands) > 15
-    with WebProcess(tmp_path, redis_url) as web:
+    with WebProcess(tmp_path, redis_url, RQ_CLOCK_TARGETS="tasks") as web:
         host, port = web.place
         env = {"PATH": "/usr/bin:/bin", "TOKEN": TOKEN, "URL": f"http://{host}:{port}"}
         for command, shown in commands:
