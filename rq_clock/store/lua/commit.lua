@@ -73,8 +73,12 @@ for t = 1, next_number() do
     length = length + ends[c]
     ends[c] = length
   end
-  templates[t] = {ends = ends, words = next_words(length), keys = next_numbers(next_number()),
-    places = next_numbers(next_number())}
+  local template = {ends = ends, words = next_words(length), keys = next_numbers(next_number()),
+    places = next_numbers(next_number()), own = {'HSET', ''}}
+  for p, place in ipairs(template.places) do
+    template.own[1 + 2 * p], template.own[2 + 2 * p] = template.words[place - 1], ''
+  end
+  templates[t] = template
 end
 local queues = next_words(next_number())
 
@@ -126,23 +130,39 @@ local function leave_out(entry, blocked)
   entry.jobs = left
 end
 
--- Write the hashes of a schedule's jobs. Returns the fault; `undo_entry` then removes the others.
+-- Run the commands of a template for a job. Returns the fault.
+local function write_whole(template, j)
+  local common, mine, first = template.words, template.places, 1
+  for _, place in ipairs(template.keys) do
+    common[place] = keys[j]
+  end
+  for p = 1, #mine do
+    common[mine[p]] = argv[owns[j] + p - 1]
+  end
+  for _, last in ipairs(template.ends) do
+    local fault = attempt(unpack(common, first, last))
+    if fault then return fault end
+    first = last + 1
+  end
+end
+
+-- Write the hashes of a schedule's jobs. Most are copies of one before, with fields of their own:
+-- that takes half the time. Returns the fault; `undo_entry` then removes the others.
 local function write_jobs(entry)
   for _, j in ipairs(entry.jobs) do
-    local template, first = templates[words[places[j] + 3]], 1
-    local common, mine = template.words, template.places
-    for k = 1, #template.keys do
-      common[template.keys[k]] = keys[j]
+    local template, fault = templates[words[places[j] + 3]], nil
+    if template.source and pcall('COPY', template.source, keys[j]) == 1 then
+      local own = template.own
+      own[2] = keys[j]
+      for p = 1, #template.places do
+        own[2 + 2 * p] = argv[owns[j] + p - 1]
+      end
+      fault = #own > 2 and attempt(unpack(own))
+    else
+      fault = write_whole(template, j)
+      template.source = not fault and #template.ends == 1 and keys[j] or nil
     end
-    for p = 1, #mine do
-      common[mine[p]] = argv[owns[j] + p - 1]
-    end
-    for c = 1, #template.ends do
-      local last = template.ends[c]
-      local reply = pcall(unpack(common, first, last))
-      if type(reply) == 'table' and reply.err then return reply.err end
-      first = last + 1
-    end
+    if fault then return fault end
   end
 end
 
