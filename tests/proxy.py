@@ -25,14 +25,16 @@ deaf     the reply is swallowed, for a while nothing comes back, then the connec
 class Proxy:
     """Listens on a port of its own and passes bytes on to the server at `url`, more or less.
 
-    Without a `chance` it is calm. Each part of a reply comes `delay` seconds late.
+    Without a `chance` it is calm. Each part of a reply comes `delay` seconds late, more or less by
+    up to `jitter`.
     """
 
-    def __init__(self, url: str, chance: random.Random | None = None, *, delay: float = 0) -> None:
-        parts = urlsplit(url)
-        self.target = (parts.hostname or "", parts.port or 0)
+    def __init__(
+        self, url: str, chance: random.Random | None = None, *, delay: float = 0, jitter: float = 0
+    ) -> None:
+        self.lead_to(url)
         self.chance = chance or random.Random(0)
-        self.delay = delay
+        self.delay, self.jitter = delay, jitter
         self.faults: Counter[str] = Counter()
         self.calm = chance is None
         """Whether new connections are spared. Those that exist meet their fate."""
@@ -52,10 +54,19 @@ class Proxy:
             thread.join()
         self._listener.close()
 
+    def lead_to(self, url: str) -> None:
+        """Pass new connections on to another server."""
+        parts = urlsplit(url)
+        self.target = (parts.hostname or "", parts.port or 0)
+
     def strike(self, within: int = 3000) -> None:
         """Let every connection that exists meet its fate within so many bytes, rather sooner."""
         for link in self._links:
             link.doom(within ** self.chance.random())
+
+    def reply_delay(self) -> float:
+        """Return how late the next part of a reply is."""
+        return self.delay + self.chance.uniform(-self.jitter, self.jitter)
 
     def forget(self) -> None:
         """Pass nothing on any more of every connection that exists, and tell nobody."""
@@ -103,7 +114,7 @@ class _Link:
                 self._proxy.done.wait()
             for source in select.select([client, server], [], [], 0.1)[0]:
                 data = source.recv(65536)
-                if delay := self._delay or (source is server and self._proxy.delay):
+                if delay := self._delay or (source is server and self._proxy.reply_delay()):
                     self._proxy.done.wait(delay)
                 if not data or not self._spared(data, from_client=source is client):
                     self._end(data, client, server)

@@ -14,18 +14,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import replace
-from math import inf
 
 from redis.exceptions import RedisError
 
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
+from rq_clock.clock.candidate import Candidate
 from rq_clock.clock.duties import Duty, next_duty
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import log_difference, refusal
 from rq_clock.clock.reconciler import Reconciler
 from rq_clock.clock.repairer import Repairer
+from rq_clock.clock.time_watch import TimeWatch
 from rq_clock.errors import LeaseLost
 from rq_clock.jobs.executions import REAP, Executions
 from rq_clock.jobs.reaper import Reaper
@@ -39,7 +40,6 @@ from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.lease import Leases
-from rq_clock.store.server_time import DOUBT_SECONDS, time_faults
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__, releases
@@ -55,9 +55,6 @@ QUIET_SECONDS, COLLECT_EVERY = 1.0, 25
 """A leader collects garbage when nothing is due for this long, or at every 25th report: with
 100,000 jobs staged that takes 0.15 s, and its turns leave next to none that counting references
 does not free."""
-NEWCOMER_SECONDS = 0.5
-"""How long a clock that has not led yet lets others go first when a lease has run out: the holder
-died, and if that was in a crash loop, the next of the loop must not win against one that works."""
 BACKFILL_SECONDS = 60.0
 """How often the leader looks for backfills, in case an announcement was lost."""
 COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
@@ -70,11 +67,6 @@ RECONCILE_SECONDS, MEANWHILE_SECONDS = 1.0, 0.1
 portions; and the longest time that takes."""
 BUSY_SECONDS = 1.0
 """How often a duty is done while there is always something to decide."""
-FOREIGN_SECONDS = 10.0
-"""How often a clock of another owner looks whether the namespace has become its own."""
-OWNERLESS_SECONDS = 60.0
-ALERT_SKEW = 60.0
-"""Seconds by which this host's clock must be wrong for an alert: nothing depends on it."""
 
 
 class ClockProcess:
@@ -95,10 +87,11 @@ class ClockProcess:
         self._signals = runtime.signals
         self._remove_all = remove_all
         self._time = runtime.time
+        self._watch = TimeWatch(runtime)
         self._store = Store.from_settings(runtime.connect(settings, measured=True), settings)
         self._leases = Leases(self._store)
         self._news = News(self._store, runtime.monotonic)
-        self._mode = "take-over" if take_over else "starting"
+        self._candidate = Candidate(settings, runtime.monotonic, take_over=take_over)
         self._reaper = Reaper(
             Executions.from_settings(self._store.redis, settings),
             settings.worker_silence,
@@ -124,12 +117,6 @@ class ClockProcess:
         self._warned = False
         self._unconfirmed: list[Planned] = []
         self._condition = ""
-        self._ownerless_since = inf
-        """Since when (monotonic) a namespace that was another owner's has none."""
-        self._went_back = -inf, 0.0
-        """When the server's time went back (monotonic), and by how many seconds."""
-        self._doubtful = False
-        """Whether the server's time is in doubt."""
 
     def run(self) -> None:
         """Serve until a signal, through any number of outages."""
@@ -162,10 +149,10 @@ class ClockProcess:
                 answer = self._leases.acquire(
                     self._settings.instance,
                     (self._settings.owner, self._settings.former_owner),
-                    self._mode,
+                    self._candidate.mode,
                     self._runtime.now(),
                 )
-                self._mode = self._next_mode(answer)
+                self._candidate.answered(answer)
                 self._reconnect.answered()
                 if isinstance(answer, LeaseRefused):
                     self._stand_by(answer)
@@ -178,41 +165,14 @@ class ClockProcess:
         finally:
             self._news.close()
 
-    def _next_mode(self, answer: Lease | LeaseRefused) -> str:
-        """Return the mode of the next request for the lease. A clock that was another owner's takes
-        a namespace that has lost its owner only after OWNERLESS_SECONDS: Redis may have come back
-        empty, and then it belongs to the one who had it."""
-        kind = answer.kind if isinstance(answer, LeaseRefused) else "granted"
-        now = self._runtime.monotonic()
-        self._ownerless_since = min(self._ownerless_since, now) if kind == "ownerless" else inf
-        if kind == "foreign" or now < self._ownerless_since + OWNERLESS_SECONDS < inf:
-            return "foreign"
-        return "waiting"
-
     def _stand_by(self, refused: LeaseRefused) -> None:
         """Wait until the lease may be free."""
         self._reconnect.succeeded()
-        seconds = refused.wait + (0.005 if self._last_token else NEWCOMER_SECONDS)
-        if refused.kind == "ownerless":
-            seconds = FOREIGN_SECONDS
-            if self._enter("ownerless"):
-                log_event("clock.ownerless", wait=f"{OWNERLESS_SECONDS:g}s")
-        elif refused.kind == "foreign":
-            seconds = FOREIGN_SECONDS
-            if self._enter("foreign"):
-                log_warning(
-                    "clock.foreign",
-                    owner=refused.owner,
-                    this=self._settings.owner,
-                    leader=refused.holder or "none",
-                    namespace=self._settings.namespace,
-                    remedy="this clock schedules nothing here; if it should, set RQ_CLOCK_OWNER "
-                    "to the same value for both, or start it once with --take-over; another app "
-                    "needs its own RQ_CLOCK_NAMESPACE",
-                )
-        elif self._enter("standby"):
-            log_event("clock.standby", leader=refused.holder)
-        until = self._runtime.monotonic() + seconds
+        if self._enter(refused.kind):
+            self._candidate.log(refused)
+        until = self._runtime.monotonic() + self._candidate.pause(
+            refused, has_led=self._last_token > 0
+        )
         while not self._signals.stopping and (left := until - self._runtime.monotonic()) > 0:
             if "lease" in self._wait(left):  # edits and other news are for the leader
                 break
@@ -242,9 +202,8 @@ class ClockProcess:
             counters=self._counters, faults=self._faults,
         )  # fmt: skip
         if not self._last_token or lease.number <= self._last_token + 1:
-            self._reconcile(
-                planner, lease
-            )  # nobody led since: if Redis forgot something, it was ours
+            # Nobody led since: if Redis forgot something, it was ours.
+            self._reconcile(planner, lease)
             gc.freeze()
             self._walk()
         self._last_token = lease.number
@@ -276,7 +235,7 @@ class ClockProcess:
             first_pass_done = renewals == 0 and seconds > 0
             if first_pass_done or monotonic() - renewed >= RENEW_SECONDS:
                 proven = renewals > 0 or first_pass_done
-                report = first_pass_done or renewals % REPORT_EVERY == 0 or self._doubtful
+                report = first_pass_done or renewals % REPORT_EVERY == 0 or self._watch.doubtful
                 self._renew(lease, self._facts(planner) if proven and report else {})
                 renewals, renewed = renewals + proven, monotonic()
                 self._handle(planner, self._news.read())
@@ -301,21 +260,9 @@ class ClockProcess:
         if planner.early:
             planner.early = False
             self._time.measure(self._store.redis)
-        if back := self._time.take_step_back():
-            log_warning("time.back", seconds=f"{back:.1f}")
-            self._went_back = self._runtime.monotonic(), back
+        if self._watch.look():
             self._walk()
-        if self._time.ahead and not self._doubtful:
-            log_warning(
-                "time.doubtful",
-                ahead=f"{self._time.ahead:.0f}s",
-                effect=f"nothing is decided until this host agrees, at most {DOUBT_SECONDS:g} s",
-                remedy="compare the clocks of the Redis servers and of this host",
-            )
-        elif self._doubtful and not self._time.ahead:
-            log_event("time.accepted", now=self._runtime.now())
-        self._doubtful = self._time.ahead > 0
-        return RENEW_SECONDS if self._doubtful else planner.turn(self._runtime.now())
+        return RENEW_SECONDS if self._watch.doubtful else planner.turn(self._runtime.now())
 
     def _walk(self) -> None:
         """Have all schedules checked and repaired."""
@@ -375,10 +322,7 @@ class ClockProcess:
 
     def _check_alerts(self, planner: Planner, lease: Lease) -> float:
         moment, now = self._runtime.monotonic(), self._runtime.now()
-        faults = time_faults(self._time.facts(), ALERT_SKEW)
-        if moment < self._went_back[0] + DOUBT_SECONDS:
-            faults.append(f"Redis's time went back by {self._went_back[1]:.0f} s")
-        report = replace(planner.report(), time="; ".join(faults))
+        report = replace(planner.report(), time=self._watch.faults())
         pause = self._monitor.look(moment, now, report, lease)
         planner.overlaps.lost.clear()
         return pause

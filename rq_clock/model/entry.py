@@ -231,9 +231,12 @@ class Entry:
         return tuple(found)
 
     def decide(self, now: datetime, *, closing: bool = False) -> Decision:
-        """Return what is decided now: see `due`."""
+        """Return what is decided now: see `due`. A block from a time to come was set when the time
+        was wrong: it blocks all that is not decided."""
         assert self.schedule is not None
-        return due(self.schedule, self.decided, now, self.blocks, closing=closing)
+        since = self.decided
+        blocks = [replace(b, since=since) if b.since > now else b for b in self.blocks]
+        return due(self.schedule, since, now, blocks, closing=closing)
 
     def held(self, now: datetime) -> Span | None:
         """Return the fire times that wait for the end of the pause in force; None without any."""

@@ -282,7 +282,7 @@ def test_data_of_others_fails_a_duty_and_ends_no_clock(
     redis.hset(f"{prefix}meta", "release", "x")
     redis.sadd(f"{prefix}declared", odd, "gone")
     redis.hset(f"{prefix}definitions", odd, odd)
-    clock = start(server.url, OFTEN)
+    clock = start(server.url, OFTEN, "--remove-all")
     clock.wait_for("run.enqueued")
     redis.xadd(f"{prefix}runs", {"odd": "x"})
     redis.publish(f"{prefix}news", b"\xff")

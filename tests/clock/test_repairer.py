@@ -16,7 +16,7 @@ from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron, every, once
 from rq_clock.version import releases
 from tests.clock.test_planner import MIDNIGHT, SECOND, Wall, each, schedule
-from tests.helpers import Events
+from tests.helpers import Events, pause
 
 HOUR = timedelta(hours=1)
 
@@ -172,3 +172,11 @@ def test_a_deposed_leader_repairs_nothing(wall: Repaired) -> None:
     with pytest.raises(LeaseLost):
         wall.repairer.look(lease, wall.now, set())
     assert index(wall) != before
+
+
+def test_a_pause_that_was_set_at_a_wrong_time_holds(wall: Repaired) -> None:
+    wall.declare(schedule(every(seconds=10)))
+    pause(wall.store, "s", MIDNIGHT + timedelta(days=365))
+    wall.run(MIDNIGHT + 25 * SECOND)
+    assert wall.enqueued() == []
+    assert wall.skipped() == [("paused", 2)]
