@@ -60,8 +60,9 @@ BACKFILL_SECONDS = 60.0
 COUNT_SECONDS, COUNT_ROOM, COUNT_LATEST = 4.0, 0.05, 15.0
 """How often counts are written, when nothing is due for COUNT_ROOM; and how much later when that
 never happens, or when only ticks were counted."""
-REPAIR_SECONDS = 60.0
-"""How often suspicious schedules are looked at, once all have been."""
+REPAIR_SECONDS, SUSPECT_SECONDS = 60.0, 1.0
+"""How soon the leader looks for schedules to repair, once it has seen all; and how soon when one is
+suspicious."""
 RECONCILE_SECONDS, MEANWHILE_SECONDS = 1.0, 0.1
 """How long a reconcile goes on before the lease is renewed and what is due is decided between its
 portions; and the longest time that takes."""
@@ -262,6 +263,9 @@ class ClockProcess:
             self._time.measure(self._store.redis)
         if self._watch.look():
             self._walk()
+        if planner.suspects:
+            soon = self._runtime.monotonic() + SUSPECT_SECONDS
+            self._repairing.next_at = min(self._repairing.next_at, soon)
         return RENEW_SECONDS if self._watch.doubtful else planner.turn(self._runtime.now())
 
     def _walk(self) -> None:

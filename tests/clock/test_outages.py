@@ -179,6 +179,15 @@ def test_a_server_that_lost_its_data_gets_the_schedules_again(
     settle(redis, clock)
 
 
+def test_lost_markers_and_a_lost_index_are_repaired_while_the_clock_runs(
+    redis: Client, clock: ClockProcess
+) -> None:
+    redis.delete("rq-clock:default:due", "rq-clock:default:markers")
+    clock.wait_for("marker.lost", times=20)
+    catch_up(redis, TWENTY)
+    assert clock.terminate() == 0
+
+
 # ---- a server that refuses --------------------------------------------------------------------
 
 
