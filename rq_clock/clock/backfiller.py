@@ -22,7 +22,7 @@ BACKFILLS_CHANGED = ":duties"
 """The message that announces work for the backfiller; no schedule can have this name."""
 HELD_LOOK = timedelta(minutes=1)
 """How soon a backfill that a pause holds is looked at again, should an announcement be lost."""
-BURST = 20
+BURST = 4
 """Steps in one look: a hundred backfills must not delay the tick."""
 UNKNOWN_PAUSE = timedelta(minutes=1)
 """From one look to the next at a duty whose kind this release does not know."""

@@ -456,6 +456,18 @@ class TestGroups:
         crew.end(running)
         assert crew.take("b").job_id == third.id
 
+    def test_a_group_forgets_its_deleted_jobs_some_at_a_time(self, crew: Crew) -> None:
+        first, second = crew.grouped("g"), crew.grouped("g")
+        execution = crew.take("a")
+        assert crew.nothing_for("b")  # it is parked
+        crew.redis.lpush("rq-clock:default:waiting:g", *(f"gone-{n}" for n in range(500)))
+        crew.end(execution)
+        assert second.get_status() == "deferred"
+        for _ in range(2):
+            crew.executions.scan(NOON)
+        assert crew.queue.job_ids == [second.id]
+        assert first.get_status() == "finished"
+
     def test_nothing_is_left_of_a_group_that_is_done(self, crew: Crew) -> None:
         for _ in range(2):
             crew.grouped("shop")

@@ -14,20 +14,26 @@ local function is_sound(group)
   return (turns == 'none' or turns == 'set') and (waiting == 'none' or waiting == 'list')
 end
 
--- Free the turns of jobs that do not live any more (deleted, canceled).
+local SOME = 100
+local looks = 200  -- at parked jobs, in one script
+
+-- Free the turns of jobs that do not live any more (deleted, canceled). Of a large group some are
+-- looked at.
 local function free_turns(group)
   local turns = key('turns:' .. group)
-  for _, id in ipairs(redis.call('SMEMBERS', turns)) do
+  for _, id in ipairs(redis.call('SRANDMEMBER', turns, SOME)) do
     if not is_live(id) then
       redis.call('SREM', turns, id)
     end
   end
 end
 
--- Put the parked jobs whose turn it is now at the front of their queues.
+-- Put the parked jobs whose turn it is now at the front of their queues. Of those that do not wait any
+-- more, some are forgotten at a time; the group stays among those to look at.
 local function pass_on(group)
   local turns, waiting = key('turns:' .. group), key('waiting:' .. group)
-  while true do
+  while looks > 0 do
+    looks = looks - 1
     local id = redis.call('LINDEX', waiting, 0)
     if not id then
       redis.call('SREM', key('groups'), group)
