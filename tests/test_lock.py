@@ -775,6 +775,16 @@ def test_a_hold_keeps_everyone_out_after_success(redis: Client) -> None:
     assert 20 * 3600 - 5 < busy.value.free_in <= 20 * 3600
 
 
+def test_a_server_clock_that_goes_back_lengthens_no_lock(redis: Client) -> None:
+    once(redis, hold=timedelta(hours=1))
+    [key] = redis.keys("*locks:*")
+    redis.pexpire(key, 25 * 3_600_000)  # as it does when it goes back by a day
+    with pytest.raises(Busy) as busy:
+        once(redis)
+    assert busy.value.free_in <= 3600
+    assert redis.pttl(key) <= 3_600_000
+
+
 def test_a_hold_ends(redis: Client) -> None:
     began = time.monotonic()
     token = once(redis, hold=timedelta(seconds=0.4))

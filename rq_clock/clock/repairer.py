@@ -10,7 +10,8 @@ from typing import Any
 
 from rq_clock.log import log_event, log_warning
 from rq_clock.model.entry import Lease
-from rq_clock.store.repair import Repair, Repairs
+from rq_clock.store.backfills import Backfills
+from rq_clock.store.repair import WAIT, Repair, Repairs
 from rq_clock.store.store import Store
 from rq_clock.version import releases
 
@@ -31,6 +32,7 @@ class Repairer:
 
     def __init__(self, store: Store) -> None:
         self._repairs = Repairs(store)
+        self._backfills = Backfills(store)
         self._counts: Counter[str] = Counter()
         self._zone_data = ""
         """That of the walk before."""
@@ -56,6 +58,7 @@ class Repairer:
         for repair in done:
             self._log(repair)
         if walking and self._cursor == 0:
+            self._backfills.bring_forward(now + WAIT, now)
             self._end(lease)
         return len(done)
 

@@ -234,6 +234,15 @@ class Backfills:
         """Make a duty due at another time."""
         self._redis.zadd(self._store.key("duties"), {duty: to_ms(when)}, xx=True)
 
+    def bring_forward(self, beyond: datetime, now: datetime) -> None:
+        """Make the next steps due now that would be due only after `beyond`: they were planned when
+        the time was wrong."""
+        key, first = self._store.key("duties"), f"({to_ms(beyond)}"
+        found: Any = self._redis.zrangebyscore(key, first, "+inf", start=0, num=1000)
+        for duty in map(text, found):
+            if duty.startswith("backfill:"):
+                self.postpone(duty, now)
+
     def finish(self, duty: str, when: int) -> None:
         """Remove a duty, unless it was created again: then it is due at another instant (ms)."""
         self._edit(self._store.keys("backfills"), ["finish", duty, when, ""])

@@ -73,8 +73,8 @@
     counters:<schedule>  hash     the same of one
 
     apps and web
-    locks:<name>         hash     owner, token, since; done, once its block has ended and the lock
-                                  is kept back; expires
+    locks:<name>         hash     owner, token, since, ttl (ms); done, once its block has ended
+                                  and the lock is kept back; expires
     lock-token:<name>    number   the newest token of a lock; expires 30 days after the last grant
     attempts:<address>   number   failed logins of an address; expires
     idempotency:<hash>   string   "<digest> <id of the thing made>" of a request that acts once: see

@@ -180,3 +180,11 @@ def test_a_pause_that_was_set_at_a_wrong_time_holds(wall: Repaired) -> None:
     wall.run(MIDNIGHT + 25 * SECOND)
     assert wall.enqueued() == []
     assert wall.skipped() == [("paused", 2)]
+
+
+def test_a_backfill_that_was_planned_at_a_wrong_time_goes_on(wall: Repaired) -> None:
+    duties, far = wall.store.key("duties"), to_ms(MIDNIGHT + timedelta(days=365))
+    wall.redis.zadd(duties, {"backfill:x": far, "other:x": far})
+    wall.repair()
+    assert wall.redis.zscore(duties, "backfill:x") == to_ms(MIDNIGHT)
+    assert wall.redis.zscore(duties, "other:x") == far

@@ -16,7 +16,7 @@ local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 
-local lock = redis.call('HMGET', KEYS[1], 'owner', 'token', 'since', 'done')
+local lock = redis.call('HMGET', KEYS[1], 'owner', 'token', 'since', 'done', 'ttl')
 local owner, done = lock[1], lock[4]
 if owner == ARGV[1] and not done then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -24,12 +24,18 @@ if owner == ARGV[1] and not done then
 end
 if owner then
   local since = now - (done or lock[3])
-  return {done and 'done' or 'held', owner, since, redis.call('PTTL', KEYS[1])}
+  local left, ttl = redis.call('PTTL', KEYS[1]), tonumber(lock[5] or '') or math.huge
+  if left > ttl then  -- the server's clock went back, which lets a key live on
+    redis.call('PEXPIRE', KEYS[1], ttl)
+    left = ttl
+  end
+  return {done and 'done' or 'held', owner, since, left}
 end
 
 local last = redis.call('GET', KEYS[2]) or 0
 local token = string.format('%.0f', math.max(last + 1, micros))
 redis.call('SET', KEYS[2], token, 'PX', string.format('%.0f', KEEP_MS + ARGV[2]))
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'token', token, 'since', string.format('%.0f', now))
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'token', token, 'since', string.format('%.0f', now),
+  'ttl', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'granted', token}

@@ -21,6 +21,7 @@ local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 -- The first write is one that a full server takes too; then it takes the rest.
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'token', ARGV[2], 'done', now)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'token', ARGV[2], 'done', now,
+  'ttl', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
