@@ -23,7 +23,7 @@ from rq_clock.clock.candidate import Candidate
 from rq_clock.clock.duties import Duty, next_duty
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.planner import Planner
-from rq_clock.clock.reconcile import log_difference, refusal
+from rq_clock.clock.reconcile import log_difference
 from rq_clock.clock.reconciler import Reconciler
 from rq_clock.clock.repairer import Repairer
 from rq_clock.clock.time_watch import TimeWatch
@@ -370,16 +370,11 @@ class ClockProcess:
         monotonic = self._runtime.monotonic
         started = renewed = monotonic()
         stored = self._store.declared_names()
-        if self._settings.release and self._store.released() > self._settings.release:
-            self._log_older_release()
-            return
-        if (reason := refusal(self._declared, stored)) and not self._remove_all:
-            counts = {"declared": len(self._declared), "stored": len(stored)}
-            log_warning("reconcile.refused", **counts, reason=reason)
-            return
         reconciler = Reconciler(
             self._store, lease, self._settings, self._declared, self._counters, self._faults
         )
+        if reconciler.is_refused(stored, remove_all=self._remove_all):
+            return
         for changed in reconciler.steps(stored, self._runtime.now):
             planner.look_again(changed)
             if monotonic() - renewed >= RECONCILE_SECONDS:
@@ -390,7 +385,6 @@ class ClockProcess:
             if self._signals.stopping:
                 return
         if reconciler.older:
-            self._log_older_release()
             return
         self._store.keep_packages(packages_of(s.target for s in self._declared.values()))
         if reconciler.done or not self._last_token:
@@ -401,10 +395,3 @@ class ClockProcess:
         until = self._runtime.monotonic() + MEANWHILE_SECONDS
         while self._decide(planner) == 0 and self._runtime.monotonic() < until:
             pass
-
-    def _log_older_release(self) -> None:
-        log_event(
-            "reconcile.older",
-            release=self._settings.release,
-            effect="keeps the schedules that a later release declared",
-        )

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from rq_clock.clock.commit_log import CommitLog
-from rq_clock.clock.reconcile import Plan, differing, plan_decided, removal
-from rq_clock.log import FaultLog
+from rq_clock.clock.reconcile import Plan, differing, plan_decided, refusal, removal
+from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule
 from rq_clock.settings import Settings
@@ -46,6 +46,26 @@ class Reconciler:
         """What was changed so far."""
         self.older = False
         """Whether a later release has written here: nothing more is changed."""
+
+    def is_refused(self, stored: set[str], *, remove_all: bool) -> bool:
+        """Return whether nothing may be changed, for a reason that is logged: a later release has
+        written here, or all of `stored` would go without an order to `remove_all`."""
+        release = self._settings.release
+        if release and self._store.released() > release:
+            self._note_later_release()
+        elif (reason := refusal(self._declared, stored)) and not remove_all:
+            counts = {"declared": len(self._declared), "stored": len(stored)}
+            log_warning("reconcile.refused", **counts, reason=reason)
+            return True
+        return self.older
+
+    def _note_later_release(self) -> None:
+        self.older = True
+        log_event(
+            "reconcile.older",
+            release=self._settings.release,
+            effect="keeps the schedules that a later release declared",
+        )
 
     def steps(self, stored: set[str], now: Callable[[], datetime]) -> Iterator[list[str]]:
         """Carry it out; `stored` are the declared schedules that Redis has. Yields the names that
@@ -96,10 +116,10 @@ class Reconciler:
     def _apply(self, found: Plan, now: datetime) -> bool:
         """Write changes. Return whether they were written."""
         release = self._settings.release
-        self.older = self.older or not all(
-            self._store.reconcile(self._lease, release, now, found.changes)
-        )
         if self.older:
+            return False
+        if not all(self._store.reconcile(self._lease, release, now, found.changes)):
+            self._note_later_release()
             return False
         for change in found.changes:
             if skip := change.skip:
