@@ -6,6 +6,7 @@ Redis's TIME is the reference. The account is that of test_process.py; ledgers s
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
@@ -29,7 +30,10 @@ from tests.server import Server, free_url
 from tests.timeshift import Shift
 from tests.web.client import API, TOKENS, VALUES
 
-pytestmark = pytest.mark.process
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's"),
+]
 
 HOUR, DAY, YEAR = timedelta(hours=1), timedelta(days=1), timedelta(days=365)
 RIGHT = timedelta(0)
