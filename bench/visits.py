@@ -88,7 +88,9 @@ class Visitor:
 def ours(redis: Redis, **settings: str) -> Iterator[Web]:
     """`rq-clock web`."""
     port = _free_port()
-    settings = {"RQ_CLOCK_TOKENS": f"bench:admin:{TOKEN}"} | settings
+    settings = {
+        "RQ_CLOCK_TOKENS": f"bench:admin:{TOKEN}", "RQ_CLOCK_TOKEN_RATE": "100000"
+    } | settings  # fmt: skip
     with Process(redis, "rq_clock", "web", f"--port={port}", **settings) as process:
         web = Web(process, port, {"Authorization": f"Bearer {TOKEN}"})
         _await_answer(web, "/")

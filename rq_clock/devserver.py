@@ -118,6 +118,8 @@ def start_server(
             "maybe another `make run`, or set REDIS_URL to another port of this machine"
         ) from None
     data_dir.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # somebody else's
+        data_dir.chmod(0o700)
     with _locked(data_dir / "lock") as lock, (data_dir / LOG).open("wb") as log:
         server = subprocess.Popen(
             command,
@@ -125,6 +127,7 @@ def start_server(
             stdout=log,
             stderr=log,
             pass_fds=[lock.fileno()],  # the server holds the lock for as long as it lives
+            umask=0o077,  # its files hold all that the app stores
             start_new_session=True,  # a terminal's Ctrl-C does not reach it
         )
     _wait_until_ready(server, url, data_dir / LOG)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.outbound.addresses import literal, refusal
 from rq_clock.settings import Settings
+from rq_clock.similar import similar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +130,8 @@ def _function_fault(
         return "func", f"cannot import target {dotted!r}: {fault_of(error)}"
     if target is None:
         known = [name for name in dir(module) if callable(getattr(module, name, None))]
-        near = get_close_matches(function, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = similar(function, known)
+        hint = f"; did you mean {near!r}?" if near else ""
         return "func", f"no function {function!r} in {module_name!r}{hint}"
     if not callable(target):
         return "func", f"expected target {dotted!r} to be a function, got {target!r}"

@@ -347,7 +347,10 @@ class Settings:
     operator: str = _setting(_operator)
     tokens: tuple[Token, ...] = _text("RQ_CLOCK_TOKENS", tokens_from)
     cookie_secret: str = _text("RQ_CLOCK_COOKIE_SECRET", secret=True)
-    behind_proxy: bool = _switch("RQ_CLOCK_PROXY")
+    token_rate: int = _count("RQ_CLOCK_TOKEN_RATE", 100)
+    behind_proxy: bool = _switch(
+        "RQ_CLOCK_PROXY", default=lambda env: bool({"DYNO", "RENDER", "FLY_APP_NAME"} & env.keys())
+    )
     metrics_public: bool = _switch("RQ_CLOCK_METRICS_PUBLIC")
     metrics_schedules: int = _count("RQ_CLOCK_METRICS_SCHEDULES", 500)
     port: int = _count("PORT", 8000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -205,6 +206,15 @@ def test_data_survives_a_crash(fresh_server: Callable[..., Server]) -> None:
         server.kill()
         server.start()
         assert redis.get("marker") == b"42"
+
+
+def test_its_files_are_only_for_its_user(fresh_server: Callable[..., Server]) -> None:
+    path = fresh_server().data_dir
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in path.rglob("*") if file.is_file()}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert modes <= {0o600, 0o644}
+    assert list(path.rglob("*.aof"))
+    assert all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in path.rglob("*.aof"))
 
 
 def test_a_torn_last_write_costs_only_that_write(fresh_server: Callable[..., Server]) -> None:

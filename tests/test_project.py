@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 LEVELS = [
-    {"errors", "version", "redaction", "run"},
+    {"errors", "version", "redaction", "run", "similar"},
     {"timing", "outbound"},
     {"model", "settings", "log"},
     {"store", "manifest"},

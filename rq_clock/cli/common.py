@@ -113,10 +113,10 @@ def refuse_unknown(store: Store, names: Sequence[str]) -> None:
 
 
 def not_found(store: Store, name: str) -> NoReturn:
-    from difflib import get_close_matches
+    from rq_clock.similar import similar
 
-    near = get_close_matches(name, store.some_names(10_000), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "; `rq-clock list` shows them all"
+    near = similar(name, store.some_names(10_000))
+    hint = f"; did you mean {near!r}?" if near else "; `rq-clock list` shows them all"
     complain(f"no schedule {name!r} in namespace {store.namespace!r}{hint}")
     sys.exit(NOT_FOUND)
 

@@ -34,6 +34,7 @@ from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.schedule import Schedule
 
 VERSION = 1
+FAULT_LIMIT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,13 @@ class Manifest:
         """Return the schedules of the entries. Masked values come from the `stored` schedules;
         `allowed` are the functions that the author may call, None for any, and commands too.
 
-        Raises ScheduleError with every fault of the text.
+        Raises ScheduleError with the faults of the text, about the first FAULT_LIMIT.
         """
         faults, found = list(self.faults), []
         for name, entry in self.entries.items():
+            if len(faults) >= FAULT_LIMIT:
+                faults[FAULT_LIMIT:] = [Fault("", f"and more; these are the first {FAULT_LIMIT}")]
+                break
             was = stored.get(name)
             try:
                 found.append(item(name, entry, was, masks=self.masks, allowed=allowed))

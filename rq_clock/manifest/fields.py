@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any
 
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.redaction import printable
+from rq_clock.similar import similar
 from rq_clock.timing.durations import read_duration
 
 _DIGITS = 15
@@ -64,8 +64,8 @@ def kind_of(value: Any) -> str:
 
 def unknown(key: str, known: Iterable[str], part: str = "") -> Fault:
     """Return the fault of an unknown key of an entry, or of the mapping under its key `part`."""
-    near = get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    near = similar(key, known)
+    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
     text = f"unknown {key_shown(key)}; {hint}"
     path = [part] if part else []
     path += [] if "." in key else [key]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -23,6 +22,7 @@ from rq_clock.model.targets import Target
 from rq_clock.model.validation import NAME, faults
 from rq_clock.model.view import camel
 from rq_clock.redaction import masked_repr, masked_text
+from rq_clock.similar import similar
 from rq_clock.timing.triggers import Trigger, from_spec
 
 _MS = timedelta(milliseconds=1)
@@ -239,6 +239,6 @@ def _text(name: object) -> str:
 
 def _unknown_option(option: str) -> Fault:
     known = sorted(_DEFAULTS.keys() - {"allowed_targets"})
-    near = get_close_matches(option, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    near = similar(option, known)
+    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
     return Fault(option, f"unknown option {masked_repr(option)}; {hint}")

@@ -24,7 +24,8 @@ _CARRIERS = [  # IPv6 addresses that stand for an IPv4 one, which may be any
     *map(ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
 ]
 _SPECIAL = [
-    *map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16"))
+    ip_network("168.63.129.16/32"),  # Azure's platform, as its link-local one
+    *map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16")),
 ]
 _GLOBAL_IPV6 = ip_network("2000::/3")
 

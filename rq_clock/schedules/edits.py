@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from itertools import islice
 from secrets import randbits
 from time import monotonic
@@ -18,6 +17,7 @@ from rq_clock.model.decision import counts_from
 from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
+from rq_clock.similar import similar
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
 from rq_clock.store.store import portions
@@ -282,8 +282,7 @@ class Editor:
 
     def _near(self, name: str) -> str:
         """Return the most similar of the first 10,000 names, or ""."""
-        near = get_close_matches(name, self.store.some_names(10_000), n=1)
-        return near[0] if near else ""
+        return similar(name, self.store.some_names(10_000))
 
 
 def retry_stale(change: Callable[[], T]) -> T:

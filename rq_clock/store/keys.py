@@ -76,7 +76,8 @@
     locks:<name>         hash     owner, token, since, ttl (ms); done, once its block has ended
                                   and the lock is kept back; expires
     lock-token:<name>    number   the newest token of a lock; expires 30 days after the last grant
-    attempts:<address>   number   failed logins of an address; expires
+    attempts:<network>   number   wrong tokens of a network; expires
+    logouts              zset     ended sessions of browsers, by when (s) their cookies expire
     idempotency:<hash>   string   "<digest> <id of the thing made>" of a request that acts once: see
                                   idempotency.py; expires
 

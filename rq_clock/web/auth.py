@@ -4,37 +4,33 @@ from other sites. Without RQ_CLOCK_TOKENS every request is refused.
 Scopes: `read` sees everything but secrets; `operate` also runs, pauses, skips, backfills, retries;
 `admin` also adds, edits and removes; `tasks` only creates tasks.
 
+`commands` lets an admin define shell commands and any function.
+
 A token is compared by its SHA-256 with every known token, in constant time. A browser exchanges it
-for a signed cookie (HttpOnly, SameSite=Lax) that names the token: removing the token ends the
-session. A change with a cookie must come from this site, by the header Sec-Fetch-Site (Origin in
-older browsers); without either header it is refused. Failed attempts are counted by address: in
-Redis, and in this process while Redis is away.
+for a cookie (HttpOnly, SameSite=Lax, sessions.py). A change with a cookie must come from this site,
+by the header Sec-Fetch-Site (Origin in older browsers); without either header it is refused. Wrong
+tokens and the requests of a token are counted (throttle.py).
 """
 
 from __future__ import annotations
 
 import hmac
-from contextlib import suppress
 from hashlib import sha256
-from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from itsdangerous import BadSignature, TimestampSigner, URLSafeSerializer
-from redis.exceptions import RedisError
+from itsdangerous import URLSafeSerializer
 from starlette.requests import Request
 
 from rq_clock.settings import Settings, Token
-from rq_clock.store.keys import key_of
 from rq_clock.web.problems import Problem
+from rq_clock.web.sessions import Sessions
+from rq_clock.web.throttle import Attempts, Rates
 
 if TYPE_CHECKING:
     from redis import Redis
 
 COOKIE = "rq_clock"
-SESSION_SECONDS = 7 * 24 * 3600
-ATTEMPTS, ATTEMPTS_SECONDS = 10, 60
-"""Failed attempts that an address has within this time."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -45,11 +41,9 @@ class Access:
         self._tokens = {_digest(token.value): token for token in settings.tokens}
         secret = settings.cookie_secret or "\n".join(t.value for t in settings.tokens)
         self._secret = sha256(b"rq-clock" + secret.encode()).digest()
-        self._signer = TimestampSigner(self._secret, salt="login")
-        self._redis = redis
-        self._namespace = settings.namespace
-        self._failed: dict[str, tuple[int, float]] = {}
-        """Address → failed attempts, and when they expire."""
+        self.sessions = Sessions(settings.tokens, self._secret, redis, settings.namespace)
+        self._attempts = Attempts(redis, settings.namespace)
+        self._rates = Rates(settings.token_rate)
 
     @property
     def closed(self) -> bool:
@@ -58,43 +52,42 @@ class Access:
 
     def token(self, request: Request) -> Token | None:
         """Return the token of a request; None if it has neither token nor cookie. Raises Problem
-        for an unknown token, and for a change with a cookie from another site."""
+        for an unknown token, after too many requests of one, and for a change with a cookie from
+        another site."""
         header = request.headers.get("authorization", "")
         if header:
             scheme, _, value = header.partition(" ")
-            return self.check(request, value.strip() if scheme.lower() == "bearer" else "")
-        token = self.session(request)
-        if token and request.method not in SAFE and not from_here(request):
-            raise Problem("forbidden", "expected a request from this site, got one from another")
+            token = self.check(request, value.strip() if scheme.lower() == "bearer" else "")
+        else:
+            found = self.session(request)
+            if found is None:
+                return None
+            token = found
+            if request.method not in SAFE and not from_here(request):
+                raise Problem(
+                    "forbidden", "expected a request from this site, got one from another"
+                )
+        self.admit(token)
         return token
 
+    def admit(self, token: Token) -> None:
+        """Count a request of a token. Raises Problem when there were too many."""
+        self._rates.count(token.name)
+
     def session(self, request: Request) -> Token | None:
-        """Return the token that the cookie names; None without a valid cookie."""
-        try:
-            signed = request.cookies.get(COOKIE, "")
-            name = self._signer.unsign(signed, max_age=SESSION_SECONDS).decode()
-        except (BadSignature, UnicodeError):
-            return None
-        return next((t for t in self._tokens.values() if _cookie_name(t) == name), None)
+        """Return the token of the session that the cookie names; None without one."""
+        cookie = request.cookies.get(COOKIE, "")
+        return self.sessions.token(cookie) if cookie else None
 
     def check(self, request: Request, value: str) -> Token:
-        """Return the token with this value. Raises Problem for an unknown one, and after too many
-        failed attempts."""
-        address = request.client.host if request.client else ""
-        failures, until = self._failed.get(address, (0, 0.0))
-        wait = round(until - monotonic())
-        if failures >= ATTEMPTS and wait > 0:
-            raise Problem(
-                "slow-down",
-                f"too many failed attempts from {address}; retry in {wait} s",
-                headers={"Retry-After": str(wait)},
-            )
+        """Return the token with this value. Raises Problem for an unknown one, another one after
+        too many of these."""
         candidate, found = _digest(value), None
         for digest, token in self._tokens.items():
             if hmac.compare_digest(digest, candidate):
                 found = token
         if found is None:
-            self._count(address)
+            self._attempts.count(request.client.host if request.client else "")
             raise Problem(
                 "unauthorized",
                 "expected a token of RQ_CLOCK_TOKENS, got another one",
@@ -102,25 +95,9 @@ class Access:
             )
         return found
 
-    def cookie(self, token: Token) -> str:
-        return self._signer.sign(_cookie_name(token)).decode()
-
     def serializer(self, purpose: str) -> URLSafeSerializer:
         """Return a signer for other cookies."""
         return URLSafeSerializer(self._secret, salt=purpose)
-
-    def _count(self, address: str) -> None:
-        count, until = self._failed.get(address, (0, 0.0))
-        count = count + 1 if until > monotonic() else 1
-        key = key_of(self._namespace, f"attempts:{address}")
-        with suppress(RedisError):
-            pipe = self._redis.pipeline()
-            pipe.incr(key)
-            pipe.expire(key, ATTEMPTS_SECONDS, nx=True)
-            count = max(count, pipe.execute()[0])
-        if len(self._failed) > 10_000:  # addresses are cheap
-            self._failed.clear()
-        self._failed[address] = (count, monotonic() + ATTEMPTS_SECONDS)
 
 
 def from_here(request: Request) -> bool:
@@ -130,14 +107,11 @@ def from_here(request: Request) -> bool:
         return site in ("same-origin", "none")
     origin = request.headers.get("origin", "")
     try:
-        return bool(origin) and urlsplit(origin).netloc == request.headers.get("host")
+        parts = urlsplit(origin)
+        return (parts.scheme, parts.netloc) == (request.url.scheme, request.headers.get("host"))
     except ValueError:
         return False
 
 
 def _digest(value: str) -> bytes:
     return sha256(value.encode()).digest()
-
-
-def _cookie_name(token: Token) -> str:
-    return f"{token.name}.{_digest(token.value).hex()[:16]}"

@@ -86,6 +86,7 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.request_id: str = scope["state"]["request_id"]
+        self._secure = scope["scheme"] == "https"
         self.status = 0
         """0 until the response has started."""
         self.closed = False
@@ -99,7 +100,10 @@ class _Answer:
             self.status = message["status"]
             headers = message["headers"] = list(message.get("headers", []))
             there = {name.lower() for name, _ in headers}
-            for name, value in {**HEADERS, "X-Request-Id": self.request_id}.items():
+            own = {**HEADERS, "X-Request-Id": self.request_id}
+            if self._secure:
+                own["Strict-Transport-Security"] = f"max-age={365 * 24 * 3600}"
+            for name, value in own.items():
                 if name.lower().encode() not in there:
                     headers.append((name.lower().encode(), value.encode()))
         await self._send(message)

@@ -35,7 +35,7 @@ KINDS = {
     "range": (416, "Range not satisfiable"),
     "validation": (422, "Invalid request"),
     "idempotency-conflict": (422, "Idempotency key used for another request"),
-    "slow-down": (429, "Too many failed attempts"),
+    "slow-down": (429, "Too many requests"),
     "store-unavailable": (503, "Redis cannot be used"),
 }
 """Kind → status and title."""

@@ -13,12 +13,13 @@ from secrets import token_hex
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp
 
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, set_up
 from rq_clock.settings import Settings, tokens_from
 from rq_clock.web.app import create_app
+from rq_clock.web.connections import Connection, connection_limit
 
 GRACE_SECONDS = 5
 """Time for running requests to finish after a signal."""
@@ -52,18 +53,24 @@ def serve(
             log_event("web.listening", address=address, token=token)
         else:
             log_event("web.listening", address=address)
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # middleware.py reads them, more strictly
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        app.openapi()  # takes a third of a second, which no request shall wait for
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        _Server(config).run([listener])
+        server_of(app, connection_limit()).run([listener])
+
+
+def server_of(app: ASGIApp, limit: int) -> uvicorn.Server:
+    """Return a server of an app with this many connections."""
+    config = uvicorn.Config(
+        app,
+        http=type("Connection", (Connection,), {"limit": limit}),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # middleware.py reads them, more strictly
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return _Server(config)
 
 
 def _token_in(path: Path) -> str:
@@ -71,7 +78,7 @@ def _token_in(path: Path) -> str:
     try:
         return path.read_text().strip()
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token := token_hex(16))
         return token
@@ -103,11 +110,8 @@ class _Server(uvicorn.Server):
     def _disconnect_stalled(self) -> None:
         """Abort the connections that only wait for their client."""
         for connection in list(self.server_state.connections):
-            if isinstance(connection, H11Protocol):
-                half_sent = connection.cycle is not None and connection.cycle.more_body
-                unread = connection.flow.write_paused or connection.transport.is_closing()
-                if half_sent or unread:
-                    connection.transport.abort()
+            if isinstance(connection, Connection) and connection.stalled:
+                connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:

@@ -490,3 +490,10 @@ def test_with_secrets_included_a_mask_is_a_text_as_any() -> None:
     assert parse(words("every: 5m\nfunc: a.b\nargs: ['****']", masks=False))[0].schedule.args == (
         "****",
     )
+
+
+def test_a_manifest_of_many_faults_stops_at_the_first_hundred() -> None:
+    entries = {f"x{n}": {"evry": "5m"} for n in range(10_000)}
+    found = faults(json.dumps({"version": 1, "schedules": entries}))
+    assert 100 <= len(found) <= 110
+    assert "these are the first 100" in found[-1]

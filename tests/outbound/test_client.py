@@ -283,7 +283,8 @@ class TestAddresses:
         assert not web.seen
 
     @pytest.mark.parametrize(
-        "address", ["10.0.0.1", "169.254.169.254", "100.64.0.1", "fd00::1", "64:ff9b::a00:1"]
+        "address",
+        ["10.0.0.1", "169.254.169.254", "168.63.129.16", "100.64.0.1", "fd00::1", "64:ff9b::a00:1"],
     )
     def test_a_name_is_refused_for_any_one_address_that_is_not_public(
         self, address: str, names: Resolve

@@ -16,10 +16,12 @@ from starlette.testclient import TestClient
 
 from rq_clock.errors import RqClockError
 from rq_clock.settings import Settings
-from rq_clock.web import create_app
-from rq_clock.web.auth import ATTEMPTS, COOKIE
+from rq_clock.web import create_app, sessions
+from rq_clock.web.auth import COOKIE
 from rq_clock.web.context import Needs
 from rq_clock.web.middleware import BODY_LIMIT
+from rq_clock.web.pages.layout import OPEN_BYTES, OPEN_FIELDS
+from rq_clock.web.throttle import ATTEMPTS, network_of
 from tests.server import Server, free_url
 
 VALUES = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "operate", "admin", "tasks")}
@@ -33,6 +35,7 @@ ELSEWHERE: list[dict[str, str]] = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
     {"Origin": "http://testserver.evil.example"},
+    {"Origin": "https://testserver"},
     {},
 ]
 
@@ -201,7 +204,7 @@ class TestCookies:
             with TestClient(web.app, follow_redirects=False) as other:
                 headers = {b"Cookie": f"{COOKIE}={cookie}".encode()}
                 assert other.get("/", headers=headers).status_code == 303, cookie
-        monkeypatch.setattr("rq_clock.web.auth.SESSION_SECONDS", -1)
+        monkeypatch.setattr("rq_clock.web.sessions.SESSION_SECONDS", -1)
         assert web.get("/").status_code == 303
 
     def test_it_ends_with_its_token(self, web: TestClient, redis_url: str) -> None:
@@ -231,12 +234,28 @@ class TestCookies:
 
 
 class TestAttempts:
-    def test_too_many_failures_have_to_wait(self, own: TestClient) -> None:
+    def test_too_many_failures_have_to_wait_and_a_right_token_never(self, own: TestClient) -> None:
         for _ in range(ATTEMPTS):
             assert own.post("/login", data={"token": "guess"}, headers=HERE).status_code == 401
-        answer = own.post("/login", data={"token": VALUES["admin"]}, headers=HERE)
+        answer = own.post("/login", data={"token": "guess"}, headers=HERE)
         assert answer.status_code == 429
         assert 0 < int(answer.headers["retry-after"]) <= 60
+        assert own.get("/api/v1/schedules", headers=bearer(VALUES["read"])).status_code == 200
+        logged_in(own)
+
+    @pytest.mark.parametrize(
+        ("address", "network"),
+        [
+            ("203.0.113.7", "203.0.113.7"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::9%eth0", "2001:db8:1:2::/64"),
+            ("", ""),
+            ("x" * 1000, "x" * 100),
+        ],
+    )
+    def test_all_addresses_of_an_ipv6_network_are_one(self, address: str, network: str) -> None:
+        assert network_of(address) == network
 
     def test_they_are_counted_over_all_processes(self, redis_url: str) -> None:
         for n in range(ATTEMPTS):
@@ -261,10 +280,47 @@ class TestAttempts:
             for _ in range(ATTEMPTS + 1):
                 spoofed = bearer("guess") | {"X-Forwarded-For": "10.0.0.1, 203.0.113.7"}
                 web.get("/api/v1/schedules", headers=spoofed)
-            blocked = bearer(VALUES["read"]) | {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
+            blocked = bearer("guess") | {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}
             assert web.get("/api/v1/schedules", headers=blocked).status_code == 429
-            other = bearer(VALUES["read"]) | {"X-Forwarded-For": "203.0.113.7, 198.51.100.1"}
-            assert web.get("/api/v1/schedules", headers=other).status_code == 200
+            other = bearer("guess") | {"X-Forwarded-For": "203.0.113.7, 198.51.100.1"}
+            assert web.get("/api/v1/schedules", headers=other).status_code == 401
+
+    def test_a_token_that_asks_too_often_has_to_wait(self, redis_url: str) -> None:
+        with TestClient(made(redis_url, RQ_CLOCK_TOKEN_RATE="1")) as web:
+            for token, codes in (("read", {200, 429}), ("operate", {200})):
+                path, count = "/api/v1/schedules", 12 if token == "read" else 1
+                found = [web.get(path, headers=bearer(VALUES[token])) for _ in range(count)]
+                assert {answer.status_code for answer in found} == codes
+            assert found[0].status_code == 200
+
+
+class TestSessions:
+    def test_logout_ends_the_session_in_all_processes(
+        self, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sessions, "KEPT_SECONDS", 0.0)
+        with (
+            TestClient(made(redis_url), follow_redirects=False) as web,
+            TestClient(made(redis_url), follow_redirects=False) as other,
+        ):
+            logged_in(web)
+            cookie = web.cookies[COOKIE]
+            logged_in(web)
+            later = web.cookies[COOKIE]
+            ended = {"Cookie": f"{COOKIE}={cookie}"}
+            assert other.get("/", headers=ended).status_code == 200
+            web.cookies.clear()
+            assert web.post("/logout", headers=HERE | ended).status_code == 303
+            for client in (web, other):
+                assert client.get("/", headers=ended).status_code == 303
+                alive = {"Cookie": f"{COOKIE}={later}"}
+                assert client.get("/", headers=alive).status_code == 200
+
+    def test_what_is_no_session_ends_none(self, web: TestClient, connection: Redis) -> None:
+        for cookie in ("", "x", "a.b.c", "read.0123"):
+            headers = HERE | {"Cookie": f"{COOKIE}={cookie}"}
+            assert web.post("/logout", headers=headers).status_code == 303
+        assert not connection.keys("*logouts")
 
 
 class TestMiddleware:
@@ -287,6 +343,22 @@ class TestMiddleware:
             yield from [b"x" * 65536] * (BODY_LIMIT // 65536 + 1)
 
         assert web.post("/login", content=chunks(), headers=HERE).status_code == 413
+
+    @pytest.mark.parametrize("path", ["/login", "/theme"])
+    def test_what_anybody_may_send_is_small(self, web: TestClient, path: str) -> None:
+        many, large = b"a=&" * (OPEN_FIELDS + 1), b"a=" + b"x" * OPEN_BYTES
+        assert web.post(path, content=many, headers=HERE).status_code == 422
+        assert web.post(path, content=large, headers=HERE).status_code == 413
+
+    def test_a_form_has_as_many_fields_as_a_bulk_operation(self, web: TestClient) -> None:
+        logged_in(web)
+        assert web.post("/new", content=b"a=&" * 2001, headers=HERE).status_code == 422
+
+    def test_a_browser_behind_tls_stays_there(self, redis_url: str) -> None:
+        with TestClient(made(redis_url, DYNO="web.1")) as web:
+            for scheme in ("http", "https"):
+                answer = web.get("/login", headers={"X-Forwarded-Proto": scheme})
+                assert ("strict-transport-security" in answer.headers) == (scheme == "https")
 
     @pytest.mark.parametrize("length", ["-1", "x", "1e9", "99999999999999999999"])
     def test_a_length_that_is_none_is_refused(self, web: TestClient, length: str) -> None:
@@ -335,3 +407,17 @@ def test_a_redis_of_somebody_else_is_left_alone(connection: Redis, redis_url: st
             if method == "GET":
                 assert web.get(path, headers=bearer(VALUES["admin"])).status_code < 500
     assert connection.keys("*") == []
+
+
+def test_without_tokens_the_login_says_what_to_run(redis_url: str) -> None:
+    with TestClient(made(redis_url, RQ_CLOCK_TOKENS="")) as web:
+        page = web.get("/login").text
+    assert "heroku config:set RQ_CLOCK_TOKENS=$(openssl rand -hex 32)" in page
+    assert "<form" not in page.partition("<main")[2].partition("</main")[0]
+
+
+@pytest.mark.parametrize("platform", ["DYNO", "RENDER", "FLY_APP_NAME", ""])
+def test_platforms_whose_router_is_trusted(platform: str) -> None:
+    env = {platform: "x"} if platform else {}
+    assert Settings.from_env(env).behind_proxy is bool(platform)
+    assert not Settings.from_env({**env, "RQ_CLOCK_PROXY": "0"}).behind_proxy

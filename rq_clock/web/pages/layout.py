@@ -34,6 +34,10 @@ NAVIGATION = (
     ("a", "/audit", "Audit"),
 )
 """Key after "g", path and word of each section."""
+FIELDS = 2000
+"""Fields of a form; that of a bulk operation has one for each of 1,000 schedules."""
+OPEN_FIELDS, OPEN_BYTES = 1000, 64 * 1024
+"""Fields and bytes of a form that needs no login."""
 _OTHERS = {
     "/schedules": "/", "/new": "/", "/bulk": "/", "/jobs": "/queues", "/bulk-jobs": "/queues",
 }  # fmt: skip
@@ -95,6 +99,7 @@ def unless_same(request: Request, site: Web) -> None:
     token = site.access.session(request) if known else None
     if token is None:
         return
+    site.access.admit(token)
     latest = site.changes.latest(request.path_params.get("id", ""))
     looks = (__version__, request.cookies.get(THEME, ""), site.read_only, site.settings.namespace)
     parts = repr((latest, token.name, sorted(token.scopes), *looks))
@@ -145,13 +150,34 @@ def failed(request: Request, problem: Problem) -> Response:
 
 async def form_of(request: Request) -> Mapping[str, str]:
     """Return the fields of a form; of a repeated field, the last value."""
-    return {name: values[-1] for name, values in (await lists_of(request)).items()}
+    return _last(await lists_of(request))
 
 
 async def lists_of(request: Request) -> Mapping[str, list[str]]:
     """Return the fields of a form, each with all its values."""
-    body = (await request.body()).decode(errors="replace")
-    return parse_qs(body, keep_blank_values=True)
+    return _fields(await request.body(), FIELDS)
+
+
+async def small_form_of(request: Request) -> Mapping[str, str]:
+    """Return the fields of a form that anybody may send."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > OPEN_BYTES:
+            raise Problem("too-large", f"expected a form of at most {OPEN_BYTES:,} bytes")
+    return _last(_fields(bytes(body), OPEN_FIELDS))
+
+
+def _fields(body: bytes, limit: int) -> Mapping[str, list[str]]:
+    try:
+        text = body.decode(errors="replace")
+        return parse_qs(text, keep_blank_values=True, max_num_fields=limit)
+    except ValueError:
+        raise Problem("validation", f"expected a form of at most {limit:,} fields") from None
+
+
+def _last(fields: Mapping[str, list[str]]) -> Mapping[str, str]:
+    return {name: values[-1] for name, values in fields.items()}
 
 
 Fields = Annotated[Mapping[str, str], Depends(form_of)]
