@@ -192,7 +192,7 @@ class Store:
         """
         keys = self.keys("lease", "meta")
         head: list[str | int] = [lease.token, release, to_ms(now), KEEP_REMOVED_MS]
-        for chunk in portions(changes):
+        for chunk in portions(changes, 200):
             args = [word for change in chunk for word in change.words()]
             answer = self._scripts["reconcile"](keys, head + args)
             if answer == 0:
