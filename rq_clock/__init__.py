@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rq_clock.clock.clock import Clock
     from rq_clock.lock import exclusive
     from rq_clock.model.targets import command, webhook
+    from rq_clock.model.variables import env
     from rq_clock.schedules.service import Schedules
     from rq_clock.store.client import connect
     from rq_clock.timing.triggers import cron, every, once
@@ -41,6 +42,7 @@ __all__ = [
     "connect",
     "cron",
     "current_run",
+    "env",
     "every",
     "exclusive",
     "once",
@@ -54,6 +56,7 @@ _LAZY = {
     "command": "rq_clock.model.targets",
     "connect": "rq_clock.store.client",
     "cron": "rq_clock.timing.triggers",
+    "env": "rq_clock.model.variables",
     "every": "rq_clock.timing.triggers",
     "exclusive": "rq_clock.lock",
     "once": "rq_clock.timing.triggers",

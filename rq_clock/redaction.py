@@ -18,13 +18,21 @@ MASK = "****"
 SHORTEST = 6
 """Characters of a value that is hidden in output; a shorter one would blot out innocent text."""
 
-_WORDS = r"key|token|secret|passw|passphrase|credential|cookie|authorization|signature"
-_NAME = re.compile(rf"{_WORDS}|_(?:pass|pwd)\Z|\Apass\Z", re.IGNORECASE)
+_WORDS = r"key|token|secret|passw|passphrase|passcode|credential|cookie|authorization|signature"
+_SHORT = r"auth|bearer|creds?|jwt|otp|totp|pass|pin|pwd|session[_-]?id|sid|sig"
+"""Words that are secret when they stand alone or behind a _ or -: not in author, option, signal."""
+_NAME = re.compile(
+    rf"{_WORDS}|(?:\A|[_\W])(?:{_SHORT})(?:\Z|[_\W](?:id|code|value)\Z)", re.IGNORECASE
+)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_VARIABLE = re.compile(r"(?:\S{1,20} )?\$\{env:[^{}\s]{0,200}\}\Z")
+"""A text that only names a variable, behind the scheme of a header at most."""
 _USERINFO = re.compile(r"(?<=://)[^\s/?#@\"']+(?=@)")
 # name=value, "name": "value", name: Bearer value, --name value; not name=$VARIABLE. The bounds keep
 # it linear, whatever the text.
 _ASSIGNED = re.compile(
-    rf"(?:(?P<name>(?<![\w-])[\w-]{{0,60}}?(?:{_WORDS}|_pass|_pwd)[\w-]{{0,60}}[\"']?\s*[=:]\s*)"
+    rf"(?:(?P<name>(?<![\w-])[\w-]{{0,60}}?(?:{_WORDS}|_pass|_pwd)[\w-]{{0,60}}[\"']?\s*[=:]\s*"
+    rf"|(?<![A-Za-z])(?:x-)?(?:{_SHORT})(?:=|[\"']\s*:\s*|(?<=-auth):\s*))"
     rf"|(?P<switch>(?<!\S)--?[\w-]{{0,60}}?(?:{_WORDS})[\w-]{{0,60}}\s+))"
     r"(?P<scheme>(?:bearer|basic|token|digest)\s+)?"
     r"(?P<value>\"[^\"$][^\"]*\"|'[^']+'|[^\s\"'$;|&<>][^\s\"';|&<>]*)",
@@ -33,28 +41,51 @@ _ASSIGNED = re.compile(
 _PART = re.compile(r"[^/]{20,}")  # of a path: a part this long is an identifier, often a secret
 
 
+# Commands whose options hold a password without a name.
+_OPTION = re.compile(
+    r"(?P<start>(?:(?<!\S)(?:-u|-U|--user|--proxy-user)[ =]?[\"']?[^\s:\"'=]{1,100}:"
+    r"|\b(?:mysql|mysqldump|mysqladmin|mariadb)\b[^|;&\n]{0,200}?\s-p"
+    r"|\b(?:redis|valkey)-cli\b[^|;&\n]{0,200}?\s(?:-a|--pass)\s+"
+    r"|\bsshpass\s+-p\s*))(?P<value>[^\s\"'$;|&<>][^\s\"';|&<>]*)"
+)
+
+
 def is_secret(name: str) -> bool:
     """Return whether a variable or header of this name holds a secret."""
-    return bool(_NAME.search(name))
+    return bool(_NAME.search(_CAMEL.sub("_", name))) and name != "PWD"  # a shell's directory
 
 
 def masked(values: Mapping[str, str]) -> dict[str, str]:
     """Return variables or headers with secret values masked."""
-    return {n: MASK if is_secret(n) else masked_text(v) for n, v in values.items()}
+    return {n: _masked_value(n, v) for n, v in values.items()}
 
 
 def masked_json(value: Any) -> Any:
     """Return a JSON value with its secrets masked."""
     if isinstance(value, dict):
-        return {n: MASK if is_secret(str(n)) else masked_json(v) for n, v in value.items()}
+        return {
+            n: _masked_value(str(n), v) if isinstance(v, str) else _masked_part(str(n), v)
+            for n, v in value.items()
+        }
     if isinstance(value, list):
         return [masked_json(item) for item in value]
     return masked_text(value) if isinstance(value, str) else value
 
 
+def _masked_value(name: str, value: str) -> str:
+    if _VARIABLE.match(value):
+        return value
+    return MASK if is_secret(name) else masked_text(value)
+
+
+def _masked_part(name: str, value: Any) -> Any:
+    return MASK if is_secret(name) else masked_json(value)
+
+
 def masked_text(text: str) -> str:
     """Return a command line with its plain secrets masked."""
     text = _USERINFO.sub(MASK, text)
+    text = _OPTION.sub(lambda m: m["start"] + MASK, text)
     return _ASSIGNED.sub(lambda m: (m["name"] or m["switch"]) + (m["scheme"] or "") + MASK, text)
 
 
@@ -64,7 +95,7 @@ def masked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
-        path = _PART.sub(MASK, parts.path)
+        path = _PART.sub(lambda m: m[0] if _VARIABLE.match(m[0]) else MASK, parts.path)
     except ValueError:
         return "(not a URL)"
     start = f"{parts.scheme}://{host}" if host else ""

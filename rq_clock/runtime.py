@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol, Self
 
 from redis import Redis
@@ -72,6 +72,11 @@ class Signals:
             self.stopping |= any(number in ENDING for number in numbers)
             self.ended_child |= signal.SIGCHLD in numbers
         return set(readable).intersection(others)
+
+
+def wall_time() -> datetime:
+    """Return this host's time of day."""
+    return datetime.fromtimestamp(time.time(), UTC)
 
 
 class Runtime:

@@ -39,7 +39,7 @@ class Token:
 
 OWN_SECRETS = (
     "RQ_CLOCK_TOKENS", "RQ_CLOCK_COOKIE_SECRET", "RQ_CLOCK_ALERT_SECRET", "RQ_CLOCK_ALERT_URL",
-    "RQ_CLOCK_ALERT_URLS", "RQ_CLOCK_PING_URL",
+    "RQ_CLOCK_ALERT_URLS", "RQ_CLOCK_PING_URL", "RQ_CLOCK_WEBHOOK_SECRET",
 )  # fmt: skip
 """Variables that only rq-clock itself needs: no job and no child of a job gets them."""
 _withheld: dict[str, str] = {}
@@ -226,16 +226,32 @@ def _targets(text: str) -> tuple[str, ...] | None:
     return patterns or None
 
 
-def _secret(text: str) -> bytes:
-    """Return the key that alerts are signed with: base64 behind "whsec_", or any text."""
+def _webhook_env(text: str) -> frozenset[str]:
+    names = text.replace(",", " ").split()
+    wrong = [n for n in names if not re.fullmatch(r"[A-Za-z_]\w{0,99}", n, re.ASCII)]
+    wrong += [n for n in names if re.match(r"RQ_CLOCK_|REDIS_(TLS_)?URL\Z", n)]
+    if wrong:
+        raise RqClockError(
+            "RQ_CLOCK_WEBHOOK_ENV: expected names of the app's variables, separated by commas, got "
+            f"{wrong[0][:50]!r}"
+        )
+    return frozenset(names)
+
+
+def _key(name: str) -> Any:
+    return _text(name, lambda text: _secret(name, text), secret=True)
+
+
+def _secret(name: str, text: str) -> bytes:
+    """Return the key that calls are signed with: base64 behind "whsec_", or any text."""
     if not text.startswith("whsec_"):
         return text.encode()
     try:
         return b64decode(text.removeprefix("whsec_"), validate=True)
     except ValueError:
         raise RqClockError(
-            "RQ_CLOCK_ALERT_SECRET: expected base64 behind 'whsec_', got something else; copy it "
-            "again, or leave the prefix out"
+            f"{name}: expected base64 behind 'whsec_', got something else; copy it again, or leave "
+            "the prefix out"
         ) from None
 
 
@@ -323,6 +339,8 @@ class Settings:
     function_output: bool = _switch("RQ_CLOCK_FUNCTION_OUTPUT", default=lambda env: True)
     log_level: int = _text("LOG_LEVEL", _log_level)
     targets: tuple[str, ...] | None = _text("RQ_CLOCK_TARGETS", _targets)
+    webhook_env: frozenset[str] = _text("RQ_CLOCK_WEBHOOK_ENV", _webhook_env)
+    webhook_secret: bytes = _key("RQ_CLOCK_WEBHOOK_SECRET")
     webhook_allow: tuple[Allowed, ...] = _text("RQ_CLOCK_WEBHOOK_ALLOW", _allowed)
     runs: int = _count("RQ_CLOCK_RUNS", 1000)
     failed_jobs: int = _count("RQ_CLOCK_FAILED_JOBS", 20)
@@ -330,7 +348,7 @@ class Settings:
     alert_failures: int = _count("RQ_CLOCK_ALERT_FAILURES", 1)
     alert_stuck: int = _count("RQ_CLOCK_ALERT_STUCK_SECONDS", 3600)
     alert_url: str = _url("RQ_CLOCK_ALERT_URL")
-    alert_secret: bytes = _text("RQ_CLOCK_ALERT_SECRET", _secret, secret=True)
+    alert_secret: bytes = _key("RQ_CLOCK_ALERT_SECRET")
     alert_urls: tuple[str, ...] = _text("RQ_CLOCK_ALERT_URLS", _alert_urls, secret=True)
     ping_url: str = _url("RQ_CLOCK_PING_URL")
     worker_queues: tuple[str, ...] = _text("WORKER_QUEUES", _queues)

@@ -14,13 +14,11 @@ Addresses from the environment may be any. Those of schedules follow the rule of
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import re
 import threading
 import time
-from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +34,7 @@ from rq_clock.errors import RqClockError, WebhookFailed
 from rq_clock.log import log_event, log_warning
 from rq_clock.outbound import client as outbound
 from rq_clock.outbound.addresses import Allowed, parse_allowed
+from rq_clock.outbound.signature import signature_headers
 from rq_clock.redaction import SHORTEST, Secrets, masked_text, masked_url, printable
 from rq_clock.settings import Settings
 from rq_clock.version import __version__
@@ -218,16 +217,8 @@ def _reporting(
 def _post(url: str, key: bytes, report: Report, now: datetime) -> None:
     """Make the web call that Standard Webhooks describes."""
     body = json.dumps({"text": report.text, **report.facts}).encode()
-    stamp = str(int(now.timestamp()))
-    headers = {
-        "User-Agent": f"rq-clock/{__version__}",
-        "Content-Type": "application/json",
-        "webhook-id": report.id,
-        "webhook-timestamp": stamp,
-    }
-    if key:
-        signed = hmac.digest(key, f"{report.id}.{stamp}.".encode() + body, "sha256")
-        headers["webhook-signature"] = f"v1,{b64encode(signed).decode()}"
+    headers = {"User-Agent": f"rq-clock/{__version__}", "Content-Type": "application/json"}
+    headers |= signature_headers(key, report.id, now, body)
     _call(outbound.Request(url, "POST", headers, body, 0), SEND_SECONDS, ANYWHERE)
 
 

@@ -292,8 +292,8 @@ def _calls_another_host(entry: Mapping[str, Any], shown: Any, was: Schedule | No
         return False
     if url == shown["webhook"]["url"]:
         return False
-    with suppress(ValueError):
-        return urlsplit(url).netloc != urlsplit(was.target.url).netloc
+    with suppress(ValueError):  # https and http count as two
+        return urlsplit(url)[:2] != urlsplit(was.target.url)[:2]
     return True
 
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from rq_clock.errors import Fault
+from rq_clock.model.variables import in_host, name_faults, plain
 from rq_clock.redaction import (
     MASK,
     is_secret,
@@ -136,6 +137,9 @@ class Webhook:
         """Yield everything that is wrong with it. Only the worker knows whether it may call the
         address; `rq-clock check` checks what it can."""
         yield from (Fault("webhook.url", text) for text in _url_faults(self.url))
+        for part in ("url", "headers", "json"):
+            for text in name_faults(getattr(self, part)):
+                yield Fault(f"webhook.{part}", text)
         if self.method not in METHODS:
             text = f"expected method {', '.join(METHODS)}, got {masked_repr(self.method)}"
             yield Fault("webhook.method", text)
@@ -217,7 +221,9 @@ def webhook(
     most an hour.
 
     Only public addresses are called, unless RQ_CLOCK_WEBHOOK_ALLOW names host or network. URL,
-    headers and body are stored in Redis; headers that look secret are masked where shown.
+    headers and body are stored in Redis; write `env("NAME")` for a secret, which the worker puts in
+    its place. Headers that look secret are masked where shown. With RQ_CLOCK_WEBHOOK_SECRET the
+    call is signed as Standard Webhooks says; webhook-id is then the Idempotency-Key.
     """
     return Webhook(url, method, _dict(headers), json, _seconds(timeout))
 
@@ -315,6 +321,9 @@ def _url_faults(url: object) -> Iterator[str]:
     if len(url) > LONGEST_URL:
         yield f"expected a URL of at most {LONGEST_URL:,} characters, got {len(url):,}: {shown}"
         return
+    if in_host(url):
+        yield f"expected a variable in the path or query of {shown}, not in its host"
+    url = plain(url)
     if not _URL.match(url):
         yield f"expected a URL of plain characters, the others as %XX (hosts as xn--…), got {shown}"
         return

@@ -29,10 +29,13 @@ from rq_clock.errors import CommandFailed, Interrupted, WebhookFailed
 from rq_clock.log import log_event, log_warning
 from rq_clock.model.job_id import JobId
 from rq_clock.outbound import client as outbound
+from rq_clock.outbound.signature import signature_headers
 from rq_clock.redaction import Secrets, StreamMask, masked_text, masked_url, printable
-from rq_clock.run import Run, current_run, stopping
+from rq_clock.run import Run, allowed_targets, current_run, stopping
 from rq_clock.runners.output import Tail, last_line
 from rq_clock.runners.shell import SHUTDOWN, Ended, Shell
+from rq_clock.runners.variables import fill_in
+from rq_clock.runtime import wall_time
 from rq_clock.settings import Settings, job_environment, known_secrets
 from rq_clock.timing.instants import iso
 from rq_clock.version import __version__
@@ -109,17 +112,22 @@ def call_webhook(
     """
     settings, job, run = _prepare()
     facts = _facts(job, run) | {"url": masked_url(url), "method": method}
-    secrets = Secrets(headers or {})
-    body = None if json is None else json_.dumps(json).encode()
+    target, filled, content, values = fill_in(
+        (url, headers or {}, json), settings, allowed_targets(job.meta) if job else None
+    )
+    secrets = Secrets({**filled, **{f"secret {name}": value for name, value in values.items()}})
+    body = None if content is None else json_.dumps(content).encode()
     started = time.monotonic()
     keep = ANSWER_KEPT + secrets.longest  # one that is cut in two could not be masked
-    request = outbound.Request(url, method, _headers(headers or {}, body, job, run), body, keep)
+    sent = _headers(filled, body, job, run, settings)
+    request = outbound.Request(target, method, sent, body, keep)
     try:
         answer = outbound.call(request, timeout, settings.webhook_allow)
     except WebhookFailed as error:
-        log_warning("webhook.failed", **facts, reason=str(error))
+        reason = secrets.hide_text(str(error))
+        log_warning("webhook.failed", **facts, reason=reason)
         slow = isinstance(error, outbound.TooSlow)
-        raise (WebhookTimedOut if slow else WebhookFailed)(str(error)) from None
+        raise (WebhookTimedOut if slow else WebhookFailed)(reason) from None
     took = f"{time.monotonic() - started:.3f}s"
     log_event("webhook.answered", **facts, status=answer.status, took=took)
     text = secrets.hide(answer.body)[:ANSWER_KEPT].decode(errors="replace")
@@ -221,14 +229,17 @@ def _is_shutdown(code: int) -> bool:
 
 
 def _headers(
-    headers: Mapping[str, str], body: bytes | None, job: Job | None, run: Run | None
-) -> dict[str, str]:
+    headers: Mapping[str, str], body: bytes | None, job: Job | None, run: Run | None,
+    settings: Settings,
+) -> dict[str, str]:  # fmt: skip
     """Return the headers of a call; those of the target replace our own."""
     own = {"User-Agent": f"rq-clock/{__version__}"}
     if body is not None:
         own["Content-Type"] = "application/json"
     if run is not None:
-        own["Idempotency-Key"] = _idempotency_key(job, run)
+        own["Idempotency-Key"] = key = _idempotency_key(job, run)
+        if settings.webhook_secret:
+            own |= signature_headers(settings.webhook_secret, key, wall_time(), body or b"")
     names = {name.lower() for name in headers}
     return {**{n: v for n, v in own.items() if n.lower() not in names}, **headers}
 

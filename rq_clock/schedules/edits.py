@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -16,7 +16,8 @@ from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
 from rq_clock.model.decision import counts_from
 from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest
 from rq_clock.model.schedule import Schedule, declare
-from rq_clock.model.targets import Target
+from rq_clock.model.targets import Target, Webhook
+from rq_clock.model.variables import names_in
 from rq_clock.similar import similar
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.operations import BATCH_LIMIT, Edit, Operations
@@ -49,12 +50,14 @@ class Editor:
     """The edits of one actor. Its methods raise Conflict."""
 
     def __init__(
-        self, operations: Operations, by: str, request_key: RequestKey | None = None
-    ) -> None:
+        self, operations: Operations, by: str, request_key: RequestKey | None = None, *,
+        variables: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self.operations = operations
         self.store = operations.store
         self._by = by
         self._request_key = request_key
+        self._variables = variables
         self._server_time: tuple[float, datetime] | None = None
 
     def now(self) -> datetime:
@@ -88,6 +91,8 @@ class Editor:
         self, schedules: Sequence[Schedule], *, replace: bool = False, audit: bool = True
     ) -> list[str]:
         """Add schedules, or `replace` existing ones. Return their revisions."""
+        for schedule in schedules:
+            self._refuse_variables(schedule)
         now = self.now()
         existing = self.store.load([s.name for s in schedules])[0] if replace else {}
         nexts: dict[Trigger, datetime | None] = {}
@@ -150,6 +155,7 @@ class Editor:
         If trigger or jitter change, what the old ones named until now is decided first. A one-off
         job that waits is moved instead.
         """
+        self._refuse_variables(schedule)
         was, definition = entry.schedule, schedule.definition()
         if was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
             return Edit(name=entry.name, expected=entry.revision, definition=definition)
@@ -169,6 +175,26 @@ class Editor:
                 anew, expected = True, f"{expected} {entry.base}"
         return replace(edit, name=entry.name, expected=expected, anew=anew)
 
+    def _refuse_variables(self, schedule: Schedule) -> None:
+        """Raise ScheduleError for a web call with a variable that RQ_CLOCK_WEBHOOK_ENV does not
+        list: only code may name others."""
+        target = schedule.target
+        if not isinstance(target, Webhook):
+            return
+        faults = [
+            Fault(
+                f"webhook.{part}",
+                f"expected a variable that RQ_CLOCK_WEBHOOK_ENV lists, got {name}; add it there, "
+                "or declare the schedule in code",
+                schedule=schedule.name,
+            )
+            for part in ("url", "headers", "json")
+            for name in dict.fromkeys(names_in(getattr(target, part)))
+            if name not in self._variables
+        ]
+        if faults:
+            raise ScheduleError(*faults)
+
     def to_apply(self, steps: Sequence[Step]) -> list[Edit]:
         """Return the edits of the steps of a plan."""
         now = self.now()
@@ -180,6 +206,7 @@ class Editor:
                 edits.append(edit_to_remove(step.name, step.was, now, revision))
                 continue
             if step.was is None:
+                self._refuse_variables(step.item.schedule)
                 edit = edit_to_add(step.item.schedule, now, nexts)
             else:
                 edit = self.to_replace(step.was, step.item.schedule, now)

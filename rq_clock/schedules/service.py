@@ -397,7 +397,9 @@ class Schedules:
         if self._made is None:
             redis = self._redis or connect(settings=settings)
             operations = Operations(Store.from_settings(redis, settings))
-            self._made = Editor(operations, self._by, self._request_key)
+            self._made = Editor(
+                operations, self._by, self._request_key, variables=settings.webhook_env
+            )
         try:
             yield self._made
         except RedisError as error:

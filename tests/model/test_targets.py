@@ -208,13 +208,30 @@ class TestMasks:
     @pytest.mark.parametrize(
         "name",
         ["API_KEY", "apiKey", "Authorization", "Proxy-Authorization", "Cookie", "X-Auth-Token",
-         "SECRET_KEY_BASE", "PGPASSWORD", "db_pass", "MYSQL_PWD", "PASS", "passphrase"],
+         "SECRET_KEY_BASE", "PGPASSWORD", "db_pass", "MYSQL_PWD", "PASS", "passphrase",
+         "auth", "X-Auth", "jwt", "pwd", "otp", "pin", "session_id", "sessionId", "creds", "X-Sig"],
     )  # fmt: skip
     def test_a_secret_is_known_by_its_name(self, name: str) -> None:
         assert is_secret(name)
         assert masked({name: "hunter22"}) == {name: MASK}
 
-    @pytest.mark.parametrize("name", ["PATH", "PWD", "OLDPWD", "LANG", "Accept", "COMPASS_HEADING"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "PATH",
+            "PWD",
+            "OLDPWD",
+            "LANG",
+            "Accept",
+            "COMPASS_HEADING",
+            "author",
+            "option",
+            "signal",
+            "DESKTOP_SESSION",
+            "SSH_AUTH_SOCK",
+            "pinned",
+        ],
+    )
     def test_what_is_none_is_shown(self, name: str) -> None:
         assert masked({name: "/app/x"}) == {name: "/app/x"}
 
@@ -230,6 +247,13 @@ class TestMasks:
             "pg_dump postgres://me:hunter22@db.example/app",
             "redis-cli -u redis://:hunter22@db.example",
             '{"password": "hunter22"}',
+            '{"auth": "hunter22"}',
+            "curl -u me:hunter22 https://x.example",
+            "curl --user=me:hunter22 https://x.example",
+            "curl -H 'X-Auth: hunter22' 'https://x.example/?sig=hunter22&a=1'",
+            "mysql -h db -u me -phunter22 app",
+            "redis-cli -h x -a hunter22 get a",
+            "sshpass -p hunter22 ssh x",
         ],
     )
     def test_a_command_line_is_shown_without_its_plain_secrets(self, text: str) -> None:
@@ -237,11 +261,33 @@ class TestMasks:
         assert "hunter22" not in repr(schedule(command(text)))
         assert "and more" not in masked_text(text)
 
-    @pytest.mark.parametrize("text", ["df -h /", "curl $URL -d token=$TOKEN", "ls | sort -k 2"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "df -h /",
+            "curl $URL -d token=$TOKEN",
+            "ls | sort -k 2",
+            "sort -u a b",
+            "author=x option: 5",
+        ],
+    )
     def test_a_command_line_without_secrets_is_shown_as_it_is(self, text: str) -> None:
         assert masked_text(text) == text
 
-    @pytest.mark.parametrize("part", ["key", "--key ", "key= ", 'key="', "://a", "token key "])
+    @pytest.mark.parametrize(
+        "part",
+        [
+            "key",
+            "--key ",
+            "key= ",
+            'key="',
+            "://a",
+            "token key ",
+            "mysql ",
+            "-u a",
+            "redis-cli -a ",
+        ],
+    )
     def test_masking_takes_no_time_whatever_the_text(self, part: str) -> None:
         started = time.process_time()
         masked_text((part * 10_000)[:10_000])

@@ -122,3 +122,18 @@ class TestWorker:
         job = Job.fetch(limited.call("POST", "/schedules/x/runs")["job"], connection)
         work(RQ_CLOCK_TARGETS="tasks.*")
         assert job.get_status(refresh=True) == "failed"
+
+
+@pytest.mark.parametrize("url", ["https://evil.example/hook", "http://example.com/hook"])
+@pytest.mark.parametrize("header", ["Authorization", "X-Auth", "X-Session-Id", "Sig"])
+def test_a_stored_secret_goes_to_no_other_host(limited: Caller, header: str, url: str) -> None:
+    call = {"url": "https://example.com/hook", "headers": {header: "Bearer hunter22"}}
+    limited.call("PUT", "/schedules/x", HOURLY | {"webhook": call})
+    moved = {"url": url}
+    assert limited.faults("PATCH", "/schedules/x", {"webhook": moved}) == ["/webhook/headers"]
+    shown = limited.call("GET", "/schedules/x")["definition"]["webhook"]
+    assert "hunter22" not in str(shown)
+    body = HOURLY | {"webhook": shown | moved}
+    assert limited.faults("PUT", "/schedules/x", body) == ["/webhook/headers"]
+    manifest = {"version": 1, "schedules": {"x": body}}
+    assert limited.faults("PUT", "/manifest", manifest) == ["/schedules/x/webhook/headers"]
