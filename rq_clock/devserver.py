@@ -31,7 +31,8 @@ from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, log_warning, set_up
 from rq_clock.settings import Settings
-from rq_clock.store.client import connect, redacted
+from rq_clock.store.address import redacted
+from rq_clock.store.client import connect
 
 CLIENTS_SECONDS = 2.0
 """How long `serve` waits, after SIGTERM, for its clients to go first."""
@@ -77,7 +78,7 @@ def serve(url: str, data_dir: Path) -> int:
 
     set_up(stamp=Settings.from_env().stamped_logs)
     server = start_server(url, data_dir)
-    log_event("redis.ready", url=url, data=data_dir.absolute())
+    log_event("redis.ready", url=redacted(url), data=data_dir.absolute())
     while signal.SIGTERM not in os.read(wake, 64):
         if server.poll() is not None:
             code = stop_server(server)

@@ -55,7 +55,7 @@ from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
 from rq_clock.log import log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.store.client import diagnose
+from rq_clock.store.diagnosis import diagnose
 from rq_clock.store.keys import key_of
 from rq_clock.store.scripts import load_script, text
 

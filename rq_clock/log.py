@@ -15,6 +15,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from rq_clock.errors import RqClockError
+from rq_clock.redaction import escaped
 from rq_clock.timing.instants import iso
 
 logger = logging.getLogger("rq_clock")
@@ -77,7 +78,7 @@ def set_up(*, stamp: bool) -> None:
         sys.stdout.reconfigure(line_buffering=True, write_through=False)
     handler = logging.StreamHandler(sys.stdout)
     form = "%(asctime)s.%(msecs)03d %(message)s" if stamp else "%(message)s"
-    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
+    handler.setFormatter(_Formatter(form, datefmt="%H:%M:%S"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -89,4 +90,11 @@ def _shown(value: Any) -> str:
     text = str(value)
     if text and text.isprintable() and not any(c in text for c in ' "='):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return '"' + escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+class _Formatter(logging.Formatter):
+    """Escapes what a terminal would obey, whoever logs it; a traceback keeps its lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record), kept="\n")

@@ -27,11 +27,17 @@ _NAME = re.compile(
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _VARIABLE = re.compile(r"(?:\S{1,20} )?\$\{env:[^{}\s]{0,200}\}\Z")
 """A text that only names a variable, behind the scheme of a header at most."""
-_USERINFO = re.compile(r"(?<=://)[^\s/?#@\"']+(?=@)")
+_USERINFO = re.compile(
+    # of a Redis: also a password that should have # / ? and @ escaped
+    r"(?:(?<=\bredis://)|(?<=\brediss://)|(?<=\bvalkey://)|(?<=\bvalkeys://)|(?<=sentinel://))"
+    r"[^\s\"']{1,500}(?=@)"
+    r"|(?<=://)[^\s/?#@\"']+(?=@)"
+)
 # name=value, "name": "value", name: Bearer value, --name value; not name=$VARIABLE. The bounds keep
 # it linear, whatever the text.
 _ASSIGNED = re.compile(
-    rf"(?:(?P<name>(?<![\w-])[\w-]{{0,60}}?(?:{_WORDS}|_pass|_pwd)[\w-]{{0,60}}[\"']?\s*[=:]\s*"
+    rf"(?:(?P<name>(?<![\w-])[\w-]{{0,60}}?(?:{_WORDS}|_pass|_pwd)[\w-]{{0,60}}[\"']?\s*"
+    rf"[=:](?!//)\s*"
     rf"|(?<![A-Za-z])(?:x-)?(?:{_SHORT})(?:=|[\"']\s*:\s*|(?<=-auth):\s*))"
     rf"|(?P<switch>(?<!\S)--?[\w-]{{0,60}}?(?:{_WORDS})[\w-]{{0,60}}\s+))"
     r"(?P<scheme>(?:bearer|basic|token|digest)\s+)?"
@@ -104,9 +110,16 @@ def masked_url(url: str) -> str:
 
 def printable(text: str, limit: int) -> str:
     """Return a text for one line, without control characters that a terminal would obey."""
-    text = text.replace("\t", " ")
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = escaped(text.replace("\t", " "))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def escaped(text: str, kept: str = "") -> str:
+    """Return a text in which all but printable characters are escaped: ESC, CR, BEL, those of C1,
+    line separators, marks that change the direction of writing, halves of surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 def masked_repr(value: object, limit: int = 200) -> str:

@@ -138,6 +138,11 @@ def tokens_from(text: str) -> tuple[Token, ...]:
 
 def _redis_url(env: Env) -> str | None:
     named = env.get("RQ_CLOCK_REDIS_ENV", "")
+    if named and not re.fullmatch(r"\w+", named):
+        raise RqClockError(
+            "RQ_CLOCK_REDIS_ENV: expected the name of a variable, got another text (not shown, it "
+            "may hold a password); a URL belongs into REDIS_URL"
+        )
     if named and named not in env:
         raise RqClockError(
             f"RQ_CLOCK_REDIS_ENV names {named}, which is not set; set it to a redis:// URL"
@@ -323,7 +328,7 @@ _SWITCH |= dict.fromkeys(("", "0", "false", "no", "off"), False)
 class Settings:
     """The environment, read once and checked. Raises RqClockError naming the bad variable."""
 
-    redis_url: str | None = _setting(_redis_url)
+    redis_url: str | None = _setting(_redis_url, secret=True)
     tls_verify: bool = _switch("RQ_CLOCK_REDIS_TLS_VERIFY", default=lambda env: "DYNO" not in env)
     namespace: str = _text("RQ_CLOCK_NAMESPACE", _namespace)
     app: str = _text("RQ_CLOCK_APP", lambda text: text or "clock:clock")

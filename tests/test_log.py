@@ -37,3 +37,21 @@ def test_a_printed_line_is_one_write_also_when_output_is_unbuffered(
         log.logger.propagate = True
     print("heartbeat of 12:00:00")
     assert writes.found == [b"heartbeat of 12:00:00\n"]
+
+
+ODD = "\x1b[31mred\x1b[0m\r\a\x9b2J\u2028next\u202edrow\ud800 \t\n"
+
+
+def test_no_line_of_the_log_has_what_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = log.logger.handlers[:]
+    try:
+        log.set_up(stamp=False)
+        log.log_event("run.output", line=ODD, job=ODD.replace(" ", ""))
+        log.logger.warning("of another\x1b[2J library")
+    finally:
+        log.logger.handlers[:] = handlers
+        log.logger.propagate = True
+    ours, other = capsys.readouterr().out.splitlines()
+    assert ours.isprintable()
+    assert r"\x1b[31mred\x1b[0m\r\x07\x9b2J\u2028next\u202edrow\ud800 \t\n" in ours
+    assert other == r"of another\x1b[2J library"

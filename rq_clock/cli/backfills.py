@@ -16,6 +16,7 @@ from rq_clock.cli.common import (
     complain,
     confirm,
     count_option,
+    echo,
     entry_of,
     interactive,
     json_option,
@@ -89,7 +90,7 @@ def backfill(name: str, start: str, end: str, tz: str | None, **options: Any) ->
     )  # fmt: skip
     warn_without_leader(store, "it begins")
     if not options["as_json"]:
-        click.echo(made.id)
+        echo(made.id)
     if options["wait"]:
         return _wait_for(store, made, as_json=options["as_json"])
     if options["as_json"]:
@@ -117,10 +118,10 @@ def _print_preview(name: str, found: Preview, tz: str, *, err: bool) -> None:
     ran = f"; {left_out:,} ran already (--again includes them)" if left_out else ""
     if not found.count or found.first is None or found.last is None:
         span = f"{shown(found.start, tz)} to {shown(found.end, tz)}"
-        click.echo(f"{name}: nothing to run from {span}{ran}", err=err)
+        echo(f"{name}: nothing to run from {span}{ran}", err=err)
         return
-    click.echo(f"{name}: {found.count_text} run{'s' * (found.count != 1)}{ran}", err=err)
-    click.echo(f"  from {shown(found.first, tz)}\n  to   {shown(found.last, tz)}", err=err)
+    echo(f"{name}: {found.count_text} run{'s' * (found.count != 1)}{ran}", err=err)
+    echo(f"  from {shown(found.first, tz)}\n  to   {shown(found.last, tz)}", err=err)
 
 
 def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
@@ -133,7 +134,7 @@ def _wait_for(store: Store, made: Backfill, *, as_json: bool) -> None:
     if found is None or found.state != "done":
         complain(f"{made.id} was {found.state if found else 'forgotten'} before it had ended")
     elif not failed:
-        click.echo(f"{plural(found.enqueued, 'run')} ended", err=True)
+        echo(f"{plural(found.enqueued, 'run')} ended", err=True)
     if failed or found is None or found.state != "done":
         sys.exit(1)
 
@@ -174,4 +175,4 @@ def backfill_cancel(id: str, reason: str) -> None:
         complain(f"no backfill {id!r}; `rq-clock backfills` shows them")
         sys.exit(NOT_FOUND)
     schedules_of(store).cancel_backfill(id, reason=reason)
-    click.echo(f"{id}: {sign('canceled')}")
+    echo(f"{id}: {sign('canceled')}")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from rq_clock.cli.common import json_option, plural, print_json
+from rq_clock.cli.common import echo, json_option, plural, print_json
 from rq_clock.cli.diff import deploy_preview, print_changes
 from rq_clock.serializers.schedules import CheckView, fault_view
 from rq_clock.settings import Settings
@@ -28,11 +28,11 @@ def check(as_json: bool) -> None:
     found = loader.check(settings)
     if not as_json:
         for warning in found.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            echo(f"warning: {warning}", err=True)
         if found.faults:
-            click.echo("\n".join(fault_lines(found.faults, settings.app)), err=True)
+            echo("\n".join(fault_lines(found.faults, settings.app)), err=True)
         else:
-            click.echo(f"{plural(len(found.declared), 'schedule')} in {settings.app}, all good")
+            echo(f"{plural(len(found.declared), 'schedule')} in {settings.app}, all good")
     changes = None if found.faults else deploy_preview(settings, found.declared)
     if as_json:
         print_json(
@@ -46,7 +46,7 @@ def check(as_json: bool) -> None:
             )
         )
     elif changes:
-        click.echo(f"a deploy changes in namespace {changes.namespace!r}:", err=True)
+        echo(f"a deploy changes in namespace {changes.namespace!r}:", err=True)
         print_changes(changes, err=True)
     if found.faults:
         sys.exit(1)

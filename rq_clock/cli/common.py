@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from json import dumps
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from rq_clock.errors import StoreUnavailable
+from rq_clock.redaction import escaped, printable
 from rq_clock.store.server_time import ServerTime
 
 if TYPE_CHECKING:
@@ -33,10 +35,16 @@ LOOKS = {
 """State → its sign and color, beside which the word is always printed."""
 
 
+def echo(text: str = "", *, err: bool = False, nl: bool = True, styled: bool = False) -> None:
+    """Print text, which may be a queue's name or a stranger's: what a terminal would obey is
+    escaped. `styled` text has colors, and its other parts are escaped already."""
+    click.echo(text if styled else escaped(text, kept="\n"), err=err, nl=nl)
+
+
 def complain(text: str) -> None:
     """Print a message on standard error."""
     for line in text.splitlines():
-        click.echo(f"rq-clock: {line}", err=True)
+        echo(f"rq-clock: {line}", err=True)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -68,15 +76,18 @@ def open_store() -> Store:
     from redis.exceptions import RedisError
 
     from rq_clock.settings import Settings
-    from rq_clock.store.client import connect, diagnose
+    from rq_clock.store.access import NO_INFO, check_server
+    from rq_clock.store.client import connect
+    from rq_clock.store.diagnosis import diagnose
     from rq_clock.store.store import Store
 
     settings = Settings.from_env()
     store = Store.from_settings(connect(settings=settings), settings)
     try:
         _time.measure(store.redis)
-        for warning in store.check_server():
-            click.echo(f"warning: {warning}", err=True)
+        for warning in check_server(store):
+            if warning is not NO_INFO:  # nobody at a terminal can change it; doctor has it
+                echo(f"warning: {warning}", err=True)
     except RedisError as error:
         raise StoreUnavailable(diagnose(error, settings.redis_url)) from None
     return store
@@ -150,7 +161,10 @@ def confirm(question: str, *, yes: bool) -> None:
 def print_json(view: Any) -> None:
     from rq_clock.model.view import encode
 
-    click.echo(encode(view, indent=2))
+    text = encode(view, indent=2)
+    if not text.isprintable():  # JSON's own escapes for what it leaves as it is
+        text = "".join(c if c.isprintable() or c == "\n" else dumps(c)[1:-1] for c in text)
+    click.echo(text)
 
 
 def print_rows(
@@ -161,15 +175,13 @@ def print_rows(
     if as_json:
         print_json(views)
     elif views:
-        click.echo("\n".join(table(head, map(cells, views))))
+        echo("\n".join(table(head, map(cells, views))), styled=True)
     else:
-        click.echo(empty, err=True)
+        echo(empty, err=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table. A cell with the sign and word of a state has its color."""
-    from rq_clock.redaction import printable
-
     cells = [tuple(head), *(tuple(printable(str(cell), 200) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

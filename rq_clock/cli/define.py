@@ -14,6 +14,7 @@ import click
 
 from rq_clock.cli.common import (
     confirm,
+    echo,
     entry_of,
     json_option,
     now,
@@ -248,7 +249,7 @@ def remove(names: tuple[str, ...], yes: bool) -> None:
     confirm(f"Remove {subject}?", yes=yes)
     schedules_of(store).remove(listed)
     for name in listed:
-        click.echo(f"{name}: removed")
+        echo(f"{name}: removed")
 
 
 def _show(store: Store, name: str, verb: str, *, as_json: bool, check: object) -> None:
@@ -259,21 +260,21 @@ def _show(store: Store, name: str, verb: str, *, as_json: bool, check: object) -
     if as_json:
         print_json(schedule_detail_view(row, now(), store.namespace) if row else None)
     elif entry is None or entry.schedule is None:  # a due `once` is gone already
-        click.echo(f"{name}: {verb}")
+        echo(f"{name}: {verb}")
     else:
         when = words(entry.schedule.trigger)
-        click.echo(f"{name}: {verb}, revision {entry.revision}: {when}")
+        echo(f"{name}: {verb}, revision {entry.revision}: {when}")
         if entry.next_fire:
             jitter = shown_jitter(entry.schedule.offset)
-            click.echo(f"next {shown(entry.next_fire, entry.tz)}  {jitter}".rstrip())
+            echo(f"next {shown(entry.next_fire, entry.tz)}  {jitter}".rstrip())
     if entry and entry.schedule:
         for warning in entry.schedule.trigger.warnings():
-            click.echo(f"warning: {name}: {warning}", err=True)
+            echo(f"warning: {name}: {warning}", err=True)
         if check:
             from rq_clock.loader import function_warnings
 
             for fault in function_warnings(entry.schedule, Settings.from_env().setup):
-                click.echo(f"warning: {fault}", err=True)
+                echo(f"warning: {fault}", err=True)
     warn_without_leader(store, "it fires")
 
 

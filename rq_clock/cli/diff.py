@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import complain, limited, now, open_store, plural
+from rq_clock.cli.common import complain, echo, limited, now, open_store, plural
 from rq_clock.manifest.diff import FieldChange, differences
 from rq_clock.model.decision import is_on_time
 from rq_clock.model.entry import Entry
@@ -81,7 +81,7 @@ def deploy_preview(settings: Settings, declared: Mapping[str, Schedule]) -> Chan
     """
     from redis.exceptions import RedisError
 
-    from rq_clock.store.client import diagnose
+    from rq_clock.store.diagnosis import diagnose
 
     try:
         return deploy_view(open_store(), declared, settings.release, now())
@@ -151,7 +151,7 @@ def print_changes(view: ChangesView, *, err: bool = False) -> None:
         lines.append(f"past: {listed}: its only instant has passed, so it never runs")
     counts = [f"{len(rows):,} {kind}" for kind, rows, _, _ in kinds if rows]
     lines.append(", ".join([*counts, f"{view.unchanged:,} unchanged"]))
-    click.echo("\n".join(lines), err=err)
+    echo("\n".join(lines), err=err, styled=True)
 
 
 def _row(change: ChangeView, mark: str, color: str) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import CHECK_FAILED, host_now, json_option, print_json, progress
+from rq_clock.cli.common import CHECK_FAILED, echo, host_now, json_option, print_json, progress
 from rq_clock.errors import RqClockError, ScheduleError
+from rq_clock.redaction import escaped
 from rq_clock.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def _show(found: list[Finding]) -> None:
     for finding in found:
         level = click.style(finding.level, fg=COLORS[finding.level])
         space = " " * (len("warning") - len(finding.level))
-        click.echo(f"{level}{space}  {finding.code}  {finding.text}")
+        echo(f"{level}{space}  {finding.code}  {escaped(finding.text)}", styled=True)
         if finding.remedy:
-            click.echo(f"         {finding.remedy}")
+            echo(f"         {finding.remedy}")
     if healthy(found):
-        click.echo("all good")
+        echo("all good")
 
 
 def _rebuild(store: Store) -> RebuiltView:
@@ -78,7 +79,7 @@ def _rebuild(store: Store) -> RebuiltView:
         for schedules, changed in rebuild(store):
             checked, corrected = checked + schedules, corrected + changed
             show(checked)
-    click.echo(f"due index: {checked} schedules checked, {corrected} corrected", err=True)
+    echo(f"due index: {checked} schedules checked, {corrected} corrected", err=True)
     return RebuiltView(schedules=checked, corrected=corrected)
 
 

@@ -85,7 +85,7 @@ def _redis_fault(error: Exception) -> str:
     if redis is None or not isinstance(error, redis.RedisError):
         return ""
     from rq_clock.settings import Settings
-    from rq_clock.store.client import diagnose
+    from rq_clock.store.diagnosis import diagnose
 
     return diagnose(error, Settings.from_env().redis_url)
 

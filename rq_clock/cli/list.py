@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rq_clock.cli.common import (
+    echo,
     json_option,
     now,
     open_store,
@@ -161,7 +162,7 @@ def _watch(store: Store, options: dict[str, Any]) -> None:
     from redis.exceptions import RedisError
 
     from rq_clock.settings import Settings
-    from rq_clock.store.client import diagnose
+    from rq_clock.store.diagnosis import diagnose
 
     url = Settings.from_env().redis_url
     click.echo("\x1b[2J", nl=False, color=True)
@@ -207,14 +208,14 @@ def _density(rows: list[Row], name: str, *, as_json: bool) -> None:
     if as_json:
         return print_json(found)
     highest = max(bucket.fires for bucket in found.buckets)
-    click.echo(f"fire times in each {'minute' if name == 'hour' else 'hour'} (UTC)")
+    echo(f"fire times in each {'minute' if name == 'hour' else 'hour'} (UTC)")
     width = max(10, shutil.get_terminal_size().columns - 40)
     for bucket in found.buckets:
         length = max(1, round(bucket.fires / highest * width)) if bucket.fires else 0
-        click.echo(f"{iso(bucket.start)}  {bucket.fires:>9,}  {'█' * length}".rstrip())
+        echo(f"{iso(bucket.start)}  {bucket.fires:>9,}  {'█' * length}".rstrip())
     if found.herds:
         unit = "second" if name == "hour" else "minute"
-        click.echo(f"herds in one {unit} (`jitter` spreads them)")
+        echo(f"herds in one {unit} (`jitter` spreads them)")
     for herd in found.herds:
-        click.echo(f"{iso(herd.start)}  {herd.fires:>9,}")
+        echo(f"{iso(herd.start)}  {herd.fires:>9,}")
     return None

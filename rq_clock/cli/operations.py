@@ -17,6 +17,7 @@ from rq_clock.cli.common import (
     TIMED_OUT,
     complain,
     count_option,
+    echo,
     json_option,
     limited,
     now,
@@ -72,7 +73,7 @@ def run(name: str, wait: bool, follow: bool, as_json: bool, **options: Any) -> N
     store = open_store()
     job_id = schedules_of(store).trigger(name, force=options["force"], reason=options["reason"])
     if not as_json:
-        click.echo(job_id, err=follow)
+        echo(job_id, err=follow)
     outcome = _waited(store, job_id, timeout, follow=follow) if wait or follow else None
     if as_json:
         print_json(_run_view(store, name, job_id, outcome))
@@ -109,7 +110,7 @@ def _print_outcome(outcome: Outcome, job_id: str) -> None:
     took = f" after {duration_text(attempt.ended - attempt.started)}" if attempt else ""
     tries = f", attempt {attempt.number}" if attempt and attempt.number > 1 else ""
     error = f": {outcome.error}" if outcome.error else ""
-    click.echo(f"{outcome.state}{took}{tries}{error}", err=True)
+    echo(f"{outcome.state}{took}{tries}{error}", err=True)
 
 
 # ---- pause, resume, skip ----------------------------------------------------------------------
@@ -143,7 +144,7 @@ def pause(names: tuple[str, ...], everything: bool, until: str | None, **options
     schedules_of(store).pause(chosen, reason=options["reason"], until=end, missed=options["missed"])
     how_long = f"until {shown(end, tz)}" if end else "until it is resumed"
     for name in names or ["all schedules"]:
-        click.echo(f"{name}: {sign('paused')} {how_long}")
+        echo(f"{name}: {sign('paused')} {how_long}")
 
 
 @click.command()
@@ -166,7 +167,7 @@ def resume(names: tuple[str, ...], everything: bool, missed: str | None) -> None
         _print_resumed(name, before.get(name), after.get(name))
     if everything:
         paused = any(pause.at(now()) for pause in whole.values())
-        click.echo(f"all schedules: {'resumed' if paused else 'were not paused'}", err=not paused)
+        echo(f"all schedules: {'resumed' if paused else 'were not paused'}", err=not paused)
         _print_own_pauses(store)
 
 
@@ -181,11 +182,11 @@ def _print_resumed(name: str, before: Entry | None, after: Entry | None) -> None
     if after and after.pause(t):
         complain(f"{name}: all schedules are paused; `rq-clock resume --all` resumes them")
     elif before and not before.pause(t):
-        click.echo(f"{name}: was not paused", err=True)
+        echo(f"{name}: was not paused", err=True)
     else:
         zone = after.tz if after else "UTC"
         fire = after.next_fire if after else None
-        click.echo(f"{name}: resumed" + (f", next {shown(fire, zone)}" if fire else ""))
+        echo(f"{name}: resumed" + (f", next {shown(fire, zone)}" if fire else ""))
 
 
 def _print_own_pauses(store: Store) -> None:
@@ -213,12 +214,12 @@ def skip(name: str, count: int | None, undo: bool, reason: str) -> None:
     last = schedules_of(store).skip(name, 0 if undo else count or 1, reason=reason)
     entry = store.load([name])[0].get(name)
     if undo:
-        click.echo(f"{name}: skips nothing")
+        echo(f"{name}: skips nothing")
     elif entry and entry.schedule:
         skipped = upcoming(entry, now(), count or 1, last)
         lines = [f"skips {shown(fire.fire_time, entry.tz)}" for fire in skipped]
         for line in limited(lines, 10, f", up to {shown(last, entry.tz)}"):
-            click.echo(f"{name}: {line}")
+            echo(f"{name}: {line}")
 
 
 # ---- the audit --------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rq_clock.cli.common import CHECK_FAILED, json_option, open_store, plural, print_json
+from rq_clock.cli.common import CHECK_FAILED, echo, json_option, open_store, plural, print_json
 from rq_clock.errors import RqClockError
+from rq_clock.redaction import escaped
 from rq_clock.timing.instants import iso
 
 if TYPE_CHECKING:
@@ -107,32 +108,32 @@ def status(as_json: bool) -> None:
 def _show_status(view: ClockView, found: Status) -> None:
     if leader := view.leader:
         since, tick = (iso(t) if t else "-" for t in (leader.since, leader.last_tick))
-        click.echo(f"leader     {leader.instance} since {since} (token {leader.token})")
-        click.echo(f"last tick  {tick}")
+        echo(f"leader     {leader.instance} since {since} (token {leader.token})")
+        echo(f"last tick  {tick}")
         if leader.lag_p50_ms is not None:
-            click.echo(
+            echo(
                 f"lag (ms)   p50 {leader.lag_p50_ms:g}, p99 {leader.lag_p99_ms:g}, "
                 f"max {leader.lag_max_ms:g}"
             )
     for fault in found.time_faults:
-        click.echo(f"time       {fault}")
-    click.echo(f"schedules  {view.schedules}")
+        echo(f"time       {fault}")
+    echo(f"schedules  {view.schedules}")
     for name, due in islice(found.late.items(), LISTED):
         seconds = (view.now - due).total_seconds()
-        click.echo(f"late       {name} by {seconds:.0f} s (due {iso(due)})")
+        echo(f"late       {name} by {seconds:.0f} s (due {iso(due)})")
     for name, blocked in islice(found.stuck.items(), LISTED):
-        click.echo(f"stuck      {name} since {iso(blocked)}")
+        echo(f"stuck      {name} since {iso(blocked)}")
     for name, ended in islice(found.failing.items(), LISTED):
-        click.echo(f"failing    {name} last at {iso(ended)}; `rq-clock logs {name}` shows why")
+        echo(f"failing    {name} last at {iso(ended)}; `rq-clock logs {name}` shows why")
     for name in islice(sorted(found.invalid), LISTED):
-        click.echo(f"invalid    {name}; `rq-clock show {name}` shows why")
+        echo(f"invalid    {name}; `rq-clock show {name}` shows why")
     problems = [] if view.leader else [NO_CLOCK]
     counts = {state: getattr(view, state) for state in ("late", "stuck", "failing", "invalid")}
     problems += [f"{plural(count, 'schedule')} {state}" for state, count in counts.items() if count]
     for problem in problems:
-        click.echo(click.style("problem", fg="red") + f"    {problem}")
+        echo(click.style("problem", fg="red") + f"    {escaped(problem)}", styled=True)
     if view.healthy:
-        click.echo(click.style("healthy", fg="green"))
+        echo(click.style("healthy", fg="green"), styled=True)
 
 
 @click.command()
@@ -146,7 +147,7 @@ def healthcheck(process: str) -> None:
     """
     check = {"clock": _no_clock, "web": _no_web, "worker": _no_worker}[process]
     if why := check():
-        click.echo(why, err=True)
+        echo(why, err=True)
         sys.exit(CHECK_FAILED)
 
 
@@ -156,7 +157,7 @@ def _no_clock() -> str:
 
     leader = Leases(open_store()).leader()
     for fault in time_faults(leader):  # a restart would not help, so it is no failure
-        click.echo(f"warning: {fault}", err=True)
+        echo(f"warning: {fault}", err=True)
     return "" if leader else NO_CLOCK
 
 

@@ -11,6 +11,7 @@ from rq_clock.cli.common import (
     NOT_FOUND,
     complain,
     count_option,
+    echo,
     json_option,
     not_found,
     now,
@@ -80,7 +81,7 @@ def logs(run: str, follow: bool) -> None:
     if follow and wait_for_job(found, job_id, None, follower.look, spinner=False):
         printed = follower.look()
     if trace := _traceback(found, job_id):
-        click.echo(trace)
+        echo(trace)
     if not printed and not trace:
         complain(
             f"no output of run {job_id!r} in namespace {found.namespace!r}; it printed nothing, "

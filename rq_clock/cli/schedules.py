@@ -13,6 +13,7 @@ from rq_clock.cli.common import (
     colored_sign,
     complain,
     count_option,
+    echo,
     entry_of,
     json_option,
     not_found,
@@ -31,7 +32,7 @@ from rq_clock.manifest import definition
 from rq_clock.manifest.fields import interval
 from rq_clock.model.entry import Entry, Pause
 from rq_clock.model.view import shallow
-from rq_clock.redaction import printable
+from rq_clock.redaction import escaped, printable
 from rq_clock.schedules.upcoming import upcoming
 from rq_clock.serializers.runs import backfill_view
 from rq_clock.serializers.schedules import (
@@ -83,15 +84,15 @@ def explain(
     found = fires(trigger, after, count)
     if as_json:
         return print_json(explanation_view(trigger, after, found))
-    click.echo(words(trigger))
+    echo(words(trigger))
     for warning in trigger.warnings():
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     for fire in found:
-        click.echo(_fire_line(fire))
+        echo(_fire_line(fire))
     if remarks := dst_remarks(trigger, after):
-        click.echo("when clocks change within a year:")
+        echo("when clocks change within a year:")
     for remark in remarks:
-        click.echo(f"    {remark}")
+        echo(f"    {remark}")
     return None
 
 
@@ -132,9 +133,9 @@ def next_(name: str | None, start: str | None, until: str | None, **options: Any
         complain(f"{name}: {entry.fault}")
     width = max((len(n) for n, _ in found), default=0)
     for n, fire in found:
-        click.echo(f"{n:<{width}}  {_fire_line(fire)}")
+        echo(f"{n:<{width}}  {_fire_line(fire)}")
     if not found:
-        click.echo("no upcoming fire times", err=True)
+        echo("no upcoming fire times", err=True)
 
 
 def _soonest(store: Store, limit: int, *, everything: bool) -> list[Entry]:
@@ -195,7 +196,7 @@ def show(name: str, count: int, as_json: bool) -> None:
     if runs:
         _section("runs", table(HEAD[1:], [cells(run)[1:] for run in runs[:count]]))
     if row.failing:
-        click.echo(f"\n`rq-clock logs {name}` shows the traceback of the last run")
+        echo(f"\n`rq-clock logs {name}` shows the traceback of the last run")
     if backfills:
         _section("backfills", table(BACKFILLS, map(backfill_cells, backfills[:count])))
     return None
@@ -203,17 +204,15 @@ def show(name: str, count: int, as_json: bool) -> None:
 
 def _show_head(view: ScheduleView) -> None:
     """Print the schedule itself: its fields with a value, named like their options."""
-    click.echo("  ".join([view.name, *map(colored_sign, view.states)]))
-    click.echo(view.words or printable(view.fault or "", 400))
+    echo("  ".join([escaped(view.name), *map(colored_sign, view.states)]), styled=True)
+    echo(view.words or printable(view.fault or "", 400))
     if pause := view.pause:
-        click.echo(_block("paused", pause))
+        echo(_block("paused", pause))
     if held := view.held:
-        click.echo(
-            f"holds {plural(held.count, 'fire time')}: {iso(held.first)} to {iso(held.last)}"
-        )
+        echo(f"holds {plural(held.count, 'fire time')}: {iso(held.first)} to {iso(held.last)}")
     if skipping := view.skipping:
-        click.echo(_block(f"skips the next {skipping.count}", skipping))
-    click.echo()
+        echo(_block(f"skips the next {skipping.count}", skipping))
+    echo()
     zone = view.zone or "UTC"
     options = {name: getattr(view, name) for name in _OPTIONS}
     facts = {
@@ -237,7 +236,7 @@ def _show_head(view: ScheduleView) -> None:
     width = max(len(key) for key, value in facts.items() if value is not None)
     for key, value in facts.items():
         if value is not None:
-            click.echo(f"{key:<{width}}  {printable(_plain(value), 400)}")
+            echo(f"{key:<{width}}  {printable(_plain(value), 400)}")
 
 
 _OPTIONS = (
@@ -262,6 +261,6 @@ def _block(state: str, block: Pause | SkippingView) -> str:
 
 def _section(title: str, lines: list[str]) -> None:
     if lines:
-        click.echo(f"\n{title}")
+        echo(f"\n{title}")
         for line in "\n".join(lines).splitlines():
-            click.echo(f"  {line}")
+            echo(f"  {line}", styled=True)

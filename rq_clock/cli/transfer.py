@@ -18,6 +18,7 @@ from rq_clock.cli.common import (
     CHECK_FAILED,
     complain,
     confirm,
+    echo,
     interactive,
     json_option,
     limited,
@@ -83,7 +84,7 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
     items = chosen.items(store.pauses([schedule.name for schedule in chosen.schedules]), now())
     text = dump(items, form=form, secrets=with_secrets)
     if path is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
     else:
         _write(path, text, private=with_secrets)
         complain(f"{plural(len(items), 'schedule')} in {path}")
@@ -205,7 +206,7 @@ def _carry_out(store: Store, plan: Plan, reason: str, *, dry_run: bool, yes: boo
         raise click.UsageError("scripts must pass --yes to make these changes")
     confirm(f"Make {plural(count, 'change')} in namespace {store.namespace!r}?", yes=yes)
     _make(store, plan, reason)
-    click.echo(f"{plural(count, 'change')} made", err=True)
+    echo(f"{plural(count, 'change')} made", err=True)
     warn_without_leader(store, "they fire")
 
 
@@ -307,4 +308,4 @@ def _only_new(plan: Plan) -> Plan:
 
 def _print_indented(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(f"    {line}", err=True)
+        echo(f"    {line}", err=True)

@@ -17,6 +17,7 @@ import click
 from rq_clock.cli.common import complain, progress
 from rq_clock.model.job_id import JobId
 from rq_clock.model.ledger import Enqueued
+from rq_clock.redaction import escaped
 
 if TYPE_CHECKING:
     from rq_clock.jobs.executions import Ended
@@ -130,6 +131,9 @@ class Follower:
             self._any = True
             fresh = self._fresh(kept)
             if fresh:
+                if sys.stdout.isatty():
+                    text = fresh.decode(errors="replace")
+                    fresh = escaped(text, kept="\n\t").encode()
                 sys.stdout.flush()
                 sys.stdout.buffer.write(fresh)
                 sys.stdout.flush()
@@ -231,7 +235,7 @@ class _Line:
         if self._shown:
             mark = _WHEEL[self._turns % len(_WHEEL)]
             self._turns += 1
-            click.echo(f"\r\x1b[K{mark} {text}", err=True, nl=False, color=True)
+            click.echo(f"\r\x1b[K{mark} {escaped(text)}", err=True, nl=False, color=True)
 
     def clear(self) -> None:
         if self._shown:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rq_clock.clock.clock import Clock, collect_faults, source
 from rq_clock.errors import Fault, RqClockError, ScheduleError
-from rq_clock.redaction import masked_text, printable
+from rq_clock.redaction import escaped, masked_text, printable
 from rq_clock.settings import Settings
 
 _ELSEWHERE = ("<", *sysconfig.get_paths().values(), str(Path(__file__).parents[1]))
@@ -86,7 +86,7 @@ def fault_of(error: BaseException) -> Fault:
 def fault_lines(faults: Sequence[Fault], app: str) -> list[str]:
     """Return a line for each fault, and their number."""
     number = f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}"
-    return [*(f"error: {fault}" for fault in faults), f"{number} in {app}"]
+    return [*(f"error: {escaped(str(fault))}" for fault in faults), f"{number} in {app}"]
 
 
 def report(faults: Sequence[Fault]) -> None:

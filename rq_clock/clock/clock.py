@@ -22,6 +22,7 @@ from rq_clock.errors import Fault, RqClockError, ScheduleError, StoreUnavailable
 from rq_clock.log import log_event
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target
+from rq_clock.redaction import escaped
 from rq_clock.runtime import Runtime
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
@@ -173,7 +174,7 @@ def _report_uncaught(*error: Any) -> None:
 
 def _fail(error: Exception, code: int) -> int:
     for line in str(error).splitlines():
-        print(f"rq-clock: {line}", file=sys.stderr)
+        print(f"rq-clock: {escaped(line)}", file=sys.stderr)
     return code
 
 

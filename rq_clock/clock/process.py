@@ -36,9 +36,11 @@ from rq_clock.model.entry import Lease, LeaseRefused
 from rq_clock.model.schedule import Schedule
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
-from rq_clock.store.client import SHORTEST_PAUSE, Reconnect, is_outage
+from rq_clock.store.access import check_access, check_server
+from rq_clock.store.client import is_outage
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
+from rq_clock.store.diagnosis import SHORTEST_PAUSE, Reconnect
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import to_ms
@@ -139,10 +141,11 @@ class ClockProcess:
         return changed
 
     def _serve(self) -> None:
-        for warning in self._store.check_server():
+        for warning in check_server(self._store):
             if not self._warned:
                 log_warning("store.warning", text=warning)
         self._warned = True
+        check_access(self._store)
         self._news.open()
         try:
             while not self._signals.stopping:
@@ -238,6 +241,7 @@ class ClockProcess:
                 proven = renewals > 0 or first_pass_done
                 report = first_pass_done or renewals % REPORT_EVERY == 0 or self._watch.doubtful
                 self._renew(lease, self._facts(planner) if proven and report else {})
+                self._reconnect.succeeded()
                 renewals, renewed = renewals + proven, monotonic()
                 self._handle(planner, self._news.read())
                 self._news.ping()

@@ -9,7 +9,6 @@ Not here: the findings and their remedies (schedule_checks.py, server_checks.py)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,11 +20,12 @@ from rq_clock.jobs.executions import Executions
 from rq_clock.model.entry import Entry, LeaseGrant
 from rq_clock.model.ledger import decided_until, ledger_entry
 from rq_clock.model.schedule import Schedule
+from rq_clock.store.access import refused_commands, server_info, too_old
 from rq_clock.store.lease import Leases
 from rq_clock.store.memory import FULL, failed_jobs, memory_used
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status, read_status
-from rq_clock.store.store import OLDEST_REDIS, Store, data_fault, portions
+from rq_clock.store.store import Store, data_fault, portions
 from rq_clock.version import releases
 
 SCAN = 1000
@@ -94,6 +94,10 @@ class Facts:
     """Workers of another make, and the queues that they serve."""
     failed: Mapping[str, int] = field(default_factory=dict)
     """Queue → failed jobs that RQ keeps; only read when the server is nearly full."""
+    refused: Sequence[str] = ()
+    """Commands of scripts that the user of the connection may not call."""
+    unwritable: str = ""
+    """Why the server takes no writes now; "" when it does."""
     unverified: bool = False
     """Whether TLS is used without verifying the server's certificate."""
 
@@ -111,12 +115,7 @@ class Facts:
     def readable(self) -> bool:
         """Return whether this release can read the namespace on this server."""
         known = not data_fault(self.namespace, int(self.meta.get("version", "0")))
-        return known and (not self.info or server_version(self.info) >= OLDEST_REDIS)
-
-
-def server_version(info: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the version of Redis that the server is, or is compatible with."""
-    return tuple(int(n) for n in re.findall(r"\d+", str(info.get("redis_version", "0")))[:2])
+        return known and not too_old(self.info)
 
 
 def gather(
@@ -126,7 +125,8 @@ def gather(
     only the status and the server are read, in a few round trips. Raises RedisError."""
     redis: Any = store.redis
     status = read_status(store)
-    info = _allowed(redis.info) or {}
+    info = server_info(redis)
+    refused = _allowed(lambda: refused_commands(store))
     facts = Facts(
         status=status,
         info=info,
@@ -137,6 +137,8 @@ def gather(
         handovers=Leases(store).handovers(100),
         code=code,
         failed=failed_jobs(redis) if (memory_used(info) or 0) >= FULL else {},
+        refused=("EVALSHA",) if refused is None else refused,
+        unwritable=_unwritable(store),
         unverified=redis.connection_pool.connection_kwargs.get("ssl_cert_reqs") == "none",
     )
     return _look_into(store, executions, facts) if whole and facts.readable else facts
@@ -180,6 +182,15 @@ def _allowed(read: Callable[[], T]) -> T | None:
         return read()
     except ResponseError:
         return None
+
+
+def _unwritable(store: Store) -> str:
+    """Return why a write is refused: this one changes nothing, and needs no memory."""
+    try:
+        store.redis.hdel(store.key("meta"), "")
+    except ResponseError as error:
+        return str(error)
+    return ""
 
 
 def _config(redis: Any, info: Mapping[str, Any]) -> dict[str, str]:

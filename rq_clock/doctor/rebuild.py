@@ -7,6 +7,7 @@ from typing import Any
 
 from rq_clock.doctor.facts import SCAN
 from rq_clock.errors import RqClockError
+from rq_clock.store.access import check_server
 from rq_clock.store.lease import Leases
 from rq_clock.store.repair import Repairs
 from rq_clock.store.scripts import text
@@ -22,7 +23,7 @@ def rebuild(store: Store) -> Iterator[tuple[int, int]]:
     A definition that this release cannot read keeps its entry. Raises StoreUnavailable, and
     RqClockError when the leader would compute other fire times.
     """
-    store.check_server()
+    check_server(store)
     theirs, ours = Leases(store).leader().get("tzdata"), releases()["tzdata"]
     if theirs not in (None, ours):
         raise RqClockError(

@@ -11,11 +11,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 
-from rq_clock.doctor.facts import Facts, server_version
+from rq_clock.doctor.facts import Facts
 from rq_clock.model.view import doc
+from rq_clock.store.access import is_cluster, too_old
+from rq_clock.store.diagnosis import ACCESS
 from rq_clock.store.memory import FULL, REMEDY, memory_text, memory_used
 from rq_clock.store.server_time import SKEW, time_faults
-from rq_clock.store.store import OLDEST_REDIS, data_fault
+from rq_clock.store.store import data_fault
 from rq_clock.timing.durations import duration_text
 from rq_clock.timing.instants import from_ms, iso
 
@@ -26,6 +28,7 @@ BEHIND = 1_000_000
 """Bytes that a replica may lack: what a failover to it would lose."""
 FIGHT, FIGHT_SPAN = 5, timedelta(minutes=10)
 """More depositions than deploys make in such a span."""
+REPLICA = ("slave", "replica")
 _SHOWN = 5
 
 
@@ -56,6 +59,18 @@ def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
             "set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
             "Heroku's certificates are self-signed and cannot be verified",
         )
+    if facts.refused:
+        yield error(
+            "permissions",
+            f"the user of this connection may not call {few(facts.refused)}: no clock leads",
+            f"give it what is enough: ACL SETUSER … {ACCESS}",
+        )
+    elif facts.unwritable and facts.info.get("role") not in REPLICA:
+        yield error(
+            "no-writes",
+            f"the server takes no writes now: {facts.unwritable}",
+            "look at its replicas (min-replicas-to-write), its disk and its permissions",
+        )
     if not facts.info:
         yield info(
             "redis-unknown",
@@ -64,12 +79,19 @@ def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
             "allow the command, or look into the provider's console",
         )
         return
-    if server_version(facts.info) < OLDEST_REDIS:
+    if too_old(facts.info):
         yield error(
             "redis-too-old",
             f"expected Redis 6.2 or newer, got {facts.info.get('redis_version')}; no clock "
             "starts here, and the namespace was not looked into",
             "upgrade the server",
+        )
+    if is_cluster(facts.info):
+        yield error(
+            "cluster",
+            "this server is a Redis Cluster, which neither rq-clock nor RQ can use: a job is in "
+            "several keys",
+            "use a server or plan with cluster mode off",
         )
     policy = facts.info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -126,7 +148,7 @@ def _room(facts: Facts) -> Iterator[Finding]:
 
 
 def _replication(facts: Facts) -> Iterator[Finding]:
-    if facts.info.get("role") in ("slave", "replica"):
+    if facts.info.get("role") in REPLICA:
         yield error(
             "replica",
             "this server is a replica: it refuses every write, and what it shows may be old",

@@ -44,7 +44,8 @@ from rq_clock.schedules.listing import Listing, ScheduleList
 from rq_clock.settings import Settings
 from rq_clock.store.audit import AuditEntry, RequestKey
 from rq_clock.store.backfills import Backfill
-from rq_clock.store.client import connect, diagnose
+from rq_clock.store.client import connect
+from rq_clock.store.diagnosis import diagnose
 from rq_clock.store.operations import BATCH_LIMIT, Operations
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,13 @@ _faults = FaultLog()
 def load_script(redis: Redis, name: str) -> Any:
     """Return a script of lua/, ready to be called."""
     return redis.register_script(_source(name))
+
+
+@cache
+def commands() -> tuple[str, ...]:
+    """Return the names of the commands that the scripts call."""
+    called = re.compile(r"redis\.p?call\(\s*'(\w+)'")
+    return tuple(sorted({n for p in _LUA.glob("*.lua") for n in called.findall(p.read_text())}))
 
 
 @cache

@@ -106,7 +106,6 @@ class ServerTime:
     def measure_connection(self, connection: Any) -> None:
         """Read TIME on a new connection, before its first command. It may lead to another server,
         so earlier samples are void."""
-        connection.on_connect()
         sent = self._monotonic()
         connection.send_command("TIME", check_health=False)
         seconds, micros = connection.read_response()

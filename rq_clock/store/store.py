@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.client import PubSub
 
-from rq_clock.errors import LeaseLost, StoreUnavailable
+from rq_clock.errors import LeaseLost
 from rq_clock.log import FaultLog
 from rq_clock.model.decision import Skip
 from rq_clock.model.entry import Entry, Lease, Pause, pause_from, skip_request_from
@@ -39,7 +39,6 @@ DATA_VERSION = 2
 """Raised when a release cannot use the keys that an older one wrote."""
 KEEP_REMOVED_MS = 30 * 24 * 3600 * 1000
 """A removed schedule's ledger stays readable for 30 days."""
-OLDEST_REDIS = (6, 2)
 _SCRIPTS = ("alerts", "commit", "count", "due", "invalid", "lost", "reconcile")
 HELD = float("inf")
 """Score in the due index of a schedule with fire times that the pause of all holds."""
@@ -112,28 +111,6 @@ class Store:
         return str(script.sha), str(script.script)
 
     # ---- the server ---------------------------------------------------------------------------
-
-    def check_server(self) -> list[str]:
-        """Return warnings about the server, each with its remedy.
-
-        Raises StoreUnavailable when the server is too old or holds data of another version than
-        this release uses.
-        """
-        info: dict[str, Any] = self.redis.info()
-        version = tuple(int(n) for n in str(info.get("redis_version", "0")).split(".")[:2])
-        if version < OLDEST_REDIS:
-            got = info.get("redis_version")
-            raise StoreUnavailable(f"expected Redis 6.2 or newer, got {got}; upgrade it")
-        stored = self.redis.hget(self.key("meta"), "version")
-        if fault := data_fault(self.namespace, int(stored or 0)):
-            raise StoreUnavailable(fault)
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy == "noeviction":
-            return []
-        return [
-            f"maxmemory-policy is {policy}: a full Redis would silently drop schedules and jobs; "
-            "set it to noeviction (Heroku: `heroku redis:maxmemory --policy noeviction`)"
-        ]
 
     def now(self) -> datetime:
         """Return the server's time: a host whose clock is ahead must decide nothing early."""

@@ -18,7 +18,7 @@ from rq_clock.errors import (
     StoreUnavailable,
 )
 from rq_clock.jobs.queues import NoJob
-from rq_clock.store.client import diagnose
+from rq_clock.store.diagnosis import diagnose
 
 KINDS = {
     "unauthorized": (401, "No valid token"),

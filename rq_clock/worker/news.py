@@ -11,7 +11,7 @@ from redis.client import PubSub
 from redis.exceptions import ResponseError
 
 from rq_clock.log import log_warning
-from rq_clock.store.client import socket_of
+from rq_clock.store.client import REPLY_SECONDS, socket_of
 
 POLL = 0.1
 """Seconds between two looks at the queues of a server without client tracking."""
@@ -37,8 +37,12 @@ class News:
         pubsub: Any = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         try:
             pubsub.execute_command("CLIENT", "ID")
-            self._id = int(pubsub.connection.read_response())
-            pubsub.subscribe(self._channel, "__redis__:invalidate")
+            try:
+                self._id = int(pubsub.connection.read_response())
+            except ResponseError as error:
+                self._poll(error)
+            pubsub.subscribe(self._channel, *(["__redis__:invalidate"] if self.tracking else []))
+            pubsub.get_message(timeout=REPLY_SECONDS)  # or the refusal
         except BaseException:
             pubsub.close()
             raise
@@ -65,11 +69,16 @@ class News:
         *answers, waiting = pipe.execute(raise_on_error=False)
         for answer in [*answers, waiting]:
             if isinstance(answer, ResponseError) and self.tracking:
-                log_warning("worker.polling", reason=answer, seconds=POLL)
-                self.tracking = False
+                self._poll(answer)
             elif isinstance(answer, Exception):
                 raise answer
         return bool(self.tracking and waiting)
+
+    def _poll(self, reason: ResponseError) -> None:
+        """Look at the queues again and again: the server lacks or refuses client tracking."""
+        if self.tracking:
+            log_warning("worker.polling", reason=reason, seconds=POLL)
+        self.tracking = False
 
     def commands(self) -> Iterator[Any]:
         """Return the messages of RQ's channel that have come. Those of changed queues only end the

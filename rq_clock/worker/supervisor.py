@@ -18,6 +18,7 @@ from rq.job import Job
 from rq_clock import log as logs
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, log_warning
+from rq_clock.redaction import escaped
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings, withhold_secrets
 from rq_clock.worker.hooks import Hooks, named_hooks, prepare
@@ -125,7 +126,7 @@ def _fork(runtime: Runtime, work: Callable[..., None]) -> int:
         work(settings=Settings.from_env())
         status = 0
     except RqClockError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

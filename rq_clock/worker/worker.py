@@ -42,13 +42,8 @@ from rq_clock.jobs.reaper import Reaper
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings, withhold_secrets
-from rq_clock.store.client import (
-    SHORTEST_PAUSE,
-    Reconnect,
-    idle_sockets_of,
-    is_outage,
-    with_timeouts,
-)
+from rq_clock.store.client import idle_sockets_of, is_outage, with_timeouts
+from rq_clock.store.diagnosis import SHORTEST_PAUSE, Reconnect
 from rq_clock.worker.channel import REUSABLE, Channel
 from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans

@@ -154,7 +154,7 @@ class TestRedis:
             )
         error = run.refused(4, "audit", REDIS_URL=url.replace("redis://", "redis://half:pw@"))
         [line] = error.splitlines()
-        assert "refuses the user or password" in line
+        assert "does not let this user" in line
 
     def test_no_url_is_one_line_with_a_remedy(self, run: Run) -> None:
         assert "expected REDIS_URL to name a Redis" in run.refused(4, "status", REDIS_URL="")

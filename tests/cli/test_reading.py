@@ -23,6 +23,20 @@ def names(document: str) -> list[str]:
     return [row["name"] for row in json.loads(document)]
 
 
+def test_no_output_has_what_a_terminal_obeys(run: Run, connection: Redis) -> None:
+    odd = "a\x1b[2J\x1b[31mb\r\a\x9bc\u2028d\u202e"
+    connection.sadd("rq:queues", f"rq:queue:{odd}")
+    connection.rpush(f"rq:queue:{odd}", "job")
+    printed = run("doctor", "--color", "always").stdout
+    own = re.compile(r"\x1b\[(?:31|33|34|0)m(?=error|warning|info|  )| *\x1b\[0m")
+    assert own.sub("", printed).replace("\n", "").isprintable()
+    assert r"a\x1b[2J\x1b[31mb\r\x07\x9bc\u2028d\u202e" in printed
+    document = run("doctor", "--json").stdout
+    assert document.replace("\n", "").isprintable()
+    assert odd in "".join(check["text"] for check in json.loads(document)["checks"])
+    assert run("show", odd).stderr.replace("\n", "").isprintable()
+
+
 class TestList:
     def test_each_schedule_is_shown(self, run: Run, connection: Redis) -> None:
         fire = iso(fill(connection).soonest(1)[0][1])

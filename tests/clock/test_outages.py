@@ -229,7 +229,7 @@ def test_a_queue_of_another_type_stops_one_schedule(
 def test_a_server_that_takes_no_writes_is_an_outage(redis: Client, clock: ClockProcess) -> None:
     """As after a failover, when the old primary has become a replica."""
     redis.replicaof("127.0.0.1", urlsplit(free_url()).port)
-    assert "read only replica" in clock.wait_for("store.waiting").fields["reason"]
+    assert "is a replica" in clock.wait_for("store.waiting").fields["reason"]
     clock.live(2)
     redis.replicaof("no", "one")
     clock.wait_for("store.back")
@@ -270,6 +270,22 @@ def test_a_wrong_password_ends_the_clock_with_one_line(
         assert "wrong" not in line.replace("WRONGPASS", "")
     right = start(server.url.replace("//", "//:right@"), OFTEN)
     right.wait_for("run.enqueued")
+
+
+def test_a_user_without_channels_never_leads_until_it_has_them(
+    server: Server, redis: Client, start: Start
+) -> None:
+    rules = ["on", ">pw", "~*", "+@all"]
+    redis.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", *rules)
+    clock = start(server.url.replace("//", "//app:pw@"), OFTEN)
+    assert "&*" in clock.wait_for("store.waiting").fields["reason"]
+    clock.live(2.5)
+    assert [event.word for event in clock.events()] == ["store.waiting"]
+    assert not redis.keys()
+    redis.execute_command("ACL", "SETUSER", "app", "&*")
+    clock.wait_for("run.enqueued")
+    assert clock.terminate() == 0
+    assert len(clock.events("clock.leading")) == 1
 
 
 def test_data_of_others_fails_a_duty_and_ends_no_clock(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -18,6 +19,7 @@ from rq_clock.model.decision import Decision, Skip, due
 from rq_clock.model.entry import Entry, Lease, LeaseRefused
 from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule, declare
+from rq_clock.store.access import check_server
 from rq_clock.store.audit import Actor
 from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, was_committed
 from rq_clock.store.job_commands import JobBuilder
@@ -242,7 +244,7 @@ class TestLease:
         ns.redis.hset(ns.key("meta"), "version", version)
         before = ns.dump()
         expected = f"version {version}, this release understands 2; {remedy}"
-        for refused in (ns.lead, ns.store.check_server):
+        for refused in (ns.lead, partial(check_server, ns.store)):
             with pytest.raises(StoreUnavailable, match=expected):
                 refused()
         assert ns.dump() == before
