@@ -22,6 +22,7 @@ from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.candidate import Candidate
 from rq_clock.clock.duties import Duty, next_duty
 from rq_clock.clock.news import EVERYTHING, News
+from rq_clock.clock.packages import own_packages
 from rq_clock.clock.planner import Planner
 from rq_clock.clock.reconcile import log_difference
 from rq_clock.clock.reconciler import Reconciler
@@ -390,7 +391,8 @@ class ClockProcess:
                 return
         if reconciler.older:
             return
-        self._store.keep_packages(packages_of(s.target for s in self._declared.values()))
+        packages = packages_of(s.target for s in self._declared.values())
+        self._store.keep_packages(own_packages(packages))
         if reconciler.done or not self._last_token:
             log_difference(reconciler.done, len(self._declared), monotonic() - started)
 

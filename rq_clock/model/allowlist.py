@@ -66,6 +66,19 @@ def refusal(name: str, resolve: Callable[[], Any], allowed: Sequence[str]) -> st
     own = getattr(function, "__qualname__", type(function).__qualname__)
     if not isinstance(module, str) or not is_allowed(f"{module}.{own}", allowed):
         return f"{expected}, got {name}, which is {own} of {module or 'no module'}; {_REMEDY}"
+    if isinstance(function, type) and (foreign := _foreign_start(function, allowed)):
+        return f"{expected}, got the class {name}, which begins with {foreign}; {_REMEDY}"
+    return ""
+
+
+def _foreign_start(kind: type, allowed: Sequence[str]) -> str:
+    """Return where a class begins its objects with code of others; "" if nowhere."""
+    for start in ("__new__", "__init__"):
+        for base in kind.__mro__[:-1]:
+            if start in vars(base):
+                if not is_allowed(f"{base.__module__}.{base.__qualname__}", allowed):
+                    return f"{base.__module__}.{base.__qualname__}"
+                break
     return ""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rq_clock.clock.packages import own_packages
 from rq_clock.errors import RqClockError, ScheduleError
 from rq_clock.model.allowlist import is_allowed, limited, packages_of, refusal
 from rq_clock.model.schedule import Schedule, declare, from_definition
@@ -23,6 +24,13 @@ def plain() -> None:
 
 class Kind(subprocess.Popen[bytes]):
     """A class of this module that inherits from elsewhere."""
+
+
+class Own:
+    """One that does not."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 HERE = __name__
@@ -66,6 +74,7 @@ def test_the_default_is_the_packages_of_the_declared_functions() -> None:
         "rq_clock.x.y",
     ]
     assert packages_of(targets) == ["billing", "tasks"]
+    assert own_packages(["absent", "click", "dateutil", "tests"]) == ["absent", "tests"]
 
 
 @pytest.mark.parametrize("text", ["tasks.", "tasks/*", "a b;c", "[a-z]*", "x" * 201])
@@ -94,7 +103,8 @@ def test_the_worker_imports_nothing_for_a_name_that_is_refused() -> None:
     assert "no command" in refusal("rq_clock.runners.run_command", resolve, ["*"])
     assert refusal("rq_clock.runners.call_webhook", resolve, []) == ""
     assert refusal(f"{HERE}.plain", lambda: plain, [HERE]) == ""
-    assert refusal(f"{HERE}.Kind", lambda: Kind, [f"{HERE}.*"]) == ""
+    assert refusal(f"{HERE}.Own", lambda: Own, [f"{HERE}.*"]) == ""
+    assert "which begins with subprocess.Popen" in refusal(f"{HERE}.Kind", lambda: Kind, [HERE])
 
 
 class TestDefinitions:

@@ -302,9 +302,19 @@ def _form(caller: Caller, draft: Draft, *, name: str = "", checked: bool = False
         caller, "edit.html", status, name=name, form=draft.values,
         faults=dict(draft.faults), zones=sorted(zone_names()), methods=METHODS, crons=CRONS,
         fields=" ".join(WHEN),
+        limits=_limits(caller),
         cli=as_cli(draft.schedule.name, draft.schedule) if draft.schedule else "",
         status_code=422 if checked and draft.faults else 200, **meaning,
     )  # fmt: skip
+
+
+def _limits(caller: Caller) -> str:
+    """Return what the caller's token may define; "" for everything."""
+    allowed = caller.allowed_targets
+    if allowed is None:
+        return ""
+    functions = f"functions of {', '.join(allowed)} and " if allowed else ""
+    return f"Your token may define {functions}web calls; commands take one with that scope."
 
 
 def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:
