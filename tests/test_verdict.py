@@ -61,7 +61,7 @@ class World:
         since = self.now - 2 * HOUR
         alert = Alert(kind="stuck", subject="x", since=since, last=since, detail="blocker")
         self.store.redis.hset(self.store.key("alerts"), alert.field, alert.to_json())
-        self.store.redis.hset("rq:job:blocker", "status", "started")
+        self.store.redis.hset("rq:job:blocker", "status", "queued")
         self.monitor.forget()
 
     def failing(self) -> None:

@@ -93,8 +93,9 @@ class Upcoming:
             again = to_ms(pause.until) if pause.until else None
         elif self._store.free_held(from_ms(now_ms)):
             again = now_ms
-        if again is not None and again < self.read_at:
-            self.read_at = self._rescan_at = again
+        if again is not None:
+            self.read_at = min(self.read_at, again)
+            self._rescan_at = min(self._rescan_at, again)
 
     def find(self, names: list[str], now_ms: int) -> None:
         """Look up when these schedules are due. The cost follows their number, so that thousands of

@@ -234,8 +234,8 @@ end
 local function each_backfill(schedules, change)
   for _, duty in ipairs(redis.call('ZRANGE', key('duties'), 0, -1)) do
     local backfill = string.match(duty, '^backfill:') and key(duty)
-    local schedule = backfill and redis.call('HGET', backfill, 'schedule')
-    if schedule and (schedules[schedule] or schedules['*']) then
+    local schedule = backfill and redis.pcall('HGET', backfill, 'schedule')
+    if type(schedule) == 'string' and (schedules[schedule] or schedules['*']) then
       change(backfill, duty, schedule)
     end
   end
