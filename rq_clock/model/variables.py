@@ -8,6 +8,7 @@ In a text a variable is `${env:NAME}`. Pure.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,15 +30,16 @@ def env(name: str) -> str:
 
 
 def names_in(value: Any) -> Iterator[str]:
-    """Yield the variables that a text, or the texts in a JSON value, name."""
-    if isinstance(value, str):
-        yield from _VARIABLE.findall(value)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from names_in(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from names_in(part)
+    """Yield the variables that a text, or the texts in a value, name. It may be any value, also one
+    that contains itself."""
+    waiting, seen = deque([value]), set()
+    while waiting:
+        part = waiting.popleft()
+        if isinstance(part, str):
+            yield from _VARIABLE.findall(part)
+        elif isinstance(part, dict | list | tuple) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values() if isinstance(part, dict) else part
 
 
 def resolved(value: Any, lookup: Callable[[str], str]) -> Any:
