@@ -44,6 +44,9 @@ format: setup  ## write the code as `make check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+servers: setup  ## the tests with a server, on each version of Redis and Valkey to be had; TESTS="…"
+	$(BIN)/python -m tests.servers $(TESTS)
+
 rq-tests: setup  ## RQ's own test suite, with RQ's worker and with ours, side by side
 	$(BIN)/python -m tests.rq_suite
 
@@ -104,4 +107,4 @@ $(ECOSYSTEM): requirements-ecosystem.txt
 		-r requirements-ecosystem.txt
 	@touch $@
 
-.PHONY: help setup run test test-unit test-integration test-process check format rq-tests ecosystem bench bench-scale bench-web house screenshots storm lock clean
+.PHONY: help setup run test test-unit test-integration test-process check format servers rq-tests ecosystem bench bench-scale bench-web house screenshots storm lock clean

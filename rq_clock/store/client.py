@@ -16,7 +16,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from redis import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis import (
+    BlockingConnectionPool,
+    Connection,
+    ConnectionPool,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.backoff import NoBackoff
 from redis.exceptions import DataError, RedisError, ResponseError
 from redis.retry import Retry
@@ -28,6 +35,8 @@ from rq_clock.store.address import Address, parse_address, redacted
 
 REPLY_SECONDS = 3.0
 """A server that is silent this long counts as gone; the clock must notice a signal in time."""
+TURN_SECONDS = 5.0
+"""How long a thread waits for one of a limited number of connections."""
 _OF_AN_ITEM = re.compile(
     r"WRONGTYPE|is not an integer|not a valid float|would overflow|out of range"
     r"|user_script:\d+: (attempt to|bad argument)"
@@ -52,10 +61,12 @@ def connect(
     *,
     settings: Settings | None = None,
     seconds: float = REPLY_SECONDS,
+    pool_size: int = 0,
     on_connect: Callable[[Any], None] | None = None,
 ) -> Redis:
     """Return a client for `url`, or for the environment's REDIS_URL, without connecting. A server
-    that is silent for `seconds` counts as gone. `on_connect` is called with each new connection.
+    that is silent for `seconds` counts as gone. With a `pool_size` it has so many connections
+    at most, and threads take turns. `on_connect` is called with each new connection.
 
     Raises StoreUnavailable for no URL and for one that address.py cannot read.
     """
@@ -89,7 +100,7 @@ def connect(
             options["ssl"] = True
     if address.scheme != "unix":
         options["socket_keepalive"] = True
-    return _client(address, options)
+    return _client(address, options, pool_size)
 
 
 def with_timeouts(redis: Redis, seconds: float = REPLY_SECONDS) -> Redis:
@@ -118,12 +129,16 @@ def _connect(connection: Any, *, name: str, then: Callable[[Any], None] | None) 
         then(connection)
 
 
-def _client(address: Address, options: dict[str, Any]) -> Redis:
+def _client(address: Address, options: dict[str, Any], pool_size: int) -> Redis:
     options = {**options, **address.options}
     if not address.sentinel:
         kinds = {"unix": UnixDomainSocketConnection, "rediss": SSLConnection}
         kind = kinds.get(address.scheme, Connection)
-        return Redis.from_pool(ConnectionPool(connection_class=kind, **options))
+        if not pool_size:
+            return Redis.from_pool(ConnectionPool(connection_class=kind, **options))
+        limits = {"max_connections": pool_size, "timeout": TURN_SECONDS}
+        limited: Any = BlockingConnectionPool
+        return Redis.from_pool(limited(connection_class=kind, **limits, **options))
     own = ("redis_connect_func", "db", "username", "password")
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]  # redis-py
         address.hosts,

@@ -14,8 +14,6 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
     ResponseError,
     TimeoutError,
 )
@@ -45,7 +43,8 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _NOISE = re.compile(
-    r"Command # \d+ \(.*\) of pipeline caused error: |, with args beginning with:.*| script: .*",
+    r"Command # \d+ \(.*\) of pipeline caused error: |, with args beginning with:.*| script: .*"
+    r"|Error running script .*?: \d+: ",
     re.DOTALL,
 )
 """Of an error's text: the arguments of a command, which may be secret, and where in a script."""
@@ -87,11 +86,11 @@ _ERRORS: Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str, str]
         "keys; use a server with cluster mode off",
     ),
     (
-        ReadOnlyError, "",
+        ResponseError, r"read only replica",
         "{place} is a replica and takes no writes; after a failover that passes. If it does not, "
         "let REDIS_URL name the primary, or the sentinels (redis+sentinel://)",
     ),
-    (OutOfMemoryError, "", "{place} is full ({text}); " + REMEDY),
+    (ResponseError, r"used memory > 'maxmemory'", "{place} is full ({text}); " + REMEDY),
     (BusyLoadingError, "", "{place} is still loading its data; it will answer when it is done"),
     (
         ConnectionError, r"CERTIFICATE_VERIFY_FAILED",

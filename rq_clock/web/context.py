@@ -24,6 +24,9 @@ from rq_clock.web.problems import Problem
 REPLY_SECONDS = 0.6
 """A Redis that is silent this long counts as gone. A page takes three round trips, and a fourth one
 while a schedule is in trouble."""
+CONNECTIONS = 10
+"""Connections to Redis at most, whatever comes: small plans allow 20 in all, and the clock needs
+its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Context:
     @classmethod
     def of(cls, settings: Settings, redis: Redis | None, *, read_only: bool) -> Context:
         """Return the parts. Raises StoreUnavailable when REDIS_URL is not set."""
-        redis = redis or connect(settings=settings, seconds=REPLY_SECONDS)
+        redis = redis or connect(settings=settings, seconds=REPLY_SECONDS, pool_size=CONNECTIONS)
         store = Store.from_settings(redis, settings)
         secrets = environment() | {f"token {t.name}": t.value for t in settings.tokens}
         return cls(

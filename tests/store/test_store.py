@@ -383,6 +383,8 @@ class TestCommit:
         self, led: Namespace, allowed: str
     ) -> None:
         """An ACL that lets a job be written but not queued: the write fails half-way."""
+        if "%R" in allowed and led.redis.info()["redis_version"] < "7":
+            pytest.skip("rights to read only came with Redis 7")
         led.put(hourly(catch_up="all", catch_up_limit=2), hourly("paused"))
         pause(led.store, "paused", MIDNIGHT)
         skip = f"- {to_ms(MIDNIGHT)} {to_ms(MIDNIGHT)} 1 limit"
