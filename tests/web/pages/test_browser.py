@@ -120,6 +120,8 @@ class TestAPersonsPath:
         self.sees_a_clock_die_and_another_take_over(page, place)
 
     def logs_in(self, page: Page, place: Place) -> None:
+        page.context.clear_cookies()
+        log_in(page, place.url)  # a session of its own: the other tests' goes on
         press(page, "default · Log out")
         page.get_by_label("Token").fill("wrong-0123456789abcdef")
         press(page, "Log in")
