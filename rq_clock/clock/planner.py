@@ -326,6 +326,8 @@ class Planner:
             self._refused = 0
             log_event("commit.accepted")
         if answer.kind == "stale":
+            if not answer.detail.partition(" ")[2]:  # it was removed, or its marker was lost
+                self.suspects.add(name)
             self._decide_again([answer.planned])
             return
         self.log.record(answer)
