@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from rq_clock.errors import Conflict, ConflictKind, ScheduleError
+from rq_clock.errors import ScheduleError
 from rq_clock.model.decision import DECISION_LIMIT, Skip
 from rq_clock.model.entry import Entry
 from rq_clock.model.ledger import Enqueued, LedgerEntry, instant_of
@@ -229,7 +229,7 @@ def create_backfill(  # noqa: PLR0913 - each a choice of its own
     now = operations.store.now()
     backfill = _backfill(backfill_id(name, now), name, found, actor, now, at_once)
     if not operations.backfills.create(backfill, actor, others):
-        raise Conflict(ConflictKind.STALE, name)  # another one of this millisecond has its id
+        raise ScheduleError(f"{name}: another backfill has this id; repeat the call")
     return backfill
 
 

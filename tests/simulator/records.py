@@ -163,7 +163,8 @@ class State:
         if not due:
             return [], None
         block = self.block_at(due[0])
-        starts = [] if block else [b.since for b in self.blocks]
+        first = self.blocks.index(block) if block else None
+        starts = [b.since for b in self.blocks[:first]]  # of those that count before it
 
         def alike(t: int) -> bool:
             return self.block_at(t) == block and not any(due[0] < s <= t for s in starts)

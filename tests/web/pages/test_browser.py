@@ -397,6 +397,7 @@ class TestKeys:
         page.keyboard.type(TOKEN)
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Schedules").wait_for()
+        page.wait_for_load_state()  # the keys come with its scripts
         page.keyboard.press("/")
         page.keyboard.type("nightly")
         page.keyboard.press("Enter")
