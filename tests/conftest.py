@@ -6,7 +6,8 @@ Each test has one tier, alone runnable with `-m`:
     integration  has a fixture that starts a server, or the mark
     process      has a fixture that starts a process of ours or a browser, or the mark
 
-RQ_CLOCK_EXAMPLES sets the number of examples of a property (50).
+RQ_CLOCK_EXAMPLES sets the number of examples of a property (50), and makes them random: without it
+the same ones are tried each time, so that a run tells of the change it tests.
 RQ_CLOCK_TEST_SERVER names the binary of another Redis or Valkey to test on.
 """
 
@@ -36,8 +37,9 @@ from tests.beside import BODIES, STORMS
 from tests.helpers import Events
 from tests.server import Server, free_url
 
+EXAMPLES = os.environ.get("RQ_CLOCK_EXAMPLES", "")
 settings.register_profile(
-    "rq-clock", max_examples=int(os.environ.get("RQ_CLOCK_EXAMPLES", "50")), deadline=None
+    "rq-clock", max_examples=int(EXAMPLES or 50), derandomize=not EXAMPLES, deadline=None
 )
 settings.load_profile("rq-clock")
 
