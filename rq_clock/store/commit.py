@@ -290,12 +290,3 @@ def _result(batch: Batch, reply: Any) -> list[CommitResult] | CommitRefusal:
         kind, _, detail = text(words).partition(" ")
         answers.append(CommitResult(planned, kind, detail, at))
     return answers
-
-
-def was_committed(planned: Planned, stale: str) -> bool:
-    """Return whether a stale result means that this very decision was committed before and only its
-    reply was lost: the stored marker and last job are those of the decision."""
-    _revision, _, state = stale.partition(" ")
-    marker, *rest = state.split(" ")
-    written = marker == str(to_ms(planned.decision.marker))
-    return written and (not planned.job_ids or rest[-1:] == [planned.job_ids[-1]])

@@ -21,7 +21,7 @@ from rq_clock.model.ledger import Enqueued, LedgerEntry, Lost
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.store.access import check_server
 from rq_clock.store.audit import Actor
-from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, was_committed
+from rq_clock.store.commit import Batch, CommitChannel, CommitRefusal, CommitResult, Planned
 from rq_clock.store.job_commands import JobBuilder
 from rq_clock.store.lease import LEASE_MS, Leases
 from rq_clock.store.operations import Operations
@@ -138,6 +138,14 @@ def hourly(name: str = "hourly", **options: Any) -> Schedule:
 
 def kinds(answers: list[CommitResult]) -> list[str]:
     return [answer.kind for answer in answers]
+
+
+def was_committed(planned: Planned, stale: str) -> bool:
+    """Whether the state in a stale result is what this very decision leaves: marker and job."""
+    _revision, _, state = stale.partition(" ")
+    marker, *rest = state.split(" ")
+    written = marker == str(to_ms(planned.decision.marker))
+    return written and (not planned.job_ids or rest[-1:] == [planned.job_ids[-1]])
 
 
 class TestLease:

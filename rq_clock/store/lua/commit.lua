@@ -34,8 +34,8 @@
 --           "ok"                          enqueued and marked
 --           "overlap <job id>…"           the marker moved, the fire time is a skip: these still live
 --           "stale <revision> <state>"    based on an old state; untouched. The state holds marker
---                                         and last job, so an earlier success whose reply was lost
---                                         is recognised as one. A removed schedule has no state.
+--                                         and last job. A removed schedule has no state, and one
+--                                         whose marker was lost.
 --           "error <text>"                could not be written; untouched
 -- Sending it again is harmless: a decision that was committed is stale.
 
