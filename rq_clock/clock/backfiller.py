@@ -14,8 +14,8 @@ from rq_clock.log import FaultLog, log_event
 from rq_clock.model.entry import Lease
 from rq_clock.schedules.backfill import LONGEST_LOOK, SHORTEST_LOOK, step
 from rq_clock.store.audit import Actor
+from rq_clock.store.backfills import Backfills
 from rq_clock.store.client import is_outage
-from rq_clock.store.operations import Operations
 from rq_clock.store.store import Store
 
 BACKFILLS_CHANGED = ":duties"
@@ -32,8 +32,7 @@ class Backfiller:
     """The backfills of one namespace, for its leader."""
 
     def __init__(self, store: Store) -> None:
-        self._operations = Operations(store)
-        self._backfills = self._operations.backfills
+        self._backfills = Backfills(store)
         self._store = store
         self._faults = FaultLog()
         self._pauses: dict[str, timedelta] = {}

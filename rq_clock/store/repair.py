@@ -17,14 +17,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rq_clock.errors import LeaseLost, ScheduleError
-from rq_clock.model.decision import Skip
+from rq_clock.model.decision import skip_between
 from rq_clock.model.entry import Entry
 from rq_clock.model.ledger import decided_until, ledger_entry
 from rq_clock.model.schedule import from_definition
 from rq_clock.store.scripts import load_script, text
-from rq_clock.store.store import Store
+from rq_clock.store.store import Store, skip_line
 from rq_clock.timing.instants import to_ms
-from rq_clock.timing.triggers import MANY, Once
+from rq_clock.timing.triggers import Once
 
 WAIT = timedelta(hours=3)
 """How far a marker may lie ahead of the time and simply wait: Debian cron's limit for a clock that
@@ -148,10 +148,5 @@ def _set_back(entry: Entry, now: datetime) -> tuple[Entry, str]:
     assert entry.schedule
     marker = min(entry.marker, now) if entry.marker else None
     right = replace(entry, marker=marker, known_since=min(entry.known_since, now))
-    first = entry.schedule.next_after(now)
-    if first is None or first > entry.decided:
-        return right, ""
-    offset, trigger = entry.schedule.offset, entry.schedule.trigger
-    count = min(trigger.count(now - offset, entry.decided - offset), MANY)
-    skip = Skip("time", first, entry.decided, count)
-    return right, f"- {to_ms(skip.first)} {to_ms(skip.last)} {skip.count} {skip.reason}"
+    skip = skip_between(entry.schedule, "time", now, entry.decided)
+    return right, skip_line(skip and replace(skip, last=entry.decided))
