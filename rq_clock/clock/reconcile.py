@@ -14,10 +14,9 @@ from datetime import datetime, timedelta
 from rq_clock.clock.commit_log import CommitLog
 from rq_clock.errors import ScheduleError
 from rq_clock.log import log_event
-from rq_clock.model.decision import counts_from, skip_between
+from rq_clock.model.decision import skip_between
 from rq_clock.model.entry import Entry, Lease
 from rq_clock.model.schedule import Schedule
-from rq_clock.schedules.edits import is_once
 from rq_clock.store.operations import settle
 from rq_clock.store.store import Change, Store
 from rq_clock.timing.triggers import Once
@@ -64,7 +63,8 @@ def differing(declared: Mapping[str, Schedule], stored: Mapping[str, str]) -> li
             names.append(name)
             if schedule.renamed_from and name not in stored:
                 names.append(schedule.renamed_from)
-    return [*names, *(name for name in stored if name not in declared and name not in names)]
+    names += [name for name in stored if name not in declared]
+    return list(dict.fromkeys(names))
 
 
 def refusal(declared: Mapping[str, Schedule], stored: Collection[str]) -> str:
@@ -118,8 +118,13 @@ def plan_decided(
     log: CommitLog,
 ) -> Plan:
     """Compare as `plan` does, after what the old triggers of changed schedules named until now has
-    been decided. A schedule for which that fails keeps its old definition."""
+    been decided. A schedule for which that fails keeps its old definition. Unchanged ones cost a
+    comparison, and nothing is read when all are."""
     names = differing(declared, stored)
+    if not names:
+        return Plan()
+    declared = {name: declared[name] for name in names if name in declared}
+    stored = {name: stored[name] for name in names if name in stored}
     found = plan(declared, stored, store.load(names)[0], now)
     if not found.unsettled:
         return found
@@ -189,8 +194,7 @@ def _compare(
         found.changed.append(name)
     found.changes.append(change)
     was = entry.schedule if entry else None
-    moved_on = change.since and entry and entry.undecided("", now)
-    if entry and was and moved_on and not (is_once(was, schedule) and entry.held(now)):
+    if entry and was and change.since and entry.overdue_before(schedule, now):
         keeps_old_trigger = replace(
             schedule, name=entry.name, renamed_from=None, trigger=was.trigger, jitter=was.jitter
         )
@@ -208,11 +212,10 @@ def _put(
     schedule: Schedule, definition: str, entry: Entry | None, old: str, now: datetime
 ) -> Change:
     was = entry.schedule if entry else None
-    if entry and was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
+    if entry and was and was.fires_like(schedule):
         following = schedule.next_after(entry.decided)
         return Change("put", schedule.name, definition, following, renamed_from=old)
-    decided = entry.decided if entry else now
-    since, skip = counts_from(was, schedule, now, decided), None
+    since, skip = entry.counts_from(schedule, now) if entry else now, None
     trigger = schedule.trigger
     if isinstance(trigger, Once) and not (was and was.trigger == trigger):
         skip = skip_between(schedule, "past", trigger.at - _MS, now)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from rq_clock.clock.commit_log import CommitLog
-from rq_clock.clock.reconcile import Plan, differing, plan_decided, refusal, removal
+from rq_clock.clock.reconcile import Plan, plan_decided, refusal, removal
 from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.model.entry import Lease
 from rq_clock.model.schedule import Schedule
@@ -101,13 +101,8 @@ class Reconciler:
         definitions = zip(known, self._store.definitions(known), strict=True)
         before = {n: d for n, d in definitions if d is not None}
         declared = {name: self._declared[name] for name in names}
-        different = differing(declared, before)
-        if not different:
-            return []
-        changed = {name: declared[name] for name in different if name in declared}
-        was = {n: d for n, d in before.items() if n in changed}
         log = CommitLog(self._store, self._counters)
-        found = plan_decided(self._store, self._lease, changed, was, now, log)
+        found = plan_decided(self._store, self._lease, declared, before, now, log)
         for name, error in found.invalid.items():
             self._faults.report("schedule.invalid", error, schedule=name)
         self._apply(found, now)

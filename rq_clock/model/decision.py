@@ -122,7 +122,7 @@ def due(
         if one.since > first:
             end = min(end, one.since - _MS)
     if block is None:
-        found = span.by_policy(marker, end, now)
+        found = span.by_policy(first, marker, end, now)
     elif block.reason == "requested":
         found = span.requested(marker, end, block.count)
     else:
@@ -145,23 +145,6 @@ def is_on_time(fire_time: datetime, now: datetime) -> bool:
     return now - fire_time <= ON_TIME
 
 
-def counts_from(
-    was: Schedule | None, schedule: Schedule, now: datetime, decided: datetime
-) -> datetime:
-    """Return the instant from which the fire times of a changed schedule count, when those of
-    before are decided until now, or until a later `decided`. It is now, unless only the jitter
-    changed: then each instant of the trigger is decided once, with the old jitter or with the new
-    one."""
-    if was is None or was.trigger != schedule.trigger:
-        return now
-    until = max(now, decided) - was.offset
-    latest = was.trigger.latest_at(until)
-    if latest is not None:
-        return latest + schedule.offset
-    first = schedule.trigger.next_after(until)
-    return now if first is None else min(now, first + schedule.offset - _MS)
-
-
 def skip_between(schedule: Schedule, reason: str, after: datetime, until: datetime) -> Skip | None:
     """Return the fire times in (after, until] as one entry of the ledger; None for none."""
     return _Span(schedule).skip(reason, after, until)
@@ -181,21 +164,19 @@ class _Span:
         self._offset = schedule.offset
         self._limit = schedule.catch_up_limit or 100
 
-    def by_policy(self, after: datetime, until: datetime, now: datetime) -> Decision:
-        """Decide those in (after, until] as the schedule's options say."""
+    def by_policy(
+        self, first: datetime, after: datetime, until: datetime, now: datetime
+    ) -> Decision:
+        """Decide those in (after, until] as the schedule's options say; `first` is the first."""
         schedule = self._schedule
         window = ON_TIME if schedule.catch_up == "none" else schedule.catch_up_window
         limit = self._limit if schedule.catch_up == "all" else 1
         cutoff = None if window is None else now - window
-        first = schedule.next_after(after)
-        following = first and schedule.next_after(first)
-        if (
-            first
-            and (following is None or following > until)
-            and (cutoff is None or first >= cutoff)
-        ):
-            return Decision(marker=first, next=following, fire_times=(first,))  # as it usually is
-        return self._newest(after, until, cutoff, limit, "limit")
+        following = schedule.next_after(first)
+        alone = following is None or following > until
+        if alone and (cutoff is None or first >= cutoff):  # as it usually is
+            return Decision(marker=first, next=following, fire_times=(first,))
+        return self._choose(after, until, cutoff, limit, "limit")
 
     def paused(self, after: datetime, until: datetime, owes: str, end: datetime) -> Decision:
         """Decide those in (after, until] of a pause that ends at `end`."""
@@ -204,8 +185,8 @@ class _Span:
         window = self._schedule.catch_up_window
         cutoff = None if window is None else end - window
         if owes == "latest":
-            return self._newest(after, until, cutoff, 1, "paused")
-        found = self._newest(after, until, cutoff, self._limit, "limit", at_once=self._limit)
+            return self._choose(after, until, cutoff, 1, "paused")
+        found = self._choose(after, until, cutoff, self._limit, "limit", at_once=self._limit)
         if not found.fire_times:
             return found
         return replace(found, fire_times=(), backfill=_span(found.fire_times))
@@ -220,7 +201,7 @@ class _Span:
             last = following
         return self._decided(last, self.skip("requested", after, last))
 
-    def newest(self, after: datetime, until: datetime, limit: int, at_once: int) -> list[datetime]:
+    def _newest(self, after: datetime, until: datetime, limit: int, at_once: int) -> list[datetime]:
         """Return the newest `limit` fire times in (after, until], oldest first, and of these the
         first `at_once`. While all can be within the limit they are found forwards, so that many
         decisions about a long time cost no more than its fire times."""
@@ -253,7 +234,7 @@ class _Span:
         count = min(self._trigger.count(after, until), MANY)
         return Span(first + self._offset, last + self._offset, count)
 
-    def _newest(
+    def _choose(
         self,
         after: datetime,
         until: datetime,
@@ -265,7 +246,7 @@ class _Span:
         """Enqueue the newest `limit` of those from `cutoff` on, the oldest `at_once` of them now.
         Skip what is older by `window`, and what is too many for `reason`."""
         start = after if cutoff is None else max(after, cutoff - _MS)
-        chosen = tuple(self.newest(start, until, limit, at_once))
+        chosen = tuple(self._newest(start, until, limit, at_once))
         floor = chosen[0] - _MS if chosen else until
         skips = (
             self.skip("window", after, min(start, floor)),

@@ -25,6 +25,7 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.model.verdict import verdict
 from rq_clock.model.view import doc
 from rq_clock.timing.instants import from_ms, to_ms
+from rq_clock.timing.triggers import Once
 
 Missed = Literal["skip", "latest", "all"]
 """Fire times of a pause to run at its end."""
@@ -125,6 +126,11 @@ def skip_request_from(text: str | bytes) -> SkipRequest:
 def _instants(text: str | bytes) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(text)
     return {n: from_ms(v) if n in ("since", "until") else v for n, v in values.items()}
+
+
+def is_once(*schedules: Schedule) -> bool:
+    """Return whether these are one-off jobs."""
+    return all(isinstance(schedule.trigger, Once) for schedule in schedules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +265,39 @@ class Entry:
         if self.schedule is None:
             return None
         return skip_between(self.schedule, reason, self.decided, now)
+
+    def overdue(self, now: datetime) -> bool:
+        """Return whether a fire time up to now is not decided."""
+        following = self.schedule.next_after(self.decided) if self.schedule else None
+        return following is not None and following <= now
+
+    def overdue_before(self, schedule: Schedule, now: datetime) -> bool:
+        """Return whether fire times must be decided before it gets the fire times of `schedule`. A
+        one-off job that a pause holds is moved instead."""
+        assert self.schedule is not None
+        if not self.overdue(now):
+            return False
+        return not (is_once(self.schedule, schedule) and self.held(now))
+
+    def counts_from(self, schedule: Schedule, now: datetime) -> datetime:
+        """Return the instant from which the fire times of `schedule` count, when it gets that
+        definition and is decided until now.
+
+        It is now, unless only the jitter changes: then each instant of the trigger is decided once,
+        with the old jitter or with the new one. None before it was first known becomes due: known
+        since is that instant, unless such a change has made it a fire time.
+        """
+        was = self.schedule
+        if was is None or was.trigger != schedule.trigger:
+            return now
+        until = max(now, self.decided) - was.offset
+        latest, first = was.trigger.latest_at(until), was.trigger.next_after(until)
+        if latest is not None:
+            since = latest + schedule.offset
+        else:
+            since = now if first is None else min(now, first + schedule.offset - _MS)
+        is_fire_time = was.next_after(self.known_since - _MS) == self.known_since
+        return since if is_fire_time else max(since, self.known_since)
 
     def blocked_by(self, t: datetime, last_skipped: datetime | None) -> str:
         """Return why an upcoming fire time will be skipped or held: paused, requested, or ""."""

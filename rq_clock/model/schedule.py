@@ -99,6 +99,10 @@ class Schedule:
             del document["overlap"]
         return _encode(document)
 
+    def fires_like(self, other: Schedule) -> bool:
+        """Return whether both have the same fire times: trigger and offset."""
+        return (self.trigger, self.offset) == (other.trigger, other.offset)
+
     def rule(self) -> str:
         """Return when it is due, as JSON: what a backfill keeps of the schedule."""
         jitter = {"jitter": self.jitter // _MS} if self.jitter else {}

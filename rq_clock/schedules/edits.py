@@ -13,8 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rq_clock.errors import Conflict, ConflictKind, Fault, ScheduleError
-from rq_clock.model.decision import counts_from
-from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest
+from rq_clock.model.entry import MISSED, Entry, Pause, SkipRequest, is_once
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Target, Webhook
 from rq_clock.model.variables import names_in
@@ -157,10 +156,10 @@ class Editor:
         """
         self._refuse_variables(schedule)
         was, definition = entry.schedule, schedule.definition()
-        if was and (was.trigger, was.offset) == (schedule.trigger, schedule.offset):
+        if was and was.fires_like(schedule):
             return Edit(name=entry.name, expected=entry.revision, definition=definition)
         expected = entry.revision
-        if was and entry.undecided("", now) and not (entry.held(now) and is_once(was, schedule)):
+        if was and entry.overdue_before(schedule, now):
             settled = self.operations.settle(entry.name, now, closing=True)
             if settled is None or settled.revision != expected:
                 revision = settled.revision if settled else ""
@@ -169,7 +168,7 @@ class Editor:
         edit = edit_to_add(schedule, now, {})
         anew = is_once(schedule)
         if was and not anew:
-            since = counts_from(was, schedule, now, entry.decided)
+            since = entry.counts_from(schedule, now)
             edit = replace(edit, since=since, next_fire=schedule.next_after(since))
             if was.trigger == schedule.trigger:  # its marker has the old jitter
                 anew, expected = True, f"{expected} {entry.base}"
@@ -295,7 +294,7 @@ class Editor:
         for chunk in portions([name for name in names if name != ALL]):
             for entry in self.store.load(chunk)[0].values():
                 with suppress(ScheduleError):  # a schedule that cannot run can still be paused
-                    if entry.undecided("", now):
+                    if entry.overdue(now):
                         self.operations.settle(entry.name, now, closing=True)
 
     def _with_near_name(self, conflict: Conflict) -> Conflict:
@@ -360,10 +359,6 @@ def _due_from(entry: Entry | None, now: datetime) -> datetime | None:
         return None
     following = entry.schedule.next_after(entry.decided)
     return following and max(following, now)
-
-
-def is_once(*schedules: Schedule) -> bool:
-    return all(isinstance(schedule.trigger, Once) for schedule in schedules)
 
 
 def apply_changes(entry: Entry, changes: Mapping[str, Any]) -> Schedule:

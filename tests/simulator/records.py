@@ -720,8 +720,12 @@ def _change_times(one: Outcome, times: Times, since: int, call: range) -> list[O
         return [one] if since == old.since else []
     if times.same_trigger(old.times):
         new = replace(new, marker=None)
-        instants = (state.times.next(state.decided) - state.times.offset for state in (old, new))
-        right = len(set(instants)) == 1
+        wanted = old.times.next(old.decided) - old.times.offset + times.offset
+        if (
+            old.times.next(old.since - 1) != old.since
+        ):  # first known then, and nothing before is due
+            wanted = max(wanted, times.next(old.since))
+        right = times.next(new.decided) == wanted
     else:
         right = not old.times.between(old.decided, since)
         right = right and (since in call or since == old.marker)
