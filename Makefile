@@ -74,10 +74,11 @@ storm: setup  ## the long tests: storms at full length, properties with many mor
 
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock"
+EXTRAS = --extra web --extra alerts --extra callbacks --extra reports
 lock: setup  ## renew the pins in requirements*.txt
 	$(BIN)/pip install --quiet uv
-	$(COMPILE) pyproject.toml --extra web --extra alerts --output-file requirements.txt
-	$(COMPILE) pyproject.toml --extra web --extra alerts --extra dev --constraints requirements.txt \
+	$(COMPILE) pyproject.toml $(EXTRAS) --output-file requirements.txt
+	$(COMPILE) pyproject.toml $(EXTRAS) --extra dev --constraints requirements.txt \
 		--output-file requirements-dev.txt
 	$(COMPILE) --group bench --output-file requirements-bench.txt
 	$(COMPILE) pyproject.toml --group ecosystem --constraints requirements.txt \

@@ -106,6 +106,8 @@ def _from_yaml(text: str) -> Plain:
         return _Reader(text).whole()
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
+        if "maximum nesting depth" in str(error.problem):  # libyaml's own bound, above ours
+            raise _too_deep(mark.line + 1 if mark else None) from None
         text = f"expected YAML: {printable(str(error.problem or error.context), 200)}"
         line = mark.line + 1 if mark else None
         raise ScheduleError(Fault("", text, line=line)) from None
