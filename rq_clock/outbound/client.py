@@ -18,11 +18,13 @@ import socket
 import ssl
 import threading
 import time
+from calendar import timegm
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from email.message import Message
+from email.utils import parsedate
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from rq_clock.errors import WebhookFailed
@@ -48,6 +50,12 @@ class Request:
     keep: int
 
 
+class Headers(Protocol):
+    """The headers of an answer, by names of any case."""
+
+    def get(self, name: str, default: str, /) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to a call."""
@@ -55,7 +63,7 @@ class Answer:
     status: int
     reason: str
     body: bytes
-    headers: Message
+    headers: Headers
 
     @property
     def words(self) -> str:
@@ -66,11 +74,15 @@ class TooSlow(WebhookFailed):
     """The call took longer than its timeout."""
 
 
+class Refused(WebhookFailed):
+    """The call was not made: its host has an address that may not be called."""
+
+
 def call(request: Request, timeout: float, allowed: tuple[Allowed, ...]) -> Answer:
     """Make the call and return the answer, whatever its status.
 
-    Raises WebhookFailed when the address is refused or the call breaks off, and TooSlow after
-    `timeout` seconds.
+    Raises Refused for an address that may not be called, TooSlow after `timeout` seconds, and
+    WebhookFailed when the call breaks off.
     """
     exchange = _Exchange(request, timeout, allowed)
     threading.Thread(target=exchange.run, name="rq-clock-webhook", daemon=True).start()
@@ -84,6 +96,19 @@ def call(request: Request, timeout: float, allowed: tuple[Allowed, ...]) -> Answ
     if isinstance(answer, WebhookFailed):
         raise answer
     return answer
+
+
+def retry_after(headers: Headers) -> int:
+    """Return the seconds of a Retry-After header; 0 without one. It may be a date, which is that of
+    the server's clock."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return int(text[:9])
+    try:
+        until, at = parsedate(text), parsedate(headers.get("Date", ""))
+        return max(timegm(until) - timegm(at), 0) if until and at else 0
+    except (ValueError, OverflowError):
+        return 0
 
 
 class _Exchange:
@@ -164,7 +189,7 @@ class _Exchange:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         for *_, address in found:
             if reason := refusal(host, port, str(address[0]), self._allowed):
-                raise WebhookFailed(f"{masked_url(self._request.url)}: refused, {reason}")
+                raise Refused(f"{masked_url(self._request.url)}: refused, {reason}")
         for left, (family, kind, protocol, _, address) in zip(
             range(len(found), 0, -1), found, strict=True
         ):

@@ -11,11 +11,8 @@ import json as json_
 import os
 import signal
 import time
-from calendar import timegm
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from email.message import Message
-from email.utils import parsedate
 from http import HTTPStatus
 from typing import Any
 
@@ -268,7 +265,7 @@ def _adjust_retries(job: Job | None, answer: outbound.Answer) -> str:
         )
     pause = 0
     if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        pause = min(_retry_after(answer.headers), LONGEST_PAUSE)
+        pause = min(outbound.retry_after(answer.headers), LONGEST_PAUSE)
     left = job.retries_left if job else 0
     if not (job and left and pause):
         return ""
@@ -276,19 +273,6 @@ def _adjust_retries(job: Job | None, answer: outbound.Answer) -> str:
     first, *others = (intervals[max(len(intervals) - n, 0)] for n in range(left, 0, -1))
     job.retry_intervals = [max(first, pause), *others]
     return f"; retried after {max(first, pause)} s, since it asks to wait for {pause} s"
-
-
-def _retry_after(headers: Message) -> int:
-    """Return the seconds of a Retry-After header; 0 without one. It may be a date, which is that of
-    the server's clock."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return int(text[:9])
-    try:
-        until, at = parsedate(text), parsedate(headers.get("Date", ""))
-        return max(timegm(until) - timegm(at), 0) if until and at else 0
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _failure(answer: outbound.Answer, where: str, body: str) -> str:

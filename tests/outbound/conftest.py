@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,34 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
             thread.join()
 
     return scripted
+
+
+class Names:
+    """A resolver that has several answers for each name, one after the other."""
+
+    def __init__(self, **answers: list[list[str]]) -> None:
+        self.answers = {name.replace("_", "."): found for name, found in answers.items()}
+        self.queries: list[str] = []
+
+    def __call__(self, host: str, port: int, *_: object, **__: object) -> list[Any]:
+        self.queries.append(host)
+        addresses = self.answers[host].pop(0)
+        kind = socket.SOCK_STREAM
+        return [
+            (socket.AF_INET6, kind, 6, "", (a, port, 0, 0)) if ":" in a
+            else (socket.AF_INET, kind, 6, "", (a, port))
+            for a in addresses
+        ]  # fmt: skip
+
+
+Resolve = Callable[..., Names]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Resolve:
+    def names(**answers: list[list[str]]) -> Names:
+        resolver = Names(**answers)
+        monkeypatch.setattr(socket, "getaddrinfo", resolver)
+        return resolver
+
+    return names

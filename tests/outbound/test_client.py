@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rq_clock.run import Run, running
 from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
 from tests.helpers import Events, Pace, wait_until
-from tests.outbound.conftest import Scripted
+from tests.outbound.conftest import Resolve, Scripted
 from tests.recorder import Handler, Recorder, serving
 from tests.runners.lab import FIRE_TIME, ran, refused
 
@@ -235,37 +235,6 @@ class TestWebhook:
             headers = {"X-Key": "hunter22"}
             body = call_webhook(f"{web.url}/status/200/{text}", headers=headers)["body"]
             assert body == ("x" * length + MASK)[:2048]
-
-
-class Names:
-    """A resolver that has several answers for each name, one after the other."""
-
-    def __init__(self, **answers: list[list[str]]) -> None:
-        self.answers = {name.replace("_", "."): found for name, found in answers.items()}
-        self.queries: list[str] = []
-
-    def __call__(self, host: str, port: int, *_: object, **__: object) -> list[Any]:
-        self.queries.append(host)
-        addresses = self.answers[host].pop(0)
-        kind = socket.SOCK_STREAM
-        return [
-            (socket.AF_INET6, kind, 6, "", (a, port, 0, 0)) if ":" in a
-            else (socket.AF_INET, kind, 6, "", (a, port))
-            for a in addresses
-        ]  # fmt: skip
-
-
-Resolve = Callable[..., Names]
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Resolve:
-    def names(**answers: list[list[str]]) -> Names:
-        resolver = Names(**answers)
-        monkeypatch.setattr(socket, "getaddrinfo", resolver)
-        return resolver
-
-    return names
 
 
 class TestAddresses:
