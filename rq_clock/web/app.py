@@ -24,15 +24,18 @@ from rq_clock.web.auth import SAFE
 from rq_clock.web.context import Context, Needs, context_of, path_of
 from rq_clock.web.middleware import Middleware
 from rq_clock.web.problems import FAULTS, MEDIA_TYPE, Problem, escaped, problem_of
+from rq_clock.web.sections import Section, check_sections
 
 _STATIC = Path(__file__).parent / "static"
 
 
 def create_app(
-    settings: Settings | None = None, *, redis: Redis | None = None, read_only: bool = False
-) -> FastAPI:
-    """Return the web process as an ASGI app, which can be mounted under a path. Connects on first
-    use. Raises RqClockError for a wrong setting."""
+    settings: Settings | None = None, *, redis: Redis | None = None, read_only: bool = False,
+    extra: Sequence[Section] = (),
+) -> FastAPI:  # fmt: skip
+    """Return the web process as an ASGI app, which can be mounted under a path. `extra` are the
+    app's own pages and API routes. Connects on first use. Raises RqClockError for a wrong setting,
+    and for an extra route that names no scope."""
     settings = settings or Settings.from_env()
     app = FastAPI(
         title="rq-clock",
@@ -40,8 +43,8 @@ def create_app(
         summary="Schedules for RQ that survive restarts",
         openapi_url=None,  # needs a token, see api/openapi.py
     )
-    app.state.web = Context.of(settings, redis, read_only=read_only)
-    app.add_middleware(Middleware, late=_late, behind_proxy=settings.behind_proxy)
+    app.state.web = Context.of(settings, redis, read_only=read_only, sections=tuple(extra))
+    app.add_middleware(Middleware, late=_late, broken=_broken, behind_proxy=settings.behind_proxy)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(pages.router)
     app.include_router(api.router)
@@ -49,6 +52,9 @@ def create_app(
     app.include_router(health.router)
     closed = () if settings.metrics_public else (Depends(Needs("read")),)
     app.include_router(metrics.router, dependencies=closed)
+    check_sections(app, extra)
+    for section in extra:
+        _include(app, section)
     app.openapi = partial(api.document, app)  # type: ignore[method-assign]  # as FastAPI documents
     for kind in (RqClockError, RedisError, Problem):
         app.add_exception_handler(kind, _answer)
@@ -56,6 +62,16 @@ def create_app(
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     return app
+
+
+def _include(app: FastAPI, section: Section) -> None:
+    """Add the routes of a section. A page without a trailing slash is the same page."""
+    unchanged = [Depends(pages.unless_same)]
+    app.include_router(
+        section.pages, prefix=section.path, include_in_schema=False, dependencies=unchanged
+    )
+    if section.api:
+        app.include_router(section.api, tags=[section.path[1:]], responses=api.COMMON)
 
 
 def _answer(request: Request, error: Exception) -> Response:
@@ -70,6 +86,12 @@ def _late(scope: Scope) -> Response:
     unknown = "" if request.method in SAFE else "; check whether it was done before you repeat it"
     detail = f"no answer in time: Redis, this process or the client is too slow{unknown}"
     return _answer(request, Problem("store-unavailable", detail, headers={"Retry-After": "2"}))
+
+
+def _broken(scope: Scope) -> Response:
+    """Answer a request whose route raised an exception of no known kind, which is logged."""
+    detail = "the process that answers has a fault; its log shows which"
+    return _answer(Request(scope), Problem("internal", detail))
 
 
 def _invalid(request: Request, error: Exception) -> Response:

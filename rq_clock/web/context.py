@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -20,6 +20,9 @@ from rq_clock.store.store import Store
 from rq_clock.web.auth import SAFE, Access
 from rq_clock.web.changes import Changes
 from rq_clock.web.problems import Problem
+
+if TYPE_CHECKING:
+    from rq_clock.web.sections import Section
 
 REPLY_SECONDS = 0.6
 """A Redis that is silent this long counts as gone. A page takes three round trips, and a fourth one
@@ -42,9 +45,13 @@ class Context:
     access: Access
     changes: Changes
     read_only: bool
+    sections: tuple[Section, ...]
 
     @classmethod
-    def of(cls, settings: Settings, redis: Redis | None, *, read_only: bool) -> Context:
+    def of(
+        cls, settings: Settings, redis: Redis | None, *, read_only: bool,
+        sections: tuple[Section, ...] = (),
+    ) -> Context:  # fmt: skip
         """Return the parts. Raises StoreUnavailable when REDIS_URL is not set."""
         redis = redis or connect(settings=settings, seconds=REPLY_SECONDS, pool_size=CONNECTIONS)
         store = Store.from_settings(redis, settings)
@@ -59,7 +66,13 @@ class Context:
             access=Access(settings, redis),
             changes=Changes(store),
             read_only=read_only,
+            sections=sections,
         )
+
+    def section(self, path: str) -> Section | None:
+        """Return the section of the app that serves a path; None for rq-clock's own."""
+        first = "/" + path[1:].partition("/")[0]
+        return next((section for section in self.sections if section.path == first), None)
 
 
 def context_of(request: Request) -> Context:

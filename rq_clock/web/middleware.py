@@ -34,14 +34,17 @@ HEADERS = {
 
 class Middleware:
     """The middleware. `late` answers a request that takes too long; the app's own response is then
-    dropped. `behind_proxy` trusts X-Forwarded-* headers, and of several addresses only the last
-    one: the nearest proxy has added it, while any client can send the others."""
+    dropped. `broken` answers one whose route raised; the server logs the exception. `behind_proxy`
+    trusts X-Forwarded-* headers, and of several addresses only the last one: the nearest proxy has
+    added it, while any client can send the others."""
 
     def __init__(
-        self, app: ASGIApp, *, late: Callable[[Scope], ASGIApp], behind_proxy: bool
-    ) -> None:
+        self, app: ASGIApp, *, late: Callable[[Scope], ASGIApp],
+        broken: Callable[[Scope], ASGIApp], behind_proxy: bool,
+    ) -> None:  # fmt: skip
         self._app = app
         self._late = late
+        self._broken = broken
         self._behind_proxy = behind_proxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +78,10 @@ class Middleware:
             await task
         except asyncio.CancelledError:
             task.cancel()
+            raise
+        except Exception:
+            if not answer.status:
+                await self._broken(scope)(scope, receive, answer.send)
             raise
         finally:
             route = getattr(scope.get("route"), "path", "")

@@ -36,7 +36,9 @@ KINDS = {
     "validation": (422, "Invalid request"),
     "idempotency-conflict": (422, "Idempotency key used for another request"),
     "slow-down": (429, "Too many requests"),
+    "internal": (500, "Something went wrong"),  # a fault of this process, or of an app's section
     "store-unavailable": (503, "Redis cannot be used"),
+    "unavailable": (503, "Not available now"),  # what an app's section needs, such as a database
 }
 """Kind → status and title."""
 MEDIA_TYPE = "application/problem+json"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
 import signal
 import socket
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -17,9 +20,11 @@ from starlette.types import ASGIApp
 
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_event, set_up
+from rq_clock.redaction import escaped
 from rq_clock.settings import Settings, tokens_from
 from rq_clock.web.app import create_app
 from rq_clock.web.connections import Connection, connection_limit
+from rq_clock.web.sections import Section
 
 GRACE_SECONDS = 5
 """Time for running requests to finish after a signal."""
@@ -28,8 +33,49 @@ CLIENT_SECONDS = 0.3
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+def run_web(*, extra: Sequence[Section] = ()) -> None:
+    """Serve the web process with an app's own pages and API routes until SIGTERM or SIGINT. The
+    last line of web.py.
+
+    Command-line switches of the script: those of `rq-clock web` (see --help). Exits with 1 for a
+    wrong setting, an address that cannot be used, and an extra route that names no scope.
+    """
+    options = _arguments()
+    try:
+        settings = Settings.from_env()
+        serve(
+            settings, host=options.host, read_only=options.read_only, extra=extra,
+            port=settings.port if options.port is None else options.port,
+            token_file=options.dev_token,
+        )  # fmt: skip
+    except RqClockError as error:
+        sys.exit(f"error: {escaped(str(error))}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run the web process of this app.")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 on a platform"
+    )
+    parser.add_argument("--port", type=int, help="port to listen on (default: PORT, or 8000)")
+    parser.add_argument(
+        "--read-only", action="store_true", help="refuse every change, whatever the token"
+    )
+    parser.add_argument(
+        "--dev-token", type=Path, metavar="FILE",
+        help="for development: accept and print the token in FILE, created if missing",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
 def serve(
-    settings: Settings, *, host: str, port: int, read_only: bool, token_file: Path | None = None
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    read_only: bool,
+    token_file: Path | None = None,
+    extra: Sequence[Section] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT. The token of a `token_file` is valid and logged, on a loopback
     address only; a missing file is created with a new token. Raises RqClockError for a wrong
@@ -46,7 +92,7 @@ def serve(
         )
     elif not settings.tokens:
         log_event("web.closed", reason="RQ_CLOCK_TOKENS is not set: every request is refused")
-    app = create_app(settings, read_only=read_only)
+    app = create_app(settings, read_only=read_only, extra=extra)
     with listening(host, port) as listener:
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         if token_file:

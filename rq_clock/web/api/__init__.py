@@ -22,7 +22,7 @@ from rq_clock.web.api import operations, queues, runs, schedules, system
 from rq_clock.web.api.openapi import docs, document
 from rq_clock.web.api.routing import API, COMMON
 
-__all__ = ["docs", "document", "router"]
+__all__ = ["COMMON", "docs", "document", "router"]
 
 router = APIRouter(prefix=API, responses=COMMON)
 for part in (schedules, operations, runs, queues, system):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -15,12 +15,15 @@ from rq_clock.version import __version__
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import API, BODY, COMMON, CONFLICT
 from rq_clock.web.api.schemas import Problem
-from rq_clock.web.context import Read
+from rq_clock.web.context import Read, context_of
 from rq_clock.web.idempotency import LONGEST
 from rq_clock.web.pages.layout import page
 
+if TYPE_CHECKING:
+    from rq_clock.web.sections import Section
+
 docs = APIRouter(include_in_schema=False)
-_document: dict[str, Any] = {}
+_documents: dict[tuple[Section, ...], dict[str, Any]] = {}
 _TAGS = {
     "schedules": "Schedules and their next fire times.",
     "operations": "Run, pause, resume, skip, backfill. They work while no clock runs.",
@@ -51,25 +54,32 @@ a scope: `read` to read, `operate` to operate, `admin` to define schedules."""
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """Return the document, made once per process: that takes a third of a second."""
-    if not _document:
+    """Return the document, made once per process and set of sections: that takes a third of a
+    second."""
+    sections: tuple[Section, ...] = app.state.web.sections
+    if sections not in _documents:
         made = get_openapi(
             title=app.title,
             version=__version__,
             summary=app.summary,
             description=_DESCRIPTION,
             routes=app.routes,
-            tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+            tags=[{"name": name, "description": text} for name, text in _tags(sections).items()],
         )
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
         for kind in (Problem, requests.Definition, requests.Manifest):
             schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {kind.__name__: schema}
-        for methods in made["paths"].values():
+        for path, methods in made["paths"].items():
             for method, operation in methods.items():
-                _complete(method, operation)
-        _document.update(_plain_names(made))
-    return _document
+                _complete(method, operation, ours=path.startswith(API))
+        _documents[sections] = _plain_names(made)
+    return _documents[sections]
+
+
+def _tags(sections: tuple[Section, ...]) -> dict[str, str]:
+    """Return the groups of operations with their descriptions."""
+    return _TAGS | {s.path[1:]: f"{s.name}, of this app." for s in sections if s.api}
 
 
 def _plain_names(made: dict[str, Any]) -> dict[str, Any]:
@@ -84,15 +94,17 @@ def _plain_names(made: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _complete(method: str, operation: dict[str, Any]) -> None:
-    """Add the responses and parameters that follow from the method and the body."""
-    operation["operationId"] = operation["operationId"].partition("_api_v1_")[0]
+def _complete(method: str, operation: dict[str, Any], *, ours: bool) -> None:
+    """Add the responses and parameters that follow from the method and the body. Only our routes
+    take idempotency keys."""
+    operation["operationId"] = operation["operationId"].partition("_api_")[0]
     responses, parameters = COMMON, []
     if "requestBody" in operation:
         responses = responses | BODY
     if method == "post":
         responses = responses | CONFLICT
-        parameters.append(_IDEMPOTENCY_KEY)
+        if ours:
+            parameters.append(_IDEMPOTENCY_KEY)
     if "304" in operation["responses"]:
         parameters.append(_IF_NONE_MATCH)
     for status, response in responses.items():
@@ -107,12 +119,13 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
 def docs_page(caller: Read) -> Response:
     """Show the document as a page."""
     document = caller.request.app.openapi()
-    groups: dict[str, list[Any]] = {name: [] for name in _TAGS}
+    tags = _tags(context_of(caller.request).sections)
+    groups: dict[str, list[Any]] = {name: [] for name in tags}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             groups[operation["tags"][0]].append((method.upper(), path, operation))
     return page(
-        caller, "docs.html", caller.context.schedules.status(), groups=groups, tags=_TAGS,
+        caller, "docs.html", caller.context.schedules.status(), groups=groups, tags=tags,
         schemas=dict(sorted(document["components"]["schemas"].items())), kind_of=_kind, api=API,
         description=_DESCRIPTION,
     )  # fmt: skip

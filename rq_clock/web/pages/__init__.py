@@ -22,7 +22,7 @@ from rq_clock.web.pages import (
 )
 from rq_clock.web.pages.layout import failed, unless_same
 
-__all__ = ["failed", "router"]
+__all__ = ["failed", "router", "unless_same"]
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(unless_same)])
 for part in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from itsdangerous import BadSignature, URLSafeSerializer
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader
 from redis.exceptions import RedisError
 
 from rq_clock.model.validation import REASON_LIMIT
@@ -45,7 +47,18 @@ _OTHERS = {
 _TEMPLATES = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 _TEMPLATES.env.trim_blocks = _TEMPLATES.env.lstrip_blocks = True
 filters.install(_TEMPLATES.env)
-_TEMPLATES.env.globals |= {"NAVIGATION": NAVIGATION, "REASON_LIMIT": REASON_LIMIT}
+_TEMPLATES.env.globals |= {"REASON_LIMIT": REASON_LIMIT}
+
+
+@lru_cache
+def _environment(templates: Path | None) -> Environment:
+    """Return the templates, with those of a section's directory before the others."""
+    ours = _TEMPLATES.env
+    if templates is None:
+        return ours
+    assert ours.loader
+    loader = ChoiceLoader([FileSystemLoader(templates), ours.loader])
+    return ours.overlay(loader=loader)
 
 
 def page(caller: Caller, template: str, status: Status, /, **values: Any) -> Response:
@@ -74,12 +87,15 @@ def render(
         "path": path,
         "address": _address(request),
         "section": _OTHERS.get(first, first),
+        "navigation": (*NAVIGATION, *((s.key, s.path, s.name) for s in site.sections)),
         "theme": theme if theme in THEMES else "",
         "flash": _flashed(request) if opened else "",
         **values,
     }
     code = values.get("status_code", 200)
-    text = _TEMPLATES.get_template(template).render(context)
+    section = site.section(path)
+    environment = _environment(section.templates if section else None)
+    text = environment.get_template(template).render(context)
     response = HTMLResponse(text.encode(errors="backslashreplace"), code)  # half a surrogate pair
     if problem := values.get("problem"):
         response.headers.update(problem.headers)
@@ -100,7 +116,12 @@ def unless_same(request: Request, site: Web) -> None:
     if token is None:
         return
     site.access.admit(token)
-    latest = site.changes.latest(request.path_params.get("id", ""))
+    section = site.section(path_of(request))
+    if section and not section.version:
+        return
+    latest = site.changes.latest("" if section else request.path_params.get("id", ""))
+    if section and section.version:
+        latest += section.version()
     looks = (__version__, request.cookies.get(THEME, ""), site.read_only, site.settings.namespace)
     parts = repr((latest, token.name, sorted(token.scopes), *looks))
     request.state.etag = f'"{sha256(parts.encode()).hexdigest()[:24]}"'

@@ -1,0 +1,6 @@
+"""The web process of this app: rq-clock's pages, and those of its tasks."""
+
+from rq_clock.web import run_web
+
+if __name__ == "__main__":
+    run_web()
