@@ -274,7 +274,8 @@ class Planner:
             else:
                 batches.append(batch)
         if not batches:
-            return bool(self._announced) and not self._answered
+            reads_next = bool(self._announced) and not self._answered
+            return reads_next and not self._sends_soon(now_ms)
         self.in_flight = [planned for batch in batches for planned in batch.planned]
         results = self._channel.commit(batches)
         self.in_flight = []

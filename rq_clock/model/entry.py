@@ -32,6 +32,9 @@ Missed = Literal["skip", "latest", "all"]
 MISSED: tuple[str, ...] = get_args(Missed)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+SET_MEANWHILE = timedelta(seconds=2)
+"""How far ahead a block may begin that was set between reading the time and reading the schedule;
+the same that a commit allows (store.commit.EARLY_MS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +241,10 @@ class Entry:
 
     def decide(self, now: datetime, *, closing: bool = False) -> Decision:
         """Return what is decided now: see `due`. A block from a time to come was set when the time
-        was wrong: it blocks all that is not decided."""
+        was wrong, unless it was set after `now` was read: it blocks all that is not decided."""
         assert self.schedule is not None
-        since = self.decided
-        blocks = [replace(b, since=since) if b.since > now else b for b in self.blocks]
+        since, limit = self.decided, now + SET_MEANWHILE
+        blocks = [replace(b, since=since) if b.since > limit else b for b in self.blocks]
         return due(self.schedule, since, now, blocks, closing=closing)
 
     def held(self, now: datetime) -> Span | None:

@@ -9,6 +9,7 @@ repeated, and cut down.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,7 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from rq_clock.clock.backfiller import Backfiller
-from rq_clock.clock.planner import Planner
+from rq_clock.clock.planner import GUARD_MS, Planner
 from rq_clock.errors import LeaseLost
 from rq_clock.model.entry import Lease
 from rq_clock.schedules.service import Schedules
@@ -169,6 +170,8 @@ class Leader:
         self._news = self._store.listen()
         self._instance = f"clock.{number}"
         self.deposed = False
+        self._pause = 0
+        """How long (ms) the planner has nothing to do."""
         self._lead("take-over", [])
 
     def _lead(self, mode: str, unsure: list[Planned]) -> None:
@@ -193,7 +196,12 @@ class Leader:
 
     def turn(self) -> bool:
         """One turn; whether there is more to do now."""
-        return self._work(lambda: self.planner.turn(self._wall.now) == 0)
+
+        def turn() -> bool:
+            self._pause = math.ceil(self.planner.turn(self._wall.now) * 1000)
+            return self._pause == 0
+
+        return self._work(turn)
 
     def look(self) -> bool:
         """One look at the chores; whether there is more to do now."""
@@ -205,11 +213,15 @@ class Leader:
         return self._work(look)
 
     def finish(self) -> None:
-        """Hear and do all there is to do now."""
+        """Hear and do all there is to do now. What is sent within GUARD_MS goes first, and what
+        waits for it follows."""
         for _ in range(ENOUGH):
             self.hear()
-            if not (self.turn() or self.look()):
+            if self.turn() or self.look():
+                continue
+            if self._pause > GUARD_MS or self.deposed:
                 return
+            self._wall.ms += self._pause
         raise AssertionError("a clock that is never through")
 
     def _work(self, piece: Callable[[], bool]) -> bool:

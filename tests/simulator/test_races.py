@@ -746,6 +746,23 @@ class TestPauses:
         race.edit.resume("a")
         assert race.backfilled() == [1000, 2000, 3400, 5100]
 
+    def test_the_clock_waits_for_what_it_sends_next_before_it_hears_of_a_longer_one(
+        self, race: Race
+    ) -> None:
+        race.add()
+        race.at(2500)  # and no clock until now
+        race.edit.pause("a", until=race.wall.at(5), missed="all")
+        race.clock.hear()
+        while race.clock.turn():
+            pass
+        race.edit.pause("a", until=race.wall.at(2000), missed="all")
+        race.clock.hear()
+        assert not race.clock.turn()  # it sleeps, and does not spin
+        race.tick(2600)
+        assert race.runs() == []
+        race.tick(5000)
+        assert race.runs() == [1000, 2000, 5000]
+
 
 class TestSkips:
     def test_what_was_due_before_still_runs(self, race: Race) -> None:
@@ -763,6 +780,25 @@ class TestSkips:
         last = to_ms(race.edit.skip("a", 2)) - MIDNIGHT
         race.tick(5000)
         assert race.runs() == [t for t in each(1000, 5000) if t not in (last - 1000, last)]
+
+    @pytest.mark.parametrize("n", range(1, 6))
+    def test_a_skip_that_comes_while_a_pause_begins_skips_nothing_of_before(
+        self, race: Race, n: int
+    ) -> None:
+        race.add()
+        race.at(1000)
+        race.edit.pause("a")
+        race.edit.resume("a")
+
+        def skip() -> None:
+            race.at(1001)
+            race.edit.skip("a", 2)
+
+        race.before(n, skip)
+        race.edit.pause("a")
+        race.edit.resume("a")
+        race.tick(5000)
+        assert race.runs() == [1000, 4000, 5000]
 
 
 class TestBackfills:
