@@ -19,6 +19,7 @@ from rq_clock.version import __version__
 if TYPE_CHECKING:
     from rq_clock.clock.clock import Clock
     from rq_clock.lock import exclusive
+    from rq_clock.model.groups import in_group
     from rq_clock.model.targets import command, webhook
     from rq_clock.model.variables import env
     from rq_clock.schedules.service import Schedules
@@ -45,6 +46,7 @@ __all__ = [
     "env",
     "every",
     "exclusive",
+    "in_group",
     "once",
     "run_worker",
     "webhook",
@@ -59,6 +61,7 @@ _LAZY = {
     "env": "rq_clock.model.variables",
     "every": "rq_clock.timing.triggers",
     "exclusive": "rq_clock.lock",
+    "in_group": "rq_clock.model.groups",
     "once": "rq_clock.timing.triggers",
     "run_worker": "rq_clock.worker.supervisor",
     "webhook": "rq_clock.model.targets",

@@ -224,13 +224,27 @@ def _number_faults(s: Any) -> Iterator[Fault]:
         if value is not None and not (isinstance(value, timedelta) and _MS <= value <= _YEARS):
             text = f"expected {option} as timedelta or seconds, 0.001 s to at most 50 years"
             yield Fault(camel(option), f"{text}, got {masked_repr(value)}")
-    for option in ("catch_up_limit", "group_limit"):
-        value = getattr(s, option)
-        if value is None and option == "catch_up_limit":
-            continue
-        if not _is_whole(value) or not 1 <= value <= _COUNT_LIMIT:
-            text = f"expected {option} to be a count, 1 to {_COUNT_LIMIT:,}"
-            yield Fault(camel(option), f"{text}, got {masked_repr(value)}")
+    if s.catch_up_limit is not None:
+        yield from _count_faults("catch_up_limit", s.catch_up_limit)
+    yield from _count_faults("group_limit", s.group_limit)
+
+
+def _count_faults(option: str, value: object) -> Iterator[Fault]:
+    if not isinstance(value, int) or not _is_whole(value) or not 1 <= value <= _COUNT_LIMIT:
+        text = f"expected {option} to be a count, 1 to {_COUNT_LIMIT:,}"
+        yield Fault(camel(option), f"{text}, got {masked_repr(value)}")
+
+
+def group_faults(group: Any, limit: Any) -> Iterator[Fault]:
+    """Yield the faults of the group of a job that no schedule makes."""
+    yield from _group_faults(group)
+    yield from _count_faults("group_limit", limit)
+
+
+def _group_faults(group: Any) -> Iterator[Fault]:
+    if not (isinstance(group, str) and _GROUP.match(group)):
+        text = f"expected group as 1-100 characters without spaces, got {masked_repr(group)}"
+        yield Fault("group", text)
 
 
 def _policy_faults(s: Any) -> Iterator[Fault]:
@@ -245,9 +259,8 @@ def _policy_faults(s: Any) -> Iterator[Fault]:
     if s.catch_up != "all" and s.catch_up_limit is not None:
         text = "catch_up_limit goes with catch_up='all', got it beside catch_up="
         yield Fault("catchUpLimit", text + masked_repr(s.catch_up))
-    if s.group is not None and not (isinstance(s.group, str) and _GROUP.match(s.group)):
-        text = f"expected group as 1-100 characters without spaces, got {masked_repr(s.group)}"
-        yield Fault("group", text)
+    if s.group is not None:
+        yield from _group_faults(s.group)
     if _is_whole(s.group_limit) and s.group_limit > 1 and s.group is None:
         text = f"group_limit goes with group, got {masked_repr(s.group_limit)} without one"
         yield Fault("groupLimit", text)

@@ -47,6 +47,7 @@ from rq_clock.store.backfills import Backfill
 from rq_clock.store.client import connect
 from rq_clock.store.diagnosis import diagnose
 from rq_clock.store.operations import BATCH_LIMIT, Operations
+from rq_clock.store.status import Status, read_status
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import Trigger, once
 
@@ -234,6 +235,12 @@ class Schedules:
         with self._editor() as editor:
             self._list = self._list or ScheduleList(editor.store)
             return self._list.search(matching, limit=limit, cursor=cursor)
+
+    def status(self) -> Status:
+        """Return the leading clock, the schedules in trouble and the server's time, in one round
+        trip or two."""
+        with self._editor() as editor:
+            return read_status(editor.store)
 
     def __iter__(self) -> Iterator[Entry]:
         """Iterate over all schedules, by name."""

@@ -19,6 +19,7 @@ import pytest
 from redis import Redis
 from rq import Queue
 
+from rq_clock import in_group
 from tests.helpers import wait_until
 from tests.process import ROOT, Process
 from tests.server import Server
@@ -83,7 +84,7 @@ def enqueue(redis: Redis, url: str, size: Size, *, grouped: bool) -> None:
     queue = Queue(connection=redis)
     for number in range(size.jobs):
         for group in range(size.groups):
-            meta = {"rq_clock": {"group": f"g{group}"}} if grouped else {}
+            meta = in_group(f"g{group}") if grouped else {}
             name = f"g{group}" if grouped else f"g{group}-{number}"
             queue.enqueue(alone, url, name, number, 0.01, meta=meta, job_timeout=60)
 

@@ -751,6 +751,16 @@ class TestBackfill:
         assert not clock.redis.exists(clock.store.key("backfills"), clock.store.key("duties"))
 
 
+def test_the_status_names_the_leader_and_what_is_in_trouble(
+    schedules: Schedules, store: Store
+) -> None:
+    assert not schedules.status().leader
+    leader = Leader(store)
+    schedules.add("x", every(minutes=5), TASK)
+    found = schedules.status()
+    assert (found.size, found.troubled, bool(found.leader)) == (1, False, True), leader
+
+
 class TestOutage:
     @pytest.mark.integration
     def test_without_redis_every_method_raises_one_error(self) -> None:
