@@ -19,6 +19,7 @@ from rq_clock.errors import Fault, RqClockError, ScheduleError
 from rq_clock.model.schedule import Schedule
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.outbound.addresses import literal, refusal
+from rq_clock.run import worker_code
 from rq_clock.settings import Settings
 from rq_clock.similar import similar
 
@@ -65,7 +66,7 @@ def set_up(name: str) -> list[Fault]:
 
     import_from_here()
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), worker_code():
             hooks = named_hooks(name)
             for function in filter(None, (hooks.setup, hooks.after_fork)):
                 function()

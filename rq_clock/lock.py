@@ -41,6 +41,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import wraps
 from queue import Empty, SimpleQueue
@@ -52,7 +53,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from rq_clock.errors import Busy, LockLost, RqClockError, StoreUnavailable
-from rq_clock.log import log_warning
+from rq_clock.log import log_event, log_warning
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
 from rq_clock.store.diagnosis import diagnose
@@ -76,6 +77,7 @@ def exclusive(
     timeout: float = 60,
     wait: float = 0,
     hold: timedelta | None = None,
+    skip: bool = False,
     redis: Redis | None = None,
 ) -> Lock:
     """Return a lock for a `with` block, or for every call of a function: `@exclusive("name")`.
@@ -87,6 +89,9 @@ def exclusive(
 
     After a block without an exception the lock stays taken for the time `hold`, as by
     `lock.hold(hours=20)` in the block: for work that must be done once a day.
+
+    With `skip` a decorated function that is busy returns None and logs it (lock.skipped), so that
+    the job is no failure. A `with` block cannot be left out: there, catch Busy.
 
     If the holder …
     - ends its block, also by an exception, as a handler of SIGTERM raises: it is free at once.
@@ -109,7 +114,18 @@ def exclusive(
     """
     if faults := _faults(name, timeout, wait, hold):
         raise RqClockError(f"{name}: {'; '.join(faults)}")
-    return Lock(name, timeout, wait, hold, redis)
+    return Lock(name, _Terms(timeout, wait, hold, skip, redis))
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What `exclusive` was called with, except the name."""
+
+    timeout: float
+    wait: float
+    hold: timedelta | None
+    skip: bool
+    redis: Redis | None
 
 
 def _faults(name: Any, timeout: Any, wait: Any, hold: Any) -> list[str]:
@@ -140,14 +156,9 @@ class Lock:
     does not count them; it fits into 53 bits). Send it with each write, and let the resource
     refuse a write with a lower one than it has seen. 0 before the block."""
 
-    def __init__(
-        self, name: str, timeout: float, wait: float, hold: timedelta | None, redis: Redis | None
-    ) -> None:
+    def __init__(self, name: str, terms: _Terms) -> None:
         self.name = name
-        self._timeout = timeout
-        self._wait = wait
-        self._usual_hold = hold
-        self._redis = redis
+        self._terms = terms
         self._keeper: _Keeper | None = None
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -160,8 +171,16 @@ class Lock:
 
         @wraps(function)
         def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-            with Lock(self.name, self._timeout, self._wait, self._usual_hold, self._redis):
-                return function(*args, **kwargs)
+            begun = False
+            try:
+                with Lock(self.name, replace(self._terms, skip=False)):
+                    begun = True
+                    return function(*args, **kwargs)
+            except Busy as busy:
+                if begun or not self._terms.skip:
+                    raise
+                log_event("lock.skipped", lock=self.name, reason=busy)
+            return None  # type: ignore[return-value]
 
         return inside
 
@@ -171,7 +190,12 @@ class Lock:
                 f"{self.name}: expected one block at a time, got a second one for the same object; "
                 "call exclusive() for each"
             )
-        keeper = _Keeper(self.name, self._timeout, self._wait, self._redis)
+        if self._terms.skip:
+            raise RqClockError(
+                f"{self.name}: expected skip=True for a decorated function, got it in a with "
+                "block, which cannot be left out; catch Busy around it"
+            )
+        keeper = _Keeper(self.name, self._terms)
         # A block that does not end properly, as one that an exception hit on the way out,
         # ends when this object is forgotten.
         forgotten = weakref.finalize(self, keeper.orders.put, 0)
@@ -182,7 +206,7 @@ class Lock:
             if refusal:
                 raise refusal
             self.token = keeper.token
-            self._hold = self._usual_hold
+            self._hold = self._terms.hold
             self._forgotten = forgotten
             _listen_for(keeper)
             self._keeper = keeper
@@ -258,7 +282,7 @@ class _Keeper:
     reference to the Lock, so that a forgotten one can be noticed.
     """
 
-    def __init__(self, name: str, timeout: float, wait: float, redis: Redis | None) -> None:
+    def __init__(self, name: str, terms: _Terms) -> None:
         settings, self._runtime = Settings.from_env(), Runtime()
         self.name = name
         self.token = 0
@@ -270,15 +294,15 @@ class _Keeper:
         self.pid = os.getpid()
         self.orders: SimpleQueue[int] = SimpleQueue()  # its put() may run in a signal handler
         self.answers: SimpleQueue[RqClockError | None] = SimpleQueue()
-        self._timeout = timeout
-        self._ttl = round(timeout * 1000)
-        self._wait = wait
+        self._timeout = terms.timeout
+        self._ttl = round(terms.timeout * 1000)
+        self._wait = terms.wait
         self._ours_until = 0.0
         """The monotonic second up to which the lock cannot have run out."""
         # With a second random part, as two threads of a process may want the same lock.
         self._owner = f"{settings.instance}/{token_hex(8)}"
-        self._url = None if redis else settings.redis_url
-        self._redis = client = redis or _client(settings)
+        self._url = None if terms.redis else settings.redis_url
+        self._redis = client = terms.redis or _client(settings)
         self._acquire_script = load_script(client, "lock_acquire")
         self._renew_script = load_script(client, "lock_renew")
         self._release_script = load_script(client, "lock_release")

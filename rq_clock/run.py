@@ -44,6 +44,7 @@ class Run:
 
 
 _running: ContextVar[Run | None] = ContextVar("rq_clock_run", default=None)
+_in_worker: ContextVar[bool] = ContextVar("rq_clock_in_worker", default=False)
 
 
 def _never() -> bool:
@@ -86,9 +87,25 @@ def running(run: Run | None) -> Iterator[None]:
     """Within this block the code is part of `run`; for tests of tasks, and for the worker."""
     token = _running.set(run)
     try:
-        yield
+        with worker_code():
+            yield
     finally:
         _running.reset(token)
+
+
+@contextmanager
+def worker_code() -> Iterator[None]:
+    """Within this block the app's code runs in a worker, which starts no clock beside its jobs."""
+    token = _in_worker.set(True)
+    try:
+        yield
+    finally:
+        _in_worker.reset(token)
+
+
+def in_worker() -> bool:
+    """Return whether this code is a job, or prepares a worker for its jobs."""
+    return _in_worker.get()
 
 
 def stopping() -> bool:

@@ -878,6 +878,32 @@ def test_a_decorated_function_holds_after_success(redis: Client) -> None:
         work(False)
 
 
+def test_a_function_that_skips_returns_none_while_another_one_works_or_has_done_the_work(
+    redis: Client, events: Events
+) -> None:
+    work = exclusive("it", skip=True, hold=timedelta(hours=1), redis=redis)(lambda: "done")
+    with exclusive("it", redis=redis):
+        assert work() is None
+    assert work() == "done"
+    assert work() is None
+    assert [fields["lock"] for fields in events("lock.skipped")] == ["it", "it"]
+    assert isinstance(events("lock.skipped")[1]["reason"], Busy)
+
+
+def test_a_function_that_skips_raises_what_it_is_refused_inside(redis: Client) -> None:
+    inner = exclusive("other", redis=redis)(lambda: None)
+    with exclusive("other", redis=redis), pytest.raises(Busy, match="other"):
+        exclusive("it", skip=True, redis=redis)(inner)()
+    with pytest.raises(StoreUnavailable):
+        exclusive("it", skip=True)(lambda: None)()
+
+
+def test_a_with_block_cannot_be_skipped(redis: Client) -> None:
+    with pytest.raises(RqClockError, match="skip=True for a decorated function"):
+        once(redis, skip=True)
+    assert not redis.keys()
+
+
 def test_a_coroutine_or_a_generator_cannot_be_decorated() -> None:
     async def coroutine() -> None: ...
 

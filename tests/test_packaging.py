@@ -45,6 +45,12 @@ def test_the_wheel_installs_the_command(wheel: ZipFile) -> None:
     assert "rq-clock = rq_clock.cli:main" in wheel.read(name).decode()
 
 
+def test_the_wheel_installs_the_plugin_for_pytest(wheel: ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    pytest11 = wheel.read(name).decode().partition("[pytest11]")[2]
+    assert pytest11.split("\n\n")[0].strip() == "rq_clock = rq_clock.pytest_plugin"
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_names_no_place_to_fetch_from(lock: str) -> None:
     text = (ROOT / lock).read_text()

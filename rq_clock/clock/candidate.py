@@ -22,14 +22,12 @@ empty, and then it belongs to the one who had it."""
 class Candidate:
     """The requests of one clock for the lease of its namespace."""
 
-    def __init__(
-        self, settings: Settings, monotonic: Callable[[], float], *, take_over: bool
-    ) -> None:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float], mode: str) -> None:
         self._settings = settings
         self._monotonic = monotonic
         self._ownerless_since = inf
         """Since when (monotonic) a namespace that was another owner's has none."""
-        self.mode = "take-over" if take_over else "starting"
+        self.mode = mode
         """Of the next request; see store.lease."""
 
     def answered(self, answer: Lease | LeaseRefused) -> None:

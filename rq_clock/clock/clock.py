@@ -14,8 +14,9 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rq_clock import log as logs
 from rq_clock.errors import Fault, RqClockError, ScheduleError, StoreUnavailable
@@ -27,6 +28,9 @@ from rq_clock.runtime import Runtime
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import Trigger, deferred_faults
+
+if TYPE_CHECKING:
+    from rq_clock.clock.background import BackgroundClock
 
 _collected: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
 
@@ -52,6 +56,8 @@ class Clock:
         self._places: dict[str, tuple[str, int]] = {}
         """Name of a schedule → file and line of its declaration."""
         self._client: Schedules | None = None
+        self._background: BackgroundClock | None = None
+        self._starting = Lock()
         if sys._getframe(1).f_globals.get("__name__") == "__main__":
             _report_if_uncaught()
 
@@ -147,11 +153,43 @@ class Clock:
                     log_event("clock.disabled", remedy="unset RQ_CLOCK_DISABLED to schedule again")
                     runtime.wait(None)
                     return
-                ClockProcess(self._schedules, settings, runtime, **vars(options)).run()
+                mode = "take-over" if options.take_over else "starting"
+                ClockProcess(
+                    self._schedules, settings, runtime, mode=mode, remove_all=options.remove_all
+                ).run()
         except StoreUnavailable as error:
             sys.exit(_fail(error, 4))
         except RqClockError as error:
             sys.exit(_fail(error, 1))
+
+    def start(self) -> BackgroundClock:
+        """Run the clock in a thread of this process, for small apps without a clock process, and
+        return its handle: `stop()`, `running`, or a `with` block around the life of the app.
+
+        It waits for the lease instead of taking it, so of several web processes one leads; when
+        that one ends, another leads at once, when it is killed, within 12 s. A second call while it
+        runs returns the same handle. Threads do not survive a fork: call it where a process that
+        serves begins (a lifespan, gunicorn's post_worker_init).
+
+        Off, with a log line (clock.off): under RQ_CLOCK_DISABLED and the plugin for pytest, in
+        workers and their jobs, in the watching process of a reloader. Logs go to the logger
+        rq_clock. A Redis that is away is waited for; it never raises for that. It stops at exit, at
+        the latest, and keeps no process from ending.
+
+        Raises RqClockError when a declaration or setting is wrong.
+        """
+        from rq_clock.clock.background import BackgroundClock
+
+        with self._starting:
+            if self._background and self._background.running:
+                return self._background
+            if faults := self.faults():
+                raise ScheduleError(*faults)
+            background = BackgroundClock(self._schedules, Settings.from_env())
+            if _collected.get() is None:
+                background.begin()
+                self._background = background
+            return background
 
 
 def source(file: str) -> str:

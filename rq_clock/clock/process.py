@@ -11,7 +11,6 @@ is in docs/internals/crashes.md, as a table.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -74,7 +73,8 @@ BUSY_SECONDS = 1.0
 
 
 class ClockProcess:
-    """One process's life as a clock."""
+    """One process's life as a clock. `mode` is that of its first request for the lease; see
+    `store.lease`."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ClockProcess:
         settings: Settings,
         runtime: Runtime,
         *,
-        take_over: bool = False,
+        mode: str = "starting",
         remove_all: bool = False,
     ) -> None:
         self._declared = declared
@@ -95,7 +95,7 @@ class ClockProcess:
         self._store = Store.from_settings(runtime.connect(settings, measured=True), settings)
         self._leases = Leases(self._store)
         self._news = News(self._store, runtime.monotonic)
-        self._candidate = Candidate(settings, runtime.monotonic, take_over=take_over)
+        self._candidate = Candidate(settings, runtime.monotonic, mode)
         self._reaper = Reaper(
             Executions.from_settings(self._store.redis, settings),
             settings.worker_silence,
@@ -209,12 +209,12 @@ class ClockProcess:
         if not self._last_token or lease.number <= self._last_token + 1:
             # Nobody led since: if Redis forgot something, it was ours.
             self._reconcile(planner, lease)
-            gc.freeze()
+            self._runtime.collector.freeze()
             self._walk()
         self._last_token = lease.number
         self._reconnect.succeeded()
         self._monitor.forget()
-        gc.disable()  # see QUIET_SECONDS
+        self._runtime.collector.suspend()  # see QUIET_SECONDS
         try:
             planner.log.confirm(self._unconfirmed)
             self._unconfirmed = []
@@ -224,7 +224,7 @@ class ClockProcess:
                 self._do(self._counting, planner, lease)
             self._leases.release(lease)
         finally:
-            gc.enable()
+            self._runtime.collector.resume()
             self._unconfirmed = planner.in_flight
 
     def _turn(self, planner: Planner, lease: Lease) -> None:
@@ -247,7 +247,7 @@ class ClockProcess:
                 self._handle(planner, self._news.read())
                 self._news.ping()
                 if report and (seconds >= QUIET_SECONDS or renewals % COLLECT_EVERY == 0):
-                    gc.collect()
+                    self._runtime.collector.collect()
                 continue
             if duty := self._due_duty(seconds):
                 self._do(duty, planner, lease)

@@ -17,6 +17,7 @@ from rq.job import Job
 
 from rq_clock.errors import RqClockError
 from rq_clock.log import log_warning
+from rq_clock.run import worker_code
 
 FLUSH_SECONDS = 5.0
 """Seconds for the process of a job to end by itself, while libraries send what they collected."""
@@ -113,7 +114,8 @@ def prepare(hooks: Hooks) -> None:
     if hooks.setup is None:
         return
     before, threads = _sockets(), set(threading.enumerate())
-    hooks.setup()
+    with worker_code():
+        hooks.setup()
     database: Any = sys.modules.get("django.db")
     if database is not None:
         database.connections.close_all()

@@ -119,7 +119,8 @@ class JobWorker(RQWorker):
         channel.pipes.prepare(settings.log_level)
         reset_signals_in_forks()
         if self._hooks.after_fork:
-            self._hooks.after_fork()
+            with run.worker_code():
+                self._hooks.after_fork()
         if settings.horse_jobs > 1:
             self._surroundings = Surroundings()
         self._rehearse()

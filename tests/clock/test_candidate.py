@@ -12,9 +12,9 @@ HELD, FOREIGN, OWNERLESS = (LeaseRefused(kind) for kind in ("held", "foreign", "
 class Requests:
     """The candidate and its clock."""
 
-    def __init__(self, *, take_over: bool = False) -> None:
+    def __init__(self, mode: str = "starting") -> None:
         self.now = 0.0
-        self.candidate = Candidate(Settings.from_env({}), lambda: self.now, take_over=take_over)
+        self.candidate = Candidate(Settings.from_env({}), lambda: self.now, mode)
 
     def next(self, answer: Lease | LeaseRefused, after: float = 0.0) -> str:
         self.now += after
@@ -24,8 +24,8 @@ class Requests:
 
 def test_only_the_first_request_deposes() -> None:
     assert Requests().candidate.mode == "starting"
-    assert Requests(take_over=True).candidate.mode == "take-over"
-    assert Requests(take_over=True).next(Lease("1.x")) == "waiting"
+    assert Requests("take-over").candidate.mode == "take-over"
+    assert Requests("take-over").next(Lease("1.x")) == "waiting"
     assert Requests().next(HELD) == "waiting"
 
 
