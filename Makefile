@@ -17,6 +17,9 @@ setup: $(READY)  ## .venv with everything for development
 run: setup  ## Redis, clock, worker and web process in the foreground; Ctrl-C ends all
 	@export PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1 \
 	REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6399/0}; \
+	mkdir -p .data; [ -s .data/callbacks-key ] || (umask 077; \
+	$(BIN)/python -c 'import secrets; print(secrets.token_hex(32))' > .data/callbacks-key); \
+	export RQ_CLOCK_CALLBACKS_KEY=$${RQ_CLOCK_CALLBACKS_KEY:-$$(cat .data/callbacks-key)}; \
 	set -- $(BIN)/honcho -f Procfile.dev start -p $${PORT:-8000}; \
 	if [ -t 1 ]; then exec "$$@"; fi; \
 	"$$@" | (trap '' INT PIPE; while IFS= read -r line; do printf '%s\n' "$$line" 2>/dev/null; done)

@@ -72,6 +72,8 @@ class ConflictKind(StrEnum):
     DECLARED = "declared"
     STALE = "stale"
     RUNNING = "running"
+    NO_TASK = "no-task"
+    TASK_STATUS = "task-status"
 
 
 _CONFLICTS = {
@@ -83,15 +85,18 @@ _CONFLICTS = {
     ConflictKind.STALE: "was changed by someone else meanwhile; read it again and repeat the "
     "change",
     ConflictKind.RUNNING: "expected no run in progress, got {}; wait for it, or force it",
+    ConflictKind.NO_TASK: "there is no such task, or none any more",
+    ConflictKind.TASK_STATUS: "expected {}",
 }
 
 
 class Conflict(ScheduleError):
-    """A change conflicts with the current state of the schedule `name`; nothing was changed.
+    """A change conflicts with the current state of the schedule `name`, or of the task of that id
+    (NO_TASK, TASK_STATUS); nothing was changed.
 
-    `detail` is the id of the running job (RUNNING), the present revision (STALE), or a similar name
-    (MISSING). When a change of several schedules conflicts with several of them, this is the first,
-    and `all` has each of them.
+    `detail` is the id of the running job (RUNNING), the present revision (STALE), a similar name
+    (MISSING), or what was expected of a task (TASK_STATUS). When a change of several schedules
+    conflicts with several of them, this is the first, and `all` has each of them.
     """
 
     def __init__(

@@ -40,6 +40,7 @@ class Token:
 OWN_SECRETS = (
     "RQ_CLOCK_TOKENS", "RQ_CLOCK_COOKIE_SECRET", "RQ_CLOCK_ALERT_SECRET", "RQ_CLOCK_ALERT_URL",
     "RQ_CLOCK_ALERT_URLS", "RQ_CLOCK_PING_URL", "RQ_CLOCK_WEBHOOK_SECRET",
+    "RQ_CLOCK_CALLBACKS_KEY",
 )  # fmt: skip
 """Variables that only rq-clock itself needs: no job and no child of a job gets them."""
 _withheld: dict[str, str] = {}
@@ -93,6 +94,8 @@ def known_secrets(env: Env) -> Secrets:
         values[f"token {place}"] = token.strip().rpartition(":")[2]
     for place, url in enumerate(own.get("RQ_CLOCK_ALERT_URLS", "").split()):
         values[f"secret {place}"] = url
+    for place, key in enumerate(own.get("RQ_CLOCK_CALLBACKS_KEY", "").replace(",", " ").split()):
+        values[f"key {place}"] = key
     return Secrets({**env, **values})
 
 
@@ -107,6 +110,7 @@ _SCOPES = {
 shell on the workers."""
 _TOKEN = re.compile(r"[!-+\--9;-~]+")
 SHORTEST_TOKEN = 16
+SHORTEST_KEY = 32
 
 
 def tokens_from(text: str) -> tuple[Token, ...]:
@@ -260,6 +264,18 @@ def _secret(name: str, text: str) -> bytes:
         ) from None
 
 
+def _callbacks_key(text: str) -> tuple[str, ...]:
+    """Return the texts whose keys encrypt the auth of tasks, the newest first."""
+    keys = tuple(text.replace(",", " ").split())
+    if len(keys) > 2 or any(len(key) < SHORTEST_KEY for key in keys):
+        raise RqClockError(
+            f"RQ_CLOCK_CALLBACKS_KEY: expected one text of at least {SHORTEST_KEY} characters, or "
+            "the new and the former one separated by a comma, got something else (not shown); "
+            "`openssl rand -hex 32` makes a good one"
+        )
+    return keys
+
+
 def _alert_urls(text: str) -> tuple[str, ...]:
     """Return URLs for Apprise, separated by spaces or commas. A URL may contain commas itself."""
     urls = tuple(re.split(r"[\s,]+(?=[A-Za-z][\w+.-]*://)", text.strip(" ,\n"))) if text else ()
@@ -347,6 +363,7 @@ class Settings:
     webhook_env: frozenset[str] = _text("RQ_CLOCK_WEBHOOK_ENV", _webhook_env)
     webhook_secret: bytes = _key("RQ_CLOCK_WEBHOOK_SECRET")
     webhook_allow: tuple[Allowed, ...] = _text("RQ_CLOCK_WEBHOOK_ALLOW", _allowed)
+    callbacks_key: tuple[str, ...] = _text("RQ_CLOCK_CALLBACKS_KEY", _callbacks_key, secret=True)
     runs: int = _count("RQ_CLOCK_RUNS", 1000)
     failed_jobs: int = _count("RQ_CLOCK_FAILED_JOBS", 20)
     alert_grace: int = _count("RQ_CLOCK_ALERT_GRACE_SECONDS", 60)

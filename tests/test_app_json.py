@@ -77,7 +77,7 @@ def test_one_of_each_process_runs_at_first(app: Any) -> None:
 
 
 def test_nobody_gets_in_by_a_token_that_everybody_knows(app: Any) -> None:
-    for name in ("RQ_CLOCK_TOKENS", "RQ_CLOCK_COOKIE_SECRET"):
+    for name in ("RQ_CLOCK_TOKENS", "RQ_CLOCK_COOKIE_SECRET", "RQ_CLOCK_CALLBACKS_KEY"):
         assert app["env"][name]["generator"] == "secret"
         assert "value" not in app["env"][name]
 

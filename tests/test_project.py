@@ -32,6 +32,7 @@ LEVELS = [
     {"runtime"},
     {"jobs", "runners", "lock", "devserver"},
     {"schedules", "alerts", "doctor"},
+    {"callbacks"},
     {"serializers"},
     {"clock", "worker", "web"},
     {"loader", "testing"},

@@ -118,9 +118,29 @@ def _argument_faults(s: Any) -> Iterator[Fault]:
     if not _is_word(s.queue):
         text = f"expected queue to be a name of 1-{_LONGEST_WORD} characters"
         yield Fault("queue", f"{text}, got {masked_repr(s.queue)}")
-    if not isinstance(s.tags, tuple) or len(s.tags) > _TAG_LIMIT or not all(map(_is_word, s.tags)):
+    yield from tag_faults(s.tags)
+
+
+def tag_faults(tags: object) -> Iterator[Fault]:
+    """Yield the fault of tags, if there is one."""
+    right = isinstance(tags, tuple) and len(tags) <= _TAG_LIMIT and all(map(_is_word, tags))
+    if not right:
         text = f"expected tags to be a list of words, at most {_TAG_LIMIT} of 1-{_LONGEST_WORD}"
-        yield Fault("tags", f"{text} characters, got {masked_repr(s.tags)}")
+        yield Fault("tags", f"{text} characters, got {masked_repr(tags)}")
+
+
+def payload_faults(value: object, field: str) -> Iterator[Fault]:
+    """Yield the faults of a value that is sent as JSON."""
+    faults = [Fault(field, text) for text in json_faults(value, field)]
+    yield from faults
+    if not faults and (size := len(json.dumps(value, ensure_ascii=False).encode())) > _LARGEST:
+        text = f"expected {field} of at most {_LARGEST // 1024} kB as JSON, got {size // 1024} kB"
+        yield Fault(field, f"{text}; store the data elsewhere and pass its key")
+
+
+def is_text(value: object, longest: int) -> bool:
+    """Return whether it is a text of at most `longest` characters that UTF-8 can hold."""
+    return isinstance(value, str) and len(value) <= longest and not _HALF.search(value)
 
 
 def _is_word(value: object) -> bool:
@@ -144,20 +164,20 @@ def _call_faults(s: Any) -> Iterator[Fault]:
         got = masked_repr(s.args)
         yield Fault("args", f"expected args to be a list of JSON values, got {got}")
     else:
-        yield from (Fault("args", text) for text in _json_faults(list(s.args), "args"))
+        yield from (Fault("args", text) for text in json_faults(list(s.args), "args"))
     if not isinstance(s.kwargs, dict):
         got = masked_repr(s.kwargs)
         yield Fault("kwargs", f"expected kwargs to be a dict with text keys, got {got}")
     else:
-        yield from (Fault("kwargs", text) for text in _json_faults(s.kwargs, "kwargs"))
-    yield from (Fault("webhook.json", text) for text in _json_faults(_body(s), "json"))
+        yield from (Fault("kwargs", text) for text in json_faults(s.kwargs, "kwargs"))
+    yield from (Fault("webhook.json", text) for text in json_faults(_body(s), "json"))
 
 
 def _body(s: Any) -> object:
     return s.target.json if isinstance(s.target, Webhook) else None
 
 
-def _json_faults(value: object, path: str) -> Iterator[str]:
+def json_faults(value: object, path: str) -> Iterator[str]:
     """Yield the faults of a value that is stored as JSON, so that it survives every deploy and can
     be shown. Nested values are counted, because lists that contain each other have no end."""
     todo, count = [(value, path, 1)], 0

@@ -14,7 +14,8 @@
                                   of counters), history (entries of a ledger, as the clock that
                                   leads is set), tzdata (zone data by which due was checked last),
                                   packages (of the declared functions)
-    news                 channel  "lease", ":duties", ":reap", "*" or a schedule: look there
+    news                 channel  "lease", ":duties", ":reap", ":callbacks", "*" or a schedule: look
+                                  there
 
     schedules
     definitions          hash     schedule → definition, JSON of Schedule.definition()
@@ -71,6 +72,38 @@
     outputs              zset     jobs by the place of their output: see lua/output.lua; expires
     counters             hash     field → number: see counters.py; of all schedules
     counters:<schedule>  hash     the same of one
+
+    callbacks; ids without "task_"; lua/tasks.lua has their invariants
+    tasks                hash     task → its record: see tasks.py
+    task-details         hash     task → JSON: headers, payload, dedupKey; only where it has some
+    task-tags            hash     task → JSON list; only where it has some
+    task-keys            hash     task → its dedup key; only where it has one
+    task-dedup           hash     dedup key → the task that lives with it
+    task-queue:<class>   zset     tasks that wait, by the instant from which they may be called; the
+                                  classes are 1 high, 3 normal, 5 low, one more for a failed task
+    task-room:<kind>     zset     due tasks whose host is at its limit, score 0: "<host> <class>
+                                  <instant, 13 digits> <task>"; kinds: new, failed
+    task-open            zset     the first such task of each host that may be called again, score
+                                  0: "<class><instant> <task> <host>"
+    task-limited         zset     the other hosts with such tasks, by when to look at them again
+    task-claims          zset     tasks that are being called, by when the claim runs out
+    task-hosts           hash     host → its calls that are going
+    task-pace            zset     host by the instant of its next call, if it has a rate; past ones
+                                  are removed
+    task-throttle        hash     tat, when the next call is due at a steady rate; of the present
+                                  batch: batch (its number), left (calls that may still begin),
+                                  out (calls that are going), until (when it ends at the latest),
+                                  ended (its last answer)
+    task-done            zset     tasks that ended so, by when; trimmed by count and age
+    task-stale           zset     the same; trimmed by age
+    task-canceled        zset     the same; trimmed by count and age
+    task-attempts:<id>   list     its calls, oldest first, capped: "<ended> <JSON>"
+    task-failing         hash     host of which every call fails → "<failures> <since> <last>
+                                  <result>"; expires a week after the last failure
+    task-counters        hash     see tasks.py
+    task-minutes         hash     "<minute> <result>" → calls; minute → the newest; of an hour
+    task-configuration   hash     the fields of model.callbacks.Configuration that were changed
+    task-dispatchers     zset     dispatcher by when its place expires
 
     apps and web
     locks:<name>         hash     owner, token, since, ttl (ms); done, once its block has ended

@@ -50,6 +50,8 @@ _OF_CONFLICT = {
     ConflictKind.DECLARED: "declared-in-code",
     ConflictKind.STALE: "stale-revision",
     ConflictKind.RUNNING: "overlap",
+    ConflictKind.NO_TASK: "not-found",
+    ConflictKind.TASK_STATUS: "conflict",
 }
 
 

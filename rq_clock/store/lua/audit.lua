@@ -11,10 +11,16 @@ local request = hash and key('idempotency:' .. hash)
 local before = request and redis.call('GET', request)
 if before then return {'repeated', before} end
 
+-- Write the record of a request; `id` is that of the thing made, where the caller did not know it.
+local function keep_request(id)
+  if request then
+    local record = id and string.match(made, '^%S+') .. ' ' .. id or made
+    redis.call('SET', request, record, 'PX', 24 * 3600 * 1000)
+  end
+end
+
 -- Enter a change in the audit of about `cap` entries.
 local function audit(cap, ...)
   redis.call('XADD', key('audit'), 'MAXLEN', '~', cap, '*', ...)
-  if request then
-    redis.call('SET', request, made, 'PX', 24 * 3600 * 1000)
-  end
+  keep_request()
 end

@@ -1,0 +1,231 @@
+--! keys tasks
+-- Claim tasks that are due, for a dispatcher to call: in order of class (priority, then never-failed
+-- before failed), instant and id; as many as the throttle and the limits of their hosts allow. Before,
+-- claims that ran out go back to where they were.
+--
+-- KEYS  1 tasks
+-- ARGV  1 owner   2 limit   3 ms of the owner's lease   4 the configuration's defaults
+-- Returns {"gone"}  the owner is no dispatcher any more: another one may have its place
+--         {"ok", now, when to claim again or "", for each task its id, record, details or "" and ms
+--         for the call}
+-- Sending it again after a lost reply claims others; what the lost one claimed runs out by itself.
+
+local SOME = 100  -- of claims that ran out, and of hosts to look at again
+local STEPS = 500  -- tasks that may be put aside, in one go
+local GRACE_MS = 30000  -- beyond a call's timeout, until its claim runs out
+local BURST_MS = 250  -- of a host's rate, that may be called at once
+local LATE = {100, 500, 1000, 5000, 30000, 60000, 300000, 3600000}
+
+local owner, limit, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local conf, now = configuration(ARGV[4]), server_ms()
+if not redis.call('ZSCORE', key('task-dispatchers'), owner) then return {'gone'} end
+redis.call('ZADD', key('task-dispatchers'), now + lease, owner)
+
+-- ---- claims that ran out ----
+
+local ran_out = redis.call('ZRANGEBYSCORE', key('task-claims'), '-inf', now, 'LIMIT', 0, SOME)
+for _, id in ipairs(ran_out) do
+  local t = read_task(id)
+  if not t or not is_calling(t) then
+    redis.call('ZREM', key('task-claims'), id)
+  else
+    release(id, t, now, now)
+    t.returns = t.returns + 1
+    local error = 'its worker stored no result in time; it may have died'
+    local lost = {attempt = tonumber(t.attempt), result = 'lost', error = error}
+    remember_attempt(id, now, cjson.encode(lost))
+    tally_task('called lost')
+    if t.returns >= RETURNS then
+      end_task(id, t, 'stale', now)
+      tally_task('stale')
+    else
+      back_to_queue(id, t)
+    end
+  end
+end
+
+local looks = redis.call('ZRANGEBYSCORE', key('task-limited'), '-inf', now, 'LIMIT', 0, SOME)
+for _, host in ipairs(looks) do
+  open_host(host)
+end
+trim_tasks(conf, now, 20)
+
+-- ---- the throttle ----
+
+local base, size = conf('base_interval_ms'), conf('select_size')
+local _, mode = conf('mode')
+local gap = base / size  -- between two calls, when the rate is steady
+local burst = math.max(gap, math.min(base, 500))
+
+local batch  -- number of the batch that the claims of this script belong to
+local fresh = false  -- whether it begins with them
+
+-- Return how many calls may begin now, and if none, when.
+local function allowance()
+  local state = read_throttle()
+  if mode == 'off' then return limit, now end
+  if mode == 'steady' then
+    state.tat = math.min(math.max(state.tat or 0, now), now + burst)
+    local allowed = math.floor((now + burst - state.tat) / gap + 1e-6)
+    return math.min(allowed, limit), math.ceil(state.tat + gap - burst)
+  end
+  local out, left = state.out or 0, state.left or 0
+  local longest = math.min(state['until'] or 0, now + 400000)
+  batch = state.batch or 0
+  if left > 0 and now < longest then return math.min(left, limit), now end
+  if out > 0 and now < longest then return 0, longest + base end
+  local ended = math.min(out > 0 and longest or state.ended or 0, now)
+  if state.batch and now < ended + base then return 0, ended + base end
+  batch, fresh = batch + 1, true
+  return math.min(size, limit), now
+end
+
+-- Let the throttle know of the claims; `more` tells that their number was limited.
+local function account(claimed, timeout, more)
+  local state = read_throttle()
+  if mode == 'steady' then
+    state.tat = state.tat + claimed * gap
+  elseif mode ~= 'off' and claimed > 0 then
+    if fresh then
+      state.batch, state.left, state.out = batch, size, 0
+    end
+    state.out = state.out + claimed
+    state.left = more and math.max(state.left - claimed, 0) or 0
+    state['until'] = math.max(state['until'] or 0, now + timeout + 1000)
+  end
+end
+
+-- ---- limits of hosts ----
+
+local concurrency, rate = conf('host_concurrency'), conf('host_rate')
+local host_gap = rate and 1000 / rate
+local host_burst = rate and math.max(host_gap, BURST_MS)
+if rate then
+  redis.call('ZREMRANGEBYSCORE', key('task-pace'), '-inf', now)
+end
+
+-- Return when a host that is at its limit may be called again; nil if it may be called now.
+local function opens_at(host)
+  local calls = concurrency and tonumber(redis.call('HGET', key('task-hosts'), host) or '') or 0
+  if concurrency and calls >= concurrency then return now + LOOK_MS end
+  if rate then
+    local next = math.max(tonumber(redis.call('ZSCORE', key('task-pace'), host) or '') or 0, now)
+    local opens = next + host_gap - host_burst
+    if opens > now then return math.min(math.ceil(opens), now + LOOK_MS) end
+  end
+end
+
+-- ---- claiming ----
+
+local answer, claimed, longest = {}, 0, 0
+local rooms = redis.call('ZCARD', key('task-open'))
+
+local function claim(id, t)
+  local timeout = tonumber(t.timeout) or conf('http_callback_timeout_ms')
+  if t.state == 'waiting' and tonumber(t.attempt) == 0 then
+    local late, bucket = now - t.from, '+Inf'
+    for i = #LATE, 1, -1 do
+      bucket = late <= LATE[i] and LATE[i] or bucket
+    end
+    tally_task('late ' .. bucket)
+    tally_task('late ms', math.max(late, 0))
+  end
+  t.state, t.attempt = 'calling-' .. t.state, t.attempt + 1
+  t.since, t.owner, t.batch = whole(now), owner, batch and whole(batch) or '-'
+  keep_task(id, t)
+  redis.call('ZADD', key('task-claims'), now + timeout + GRACE_MS, id)
+  redis.call('HINCRBY', key('task-hosts'), t.host, 1)
+  if rate then
+    local next = math.max(tonumber(redis.call('ZSCORE', key('task-pace'), t.host) or '') or 0, now)
+    redis.call('ZADD', key('task-pace'), next + host_gap, t.host)
+  end
+  claimed, longest = claimed + 1, math.max(longest, timeout)
+  local details = redis.call('HGET', key('task-details'), id) or ''
+  for _, word in ipairs({id, record_of(t), details, timeout}) do
+    answer[#answer + 1] = word
+  end
+end
+
+local class, heads, at = 1, {}, 1
+
+-- Return the first task of the queues that is due.
+local function first_due(count)
+  while class <= 6 do
+    if at > #heads then
+      heads = redis.call('ZRANGEBYSCORE', key('task-queue:' .. class), '-inf', now, 'LIMIT', 0, count)
+      at = 1
+      if #heads == 0 then
+        class = class + 1
+      end
+    end
+    if heads[at] then
+      local id = heads[at]
+      local t = read_task(id)
+      if t and not is_calling(t) and not SHELVES[t.state] then return id, t end
+      redis.call('ZREM', key('task-queue:' .. class), id)  -- its record is lost
+      at = at + 1
+    end
+  end
+end
+
+-- Claim the first task of a room; put its host among the limited ones when it is at its limit.
+local function claim_from_room(member)
+  local order, host = string.match(member, '^(%S+ %S+) (%S+)$')
+  if not order then
+    redis.call('ZREM', key('task-open'), member)
+    return
+  end
+  local id = string.match(order, ' (%S+)$')
+  local t, opens = read_task(id), opens_at(host)
+  local waits = t and not is_calling(t) and not SHELVES[t.state]
+  if opens and waits then
+    redis.call('ZREM', key('task-open'), member)
+    redis.call('ZADD', key('task-limited'), opens, host)
+  else
+    leave_room(order, host)
+    if waits then
+      claim(id, t)
+    end
+  end
+end
+
+local allowed, opens = allowance()
+local steps = 0
+while claimed < allowed and steps < allowed + STEPS do
+  steps = steps + 1
+  local id, t = first_due(math.min(allowed - claimed + 10, 100))
+  local member = rooms > 0 and redis.call('ZRANGE', key('task-open'), 0, 0)[1]
+  if not id and not member then break end
+  if member and (not id or member < order_of(id, t)) then
+    claim_from_room(member)
+    rooms = redis.call('ZCARD', key('task-open'))
+  else
+    at = at + 1
+    redis.call('ZREM', key('task-queue:' .. class), id)
+    local limited = opens_at(t.host)
+    if limited then
+      enter_room(id, t, limited)
+    else
+      claim(id, t)
+    end
+  end
+end
+
+local stopped = claimed < allowed and steps == allowed + STEPS
+local again
+if stopped or claimed == limit then
+  account(claimed, longest, true)
+  again = now
+elseif claimed < allowed then
+  account(claimed, longest, false)
+  again = next_due(now)
+else
+  account(claimed, longest, true)
+  fresh = false
+  _, opens = allowance()
+  again = next_due(now)
+  again = again and math.max(again, opens)
+end
+keep_throttle()
+keep_counts(now)
+return {'ok', whole(now), again and whole(again) or '', unpack(answer)}

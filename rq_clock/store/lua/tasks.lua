@@ -1,0 +1,301 @@
+-- Tasks of callbacks and what several scripts do with them. It stands behind keys.lua, before the
+-- scripts that name it in their first line.
+--
+-- A task's record in `tasks` is one text: 15 words, a space, its auth (see store/tasks.py). A task that
+-- waits is in `task-queue:<class>` by the instant from which it may be called. One that is due while
+-- its host is at its limit is in a room, `task-room:<kind>`, whose members sort by host, class, instant
+-- and id. A host with tasks in rooms is either open (its first task is in `task-open`) or limited (the
+-- host is in `task-limited`, by when to look at it again).
+--
+-- KEYS  none
+-- ARGV  none
+-- Returns nothing by itself
+
+local RETURNS = 10  -- claims that may run out in a row
+local ATTEMPTS = 50  -- kept of each task
+local LOOK_MS = 10000  -- until a host at its limit is looked at again, at the latest
+local HOSTS = 1000  -- that only fail, kept
+local CLASSES = {high = 1, normal = 3, low = 5}  -- and one more for a task that failed
+local PATTERN = '^' .. string.rep('(%S+) ', 15) .. '(.*)$'
+local SHELVES = {done = key('task-done'), stale = key('task-stale'), canceled = key('task-canceled')}
+
+local function server_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function whole(n)
+  return string.format('%.0f', n)
+end
+
+-- ---- configuration ----
+
+-- Return the configuration: the defaults, a text of names and values, under what is stored.
+local function configuration(defaults)
+  local default, found = {}, {}
+  for name, value in string.gmatch(defaults, '(%S+) (%S+)') do
+    default[name] = value
+  end
+  local stored = redis.call('HGETALL', key('task-configuration'))
+  for i = 1, #stored, 2 do
+    found[stored[i]] = stored[i + 1]
+  end
+  return function(name)
+    local number = tonumber(found[name] or '') or tonumber(default[name])
+    return number, found[name] or default[name]
+  end
+end
+
+-- ---- records ----
+
+local function parse_task(record)
+  local t = {}
+  t.state, t.attempt, t.failures, t.returns, t.from, t.since, t.owner, t.batch, t.created, t.execute,
+    t.priority, t.retries, t.timeout, t.method, t.url, t.auth = string.match(record, PATTERN)
+  t.class = t.state and CLASSES[t.priority]
+  if not t.class or not tonumber(t.from) then return nil end
+  t.host = string.match(t.url, '^%w+://([^/?#]+)') or '-'
+  return t
+end
+
+local function read_task(id)
+  local record = redis.call('HGET', key('tasks'), id)
+  return record and parse_task(record)
+end
+
+local function record_of(t)
+  return table.concat({t.state, t.attempt, t.failures, t.returns, t.from, t.since, t.owner, t.batch,
+    t.created, t.execute, t.priority, t.retries, t.timeout, t.method, t.url, t.auth}, ' ')
+end
+
+local function keep_task(id, t)
+  redis.call('HSET', key('tasks'), id, record_of(t))
+end
+
+local function is_calling(t)
+  return string.sub(t.state, 1, 8) == 'calling-'
+end
+
+local function has_failed(t)
+  return t.state == 'retrying' or t.state == 'calling-retrying'
+end
+
+local function class_of(t)
+  return t.class + (has_failed(t) and 1 or 0)
+end
+
+-- ---- queues and rooms ----
+
+-- Return what the tasks of all queues and rooms are ordered by.
+local function order_of(id, t)
+  return string.format('%d%013.0f %s', class_of(t), tonumber(t.from), id)
+end
+
+local function room_of(order)
+  return key('task-room:' .. (tonumber(string.sub(order, 1, 1)) % 2 == 1 and 'new' or 'failed'))
+end
+
+-- Return the order of the first task of a host that waits for its limit.
+local function first_in_room(host)
+  local first
+  for _, kind in ipairs({'new', 'failed'}) do
+    local found = redis.call('ZRANGEBYLEX', key('task-room:' .. kind), '[' .. host .. ' ',
+      '(' .. host .. '!', 'LIMIT', 0, 1)[1]
+    local order = found and string.sub(found, #host + 2)
+    if order and (not first or order < first) then
+      first = order
+    end
+  end
+  return first
+end
+
+-- Let the tasks that wait for a host's limit be claimed.
+local function open_host(host)
+  redis.call('ZREM', key('task-limited'), host)
+  local first = first_in_room(host)
+  if first then
+    redis.call('ZADD', key('task-open'), 0, first .. ' ' .. host)
+  end
+end
+
+-- Put a due task aside, since its host is at its limit until `opens` or later.
+local function enter_room(id, t, opens)
+  local first = first_in_room(t.host)
+  if first then
+    redis.call('ZREM', key('task-open'), first .. ' ' .. t.host)
+  end
+  local order = order_of(id, t)
+  redis.call('ZADD', room_of(order), 0, t.host .. ' ' .. order)
+  redis.call('ZADD', key('task-limited'), opens, t.host)
+end
+
+local function leave_room(order, host)
+  local room = redis.call('ZREM', room_of(order), host .. ' ' .. order)
+  if redis.call('ZREM', key('task-open'), order .. ' ' .. host) == 1 then
+    open_host(host)
+  end
+  return room == 1
+end
+
+local function enqueue_task(id, t)
+  redis.call('ZADD', key('task-queue:' .. class_of(t)), t.from, id)
+end
+
+-- Take a waiting task out of its queue or room.
+local function unqueue_task(id, t)
+  if redis.call('ZREM', key('task-queue:' .. class_of(t)), id) == 0 then
+    leave_room(order_of(id, t), t.host)
+  end
+end
+
+-- Return the earliest instant of all queues; nil when they are empty.
+local function first_queued()
+  local first
+  for class = 1, 6 do
+    local from = tonumber(redis.call('ZRANGE', key('task-queue:' .. class), 0, 0, 'WITHSCORES')[2])
+    if from and (not first or from < first) then
+      first = from
+    end
+  end
+  return first
+end
+
+-- Return when a dispatcher has something to do: a call, a claim that runs out, a host's limit; nil for
+-- never.
+local function next_due(now)
+  if redis.call('ZCARD', key('task-open')) > 0 then return now end
+  local first = first_queued() or math.huge
+  for _, set in ipairs({key('task-limited'), key('task-claims')}) do
+    first = math.min(first, tonumber(redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]) or first)
+  end
+  return first < math.huge and first or nil
+end
+
+-- ---- the end of a claim ----
+
+local throttle
+
+local function read_throttle()
+  if not throttle then
+    throttle = {}
+    local stored = redis.call('HGETALL', key('task-throttle'))
+    for i = 1, #stored, 2 do
+      throttle[stored[i]] = tonumber(stored[i + 1])
+    end
+  end
+  return throttle
+end
+
+local function keep_throttle()
+  local words = {}
+  for name, value in pairs(throttle or {}) do
+    words[#words + 1] = name
+    words[#words + 1] = string.format('%.3f', value)
+  end
+  if #words > 0 then
+    redis.call('HSET', key('task-throttle'), unpack(words))
+  end
+end
+
+-- Free what a claim holds: its place among the claims, its host's limit, its place in the batch of the
+-- throttle, whose last answer came at `ended`. `keep_throttle` has to follow.
+local function release(id, t, now, ended)
+  redis.call('ZREM', key('task-claims'), id)
+  if redis.call('HINCRBY', key('task-hosts'), t.host, -1) <= 0 then
+    redis.call('HDEL', key('task-hosts'), t.host)
+  end
+  local look = tonumber(redis.call('ZSCORE', key('task-limited'), t.host) or '')
+  if look and look > now then
+    redis.call('ZADD', key('task-limited'), now, t.host)
+  end
+  local batch = read_throttle()
+  if tonumber(t.batch) and tonumber(t.batch) == batch.batch then
+    batch.out = math.max((batch.out or 0) - 1, 0)
+    batch.ended = math.max(batch.ended or 0, ended)
+  end
+end
+
+local function back_to_queue(id, t)
+  t.state = string.sub(t.state, 9)
+  t.since, t.batch = '-', '-'
+  keep_task(id, t)
+  enqueue_task(id, t)
+end
+
+local function remember_attempt(id, ended, attempt)
+  redis.call('RPUSH', key('task-attempts:' .. id), whole(ended) .. ' ' .. attempt)
+  redis.call('LTRIM', key('task-attempts:' .. id), -ATTEMPTS, -1)
+end
+
+-- End a task that is in no queue or claim any more.
+local function end_task(id, t, state, now)
+  t.state, t.since, t.batch = state, whole(now), '-'
+  keep_task(id, t)
+  redis.call('ZADD', SHELVES[state], now, id)
+  local name = redis.call('HGET', key('task-keys'), id)
+  if name and redis.call('HGET', key('task-dedup'), name) == id then
+    redis.call('HDEL', key('task-dedup'), name)
+  end
+end
+
+-- ---- counting ----
+
+local counts = {}
+
+local function tally_task(name, n)
+  counts[name] = (counts[name] or 0) + (n or 1)
+end
+
+-- Write the counts: for ever in `task-counters`, those of calls also of each minute of the last hour.
+local function keep_counts(now)
+  local minute = math.floor(now / 60000)
+  local called = false
+  for name, n in pairs(counts) do
+    redis.call('HINCRBY', key('task-counters'), name, whole(n))
+    local result = string.match(name, '^called (.*)$')
+    if result then
+      called = true
+      redis.call('HINCRBY', key('task-minutes'), whole(minute) .. ' ' .. result, n)
+    end
+  end
+  if called and redis.call('HINCRBY', key('task-minutes'), 'minute', 0) ~= minute then
+    redis.call('HSET', key('task-minutes'), 'minute', whole(minute))
+    for _, field in ipairs(redis.call('HKEYS', key('task-minutes'))) do
+      local of = tonumber(string.match(field, '^(%d+) '))
+      if of and (of < minute - 60 or of > minute) then
+        redis.call('HDEL', key('task-minutes'), field)
+      end
+    end
+  end
+end
+
+-- ---- forgetting ----
+
+local function erase_task(id)
+  redis.call('HDEL', key('tasks'), id)
+  redis.call('HDEL', key('task-details'), id)
+  redis.call('HDEL', key('task-tags'), id)
+  redis.call('DEL', key('task-attempts:' .. id))
+  local name = redis.call('HGET', key('task-keys'), id)
+  if name then
+    redis.call('HDEL', key('task-keys'), id)
+    if redis.call('HGET', key('task-dedup'), name) == id then
+      redis.call('HDEL', key('task-dedup'), name)
+    end
+  end
+end
+
+-- Forget ended tasks beyond what is kept, at most `limit` of each kind.
+local function trim_tasks(conf, now, limit)
+  for state, shelf in pairs(SHELVES) do
+    local keep = state == 'stale' and math.huge or conf('keep_done')
+    local age = state == 'stale' and conf('keep_stale_days') * 24 or conf('keep_done_hours')
+    local beyond = math.min(redis.call('ZCARD', shelf) - keep, limit)
+    local ids = beyond > 0 and redis.call('ZRANGE', shelf, 0, beyond - 1) or redis.call(
+      'ZRANGEBYSCORE', shelf, '-inf', whole(now - age * 3600000), 'LIMIT', 0, limit)
+    for _, id in ipairs(ids) do
+      redis.call('ZREM', shelf, id)
+      erase_task(id)
+    end
+  end
+end
