@@ -198,7 +198,7 @@ def _namespace(text: str) -> str:
 
 def _queues(text: str) -> tuple[str, ...]:
     """Read names separated by commas or spaces; of a repeated name the first place counts."""
-    return tuple(dict.fromkeys(text.replace(",", " ").split())) or ("default",)
+    return tuple(dict.fromkeys(text.replace(",", " ").split())) or ("default", "callbacks")
 
 
 def _release(text: str) -> int:

@@ -50,7 +50,7 @@ REPORTS = 10
 """Reports in a minute; beyond, they are gathered into one."""
 PASSED_OVER = ("window", "limit")
 """Reasons of skips that come from lateness."""
-RUNS = "@runs"
+RUNS, STALE_TASKS = "@runs", "@stale"
 
 
 class Monitor:
@@ -64,6 +64,8 @@ class Monitor:
         self._open: OpenAlerts | None = None
         self._attempt = ""
         """The newest ended attempt that was read."""
+        self._stale = 0
+        """Tasks of callbacks that had failed for good, by the counter, at the last look."""
         self._commits: deque[CommitResult] = deque(maxlen=COMMITS_LIMIT)
         self._watched: set[str] = set()
         """Schedules whose successful commits matter too: they may end an alert."""
@@ -103,13 +105,14 @@ class Monitor:
         snapshot = self._executions.snapshot(before, self._attempt, alerts.jobs(), LOOK_LIMIT)
         self._check(alerts, snapshot, tick)
         alerts.time(tick.time, now)
+        stale = self._check_callbacks(alerts, tick)
         if moment >= self._memory_at:
             self._memory_at = moment + MEMORY_SECONDS
             self._check_memory(alerts)
         if moment >= self._tidy_at and alerts.schedules():
             self._tidy_at = moment + TIDY_SECONDS
             self._tidy(alerts)
-        self._keep(alerts, snapshot.attempt, lease)
+        self._keep(alerts, snapshot.attempt, stale, lease)
         self._report(moment)
         self._ping(snapshot, tick, moment)
         self._commits.clear()
@@ -134,6 +137,8 @@ class Monitor:
             self._log(edges)
         self._unconfirmed = {}, []
         self._attempt = kept.pop(RUNS, "")
+        known = kept.pop(STALE_TASKS, "")
+        self._stale = int(known) if known.isdecimal() else 0
         return OpenAlerts(self._rules, kept)
 
     def _check_commit(self, alerts: OpenAlerts, answer: CommitResult) -> None:
@@ -167,6 +172,15 @@ class Monitor:
                 alerts.failed(ended.schedule, attempt.ended, error, self._now)
         alerts.check(snapshot.live, snapshot.unserved, self._now)
 
+    def _check_callbacks(self, alerts: OpenAlerts, tick: TickReport) -> int:
+        """Return the tasks that have failed for good, by the counter."""
+        if tick.callbacks is None:
+            return self._stale
+        count = tick.callbacks.counters.get("stale", 0)
+        alerts.stale(count - self._stale, tick.callbacks)
+        alerts.hosts(tick.callbacks)
+        return count
+
     def _check_memory(self, alerts: OpenAlerts) -> None:
         """Compare the server's memory with its limit; nothing where it refuses to report it."""
         redis = self._store.redis
@@ -190,16 +204,18 @@ class Monitor:
 
     # ---- storing and reporting ----------------------------------------------------------------
 
-    def _keep(self, alerts: OpenAlerts, attempt: str, lease: Lease) -> None:
+    def _keep(self, alerts: OpenAlerts, attempt: str, stale: int, lease: Lease) -> None:
         """Store the changes, then log the edges."""
         edges, changes = alerts.drain()
+        if stale != self._stale:
+            changes[STALE_TASKS] = str(stale)
         if attempt != self._attempt:
             changes[RUNS] = attempt  # last: until then these runs count as not read
         if changes:
             self._unconfirmed = changes, edges
             self._store.keep_alerts(lease, changes)
             self._unconfirmed = {}, []
-        self._attempt = attempt
+        self._attempt, self._stale = attempt, stale
         self._log(edges)
 
     def _log(self, edges: list[Edge]) -> None:

@@ -12,6 +12,9 @@ An alert is one problem, from its beginning to its end:
                 one does or none waits
     memory      the server uses FULL of its memory, whose end stops every schedule; over below ROOM
     time        the server's time is in doubt or went back, or the leader's host is far off
+    stale       tasks of callbacks have failed for good; over when none has for QUIET
+    host        HOST_FAILURES calls of a host in a row have failed, over UNSERVED or longer; over
+                with its next success. Dropped when its last call is FORGOTTEN ago
 
 Reported are its edges: it began, it goes on (once a day), it is over. Alerts that have not lasted
 long enough to be reported are stored too, so that a restart counts on. A schedule that is paused,
@@ -30,18 +33,22 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from rq_clock.model.callbacks import CallbacksStatus
 from rq_clock.model.verdict import Thresholds
 from rq_clock.store.memory import FULL, ROOM
 from rq_clock.timing.instants import from_ms, iso, to_ms
 
 LATE, FAILING, STUCK, NO_WORKER = "late", "failing", "stuck", "no-worker"
 MEMORY, TIME, SERVER = "memory", "time", "redis"
+STALE, HOST, CALLBACKS = "stale", "host", "callbacks"
 OF_SCHEDULES = (LATE, FAILING, STUCK)
 """Kinds of alerts whose subject is a schedule."""
-_FIELDS = {NO_WORKER: "queue", MEMORY: "server", TIME: "server"}
+_FIELDS = {NO_WORKER: "queue", MEMORY: "server", TIME: "server", STALE: "queue", HOST: "host"}
 BEGAN, GOES_ON, RECOVERED = "began", "goes_on", "recovered"
 UNSERVED = timedelta(seconds=60)
 REMIND = timedelta(hours=24)
+QUIET, FORGOTTEN = timedelta(hours=1), timedelta(hours=24)
+HOST_FAILURES = 5
 ALERT_LIMIT = 1000
 """Open alerts of one kind. After an outage a hundred thousand late schedules are one report; to
 store and report each would delay the tick."""
@@ -63,13 +70,16 @@ class TickReport:
     """Schedules and those of their jobs that were found nowhere."""
     time: str = ""
     """What is wrong with the time."""
+    callbacks: CallbacksStatus | None = None
+    """How callbacks are, if they were looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """`subject` is a schedule, of no-worker a queue, of memory and time SERVER. `last` is the
-    newest fire time, or end of a run, that counted; `reported` when an edge was reported last, None
-    if none was yet. `detail` is one line about the newest, of stuck the ids of the jobs."""
+    """`subject` is a schedule, of no-worker a queue, of memory and time SERVER, of stale CALLBACKS,
+    of host a host. `last` is the newest fire time, or end of a run or call, that counted;
+    `reported` when an edge was reported last, None if none was yet. `detail` is one line about the
+    newest, of stuck the ids of the jobs."""
 
     kind: str
     subject: str
@@ -130,7 +140,7 @@ class Edge:
             NO_WORKER: f"jobs wait since {since} and no worker serves them",
         }
         still = "still " if self.state == GOES_ON else ""
-        if a.kind in (MEMORY, TIME):
+        if a.kind in (MEMORY, TIME, STALE):
             return f"{still}{a.kind}: {a.detail}"
         return f"{still}{a.kind}: {subject}, {texts.get(a.kind, a.detail)}"
 
@@ -141,9 +151,7 @@ class Edge:
         return {
             "kind": a.kind,
             "state": self.state,
-            {NO_WORKER: "queue", MEMORY: "server", TIME: "server"}.get(
-                a.kind, "schedule"
-            ): a.subject,
+            _FIELDS.get(a.kind, "schedule"): a.subject,
             "since": iso(a.since),
             "last": iso(a.last),
             "count": a.count,
@@ -266,6 +274,27 @@ class OpenAlerts:
             if alert:
                 self._report(alert, now)
 
+    def stale(self, new: int, status: CallbacksStatus) -> None:
+        """So many tasks of callbacks have failed for good since the last look."""
+        if new > 0:
+            tasks = "a task has" if new == 1 else f"{new:,} tasks have"
+            text = f"{tasks} failed for good, {status.stale:,} are stale; retry or delete them"
+            if alert := self._add(STALE, CALLBACKS, status.now, text):
+                self._report(alert, status.now)
+
+    def hosts(self, status: CallbacksStatus) -> None:
+        """Callbacks are in this state: of some hosts every call fails."""
+        failing = {host.host: host for host in status.failing_hosts}
+        for host in failing.values():
+            if host.failures >= HOST_FAILURES and host.last - host.since >= UNSERVED:
+                text = f"{host.failures:,} calls in a row failed since {iso(host.since)}"
+                alert = self._add(HOST, host.host, host.last, f"{text}, last: {host.result}")
+                if alert and not alert.reported:
+                    self._report(alert, status.now)
+        for alert in [a for a in self._open.values() if a.kind == HOST]:
+            if alert.subject not in failing:
+                self._end(alert.field, status.now)
+
     def check(self, live: Collection[str], unserved: Collection[str] | None, now: datetime) -> None:
         """End the alerts that are over, and report those that have lasted long enough. `live` are
         those of `jobs` that still wait or run, `unserved` the queues without a worker, if these are
@@ -278,7 +307,10 @@ class OpenAlerts:
             over = over and alert.subject not in (unserved or ())
             if alert.kind == STUCK:
                 over = not any(job in live for job in alert.detail.split())
-            if over:
+            over = over or (alert.kind == STALE and now - alert.last >= QUIET)
+            if alert.kind == HOST and now - alert.last >= FORGOTTEN:
+                self._close(field)
+            elif over:
                 self._end(field, now)
             elif self._needs_report(alert, now):
                 self._report(alert, now)

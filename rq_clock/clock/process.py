@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
 from rq_clock.clock.candidate import Candidate
+from rq_clock.clock.dispatching import CALLBACKS_CHANGED, Dispatching
 from rq_clock.clock.duties import Duty, next_duty
 from rq_clock.clock.news import EVERYTHING, News
 from rq_clock.clock.packages import own_packages
@@ -109,8 +110,11 @@ class ClockProcess:
         self._backfilling = Duty("backfills", self._backfill)
         self._repairer = Repairer(self._store)
         self._repairing = Duty("repair", self._repair)
+        self._dispatchers = Dispatching(self._store)
+        self._dispatching = Duty("callbacks", lambda *_: self._dispatchers.look())
         self._duties = [
             self._reaping, self._backfilling, Duty("alerts", self._check_alerts), self._repairing,
+            self._dispatching,
         ]  # fmt: skip
         self._counting = Duty("counts", self._write_counts)
         self._duty_at = 0.0
@@ -212,6 +216,7 @@ class ClockProcess:
             self._runtime.collector.freeze()
             self._walk()
         self._last_token = lease.number
+        self._dispatching.next_at = 0.0  # messages may have been missed
         self._reconnect.succeeded()
         self._monitor.forget()
         self._runtime.collector.suspend()  # see QUIET_SECONDS
@@ -283,10 +288,15 @@ class ClockProcess:
         self._time.sample(sent, self._leases.renew(lease, **facts))
 
     def _handle(self, planner: Planner, messages: list[str]) -> None:
-        for duty, message in ((self._reaping, REAP), (self._backfilling, BACKFILLS_CHANGED)):
+        announced = {
+            REAP: self._reaping,
+            BACKFILLS_CHANGED: self._backfilling,
+            CALLBACKS_CHANGED: self._dispatching,
+        }
+        for message, duty in announced.items():
             if message in messages or EVERYTHING in messages:
                 duty.next_at = 0.0
-        others = ("lease", REAP, BACKFILLS_CHANGED)
+        others = ("lease", *announced)
         planner.look_again(message for message in messages if message not in others)
 
     # ---- duties -------------------------------------------------------------------------------
@@ -331,7 +341,8 @@ class ClockProcess:
 
     def _check_alerts(self, planner: Planner, lease: Lease) -> float:
         moment, now = self._runtime.monotonic(), self._runtime.now()
-        report = replace(planner.report(), time=self._watch.faults())
+        callbacks = self._dispatchers.take_status()
+        report = replace(planner.report(), time=self._watch.faults(), callbacks=callbacks)
         pause = self._monitor.look(moment, now, report, lease)
         planner.overlaps.lost.clear()
         return pause

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -58,6 +59,7 @@ class _Exchange:
     stage: str = "looking up the name"
 
 
+_refusal = lru_cache(maxsize=1000)(refusal)
 _exchange: ContextVar[_Exchange] = ContextVar("rq_clock_exchange")
 
 
@@ -100,7 +102,6 @@ class AsyncClient:
         Raises Refused for an address that may not be called, TooSlow after `timeout` seconds, and
         WebhookFailed when the call breaks off.
         """
-        where = masked_url(request.url)
         parts = urlsplit(request.url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         exchange = _Exchange(parts.hostname or "", port)
@@ -110,8 +111,9 @@ class AsyncClient:
             async with limit:
                 return await self._call(request, exchange)
         except Refused as error:
-            raise Refused(f"{where}: refused, {error}") from None
+            raise Refused(f"{masked_url(request.url)}: refused, {error}") from None
         except Exception as error:
+            where = masked_url(request.url)
             if limit.expired():
                 text = f"{exchange.stage} took longer than {timeout:g} s"
                 raise TooSlow(f"{where}: {text}") from None
@@ -136,7 +138,7 @@ class AsyncClient:
         """Return a socket for an address that the current call may reach. Raises Refused."""
         family, kind, protocol, _, address = info
         exchange = _exchange.get()
-        if reason := refusal(exchange.host, exchange.port, str(address[0]), self._allowed):
+        if reason := _refusal(exchange.host, exchange.port, str(address[0]), self._allowed):
             raise Refused(reason)
         exchange.stage = f"connecting to {address[0]}"
         return socket.socket(family, kind, protocol)
@@ -196,7 +198,7 @@ class _Resolver(AbstractResolver):
         name = _exchange.get().host
         found = await asyncio.shield(self._lookup(name, port))
         for *_, address in found:
-            if reason := refusal(name, port, str(address[0]), self._allowed):
+            if reason := _refusal(name, port, str(address[0]), self._allowed):
                 raise Refused(reason)
         if not found:
             raise OSError(f"{name} has no address")

@@ -162,9 +162,10 @@ class Dispatch:
         """Keep the place for another PLACE_MS; False when it is gone."""
         return self._place("beat")
 
-    def leave(self) -> None:
-        """Give the place up."""
-        self._place("leave")
+    def leave(self, *, successor: bool = False) -> None:
+        """Give the place up. Unless a `successor` follows, the clock gets a message to look when
+        the next task is due."""
+        self._place("hand-over" if successor else "leave")
 
     def _place(self, verb: str) -> bool:
         args = [verb, self._owner, PLACE_MS, self._defaults]

@@ -34,6 +34,7 @@ from rq.logutils import setup_loghandlers
 from rq.worker import DequeueStrategy, WorkerStatus
 
 from rq_clock import log as logs
+from rq_clock.callbacks.queue import QUEUE as CALLBACKS
 from rq_clock.errors import RqClockError
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Evicted, Executions
@@ -45,7 +46,7 @@ from rq_clock.settings import Settings, withhold_secrets
 from rq_clock.store.client import idle_sockets_of, is_outage, with_timeouts
 from rq_clock.store.diagnosis import SHORTEST_PAUSE, Reconnect
 from rq_clock.worker.channel import REUSABLE, Channel
-from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, named_hooks, prepare
+from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, import_dispatcher, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans
 from rq_clock.worker.job_output import JobOutput, Recorder
 from rq_clock.worker.news import POLL, News
@@ -427,6 +428,8 @@ class Worker(JobWorker):
         self.reorder_queues(reference_queue=queue)
         execution = replace(execution, offset=self._runtime.time.offset)
         self._task = self._hand_over(execution, execution)
+        if execution.queue == CALLBACKS:
+            import_dispatcher()
         self._enter("serving")
         if self._settings.horse_jobs == 1 and self._goes_on():
             self._horses.fork_ahead(AHEAD if busy else 1)

@@ -13,7 +13,7 @@
 local SOME = 100  -- of claims that ran out, and of hosts to look at again
 local STEPS = 500  -- tasks that may be put aside, in one go
 local GRACE_MS = 30000  -- beyond a call's timeout, until its claim runs out
-local BURST_MS = 250  -- of a host's rate, that may be called at once
+local HOST_BURST_MS = 250  -- of a host's rate, that may be called at once
 local LATE = {100, 500, 1000, 5000, 30000, 60000, 300000, 3600000}
 
 local owner, limit, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -29,18 +29,9 @@ for _, id in ipairs(ran_out) do
   if not t or not is_calling(t) then
     redis.call('ZREM', key('task-claims'), id)
   else
-    release(id, t, now, now)
-    t.returns = t.returns + 1
     local error = 'its worker stored no result in time; it may have died'
     local lost = {attempt = tonumber(t.attempt), result = 'lost', error = error}
-    remember_attempt(id, now, cjson.encode(lost))
-    tally_task('called lost')
-    if t.returns >= RETURNS then
-      end_task(id, t, 'stale', now)
-      tally_task('stale')
-    else
-      back_to_queue(id, t)
-    end
+    lose_claim(id, t, now, cjson.encode(lost))
   end
 end
 
@@ -52,33 +43,9 @@ trim_tasks(conf, now, 20)
 
 -- ---- the throttle ----
 
-local base, size = conf('base_interval_ms'), conf('select_size')
 local _, mode = conf('mode')
-local gap = base / size  -- between two calls, when the rate is steady
-local burst = math.max(gap, math.min(base, 500))
-
-local batch  -- number of the batch that the claims of this script belong to
-local fresh = false  -- whether it begins with them
-
--- Return how many calls may begin now, and if none, when.
-local function allowance()
-  local state = read_throttle()
-  if mode == 'off' then return limit, now end
-  if mode == 'steady' then
-    state.tat = math.min(math.max(state.tat or 0, now), now + burst)
-    local allowed = math.floor((now + burst - state.tat) / gap + 1e-6)
-    return math.min(allowed, limit), math.ceil(state.tat + gap - burst)
-  end
-  local out, left = state.out or 0, state.left or 0
-  local longest = math.min(state['until'] or 0, now + 400000)
-  batch = state.batch or 0
-  if left > 0 and now < longest then return math.min(left, limit), now end
-  if out > 0 and now < longest then return 0, longest + base end
-  local ended = math.min(out > 0 and longest or state.ended or 0, now)
-  if state.batch and now < ended + base then return 0, ended + base end
-  batch, fresh = batch + 1, true
-  return math.min(size, limit), now
-end
+local gap = conf('base_interval_ms') / conf('select_size')  -- between two calls at a steady rate
+local allowed, opens, batch, fresh = allowance(conf, now, limit)
 
 -- Let the throttle know of the claims; `more` tells that their number was limited.
 local function account(claimed, timeout, more)
@@ -87,7 +54,7 @@ local function account(claimed, timeout, more)
     state.tat = state.tat + claimed * gap
   elseif mode ~= 'off' and claimed > 0 then
     if fresh then
-      state.batch, state.left, state.out = batch, size, 0
+      state.batch, state.left, state.out = batch, conf('select_size'), 0
     end
     state.out = state.out + claimed
     state.left = more and math.max(state.left - claimed, 0) or 0
@@ -99,7 +66,7 @@ end
 
 local concurrency, rate = conf('host_concurrency'), conf('host_rate')
 local host_gap = rate and 1000 / rate
-local host_burst = rate and math.max(host_gap, BURST_MS)
+local host_burst = rate and math.max(host_gap, HOST_BURST_MS)
 if rate then
   redis.call('ZREMRANGEBYSCORE', key('task-pace'), '-inf', now)
 end
@@ -189,7 +156,6 @@ local function claim_from_room(member)
   end
 end
 
-local allowed, opens = allowance()
 local steps = 0
 while claimed < allowed and steps < allowed + STEPS do
   steps = steps + 1
@@ -221,8 +187,7 @@ elseif claimed < allowed then
   again = next_due(now)
 else
   account(claimed, longest, true)
-  fresh = false
-  _, opens = allowance()
+  _, opens = allowance(conf, now, limit)
   again = next_due(now)
   again = again and math.max(again, opens)
 end

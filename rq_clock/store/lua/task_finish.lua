@@ -3,7 +3,8 @@
 --
 -- KEYS  1 tasks
 -- ARGV  1 owner   2 ms of the owner's lease   3 the configuration's defaults
---       … for each call: id; attempt; result: "ok", "gone", "unsent" or another word for a failure;
+--       … for each call: id; attempt; result: "ok", "gone", "lost" (its worker had to end before the
+--       answer came), "unsent" or another word for a failure;
 --       ms that the receiver asks to wait, or ""; ms since the end of the call; a factor for the delay
 --       of a retry; the attempt as JSON
 -- Returns for each call the state of its task, and when it may be called next or ""; "late" where the
@@ -65,7 +66,10 @@ local function finish(id, attempt, result, wait, ago, factor, line)
   local ended = now - ago
   local ours = t.owner == owner and tonumber(t.attempt) == attempt
   if not ours then return 'late' end
-  if is_calling(t) then
+  if is_calling(t) and result == 'lost' then
+    lose_claim(id, t, now, line)
+    return t.state, t.state ~= 'stale' and t.from
+  elseif is_calling(t) then
     release(id, t, now, ended)
     if result == 'unsent' then
       t.attempt = t.attempt - 1

@@ -15,6 +15,7 @@ local RETURNS = 10  -- claims that may run out in a row
 local ATTEMPTS = 50  -- kept of each task
 local LOOK_MS = 10000  -- until a host at its limit is looked at again, at the latest
 local HOSTS = 1000  -- that only fail, kept
+local BURST_MS = 500  -- of a steady rate, that may be called at once
 local CLASSES = {high = 1, normal = 3, low = 5}  -- and one more for a task that failed
 local PATTERN = '^' .. string.rep('(%S+) ', 15) .. '(.*)$'
 local SHELVES = {done = key('task-done'), stale = key('task-stale'), canceled = key('task-canceled')}
@@ -238,6 +239,28 @@ local function end_task(id, t, state, now)
   end
 end
 
+-- Return how many calls may begin now, at most `limit`, and when the next one may; in the mode
+-- after_answers also the number of their batch, and whether it begins with them.
+local function allowance(conf, now, limit)
+  local state, base, size = read_throttle(), conf('base_interval_ms'), conf('select_size')
+  local _, mode = conf('mode')
+  if mode == 'off' then return limit, now end
+  if mode == 'steady' then
+    local gap = base / size
+    local burst = math.max(gap, math.min(base, BURST_MS))
+    state.tat = math.min(math.max(state.tat or 0, now), now + burst)
+    local allowed = math.floor((now + burst - state.tat) / gap + 1e-6)
+    return math.min(allowed, limit), math.ceil(state.tat + gap - burst)
+  end
+  local out, left, batch = state.out or 0, state.left or 0, state.batch or 0
+  local longest = math.min(state['until'] or 0, now + 400000)
+  if left > 0 and now < longest then return math.min(left, limit), now, batch end
+  if out > 0 and now < longest then return 0, longest + base, batch end
+  local ended = math.min(out > 0 and longest or state.ended or 0, now)
+  if state.batch and now < ended + base then return 0, ended + base, batch end
+  return math.min(size, limit), now, batch + 1, true
+end
+
 -- ---- counting ----
 
 local counts = {}
@@ -266,6 +289,23 @@ local function keep_counts(now)
         redis.call('HDEL', key('task-minutes'), field)
       end
     end
+  end
+end
+
+-- ---- claims without a result ----
+
+-- Put a task back whose call has no result: the fault is the worker's, so its failures stay. After
+-- RETURNS in a row it is stale. `keep_throttle` has to follow.
+local function lose_claim(id, t, now, line)
+  release(id, t, now, now)
+  t.returns = t.returns + 1
+  remember_attempt(id, now, line)
+  tally_task('called lost')
+  if t.returns >= RETURNS then
+    end_task(id, t, 'stale', now)
+    tally_task('stale')
+  else
+    back_to_queue(id, t)
   end
 end
 
