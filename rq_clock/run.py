@@ -78,7 +78,7 @@ def from_meta(meta: Mapping[str, Any]) -> Run | None:
 def allowed_targets(meta: Mapping[str, Any]) -> list[str] | None:
     """Return the functions that a run may call, as patterns; None for any."""
     facts = meta.get("rq_clock")
-    allowed = facts.get("allowed_targets") if isinstance(facts, Mapping) else None
+    allowed = facts.get("allowed_targets") if isinstance(facts, dict) else None
     return None if allowed is None else [str(pattern) for pattern in allowed]
 
 

@@ -64,6 +64,13 @@ class Execution:
     previous: datetime | None = None
     offset: float = 0.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it without a look at the fields, which takes the process of a job long."""
+        return Execution, (
+            self.id, self.job_id, self.queue, self.worker, self.started, self.fields,
+            self.previous, self.offset,
+        )  # fmt: skip
+
     @property
     def attempt(self) -> int:
         """Return 1 for the first execution of the job, and one more for each later one."""
@@ -171,6 +178,10 @@ class Outcome:
     commands: list[Command]
     again: str = ""
     """Where the job goes on: "front", "queue", "later", or "" when this was the end of it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it as an execution is."""
+        return Outcome, (self.state, self.error, self.ended, self.commands, self.again)
 
     def entry(self, execution: Execution) -> str:
         """Return the outcome as the ledger has it."""

@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,6 +29,7 @@ from rq import Queue
 from rq import Worker as RQWorker
 from rq.executions import Execution as RQExecution
 from rq.job import UNEVALUATED, Job, JobStatus
+from rq.serializers import DefaultSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import now, utcformat, utcparse
 
@@ -63,6 +65,7 @@ _EXAMPLE = Execution("", "example", "default", "", now(), {
 })  # fmt: skip
 _OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
 """Fields that RQ sets again when it runs a job, and parses slowly."""
+_TIMES = (b"created_at", b"enqueued_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class JobWorker(RQWorker):
         self._is_horse = True
         run.obey(lambda: channel.stopping)
         signal.signal(LEAVE, self._leave)
-        channel.pipes.prepare(settings.log_level)
+        channel.pipes.prepare()
         reset_signals_in_forks()
         if self._hooks.after_fork:
             with run.worker_code():
@@ -147,7 +150,7 @@ class JobWorker(RQWorker):
         copied for this process before it has a job, not while the job waits."""
         execution = pickle.loads(pickle.dumps(_EXAMPLE))
         job = Job(execution.job_id, self.connection)
-        job.restore(execution.fields)
+        _fill(job, execution.fields)
         with UnixSignalDeathPenalty(60, JobTimeoutException):  # type: ignore[no-untyped-call]
             result = job.func(*job.args, **job.kwargs)
         pickle.dumps((outcomes.succeeded(execution, now(), result), False))
@@ -192,9 +195,14 @@ class JobWorker(RQWorker):
         """Return the server's time."""
         return instant(self._runtime.monotonic() + self._current.offset)
 
+    @property
+    def _another_serializer(self) -> Any:
+        """Return the serializer, or None for RQ's own: RQ examines each other one at length."""
+        return None if self.serializer is DefaultSerializer else self.serializer
+
     def _restored(self, execution: Execution) -> Job:
-        job = self.job_class(execution.job_id, self.connection, self.serializer)
-        job.restore({k: v for k, v in execution.fields.items() if k not in _OVERWRITTEN})
+        job = self.job_class(execution.job_id, self.connection, self._another_serializer)
+        _fill(job, execution.fields)
         return job
 
     def _settle(self, aftermath: Aftermath) -> None:
@@ -312,7 +320,7 @@ class JobWorker(RQWorker):
         assert job.ended_at
         outcome = outcomes.succeeded(
             self._current, job.ended_at, job._result,
-            ttl=self.default_result_ttl, serializer=self.serializer,
+            ttl=self.default_result_ttl, serializer=self._another_serializer,
         )  # fmt: skip
         self._deliver(outcome, job)
 
@@ -325,7 +333,7 @@ class JobWorker(RQWorker):
             return
         assert job.ended_at
         outcome = outcomes.retry_requested(
-            self._current, job.ended_at, retry, serializer=self.serializer
+            self._current, job.ended_at, retry, serializer=self._another_serializer
         )
         self._deliver(outcome, job)
         if not outcome.again:
@@ -374,6 +382,28 @@ class JobWorker(RQWorker):
         while received and not run.stopping() and self._runtime.monotonic() < until:
             Event().wait(0.01)
         return run.stopping()
+
+
+def _fill(job: Job, fields: Mapping[bytes, bytes]) -> None:
+    """Let a job have the fields of its hash, as RQ reads them."""
+    parsed = _parsed(fields)
+    skipped = _OVERWRITTEN | parsed.keys()
+    job.restore({name: value for name, value in fields.items() if name not in skipped})
+    for name, value in parsed.items():
+        setattr(job, name.decode(), value)
+
+
+def _parsed(fields: Mapping[bytes, bytes]) -> dict[bytes, Any]:
+    """Return the fields of a job that RQ parses slowly, or nothing when they are not written as RQ
+    writes them."""
+    try:
+        times = {name: datetime.fromisoformat(fields[name].decode()) for name in _TIMES}
+        timeout = int(fields[b"timeout"])
+    except (ValueError, KeyError):
+        return {}
+    if None in [time.tzinfo for time in times.values()]:
+        return {}
+    return {**times, b"timeout": timeout}
 
 
 def _with_retries(execution: Execution, job: Job) -> Execution:

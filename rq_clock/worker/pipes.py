@@ -80,27 +80,22 @@ class Pipes:
             os.close(descriptor)
         self.readable.clear()
 
-    def prepare(self, log_level: int) -> None:
-        """Let what a job logs be printed if nothing else is set up, from `log_level` on: in one
-        line, to standard error. Our own lines and RQ's are not part of a job's output."""
+    def prepare(self) -> None:
+        """Let what a job logs be printed if nothing else is set up: in one line, to standard error.
+        Our own lines and RQ's are not part of a job's output."""
         self._own = {number: os.dup(number) for number in STREAMS}
-        out, error = map(_Plain, self._own.values())
+        _OUT.descriptor, _ERROR.descriptor = self._own.values()
         for log in _OURS:
             for handler in log.handlers:
                 if isinstance(handler, logging.StreamHandler):
                     if handler.stream is sys.stdout:
-                        handler.setStream(out)
+                        handler.stream = _OUT
                     elif handler.stream is sys.stderr:
-                        handler.setStream(error)
+                        handler.stream = _ERROR
         if not logging.getLogger("rq.worker").hasHandlers():
-            rqs = logging.StreamHandler(error)
-            rqs.setLevel(logging.WARNING)
-            logging.getLogger("rq").addHandler(rqs)
+            logging.getLogger("rq").addHandler(_RQS)
         # it counts only while there is no handler, so `logging.basicConfig` in a job has its effect
-        last = logging.lastResort = logging.StreamHandler()
-        last.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        if logging.root.level == logging.WARNING and not logging.root.handlers:
-            logging.root.setLevel(log_level)
+        _LAST.stream, logging.lastResort = sys.stderr, _LAST
 
     def capture(self) -> None:
         """Let everything that this process prints go to the worker, each line at once."""
@@ -120,17 +115,32 @@ class Pipes:
                 os.dup2(descriptor, number)
 
 
+def choose_level(level: int) -> None:
+    """Let jobs log from this level on if nothing else is set up. Call it in the worker: it clears
+    what each logger knows, and that is copied for each process that does so."""
+    if logging.root.level == logging.WARNING and not logging.root.handlers:
+        logging.root.setLevel(level)
+
+
 class _Plain:
     """A text stream to a descriptor, without a buffer. Python's own takes longer to make than a
     small job to run."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def write(self, text: str) -> None:
         data = text.encode(errors="backslashreplace")
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            data = data[os.write(self.descriptor, data) :]
 
     def flush(self) -> None:
         pass
+
+
+# Made here and not in each process of a job, where each page that is written to is copied first.
+_OUT, _ERROR = _Plain(1), _Plain(2)
+_RQS = logging.StreamHandler(_ERROR)
+_RQS.setLevel(logging.WARNING)
+_LAST = logging.StreamHandler()
+_LAST.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

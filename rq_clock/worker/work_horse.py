@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import random
 import signal
 import sys
 import threading
@@ -209,7 +208,6 @@ def _live(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for close in inherited:
             close()
-        random.seed()
         serve(channel)
         status = 0
     except BaseException:

@@ -51,6 +51,7 @@ from rq_clock.worker.horses import Horses, reap_orphans
 from rq_clock.worker.job_output import JobOutput, Recorder
 from rq_clock.worker.news import POLL, News
 from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
+from rq_clock.worker.pipes import choose_level
 from rq_clock.worker.task import Task
 from rq_clock.worker.work_horse import WorkHorse
 
@@ -137,6 +138,7 @@ class Worker(JobWorker):
         self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
         self._begin_anew()
         prepare(self._hooks)
+        choose_level(self._settings.log_level)
         with self._runtime:
             try:
                 while self._go_on():

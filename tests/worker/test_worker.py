@@ -221,6 +221,24 @@ class TestBooks:
         work()
         assert (connection.hget(bad.key, "status"), good.return_value()) == (b"failed", 7)
 
+    @pytest.mark.parametrize(
+        ("field", "text", "ends"),
+        [
+            ("created_at", "2026-01-02T03:04:05Z", "finished"),  # as old releases of RQ wrote it
+            ("enqueued_at", "2026-01-02T03:04:05.000006", "failed"),
+            ("enqueued_at", "", "finished"),
+            ("timeout", "soon", "failed"),
+        ],
+    )
+    def test_fields_of_a_job_are_read_as_rq_reads_them(
+        self, connection: Any, queue: Any, work: Work, field: str, text: str, ends: str
+    ) -> None:
+        odd, good = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.add, 3, 4)
+        connection.hset(odd.key, field, text)
+        work()
+        status = connection.hget(odd.key, "status").decode()
+        assert (status, good.return_value()) == (ends, 7)
+
     @pytest.mark.parametrize("text", ["\udcff.txt", "a\x00b", "\ud83d", "é"])
     def test_an_error_is_recorded_whatever_its_text(
         self, queue: Any, work: Work, text: str
