@@ -219,16 +219,19 @@ class Editor:
         now = self.store.now()
         if until is not None and read_instant(until, field="until") <= now:
             raise ScheduleError(f"expected until in the future, got {until.isoformat()}")
-        pauses = self.store.pauses(names)
+        known, everything = self.store.load([n for n in names if n != ALL])
+        revisions = {ALL: everything} | {n: entry.revision for n, entry in known.items()}
+        pauses = self.store.pauses(names)  # last: if one ends now, its revision is stale
         since = {n: p.since for n, p in pauses.items() if p.at(now)}
         self._settle([n for n in pauses if n not in since], now)
-        known = self.load([n for n in since if n != ALL])[0]  # what is held until another end
         pause = Pause(reason=reason, by=self._by, since=now, until=until, missed=missed)
         return [
             Edit(
                 name=name,
+                expected=revisions.get(name, "there") if name in since else "there",
                 pause=replace(pause, since=since.get(name, now)),
-                next_fire=_due_from(known.get(name), now),
+                # what is held until another end
+                next_fire=_due_from(known.get(name), now) if name in since else None,
             )
             for name in names
         ]

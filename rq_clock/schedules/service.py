@@ -297,10 +297,14 @@ class Schedules:
         """
         names = _listed(names)
         refuse_missed(names, missed)
-        with self._editor() as editor:
-            edits = editor.to_pause(names, reason, until, missed)
-            detail = {"until": until and until.isoformat(), "missed": missed}
-            editor.write(edits, "pause", names, reason, **detail)
+
+        def pause() -> None:
+            with self._editor() as editor:
+                edits = editor.to_pause(names, reason, until, missed)
+                detail = {"until": until and until.isoformat(), "missed": missed}
+                editor.write(edits, "pause", names, reason, **detail)
+
+        retry_stale(pause)
 
     def resume(self, names: str | Iterable[str], *, missed: str | None = None) -> None:
         """Resume paused schedules. `missed` replaces that of the pause.

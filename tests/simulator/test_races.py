@@ -726,6 +726,28 @@ class TestPauses:
         race.tick(3600)
         assert race.backfilled() == ([1000, 2000, 3000] if before else [1000])
 
+    @pytest.mark.parametrize("n", range(1, 6))
+    def test_a_pause_that_ends_while_it_is_set_again_owes_what_it_owed(
+        self, race: Race, n: int
+    ) -> None:
+        race.add()
+        race.edit.pause("a", missed="all")
+        race.at(2500)
+        resumed = []
+
+        def resume() -> None:
+            resumed.append(n)
+            race.edit.resume("a")
+
+        race.before(n, resume)
+        race.edit.pause("a", missed="skip")
+        race.fault.disarm()
+        race.edit.resume("a")
+        race.tick(3000)
+        owed = [1000, 2000] if resumed else []
+        assert race.runs() == [3000]
+        assert race.backfilled() == owed
+
     def test_what_ran_by_an_older_trigger_does_not_count(self, race: Race) -> None:
         race.add()
         race.tick(10_000)
