@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from redis.exceptions import ResponseError
 
 from rq_clock.jobs.executions import Executions
+from rq_clock.model.callbacks import CallbacksStatus
 from rq_clock.model.entry import Entry, LeaseGrant
 from rq_clock.model.ledger import decided_until, ledger_entry
 from rq_clock.model.schedule import Schedule
@@ -26,9 +27,12 @@ from rq_clock.store.memory import FULL, failed_jobs, memory_used
 from rq_clock.store.scripts import text, texts
 from rq_clock.store.status import Status, read_status
 from rq_clock.store.store import Store, data_fault, portions
+from rq_clock.store.tasks import Tasks
 from rq_clock.version import releases
 
 SCAN = 1000
+CALLBACKS = "callbacks"
+"""The queue of the jobs that call tasks."""
 _HASHES = ("markers", "revisions", "pauses", "skips")
 T = TypeVar("T")
 
@@ -94,6 +98,8 @@ class Facts:
     """Workers of another make, and the queues that they serve."""
     failed: Mapping[str, int] = field(default_factory=dict)
     """Queue → failed jobs that RQ keeps; only read when the server is nearly full."""
+    callbacks: CallbacksStatus | None = None
+    """How callbacks are; None where the namespace was not looked into."""
     refused: Sequence[str] = ()
     """Commands of scripts that the user of the connection may not call."""
     unwritable: str = ""
@@ -160,7 +166,10 @@ def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:
                     found[name] = _unless_moved(before, again[name])
         seen += found.values()
         unmarked |= absent
+    callbacks = Tasks(store).status()
     served = {s.entry.schedule.queue for s in seen if s.entry.schedule}
+    if callbacks.waiting or callbacks.retrying or callbacks.calling:
+        served.add(CALLBACKS)
     queues, alive = _queues(store.redis, served)
     others = executions.foreign(queue for queue, served in queues.items() if served.workers)
     return replace(
@@ -169,6 +178,7 @@ def _look_into(store: Store, executions: Executions, facts: Facts) -> Facts:
         unmarked={name: unmarked[name] for name in _lacking(store, "markers", unmarked)},
         strays=_strays(store, set(names)),
         queues=queues,
+        callbacks=callbacks,
         foreign={worker: of for worker, of in others.items() if worker in alive},
     )
 

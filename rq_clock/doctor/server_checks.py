@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 
-from rq_clock.doctor.facts import Facts
+from rq_clock.doctor.facts import CALLBACKS, Facts
 from rq_clock.model.view import doc
 from rq_clock.store.access import is_cluster, too_old
 from rq_clock.store.diagnosis import ACCESS
@@ -28,6 +28,8 @@ BEHIND = 1_000_000
 """Bytes that a replica may lack: what a failover to it would lose."""
 FIGHT, FIGHT_SPAN = 5, timedelta(minutes=10)
 """More depositions than deploys make in such a span."""
+TASKS_LATE, HOST_FAILURES = timedelta(minutes=5), 5
+"""From when waiting tasks, and a host whose calls fail, are a finding."""
 REPLICA = ("slave", "replica")
 _SHOWN = 5
 
@@ -295,7 +297,37 @@ def _queues(facts: Facts, now: datetime) -> Iterator[Finding]:
         )
 
 
-CHECKS = (_server, _clocks, _ownership, _leadership, _handovers, _versions, _queues)
+def _callbacks(facts: Facts, now: datetime) -> Iterator[Finding]:
+    """Find tasks that wait in vain. A queue without a worker is `_queues`'s finding."""
+    status = facts.callbacks
+    if status is None:
+        return
+    late = timedelta(seconds=status.oldest_due_seconds)
+    served = facts.queues.get(CALLBACKS)
+    if late > TASKS_LATE and served and served.workers:
+        yield warning(
+            "tasks-late",
+            f"{count_of(status.due, 'task')} of callbacks are due, the first one for "
+            f"{duration_text(late)}",
+            "see whether the throttle (`rq-clock callbacks configure`) or too few workers hold "
+            "them back, and whether a clock leads",
+        )
+    if status.stale:
+        yield warning(
+            "tasks-stale",
+            f"{count_of(status.stale, 'task')} of callbacks failed for good and are called no more",
+            "look at them (`rq-clock callbacks list --status stale`), then retry or delete them",
+        )
+    hosts = [host.host for host in status.failing_hosts if host.failures >= HOST_FAILURES]
+    if hosts:
+        yield warning(
+            "hosts-failing",
+            f"every call of {few(hosts)} fails",
+            "see the attempts of their tasks (`rq-clock callbacks list --host HOST`)",
+        )
+
+
+CHECKS = (_server, _clocks, _ownership, _leadership, _handovers, _versions, _queues, _callbacks)
 
 
 # ---- words ------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@
                                   decided; enqueued, skipped; jobs, those that may live; state:
                                   running, done, canceled. Expires when it has ended
     audit                stream   by, verb, schedules (the first few), count, reason, detail; capped
-    alerts               hash     "<kind>:<schedule or queue>" → JSON of the alert; "@runs" → the
+    alerts               hash     "<kind>:<schedule, queue or host>" → JSON of the alert; "@stale" →
+                                  tasks known to have failed for good; "@runs" → the
                                   entry of `runs` up to which they are known
 
     runs and workers

@@ -45,6 +45,8 @@ SEARCH_LIMIT = 20_000
 """Tasks that one page of a list looks at."""
 SWEEP_LIMIT, PORTION = 1000, 200
 """Tasks that a bulk operation changes, and that one script does."""
+LATE_MS = (100, 500, 1000, 5000, 30_000, 60_000, 300_000, 3_600_000)
+"""Bounds of the counters `late <ms>`, as lua/task_claim.lua has them."""
 _PAGE = 500
 _HOSTS = 100
 _SCRIPTS = ("task_add", "task_configure", "task_edit", "task_list", "task_status")

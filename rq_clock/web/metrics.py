@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import accumulate
 from threading import Lock
 from time import monotonic
 from typing import TypeAlias, cast
@@ -19,9 +20,12 @@ from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from rq_clock.model.callbacks import CallbacksStatus
+from rq_clock.model.task import RESULTS, STATES
 from rq_clock.settings import Settings
 from rq_clock.store.counters import LATE, TICKED, TOOK, WAITED, Bounds, Histogram
 from rq_clock.store.store import Store
+from rq_clock.store.tasks import LATE_MS
 from rq_clock.version import releases
 from rq_clock.web.metrics_query import MetricsSnapshot, Single, read
 
@@ -83,6 +87,7 @@ class Metrics(Collector):
         yield from _totals(snapshot)
         yield from _schedules(snapshot, self._settings.alert_grace)
         yield from _queues(snapshot)
+        yield from _callbacks(snapshot.callbacks)
         yield from _own.collect()
 
 
@@ -173,6 +178,25 @@ def _queues(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     )
 
 
+def _callbacks(status: CallbacksStatus) -> Iterator[Metric]:
+    counters = status.counters
+    yield _family("tasks", (({"status": s}, getattr(status, s)) for s in STATES))
+    yield _family("tasks_due", [({}, status.due)])
+    yield _family("task_oldest_due_age_seconds", [({}, status.oldest_due_seconds)])
+    yield _family("task_dispatchers", [({}, status.dispatchers)])
+    yield _family("task_hosts_failing", [({}, len(status.failing_hosts))])
+    yield _family("tasks_added_total", [({}, counters.get("added", 0))])
+    yield _family("tasks_stale_total", [({}, counters.get("stale", 0))])
+    yield _family(
+        "task_calls_total",
+        (({"result": result}, counters.get(f"called {result}", 0)) for result in RESULTS),
+    )
+    numbers = [counters.get(f"late {end}", 0) for end in (*LATE_MS, "+Inf")]
+    late = Histogram(tuple(accumulate(numbers)), counters.get("late ms", 0) / 1000)
+    bounds = tuple(end / 1000 for end in LATE_MS)
+    yield _histogram("task_lateness_seconds", bounds, [({}, late)])
+
+
 _HELP = {
     "rq_clock_build_info": "Versions of this web process.",
     "rq_clock_leader_info": "The clock that leads; absent when none does.",
@@ -206,6 +230,16 @@ _HELP = {
     "rq_clock_schedule_runs_total": "As rq_clock_runs_total.",
     "rq_clock_schedule_run_duration_seconds": "As rq_clock_run_duration_seconds.",
     "rq_clock_schedule_run_wait_seconds": "As rq_clock_run_wait_seconds.",
+    "rq_clock_tasks": "Tasks of callbacks by status.",
+    "rq_clock_tasks_due": "Tasks that are due and not called yet.",
+    "rq_clock_task_oldest_due_age_seconds": "How long the task has been due that waits longest; 0 "
+    "when none is due.",
+    "rq_clock_task_dispatchers": "Living jobs that call tasks.",
+    "rq_clock_task_hosts_failing": "Hosts of which the newest call failed.",
+    "rq_clock_tasks_added_total": "Tasks that were added.",
+    "rq_clock_tasks_stale_total": "Tasks that failed for good.",
+    "rq_clock_task_calls_total": "Calls of tasks by result.",
+    "rq_clock_task_lateness_seconds": "From a task's instant to its first call.",
     "rq_jobs": "RQ's jobs by queue and status.",
     "rq_workers": "Living workers by state and queues.",
     "rq_queue_workers": "Living workers that serve a queue.",

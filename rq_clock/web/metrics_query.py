@@ -16,6 +16,7 @@ from math import isfinite
 
 from rq_clock.errors import ScheduleError
 from rq_clock.jobs.records import COUNTED, KINDS
+from rq_clock.model.callbacks import CallbacksStatus
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import STATES, verdict
 from rq_clock.store.counters import CounterSnapshot
@@ -24,6 +25,7 @@ from rq_clock.store.pipeline import NamedPipeline
 from rq_clock.store.scripts import text
 from rq_clock.store.status import LastRun, Status, fails, pause_in_force, read_status
 from rq_clock.store.store import Store
+from rq_clock.store.tasks import Tasks
 
 QUEUES, WORKERS = 500, 2000
 """Limits of queues and workers."""
@@ -66,6 +68,7 @@ class MetricsSnapshot:
     """Queue → living workers that serve it."""
     waiting: Mapping[str, float]
     """Queue → seconds for which its first job has waited; 0 when it is empty."""
+    callbacks: CallbacksStatus
 
 
 def read(store: Store, limit: int) -> MetricsSnapshot:
@@ -74,8 +77,7 @@ def read(store: Store, limit: int) -> MetricsSnapshot:
 
 
 class _Reading:
-    """Three round trips, and one more while something is in trouble. Each needs the reply of those
-    before."""
+    """Four round trips, and one more while something is in trouble."""
 
     def __init__(self, store: Store, limit: int) -> None:
         self._store = store
@@ -93,6 +95,7 @@ class _Reading:
         self._names = self._in_trouble() if self._many else sorted(map(text, self._second["names"]))
         self._paused = self._paused_schedules()
         self._third = self._read_third()
+        self._callbacks = Tasks(store).status()
 
     # ---- round trips --------------------------------------------------------------------------
 
@@ -165,6 +168,7 @@ class _Reading:
             workers=workers,
             served=served,
             waiting={_name(queue): self._waited(queue) for queue in self._queues},
+            callbacks=self._callbacks,
         )
 
     def _singles(self) -> Iterator[Single]:

@@ -9,11 +9,14 @@ from rq_clock.alerts.rules import (
     ALERT_LIMIT,
     BEGAN,
     FAILING,
+    FORGOTTEN,
     GOES_ON,
+    HOST_FAILURES,
     LATE,
     LISTED,
     MEMORY,
     NO_WORKER,
+    QUIET,
     RECOVERED,
     STUCK,
     Alert,
@@ -22,6 +25,7 @@ from rq_clock.alerts.rules import (
     report,
     summary,
 )
+from rq_clock.model.callbacks import CallbacksStatus, FailingHost
 from rq_clock.model.verdict import Thresholds
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -373,3 +377,52 @@ class TestTime:
         b = board()
         b.time("", NOON)
         assert news(b) == []
+
+
+def callbacks(at: datetime, *hosts: FailingHost, stale: int = 0) -> CallbacksStatus:
+    return CallbacksStatus(
+        now=at, waiting=0, calling=0, retrying=0, done=0, stale=stale, canceled=0, due=0,
+        oldest_due=None, dispatchers=1, failing_hosts=hosts,
+    )  # fmt: skip
+
+
+def host(failures: int, minutes: int, name: str = "x.example") -> FailingHost:
+    last = NOON + minutes * MINUTE
+    return FailingHost(host=name, failures=failures, since=NOON, last=last, result="timeout")
+
+
+class TestCallbacks:
+    def test_tasks_that_fail_for_good_are_one_alert_until_an_hour_is_quiet(self) -> None:
+        b = board()
+        for minute, new in ((0, 3), (1, 0), (2, 1)):
+            b.stale(new, callbacks(NOON + minute * MINUTE, stale=4))
+        [edge] = b.drain()[0]
+        assert (edge.state, edge.alert.field) == (BEGAN, "stale:callbacks")
+        assert edge.text == "stale: 3 tasks have failed for good, 4 are stale; retry or delete them"
+        assert edge.facts["queue"] == "callbacks"
+        b.check([], None, NOON + 2 * MINUTE + QUIET - SECOND)
+        assert news(b) == []
+        b.check([], None, NOON + 2 * MINUTE + QUIET)
+        assert news(b) == [(RECOVERED, "stale:callbacks")]
+
+    def test_a_host_that_only_fails_is_an_alert_until_it_answers(self) -> None:
+        b = board()
+        b.hosts(callbacks(NOON, host(HOST_FAILURES, 0)))
+        b.hosts(callbacks(NOON + MINUTE, host(HOST_FAILURES - 1, 1)))
+        assert news(b) == []
+        for minute in (2, 3):
+            b.hosts(callbacks(NOON + minute * MINUTE, host(HOST_FAILURES, minute)))
+        [edge] = b.drain()[0]
+        assert (edge.state, edge.alert.field) == (BEGAN, "host:x.example")
+        assert "5 calls in a row failed since 2026-03-01T12:00:00Z, last: timeout" in edge.text
+        assert edge.facts["host"] == "x.example"
+        b.hosts(callbacks(NOON + 4 * MINUTE))
+        assert news(b) == [(RECOVERED, "host:x.example")]
+
+    def test_a_host_that_nobody_calls_any_more_is_forgotten(self) -> None:
+        b = board()
+        b.hosts(callbacks(NOON + MINUTE, host(9, 1)))
+        assert news(b) == [(BEGAN, "host:x.example")]
+        b.check([], None, NOON + MINUTE + FORGOTTEN)
+        assert news(b) == []
+        assert not b.open

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 from rq import Queue, Worker
 
+from rq_clock.callbacks import Callbacks, NewTask
 from rq_clock.cli import main
 from rq_clock.clock.planner import Planner
 from rq_clock.doctor.facts import Code, Facts, gather
@@ -26,9 +27,11 @@ from rq_clock.errors import RqClockError
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.entry import Lease, LeaseRefused, Pause, to_json
 from rq_clock.model.schedule import Schedule, declare
+from rq_clock.settings import Settings
 from rq_clock.store.lease import Leases
 from rq_clock.store.scripts import load_script
 from rq_clock.store.store import Change, Store
+from rq_clock.store.task_claims import CallResult, Dispatch
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import Trigger, cron, every, once
 from rq_clock.version import releases
@@ -725,6 +728,46 @@ class TestQueues:
         assert "worker.reports (reports)" in ns.only("foreign-workers", "warning").text
         ns.redis.delete(worker.key)
         ns.only("queue-without-worker", "warning")
+
+
+class TestCallbacks:
+    """Findings about tasks; the URL's host is never looked up."""
+
+    @pytest.fixture
+    def callbacks(self, ns: Namespace, lasting: Server) -> Callbacks:
+        settings = Settings.from_env({"REDIS_URL": lasting.url})
+        return Callbacks(ns.redis, settings=settings)
+
+    def stale(self, ns: Namespace, callbacks: Callbacks, count: int) -> None:
+        """Let tasks fail for good."""
+        callbacks.configure({"mode": "off", "maxRetries": 0})
+        for _ in range(count):
+            callbacks.enqueue(NewTask(url="https://93.184.216.34/"))
+        one = Dispatch(ns.store, "one")
+        assert one.enter()
+        one.finish([
+            CallResult(id=task.id, attempt=1, result="timeout", seconds=1.0)
+            for task in one.claim(count).tasks
+        ])  # fmt: skip
+        one.leave()
+
+    def test_without_tasks_nothing_is_found(self, ns: Namespace) -> None:
+        assert ns.found() == {}
+
+    def test_tasks_that_wait_for_no_worker_are_reported(
+        self, ns: Namespace, callbacks: Callbacks
+    ) -> None:
+        later = ns.store.now() + HOUR
+        callbacks.enqueue(NewTask(url="https://93.184.216.34/", execute_at=later))
+        assert "callbacks (0 jobs waiting)" in ns.only("queue-without-worker", "warning").text
+        ns.serve("callbacks")
+        assert ns.found() == {}
+
+    def test_stale_tasks_and_their_host_are_reported(
+        self, ns: Namespace, callbacks: Callbacks
+    ) -> None:
+        self.stale(ns, callbacks, 5)
+        assert set(ns.found()) == {"tasks-stale", "hosts-failing"}
 
 
 def test_twenty_thousand_schedules_are_examined_in_few_round_trips(bare: Namespace) -> None:
