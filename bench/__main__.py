@@ -4,7 +4,7 @@ Absolute figures depend on the machine and on what else runs there; the ratios, 
 the same minutes, much less. A ratio says how many times better rq-clock is. An aim that was missed
 says so. Every measurement has a private server (the embedded Valkey, or --server) without
 persistence, and each clock and worker is a process of its own; see clocks.py and measures.py,
-workers.py and jobs.py.
+workers.py and jobs.py; calls.py for callbacks.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import sys
 import time
 from importlib.metadata import version
 
-from bench import jobs, loads, measures
+from bench import calls, jobs, loads, measures
 from bench.clocks import CLOCKS
 from bench.lab import SLOW_US, Lab, Row
 from bench.workers import WORKERS
 
 CLOCK_MEASURES = measures.MEASURES | {m.__name__: m for m in (loads.catch_up, loads.deploy)}
-TABLES = ((CLOCKS, CLOCK_MEASURES), (WORKERS, jobs.MEASURES))
+TABLES = (
+    (CLOCKS, CLOCK_MEASURES), (WORKERS, jobs.MEASURES), ((calls.COLUMN,), calls.MEASURES),
+)  # fmt: skip
 MEASURES = [name for _, group in TABLES for name in group]
 
 
