@@ -67,7 +67,7 @@ class Vault:
     def _open(self, stored: bytes) -> str:
         kind, rest = stored[:1], stored[1:]
         if kind == _PLAIN:
-            return rest.decode()
+            return rest.decode(errors="replace")
         if not self._keys:
             raise AuthUnusable("expected RQ_CLOCK_CALLBACKS_KEY to be set, got none; set it here")
         from cryptography.fernet import InvalidToken

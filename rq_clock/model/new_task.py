@@ -56,6 +56,8 @@ def complete_url(url: Any) -> Any:
     if not isinstance(url, str) or not url:
         return url
     full = url if _SCHEME.match(url) else f"https://{url.removeprefix('//')}"
+    if not full.isprintable():  # urlsplit would drop a line break, which is a fault
+        return full
     with suppress(ValueError):
         parts = urlsplit(full)
         host, port = parts.netloc.lower(), parts.port

@@ -12,9 +12,11 @@ import pytest
 from redis import Redis
 
 from rq_clock import run
-from rq_clock.callbacks import Callbacks
+from rq_clock.callbacks import Callbacks, NewTask, Task
 from rq_clock.callbacks.dispatcher import dispatch
 from rq_clock.settings import Settings
+from rq_clock.store.store import Store
+from rq_clock.store.task_claims import Dispatch
 from tests.recorder import Handler, Recorder, serving
 
 KEY = "a-key-of-thirty-two-characters-or-more"
@@ -102,3 +104,35 @@ def callbacks(receiver: Receiver, env: None, connection: Redis) -> Callbacks:
 def call(callbacks: Callbacks) -> Callable[[], None]:
     """Call what is due, in this process."""
     return lambda: dispatch("default")
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    """Calls to this machine are allowed, and there is a key."""
+    env = {"REDIS_URL": redis_url, "RQ_CLOCK_CALLBACKS_KEY": KEY, "RQ_CLOCK_WEBHOOK_ENV": "CRM_KEY"}
+    return Settings.from_env({**env, "RQ_CLOCK_WEBHOOK_ALLOW": "127.0.0.0/8"})
+
+
+@pytest.fixture
+def service(connection: Redis, settings: Settings) -> Callbacks:
+    """The tasks, as they are by default; nobody calls them."""
+    return Callbacks(connection, by="ana", settings=settings)
+
+
+@pytest.fixture
+def claims(store: Store, service: Callbacks) -> Dispatch:
+    """The claims of a dispatcher with a place, without a throttle."""
+    service.configure({"mode": "off"})
+    claims = Dispatch(store, "one")
+    assert claims.enter()
+    return claims
+
+
+@pytest.fixture
+def add(service: Callbacks) -> Callable[..., Task]:
+    """Add a task of a host of this machine: `add("127.0.0.2/jobs", priority="high")`."""
+
+    def add(url: str = "http://127.0.0.1/jobs", **options: Any) -> Task:
+        return service.enqueue(NewTask(url=url, **options))[0]
+
+    return add

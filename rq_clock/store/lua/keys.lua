@@ -59,9 +59,9 @@ local function attempt(...)
   return type(reply) == 'table' and reply.err or nil
 end
 
--- Writes of pairs are gathered into long commands, since thousands may come at once. `flush` carries
--- out the rest.
-local gathered, lengths = {}, {}
+-- Writes of pairs, and removals, are gathered into long commands, since thousands may come at once.
+-- `flush` carries out the rest: first the removals, which are from other sets than the writes.
+local gathered, lengths, removals = {}, {}, {}
 
 local function write(command, to, first, second)
   local words, length = gathered[to], lengths[to]
@@ -77,9 +77,24 @@ local function write(command, to, first, second)
   end
 end
 
-local function flush()
-  for _, words in pairs(gathered) do
+local function remove(command, from, member)
+  local words = removals[from] or {command, from}
+  words[#words + 1] = member
+  removals[from] = words
+  if #words > 4000 then
     redis.call(unpack(words))
+    removals[from] = nil
+  end
+end
+
+local function flush()
+  for from, words in pairs(removals) do
+    redis.call(unpack(words))
+    removals[from] = nil
+  end
+  for to, words in pairs(gathered) do
+    redis.call(unpack(words))
+    gathered[to] = nil
   end
 end
 

@@ -9,54 +9,68 @@
 -- of a task that lives, that one, which was not created. A task of this id is ours: the reply to an
 -- earlier call was lost.
 
-local now, answer, ids = server_ms(), {}, {}
+local now, answer, ids, names = server_ms(), {}, {}, {}
 local first = first_queued()
 local soonest = first or math.huge
 
-local function reply(id, created)
-  for _, word in ipairs({id, created, redis.call('HGET', key('tasks'), id),
-    redis.call('HGET', key('task-details'), id) or '', redis.call('HGET', key('task-tags'), id) or ''}) do
+local function reply(id, created, record, details, tags)
+  for _, word in ipairs({id, created, record, details, tags}) do
     answer[#answer + 1] = word
   end
   ids[#ids + 1] = 'task_' .. id
 end
 
+local function stored(id, created)
+  flush()
+  local record = redis.call('HGET', key('tasks'), id)
+  local details = redis.call('HGET', key('task-details'), id) or ''
+  reply(id, created, record, details, redis.call('HGET', key('task-tags'), id) or '')
+end
+
 -- Return the task that lives with a dedup key.
 local function twin_of(name)
-  local id = redis.call('HGET', key('task-dedup'), name)
+  local id = names[name] or redis.call('HGET', key('task-dedup'), name)
   local t = id and read_task(id)
   return t and not SHELVES[t.state] and id
+end
+
+local function create(id, name, words, details, tags)
+  local execute = tonumber(string.match(words, '^%d+') or '') or 0
+  local from = math.max(execute, now)
+  local head = {'waiting', 0, 0, 0, whole(from), '-', '-', '-', whole(now), words}
+  local record = table.concat(head, ' ')
+  local t = parse_task(record)
+  known[id] = t
+  write('HSET', key('tasks'), id, record)
+  if details ~= '' then
+    write('HSET', key('task-details'), id, details)
+  end
+  if tags ~= '' then
+    write('HSET', key('task-tags'), id, tags)
+  end
+  if name ~= '' then
+    names[name] = id
+    write('HSET', key('task-keys'), id, name)
+    write('HSET', key('task-dedup'), name, id)
+  end
+  enqueue_task(id, t)
+  soonest = math.min(soonest, from)
+  tally_task('added')
+  reply(id, 1, record, details, tags)
 end
 
 while position <= #ARGV do
   local id, name, words, details, tags = take(), take(), take(), take(), take()
   local twin = name ~= '' and twin_of(name)
   if redis.call('HEXISTS', key('tasks'), id) == 1 then
-    reply(id, 1)
+    stored(id, 1)
   elseif twin then
-    reply(twin, 0)
+    stored(twin, 0)
   else
-    local execute = tonumber(string.match(words, '^%d+') or '') or 0
-    local from = math.max(execute, now)
-    local head = {'waiting', 0, 0, 0, whole(from), '-', '-', '-', whole(now), words}
-    local record = table.concat(head, ' ')
-    local t = parse_task(record)
-    if not t then return redis.error_reply('ERR not a record of a task') end
-    redis.call('HSET', key('tasks'), id, record)
-    for hash, value in pairs({['task-details'] = details, ['task-tags'] = tags, ['task-keys'] = name}) do
-      if value ~= '' then
-        redis.call('HSET', key(hash), id, value)
-      end
-    end
-    if name ~= '' then
-      redis.call('HSET', key('task-dedup'), name, id)
-    end
-    enqueue_task(id, t)
-    soonest = math.min(soonest, from)
-    tally_task('added')
-    reply(id, 1)
+    create(id, name, words, details, tags)
   end
 end
+flush()
 keep_counts(now)
 keep_request(table.concat(ids, ' '))
 if soonest < (first or math.huge) and not (first and first <= now) then

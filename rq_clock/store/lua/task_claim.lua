@@ -24,6 +24,7 @@ redis.call('ZADD', key('task-dispatchers'), now + lease, owner)
 -- ---- claims that ran out ----
 
 local ran_out = redis.call('ZRANGEBYSCORE', key('task-claims'), '-inf', now, 'LIMIT', 0, SOME)
+read_tasks(ran_out)
 for _, id in ipairs(ran_out) do
   local t = read_task(id)
   if not t or not is_calling(t) then
@@ -34,6 +35,7 @@ for _, id in ipairs(ran_out) do
     lose_claim(id, t, now, cjson.encode(lost))
   end
 end
+keep_claims(now)
 
 local looks = redis.call('ZRANGEBYSCORE', key('task-limited'), '-inf', now, 'LIMIT', 0, SOME)
 for _, host in ipairs(looks) do
@@ -73,8 +75,7 @@ end
 
 -- Return when a host that is at its limit may be called again; nil if it may be called now.
 local function opens_at(host)
-  local calls = concurrency and tonumber(redis.call('HGET', key('task-hosts'), host) or '') or 0
-  if concurrency and calls >= concurrency then return now + LOOK_MS end
+  if concurrency and calls_of(host) >= concurrency then return now + LOOK_MS end
   if rate then
     local next = math.max(tonumber(redis.call('ZSCORE', key('task-pace'), host) or '') or 0, now)
     local opens = next + host_gap - host_burst
@@ -84,7 +85,7 @@ end
 
 -- ---- claiming ----
 
-local answer, claimed, longest = {}, 0, 0
+local tasks, timeouts, claimed, longest = {}, {}, 0, 0
 local rooms = redis.call('ZCARD', key('task-open'))
 
 local function claim(id, t)
@@ -100,17 +101,14 @@ local function claim(id, t)
   t.state, t.attempt = 'calling-' .. t.state, t.attempt + 1
   t.since, t.owner, t.batch = whole(now), owner, batch and whole(batch) or '-'
   keep_task(id, t)
-  redis.call('ZADD', key('task-claims'), now + timeout + GRACE_MS, id)
-  redis.call('HINCRBY', key('task-hosts'), t.host, 1)
+  write('ZADD', key('task-claims'), whole(now + timeout + GRACE_MS), id)
+  calls[t.host] = calls_of(t.host) + 1
   if rate then
     local next = math.max(tonumber(redis.call('ZSCORE', key('task-pace'), t.host) or '') or 0, now)
     redis.call('ZADD', key('task-pace'), next + host_gap, t.host)
   end
   claimed, longest = claimed + 1, math.max(longest, timeout)
-  local details = redis.call('HGET', key('task-details'), id) or ''
-  for _, word in ipairs({id, record_of(t), details, timeout}) do
-    answer[#answer + 1] = word
-  end
+  tasks[claimed], timeouts[claimed] = id, timeout
 end
 
 local class, heads, at = 1, {}, 1
@@ -119,8 +117,10 @@ local class, heads, at = 1, {}, 1
 local function first_due(count)
   while class <= 6 do
     if at > #heads then
-      heads = redis.call('ZRANGEBYSCORE', key('task-queue:' .. class), '-inf', now, 'LIMIT', 0, count)
-      at = 1
+      flush()  -- what was removed is not found again
+      local queue = key('task-queue:' .. class)
+      heads, at = redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'LIMIT', 0, count), 1
+      read_tasks(heads)
       if #heads == 0 then
         class = class + 1
       end
@@ -129,7 +129,7 @@ local function first_due(count)
       local id = heads[at]
       local t = read_task(id)
       if t and not is_calling(t) and not SHELVES[t.state] then return id, t end
-      redis.call('ZREM', key('task-queue:' .. class), id)  -- its record is lost
+      remove('ZREM', key('task-queue:' .. class), id)  -- its record is lost
       at = at + 1
     end
   end
@@ -167,7 +167,7 @@ while claimed < allowed and steps < allowed + STEPS do
     rooms = redis.call('ZCARD', key('task-open'))
   else
     at = at + 1
-    redis.call('ZREM', key('task-queue:' .. class), id)
+    remove('ZREM', key('task-queue:' .. class), id)
     local limited = opens_at(t.host)
     if limited then
       enter_room(id, t, limited)
@@ -191,6 +191,14 @@ else
   again = next_due(now)
   again = again and math.max(again, opens)
 end
-keep_throttle()
+keep_claims(now)
 keep_counts(now)
-return {'ok', whole(now), again and whole(again) or '', unpack(answer)}
+
+local answer = {'ok', whole(now), again and whole(again) or ''}
+local details = claimed > 0 and redis.call('HMGET', key('task-details'), unpack(tasks))
+for i, id in ipairs(tasks) do
+  for _, word in ipairs({id, record_of(known[id]), details[i] or '', timeouts[i]}) do
+    answer[#answer + 1] = word
+  end
+end
+return answer

@@ -17,6 +17,7 @@ local verb, now = ARGV[1], server_ms()
 
 local function take_out(id, t)
   if SHELVES[t.state] then
+    flush()
     redis.call('ZREM', SHELVES[t.state], id)
   else
     unqueue_task(id, t)
@@ -34,7 +35,7 @@ end
 
 function operations.delete(id, t)
   take_out(id, t)
-  erase_task(id)
+  erase_tasks({id})
   return 'ok', ''
 end
 
@@ -57,6 +58,7 @@ function operations.retry(id, t)
 end
 
 local answers, done = {}, 0
+read_tasks({unpack(ARGV, 7)})
 local first = first_queued()
 for i = 7, #ARGV do
   local t = read_task(ARGV[i])
@@ -70,6 +72,7 @@ for i = 7, #ARGV do
   answers[#answers + 1] = word
   answers[#answers + 1] = detail
 end
+flush()
 if done > 0 then
   local detail = cjson.decode(ARGV[6])
   detail.tasks = done

@@ -19,18 +19,29 @@ if redis.call('ZSCORE', key('task-dispatchers'), owner) then
   redis.call('ZADD', key('task-dispatchers'), now + lease, owner)
 end
 
--- Note that a host has failed, or has not.
+local results = {}  -- host → its newest result, and the number of failures since its last success
+
 local function note_host(host, result)
+  local note = results[host] or {count = 0}
+  results[host] = note
+  note.reset = note.reset or result == 'ok'
+  note.count = result == 'ok' and 0 or note.count + 1
+  note.result = result
+end
+
+-- Write which hosts only fail.
+local function keep_hosts()
   local hosts = key('task-failing')
-  if result == 'ok' then
-    redis.call('HDEL', hosts, host)
-    return
-  end
-  local count, since = string.match(redis.call('HGET', hosts, host) or '', '^(%d+) (%d+) ')
-  if count or redis.call('HLEN', hosts) < HOSTS then
-    local words = {(count or 0) + 1, since or whole(now), whole(now), result}
-    redis.call('HSET', hosts, host, table.concat(words, ' '))
-    redis.call('PEXPIRE', hosts, 7 * 86400000)
+  for host, note in pairs(results) do
+    local known = not note.reset and redis.call('HGET', hosts, host) or ''
+    local count, since = string.match(known, '^(%d+) (%d+) ')
+    if note.count == 0 then
+      redis.call('HDEL', hosts, host)
+    elseif note.reset or count or redis.call('HLEN', hosts) < HOSTS then
+      local words = {(count or 0) + note.count, since or whole(now), whole(now), note.result}
+      redis.call('HSET', hosts, host, table.concat(words, ' '))
+      redis.call('PEXPIRE', hosts, 7 * 86400000)
+    end
   end
 end
 
@@ -70,13 +81,14 @@ local function finish(id, attempt, result, wait, ago, factor, line)
     lose_claim(id, t, now, line)
     return t.state, t.state ~= 'stale' and t.from
   elseif is_calling(t) then
-    release(id, t, now, ended)
+    release(id, t, ended)
     if result == 'unsent' then
       t.attempt = t.attempt - 1
       back_to_queue(id, t)
       return t.state, t.from
     end
   elseif result == 'ok' and t.state == 'stale' then
+    flush()
     redis.call('ZREM', SHELVES.stale, id)
   elseif result == 'ok' and (t.state == 'waiting' or t.state == 'retrying') then
     unqueue_task(id, t)
@@ -94,14 +106,19 @@ local function finish(id, attempt, result, wait, ago, factor, line)
   return t.state, t.state == 'retrying' and t.from
 end
 
-local answer = {}
+local answer, ids = {}, {}
+for i = position, #ARGV, 7 do
+  ids[#ids + 1] = ARGV[i]
+end
+read_tasks(ids)
 while position <= #ARGV do
   local id, attempt, result, wait = take(), tonumber(take()), take(), tonumber(take()) or 0
   local state, from = finish(id, attempt, result, wait, tonumber(take()), tonumber(take()), take())
   answer[#answer + 1] = state
   answer[#answer + 1] = from or ''
 end
-keep_throttle()
+keep_claims(now)
+keep_hosts()
 keep_counts(now)
-trim_tasks(conf, now, #answer)
+trim_tasks(conf, now, #ids)
 return answer

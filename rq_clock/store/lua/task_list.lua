@@ -10,11 +10,15 @@
 
 local set, backwards, after, score = KEYS[1], ARGV[1] == 'last', ARGV[2], tonumber(ARGV[3])
 local low, high = 0, redis.call('ZCARD', set)
-local range = backwards and 'ZREVRANGE' or 'ZRANGE'
+
+local function read_range(first, last)
+  if backwards then return redis.call('ZREVRANGE', set, first, last, 'WITHSCORES') end
+  return redis.call('ZRANGE', set, first, last, 'WITHSCORES')
+end
 
 -- Return whether a place is at the end of the page before, or before that.
 local function is_shown(rank)
-  local member, at = unpack(redis.call(range, set, rank, rank, 'WITHSCORES'))
+  local member, at = unpack(read_range(rank, rank))
   at = tonumber(at)
   if at ~= score then return backwards and at > score or not backwards and at < score end
   return member == after or backwards and member > after or not backwards and member < after
@@ -31,7 +35,7 @@ if after ~= '' then
   end
 end
 
-local found, answer = redis.call(range, set, low, low + ARGV[4] - 1, 'WITHSCORES'), {}
+local found, answer = read_range(low, low + ARGV[4] - 1), {}
 for i = 1, #found, 2 do
   local id = string.match(found[i], '%S+$')
   for _, word in ipairs({found[i], found[i + 1], redis.call('HGET', key('tasks'), id) or '',

@@ -50,18 +50,35 @@ end
 -- ---- records ----
 
 local function parse_task(record)
-  local t = {}
-  t.state, t.attempt, t.failures, t.returns, t.from, t.since, t.owner, t.batch, t.created, t.execute,
-    t.priority, t.retries, t.timeout, t.method, t.url, t.auth = string.match(record, PATTERN)
-  t.class = t.state and CLASSES[t.priority]
-  if not t.class or not tonumber(t.from) then return nil end
-  t.host = string.match(t.url, '^%w+://([^/?#]+)') or '-'
-  return t
+  local state, attempt, failures, returns, from, since, owner, batch, created, execute, priority,
+    retries, timeout, method, url, auth = string.match(record, PATTERN)
+  local class = state and CLASSES[priority]
+  if not class or not tonumber(from) then return nil end
+  return {
+    state = state, attempt = attempt, failures = failures, returns = returns, from = from,
+    since = since, owner = owner, batch = batch, created = created, execute = execute,
+    priority = priority, retries = retries, timeout = timeout, method = method, url = url,
+    auth = auth, class = class, host = string.match(url, '^%w+://([^/?#]+)') or '-',
+  }
+end
+
+local known = {}  -- tasks that this script has read; false for one that cannot be read
+
+-- Read many tasks at once.
+local function read_tasks(ids)
+  if #ids == 0 then return end
+  for i, record in ipairs(redis.call('HMGET', key('tasks'), unpack(ids))) do
+    if known[ids[i]] == nil then
+      known[ids[i]] = record and parse_task(record) or false
+    end
+  end
 end
 
 local function read_task(id)
-  local record = redis.call('HGET', key('tasks'), id)
-  return record and parse_task(record)
+  if known[id] == nil then
+    read_tasks({id})
+  end
+  return known[id]
 end
 
 local function record_of(t)
@@ -70,7 +87,7 @@ local function record_of(t)
 end
 
 local function keep_task(id, t)
-  redis.call('HSET', key('tasks'), id, record_of(t))
+  write('HSET', key('tasks'), id, record_of(t))
 end
 
 local function is_calling(t)
@@ -139,11 +156,12 @@ local function leave_room(order, host)
 end
 
 local function enqueue_task(id, t)
-  redis.call('ZADD', key('task-queue:' .. class_of(t)), t.from, id)
+  write('ZADD', key('task-queue:' .. class_of(t)), t.from, id)
 end
 
 -- Take a waiting task out of its queue or room.
 local function unqueue_task(id, t)
+  flush()
   if redis.call('ZREM', key('task-queue:' .. class_of(t)), id) == 0 then
     leave_room(order_of(id, t), t.host)
   end
@@ -187,33 +205,43 @@ local function read_throttle()
   return throttle
 end
 
-local function keep_throttle()
-  local words = {}
-  for name, value in pairs(throttle or {}) do
-    words[#words + 1] = name
-    words[#words + 1] = string.format('%.3f', value)
-  end
-  if #words > 0 then
-    redis.call('HSET', key('task-throttle'), unpack(words))
-  end
+local calls = {}  -- host → its calls that are going
+
+local function calls_of(host)
+  calls[host] = calls[host] or tonumber(redis.call('HGET', key('task-hosts'), host) or '') or 0
+  return calls[host]
 end
 
 -- Free what a claim holds: its place among the claims, its host's limit, its place in the batch of the
--- throttle, whose last answer came at `ended`. `keep_throttle` has to follow.
-local function release(id, t, now, ended)
-  redis.call('ZREM', key('task-claims'), id)
-  if redis.call('HINCRBY', key('task-hosts'), t.host, -1) <= 0 then
-    redis.call('HDEL', key('task-hosts'), t.host)
-  end
-  local look = tonumber(redis.call('ZSCORE', key('task-limited'), t.host) or '')
-  if look and look > now then
-    redis.call('ZADD', key('task-limited'), now, t.host)
-  end
+-- throttle, whose last answer came at `ended`.
+local function release(id, t, ended)
+  remove('ZREM', key('task-claims'), id)
+  calls[t.host] = math.max(calls_of(t.host) - 1, 0)
   local batch = read_throttle()
   if tonumber(t.batch) and tonumber(t.batch) == batch.batch then
     batch.out = math.max((batch.out or 0) - 1, 0)
     batch.ended = math.max(batch.ended or 0, ended)
   end
+end
+
+-- Write the calls of hosts and the throttle. A limited host with fewer calls is looked at again.
+local function keep_claims(now)
+  for host, n in pairs(calls) do
+    local before = tonumber(redis.call('HGET', key('task-hosts'), host) or '') or 0
+    if n > 0 then
+      redis.call('HSET', key('task-hosts'), host, whole(n))
+    else
+      redis.call('HDEL', key('task-hosts'), host)
+    end
+    local look = n < before and tonumber(redis.call('ZSCORE', key('task-limited'), host) or '')
+    if look and look > now then
+      redis.call('ZADD', key('task-limited'), now, host)
+    end
+  end
+  for name, value in pairs(throttle or {}) do
+    write('HSET', key('task-throttle'), name, string.format('%.3f', value))
+  end
+  flush()
 end
 
 local function back_to_queue(id, t)
@@ -224,19 +252,28 @@ local function back_to_queue(id, t)
 end
 
 local function remember_attempt(id, ended, attempt)
-  redis.call('RPUSH', key('task-attempts:' .. id), whole(ended) .. ' ' .. attempt)
-  redis.call('LTRIM', key('task-attempts:' .. id), -ATTEMPTS, -1)
+  local list = key('task-attempts:' .. id)
+  if redis.call('RPUSH', list, whole(ended) .. ' ' .. attempt) > ATTEMPTS then
+    redis.call('LTRIM', list, -ATTEMPTS, -1)
+  end
+end
+
+-- Let others have the dedup keys of tasks that do not live any more.
+local function free_keys(ids)
+  if redis.call('EXISTS', key('task-keys')) == 0 then return end
+  for i, name in ipairs(redis.call('HMGET', key('task-keys'), unpack(ids))) do
+    if name and redis.call('HGET', key('task-dedup'), name) == ids[i] then
+      redis.call('HDEL', key('task-dedup'), name)
+    end
+  end
 end
 
 -- End a task that is in no queue or claim any more.
 local function end_task(id, t, state, now)
   t.state, t.since, t.batch = state, whole(now), '-'
   keep_task(id, t)
-  redis.call('ZADD', SHELVES[state], now, id)
-  local name = redis.call('HGET', key('task-keys'), id)
-  if name and redis.call('HGET', key('task-dedup'), name) == id then
-    redis.call('HDEL', key('task-dedup'), name)
-  end
+  write('ZADD', SHELVES[state], whole(now), id)
+  free_keys({id})
 end
 
 -- Return how many calls may begin now, at most `limit`, and when the next one may; in the mode
@@ -295,9 +332,9 @@ end
 -- ---- claims without a result ----
 
 -- Put a task back whose call has no result: the fault is the worker's, so its failures stay. After
--- RETURNS in a row it is stale. `keep_throttle` has to follow.
+-- RETURNS in a row it is stale.
 local function lose_claim(id, t, now, line)
-  release(id, t, now, now)
+  release(id, t, now)
   t.returns = t.returns + 1
   remember_attempt(id, now, line)
   tally_task('called lost')
@@ -311,18 +348,17 @@ end
 
 -- ---- forgetting ----
 
-local function erase_task(id)
-  redis.call('HDEL', key('tasks'), id)
-  redis.call('HDEL', key('task-details'), id)
-  redis.call('HDEL', key('task-tags'), id)
-  redis.call('DEL', key('task-attempts:' .. id))
-  local name = redis.call('HGET', key('task-keys'), id)
-  if name then
-    redis.call('HDEL', key('task-keys'), id)
-    if redis.call('HGET', key('task-dedup'), name) == id then
-      redis.call('HDEL', key('task-dedup'), name)
-    end
+-- Erase all of tasks but their place in a sorted set.
+local function erase_tasks(ids)
+  free_keys(ids)
+  for _, hash in ipairs({'tasks', 'task-details', 'task-tags', 'task-keys'}) do
+    redis.call('HDEL', key(hash), unpack(ids))
   end
+  local attempts = {}
+  for i, id in ipairs(ids) do
+    attempts[i], known[id] = key('task-attempts:' .. id), false
+  end
+  redis.call('DEL', unpack(attempts))
 end
 
 -- Forget ended tasks beyond what is kept, at most `limit` of each kind.
@@ -333,9 +369,9 @@ local function trim_tasks(conf, now, limit)
     local beyond = math.min(redis.call('ZCARD', shelf) - keep, limit)
     local ids = beyond > 0 and redis.call('ZRANGE', shelf, 0, beyond - 1) or redis.call(
       'ZRANGEBYSCORE', shelf, '-inf', whole(now - age * 3600000), 'LIMIT', 0, limit)
-    for _, id in ipairs(ids) do
-      redis.call('ZREM', shelf, id)
-      erase_task(id)
+    if #ids > 0 then
+      redis.call('ZREM', shelf, unpack(ids))
+      erase_tasks(ids)
     end
   end
 end
