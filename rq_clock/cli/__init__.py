@@ -3,7 +3,7 @@
 Data goes to standard output, messages to standard error. Every read command supports `--json`: one
 document, camelCase, with the same objects as the API (serializers/). Exit codes:
 
-    0 done   1 failed   2 usage   3 no such schedule   4 Redis unusable   5 check failed
+    0 done   1 failed   2 usage   3 no such schedule or task   4 Redis unusable   5 check failed
     6 still running after the time to wait   130 interrupted
 
 A command asks only on a terminal, and `--yes` answers. The module of a command is imported when it
@@ -51,6 +51,9 @@ SECTIONS = {
         "history": (f"{_HERE}.runs:history", "Show past runs and their outcomes."),
         "logs": (f"{_HERE}.runs:logs", "Print the output of a run, or its traceback."),
     },
+    "Callbacks": {
+        "callbacks": (f"{_HERE}.callbacks:callbacks", "Call URLs at given times, with retries."),
+    },
     "Processes": {
         "status": (f"{_HERE}.processes:status", "Show whether the clock and the schedules work."),
         "doctor": (f"{_HERE}.doctor:doctor", "Find problems and their remedies."),
@@ -73,6 +76,6 @@ SECTIONS = {
 def main() -> None:
     """Schedules for RQ that survive restarts.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 no such schedule, 4 Redis unusable, 5 check failed,
-    6 still running after the time to wait, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no such schedule or task, 4 Redis unusable, 5 check
+    failed, 6 still running after the time to wait, 130 interrupted.
     """

@@ -28,7 +28,8 @@ LOOKS = {
     "late": ("!", "yellow"), "stuck": ("!", "yellow"), "interrupted": ("!", "yellow"),
     "paused": ("‖", "cyan"), "skipped": ("‖", "cyan"), "canceled": ("‖", "cyan"),
     "ended": ("■", "bright_black"), "waiting": ("○", "bright_black"),
-    "running": ("▶", "blue"),
+    "running": ("▶", "blue"), "calling": ("▶", "blue"), "retrying": ("!", "yellow"),
+    "stale": ("✕", "red"),
     "invalid": ("⊘", "red"), "failing": ("✕", "red"), "failed": ("✕", "red"),
     "timed_out": ("✕", "red"), "stopped": ("✕", "red"), "lost": ("✕", "red"),
 }  # fmt: skip

@@ -37,7 +37,8 @@ class LazyGroup(click.Group):
         if cmd_name in self._rows and cmd_name not in self.commands:
             module, _, attribute = self._rows[cmd_name][0].partition(":")
             command: click.Command = getattr(import_module(module), attribute)
-            command.params.append(_color_option())
+            if not isinstance(command, LazyGroup):  # which has it
+                command.params.append(_color_option())
             self.add_command(command)
         return self.commands.get(cmd_name)
 
@@ -67,7 +68,7 @@ class LazyGroup(click.Group):
         except RqClockError as error:
             complain(str(error))
             conflicts = error.all if isinstance(error, Conflict) else ()
-            missing = any(c.kind is ConflictKind.MISSING for c in conflicts)
+            missing = {ConflictKind.MISSING, ConflictKind.NO_TASK} & {c.kind for c in conflicts}
             ctx.exit(NOT_FOUND if missing else 1)
         except (KeyboardInterrupt, click.Abort):
             click.echo(err=True)  # after the terminal's ^C, or the question

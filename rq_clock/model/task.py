@@ -86,12 +86,17 @@ class Task:
     attempts: tuple[TaskAttempt, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Task({self.id}, {self.status}, {self.method} {masked_url(self.url)})"
+        return f"Task({self.id}, {self.status}, {self.method} {self.shown_url})"
 
     @property
     def host(self) -> str:
         """The host that is called, with its port unless that is the scheme's own."""
         return urlsplit(self.url).netloc
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its query and the long parts of its path, which may be secrets."""
+        return masked_url(self.url)
 
     @property
     def next_call(self) -> datetime | None:
@@ -102,7 +107,8 @@ class Task:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
     """The tasks of a list or a bulk operation. All that is set has to match; `text` is part of the
-    id or URL. `before` leaves out those that ended, or were created, after an operator looked."""
+    id or of the URL as shown, or a whole part of its path: nobody can find out a masked part letter
+    by letter. `before` leaves out those that ended, or were created, after an operator looked."""
 
     status: str = ""
     host: str = ""
@@ -120,7 +126,9 @@ class TaskFilter:
             return False
         if self.before and (task.since or task.created_at) > self.before:
             return False
-        return self.text.lower() in f"{task.id}\n{task.url}".lower()
+        if self.text.lower() in f"{task.id}\n{task.shown_url}".lower():
+            return True
+        return self.text in urlsplit(task.url).path.split("/")
 
     @property
     def narrows(self) -> bool:

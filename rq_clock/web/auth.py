@@ -2,7 +2,7 @@
 from other sites. Without RQ_CLOCK_TOKENS every request is refused.
 
 Scopes: `read` sees everything but secrets; `operate` also runs, pauses, skips, backfills, retries;
-`admin` also adds, edits and removes; `tasks` only creates tasks.
+`admin` also adds, edits and removes; `tasks` is for tasks of callbacks alone.
 
 `commands` lets an admin define shell commands and any function.
 

@@ -56,6 +56,6 @@ class Changes:
     def _read(self, job: str) -> str:
         keys = self._store.keys(
             "revision", "due", "failing", "duties", "lease", "alerts", "workers",
-            f"output:{job}", "handovers", "runs", "audit",
+            f"output:{job}", "handovers", "runs", "audit", "task-counters", "task-claims",
         )  # fmt: skip
         return text(self._script(keys, [int(ON_TIME.total_seconds() * 1000), OLD_SECONDS]))

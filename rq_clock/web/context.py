@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from redis import Redis
 
+from rq_clock.callbacks import Callbacks
 from rq_clock.jobs.executions import Executions
 from rq_clock.jobs.queues import Queues
 from rq_clock.schedules.listing import ScheduleList
@@ -118,6 +119,14 @@ class Caller:
         )  # fmt: skip
 
     @property
+    def callbacks(self) -> Callbacks:
+        """Return the callbacks, with the token's name as the actor."""
+        return Callbacks(
+            self.context.redis, by=self.token.name, settings=self.context.settings,
+            request_key=self.once,
+        )  # fmt: skip
+
+    @property
     def allowed_targets(self) -> tuple[str, ...] | None:
         """Return the functions that its definitions may call, as patterns; None for any, and
         commands too."""
@@ -136,10 +145,11 @@ _bearer = HTTPBearer(auto_error=False, description="A token of RQ_CLOCK_TOKENS."
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A dependency that returns the caller, whose token must have this scope. A read-only process
-    refuses changes."""
+    """A dependency that returns the caller, whose token must have this scope, or the `other` one. A
+    read-only process refuses changes."""
 
     scope: str
+    other: str = ""
 
     def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Caller:
         context = context_of(request)
@@ -156,10 +166,11 @@ class Needs:
                 "expected a token: Authorization: Bearer …",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if self.scope not in token.scopes:
+        if not token.scopes & {self.scope, self.other}:
+            expected = f"{self.scope} or {self.other}" if self.other else self.scope
             raise Problem(
                 "forbidden",
-                f"expected a token with the scope {self.scope}, got {token.name!r}, which has "
+                f"expected a token with the scope {expected}, got {token.name!r}, which has "
                 f"{', '.join(sorted(token.scopes))}",
             )
         if context.read_only and self.scope != "read" and request.method not in SAFE:
@@ -170,4 +181,7 @@ class Needs:
 Read = Annotated[Caller, Depends(Needs("read"))]
 Operate = Annotated[Caller, Depends(Needs("operate"))]
 Admin = Annotated[Caller, Depends(Needs("admin"))]
+AddTasks = Annotated[Caller, Depends(Needs("tasks"))]
+ReadTasks = Annotated[Caller, Depends(Needs("tasks", "read"))]
+OperateTasks = Annotated[Caller, Depends(Needs("tasks", "operate"))]
 Web = Annotated[Context, Depends(context_of)]

@@ -16,7 +16,9 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.web import create_app
 
-VALUES = {name: f"{name}-0123456789abcdef" for name in ("read", "operate", "limited", "admin")}
+VALUES = {
+    name: f"{name}-0123456789abcdef" for name in ("read", "operate", "limited", "admin", "tasks")
+}
 _SCOPES = {"limited": "admin", "admin": "admin+commands"}
 TOKENS = ",".join(f"{name}:{_SCOPES.get(name, name)}:{value}" for name, value in VALUES.items())
 ADMIN, OPERATOR, READER = (f"{name}-token-0123456789" for name in ("admin", "operator", "reader"))

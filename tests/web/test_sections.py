@@ -60,7 +60,7 @@ def section(**changes: Any) -> Section:
         return {"success": True}
 
     made = Section(
-        name="Stock", path="/stock", pages=pages, api=api, templates=TEMPLATES, key="k",
+        name="Stock", path="/stock", pages=pages, api=api, templates=TEMPLATES, key="i",
         version=lambda: versions["stock"],
     )  # fmt: skip
     return replace(made, **changes)
@@ -93,13 +93,13 @@ def bearer(token: str) -> dict[str, str]:
 
 def test_a_page_stands_in_the_navigation_of_all_pages(web: TestClient) -> None:
     logged_in(web)
-    assert '<a href="/stock" data-go="k">Stock</a>' in web.get("/queues").text
+    assert '<a href="/stock" data-go="i">Stock</a>' in web.get("/queues").text
     shown = web.get("/stock/")
-    assert '<a href="/stock" data-go="k" aria-current="page">Stock</a>' in shown.text
+    assert '<a href="/stock" data-go="i" aria-current="page">Stock</a>' in shown.text
     assert "no clock leads" in shown.text
     assert "&lt;b&gt;7&lt;/b&gt;" in shown.text
     assert "Count</button>" in shown.text
-    assert "<dt><kbd>g</kbd> <kbd>k</kbd></dt><dd>Stock</dd>" in shown.text
+    assert "<dt><kbd>g</kbd> <kbd>i</kbd></dt><dd>Stock</dd>" in shown.text
 
 
 def test_the_link_of_the_navigation_leads_to_the_page(web: TestClient) -> None:

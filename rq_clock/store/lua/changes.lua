@@ -2,6 +2,7 @@
 --
 -- KEYS  1 revision   2 due   3 failing   4 duties   5 lease   6 alerts   7 workers
 --       8 output of the job that the page shows   9 handovers   10 runs   11 audit
+--       12 task-counters   13 task-claims
 -- ARGV  1 ms after which a fire time counts as late
 --       2 s after which a page is old, because it shows ages
 -- Returns a hash. The cost does not depend on the number of schedules or jobs.
@@ -24,6 +25,8 @@ see('HMGET', KEYS[5], 'token', 'proven')  -- not its figures, which change every
 see('HLEN', KEYS[6])
 see('STRLEN', KEYS[8])
 see('GETRANGE', KEYS[8], 0, 40)  -- how much came before
+see('HGETALL', KEYS[12])  -- tasks that were added, calls that ended
+see('ZCARD', KEYS[13])
 for _, stream in ipairs({KEYS[9], KEYS[10], KEYS[11]}) do
   see('XREVRANGE', stream, '+', '-', 'COUNT', 1)
 end

@@ -4,6 +4,7 @@
     operations.py   run, pause, resume, skip, backfill; on one schedule or many
     runs.py         outcomes of fire times, output, retry and stop
     queues.py       RQ's queues, workers and jobs
+    tasks.py        tasks of callbacks, and callbacks as a whole
     system.py       explain, manifest, clock, audit, OpenAPI
     requests.py     the bodies of requests
     definitions.py  schedules and triggers in a body, with their faults
@@ -18,12 +19,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from rq_clock.web.api import operations, queues, runs, schedules, system
+from rq_clock.web.api import operations, queues, runs, schedules, system, tasks
 from rq_clock.web.api.openapi import docs, document
 from rq_clock.web.api.routing import API, COMMON
 
 __all__ = ["COMMON", "docs", "document", "router"]
 
 router = APIRouter(prefix=API, responses=COMMON)
-for part in (schedules, operations, runs, queues, system):
+for part in (schedules, operations, runs, queues, tasks, system):
     router.include_router(part.router)

@@ -29,6 +29,7 @@ _TAGS = {
     "operations": "Run, pause, resume, skip, backfill. They work while no clock runs.",
     "runs": "Outcomes of fire times.",
     "queues": "RQ's queues, workers and jobs.",
+    "tasks": "URLs that are called at or after an instant.",
     "explain": "Triggers in words.",
     "manifest": "Run-time schedules as YAML or JSON.",
     "clock": "The clock, events, the audit, this document.",
@@ -50,7 +51,7 @@ _IF_NONE_MATCH = {
 }
 _DESCRIPTION = """Schedules for RQ. Instants are ISO 8601, keys camelCase, errors problem details
 (RFC 9457) whose `type` names the kind of error. Every path needs a token of RQ_CLOCK_TOKENS with
-a scope: `read` to read, `operate` to operate, `admin` to define schedules."""
+a scope: `read` to read, `operate` to operate, `admin` to define schedules, `tasks` for tasks."""
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -67,7 +68,10 @@ def document(app: FastAPI) -> dict[str, Any]:
             tags=[{"name": name, "description": text} for name, text in _tags(sections).items()],
         )
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        for kind in (Problem, requests.Definition, requests.Manifest):
+        for kind in (
+            Problem, requests.Definition, requests.Manifest, requests.NewTask, requests.TaskBatch,
+            requests.ConfigurationPatch,
+        ):  # fmt: skip
             schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {kind.__name__: schema}
         for path, methods in made["paths"].items():

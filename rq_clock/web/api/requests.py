@@ -11,7 +11,9 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
 
 from rq_clock.errors import ScheduleError
+from rq_clock.model.callbacks import MODES
 from rq_clock.model.entry import Missed
+from rq_clock.model.task import PRIORITIES
 from rq_clock.model.validation import REASON_LIMIT
 from rq_clock.model.verdict import State
 from rq_clock.timing.instants import LONGEST, read_instant
@@ -288,3 +290,80 @@ class BulkJobsRequest(ReasonOptions):
     """Failed jobs; all of them without a filter."""
 
     filter: FailedJobFilter | None = None
+
+
+# ---- tasks ------------------------------------------------------------------------------------
+
+
+class NewTask(Model):
+    """A URL to call, and when. A field that is null is left out."""
+
+    model_config = _examples(
+        {"webhookUrl": "https://example.com/jobs/42", "executeAt": "2026-03-01T09:00:00Z",
+         "payload": {"order": 42}},
+    )  # fmt: skip
+
+    webhook_url: str = Field(description="Without a scheme: https. Public addresses only.")
+    webhook_auth: str | None = Field(
+        default=None,
+        description="With a space in it the whole Authorization header, else its bearer token. "
+        "`${env:NAME}` stands for a variable of RQ_CLOCK_WEBHOOK_ENV.",
+    )
+    execute_at: Timestamp | None = Field(
+        default=None, description="The earliest instant; missing or past: as soon as possible."
+    )
+    method: str | None = Field(default=None, examples=["POST"])
+    headers: dict[str, str] | None = None
+    payload: Any = Field(default=None, description="Any JSON, part of the call's body.")
+    dedup_key: str | None = Field(
+        default=None, max_length=200, description="Adds nothing while a task with it lives."
+    )
+    priority: str | None = Field(default=None, json_schema_extra={"enum": [*PRIORITIES, None]})
+    max_retries: int | None = Field(default=None, description="Default: as configured.")
+    timeout: Duration | None = Field(default=None, description="Default: as configured.")
+    tags: list[str] | None = None
+
+
+class TaskBatch(Model):
+    """Tasks to add: all of them, or none."""
+
+    tasks: list[NewTask] = Field(min_length=1, max_length=1000)
+
+
+TaskStatus = Literal["waiting", "calling", "retrying", "done", "stale", "canceled"]
+
+
+class TaskFilter(Model):
+    """A filter for tasks, as in the list."""
+
+    status: TaskStatus | None = None
+    host: Text | None = None
+    tag: Text | None = None
+    q: Text | None = Field(default=None, description="Part of the id or URL.")
+
+
+class BulkTasksRequest(ReasonOptions):
+    """Tasks by a filter. An empty one matches all that the operation can change."""
+
+    model_config = _examples({"filter": {"status": "stale", "host": "example.com"}})
+
+    filter: TaskFilter
+
+
+class ConfigurationPatch(ReasonOptions):
+    """Fields of the configuration to change. The names with underscores are read, too."""
+
+    model_config = _examples({"baseIntervalMs": 500, "selectSize": 50})
+
+    base_interval_ms: int | None = None
+    http_callback_timeout_ms: int | None = None
+    select_size: int | None = None
+    max_retries: int | None = None
+    mode: str | None = Field(default=None, json_schema_extra={"enum": [*MODES, None]})
+    host_concurrency: int | None = Field(default=None, description="Null: no limit.")
+    host_rate: float | None = Field(default=None, description="Null: no limit.")
+    dispatchers: int | None = None
+    retry_delays: list[float] | None = None
+    keep_done: int | None = None
+    keep_done_hours: int | None = None
+    keep_stale_days: int | None = None

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends
 
 from rq_clock.web.pages import (
     audit,
+    callbacks,
     clock,
     login,
     queues,
@@ -27,6 +28,6 @@ __all__ = ["failed", "router", "unless_same"]
 router = APIRouter(include_in_schema=False, dependencies=[Depends(unless_same)])
 for part in (
     login, schedule_list, schedule_form, schedule_detail, schedule_actions,
-    timeline, runs, queues, clock, audit,
+    timeline, runs, queues, callbacks, clock, audit,
 ):  # fmt: skip
     router.include_router(part.router)

@@ -6,6 +6,7 @@ In a template:
     {{ t|when(seconds=True) }}       to the second, UTC
     {{ t|ago }}                      3 min ago, in 2 h; beside an instant, never instead of it
     {{ length|span }}                a timedelta: 4.7 s, 2 h 5 min
+    {{ 4.7|lasted }}                 seconds: 4.7 s
     {{ "4700"|ms }}                  a text of milliseconds: 4.7 s; — for any other text
     {{ pill("failing") }}            ✕ failing; with a second value, that word in its place
     {{ link("/", state="late") }}    a path of this site with a query, without its empty values
@@ -30,6 +31,7 @@ from rq_clock.timing.zones import zone
 SIGNS = {
     "ok": "✓", "scheduled": "✓", "done": "✓", "late": "!", "stuck": "!", "interrupted": "!",
     "paused": "‖", "skipped": "‖", "canceled": "‖", "ended": "■", "waiting": "○", "running": "▶",
+    "calling": "▶", "retrying": "!", "stale": "✕",
     "invalid": "⊘", "failing": "✕", "failed": "✕", "timed_out": "✕", "stopped": "✕", "lost": "✕",
 }  # fmt: skip
 """State → its sign; the word always stands beside it."""
@@ -45,7 +47,7 @@ _MONTHS = (
 def install(env: Environment) -> None:
     env.filters |= {
         "urlencode": _segment, "span": duration_text, "ms": _ms, "ago": _ago, "when": _when,
-        "count": "{:,}".format,
+        "count": "{:,}".format, "lasted": _lasted,
     }  # fmt: skip
     env.globals |= {"pill": pill, "link": _link}
 
@@ -101,6 +103,10 @@ def path_with(path: str, **query: Any) -> str:
 def _segment(word: str) -> str:
     """Return a word as one segment of a path: no word can lead elsewhere."""
     return quote(word, safe="", errors="replace")
+
+
+def _lasted(seconds: float) -> str:
+    return duration_text(timedelta(seconds=seconds))
 
 
 def _ms(text: str | None) -> str:

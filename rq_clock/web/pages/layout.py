@@ -32,6 +32,7 @@ NAVIGATION = (
     ("t", "/timeline", "Timeline"),
     ("r", "/runs", "Runs"),
     ("q", "/queues", "Queues"),
+    ("k", "/callbacks", "Callbacks"),
     ("c", "/clock", "Clock"),
     ("a", "/audit", "Audit"),
 )
@@ -42,6 +43,7 @@ OPEN_FIELDS, OPEN_BYTES = 1000, 64 * 1024
 """Fields and bytes of a form that needs no login."""
 _OTHERS = {
     "/schedules": "/", "/new": "/", "/bulk": "/", "/jobs": "/queues", "/bulk-jobs": "/queues",
+    "/bulk-callbacks": "/callbacks",
 }  # fmt: skip
 """First segment of a path → the section that it belongs to."""
 _TEMPLATES = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")

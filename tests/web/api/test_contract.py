@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from rq_clock.callbacks import Callbacks, NewTask
 from rq_clock.model.targets import command, webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
@@ -76,6 +77,10 @@ def fill(redis: Redis, settings: Settings) -> None:
     failed = Job.fetch(schedules.trigger("often"), connection=redis)
     failed.set_status(JobStatus.FAILED)
     schedules.trigger("often")
+    callbacks = Callbacks(redis, by="ana", settings=settings)
+    url = "https://example.com/jobs"
+    added = callbacks.enqueue_many([NewTask(url=url, dedup_key=name) for name in ("a", "b", "c")])
+    callbacks.cancel(added[0][0].id)
     redis.set(f"rq-clock:default:output:{failed.id}", b"some output\n")
 
 
@@ -84,7 +89,8 @@ def ids(api: Any) -> list[str]:
     redis = api.app.state.web.redis
     jobs = [key.decode().removeprefix("rq:job:") for key in redis.keys("rq:job:*")]
     backfills = [id.decode() for id in redis.zrange("rq-clock:default:backfills", 0, -1)]
-    return [*jobs, *backfills]
+    tasks = [f"task_{id.decode()}" for id in redis.hkeys("rq-clock:default:tasks")]
+    return [*jobs, *backfills, *tasks]
 
 
 def hold(api: Any, method: str, path: str, examples: int, *, always_alike: bool) -> None:
