@@ -82,6 +82,6 @@ class Lab:
 
         def there() -> bool:
             pause.wait(0.3)
-            return self.callbacks.status().counters.get("called ok", 0) >= done
+            return self.callbacks.status().done >= done
 
         wait_until(there, f"{done} tasks are done", timeout=timeout)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.helpers import wait_until
+from tests.process import LEASHED, ROOT
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _ID = re.compile(rb'"id": "task_([0-9A-Z]+)", "attempt": (\d+)')
@@ -93,11 +94,10 @@ class ReceiverProcess:
         self._log = log
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.callbacks.receiver"],
-            stdout=self._log.open("wb"),
-            cwd=Path(__file__).parents[2],
-        )
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*LEASHED, sys.executable, "-m", "tests.callbacks.receiver"], stdout=log, cwd=ROOT
+            )
         wait_until(lambda: b"\n" in self._log.read_bytes(), "the receiver's port")
         self.url = f"http://127.0.0.1:{int(self._log.read_text())}"
         return self

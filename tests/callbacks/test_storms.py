@@ -1,0 +1,125 @@
+"""Workers, clocks and Redis are killed while tasks are called: none is lost, each repeat has its
+reason, and what has never failed goes first. The account is drawn up from the receiver's own log.
+
+The seed of every chance is printed; STORM_SEED=… repeats it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.beside import beside_others
+from tests.callbacks.lab import Lab
+from tests.callbacks.receiver import Call
+from tests.clock.storm import chance
+
+pytestmark = pytest.mark.process
+EXPLAINED = 10.0
+"""Seconds after a call within which a disaster may have kept its result from being stored."""
+SIDE_BY_SIDE = 2.0
+"""Seconds by which calls of one moment may arrive in another order, on a busy machine."""
+
+
+class Storm:
+    """The lab, and the disasters that befall it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.disasters: list[float] = []
+        seed, self.luck = chance()
+        print(f"STORM_SEED={seed}")
+
+    def kill_worker(self) -> None:
+        place = self.luck.randrange(len(self.lab.dynos))
+        self.disasters.append(time.time())
+        self.lab.dynos[place].kill_all()
+        self.lab.dynos[place] = self.lab.start_worker()
+
+    def kill_clock(self) -> None:
+        self.lab.clock.kill()
+        self.lab.clock = self.lab.start_clock()
+
+    def restart_redis(self) -> None:
+        self.disasters.append(time.time())
+        self.lab.server.kill()
+        self.lab.server.start()
+        self.disasters.append(time.time())
+
+    def rage(self, kinds: list[Callable[[], None]], calls_between: int) -> None:
+        """Let disasters of these kinds happen in any order, each after some more calls."""
+        self.luck.shuffle(kinds)
+        for disaster in kinds:
+            before = len(self.lab.receiver.calls())
+            self.lab.receiver.wait_for(before + self.luck.randrange(1, 2 * calls_between))
+            disaster()
+
+
+def storm(path: Path, *, tasks: int, workers: int, clocks: int, restarts: int) -> str:
+    """Call tasks, of which one in ten fails at first, under these disasters."""
+    began = time.monotonic()
+    with Lab(path, workers=2, appendonly="yes", appendfsync="always") as lab:
+        lab.callbacks.configure({
+            "mode": "steady", "baseIntervalMs": 500, "selectSize": 100, "retryDelays": [0],
+            "keepDone": 1_000_000,
+        })  # fmt: skip
+        due = lab.callbacks.status().now + timedelta(seconds=1 + tasks / 1000)
+        ids = lab.add(tasks, "/20/10", execute_at=due)
+        storm = Storm(lab)
+        kinds = [storm.kill_worker] * workers + [storm.kill_clock] * clocks
+        kinds += [storm.restart_redis] * restarts
+        storm.rage(kinds, tasks // (len(kinds) + 1) // 2)
+        lab.wait_for(tasks)
+        calls = lab.receiver.calls()
+        status = lab.callbacks.status()
+    found = _account(ids, calls, storm.disasters)
+    took = time.monotonic() - began
+    return f"{found} lost by workers={status.counters.get('called lost', 0)} in {took:.0f} s"
+
+
+def _account(ids: list[str], calls: list[Call], disasters: list[float]) -> str:
+    """Check the receiver's log, and return its figures."""
+    answered: dict[str, list[Call]] = defaultdict(list)
+    failed: dict[str, float] = {}
+    retried_at = float("inf")
+    for call in calls:
+        if call.id in failed and not answered[call.id]:
+            retried_at = min(retried_at, call.at)
+        if call.status == 200:
+            answered[call.id].append(call)
+        else:
+            failed.setdefault(call.id, call.at)
+    lost = [id for id in ids if not answered[id]]
+    repeats = [pair for some in answered.values() for pair in pairwise(some)]
+    unexplained = [
+        pair for pair in repeats
+        if not any(-1 <= at - pair[0].at <= EXPLAINED for at in disasters)
+    ]  # fmt: skip
+    same = [pair for pair in repeats if pair[0].attempt >= pair[1].attempt]
+    overtaken = [c for c in calls if c.attempt == 1 and c.at > retried_at + SIDE_BY_SIDE]
+    figures = (
+        f"tasks={len(ids)} calls={len(calls)} failed first={len(failed)} lost={len(lost)} "
+        f"repeats={len(repeats)} unexplained={len(unexplained)} disasters={len(disasters)}"
+    )
+    assert not lost, (figures, lost[:3])
+    assert not unexplained, (figures, unexplained[:3])
+    assert not same, (figures, same[:3])
+    assert not overtaken, (figures, overtaken[:3])
+    return figures
+
+
+@beside_others
+def test_no_task_is_lost_while_workers_clocks_and_redis_are_killed(path: Path) -> str:
+    return storm(path, tasks=600, workers=3, clocks=2, restarts=1)
+
+
+@pytest.mark.soak
+@beside_others
+def test_no_task_of_ten_thousand_is_lost_in_forty_three_disasters(path: Path) -> str:
+    return storm(path, tasks=10_000, workers=20, clocks=20, restarts=3)
