@@ -62,6 +62,9 @@ LINGER_SECONDS = 1.0
 """How long a job without a call waits for the next task that is due."""
 CALLS = 500
 """Calls at the same time."""
+BYTES = 32_000_000
+"""Payloads of the calls that run, beyond which no more are claimed: a dyno has 512 MB, and each is
+in memory twice or three times."""
 PORTION = 100
 """Tasks in one claim, and results in one write: 2 or 3 ms of Redis's time."""
 GRACE_MARGIN = 3.0
@@ -115,6 +118,7 @@ class Dispatcher:
         self._slots = _slots()
         self._calls: dict[asyncio.Task[EndedCall], tuple[ClaimedTask, float]] = {}
         """Those that run, with their task and when they began."""
+        self._bytes = 0
         self._results: list[EndedCall] = []
         """Those that are not written yet."""
         self._claim_at = self._opens_at = self._busy_at = self._summary_at = 0.0
@@ -172,8 +176,12 @@ class Dispatcher:
             self._retired = not self._entered  # another one has the place
         elif self._must_retire(now):
             await self._retire()
-        elif now >= self._claim_at and len(self._calls) < self._slots:
+        elif now >= self._claim_at and self._has_room:
             await self._claim(caller)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._calls) < self._slots and self._bytes < BYTES
 
     def _must_retire(self, now: float) -> bool:
         if now >= self._slice_end or self._cut_at < float("inf"):
@@ -187,7 +195,7 @@ class Dispatcher:
         until = now + POLL_SECONDS
         if self._results:
             until = min(until, self._flush_at)
-        if not self._retired and len(self._calls) < self._slots:
+        if not self._retired and self._has_room:
             until = min(until, self._claim_at)
         if self._calls or self._results or not self._retired:
             self._wake.clear()
@@ -221,10 +229,12 @@ class Dispatcher:
         for task in claim.tasks:
             call = asyncio.create_task(caller.call(task))
             self._calls[call] = (task, now)
+            self._bytes += task.size
             call.add_done_callback(partial(self._ended, caller))
 
     def _ended(self, caller: Caller, call: asyncio.Task[EndedCall]) -> None:
         task, began = self._calls.pop(call)
+        self._bytes -= task.size
         now = self._busy_at = self._runtime.monotonic()
         if call.cancelled():
             ended = caller.lost(task, began, "its worker had to end before the answer came")

@@ -46,7 +46,7 @@ _JITTER = 0.1
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ClaimedTask:
     """A task to call now, and what the call needs. `attempt` is that of this call; `auth` is as in
-    the task's record; `timeout` is in seconds."""
+    the task's record; `timeout` is in seconds, `size` the bytes of payload and headers."""
 
     id: str
     attempt: int
@@ -59,6 +59,7 @@ class ClaimedTask:
     failures: int
     priority: str
     auth: bytes = b""
+    size: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     payload: Any = None
 
@@ -231,6 +232,7 @@ def _claimed(now: bytes, row: Sequence[Any]) -> list[ClaimedTask]:
             failures=task.failures,
             priority=task.priority,
             auth=auth,
+            size=len(details),
             headers=task.headers,
             payload=task.payload,
         )

@@ -295,6 +295,23 @@ class TestSlices:
         assert message["data"] == b":callbacks"
         news.close()
 
+    def test_large_payloads_are_claimed_a_few_at_a_time(
+        self, callbacks: Callbacks, receiver: Receiver, call: Call, store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        large = "x" * 400_000
+        for _ in range(12):
+            add(callbacks, f"{receiver.url}/status/200", payload=large)
+        one = Dispatch(store, "one")
+        assert one.enter()
+        claim = one.claim(100)
+        assert (len(claim.tasks), claim.next_at) == (3, claim.now)
+        one.give_back(claim.tasks)
+        one.leave()
+        monkeypatch.setattr(dispatchers, "BYTES", 1)
+        call()
+        assert [one["payload"] for one in receiver.calls] == [large] * 12
+
     def test_there_are_no_more_dispatchers_than_places(
         self, callbacks: Callbacks, receiver: Receiver, call: Call, store: Store
     ) -> None:

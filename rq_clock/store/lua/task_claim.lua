@@ -12,6 +12,7 @@
 
 local SOME = 100  -- of claims that ran out, and of hosts to look at again
 local STEPS = 500  -- tasks that may be put aside, in one go
+local BYTES = 1000000  -- of payloads and headers, beyond which a claim takes no more
 local GRACE_MS = 30000  -- beyond a call's timeout, until its claim runs out
 local HOST_BURST_MS = 250  -- of a host's rate, that may be called at once
 local LATE = {100, 500, 1000, 5000, 30000, 60000, 300000, 3600000}
@@ -85,7 +86,7 @@ end
 
 -- ---- claiming ----
 
-local tasks, timeouts, claimed, longest = {}, {}, 0, 0
+local tasks, timeouts, claimed, longest, bytes = {}, {}, 0, 0, 0
 local rooms = redis.call('ZCARD', key('task-open'))
 
 local function claim(id, t)
@@ -107,6 +108,7 @@ local function claim(id, t)
     local next = math.max(tonumber(redis.call('ZSCORE', key('task-pace'), t.host) or '') or 0, now)
     redis.call('ZADD', key('task-pace'), next + host_gap, t.host)
   end
+  bytes = bytes + redis.call('HSTRLEN', key('task-details'), id)
   claimed, longest = claimed + 1, math.max(longest, timeout)
   tasks[claimed], timeouts[claimed] = id, timeout
 end
@@ -157,7 +159,7 @@ local function claim_from_room(member)
 end
 
 local steps = 0
-while claimed < allowed and steps < allowed + STEPS do
+while claimed < allowed and steps < allowed + STEPS and bytes < BYTES do
   steps = steps + 1
   local id, t = first_due(math.min(allowed - claimed + 10, 100))
   local member = rooms > 0 and redis.call('ZRANGE', key('task-open'), 0, 0)[1]
@@ -177,7 +179,7 @@ while claimed < allowed and steps < allowed + STEPS do
   end
 end
 
-local stopped = claimed < allowed and steps == allowed + STEPS
+local stopped = claimed < allowed and (steps == allowed + STEPS or bytes >= BYTES)
 local again
 if stopped or claimed == limit then
   account(claimed, longest, true)
