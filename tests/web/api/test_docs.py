@@ -21,10 +21,10 @@ pytestmark = pytest.mark.process
 PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
-def examples() -> list[tuple[str, Any]]:
+def examples(page: str) -> list[tuple[str, Any]]:
     """Commands, and what is shown of their answers; None where nothing is."""
     found: list[tuple[str, Any]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
         for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             lines = example.splitlines(keepends=True)
             answer = [n for n, line in enumerate(lines) if line.startswith("{")]
@@ -45,7 +45,7 @@ def holds(shown: Any, answer: Any) -> bool:
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
 def test_its_commands_get_the_answers_it_shows(redis_url: str, tmp_path: Path) -> None:
-    commands = examples()
+    commands = examples(PAGE)
     assert len(commands) > 15
     with WebProcess(tmp_path, redis_url, RQ_CLOCK_TARGETS="tasks") as web:
         host, port = web.place
