@@ -13,7 +13,7 @@ from rq_clock.errors import (
     ScheduleError,
     StoreUnavailable,
 )
-from rq_clock.run import Run, current_run
+from rq_clock.run import Run, current_run, stopping
 from rq_clock.version import __version__
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = [
     "in_group",
     "once",
     "run_worker",
+    "stopping",
     "webhook",
 ]
 

@@ -46,7 +46,7 @@ settings.load_profile("rq-clock")
 collect_ignore = ["ecosystem"]  # `make ecosystem` runs it, where the neighbours are installed
 TIERS = ("process", "integration", "unit")
 STARTS_PROCESS = {"chromium", "process", "running", "start", "wheel"}
-STARTS_SERVER = {"fresh_server", "server"}
+STARTS_SERVER = {"fresh_server", "postgres", "server"}
 
 
 def tier_of(item: pytest.Item) -> str:
@@ -87,7 +87,8 @@ def unit_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees what the machine, a platform, a person's shell or a .env file here has set."""
     monkeypatch.chdir(tmp_path)
-    foreign = ("REDIS_", "RQ_", "WORKER_", "DYNO", "HEROKU_", "RENDER", "FLY_", "HONCHO_")
+    foreign = ("REDIS_", "RQ_", "WORKER_", "DYNO", "HEROKU_", "RENDER", "FLY_", "HONCHO_",
+               "DATABASE_URL", "REPORTS_", "SMTP_", "MAIL_FROM")  # fmt: skip
     for name in os.environ:
         if name.startswith(foreign):
             monkeypatch.delenv(name)
