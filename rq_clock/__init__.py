@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rq_clock.clock.clock import Clock
     from rq_clock.lock import exclusive
     from rq_clock.model.groups import in_group
-    from rq_clock.model.targets import command, webhook
+    from rq_clock.model.targets import command, dyno, webhook
     from rq_clock.model.variables import env
     from rq_clock.schedules.service import Schedules
     from rq_clock.store.client import connect
@@ -43,6 +43,7 @@ __all__ = [
     "connect",
     "cron",
     "current_run",
+    "dyno",
     "env",
     "every",
     "exclusive",
@@ -59,6 +60,7 @@ _LAZY = {
     "command": "rq_clock.model.targets",
     "connect": "rq_clock.store.client",
     "cron": "rq_clock.timing.triggers",
+    "dyno": "rq_clock.model.targets",
     "env": "rq_clock.model.variables",
     "every": "rq_clock.timing.triggers",
     "exclusive": "rq_clock.lock",

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from rq_clock.clock.app import fault_of, import_from_here, load
 from rq_clock.errors import Fault, RqClockError, ScheduleError
 from rq_clock.model.schedule import Schedule
-from rq_clock.model.targets import Command, Webhook
+from rq_clock.model.targets import Command, Dyno, Webhook
 from rq_clock.outbound.addresses import literal, refusal
 from rq_clock.run import worker_code
 from rq_clock.settings import Settings
@@ -101,6 +101,8 @@ def target_faults(schedule: Schedule) -> list[Fault]:
         field, text = "command.cwd", _command_fault(target)
     elif isinstance(target, Webhook):
         field, text = "webhook.url", _webhook_fault(target)
+    elif isinstance(target, Dyno):
+        return []  # only the platform knows what runs there
     else:
         field, text = _function_fault(target, schedule.args, schedule.kwargs)
     return [Fault(field, text, schedule=schedule.name)] if text else []

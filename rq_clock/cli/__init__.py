@@ -60,6 +60,7 @@ SECTIONS = {
         "healthcheck": (f"{_HERE}.processes:healthcheck", "Check a process from the shell."),
         "web": (f"{_HERE}.processes:web", "Run the web process."),
         "worker": (f"{_HERE}.processes:worker", "Run a worker."),
+        "exec": (f"{_HERE}.exec:exec_", "Run LINE in a one-off dyno that a worker has started."),
         "redis": (f"{_HERE}.processes:redis", "Run an embedded Valkey for development."),
     },
     "Shell": {

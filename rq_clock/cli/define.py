@@ -99,10 +99,12 @@ _WHAT = (
         help="Keyword argument; repeatable.",
     ),
     click.option("--command", metavar="TEXT", help="Shell command to run."),
+    click.option("--dyno", metavar="TEXT", help="Shell command to run in a one-off dyno."),
+    click.option("--size", type=Value("word"), help="Size of the dyno, such as standard-2x."),
     click.option("--cwd", type=Value("path"), help="Working directory of the command."),
     click.option(
         "--env", metavar="NAME=TEXT", multiple=True,
-        help="Environment variable of the command; repeatable.",
+        help="Environment variable of the command or dyno; repeatable.",
     ),
     click.option("--url", metavar="URL", help="URL to call."),
     click.option(
@@ -158,16 +160,21 @@ _HOW = (
     click.option("--ping", type=Value("url"), help="URL to call when a run starts and ends."),
 )  # fmt: skip
 _PATHS = {
-    "at": "once", "command": "command.shell", "cwd": "command.cwd", "url": "webhook.url",
+    "at": "once", "command": "command.shell", "cwd": "command.cwd", "dyno": "dyno.shell",
+    "size": "dyno.size", "url": "webhook.url",
     "method": "webhook.method", "result_ttl": "resultTtl", "failure_ttl": "failureTtl",
     "catch_up": "catchUp", "catch_up_window": "catchUpWindow", "catch_up_limit": "catchUpLimit",
     "group_limit": "groupLimit", "max_runs": "maxRuns",
 }  # fmt: skip
 """The path in a manifest of the options whose path differs from their name."""
 _PARTS = {
-    "cwd": "command", "env": "command", "method": "url", "headers": "url", "body": "url",
+    "cwd": ("command",), "size": ("dyno",), "env": ("command", "dyno"), "method": ("url",),
+    "headers": ("url",), "body": ("url",),
 }  # fmt: skip
-"""The options that only one target has, and the option of that target."""
+"""The options that only some targets have, and the options of those targets."""
+
+
+_TARGETS = ("func", "command", "dyno", "url")
 
 
 def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,14 +192,15 @@ def _definition(command: Callable[..., Any]) -> Callable[..., Any]:
 def add(name: str, replace: bool, as_json: bool, **options: Any) -> None:
     """Add a schedule.
 
-    --cron, --every or --at sets the time; --func, --command or --url sets the target.
+    --cron, --every or --at sets the time; --func, --command, --dyno or --url sets the target.
     Values of --arg, --kwarg and --body are JSON: 42, true, '"text"'. Leave secrets in the app's
     environment.
     """
     timed = options["cron"] or options["every"] or options["at"]
-    if not timed or not _named(options, "func", "command", "url"):
+    if not timed or not _named(options, *_TARGETS):
         raise click.UsageError(
-            "expected a time (--cron, --every or --at) and a target (--func, --command or --url)"
+            "expected a time (--cron, --every or --at) and a target (--func, --command, "
+            "--dyno or --url)"
         )
     schedule = item(name, _entry(options, None), None, masks=True).schedule
     store = open_store()
@@ -303,8 +311,8 @@ def _entry(options: Mapping[str, Any], was: Schedule | None) -> dict[str, Any]:
     if options["kwargs"]:
         entry["kwargs"] = _pairs("--kwarg", options["kwargs"], "=", entry.get("kwargs", {}))
     if options["env"]:
-        command = entry["command"]
-        command["env"] = _pairs("--env", options["env"], "=", command.get("env", {}))
+        shell = entry[kind]
+        shell["env"] = _pairs("--env", options["env"], "=", shell.get("env", {}))
     if options["headers"]:
         call = entry["webhook"]
         call["headers"] = _pairs("--header", options["headers"], ":", call.get("headers", {}))
@@ -336,14 +344,15 @@ def _is_calendar(options: Mapping[str, Any], was: Schedule | None) -> bool:
 def _target_option(options: Mapping[str, Any], was: Schedule | None) -> str:
     """Return the option of the schedule's future target. Raises UsageError for an option of another
     target."""
-    [named] = _named(options, "func", "command", "url") or [""]
+    [named] = _named(options, *_TARGETS) or [""]
     _named(options, "cron", "every" if options["every"] else "at")
     _named(options, "cron", "every")
     if not named and was and not isinstance(was.target, str):
-        named = {"command": "command", "webhook": "url"}[was.target.kind]
-    for option, target in _PARTS.items():
-        if options[option] not in (None, ()) and target != named:
-            raise click.UsageError(f"--{option.removesuffix('s')} goes with --{target}")
+        named = {"webhook": "url"}.get(was.target.kind, was.target.kind)
+    for option, targets in _PARTS.items():
+        if options[option] not in (None, ()) and named not in targets:
+            listed = " or ".join(f"--{target}" for target in targets)
+            raise click.UsageError(f"--{option.removesuffix('s')} goes with {listed}")
     zoned = was is not None and "tz" in was.trigger.spec()
     if options["tz"] and not (options["cron"] or options["at"] or zoned):
         raise click.UsageError("--tz goes with --cron or --at; an interval has no zone")

@@ -243,12 +243,14 @@ def _make(store: Store, plan: Plan, reason: str) -> None:
     default=None,
     help="Kind of crontab: the sixth field is a user, or not (default: guess).",
 )
+@click.option("--dynos", is_flag=True, help="Keep jobs of heroku and crontogo in one-off dynos.")
 @dry_run_option
 @yes_option
 def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **options: Any) -> None:
     """Import schedules from another tool.
 
-    They become shell commands. FILE is one of these; - is standard input:
+    They become shell commands, or with --dynos one-off dynos. FILE is one of these; - is
+    standard input:
 
     \b
     crontab   the output of `crontab -l`, or /etc/crontab
@@ -260,6 +262,8 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **options:
     """
     if source != "crontab" and (options["tz"] or options["system"] is not None):
         raise click.UsageError("--tz, --system and --user go with crontab")
+    if source == "crontab" and options["dynos"]:
+        raise click.UsageError("--dynos goes with heroku and crontogo")
     imported = _imported(source, _text(file), options)
     store = open_store()
     plan = _only_new(schedules_of(store).plan(_imported_items(imported, prefix)))
@@ -278,9 +282,9 @@ def import_(source: str, file: IO[bytes], prefix: str, dry_run: bool, **options:
 def _imported(source: str, text: str, options: Mapping[str, Any]) -> Imported:
     queue = options["queue"]
     if source == "heroku":
-        return from_heroku_scheduler(text, queue=queue)
+        return from_heroku_scheduler(text, queue=queue, dynos=options["dynos"])
     if source == "crontogo":
-        return from_cron_to_go(text, queue=queue)
+        return from_cron_to_go(text, queue=queue, dynos=options["dynos"])
     return from_crontab(text, system=options["system"], tz=options["tz"] or "UTC", queue=queue)
 
 

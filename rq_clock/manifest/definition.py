@@ -2,7 +2,7 @@
 
 Options of commands, forms, JSON and manifests all become an entry, and `item` reads it. An entry
 without a key has the option's default. Durations may be texts such as "15m", `once` and `anchor`
-are ISO 8601, and a command or webhook may be only its line or its URL.
+are ISO 8601, and a command, dyno or webhook may be only its line or its URL.
 
 Invariants
 - An entry that `document` wrote reads as the same schedule.
@@ -29,7 +29,7 @@ from rq_clock.model import targets
 from rq_clock.model.allowlist import limited
 from rq_clock.model.entry import MISSED, Pause
 from rq_clock.model.schedule import STORED, Schedule, declare
-from rq_clock.model.targets import Command, Target, Webhook
+from rq_clock.model.targets import SHELLS, Command, Dyno, Target, Webhook
 from rq_clock.model.validation import reason_faults
 from rq_clock.redaction import MASK, masked_json, masked_url
 from rq_clock.timing.durations import UNITS, duration_or_none, duration_spec, has_unit
@@ -41,15 +41,15 @@ _BOUNDS = ("start", "end", "maxRuns")
 _TRIGGERS: Mapping[str, Sequence[str]] = {
     "cron": ("tz", *_BOUNDS), "every": ("at", "on", "tz", "anchor", *_BOUNDS), "once": ()
 }  # fmt: skip
-_CALLS = {"func": ("args", "kwargs"), "command": (), "webhook": ()}
+_CALLS = {"func": ("args", "kwargs"), "command": (), "dyno": (), "webhook": ()}
 """The triggers and the targets, each with the keys that go with it."""
-_TARGETS = {"func": "", "command": "shell", "webhook": "url"}
+_TARGETS = {"func": "", "command": "shell", "dyno": "shell", "webhook": "url"}
 """The targets, each with the key that a plain text stands for."""
 _DURATIONS = ("timeout", "resultTtl", "failureTtl", "catchUpWindow", "jitter")
-_FIRST = ("cron", "every", *_TRIGGERS["every"], "once", "func", "command", "webhook")
+_FIRST = ("cron", "every", *_TRIGGERS["every"], "once", "func", "command", "dyno", "webhook")
 _OPTIONS = {key: option for key, option in STORED.items() if option != "allowed_targets"}
 _KNOWN = {*_FIRST, *_OPTIONS, "paused"}
-_SECRETIVE = ("command", "webhook", "args", "kwargs", "ping")
+_SECRETIVE = ("command", "dyno", "webhook", "args", "kwargs", "ping")
 """Keys with values that may be masked."""
 _NOTHING: Any = object()
 
@@ -192,8 +192,9 @@ def _only(kinds: Iterable[str], entry: Mapping[str, Any], faults: list[Fault]) -
     found = [kind for kind in kinds if kind in entry]
     if len(found) == 1:
         return found[0]
-    listed, got = " and ".join(kinds).replace(" and ", ", ", 1), " and ".join(found) or "none"
-    faults.append(Fault("", f"expected one of {listed}, got {got}"))
+    *names, last = kinds
+    text = f"expected one of {', '.join(names)} and {last}, got {' and '.join(found) or 'none'}"
+    faults.append(Fault("", text))
     return ""
 
 
@@ -210,7 +211,8 @@ def _target(entry: Mapping[str, Any], faults: list[Fault]) -> Target:
     elif not isinstance(spec, dict) or needed not in spec:
         text = f"expected {kind} as a text or as a mapping with {needed}, got {kind_of(spec)}"
     else:
-        known = [f.name for f in fields(Command if kind == "command" else Webhook)]
+        classes = {"command": Command, "dyno": Dyno, "webhook": Webhook}
+        known = [f.name for f in fields(classes[kind])]
         faults += [unknown(key, known, kind) for key in spec if key not in known]
         spec = {key: value for key, value in spec.items() if key in known}
         if "timeout" in spec:
@@ -363,8 +365,8 @@ def _masked(schedule: Schedule) -> dict[str, Any]:
     """Return the values that can contain secrets, masked."""
     target = schedule.target
     entry: dict[str, Any] = {}
-    if isinstance(target, Command):
-        entry["command"] = target.shown()
+    if isinstance(target, SHELLS):
+        entry[target.kind] = target.shown()
     elif isinstance(target, Webhook):
         entry["webhook"] = target.shown() | {"url": _masked_url(target.url)}
     if schedule.args:

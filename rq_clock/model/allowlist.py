@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.model.schedule import Schedule
-from rq_clock.model.targets import Command, Target, Webhook
+from rq_clock.model.targets import SHELLS, Target, Webhook
 from rq_clock.redaction import masked_repr
 
 _NEVER = sys.stdlib_module_names | {"rq_clock", "builtins", "__main__"}
@@ -57,7 +57,7 @@ def refusal(name: str, resolve: Callable[[], Any], allowed: Sequence[str]) -> st
     expected = f"expected a function of {_listed(allowed)}"
     if name == Webhook.func:
         return ""
-    if name == Command.func:
+    if name in [shell.func for shell in SHELLS]:
         return "a token without the scope commands defined this run; it may run no command"
     if not is_allowed(name, allowed):
         return f"{expected}, got {name}; {_REMEDY}"
@@ -85,18 +85,24 @@ def _foreign_start(kind: type, allowed: Sequence[str]) -> str:
 def _call(schedule: Schedule) -> tuple[object, ...]:
     """Return what a run does, without its limits of time."""
     target = schedule.target
-    if isinstance(target, Command):
+    if isinstance(target, SHELLS):
         target = replace(target, timeout=None)
     return target, schedule.args, schedule.kwargs
 
 
 def _faults(schedule: Schedule, was: Schedule | None, allowed: Sequence[str]) -> Iterator[Fault]:
     target, before = schedule.target, was.target if was else None
-    if isinstance(target, Command):
-        parts = ("shell", "cwd", "env")
-        changed = (p for p in parts if getattr(target, p) != getattr(before, p, None))
-        text = "expected a token with the scope commands, since a command is a shell on the workers"
-        yield Fault(f"command.{next(changed)}", f"{text}; use such a token, or the command line")
+    if isinstance(target, SHELLS):
+        parts = [f.name for f in fields(target) if f.name != "timeout"]
+        same_kind = type(before) is type(target)
+        changed = (
+            p for p in parts if not same_kind or getattr(target, p) != getattr(before, p, None)
+        )
+        field, place = f"{target.kind}.{next(changed)}", "on the workers"
+        if target.kind == "dyno":
+            place = "in the app"
+        text = f"since a {target.kind} is a shell {place}; use such a token, or the command line"
+        yield Fault(field, f"expected a token with the scope commands, {text}")
     elif isinstance(target, str) and not is_allowed(target, allowed):
         field = "func"
         if was is not None and target == before:

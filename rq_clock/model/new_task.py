@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from rq_clock.errors import Fault, ScheduleError
-from rq_clock.model.targets import OWN_HEADERS, webhook
+from rq_clock.model.targets import webhook
 from rq_clock.model.task import PRIORITIES
+from rq_clock.model.url_rules import OWN_HEADERS
 from rq_clock.model.validation import is_text, payload_faults, tag_faults
 from rq_clock.model.variables import name_faults, names_in
 from rq_clock.model.view import camel

@@ -149,7 +149,7 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 _SPEC_KEYS = frozenset(
     {"cron", "every", "at", "on", "tz", "anchor", "start", "end", "maxRuns", "once"}
 )
-_TARGET_KEYS = frozenset({"func", "command", "webhook"})
+_TARGET_KEYS = frozenset({"func", "command", "dyno", "webhook"})
 
 
 def declare(

@@ -1,4 +1,5 @@
-"""Targets of a schedule other than a function: a shell command or a call of a URL.
+"""Targets of a schedule other than a function: a shell command in a worker or in a one-off dyno, or
+a call of a URL.
 
     clock.add("disk-usage", every(hours=1), command("df -h /", timeout=60))
     clock.add("ping", every(minutes=5), webhook("https://example.com/hook", json={"from": "clock"}))
@@ -21,10 +22,10 @@ from datetime import timedelta
 from math import ceil
 from pathlib import PurePath
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from rq_clock.errors import Fault
-from rq_clock.model.variables import in_host, name_faults, plain
+from rq_clock.model.url_rules import header_faults, url_faults
+from rq_clock.model.variables import name_faults
 from rq_clock.redaction import (
     MASK,
     is_secret,
@@ -43,17 +44,21 @@ CALL_SECONDS, LONGEST_CALL = 10, 300
 ENDING_SECONDS = 10
 """Seconds that RQ's timeout has on top, so that the runner itself ends a command or call and
 records it: a command that ignores SIGTERM is killed after 5 s."""
+DYNO_SECONDS = 3600
+"""Default timeout of a one-off dyno."""
+DYNO_START_SECONDS, DYNO_STOP_SECONDS = 300, 60
+"""How long a dyno may take to begin, with what the platform asks to wait; and to end once it has
+been stopped, for which the platform allows 30 s."""
 LONGEST_COMMAND = 10_000
-LONGEST_PATH, LONGEST_URL, LONGEST_TEXTS = 4096, 8000, 65_536
-"""Limits of characters: of a directory, of a URL, and of all variables or headers."""
+LONGEST_PATH, LONGEST_TEXTS = 4096, 65_536
+"""Limits of characters: of a directory, and of all variables or headers."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_SIZE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}\Z")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NO_NUL, _ASCII = "[^\0\ud800-\udfff]*\\Z", r"[\t -~]*\Z"
 _TEXT = re.compile(_NO_NUL)
-_URL = re.compile(r"[!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]+\Z")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -73,26 +78,14 @@ class Command:
 
     def faults(self) -> Iterator[Fault]:
         """Yield everything that is wrong; nothing when the target can be used."""
-        shell: Any = self.shell
-        if not isinstance(shell, str) or not shell.strip():
-            got = masked_repr(shell) if isinstance(shell, str) else type(shell).__name__
-            yield Fault("command.shell", f"expected a command line, as 'df -h /', got {got}")
-        elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
-            text = f"expected a command line of at most {LONGEST_COMMAND:,} characters, without NUL"
-            yield Fault("command.shell", f"{text} or half a surrogate pair; put it into a script")
-        if self.timeout is not None and not _is_time(self.timeout):
-            text = (
-                f"expected a command's timeout in seconds, above 0, got {masked_repr(self.timeout)}"
-            )
-            yield Fault("command.timeout", text)
+        yield from _shell_faults(self)
         cwd: Any = self.cwd
         if cwd is not None and (
             not isinstance(cwd, str) or not 0 < len(cwd) <= LONGEST_PATH or not _TEXT.match(cwd)
         ):
             text = f"expected cwd to be a directory of at most {LONGEST_PATH:,} characters"
             yield Fault("command.cwd", f"{text}, got {masked_repr(cwd)}")
-        for text in _named_texts("env", self.env, _VARIABLE, _NO_NUL):
-            yield Fault("command.env", text)
+        yield from _env_faults(self)
 
     def call(self, limit: int | None) -> dict[str, Any]:
         """Return the call for RQ. `limit` is the schedule's timeout, used by a command without its
@@ -108,13 +101,59 @@ class Command:
 
     def shown(self) -> dict[str, Any]:
         """Return the same with its secrets masked."""
-        spec = self.spec() | {"shell": masked_text(self.shell)}
-        return spec | {"env": masked(self.env)} if self.env else spec
+        return _shown_shell(self)
 
     def describe(self) -> str:
         """Return one short line for people."""
-        first, *more = self.shell.strip().splitlines()
-        return "$ " + printable(masked_text(first), 60) + (" …" if more else "")
+        return _first_line(self.shell)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Dyno:
+    """A shell command in a one-off dyno; built by `dyno`."""
+
+    kind: ClassVar[str] = "dyno"
+    func: ClassVar[str] = "rq_clock.runners.run_dyno"
+
+    shell: str
+    size: str | None = None
+    timeout: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield everything that is wrong; only the platform knows its sizes."""
+        yield from _shell_faults(self)
+        size: Any = self.size
+        if size is not None and (not isinstance(size, str) or not _SIZE.match(size)):
+            text = f"expected a size such as 'standard-2x', got {masked_repr(size)}"
+            yield Fault("dyno.size", text)
+        yield from _env_faults(self)
+
+    def call(self, limit: int | None) -> dict[str, Any]:
+        """Return the call for RQ. `limit` is the schedule's timeout, used by a dyno without its
+        own; -1 is for as long as the platform lets a dyno live, about a day."""
+        own = self.timeout
+        if own is None:
+            own = None if limit == -1 else limit or DYNO_SECONDS
+        call = _call(self, {**self.spec(), "timeout": own}, own, limit)
+        if call["timeout"] != -1:
+            call["timeout"] += DYNO_START_SECONDS + DYNO_STOP_SECONDS
+        return call
+
+    def spec(self) -> dict[str, Any]:
+        """Return the form to store, as JSON, without defaults; `from_spec` reads it."""
+        return _spec(self)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the same with its secrets masked."""
+        return _shown_shell(self)
+
+    def describe(self) -> str:
+        """Return one short line for people."""
+        return f"{self.size or 'dyno'} {_first_line(self.shell)}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -136,7 +175,7 @@ class Webhook:
     def faults(self) -> Iterator[Fault]:
         """Yield everything that is wrong with it. Only the worker knows whether it may call the
         address; `rq-clock check` checks what it can."""
-        yield from (Fault("webhook.url", text) for text in _url_faults(self.url))
+        yield from (Fault("webhook.url", text) for text in url_faults(self.url))
         for part in ("url", "headers", "json"):
             for text in name_faults(getattr(self, part)):
                 yield Fault(f"webhook.{part}", text)
@@ -151,7 +190,7 @@ class Webhook:
             yield Fault("webhook.timeout", f"{text}, got {masked_repr(self.timeout)}")
         for text in _named_texts("headers", self.headers, _HEADER, _ASCII):
             yield Fault("webhook.headers", text)
-        yield from (Fault("webhook.headers", text) for text in _header_faults(self.headers))
+        yield from (Fault("webhook.headers", text) for text in header_faults(self.headers))
 
     def call(self, limit: int | None) -> dict[str, Any]:
         """Return the call for RQ. `limit` is the schedule's timeout."""
@@ -173,7 +212,9 @@ class Webhook:
         return printable(f"{self.method} {masked_url(self.url)}", 80)
 
 
-Target = str | Command | Webhook
+Target = str | Command | Dyno | Webhook
+SHELLS = (Command, Dyno)
+"""The targets that are a shell; whoever may define one has all that the app has."""
 
 
 def command(
@@ -200,6 +241,28 @@ def command(
     return Command(
         shell, _seconds(timeout), str(cwd) if isinstance(cwd, PurePath) else cwd, _dict(env)
     )
+
+
+def dyno(
+    shell: str,
+    *,
+    size: str | None = None,
+    timeout: float | timedelta | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Dyno:
+    """Return a shell command in a one-off dyno of its own as the target of a schedule, as Heroku
+    Scheduler and Cron To Go run them. The worker starts it through the Platform API (HEROKU_API_KEY
+    and HEROKU_APP_NAME), passes on its output, and takes its exit code; 0 is success.
+
+    `size` is the platform's (default: that of the app's one-off dynos). After `timeout` seconds
+    from its beginning (default: the schedule's `timeout`, else an hour) it is stopped. `env` is
+    added to the app's config vars; leave secrets in those.
+
+    A worker that shuts down or dies leaves the dyno running, and the next attempt of the job
+    follows it: it is started once, and never side by side with another attempt. A retry after a
+    failure starts another one. A dyno that vanishes without an end has failed ("lost").
+    """
+    return Dyno(shell, size, _seconds(timeout), _dict(env))
 
 
 def webhook(
@@ -231,7 +294,7 @@ def webhook(
 def from_spec(kind: str, spec: Any) -> Target:
     """Return the target that `spec` wrote. Raises ValueError, KeyError or TypeError when it cannot
     be read, for example because a later release wrote it."""
-    make: dict[str, Callable[..., Target]] = {"command": command, "webhook": webhook}
+    make: dict[str, Callable[..., Target]] = {"command": command, "dyno": dyno, "webhook": webhook}
     return spec if kind == "func" else make[kind](**spec)
 
 
@@ -241,13 +304,13 @@ def to_spec(target: Target) -> dict[str, Any]:
 
 def shown_target(target: Target) -> dict[str, Any]:
     """Return a target for `list --json`, with its secrets masked: `runs` is one line for people,
-    `func` is null for a command or webhook, which have a key of their own."""
+    `func` is null for the other targets, which have a key of their own."""
     if isinstance(target, str):
         return {"func": target, "runs": target}
     return {"func": None, target.kind: target.shown(), "runs": target.describe()}
 
 
-def _spec(target: Command | Webhook) -> dict[str, Any]:
+def _spec(target: Command | Dyno | Webhook) -> dict[str, Any]:
     spec = {}
     for f in fields(target):
         value = getattr(target, f.name)
@@ -257,7 +320,7 @@ def _spec(target: Command | Webhook) -> dict[str, Any]:
 
 
 def _call(
-    target: Command | Webhook, spec: dict[str, Any], own: float | None, limit: int | None
+    target: Command | Dyno | Webhook, spec: dict[str, Any], own: float | None, limit: int | None
 ) -> dict[str, Any]:
     endless = own is None or limit == -1
     timeout = -1 if endless else max(ceil(own or 0) + ENDING_SECONDS, limit or 0)
@@ -265,12 +328,42 @@ def _call(
     return {"func": target.func, "kwargs": spec, "timeout": timeout, "description": description}
 
 
-def _repr(target: Command | Webhook) -> str:
+def _repr(target: Command | Dyno | Webhook) -> str:
     try:
         shown = target.shown()
     except Exception:  # a faulty declaration, shown in a message about its faults
         return f"{target.kind}(…)"
     return f"{target.kind}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _shown_shell(target: Command | Dyno) -> dict[str, Any]:
+    spec = target.spec() | {"shell": masked_text(target.shell)}
+    return spec | {"env": masked(target.env)} if target.env else spec
+
+
+def _first_line(shell: str) -> str:
+    first, *more = shell.strip().splitlines()
+    return "$ " + printable(masked_text(first), 60) + (" …" if more else "")
+
+
+def _shell_faults(target: Command | Dyno) -> Iterator[Fault]:
+    """Yield what is wrong with the line and the timeout of a shell."""
+    shell: Any = target.shell
+    kind = target.kind
+    if not isinstance(shell, str) or not shell.strip():
+        got = masked_repr(shell) if isinstance(shell, str) else type(shell).__name__
+        yield Fault(f"{kind}.shell", f"expected a command line, as 'df -h /', got {got}")
+    elif not _TEXT.match(shell) or len(shell) > LONGEST_COMMAND:
+        text = f"expected a command line of at most {LONGEST_COMMAND:,} characters, without NUL"
+        yield Fault(f"{kind}.shell", f"{text} or half a surrogate pair; put it into a script")
+    if target.timeout is not None and not _is_time(target.timeout):
+        text = f"expected a {kind}'s timeout in seconds, above 0, got {masked_repr(target.timeout)}"
+        yield Fault(f"{kind}.timeout", text)
+
+
+def _env_faults(target: Command | Dyno) -> Iterator[Fault]:
+    for text in _named_texts("env", target.env, _VARIABLE, _NO_NUL):
+        yield Fault(f"{target.kind}.env", text)
 
 
 def _dict(value: Any) -> Any:
@@ -302,42 +395,3 @@ def _named_texts(option: str, values: object, name: re.Pattern[str], text: str) 
             size += len(key) + len(value)
     if size > LONGEST_TEXTS:
         yield f"expected {option} of at most {LONGEST_TEXTS:,} characters in all, got {size:,}"
-
-
-def _header_faults(headers: object) -> Iterator[str]:
-    names = [n.lower() for n in headers if isinstance(n, str)] if isinstance(headers, dict) else []
-    for name in sorted(set(names)):
-        if name in OWN_HEADERS:
-            yield f"the header {masked_repr(name)} is rq-clock's to set; leave it out"
-        if names.count(name) > 1:
-            yield f"the header {masked_repr(name)} comes twice"
-
-
-def _url_faults(url: object) -> Iterator[str]:
-    if not isinstance(url, str) or not url:
-        yield f"expected a URL, as 'https://example.com/hook', got {masked_repr(url)}"
-        return
-    shown = masked_url(url)
-    if len(url) > LONGEST_URL:
-        yield f"expected a URL of at most {LONGEST_URL:,} characters, got {len(url):,}: {shown}"
-        return
-    if in_host(url):
-        yield f"expected a variable in the path or query of {shown}, not in its host"
-    url = plain(url)
-    if not _URL.match(url):
-        yield f"expected a URL of plain characters, the others as %XX (hosts as xn--…), got {shown}"
-        return
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        yield f"cannot read the URL {shown}: {error}"
-        return
-    if parts.scheme not in ("http", "https"):
-        yield f"expected a URL of http or https, got {shown}"
-    if "@" in parts.netloc:
-        yield f"expected {shown} without user and password; give them as header Authorization"
-    if not host or host.strip(".") == "" or "%" in host:
-        yield f"expected a host in the URL {shown}"
-    if port == 0 or "#" in url:
-        yield f"expected the URL {shown} without fragment and with a port above 0"

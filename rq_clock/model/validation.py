@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from rq_clock.errors import Fault
-from rq_clock.model.targets import Command, Webhook, webhook
+from rq_clock.model.targets import SHELLS, Webhook, webhook
 from rq_clock.model.view import camel
 from rq_clock.redaction import masked_repr, masked_url
 from rq_clock.timing.triggers import CalendarInterval, Cron, Every, Faulty, Once
@@ -51,7 +51,7 @@ def faults(s: Any) -> Iterator[Fault]:
     elif not isinstance(s.trigger, Cron | CalendarInterval | Every | Once):
         text = f"expected a trigger, cron(…), every(…) or once(…), got {masked_repr(s.trigger)}"
         yield Fault("", text)
-    if isinstance(s.target, Command | Webhook):
+    if isinstance(s.target, (*SHELLS, Webhook)):
         yield from s.target.faults()
         yield from _foreign_options(s)
     else:
@@ -77,7 +77,9 @@ def faults(s: Any) -> Iterator[Fault]:
 
 def _foreign_options(s: Any) -> Iterator[Fault]:
     """Yield a fault for each option that only a function accepts."""
-    kind, place = s.target.kind, "its env or its text" if s.target.kind == "command" else "its json"
+    kind, place = s.target.kind, "its json"
+    if isinstance(s.target, SHELLS):
+        place = "its env or its text"
     for option in ("args", "kwargs"):
         if getattr(s, option):
             text = f"{option} are for a function, not for a {kind}; put them into {place}"
@@ -86,7 +88,7 @@ def _foreign_options(s: Any) -> Iterator[Fault]:
 
 def _target_faults(target: object) -> Iterator[str]:
     if not isinstance(target, str):
-        text = "expected a function or its dotted name, a command(…) or a webhook(…)"
+        text = "expected a function or its dotted name, a command(…), dyno(…) or webhook(…)"
         yield f"{text}, got {masked_repr(target)}"
     elif target.startswith(("http://", "https://")):
         yield f"expected a dotted name, got the URL {masked_url(target)}; wrap it in webhook(…)"

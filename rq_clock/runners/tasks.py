@@ -66,19 +66,19 @@ def run_command(
     Interrupted when the worker shuts down and its grace is over. Whatever is raised, no process
     that the command started is left running, unless it made itself a daemon.
     """
-    _, job, run = _prepare()
+    _, job, run = prepare_job()
     if stopping():
         raise Interrupted("not begun, because its worker shuts down")
-    facts = _facts(job, run)
+    facts = facts_of(job, run)
     unbuffered = {"PYTHONUNBUFFERED": "1"}  # else lines come late, and none of a killed script
-    environ = {**unbuffered, **job_environment(), **(env or {}), **_run_variables(run)}
+    environ = {**unbuffered, **job_environment(), **(env or {}), **run_variables(run)}
     secrets, errors = known_secrets(environ), Tail()
     masks = {"stdout": StreamMask(secrets), "stderr": StreamMask(secrets)}
 
     def add(stream: str, chunk: bytes) -> None:
         if stream == "stderr":
             errors.add(chunk)
-        _print(masks[stream].feed(chunk), stream)
+        print_output(masks[stream].feed(chunk), stream)
 
     log_event("command.started", **facts, command=printable(masked_text(shell), 200))
     try:
@@ -89,7 +89,7 @@ def run_command(
         raise
     finally:
         for stream, mask in masks.items():
-            _print(mask.finish(), stream)
+            print_output(mask.finish(), stream)
     _report(ended, facts)
     _raise_failure(ended, timeout, last_line(errors.value(secrets)))
 
@@ -107,8 +107,8 @@ def call_webhook(
     WebhookTimedOut when it is not over after `timeout` seconds. After 410 the job is not retried;
     after 429 or 503 the next retry waits for the answer's Retry-After, at most an hour.
     """
-    settings, job, run = _prepare()
-    facts = _facts(job, run) | {"url": masked_url(url), "method": method}
+    settings, job, run = prepare_job()
+    facts = facts_of(job, run) | {"url": masked_url(url), "method": method}
     target, filled, content, values = fill_in(
         (url, headers or {}, json), settings, allowed_targets(job.meta) if job else None
     )
@@ -130,14 +130,14 @@ def call_webhook(
     text = secrets.hide(answer.body)[:ANSWER_KEPT].decode(errors="replace")
     # others wrote it: nothing in it may forge a line of the log
     lines = (printable(line, ANSWER_KEPT) for line in (answer.words, *text.splitlines()))
-    _print("".join(f"{line}\n" for line in lines).encode(), "stdout")
+    print_output("".join(f"{line}\n" for line in lines).encode(), "stdout")
     if not 200 <= answer.status < 300:
         note = _adjust_retries(job, answer)
         raise WebhookFailed(_failure(answer, masked_url(url), text) + note)
     return {"status": answer.status, "body": text}
 
 
-def _prepare() -> tuple[Settings, Job | None, Run | None]:
+def prepare_job() -> tuple[Settings, Job | None, Run | None]:
     """Return the settings, the job and the run of this process. Set up our log if there is none, as
     in RQ's worker."""
     settings = Settings.from_env()
@@ -146,19 +146,19 @@ def _prepare() -> tuple[Settings, Job | None, Run | None]:
     return settings, get_current_job(), current_run()
 
 
-def _print(output: bytes, stream: str) -> None:
+def print_output(output: bytes, stream: str) -> None:
     """Print to this process's own stream. Nobody may read it any more."""
     with suppress(OSError):
         while output:
             output = output[os.write(1 if stream == "stdout" else 2, output) :]
 
 
-def _facts(job: Job | None, run: Run | None) -> dict[str, Any]:
+def facts_of(job: Job | None, run: Run | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"schedule": run.schedule} if run else {}
     return facts | ({"job": job.id} if job else {})
 
 
-def _run_variables(run: Run | None) -> dict[str, str]:
+def run_variables(run: Run | None) -> dict[str, str]:
     """Return the facts of `current_run()` as environment variables, for a command."""
     if run is None:
         return {}

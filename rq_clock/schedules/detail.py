@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,8 @@ class ScheduleDetail:
     backfills: tuple[Backfill, ...]
     audited: tuple[AuditEntry, ...]
     namespace: str
+    days: Mapping[int, tuple[int, int]]
+    """Days since 1970 (UTC) → runs that succeeded and failed on that day, of the last 30 days."""
 
     def actor_of(self, entry: Enqueued) -> str:
         """Return who started a run by hand; empty for other runs and when it is unknown."""
@@ -60,6 +63,7 @@ def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
     RedisError."""
     pipe: Any = store.redis.pipeline(transaction=False)
     read = rows_on(store, pipe, [name], BARS)
+    pipe.hgetall(store.key(f"days:{name}"))
     pipe.lrange(store.key(f"ledger:{name}"), 0, -1)
     pipe.zrevrange(store.key("backfills"), 0, BACKFILLS - 1)
     pipe.xrevrange(store.key("audit"), count=AUDIT)
@@ -67,7 +71,7 @@ def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
     rows = read(replies, status)
     if not rows:
         return None
-    lines, ids, entries = replies[-3:]
+    counts, lines, ids, entries = replies[-4:]
     backfills = Backfills(store).read(list(map(text, ids)))
     audited = (
         (text(id), texts(fields))
@@ -80,4 +84,16 @@ def detail(store: Store, name: str, status: Status) -> ScheduleDetail | None:
         backfills=tuple(b for b in backfills if b.schedule == name),
         audited=tuple(readable(AuditEntry.read, audited, "audit")),
         namespace=store.namespace,
+        days=_days(texts(counts)),
     )
+
+
+def _days(counts: Mapping[str, str]) -> dict[int, tuple[int, int]]:
+    """Return the counts by day. A field that others have written is left out."""
+    found: dict[int, tuple[int, int]] = {}
+    for field, count in counts.items():
+        day, _, kind = field.partition(" ")
+        if day.isdigit() and count.isdigit() and kind in ("ok", "failed"):
+            ok, failed = found.get(int(day), (0, 0))
+            found[int(day)] = (int(count), failed) if kind == "ok" else (ok, int(count))
+    return found

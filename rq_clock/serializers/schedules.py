@@ -53,6 +53,7 @@ class ScheduleView(View):
     zone: str | None
     func: str | None
     command: dict[str, Any] | None
+    dyno: dict[str, Any] | None
     webhook: dict[str, Any] | None
     runs: str | None = field(metadata=doc("The target in one line."))
     args: list[Any] | None
@@ -187,8 +188,9 @@ def _definition(schedule: Schedule | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_DEFINITION = (*_SAME, "words", "trigger", "zone", "func", "command", "webhook", "runs", "args",
-               "kwargs", "catch_up_window", "jitter", "jitter_offset_ms", "ping")  # fmt: skip
+_DEFINITION = (*_SAME, "words", "trigger", "zone", "func", "command", "dyno", "webhook", "runs",
+               "args", "kwargs", "catch_up_window", "jitter", "jitter_offset_ms", "ping"
+               )  # fmt: skip
 
 
 def _seconds(span: timedelta | None) -> float | None:

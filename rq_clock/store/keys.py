@@ -61,6 +61,8 @@
                                   newest success or -> <end of the newest failure or -> <failures
                                   in a row>" of its latest run that ended for good; a lost job
                                   starts and ends when it was found missing
+    days:<schedule>      hash     "<days since 1970, UTC> <ok|failed>" → runs that ended for good on
+                                  that day; of the last 30 days, expires
     failing              zset     schedule by its newest failure's end, from then until its next
                                   success; a run that an operator stops is neither
     failed:<schedule>    list     its failed jobs that RQ keeps, oldest first, capped: an older one
@@ -71,6 +73,11 @@
     groups               set      the groups with parked jobs
     output:<job id>      string   the last 64 kB that a job printed; written while it runs, expires
     outputs              zset     jobs by the place of their output: see lua/output.lua; expires
+    dyno:<run id>        hash     a one-off dyno of a job: job, intended; name and id, once it was
+                                  created; owner and began, once its command has begun; ended, code
+                                  and because, once it has ended. Expires
+    dyno-output:<run id> stream   what its command prints, capped: n (counts the pieces), stream,
+                                  data. Expires
     counters             hash     field → number: see counters.py; of all schedules
     counters:<schedule>  hash     the same of one
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rq_clock import Schedules, command, cron, every, once, webhook
+from rq_clock import Schedules, command, cron, dyno, every, once, webhook
 from rq_clock.model.schedule import Schedule, declare
 from rq_clock.model.targets import Command, Webhook
 from rq_clock.timing.triggers import Trigger
@@ -87,6 +87,11 @@ class TestAdd:
                 "--cron @daily --tz Asia/Tokyo --start 2026-01-01 --end 2026-01-31 --func a.b",
                 cron("@daily", "Asia/Tokyo", start="2026-01-01", end="2026-01-31"),
                 "a.b",
+            ),
+            (
+                "--every 1h --dyno report --size standard-2x --env LANG=C",
+                every(hours=1),
+                dyno("report", size="standard-2x", env={"LANG": "C"}),
             ),
             (
                 "--every 1h --command df --cwd /tmp --env LANG=C --env EMPTY=",
@@ -170,7 +175,7 @@ class TestAdd:
             ("--every 1h --func a.b --command df", "expected one of --func, --command"),
             ("--every 1h --func a.b --cwd /", "--cwd goes with --command"),
             ("--every 1h --command df --body 1", "--body goes with --url"),
-            ("--every 1h --url https://x.example --env A=b", "--env goes with --command"),
+            ("--every 1h --url https://x.example --env A=b", "--env goes with --command or --dyno"),
             ("--every 1h --tz Asia/Tokyo --func a.b", "an interval has no zone"),
             ("--cron @daily --tz Asia/Tokio --func a.b", "did you mean 'Asia/Tokyo'?"),
             ("--every often --func a.b", "expected a duration such as 90s"),
@@ -263,6 +268,9 @@ class TestUpdate:
 
     def test_only_the_named_parts_of_a_target_change(self, run: Run, schedules: Schedules) -> None:
         schedules.add("c", every(hours=1), command("df", cwd="/tmp", env={"A": "1", "B": "2"}))
+        schedules.add("d", every(hours=1), dyno("df", size="basic", env={"A": "1"}))
+        run("update", "d", "--size", "none", "--env", "B=2")
+        assert definition(schedules, "d").target == dyno("df", env={"A": "1", "B": "2"})
         run("update", "c", "--command", "du")
         assert definition(schedules, "c").target == Command(
             "du", None, "/tmp", {"A": "1", "B": "2"}
@@ -309,7 +317,7 @@ class TestUpdate:
             ("x --kwarg k=text", 2, "--kwarg: expected JSON"),
             ("x --kwarg k", 2, "expected NAME=VALUE"),
             ("x --tz Asia/Tokyo", 2, "an interval has no zone"),
-            ("x --env A=b", 2, "--env goes with --command"),
+            ("x --env A=b", 2, "--env goes with --command or --dyno"),
             ("x --catch-up-limit 3", 1, "catch_up_limit goes with catch_up='all'"),
             ("feeds --queue q", 1, "is declared in code"),
         ],

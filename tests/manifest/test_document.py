@@ -16,7 +16,7 @@ from rq_clock.errors import ScheduleError
 from rq_clock.manifest.definition import Item, Paused
 from rq_clock.manifest.document import dump, parse, read
 from rq_clock.model.schedule import Schedule, declare
-from rq_clock.model.targets import Target, command, webhook
+from rq_clock.model.targets import Target, command, dyno, webhook
 from rq_clock.timing.triggers import Trigger, cron, every, once
 
 HOOK = "https://hooks.example.com/services/T0001/B0002/abcdefghijklmnopqrstuvwx"
@@ -294,6 +294,7 @@ def test_triggers_are_read_as_people_write_them(entry: str, trigger: Trigger) ->
 
 def test_a_text_alone_is_a_command_or_a_webhook() -> None:
     assert one("every: 5m\ncommand: df -h /").target == command("df -h /")
+    assert one("every: 5m\ndyno: df -h /").target == dyno("df -h /")
     assert one("every: 5m\nwebhook: https://example.com").target == webhook("https://example.com")
 
 
@@ -366,11 +367,13 @@ def test_every_fault_of_every_entry_is_reported_with_name_and_line() -> None:
         ("once: 2026-03-01T00:00\nfunc: a.b", "expected once as 2026-03-29T02:30:00Z"),
         ("once: 0001-01-01T00:00:00+14:00\nfunc: a.b", "expected once as 2026-03-29T02:30:00Z"),
         ("cron: [1]\nfunc: a.b", "expected a cron expression as text"),
-        ("every: 5m", "expected one of func, command and webhook, got none"),
+        ("every: 5m", "expected one of func, command, dyno and webhook, got none"),
         ("every: 5m\nfunc: a.b\ncommand: x", "webhook, got func and command"),
         ("every: 5m\nfunc: [a.b]", "expected func as the dotted name of a function, got a list"),
         ("every: 5m\ncommand: {shel: x}", "expected command as a text or as a mapping with shell"),
         ("every: 5m\ncommand: {shell: x, evn: {}}", "command: unknown 'evn'; did you mean 'env'?"),
+        ("every: 5m\ndyno: {shell: x, sise: y}", "dyno: unknown 'sise'; did you mean 'size'?"),
+        ("every: 5m\ncommand: x\ndyno: x", "webhook, got command and dyno"),
         ("every: 5m\ncommand: {shell: x, env: [A]}", "expected env to be a dict of texts"),
         ("every: 5m\nwebhook: ftp://example.com", "expected a URL of http or https"),
         ("every: 5m\nfunc: a.b\ncatch_up: all", "unknown 'catch_up'; did you mean 'catchUp'?"),
@@ -423,6 +426,9 @@ SECRETS = {
         target=command(
             "run", env={"API_KEY": "hunter2", "LANG": "C", "DB": "postgres://me:hunter2@db/1"}
         )
+    ),
+    "dyno": schedule(
+        target=dyno("curl -H 'Authorization: Bearer hunter2' x", env={"API_KEY": "hunter2"})
     ),
     "command": schedule(target=command("curl -H 'Authorization: Bearer hunter2' example.com")),
     "headers": schedule(

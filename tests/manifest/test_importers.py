@@ -611,7 +611,7 @@ class TestHerokuScheduler:
             assert_fires_as_cron(schedule)
         assert (
             "rake-update_feed, noon: ran in a one-off dyno of size Standard-1X; here it runs in a "
-            "worker, which must be as large"
+            "worker, which must be as large (--dynos keeps it in dynos)"
         ) in imported.notes
 
     def test_a_table_pasted_cell_by_cell_is_carried_over(self) -> None:

@@ -13,7 +13,7 @@ from rq_clock.clock.packages import own_packages
 from rq_clock.errors import RqClockError, ScheduleError
 from rq_clock.model.allowlist import is_allowed, limited, packages_of, refusal
 from rq_clock.model.schedule import Schedule, declare, from_definition
-from rq_clock.model.targets import command, webhook
+from rq_clock.model.targets import command, dyno, webhook
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
 
@@ -101,6 +101,7 @@ def test_the_worker_imports_nothing_for_a_name_that_is_refused() -> None:
 
     assert "got os.system" in refusal("os.system", resolve, [HERE])
     assert "no command" in refusal("rq_clock.runners.run_command", resolve, ["*"])
+    assert "no command" in refusal("rq_clock.runners.run_dyno", resolve, ["*"])
     assert refusal("rq_clock.runners.call_webhook", resolve, []) == ""
     assert refusal(f"{HERE}.plain", lambda: plain, [HERE]) == ""
     assert refusal(f"{HERE}.Own", lambda: Own, [f"{HERE}.*"]) == ""
@@ -114,6 +115,12 @@ class TestDefinitions:
         ("new", "was", "field"),
         [
             (schedule(command("ls")), None, "command.shell"),
+            (schedule(dyno("ls")), None, "dyno.shell"),
+            (schedule(dyno("ls")), schedule(command("ls")), "dyno.shell"),
+            (schedule(command("ls")), schedule(dyno("ls")), "command.shell"),
+            (schedule(dyno("ls", size="basic")), schedule(dyno("ls")), "dyno.size"),
+            (schedule(dyno("ls", env={"A": "1"})), schedule(dyno("ls")), "dyno.env"),
+            (schedule(dyno("ls", timeout=5), queue="low"), schedule(dyno("ls")), ""),
             (schedule("os.system", args=["ls"]), None, "func"),
             (schedule("tasks.f"), None, ""),
             (schedule(webhook("https://example.com")), None, ""),

@@ -111,7 +111,7 @@ class TestDeclaration:
         [
             ("df -h /", "wrapped in command(…)"),
             ("https://example.com/?token=hunter22", "wrap it in webhook(…)"),
-            (7, "a command(…) or a webhook(…)"),
+            (7, "a command(…), dyno(…) or webhook(…)"),
         ],
     )
     def test_a_fault_names_the_right_wrapping_of_a_target(self, target: Any, hint: str) -> None:

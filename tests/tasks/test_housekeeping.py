@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rq_clock.schedules.service import Schedules
 from rq_clock.store.store import Store
 from rq_clock.timing.triggers import every
 from tasks import housekeeping
+from tests.clock.storm import catch_up, chance
 from tests.helpers import wait_until
 from tests.process import Process
 
@@ -115,6 +116,61 @@ def test_the_job_as_a_class_runs_once_an_hour(
     assert [r.attempt.state for r in runs if isinstance(r, Enqueued) and r.attempt] == ["ok", "ok"]
     left = store.redis.pttl("rq-clock:default:locks:housekeeping:vacuum")
     assert 0 < left <= 50 * 60 * 1000
+
+
+APP = """
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+from rq_clock import Clock, every
+clock = Clock()
+users = {"database": "users.db", "days": 0}
+clock.add("old", every(seconds=1), "tasks.housekeeping.delete_old_users", kwargs=users,
+          overlap="allow", catch_up="all")
+
+@asynccontextmanager
+async def lifespan(app):
+    with clock.start():
+        yield
+
+app = FastAPI(lifespan=lifespan)
+"""
+
+
+@pytest.mark.process
+def test_end_to_end_with_kills_the_work_is_done_under_one_lock_at_a_time(
+    database: str, tmp_path: Path, redis_url: str, store: Store
+) -> None:
+    """Two web processes with a clock in each, and two workers; whoever leads or works is killed."""
+    (tmp_path / "app.py").write_text(APP)
+    env = {"REDIS_URL": redis_url, "RQ_CLOCK_MAX_DEATHS": "100", "RQ_CLOCK_WORKER_SILENCE": "2"}
+    seed, luck = chance()
+    with ExitStack() as stack:
+
+        def start(*words: str) -> Process:
+            log = tmp_path / f"{len(list(tmp_path.glob('*.log')))}.log"
+            return stack.enter_context(Process(log, "-m", *words, env=env))
+
+        def web() -> Process:
+            return start("uvicorn", "app:app", "--port", "0")
+
+        processes = [web(), web(), start("rq_clock", "worker"), start("rq_clock", "worker")]
+        for _ in range(4):
+            victim = luck.randrange(4)
+            processes[victim].live(luck.uniform(2, 4))
+            processes[victim].kill()
+            words = ("rq_clock", "worker")
+            processes[victim] = web() if victim < 2 else start(*words)
+        wait_until(lambda: not count(database), f"all users to be deleted, seed={seed}")
+        catch_up(store.redis, ["old"])
+        for process in processes[:2]:
+            assert process.end() in (0, -15)
+
+        def done() -> bool:
+            runs = [e for e in store.ledger("old") if isinstance(e, Enqueued)]
+            return all(run.attempt and run.attempt.state == "ok" for run in runs)
+
+        wait_until(done, f"all runs to end, seed={seed}")
+    assert not store.redis.exists(DELETE)
 
 
 WORK = """

@@ -10,9 +10,8 @@ from typing import Any
 
 from rq_clock.errors import ScheduleError
 from rq_clock.manifest import reader
-from rq_clock.manifest.importers.heroku import dyno_note
+from rq_clock.manifest.importers.heroku import dyno_notes, shell_of
 from rq_clock.manifest.importers.result import POLICIES, Imported
-from rq_clock.model.targets import command
 from rq_clock.redaction import masked_json
 from rq_clock.timing.triggers import Trigger, cron, every
 
@@ -26,7 +25,7 @@ _KNOWN = re.compile(
 )
 
 
-def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
+def from_cron_to_go(text: str, *, queue: str = "default", dynos: bool = False) -> Imported:
     """Return the jobs of Cron To Go: the manifest of `heroku cron:jobs:export` (YAML), or the JSON
     of `heroku cron:jobs --json` and of its API. The `line` of a rejected job is its number.
 
@@ -34,7 +33,7 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
     `schedule`/`ScheduleExpression` (cron or a rate, "3 hours") with `ScheduleType`,
     `start_date`/`StartDate`, `timezone`, `command`/`Target.Command`,
     `timeout`/`Target.TimeToLive` (s, 1800 when missing), `retries`, `jitter` (min), `state`
-    (enabled, paused), `dyno`/`Target.Size` (a note).
+    (enabled, paused), `dyno`/`Target.Size`. Jobs become commands, or with `dynos` one-off dynos.
     """
     found = Imported(queue)
     for number, job in enumerate(_jobs(text, found), 1):
@@ -45,7 +44,7 @@ def from_cron_to_go(text: str, *, queue: str = "default") -> Imported:
         if isinstance(fields.get("target"), dict):
             fields |= _fields(fields.pop("target"))
         with found.leaving_out(number, _shown_job(fields)):
-            _add_job(found, fields)
+            _add_job(found, fields, dynos=dynos)
     return found
 
 
@@ -82,7 +81,7 @@ def _shown_job(fields: Mapping[str, Any]) -> str:
         return ""
 
 
-def _add_job(found: Imported, fields: Mapping[str, Any]) -> None:
+def _add_job(found: Imported, fields: Mapping[str, Any], *, dynos: bool) -> None:
     if (kind := _text(fields, "type") or "dyno") != "dyno":
         raise ScheduleError(f"expected the target type 'dyno', got {kind!r}")
     line = _text(fields, "command", "target")
@@ -94,17 +93,18 @@ def _add_job(found: Imported, fields: Mapping[str, Any]) -> None:
     if retries > _RETRY_LIMIT:
         raise ScheduleError(f"expected at most {_RETRY_LIMIT} retries, got {retries}")
     trigger, notes = _trigger(fields)
-    seconds = _whole(fields, "timeout", "timetolive")
+    seconds, size = _whole(fields, "timeout", "timetolive"), _text(fields, "dyno", "size")
+    target = shell_of(line, _DEFAULT_SECONDS if seconds is None else seconds, size, dynos=dynos)
     name = found.add(
         _text(fields, "nickname", "alias", "name"),
         trigger,
-        command(line, timeout=_DEFAULT_SECONDS if seconds is None else seconds),
+        target,
         jitter=timedelta(minutes=jitter) if jitter else None,
         retries=tuple(min(_FIRST_DELAY * 2**k, _LONGEST_DELAY) for k in range(retries)) or 0,
     )
     if state == "paused":
         found.paused.append(name)
-    found.note(name, dyno_note(_text(fields, "dyno", "size")), POLICIES, *notes)
+    found.note(name, *dyno_notes(size, dynos=dynos), POLICIES, *notes)
     if jitter:
         found.note(name, "its jitter is the same delay each time, derived from its name")
     if retries:

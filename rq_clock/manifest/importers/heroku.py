@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rq_clock.errors import ScheduleError
 from rq_clock.manifest.importers.result import POLICIES, Imported, lines_of
-from rq_clock.model.targets import command
+from rq_clock.model.targets import Command, Dyno, command, dyno
 from rq_clock.timing.cron import MONTHS, WEEKDAYS
 from rq_clock.timing.triggers import cron
 
@@ -47,27 +47,37 @@ class _Job:
     size: str = ""
 
 
-def from_heroku_scheduler(text: str, *, queue: str = "default") -> Imported:
-    """Return the jobs of Heroku Scheduler, from the table of its dashboard.
+def from_heroku_scheduler(text: str, *, queue: str = "default", dynos: bool = False) -> Imported:
+    """Return the jobs of Heroku Scheduler, from the table of its dashboard: as commands, or with
+    `dynos` as one-off dynos of their sizes.
 
-    It reads the command and the frequency, and notes the size. The times are UTC. Heroku ends a job
-    after its interval (10 minutes, an hour, a day), which becomes the timeout of the command.
+    It reads the command, the frequency and the size. The times are UTC. Heroku ends a job after its
+    interval (10 minutes, an hour, a day), which becomes the timeout.
     """
     found = Imported(queue)
     for job in _jobs(text, found):
         with found.leaving_out(job.line, job.text):
             expression, seconds = _frequency(job.frequency)
-            name = found.add("", cron(expression), command(job.command, timeout=seconds))
-            found.note(name, dyno_note(job.size), POLICIES)
+            target = shell_of(job.command, seconds, job.size, dynos=dynos)
+            name = found.add("", cron(expression), target)
+            found.note(name, *dyno_notes(job.size, dynos=dynos), POLICIES)
             if seconds == 600:
                 found.note(name, "runs at minute 0, 10, 20, …; Heroku does not document when")
     return found
 
 
-def dyno_note(size: str) -> str:
-    """Return the note about the dyno that ran a job."""
+def shell_of(line: str, seconds: int, size: str, *, dynos: bool) -> Command | Dyno:
+    """Return the target of a job."""
+    if dynos:
+        return dyno(line, timeout=seconds, size=size.lower() or None)
+    return command(line, timeout=seconds)
+
+
+def dyno_notes(size: str, *, dynos: bool) -> list[str]:
+    """Return the note about the dyno that ran a job, if it becomes a command."""
     kind = f"a one-off dyno of size {size}" if size else "a one-off dyno"
-    return f"ran in {kind}; here it runs in a worker, which must be as large"
+    note = f"ran in {kind}; here it runs in a worker, which must be as large"
+    return [] if dynos else [f"{note} (--dynos keeps it in dynos)"]
 
 
 def _frequency(text: str) -> tuple[str, int]:

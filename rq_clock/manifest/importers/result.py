@@ -12,7 +12,7 @@ from typing import Any
 
 from rq_clock.errors import ScheduleError
 from rq_clock.model.schedule import Schedule, declare
-from rq_clock.model.targets import Command
+from rq_clock.model.targets import Command, Dyno
 from rq_clock.redaction import masked_text, printable
 from rq_clock.timing.triggers import Trigger
 
@@ -59,7 +59,7 @@ class Imported:
         """Return the notes, each behind the names of its schedules."""
         return [self._named(names) + text for text, names in self._notes.items()]
 
-    def add(self, title: str, trigger: Trigger, target: Command, **options: Any) -> str:
+    def add(self, title: str, trigger: Trigger, target: Command | Dyno, **options: Any) -> str:
         """Add a schedule and return its name. Raises ScheduleError."""
         name = self._unused(slug(masked_text(title)) or program_of(masked_text(target.shell)))
         try:

@@ -270,7 +270,7 @@ end
 -- Forget schedules. Their ledgers stay for `keep` ms.
 local function drop(names, keep)
   for first = 1, #names, 1000 do
-    local some, counters = {unpack(names, first, math.min(first + 999, #names))}, {}
+    local some, others = {unpack(names, first, math.min(first + 999, #names))}, {}
     for _, hash in ipairs(HASHES) do
       redis.call('HDEL', key(hash), unpack(some))
     end
@@ -278,11 +278,11 @@ local function drop(names, keep)
     redis.call('ZREM', key('due'), unpack(some))
     redis.call('ZREM', key('failing'), unpack(some))
     for i, name in ipairs(some) do
-      counters[i] = key('counters:' .. name)
+      others[2 * i - 1], others[2 * i] = key('counters:' .. name), key('days:' .. name)
       redis.call('PEXPIRE', key('ledger:' .. name), keep)
       redis.call('PEXPIRE', key('failed:' .. name), keep)
     end
-    redis.call('DEL', unpack(counters))
+    redis.call('DEL', unpack(others))
   end
 end
 
@@ -298,7 +298,7 @@ local function carry_over(old, new)
   if failing then
     redis.call('ZADD', key('failing'), failing, new)
   end
-  for _, kind in ipairs({'ledger:', 'counters:', 'failed:'}) do
+  for _, kind in ipairs({'ledger:', 'counters:', 'days:', 'failed:'}) do
     if redis.call('EXISTS', key(kind .. old)) == 1 then
       redis.call('RENAME', key(kind .. old), key(kind .. new))
     end

@@ -6,10 +6,27 @@
 -- ARGV  none
 -- Returns nothing by itself
 
+-- Count a run that ended for good under its day, by UTC. The last 30 days are kept.
+local function count_day(schedule, state, ended, of)
+  local days, day = key('days:' .. schedule, of), math.floor((tonumber(ended) or 0) / 86400000)
+  local field = string.format('%d %s', day, state == 'ok' and 'ok' or 'failed')
+  if redis.pcall('HINCRBY', days, field, 1) == 1 then  -- the first one of a day
+    for _, one in ipairs(read('HKEYS', days)) do
+      if (tonumber(string.match(one, '^%d+')) or 0) <= day - 30 then
+        redis.call('HDEL', days, one)
+      end
+    end
+  end
+  redis.pcall('EXPIRE', days, 30 * 86400)
+end
+
 -- Keep how a run ended for good, with the newest success, the newest failure and the number of
 -- failures in a row. A run that was stopped is neither.
 local function remember(schedule, state, fire, started, ended, of)
   local outcomes, failing = key('outcomes', of), key('failing', of)
+  if state ~= 'stopped' then
+    count_day(schedule, state, ended, of)
+  end
   local before = redis.pcall('HGET', outcomes, schedule)
   local ok, failure, failures =
     string.match(type(before) == 'string' and before or '', '(%S+) (%S+) (%d+)$')

@@ -73,6 +73,15 @@ class Command(Model):
     env: dict[str, str] | None = Field(default=None, description="Added to the environment.")
 
 
+class Dyno(Model):
+    """A shell command in a one-off dyno. A plain text stands for `shell`."""
+
+    shell: str = Field(examples=["python report.py"])
+    size: str | None = Field(default=None, examples=["standard-2x"])
+    timeout: Duration | None = None
+    env: dict[str, str] | None = Field(default=None, description="Added to the config vars.")
+
+
 class Webhook(Model):
     """A web call. A plain text stands for `url`."""
 
@@ -85,7 +94,7 @@ class Webhook(Model):
 
 class Definition(Model):
     """A schedule: a trigger (one of `cron`, `every`, `once`), a target (one of `func`, `command`,
-    `webhook`) and options, as in a manifest. A field that is null is left out."""
+    `dyno`, `webhook`) and options, as in a manifest. A field that is null is left out."""
 
     model_config = _examples(
         {"cron": "0 6 * * *", "tz": "Asia/Tokyo", "func": "tasks.reports.send", "args": [42],
@@ -112,6 +121,7 @@ class Definition(Model):
     once: Timestamp | None = Field(default=None, description="Instant of the only run.")
     func: str | None = Field(default=None, description="Dotted name of a Python function.")
     command: Command | str | None = None
+    dyno: Dyno | str | None = None
     webhook: Webhook | str | None = None
     args: list[Any] | None = None
     kwargs: dict[str, Any] | None = None

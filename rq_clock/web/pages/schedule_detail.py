@@ -22,6 +22,7 @@ from rq_clock.timing.durations import duration_text
 from rq_clock.timing.triggers import Cron
 from rq_clock.web.context import Caller, Read
 from rq_clock.web.pages.audit import details
+from rq_clock.web.pages.day_grid import day_grid, totals
 from rq_clock.web.pages.layout import page
 from rq_clock.web.pages.runs import REASONS, RunLine, line_in
 from rq_clock.web.pages.schedule_row import late, pause_text, sentence
@@ -71,6 +72,7 @@ def schedule_page(caller: Read, name: str, history: str = "") -> Response:
         history=[_history_row(found, one) for one in newest], older=len(found.ledger) - len(newest),
         reasons=REASONS, late=late,
         bars=large_bars(row.tail, tz), figures=_figures(found.ledger), shown=BARS,
+        days=day_grid(found.days, now), day_totals=totals(found.days, now),
         backfills=found.backfills,
         audited=[(one, details(one, tz)) for one in found.audited[:AUDITED]],
         definition=json.dumps(definition, indent=2, ensure_ascii=False),

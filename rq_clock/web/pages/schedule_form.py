@@ -105,6 +105,9 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
     "command": ("command.shell", str, str),
     "cwd": ("command.cwd", str, str),
     "env": ("command.env", partial(_pairs, "="), partial(_lines, "=")),
+    "dyno": ("dyno.shell", str, str),
+    "size": ("dyno.size", str, str),
+    "dyno_env": ("dyno.env", partial(_pairs, "="), partial(_lines, "=")),
     "url": ("webhook.url", str, str),
     "method": ("webhook.method", str, str),
     "headers": ("webhook.headers", partial(_pairs, ":"), partial(_lines, ": ")),
@@ -131,9 +134,10 @@ _WHEN_KINDS = {
 _WHAT_KINDS = {
     "func": ("func", "args", "kwargs"),
     "command": ("command", "cwd", "env"),
+    "dyno": ("dyno", "size", "dyno_env"),
     "url": ("url", "method", "headers", "body", "call_timeout"),
 }
-_REQUIRED = ("cron", "every", "at", "func", "command", "url")
+_REQUIRED = ("cron", "every", "at", "func", "command", "dyno", "url")
 
 
 @dataclass(slots=True)
@@ -218,7 +222,7 @@ def values_of(schedule: Schedule) -> dict[str, str]:
     """Return the form of a schedule, with its secrets masked."""
     entry = manifest.document(schedule, secrets=False)
     when = next(kind for kind in _WHEN_KINDS if kind in entry)
-    what = next((kind for kind in ("func", "command") if kind in entry), "url")
+    what = next((kind for kind in ("func", "command", "dyno") if kind in entry), "url")
     values = {**EMPTY, "name": schedule.name, "when": when, "what": what}
     for name, (path, _, show) in _FIELDS.items():
         head, _, key = path.partition(".")
@@ -314,7 +318,10 @@ def _limits(caller: Caller) -> str:
     if allowed is None:
         return ""
     functions = f"functions of {', '.join(allowed)} and " if allowed else ""
-    return f"Your token may define {functions}web calls; commands take one with that scope."
+    return (
+        f"Your token may define {functions}web calls; commands and dynos take one with the scope "
+        "commands."
+    )
 
 
 def _meaning(draft: Draft, now: datetime) -> Mapping[str, Any]:

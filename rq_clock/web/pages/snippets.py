@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from rq_clock.manifest.definition import document
 from rq_clock.model.schedule import Schedule
-from rq_clock.model.targets import Command, Webhook
+from rq_clock.model.targets import SHELLS, Webhook
 from rq_clock.redaction import masked_json, masked_url
 from rq_clock.timing.durations import duration_spec
 from rq_clock.timing.instants import iso
@@ -60,11 +60,12 @@ def _trigger(schedule: Schedule) -> Iterator[str]:
 
 def _target(schedule: Schedule) -> Iterator[str]:
     target = schedule.target
-    if isinstance(target, Command):
+    if isinstance(target, SHELLS):
         shown = target.shown()
-        yield from ("--command", shown["shell"])
-        if target.cwd:
-            yield from ("--cwd", target.cwd)
+        yield from (f"--{target.kind}", shown["shell"])
+        for option in ("cwd", "size"):
+            if shown.get(option):
+                yield from (f"--{option}", shown[option])
         yield from _each("--env", shown.get("env", {}), "{}={}")
     elif isinstance(target, Webhook):
         shown = target.shown()

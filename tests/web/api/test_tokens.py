@@ -41,6 +41,9 @@ def test_no_scope_includes_commands_and_a_bare_value_has_it_not() -> None:
         ({"func": "tests.worker.other.f"}, "/func"),
         ({"command": "id"}, "/command"),
         ({"command": {"shell": "id"}}, "/command/shell"),
+        ({"func": "rq_clock.runners.run_dyno", "kwargs": {"shell": "id"}}, "/func"),
+        ({"dyno": "id"}, "/dyno"),
+        ({"dyno": {"shell": "id", "size": "basic"}}, "/dyno/shell"),
     ],
 )
 def test_is_refused_at_the_field(limited: Caller, target: Any, pointer: str) -> None:

@@ -10,9 +10,10 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from rq_clock.model.targets import command, webhook
+from rq_clock.model.targets import command, dyno, webhook
 from rq_clock.schedules.service import Schedules
 from rq_clock.timing.triggers import cron, every, once
+from rq_clock.web.pages.schedule_form import values_of
 from tests.helpers import definition
 from tests.web.pages.reading import DAILY, HTML, main_of
 
@@ -71,6 +72,14 @@ def test_commands_and_web_calls_are_added_too(schedules: Schedules, browser: Tes
               "method": "PUT", "headers": "X-One: 1", "body": '{"a": 1}', "timeout": "30",
               "when": "once", "at": "2999-01-01T09:00", "tz": "Asia/Tokyo"},
     )  # fmt: skip
+    browser.post(
+        "/new",
+        data={"do": "save", "name": "report", "what": "dyno", "dyno": "python report.py",
+              "size": "standard-2x", "dyno_env": "LEVEL=1", "when": "every", "every": "1h"},
+    )  # fmt: skip
+    report = definition(schedules, "report")
+    assert report.target == dyno("python report.py", size="standard-2x", env={"LEVEL": "1"})
+    assert values_of(report)["dyno_env"] == "LEVEL=1"
     disk, hook = definition(schedules, "disk"), definition(schedules, "hook")
     assert disk.target == command("df -h /", env={"LEVEL": "1", "NAME": "x"}, cwd="sub")
     assert disk.trigger == every(minutes=90)
