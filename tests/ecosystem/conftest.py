@@ -20,7 +20,7 @@ from tests.recorder import Handler, Recorder, serving
 from tests.server import Server, free_url
 
 Start = Callable[..., Process]
-WORKER = "from rq_clock import run_worker; run_worker()"
+WORKER = "from rq_clock import run_worker; run_worker(['default'])"
 
 
 @pytest.fixture(scope="session")

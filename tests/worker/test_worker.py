@@ -492,7 +492,7 @@ class TestCommands:
         queue.enqueue(jobs.wait_and_tell, str(path), 1)
         wait_until(lambda: lines(path) == ["began"], "the job began")
         (seen,) = StockWorker.all(connection=connection)
-        assert (seen.get_state(), seen.queue_names()) == ("busy", ["default"])
+        assert (seen.get_state(), seen.queue_names()) == ("busy", ["default", "callbacks"])
         assert seen.get_current_job_id() in StartedJobRegistry(queue=queue).get_job_ids()
         wait_until(lambda: lines(path) == ["began", "ended"], "the job ended")
         wait_until(
