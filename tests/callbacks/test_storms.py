@@ -7,9 +7,9 @@ The seed of every chance is printed; STORM_SEED=… repeats it.
 from __future__ import annotations
 
 import time
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class Storm:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.disasters: list[float] = []
+        self.added: dict[str, float] = {}
+        """Task → when it was added."""
         seed, self.luck = chance()
         print(f"STORM_SEED={seed}")
 
@@ -53,36 +55,42 @@ class Storm:
         self.lab.server.start()
         self.disasters.append(time.time())
 
-    def rage(self, kinds: list[Callable[[], None]], calls_between: int) -> None:
-        """Let disasters of these kinds happen in any order, each after some more calls."""
+    def rage(self, kinds: list[Callable[[], None]], tasks: int) -> None:
+        """Let disasters of these kinds happen in any order, each in the middle of its part of the
+        tasks, of which one in ten fails at first."""
         self.luck.shuffle(kinds)
+        part = tasks // (len(kinds) + 1)
         for disaster in kinds:
             before = len(self.lab.receiver.calls())
-            self.lab.receiver.wait_for(before + self.luck.randrange(1, 2 * calls_between))
+            self._add(part)
+            self.lab.receiver.wait_for(before + self.luck.randrange(1, part))
             disaster()
+        self._add(tasks - len(self.added))
+
+    def _add(self, count: int) -> None:
+        ids = self.lab.add(count, "/20/10")
+        self.added.update(dict.fromkeys(ids, time.time()))
 
 
 def storm(path: Path, *, tasks: int, workers: int, clocks: int, restarts: int) -> str:
-    """Call tasks, of which one in ten fails at first, under these disasters."""
+    """Call tasks under these disasters."""
     began = time.monotonic()
     with Lab(path, workers=2, appendonly="yes", appendfsync="always") as lab:
         lab.callbacks.configure({
             "mode": "steady", "baseIntervalMs": 500, "selectSize": 100, "retryDelays": [0],
             "keepDone": 1_000_000,
         })  # fmt: skip
-        due = lab.callbacks.status().now + timedelta(seconds=1 + tasks / 1000)
-        ids = lab.add(tasks, "/20/10", execute_at=due)
         storm = Storm(lab)
         kinds = [storm.kill_worker] * workers + [storm.kill_clock] * clocks
         kinds += [storm.restart_redis] * restarts
-        storm.rage(kinds, tasks // (len(kinds) + 1) // 2)
+        storm.rage(kinds, tasks)
         lab.wait_for(tasks)
         calls = lab.receiver.calls()
         status = lab.callbacks.status()
         failed = {call.id for call in calls if call.status != 200}
         stored = {id: lab.callbacks.get(id).attempts for id in failed}
-    found = _account(ids, calls, storm.disasters)
-    _check_order(calls, stored)
+    found = _account(list(storm.added), calls, storm.disasters)
+    _check_order(calls, stored, storm.added)
     took = time.monotonic() - began
     return f"{found} lost by workers={status.counters.get('called lost', 0)} in {took:.0f} s"
 
@@ -110,19 +118,21 @@ def _account(ids: list[str], calls: list[Call], disasters: list[float]) -> str:
     return figures
 
 
-def _check_order(calls: list[Call], stored: dict[str, tuple[TaskAttempt, ...]]) -> None:
+def _check_order(
+    calls: list[Call], stored: dict[str, tuple[TaskAttempt, ...]], added: dict[str, float]
+) -> None:
     """Check that no task was called again after a failure while another had never been called. A
     failure whose worker died before it was stored is none: that task goes first again."""
     failed_at = {
         id: next((one.attempt for one in attempts if one.result == "status"), None)
         for id, attempts in stored.items()
     }
-    retries = [
-        call.at for call in calls if (at := failed_at.get(call.id)) and call.attempt > at
-    ]  # fmt: skip
+    retries = sorted(c.at for c in calls if (at := failed_at.get(c.id)) and c.attempt > at)
     assert retries
-    overtaken = [c for c in calls if c.attempt == 1 and c.at > min(retries) + SIDE_BY_SIDE]
-    assert not overtaken, overtaken[:3]
+    for call in (call for call in calls if call.attempt == 1):
+        place = bisect(retries, added[call.id] + SIDE_BY_SIDE)
+        overtaken = place < len(retries) and retries[place] < call.at - SIDE_BY_SIDE
+        assert not overtaken, (call, retries[place])
 
 
 @beside_others
