@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -54,8 +55,11 @@ def complete_url(url: Any) -> Any:
     """Return a URL with a scheme (https unless it has one), with scheme and host in lower case and
     without the scheme's own port: the tasks of one host have one name for it. What is no URL is
     left as it is."""
-    if not isinstance(url, str) or not url:
-        return url
+    return _complete_url(url) if isinstance(url, str) and url else url
+
+
+@lru_cache(maxsize=4096)  # it is asked for three times while a task is added
+def _complete_url(url: str) -> str:
     full = url if _SCHEME.match(url) else f"https://{url.removeprefix('//')}"
     if not full.isprintable():  # urlsplit would drop a line break, which is a fault
         return full
