@@ -57,6 +57,9 @@ function operations.retry(id, t)
   return 'ok', ''
 end
 
+-- When Redis is full it refuses this, and not a removal: nothing may be half-done.
+redis.call('HINCRBY', key('task-counters'), 'added', 0)
+
 local answers, done = {}, 0
 read_tasks({unpack(ARGV, 7)})
 local first = first_queued()
