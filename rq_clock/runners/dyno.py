@@ -121,7 +121,7 @@ class _Follower:
         found = ""
         for dyno in self._api.dynos():
             named = _RUN.search(dyno.command)
-            run = shlex.split(named[1])[0] if named else ""
+            run = named[1].strip("'") if named else ""
             if run == self._run:
                 found = found or dyno.name
             elif run.startswith(f"{self._job.id}.r"):

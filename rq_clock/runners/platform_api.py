@@ -26,6 +26,8 @@ CALL_SECONDS = 20
 KEPT = 4 * 1024 * 1024
 """Bytes of an answer: a thousand dynos with long commands."""
 LOG_LINES = 50
+LONGEST_LIFE = 86_400
+"""Limit in seconds of the time after which the platform ends a dyno by request."""
 _KEY = re.compile(r"[!-~]+\Z")
 _APP = re.compile(r"[a-z][a-z0-9-]{0,99}\Z")
 _REMEDIES = {
@@ -79,7 +81,7 @@ class PlatformApi:
         if size:
             body["size"] = size
         if seconds:
-            body["time_to_live"] = seconds
+            body["time_to_live"] = min(seconds, LONGEST_LIFE)
         return _dyno(self._call("POST", self._path_of_dynos, body))
 
     def dynos(self) -> list[PlatformDyno]:

@@ -136,7 +136,10 @@ class Platform:
             return 404, {"id": "not_found", "message": "Couldn't find that app."}
         name, action = match.groups()
         if name is None and method == "POST":
-            return 201, _view(self._start(json.loads(body)))
+            request = json.loads(body)
+            if not 0 < request.get("time_to_live", 1) <= 86_400:
+                return 422, {"id": "invalid_params", "message": "time_to_live: max 86400"}
+            return 201, _view(self._start(request))
         if name is None:
             return 200, [_view(dyno) for dyno in self.dynos if dyno.lives]
         dyno = next((d for d in self.dynos if d.name == name and d.lives), None)

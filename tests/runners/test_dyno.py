@@ -365,6 +365,20 @@ class TestPlatform:
             platform.fail("POST", "/dynos$", 503)
         assert "answered 503" in error_of(ended(connection, dyno("true")))
 
+    def test_a_dyno_may_have_a_day(self, platform: Platform, connection: Redis) -> None:
+        assert ended(connection, dyno("true", timeout=86_400)).is_finished
+        assert platform.dynos[0].body["time_to_live"] == 86_400
+
+    def test_dynos_of_others_are_left_alone(self, platform: Platform, connection: Redis) -> None:
+        others = ["exec 'a -- b", "rake x", f"python -m rq_clock exec {JOB_ID}0.r0 -- 'sleep 600'"]
+        platform.hidden = True
+        for line in others:
+            platform._start({"command": line})
+        platform.hidden = False
+        assert ended(connection, dyno("true")).is_finished
+        assert all(other.lives for other in platform.dynos[:3])
+        assert platform.count("actions/stop") == 0
+
     def test_a_lost_reply_starts_no_second_dyno(
         self, platform: Platform, connection: Redis
     ) -> None:
