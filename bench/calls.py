@@ -6,8 +6,8 @@
     slow host      how late others are while one host takes 30 s a call, against without it
     idle           what the clock sends while nothing is due
 
-The figures come from the receiver's own log, the answer times from the stored attempts. The receiver
-takes 100 ms.
+The figures come from the receiver's own log, the answer times from the stored attempts. The
+receiver takes 100 ms.
 """
 
 from __future__ import annotations
