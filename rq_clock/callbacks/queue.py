@@ -18,7 +18,7 @@ DISPATCHER = "rq_clock.callbacks.dispatcher"
 JOB_TIMEOUT = 420
 """Seconds: beyond the slice, the longest call and a minute, so that RQ's alarm never raises in the
 middle of the loop."""
-FAILURE_TTL = 24 * 3600
+FAILURE_TTL = 3600
 LOOKED_AT = 200
 """Jobs at the head of the queue among which dispatchers are looked for."""
 

@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 
 from rq_clock.callbacks import Callbacks, NewTask
-from rq_clock.clock.dispatching import LONGEST_PAUSE, LOOK_SECONDS, Dispatching
+from rq_clock.clock.dispatching import _LONG_AGO, LONGEST_PAUSE, LOOK_SECONDS, Dispatching
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
-from rq_clock.store.task_claims import Dispatch
+from rq_clock.store.task_claims import CallResult, Dispatch
 from tests.helpers import round_trips
 
 URL = "https://93.184.216.34/jobs"
@@ -82,14 +82,49 @@ def test_a_living_dispatcher_has_no_other_beside_it(
     assert queued(connection) == 1
 
 
-def test_a_backlog_has_as_many_jobs_as_there_may_be_one_more_each_time(
-    dispatching: Dispatching, callbacks: Callbacks, connection: Redis
+def test_a_backlog_has_one_dispatcher_more_at_each_look_up_to_their_number(
+    dispatching: Dispatching, callbacks: Callbacks, store: Store, connection: Redis
 ) -> None:
     callbacks.configure({"dispatchers": 3})
     callbacks.enqueue(NewTask(url=URL))
-    for expected in (1, 2, 3, 3):
+    for number in range(3):
         dispatching.look()
-        assert queued(connection) == expected
+        assert queued(connection) == 1
+        connection.delete("rq:queue:callbacks")
+        assert Dispatch(store, f"d{number}").enter()
+    dispatching.look()
+    assert queued(connection) == 0
+
+
+def test_jobs_that_fail_at_once_come_later_and_later(
+    dispatching: Dispatching, callbacks: Callbacks, connection: Redis
+) -> None:
+    callbacks.enqueue(NewTask(url=URL))
+    dispatching.look()
+    connection.delete("rq:queue:callbacks")  # it has failed
+    assert 0 < dispatching.look() <= LOOK_SECONDS
+    assert queued(connection) == 0
+    dispatching._not_before = _LONG_AGO  # some seconds later
+    dispatching.look()
+    connection.delete("rq:queue:callbacks")
+    assert LOOK_SECONDS < dispatching.look() <= 2 * LOOK_SECONDS
+
+
+def test_jobs_that_call_have_the_next_one_at_once(
+    dispatching: Dispatching, callbacks: Callbacks, store: Store, connection: Redis
+) -> None:
+    callbacks.configure({"mode": "off"})
+    for _ in range(2):
+        callbacks.enqueue(NewTask(url=URL))
+    dispatching.look()
+    connection.delete("rq:queue:callbacks")
+    one = Dispatch(store, "one")
+    assert one.enter()
+    [task] = one.claim(1).tasks
+    one.finish([CallResult(id=task.id, attempt=1, result="ok", seconds=0.1)])
+    one.leave()
+    dispatching.look()
+    assert queued(connection) == 1
 
 
 def test_a_throttle_that_is_closed_has_no_job_until_it_opens(
