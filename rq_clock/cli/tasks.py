@@ -268,6 +268,8 @@ def _sweep(callbacks: Callbacks, verb: str, done: str, options: Mapping[str, Any
         return print_json(bulk_tasks_view(type(result)(total, tuple(refused), result.more)))
     for one in refused[:10]:
         complain(f"{one.task}: {one.detail}")
+    if result.more:
+        complain("there may be more among many tasks; narrow the search with --state")
     return echo(f"{plural(total, 'task')}: {done}")
 
 

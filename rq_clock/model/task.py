@@ -126,9 +126,11 @@ class TaskFilter:
             return False
         if self.before and (task.since or task.created_at) > self.before:
             return False
-        if self.text.lower() in f"{task.id}\n{task.shown_url}".lower():
-            return True
-        return self.text in urlsplit(task.url).path.split("/")
+        text = self.text.lower()
+        if text not in f"{task.id}\n{task.url}".lower():  # as for nearly all
+            return False
+        shown = text in f"{task.id}\n{task.shown_url}".lower()
+        return shown or self.text in urlsplit(task.url).path.split("/")
 
     @property
     def narrows(self) -> bool:

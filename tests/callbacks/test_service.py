@@ -17,10 +17,11 @@ from rq_clock.callbacks import service as service_module
 from rq_clock.errors import Conflict, ConflictKind, ScheduleError, StoreUnavailable
 from rq_clock.model.callbacks import Configuration
 from rq_clock.settings import Settings
+from rq_clock.store import tasks as tasks_module
 from rq_clock.store.audit import Actor, Audit, Repeated, RequestKey
 from rq_clock.store.store import Store
 from rq_clock.store.task_claims import CallResult, Dispatch
-from rq_clock.store.tasks import Tasks
+from rq_clock.store.tasks import BulkTasksResult, Tasks
 from tests.helpers import replies_lost, wait_until
 
 Add = Callable[..., Task]
@@ -406,6 +407,17 @@ def test_a_sweep_is_bounded_and_says_that_there_is_more(service: Callbacks) -> N
     assert (first.done, first.more) == (1000, True)
     second = service.sweep("cancel", TaskFilter())
     assert (second.done, second.more) == (200, False)
+
+
+def test_a_sweep_looks_at_so_many_tasks_and_says_so(
+    service: Callbacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_module, "SEARCH_LIMIT", 500)
+    monkeypatch.setattr(tasks_module, "SWEEP_SEARCHED", 600)
+    for tags in ((), (), ("last",)):
+        service.enqueue_many([NewTask(url="http://127.0.0.1/", tags=tags)] * 1000)
+    assert service.sweep("cancel", TaskFilter(tag="last")) == BulkTasksResult(0, (), True)
+    assert service.status().waiting == 3000
 
 
 def test_a_sweep_leaves_what_it_cannot_change(

@@ -112,7 +112,8 @@ class TestReading:
         assert SECRET not in text + json.dumps(run.json("callbacks", "show", id))
         assert run.json("callbacks", "show", id)["id"] == id
 
-    def test_a_task_that_is_not_there_is_not_found(self, run: Run) -> None:
+    def test_a_task_that_is_not_there_is_not_found(self, run: Run, tasks: Callbacks) -> None:
+        fill(tasks)
         for id in (f"task_{'0' * 26}", "nonsense", "\x1b[31m"):
             for verb in ("show", "cancel", "retry", "delete"):
                 assert "no such task" in run.refused(3, "callbacks", verb, id)

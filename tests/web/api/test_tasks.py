@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,7 @@ from redis import Redis
 from rq_clock.model.task import Task
 from rq_clock.timing.instants import iso
 from tests.cli.terminal import everything
+from tests.helpers import replies_lost
 from tests.web.client import Caller, app_on
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -115,6 +117,32 @@ def test_a_repeated_request_with_its_key_adds_nothing(api: Caller, connection: R
     assert api.call("GET", "/tasks")["total"] == 1
     other = {"webhookUrl": "https://example.org/"}
     assert api.error("POST", "/tasks", other, headers=key) == "422 idempotency-conflict"
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "order-7"}])
+def test_a_lost_reply_of_redis_adds_one_task(api: Caller, key: dict[str, str]) -> None:
+    api.call("GET", "/tasks")
+    with replies_lost():  # of the only script
+        answer = api("POST", "/tasks", {"webhookUrl": URL}, headers=key)
+    assert answer.status_code == 201
+    assert [t["id"] for t in api.call("GET", "/tasks")["data"]] == [answer.json()["id"]]
+
+
+def test_a_request_that_arrives_many_times_at_once_adds_one_task(api: Caller) -> None:
+    body, key = {"webhookUrl": URL}, {"Idempotency-Key": "order-7"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api("POST", "/tasks", body, headers=key), range(24)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert api.call("GET", "/tasks")["total"] == 1
+
+
+def test_one_dedup_key_that_arrives_many_times_at_once_adds_one_task(api: Caller) -> None:
+    body = {"webhookUrl": URL, "dedupKey": "order-7"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api("POST", "/tasks", body), range(24)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 23 + [201]
+    assert api.call("GET", "/tasks")["total"] == 1
 
 
 class TestBatch:
@@ -305,6 +333,14 @@ def test_a_filter_finds_its_tasks(api: Caller, query: str, found: str) -> None:
     page = api.call("GET", f"/tasks{query}")
     assert "".join(sorted(task["url"][-1] for task in page["data"])) == found
     assert page["nextCursor"] is None
+
+
+def test_a_masked_part_is_found_whole_and_by_nobody_who_guesses(api: Caller) -> None:
+    secret = "0123456789abcdefghij"
+    add(api, f"https://example.com/hook/{secret}")
+    for guess in (secret[:-1], secret[1:], f"/{secret[:3]}"):
+        assert api.call("GET", f"/tasks?q={guess}")["data"] == []
+    assert len(api.call("GET", f"/tasks?q={secret}")["data"]) == 1
 
 
 def test_pages_follow_each_other(api: Caller) -> None:

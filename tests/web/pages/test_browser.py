@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, Page, Response, expect
 
+from rq_clock.callbacks import Callbacks, NewTask
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from tests.helpers import PATIENCE, wait_until
@@ -344,12 +346,19 @@ PAGES = [
     "/", "/?state=paused", "/schedules/heartbeat", "/schedules/nightly-report",
     "/schedules/heartbeat/pause", "/schedules/nightly-report/backfill", "/pause",
     "/new", "/timeline", "/runs", "RUN", "/queues", "/queues/default", "/jobs", "/clock", "/audit",
-    "/nowhere",
+    "/callbacks", "/callbacks?state=waiting", "TASK", "/callbacks/configuration",
+    "/bulk-callbacks/delete?state=waiting", "/nowhere",
 ]  # fmt: skip
 
 
 def url_of(place: Place, path: str) -> str:
-    """The address of a page; of "RUN", that of the newest run."""
+    """The address of a page; of "RUN", that of the newest run, of "TASK", that of a new task."""
+    if path == "TASK":
+        settings = Settings.from_env({"REDIS_URL": place.server.url})
+        task = NewTask(url="https://example.com/jobs/42", payload={"order": 42}, dedup_key="42",
+                       execute_at=datetime.now(UTC) + timedelta(days=1))  # fmt: skip
+        added, _ = Callbacks(place.redis, by="ana", settings=settings).enqueue(task)
+        path = f"/callbacks/{added.id}"
     if path == "RUN":
         found: Any = place.redis.xrevrange("rq-clock:default:runs", count=1)
         path = f"/runs/{found[0][1][b'job'].decode()}"
