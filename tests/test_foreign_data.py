@@ -84,6 +84,8 @@ OWN: dict[str, Plant] = {
     "ledger": lambda redis, name, value: redis.rpush(KEY + f"ledger:{name}", value),
     "no-ledger": of_another_type("ledger:{}"),
     "no-counters": of_another_type("counters:{}"),
+    "no-days": of_another_type("days:{}"),
+    "days": lambda redis, name, value: redis.hset(KEY + f"days:{name}", value, value),
     "no-failed": of_another_type("failed:{}"),
     "no-backfill": of_another_type("backfill:{}-5"),
     "counters": lambda redis, name, value: redis.hset(KEY + f"counters:{name}", value, value),

@@ -8,15 +8,17 @@ from redis.exceptions import ResponseError
 
 from rq_clock.store.store import Store
 
+_EMPTY: dict[str, type] = {"LRANGE": list, "HGETALL": dict}
+
 
 def execute(pipe: Any) -> list[Any]:
-    """Send a pipeline. Of a list of another type, which is one schedule's ledger, the reply is
-    empty. Raises redis-py's errors for all else."""
+    """Send a pipeline. Of a list and a whole hash of another type, which are one schedule's ledger
+    and days, the reply is empty. Raises redis-py's errors for all else."""
     commands = [args[0] for args, _ in pipe.command_stack]
     replies: list[Any] = pipe.execute(raise_on_error=False)
     for i, (command, reply) in enumerate(zip(commands, replies, strict=True)):
-        if isinstance(reply, ResponseError) and command == "LRANGE":
-            replies[i] = []
+        if isinstance(reply, ResponseError) and command in _EMPTY:
+            replies[i] = _EMPTY[command]()
         elif isinstance(reply, Exception):
             raise reply
     return replies

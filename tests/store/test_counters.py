@@ -245,7 +245,7 @@ class TestRuns:
         assert started == ended == failure == str(int(clock.failing()["s"]))
 
     def test_counts_that_cannot_be_kept_hold_up_no_end(self, clock: Clock) -> None:
-        for key in ("counters", "counters:s", "outcomes", "failing"):
+        for key in ("counters", "counters:s", "days:s", "outcomes", "failing"):
             clock.redis.set(PREFIX + key, "not ours")
         clock.fire()
         clock.end(fails)
@@ -281,7 +281,8 @@ class TestWhatIsRemoved:
         assert ran.outcome("new") == outcome
         assert ran.failing() == {"new": failing["s"]}
         assert ran.redis.llen(PREFIX + "failed:new") == 1
-        assert not ran.redis.exists(PREFIX + "failed:s")
+        assert sorted(ran.redis.hvals(PREFIX + "days:new")) == [b"1", b"1"]
+        assert not ran.redis.exists(PREFIX + "failed:s", PREFIX + "days:s")
         assert (ran.counts("new").fires, ran.counts("new").runs) == (fires, runs)
 
     def test_a_removal_at_run_time_too(self, clock: Clock) -> None:
@@ -291,8 +292,17 @@ class TestWhatIsRemoved:
             schedules.trigger("s", force=True)
             clock.end(how)
         assert clock.kept() == ["outcomes", "succeeded", "failing", "counters"]
+        assert clock.redis.exists(PREFIX + "days:s")
         schedules.remove("s")
         assert clock.kept() == []
+        assert not clock.redis.exists(PREFIX + "days:s")
+
+    def test_a_day_is_kept_for_thirty_days(self, clock: Clock) -> None:
+        clock.redis.hset(PREFIX + "days:s", mapping={"1 ok": 5, "1 failed": 5})
+        clock.fire()
+        clock.end(ok)
+        days: Any = clock.redis.hkeys(PREFIX + "days:s")
+        assert [day.split()[1] for day in days] == [b"ok"]
 
     def test_a_run_that_outlives_its_schedule_is_counted_but_leaves_nothing_of_its_own(
         self, clock: Clock
