@@ -44,7 +44,7 @@ def _engine(url: str, pid: int) -> Engine:
         return made
     # A small plan has 20 connections in all: one for a job's process, a few for the web process.
     return create_engine(
-        url, pool_size=1, max_overflow=3, pool_recycle=300,
+        url, pool_size=1, max_overflow=3, pool_recycle=300, use_native_hstore=False,
         connect_args={"connect_timeout": CONNECT_SECONDS},
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from aiosmtpd.smtp import SMTP
 
 
 class Mailbox:
-    """The mails that came (`kept`, and read as `mails`), and what the server does with the next.
+    """The mails that came (`kept`, and read by `mails`), and what the server does with the next.
 
     `mood` is "well", "refuse" (after the whole mail), "silent" (takes the mail, and hangs up
     without an answer), or "closed" (refuses at once). `refused` are recipients that it does not
@@ -64,12 +64,11 @@ class Mailbox:
             server.transport.close()
         return "250 kept"
 
-    @property
     def mails(self) -> list[EmailMessage]:
         """The mails, in the order of their coming."""
         return [message_from_bytes(kept, policy=policy.default) for kept in self.kept]
 
-    @property
+    # Methods: aiosmtpd looks at every attribute of its handler for each connection.
     def ids(self) -> list[str]:
         """Their Message-IDs, in the order of their coming."""
         return [header(kept, "Message-ID") for kept in self.kept]

@@ -56,7 +56,7 @@ class TestAReport:
         with database.writing() as db:
             db.execute(update(ReportHistory).values(fire_time=earlier))
         run_shop(SHOP)
-        [mail] = box.mails
+        [mail] = box.mails()
         assert mail["To"] == "ann@example.com, bob@example.com"
         assert mail["Subject"] == "Weekly sales of one.example"
         html = mail.get_body(("html",))
@@ -76,7 +76,7 @@ class TestAReport:
         at = report_of(report).next_run_at
         assert at
         run_shop(SHOP)
-        assert box.ids == [f"<report-{report}-{int(at.timestamp() * 1000)}@localhost>"]
+        assert box.ids() == [f"<report-{report}-{int(at.timestamp() * 1000)}@localhost>"]
 
     def test_covers_what_a_failed_one_has_left_out(self, add: Add, box: Mailbox) -> None:
         add_orders(SHOP, 10)
@@ -97,7 +97,7 @@ class TestAfterADeath:
         left(report, BUILDING)
         run_shop(SHOP)
         [run] = runs(report)
-        assert (run.state, run.attempt, len(box.mails)) == ("sent", 2, 1)
+        assert (run.state, run.attempt, len(box.kept)) == ("sent", 2, 1)
 
     def test_one_that_was_being_sent_is_not_sent_again(self, add: Add, box: Mailbox) -> None:
         report, after = add(priority=9), add()
@@ -108,7 +108,7 @@ class TestAfterADeath:
         assert run.error
         assert "may have been sent" in run.error
         assert [r.state for r in runs(after)] == ["sent"]
-        assert len(box.mails) == 1
+        assert len(box.kept) == 1
         following = report_of(report).next_run_at
         assert following
         assert following > datetime.now(UTC)
@@ -119,7 +119,7 @@ class TestAfterADeath:
         run_shop(SHOP)
         run_shop(SHOP)
         assert len(runs(report)) == 1
-        assert not box.mails
+        assert not box.kept
 
     def test_one_that_kills_every_worker_fails_at_last(self, add: Add, box: Mailbox) -> None:
         report = add()
@@ -127,7 +127,7 @@ class TestAfterADeath:
         run_shop(SHOP)
         [run] = runs(report)
         assert run.state == "failed"
-        assert not box.mails
+        assert not box.kept
 
     def test_a_worker_that_wakes_after_it_was_counted_as_dead_sends_nothing(
         self, add: Add, box: Mailbox, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +143,7 @@ class TestAfterADeath:
         with pytest.raises(TakenOver):
             run_shop(SHOP)
         [run] = runs(report)
-        assert (run.state, run.attempt, len(box.mails)) == ("sent", 2, 1)
+        assert (run.state, run.attempt, len(box.kept)) == ("sent", 2, 1)
 
     def test_a_worker_that_has_to_end_leaves_the_run_to_the_next(
         self, add: Add, box: Mailbox, monkeypatch: pytest.MonkeyPatch
@@ -177,7 +177,7 @@ class TestFailures:
         assert run.state == state
         assert run.error
         assert shown in run.error
-        assert len(box.mails) == (1 if mood == "silent" else 0)
+        assert len(box.kept) == (1 if mood == "silent" else 0)
 
     def test_a_mail_server_that_is_not_there_fails_the_report(self, add: Add) -> None:
         report = add()

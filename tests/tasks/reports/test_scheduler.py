@@ -136,7 +136,7 @@ class TestTheTenCases:
         scheduler.enqueue_shops(["one.example"])  # as two checks at the same instant would
         work()
         assert [run.state for run in runs(report)] == ["sent"]
-        assert len(box.mails) == 1
+        assert len(box.kept) == 1
 
     def test_handle_missing_sessions(
         self, add: Add, work: Work, box: Mailbox, said: Callable[[], list[str]]
@@ -162,7 +162,7 @@ class TestTheTenCases:
         assert (failed.state, failed.error) == ("failed", "KeyError: 'nothing'")
         assert failed.ended_at
         assert [run.state for report in (whole, other) for run in runs(report)] == ["sent"] * 2
-        assert len(box.mails) == 2
+        assert len(box.kept) == 2
 
     def test_update_next_run_times(self, add: Add, work: Work, box: Mailbox) -> None:
         daily = {"cron": "30 8 * * *", "tz": "Europe/Berlin"}
@@ -306,7 +306,7 @@ class TestItsOwnMinute:
         check()
         queue.enqueue("tasks.reports.execution.run_shop", "one.example")
         work()
-        assert len(runs(report)) == len(box.mails) == 1
+        assert len(runs(report)) == len(box.kept) == 1
 
 
 class TestOnDemand:
