@@ -239,6 +239,6 @@ def audit(count: int, as_json: bool) -> None:
 def _audit_cells(entry: AuditEntry) -> tuple[str, ...]:
     names = ["all" if name == "*" else name for name in entry.schedules]
     more = entry.count - len(names)
-    listed = ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
+    listed = ", ".join(names) + (f" and {more:,} more" if names and more > 0 else "")
     detail = " ".join(f"{key}={value}" for key, value in entry.detail.items())
     return iso(entry.at), entry.by, entry.verb, listed, entry.reason or "-", detail

@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from rq_clock.errors import Conflict, ConflictKind
 from rq_clock.model.callbacks import CallbacksStatus, Configuration, FailingHost
@@ -152,7 +153,8 @@ class Tasks:
     # ---- reading ------------------------------------------------------------------------------
 
     def get(self, id: str) -> Task:
-        """Return a task with its details and attempts. Raises Conflict (NO_TASK)."""
+        """Return a task with its details and attempts. Raises Conflict: NO_TASK, and TASK_STATUS
+        for one that cannot be read."""
         key = key_of_id(id)
         pipe: Any = self._redis.pipeline(transaction=False)
         for name in ("tasks", "task-details", "task-tags"):
@@ -162,7 +164,11 @@ class Tasks:
         if record is None:
             raise Conflict(ConflictKind.NO_TASK, id[:100])
         attempts = readable(_attempt, ([text(line)] for line in lines), "task-attempts")
-        return replace(read_task(key, record, details, tags), attempts=tuple(attempts))
+        found = readable(read_task, [(key, record, details, tags)], "tasks")
+        if not found:
+            expected = "a record that this release can read, got another; its log has the reason"
+            raise Conflict(ConflictKind.TASK_STATUS, id, expected)
+        return replace(found[0], attempts=tuple(attempts))
 
     def page(self, match: TaskFilter, limit: int = 50, cursor: str = "") -> TaskPage:
         """Return the next tasks that match: those that are called, retrying and waiting in the
@@ -222,10 +228,9 @@ class Tasks:
         hosts = texts(pairs(answer[10]))
         failing = readable(_failing_host, hosts.items(), "task-failing")
         minutes: dict[datetime, dict[str, int]] = {}
-        for name, count in texts(pairs(answer[11])).items():
-            minute, _, result = name.partition(" ")
-            if result and minute.isdecimal():
-                minutes.setdefault(from_score(int(minute) * 60_000), {})[result] = int(count)
+        rows = [row for row in texts(pairs(answer[11])).items() if " " in row[0]]
+        for start, result, count in readable(_minute, rows, "task-minutes"):
+            minutes.setdefault(start, {})[result] = count
         last = from_ms((to_ms(now) // 60_000 - 1) * 60_000)
         return CallbacksStatus(
             now=now,
@@ -236,7 +241,7 @@ class Tasks:
             failing_hosts=tuple(sorted(failing, key=lambda host: (-host.failures, host.host))),
             calls=minutes.get(last, {}),
             minutes=dict(sorted(minutes.items())),
-            counters={name: int(n) for name, n in texts(pairs(answer[12])).items()},
+            counters=dict(readable(_counter, texts(pairs(answer[12])).items(), "task-counters")),
         )
 
     # ---- changing -----------------------------------------------------------------------------
@@ -333,6 +338,7 @@ def read_task(id: str, record: bytes, details: bytes | None, tags: bytes | None)
     status = state.partition("-")[0]
     if status not in STATES:
         raise ValueError(f"expected the state of a task, got {status[:40]!r}")
+    urlsplit(url)  # raises ValueError
     more = json.loads(details) if details else {}
     return Task(
         id=PREFIX + id,
@@ -350,11 +356,20 @@ def read_task(id: str, record: bytes, details: bytes | None, tags: bytes | None)
         timeout=None if timeout == "-" else int(timeout) / 1000,
         auth_set=bool(auth),
         auth_env=named_variable(text(auth[1:])) if auth[:1] == b"v" else "",
-        tags=tuple(json.loads(tags)) if tags else (),
-        headers=more.get("headers", {}),
+        tags=tuple(map(str, json.loads(tags))) if tags else (),
+        headers={str(name): str(value) for name, value in more.get("headers", {}).items()},
         payload=more.get("payload"),
         dedup_key=more.get("dedupKey", ""),
     )
+
+
+def _minute(name: str, count: str) -> tuple[datetime, str, int]:
+    minute, _, result = name.partition(" ")
+    return from_score(int(minute) * 60_000), result, int(count)
+
+
+def _counter(name: str, count: str) -> tuple[str, int]:
+    return name, int(count)
 
 
 def _attempt(line: str) -> TaskAttempt:

@@ -37,7 +37,7 @@ end
 
 local found, answer = read_range(low, low + ARGV[4] - 1), {}
 for i = 1, #found, 2 do
-  local id = string.match(found[i], '%S+$')
+  local id = string.match(found[i], '%S+$') or ''
   for _, word in ipairs({found[i], found[i + 1], redis.call('HGET', key('tasks'), id) or '',
     redis.call('HGET', key('task-tags'), id) or ''}) do
     answer[#answer + 1] = word

@@ -218,14 +218,16 @@ def list_tasks(  # noqa: PLR0913 - one a filter
     return tagged(caller, page)
 
 
-@router.get("/tasks/{id}", response_model=TaskDetailView, responses=TAGGED | NOT_FOUND)
+@router.get("/tasks/{id}", response_model=TaskDetailView, responses=TAGGED | NOT_FOUND | CONFLICT)
 def get_task(caller: ReadTasks, id: TaskId) -> Response:
     """Get a task with its request and its calls."""
     return tagged(caller, task_detail_view(caller.callbacks.get(id)))
 
 
 @router.get(
-    "/tasks/{id}/attempts", response_model=Page[TaskAttemptView], responses=TAGGED | NOT_FOUND
+    "/tasks/{id}/attempts",
+    response_model=Page[TaskAttemptView],
+    responses=TAGGED | NOT_FOUND | CONFLICT,
 )
 def list_attempts(caller: ReadTasks, id: TaskId) -> Response:
     """List the newest 50 calls of a task, oldest first."""

@@ -272,6 +272,12 @@ def test_a_wrong_cursor_is_a_fault_of_the_request(browser: TestClient) -> None:
     assert browser.get("/callbacks?cursor=nonsense").status_code == 422
 
 
+def test_the_audit_links_to_a_task(each: dict[str, str], browser: TestClient) -> None:
+    page = browser.get("/audit")
+    assert f'href="/callbacks/{each["canceled"]}"' in page.text
+    assert "more" not in main_of(page)
+
+
 def test_an_open_page_changes_with_its_tasks(
     each: dict[str, str], tasks: Callbacks, store: Store, settings: Settings
 ) -> None:
