@@ -11,9 +11,10 @@ that neither a slow answer of Redis nor an outage delays the calls that run. All
     the worker has to end         no more claims; calls that run have until shortly before the end
                                   of its grace; those that still run then are called again
 
-A job claims for SLICE_SECONDS. Then it gives up its place, enqueues its successor at the back of
-the queue, and waits for its last calls: other jobs of a worker that serves several queues get their
-turn. It ends early when nothing is due for a while.
+A job claims for SLICE_SECONDS. Then it enqueues its successor at the back of the queue and goes on
+until that takes its place over, for OVERLAP_SECONDS at most. It waits for its last calls and ends:
+other jobs of a worker that serves several queues get their turn. It ends early when nothing is due
+for a while.
 
 Not here: what a call is (calls.py); order, limits and what follows a result (store/task_claims.py).
 """
@@ -51,8 +52,9 @@ from rq_clock.store.task_claims import ClaimedTask, Dispatch, FinishedTask, plac
 
 T = TypeVar("T")
 
-SLICE_SECONDS = 30.0
-"""How long a job claims tasks."""
+SLICE_SECONDS, OVERLAP_SECONDS = 28.0, 2.0
+"""How long a job claims tasks before it has a successor, and how much longer until that has taken
+its place over: with several workers no moment is without a dispatcher."""
 FLUSH_SECONDS = 0.05
 """How long the result of a call waits for others that are written with it."""
 POLL_SECONDS = 0.1
@@ -83,8 +85,9 @@ SUMMARY_SECONDS = 1.0
 """The shortest time from one summary in the log to the next."""
 
 
-def dispatch(namespace: str) -> None:
-    """Call the tasks of a namespace that are due; the function of the job.
+def dispatch(namespace: str, predecessor: str = "") -> None:
+    """Call the tasks of a namespace that are due; the function of the job. `predecessor` is the
+    dispatcher whose place it takes over.
 
     Raises RqClockError in a worker of another namespace, whose keys and settings are not those of
     the tasks.
@@ -103,7 +106,7 @@ def dispatch(namespace: str) -> None:
     try:
         owner = job.id if job else settings.instance
         with _rare_collections():
-            asyncio.run(Dispatcher(store, settings, runtime, owner).run())
+            asyncio.run(Dispatcher(store, settings, runtime, owner).run(predecessor))
     finally:
         redis.close()
 
@@ -113,13 +116,11 @@ def _rare_collections() -> Iterator[None]:
     """Collect garbage less often: with hundreds of calls in memory, a quarter of the work would be
     looking at objects that live as long as a call."""
     before = gc.get_threshold()
-    gc.freeze()
     gc.set_threshold(COLLECT_AT, 20, 100)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 class Dispatcher:
@@ -130,6 +131,7 @@ class Dispatcher:
         self._store = store
         self._settings = settings
         self._runtime = runtime
+        self._owner = owner
         self._claims = Dispatch(store, owner)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rq-clock-redis")
         self._wake = asyncio.Event()
@@ -144,14 +146,17 @@ class Dispatcher:
         self._slice_end = self._give_up_at = float("inf")
         self._entered = self._retired = False
         """Whether it got a place, and whether it has given it up: then it claims no more."""
+        self._successor = False
+        """Whether the job that follows is in the queue."""
         self._faults = FaultLog()
         self._counts: Counter[str] = Counter()
         """Results since the last summary."""
 
-    async def run(self) -> None:
+    async def run(self, predecessor: str = "") -> None:
         """Call until the slice is over, nothing is due or the worker has to end. Raises redis-py's
         errors when Redis is away until long after the slice."""
         try:
+            self._predecessor = predecessor
             now = self._busy_at = self._summary_at = self._runtime.monotonic()
             self._slice_end, self._give_up_at = now + SLICE_SECONDS, now + LONGEST_JOB
             async with AsyncClient(self._settings.webhook_allow) as client:
@@ -190,10 +195,12 @@ class Dispatcher:
         if self._retired:
             return
         if not self._entered:
-            self._entered = await self._redis(self._claims.enter)
+            self._entered = await self._redis(self._claims.enter, self._predecessor)
             self._retired = not self._entered  # another one has the place
         elif self._must_retire(now):
             await self._retire()
+        elif now >= self._slice_end and not self._successor:
+            await self._find_successor()
         elif now >= self._claim_at and self._has_room:
             await self._claim(caller)
 
@@ -202,7 +209,7 @@ class Dispatcher:
         return len(self._calls) < self._slots and self._bytes < BYTES
 
     def _must_retire(self, now: float) -> bool:
-        if now >= self._slice_end or self._cut_at < float("inf"):
+        if now >= self._slice_end + OVERLAP_SECONDS or self._cut_at < float("inf"):
             return True
         idle = not (self._calls or self._results) and now >= self._busy_at + LINGER_SECONDS
         return idle and self._opens_at > now + LINGER_SECONDS
@@ -232,8 +239,9 @@ class Dispatcher:
         limit = min(self._slots - len(self._calls), PORTION)
         claim = await self._redis(self._claims.claim, limit)
         now = self._runtime.monotonic()
-        if claim.lost:  # it was silent for too long
-            log_warning("dispatcher.gone", effect="another one may have its place")
+        if claim.lost:
+            if not self._successor:  # it was silent for too long
+                log_warning("dispatcher.gone", effect="another one may have its place")
             self._retired = True
             return
         wait = float("inf")
@@ -290,15 +298,20 @@ class Dispatcher:
         self._counts.clear()
         self._summary_at = now
 
-    async def _retire(self) -> None:
-        """Give up the place, to a successor if something is due soon. Without one, the clock learns
-        when the next task is due."""
+    async def _find_successor(self) -> None:
+        """Enqueue another job if something is due soon."""
         found = await self._redis(places, self._store)
         soon = found.now + timedelta(seconds=LINGER_SECONDS)
-        follows = found.next_due is not None and found.next_due <= soon
-        if follows:
-            await self._redis(enqueue_dispatcher, self._store.redis, self._store.namespace)
-        await self._redis(partial(self._claims.leave, successor=follows))
+        if found.next_due is not None and found.next_due <= soon:
+            store = self._store
+            await self._redis(enqueue_dispatcher, store.redis, store.namespace, self._owner)
+            self._successor = True
+
+    async def _retire(self) -> None:
+        """Give up the place. Without a successor, the clock learns when the next task is due."""
+        if not self._successor:
+            await self._find_successor()
+        await self._redis(partial(self._claims.leave, successor=self._successor))
         self._retired = True
 
 

@@ -23,13 +23,14 @@ LOOKED_AT = 200
 """Jobs at the head of the queue among which dispatchers are looked for."""
 
 
-def enqueue_dispatcher(redis: Redis, namespace: str) -> str:
-    """Put a job at the back of the queue and return its id. One too many does no harm: it ends at
-    once when the places of dispatchers are in use."""
+def enqueue_dispatcher(redis: Redis, namespace: str, predecessor: str = "") -> str:
+    """Put a job at the back of the queue and return its id. It takes over the place of the
+    `predecessor`. One too many does no harm: it ends at once when the places of dispatchers are in
+    use."""
     queue = Queue(QUEUE, connection=redis)
     job = queue.enqueue_call(
         f"{DISPATCHER}.dispatch",
-        args=(namespace,),
+        args=(namespace, predecessor),
         timeout=JOB_TIMEOUT,
         result_ttl=0,
         failure_ttl=FAILURE_TTL,

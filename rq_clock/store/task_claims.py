@@ -154,10 +154,11 @@ class Dispatch:
 
     # ---- its place ----------------------------------------------------------------------------
 
-    def enter(self) -> bool:
-        """Get a place; False when there are as many dispatchers as there may be. A dispatcher that
-        has one keeps it."""
-        return self._place("enter")
+    def enter(self, predecessor: str = "") -> bool:
+        """Get a place, that of the `predecessor` if it still has one, which claims nothing more
+        then. False when there are as many dispatchers as there may be. A dispatcher that has a
+        place keeps it."""
+        return self._place("enter", predecessor)
 
     def beat(self) -> bool:
         """Keep the place for another PLACE_MS; False when it is gone."""
@@ -168,8 +169,8 @@ class Dispatch:
         the next task is due."""
         self._place("hand-over" if successor else "leave")
 
-    def _place(self, verb: str) -> bool:
-        args = [verb, self._owner, PLACE_MS, self._defaults]
+    def _place(self, verb: str, predecessor: str = "") -> bool:
+        args = [verb, self._owner, PLACE_MS, self._defaults, predecessor]
         return bool(self._scripts["task_dispatcher"](self._keys, args)[0])
 
     # ---- claims -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq import Queue
 
 from rq_clock import run
 from rq_clock.callbacks import Callbacks, NewTask, Task
@@ -272,6 +273,7 @@ class TestSlices:
         store: Store, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr(dispatchers, "SLICE_SECONDS", 0.0)
+        monkeypatch.setattr(dispatchers, "OVERLAP_SECONDS", 0.0)
         add(callbacks, f"{receiver.url}/status/200")
         connection.rpush("rq:queue:callbacks", "another")
         call()
@@ -279,6 +281,28 @@ class TestSlices:
         jobs: Any = connection.lrange("rq:queue:callbacks", 0, -1)
         assert [jobs[0], len(jobs)] == [b"another", 2]
         assert (places(store).alive, queued_dispatchers(connection, "default")) == (0, 1)
+
+    def test_a_successor_takes_the_place_over_and_no_moment_is_without_a_dispatcher(
+        self, callbacks: Callbacks, receiver: Receiver, connection: Redis, store: Store,
+        monkeypatch: pytest.MonkeyPatch, events: Events,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(dispatchers, "SLICE_SECONDS", 0.0)
+        monkeypatch.setattr(dispatchers, "OVERLAP_SECONDS", 60.0)
+        callbacks.configure({"mode": "steady", "baseIntervalMs": 20, "selectSize": 1})
+        added = [add(callbacks, f"{receiver.url}/status/200") for _ in range(200)]
+        first = threading.Thread(target=dispatch, args=("default",))
+        first.start()
+        wait_until(lambda: queued_dispatchers(connection, "default"), "the successor")
+        seen = len(receiver.seen)
+        wait_until(lambda: len(receiver.seen) > seen, "calls go on")
+        [job] = Queue("callbacks", connection=connection).jobs
+        second = threading.Thread(target=dispatch, args=job.args)
+        second.start()
+        first.join()
+        assert places(store).alive == 1
+        second.join()
+        assert sorted(receiver.ids) == [task.id for task in added]
+        assert not events("dispatcher.gone")
 
     def test_nothing_due_soon_has_no_successor(
         self, callbacks: Callbacks, receiver: Receiver, call: Call, connection: Redis, store: Store
@@ -332,11 +356,10 @@ class TestSlices:
             dispatch("other")
         assert not receiver.seen
 
-    @pytest.mark.parametrize("mode", ["after_answers", "steady"])
     def test_tasks_are_called_in_order(
-        self, callbacks: Callbacks, receiver: Receiver, call: Call, mode: str
+        self, callbacks: Callbacks, receiver: Receiver, call: Call
     ) -> None:
-        callbacks.configure({"mode": mode, "baseIntervalMs": 5, "selectSize": 1})
+        callbacks.configure({"mode": "after_answers", "baseIntervalMs": 5, "selectSize": 1})
         names = ("high", "normal", "low")
         added = [
             add(callbacks, f"{receiver.url}/status/200", priority=names[-1 - n % 3])

@@ -4,7 +4,7 @@
 -- KEYS  1 tasks
 -- ARGV  1 "enter" | "beat" | "leave" | "hand-over" (leave, where a successor follows) | "look"
 --       2 owner   3 ms of its lease
---       4 the configuration's defaults
+--       4 the configuration's defaults   5 of "enter": the owner whose place it takes over, or ""
 -- Returns {1 if the owner has a place, places in use, places there are, now, when a dispatcher has
 -- something to do or ""}
 -- Sending it again is harmless.
@@ -16,6 +16,9 @@ local places = conf('dispatchers')
 if verb ~= 'look' then
   redis.call('ZREMRANGEBYSCORE', set, '-inf', now)
   redis.call('ZREMRANGEBYSCORE', set, '(' .. whole(now + lease * 2), '+inf')  -- the time went back
+end
+if verb == 'enter' and ARGV[5] ~= '' then
+  redis.call('ZREM', set, ARGV[5])
 end
 local has = redis.call('ZSCORE', set, owner)
 if verb == 'leave' or verb == 'hand-over' then
