@@ -148,6 +148,7 @@ class Dispatcher:
         """Whether it got a place, and whether it has given it up: then it claims no more."""
         self._successor = False
         """Whether the job that follows is in the queue."""
+        self._search: asyncio.Task[None] | None = None
         self._faults = FaultLog()
         self._counts: Counter[str] = Counter()
         """Results since the last summary."""
@@ -199,8 +200,8 @@ class Dispatcher:
             self._retired = not self._entered  # another one has the place
         elif self._must_retire(now):
             await self._retire()
-        elif now >= self._slice_end and not self._successor:
-            await self._find_successor()
+        elif now >= self._slice_end and self._search is None:
+            self._search = asyncio.create_task(self._find_successor())
         elif now >= self._claim_at and self._has_room:
             await self._claim(caller)
 
@@ -299,18 +300,21 @@ class Dispatcher:
         self._summary_at = now
 
     async def _find_successor(self) -> None:
-        """Enqueue another job if something is due soon."""
-        found = await self._redis(places, self._store)
+        """Enqueue another job if something is due soon; beside the claims, which go on."""
+        loop, store = asyncio.get_running_loop(), self._store
+        found = await loop.run_in_executor(None, places, store)
         soon = found.now + timedelta(seconds=LINGER_SECONDS)
         if found.next_due is not None and found.next_due <= soon:
-            store = self._store
-            await self._redis(enqueue_dispatcher, store.redis, store.namespace, self._owner)
+            enqueue = partial(enqueue_dispatcher, store.redis, store.namespace, self._owner)
+            await loop.run_in_executor(None, enqueue)
             self._successor = True
 
     async def _retire(self) -> None:
         """Give up the place. Without a successor, the clock learns when the next task is due."""
         if not self._successor:
-            await self._find_successor()
+            search = self._search or asyncio.create_task(self._find_successor())
+            self._search = None  # after an outage it is made again
+            await search
         await self._redis(partial(self._claims.leave, successor=self._successor))
         self._retired = True
 
