@@ -32,6 +32,7 @@ from tests.process import LEASHED, ROOT
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _ID = re.compile(rb'"id": "task_([0-9A-Z]+)", "attempt": (\d+)')
 BIG = 50_000_000
+_BOMB = gzip.compress(bytes(BIG // 50)) * 50
 _PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 _FAILED = b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -64,8 +65,7 @@ class _Exchange(asyncio.Protocol):
         elif kind == "big":
             answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG + bytes(1_000_000)
         elif kind == "bomb":
-            bomb = gzip.compress(bytes(BIG))
-            answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + bomb
+            answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + _BOMB
         line = f"{time.time():.6f} {status} /{kind}/{'/'.join(words)} ".encode()
         os.write(1, line + body.replace(b"\n", b" ") + b"\n")
         asyncio.get_running_loop().call_later(delay, self.respond, answer)

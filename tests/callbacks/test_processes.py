@@ -73,3 +73,24 @@ def test_a_worker_that_has_to_end_waits_for_its_calls_and_hands_over(lab: Lab) -
     calls = lab.receiver.calls()
     assert sorted(call.id for call in calls) == sorted(ids + more)
     assert {call.attempt for call in calls} == {1}
+
+
+def test_hostile_receivers_harm_only_their_own_tasks(lab: Lab) -> None:
+    """One hangs, one hangs up, one answers 50 MB and one as much as gzip; one in ten fails once."""
+    lab.callbacks.configure({"httpCallbackTimeoutMs": 5000, "retryDelays": [0], "maxRetries": 2})
+    kinds = {"/never": "timeout", "/drop": "connection", "/big": "ok", "/bomb": "ok"}
+    hostile = {path: lab.add(5, path) for path in kinds}
+    good = lab.add(200, "/10/10")
+    lab.wait_for(210)
+    wait_until(lambda: lab.callbacks.status().stale == 10, "two kinds are stale")
+    for path, result in kinds.items():
+        for task in map(lab.callbacks.get, hostile[path]):
+            attempts = 1 if result == "ok" else 3
+            assert [one.result for one in task.attempts] == [result] * attempts
+            assert len(task.attempts[0].answer) <= 2048
+    calls = lab.receiver.calls()
+    tries = {id: [call for call in calls if call.id == id] for id in good}
+    for some in tries.values():
+        assert [call.status for call in some] in ([200], [500, 200])
+        assert [call.attempt for call in some] == list(range(1, len(some) + 1))
+    assert 5 <= sum(len(some) == 2 for some in tries.values()) <= 50
