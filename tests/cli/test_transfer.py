@@ -180,7 +180,7 @@ class TestApply:
         entries[50] = "  job-50: {every: 5m, fun: gc.collect, queue: 7}\n"
         assert run.refused(1, "apply", write(HEAD + "".join(entries)), "--yes").splitlines() == [
             "rq-clock: line 53: job-50: unknown 'fun'; did you mean 'func'?",
-            "rq-clock: line 53: job-50: expected one of func, command and webhook, got none",
+            "rq-clock: line 53: job-50: expected one of func, command, dyno and webhook, got none",
             "rq-clock: line 53: job-50: expected queue to be a name of 1-200 characters, got 7",
         ]
 

@@ -263,19 +263,19 @@ def delete_task(caller: OperateTasks, id: TaskId) -> Response:
 
 
 @router.post("/tasks:retry", response_model=BulkTasksView)
-def retry_many(caller: OperateTasks, body: requests.BulkTasksRequest) -> Response:
+def retry_tasks(caller: OperateTasks, body: requests.BulkTasksRequest) -> Response:
     """Retry up to 1,000 tasks: the stale ones, unless the filter has another status."""
     return _sweep(caller, "retry", body)
 
 
 @router.post("/tasks:cancel", response_model=BulkTasksView)
-def cancel_many(caller: OperateTasks, body: requests.BulkTasksRequest) -> Response:
+def cancel_tasks(caller: OperateTasks, body: requests.BulkTasksRequest) -> Response:
     """Cancel up to 1,000 waiting or retrying tasks."""
     return _sweep(caller, "cancel", body)
 
 
 @router.post("/tasks:delete", response_model=BulkTasksView)
-def delete_many(caller: OperateTasks, body: requests.BulkTasksRequest) -> Response:
+def delete_tasks(caller: OperateTasks, body: requests.BulkTasksRequest) -> Response:
     """Delete up to 1,000 tasks that are not being called."""
     return _sweep(caller, "delete", body)
 

@@ -31,6 +31,7 @@ WHAT: list[dict[str, Any]] = [
     {"webhook": "https://example.com/hook"},
     {"webhook": {"url": "https://example.com/x", "json": {"token": SECRET}, "method": "PUT",
                  "headers": {"Authorization": f"Bearer {SECRET}"}}},
+    {"dyno": {"shell": "python report.py", "env": {"API_KEY": SECRET}, "size": "standard-2x"}},
 ]  # fmt: skip
 HOW: dict[str, list[Any]] = {
     "queue": ["q", "odd queue:ü"], "timeout": [5, "10m", -1], "retries": [0, 3, [10, 60]],
@@ -44,8 +45,8 @@ ODD: list[Any] = [
     "******", "****", "…", "😀", [], [[]], ["a", 1], {}, {"": ""}, {"shell": 1},
     {"url": None}, {"a": {"b": {"c": []}}}, "2026-01-01", "1ms", "99999999999w", "61 * * * *",
 ]  # fmt: skip
-FIELDS = ("cron", "tz", "every", "anchor", "once", "func", "args", "kwargs", "command", "webhook",
-          "paused", "name", "renamedFrom", *HOW)  # fmt: skip
+FIELDS = ("cron", "tz", "every", "anchor", "once", "func", "args", "kwargs", "command", "dyno",
+          "webhook", "paused", "name", "renamedFrom", *HOW)  # fmt: skip
 
 
 def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, str]:
@@ -71,7 +72,8 @@ def fill(api: Caller, connection: Redis, work: Callable[[], None]) -> dict[str, 
     made = api.call("POST", "/schedules/it/backfills", span)["id"]
     connection.hset("rq-clock:default:definitions", "s3", '{"moon": "full"}')
     connection.set(f"rq-clock:default:output:{job}", b"out\n")
-    return {"name": "it", "id": job, "backfill": made, "queue": "default"}
+    task = api.call("POST", "/tasks", {"webhookUrl": f"https://example.com/?token={SECRET}"})["id"]
+    return {"name": "it", "id": job, "backfill": made, "queue": "default", "task": task}
 
 
 def test_responses_match_the_document(
@@ -86,11 +88,13 @@ def test_responses_match_the_document(
         schema = answer.get("content", {}).get("application/json", {}).get("schema")
         if not schema or "manifest" in path:
             continue
-        key = {"backfills": "backfill", "queues": "queue"}.get(path.split("/")[3], "")
+        key = {"backfills": "backfill", "queues": "queue", "tasks": "task"}.get(
+            path.split("/")[3], ""
+        )
         filled = path.replace("{name}", known[key or "name"]).replace("{id}", known[key or "id"])
         api.call("GET", filled.removeprefix("/api/v1"))  # which holds it against the document
         held.add(schema["$ref"])
-    assert len(held) >= 13, held
+    assert len(held) >= 17, held
     assert api.call("GET", "/workers")["data"]
     assert api.call("GET", "/clock?checks=true")["checks"]
 
@@ -107,7 +111,9 @@ def test_no_secret_is_returned(api: Caller, connection: Redis, work: Callable[[]
         api("GET", f"/{path}").text
         for path in ("schedules?limit=200", "schedules/k2", "schedules/k4", "manifest", "audit",
                      "manifest?format=json", "jobs?kind=queued", "jobs", "runs", "backfills",
-                     f"jobs/{known['id']}", f"runs/{known['id']}", "clock?checks=true")
+                     f"jobs/{known['id']}", f"runs/{known['id']}", "clock?checks=true",
+                     "tasks", f"tasks/{known['task']}", f"tasks/{known['task']}/attempts",
+                     "callbacks")
     ]  # fmt: skip
     wrong = {"every": "1h", "webhook": {"url": 1, "headers": {"Authorization": [SECRET]}}}
     texts.append(api("PUT", "/schedules/x", wrong).text)
