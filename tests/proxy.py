@@ -114,6 +114,8 @@ class _Link:
                 self._proxy.done.wait()
             for source in select.select([client, server], [], [], 0.1)[0]:
                 data = source.recv(65536)
+                if self.forgotten:
+                    break
                 if delay := self._delay or (source is server and self._proxy.reply_delay()):
                     self._proxy.done.wait(delay)
                 if not data or not self._spared(data, from_client=source is client):

@@ -50,7 +50,11 @@ class Caller:
         self._runtime = runtime
         self._vault = Vault(settings.callbacks_key)
         environ = job_environment()
-        self._variables = {n: environ[n] for n in settings.webhook_env if environ.get(n)}
+        self._variables = {
+            name: environ[name]
+            for name in settings.webhook_env
+            if environ.get(name) and environ[name] != settings.redis_url
+        }
 
     async def call(self, task: ClaimedTask) -> EndedCall:
         """Call a task and return the result, whatever happens."""
@@ -59,14 +63,16 @@ class Caller:
             request = self._request(task)
         except AuthUnusable as error:
             return self._ended(task, began, "auth", error=str(error))
+        secrets = {**task.headers, "Authorization": request.headers.get("Authorization", "")}
         try:
             answer = await self._client.call(request, task.timeout)
         except WebhookFailed as error:
             kinds = {Refused: "address", TooSlow: "timeout"}
             kind = kinds.get(type(error), "connection")
-            return self._ended(task, began, kind, error=str(error))
+            return self._ended(task, began, kind, error=_hidden_text(secrets, str(error)))
         facts = _judge(answer)
-        secrets = {**task.headers, "Authorization": request.headers.get("Authorization", "")}
+        if "error" in facts:  # it quotes the answer
+            facts["error"] = _hidden_text(secrets, facts["error"])
         text = _hidden(secrets, answer.body)[:ANSWER_KEPT].decode(errors="replace")
         return self._ended(task, began, status=answer.status, answer=text, **facts)
 
@@ -104,6 +110,10 @@ def _hidden(headers: Mapping[str, str], body: bytes) -> bytes:
     """Return an answer without the secrets among these headers. The tasks of an app share a few,
     and most answers are too short for any."""
     return body if len(body) < SHORTEST else _secrets(tuple(headers.items())).hide(body)
+
+
+def _hidden_text(headers: Mapping[str, str], text: str) -> str:
+    return _hidden(headers, text.encode()).decode(errors="replace")
 
 
 @lru_cache(maxsize=200)

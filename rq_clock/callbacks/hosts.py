@@ -45,11 +45,12 @@ def _refusals(hosts: set[Host], allowed: tuple[Allowed, ...]) -> Mapping[Host, s
     """Return why hosts must not be called, for those found in time."""
     waiting: queue.SimpleQueue[Host] = queue.SimpleQueue()
     found: queue.SimpleQueue[tuple[Host, str]] = queue.SimpleQueue()
+    deadline = time.monotonic() + LOOKUP_SECONDS
     for host in sorted(hosts):
         waiting.put(host)
 
     def look_up() -> None:
-        while True:
+        while time.monotonic() < deadline:
             try:
                 host = waiting.get_nowait()
             except queue.Empty:
@@ -58,7 +59,7 @@ def _refusals(hosts: set[Host], allowed: tuple[Allowed, ...]) -> Mapping[Host, s
 
     for _ in range(min(len(hosts), LOOKUPS)):  # daemons: a lookup cannot be stopped
         threading.Thread(target=look_up, name="rq-clock-lookup", daemon=True).start()
-    deadline, refused = time.monotonic() + LOOKUP_SECONDS, {}
+    refused = {}
     for _ in hosts:
         try:
             host, reason = found.get(timeout=max(deadline - time.monotonic(), 0.001))

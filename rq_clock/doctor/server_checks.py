@@ -316,7 +316,7 @@ def _callbacks(facts: Facts, now: datetime) -> Iterator[Finding]:
         yield warning(
             "tasks-stale",
             f"{count_of(status.stale, 'task')} of callbacks failed for good and are called no more",
-            "look at them (`rq-clock callbacks list --status stale`), then retry or delete them",
+            "look at them (`rq-clock callbacks list --state stale`), then retry or delete them",
         )
     hosts = [host.host for host in status.failing_hosts if host.failures >= HOST_FAILURES]
     if hosts:

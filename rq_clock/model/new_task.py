@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rq_clock.errors import Fault, ScheduleError
 from rq_clock.model.targets import webhook
 from rq_clock.model.task import PRIORITIES
-from rq_clock.model.url_rules import OWN_HEADERS
+from rq_clock.model.url_rules import LONGEST_URL, OWN_HEADERS
 from rq_clock.model.validation import is_text, payload_faults, tag_faults
 from rq_clock.model.variables import name_faults, names_in
 from rq_clock.model.view import camel
@@ -55,10 +55,12 @@ def complete_url(url: Any) -> Any:
     """Return a URL with a scheme (https unless it has one), with scheme and host in lower case and
     without the scheme's own port: the tasks of one host have one name for it. What is no URL is
     left as it is."""
-    return _complete_url(url) if isinstance(url, str) and url else url
+    if not isinstance(url, str) or not 0 < len(url) <= LONGEST_URL:
+        return url  # too long a one is refused, and must not be kept by the cache
+    return _complete_url(url)
 
 
-@lru_cache(maxsize=4096)  # it is asked for three times while a task is added
+@lru_cache(maxsize=1024)  # it is asked for three times while a task is added
 def _complete_url(url: str) -> str:
     full = url if _SCHEME.match(url) else f"https://{url.removeprefix('//')}"
     if not full.isprintable():  # urlsplit would drop a line break, which is a fault

@@ -99,7 +99,8 @@ class _Follower:
         if not record.ended:
             shown = printable(masked_text(shell), 200)
             name = self._found() or self._start(shell, size, timeout, env)
-            self._dynos.created(self._run, name)
+            with suppress(RedisError):  # its name is only shown
+                self._dynos.created(self._run, name)
             log_event("dyno.following", **self._facts, dyno=name, command=shown)
             record = self._follow(name, timeout)
         self._print_rest()
@@ -242,8 +243,10 @@ class _Follower:
         return bool(pieces)
 
     def _print_rest(self) -> None:
-        while self._print(1):
-            pass
+        """Print what is left. Its end is known: an outage costs output, not the run."""
+        with suppress(RedisError):
+            while self._print(1):
+                pass
 
     def _quote(self) -> str:
         line = last_line(self._errors)

@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 
 from rq_clock.errors import CommandFailed
 from rq_clock.log import log_event, log_warning
-from rq_clock.redaction import StreamMask, printable
+from rq_clock.redaction import StreamMask, masked_text, printable
 from rq_clock.runners.shell import Shell
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings, job_environment, known_secrets
@@ -57,7 +57,7 @@ def execute(run: str, shell: str) -> int:
     if answer != "begun":
         log_warning("dyno.refused", run=run, reason=answer or "Redis does not answer")
         return 0 if answer == "taken" else 75
-    log_event("dyno.begun", run=run, command=printable(shell.strip().splitlines()[0], 200))
+    log_event("dyno.begun", run=run, command=printable(masked_text(shell), 200))
     writer = _Writer(dynos, run)
     writer.start()
     code, because = _run(shell, writer, stopped)

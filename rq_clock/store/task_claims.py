@@ -109,7 +109,8 @@ class CallResult:
         factor = f"{uniform(1 - _JITTER, 1 + _JITTER):.4f}"
         ago = round(max(self.ago, 0.0) * 1000)
         return [
-            key_of_id(self.id), self.attempt, self.result, wait, ago, factor, json.dumps(shown)
+            key_of_id(self.id), self.attempt, self.result, wait, ago, factor,
+            json.dumps(shown, ensure_ascii=False).encode(errors="backslashreplace"),
         ]  # fmt: skip
 
 

@@ -24,13 +24,14 @@ Not here: what a dispatcher does (task_claims.py).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from rq_clock.errors import Conflict, ConflictKind
+from rq_clock.errors import Conflict, ConflictKind, ScheduleError
 from rq_clock.model.callbacks import CallbacksStatus, Configuration, FailingHost
 from rq_clock.model.new_task import NewTask, named_variable
 from rq_clock.model.task import PREFIX, STATES, Task, TaskAttempt, TaskFilter, TaskPage, key_of_id
@@ -52,6 +53,7 @@ SWEEP_SEARCHED = 100_000
 LATE_MS = (100, 500, 1000, 5000, 30_000, 60_000, 300_000, 3_600_000)
 """Bounds of the counters `late <ms>`, as lua/task_claim.lua has them."""
 _PAGE = 500
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?")
 _HOSTS = 100
 _SCRIPTS = ("task_add", "task_configure", "task_edit", "task_list", "task_status")
 _AUDITED = {"cancel": "cancel-task", "retry": "retry-task", "delete": "delete-task"}
@@ -179,6 +181,8 @@ class Tasks:
         """
         place, member, score = decode(cursor, int, str, str) or (0, "", "0")
         places = _places(match.status)
+        if not 0 <= place <= len(places) or not _NUMBER.fullmatch(score):
+            raise ScheduleError("cursor: expected the cursor of the previous page; start again")
         found: list[Task] = []
         searched = 0
         while 0 <= place < len(places) and searched < SEARCH_LIMIT:

@@ -57,7 +57,7 @@ def send(mail: EmailMessage) -> list[str]:
     with _connected() as server:
         try:
             refused = _envelope(server, parseaddr(str(mail["From"]))[1], recipients)
-        except (smtplib.SMTPException, OSError) as error:
+        except (smtplib.SMTPException, OSError, ValueError) as error:
             raise NotSentError(_shown(error)) from None
         try:
             code, reply = server.data(mail.as_bytes())
@@ -77,6 +77,9 @@ def _envelope(server: smtplib.SMTP, sender: str, recipients: Sequence[str]) -> l
         raise smtplib.SMTPSenderRefused(code, reply, sender)
     refused = []
     for address in recipients:
+        if not address.isascii():  # it would need SMTPUTF8, which few servers have
+            refused.append(f"{address} (expected plain letters)")
+            continue
         code, reply = server.rcpt(address)
         if code not in (250, 251):
             refused.append(f"{address} ({code} {_line(reply)})")
@@ -90,7 +93,11 @@ def _connected() -> Iterator[smtplib.SMTP]:
     """Yield a connection to the server of SMTP_URL, encrypted where the URL says smtps, or where
     it is not this machine and offers STARTTLS."""
     url = urlsplit(settings.smtp_url())
-    if url.scheme not in ("smtp", "smtps") or not url.hostname:
+    try:
+        port = url.port
+    except ValueError:
+        port = 0
+    if url.scheme not in ("smtp", "smtps") or not url.hostname or port == 0:
         raise SettingError("SMTP_URL: expected smtp://USER:PASSWORD@HOST:PORT or smtps://…")
     # The name that it greets with. It would look for the one of this machine in the DNS, at length.
     here = parseaddr(settings.sender())[1].rpartition("@")[2] or "localhost"
@@ -98,10 +105,10 @@ def _connected() -> Iterator[smtplib.SMTP]:
         if url.scheme == "smtps":
             context = ssl.create_default_context()
             server: smtplib.SMTP = smtplib.SMTP_SSL(
-                url.hostname, url.port or 465, here, timeout=SECONDS, context=context
+                url.hostname, port or 465, here, timeout=SECONDS, context=context
             )
         else:
-            server = smtplib.SMTP(url.hostname, url.port or 25, here, timeout=SECONDS)
+            server = smtplib.SMTP(url.hostname, port or 25, here, timeout=SECONDS)
         _log_in(server, url.username, url.password, plain=url.scheme == "smtp")
     except (smtplib.SMTPException, OSError) as error:
         raise NotSentError(_shown(error)) from None

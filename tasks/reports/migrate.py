@@ -1,13 +1,15 @@
 """Bring the tables of the reports up to date: `python -m tasks.reports.migrate`.
 
 For the release phase. Without DATABASE_URL it does nothing there: a SQLite is brought up to date by
-the first process that opens it. Two that begin at once wait for each other.
+the first process that opens it. Two that begin at once wait for each other. Without REPORTS_SECRET
+it does nothing either: the database is then that of an app that has no reports.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import sqlite3
 import sys
 from contextlib import closing
@@ -66,8 +68,19 @@ def _version(path: str) -> str | None:
 
 
 def main() -> None:
-    """Migrate what DATABASE_URL names. Exits with 1, and one line, when that fails."""
-    url = make_url(settings.database_url())
+    """Migrate what DATABASE_URL names, if reports are set up. Exits with 1, and one line, when that
+    fails."""
+    if os.environ.get("DATABASE_URL") and not os.environ.get("REPORTS_SECRET"):
+        print("reports: REPORTS_SECRET is not set, so the database is left alone")
+        return
+    try:
+        url = make_url(settings.database_url())
+    except SQLAlchemyError:
+        sys.exit(
+            "error: DATABASE_URL: expected the URL of a Postgres, got another text (not shown)"
+        )
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        sys.exit(f"error: DATABASE_URL: expected a Postgres, got {url.get_backend_name()}")
     if url.get_backend_name() == "sqlite":
         print("reports: no DATABASE_URL, so nothing to migrate; SQLite gets its tables when used")
         return

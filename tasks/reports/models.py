@@ -76,7 +76,7 @@ class ReportSchedule(Base):
 class ShopSession(Base):
     """The offline access token of a shop, encrypted (tokens.py)."""
 
-    __tablename__ = "shop_sessions"
+    __tablename__ = "report_sessions"
 
     shop: Mapped[str] = mapped_column(String(90), primary_key=True)
     token: Mapped[bytes] = mapped_column(LargeBinary)
@@ -113,8 +113,8 @@ class ReportHistory(Base):
 class Order(Base):
     """An order of a shop, which the reports of the example are made of."""
 
-    __tablename__ = "orders"
-    __table_args__ = (Index("orders_of_shop", "shop", "ordered_at"),)
+    __tablename__ = "report_orders"
+    __table_args__ = (Index("report_orders_of_shop", "shop", "ordered_at"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     shop: Mapped[str] = mapped_column(String(90))

@@ -69,6 +69,10 @@ class _Answers(Handler):
         self.send_header("Retry-After", seconds)
         self.end_headers()
 
+    def _shout(self) -> None:
+        self.send_response(401, f"bad {self.headers['Authorization']}")
+        self.end_headers()
+
     def _echo(self) -> None:
         self._status("200", json.dumps(dict(self.headers)))
 

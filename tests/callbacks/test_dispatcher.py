@@ -126,7 +126,11 @@ class TestCalls:
         )
         url = f"{receiver.url}/status/500?key=open5esame"
         add(callbacks, url, auth="hunter22", max_retries=0)
+        loud = add(callbacks, f"{receiver.url}/shout", auth="hunter22", max_retries=0)
         call()
+        [failed] = callbacks.get(loud.id).attempts
+        assert failed.status == 401
+        assert "hunter22" not in failed.error
         [attempt] = callbacks.get(done.id).attempts
         assert f'"Authorization": "{MASK}"' in attempt.answer or MASK in attempt.answer
         for secret in ("hunter22", "sw0rdfish"):

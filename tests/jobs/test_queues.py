@@ -198,7 +198,7 @@ class TestLooking:
         report = desk.queues.look()
         ours, theirs = sorted(report.workers, key=lambda w: w.origin != "rq-clock")
         assert (ours.origin, ours.state, ours.job, ours.queues) == (
-            "rq-clock", "busy", job.id, ("default",)
+            "rq-clock", "busy", job.id, ("default", "callbacks")
         )  # fmt: skip
         assert ours.since
         assert ours.last_seen

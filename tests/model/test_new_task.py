@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rq_clock.errors import ScheduleError
-from rq_clock.model.new_task import NewTask, complete_url, named_variable
+from rq_clock.model.new_task import NewTask, _complete_url, complete_url, named_variable
 from rq_clock.model.task import Task, TaskFilter, key_of_id
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -134,6 +134,13 @@ def test_a_request_that_cannot_be_read_names_its_fields(
 def test_each_wrong_value_is_one_fault_of_its_field(change: dict[str, Any], expected: str) -> None:
     options: dict[str, Any] = {"url": URL, **change}
     assert set(fields(NewTask(**options))) == {expected}
+
+
+def test_a_url_that_is_too_long_is_not_kept() -> None:
+    before = _complete_url.cache_info().currsize
+    task = NewTask(url="https://example.com/" + "x" * 100_000)
+    assert fields(task) == ["webhookUrl"]
+    assert _complete_url.cache_info().currsize == before
 
 
 def test_all_faults_come_at_once() -> None:

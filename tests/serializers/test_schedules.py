@@ -75,6 +75,7 @@ class TestSchedules:
             "zone": "Europe/Berlin",
             "func": "a.b",
             "command": None,
+            "dyno": None,
             "webhook": None,
             "runs": "a.b",
             "args": [1],

@@ -197,6 +197,15 @@ class TestFailures:
         assert run.state == "sent"
         assert run.error == "refused: bob@example.com (550 nobody of that name)"
 
+    def test_an_address_that_smtp_has_no_letters_for_keeps_no_other_from_the_report(
+        self, add: Add, box: Mailbox
+    ) -> None:
+        report = add(recipients=["ann@example.com", "jörg@example.com"])
+        run_shop(SHOP)
+        [run] = runs(report)
+        assert run.state == "sent"
+        assert run.error == "refused: jörg@example.com (expected plain letters)"
+
     def test_a_token_is_in_no_error_and_no_log(
         self, add: Add, box: Mailbox, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,

@@ -231,8 +231,26 @@ class TestMigrations:
         assert (done.returncode, "nothing to migrate" in done.stdout) == (0, True)
 
     @pytest.mark.process
+    def test_a_deploy_leaves_the_database_of_an_app_without_reports_alone(
+        self, tmp_path: Path
+    ) -> None:
+        done = self.release(tmp_path, DATABASE_URL="mysql://u:pa55@127.0.0.1:1/x")
+        assert (done.returncode, "left alone" in done.stdout) == (0, True)
+
+    @pytest.mark.process
+    @pytest.mark.parametrize("url", ["mysql://u:pa55@127.0.0.1:1/x", "pa55"])
+    def test_a_deploy_with_another_database_fails_with_one_line(
+        self, tmp_path: Path, url: str
+    ) -> None:
+        done = self.release(tmp_path, DATABASE_URL=url, REPORTS_SECRET=SECRET)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert done.stderr.startswith("error: DATABASE_URL: expected")
+        assert "pa55" not in done.stderr
+
+    @pytest.mark.process
     def test_a_deploy_whose_database_is_away_fails_with_one_line(self, tmp_path: Path) -> None:
-        done = self.release(tmp_path, DATABASE_URL="postgres://u:pa55@127.0.0.1:1/x")
+        url = "postgres://u:pa55@127.0.0.1:1/x"
+        done = self.release(tmp_path, DATABASE_URL=url, REPORTS_SECRET=SECRET)
         assert done.returncode == 1
         assert done.stderr.startswith("error: cannot migrate the reports' database: ")
         assert len(done.stderr.splitlines()) == 1
@@ -242,7 +260,7 @@ class TestMigrations:
     def test_a_deploy_migrates_once(self, tmp_path: Path, request: pytest.FixtureRequest) -> None:
         url = request.getfixturevalue("postgres").fresh()
         for _ in range(2):
-            done = self.release(tmp_path, DATABASE_URL=url)
+            done = self.release(tmp_path, DATABASE_URL=url, REPORTS_SECRET=SECRET)
             assert (done.returncode, done.stdout) == (
                 0, f"reports: the database is at version {HEAD}\n",
             ), done.stderr  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from rq_clock.model.task import Task
+from rq_clock.store.cursors import encode
 from rq_clock.timing.instants import iso
 from tests.cli.terminal import everything
 from tests.helpers import replies_lost
@@ -360,7 +361,9 @@ def test_pages_follow_each_other(api: Caller) -> None:
 
 @pytest.mark.parametrize(
     ("query", "at"),
-    [("cursor=nonsense", "cursor"), ("status=angry", "status"), ("limit=0", "limit"),
+    [("cursor=nonsense", "cursor"), (f"cursor={encode(1, 'x', 'zzz')}", "cursor"),
+     (f"cursor={encode(-1, 'x', '0')}", "cursor"), (f"cursor={encode(99, '', '0')}", "cursor"),
+     ("status=angry", "status"), ("limit=0", "limit"),
      (f"q={'x' * 201}", "q"), (f"host={'x' * 201}", "host")],
 )  # fmt: skip
 def test_a_wrong_parameter_is_named(api: Caller, query: str, at: str) -> None:

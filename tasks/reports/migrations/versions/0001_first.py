@@ -28,7 +28,7 @@ def upgrade() -> None:
     )
     op.create_index("report_schedules_due", "report_schedules", ["active", "next_run_at"])
     op.create_table(
-        "shop_sessions",
+        "report_sessions",
         sa.Column("shop", sa.String(90), primary_key=True),
         sa.Column("token", sa.LargeBinary, nullable=False),
         sa.Column("changed_at", _INSTANT, nullable=False),
@@ -55,7 +55,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("report_id", "fire_time"),
     )
     op.create_table(
-        "orders",
+        "report_orders",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("shop", sa.String(90), nullable=False),
         sa.Column("ordered_at", _INSTANT, nullable=False),
@@ -63,10 +63,10 @@ def upgrade() -> None:
         sa.Column("quantity", sa.Integer, nullable=False),
         sa.Column("cents", sa.Integer, nullable=False),
     )
-    op.create_index("orders_of_shop", "orders", ["shop", "ordered_at"])
+    op.create_index("report_orders_of_shop", "report_orders", ["shop", "ordered_at"])
 
 
 def downgrade() -> None:
     """Remove the tables with all that they hold."""
-    for table in ("orders", "report_history", "shop_sessions", "report_schedules"):
+    for table in ("report_orders", "report_history", "report_sessions", "report_schedules"):
         op.drop_table(table)
