@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from tasks.reports import settings
@@ -37,7 +37,8 @@ def engine() -> Engine:
 @lru_cache(maxsize=1)
 def _engine(url: str, pid: int) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
-        made = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        # A new connection each time costs little, and none is left open in a thread that is over.
+        made = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
         bring_up_to_date(made.url.database or "")
         event.listen(made, "connect", _prepare_sqlite)
         event.listen(made, "begin", _begin_sqlite)

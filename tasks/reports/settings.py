@@ -4,6 +4,7 @@ worker's jobs see the ones of their process; no secret is kept or logged."""
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 DATA = Path(".data")
@@ -56,8 +57,8 @@ def _development_secret(path: Path) -> str:
         return path.read_text().strip()
     except FileNotFoundError:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
-    # Written whole before it has its name: two processes may both begin with it.
-    own = path.with_name(f"{path.name}.{os.getpid()}")
+    # Written whole before it has its name: two processes or threads may both begin with it.
+    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(os.urandom(32).hex())
     try:
