@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
@@ -312,14 +312,14 @@ class ClockProcess:
         return next_duty([*self._duties, *counting], now)
 
     def _do(self, duty: Duty, planner: Planner, lease: Lease) -> None:
-        """Do a duty. An error that is not an outage ends no process: it is logged once, and the
-        duty is done again later."""
+        """Do a duty. An error that is not an outage ends no process, and a full server does not end
+        the lead: it is logged once, and the duty is done again later."""
         pause = RENEW_SECONDS
         try:
             pause = duty.look(planner, lease)
             self._faults.clear("duty.failed", duty=duty.name)
         except Exception as error:
-            if is_outage(error):
+            if is_outage(error) and not isinstance(error, OutOfMemoryError):
                 raise
             self._faults.report("duty.failed", error, duty=duty.name)
         duty.done_at = self._duty_at = self._runtime.monotonic()

@@ -199,6 +199,7 @@ def test_a_full_server_gets_nothing_by_halves(redis: Client, clock: ClockProcess
     full = state(redis, *beside)
     clock.wait_for("commit.refused", times=3)
     assert state(redis, *beside) == full
+    assert not clock.events("store.waiting")  # it leads on, also where a duty could not write
     redis.config_set("maxmemory", 0)
     clock.wait_for("commit.accepted")
     settle(redis, clock)
