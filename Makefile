@@ -24,7 +24,8 @@ run: setup  ## Redis, clock, worker and web process in the foreground; Ctrl-C en
 	if [ -t 1 ]; then exec "$$@"; fi; \
 	"$$@" | (trap '' INT PIPE; while IFS= read -r line; do printf '%s\n' "$$line" 2>/dev/null; done)
 
-PYTEST = $(BIN)/pytest -n 4 --dist loadfile
+# In the order of the files, so that those with storms don't all come at the end.
+PYTEST = $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 test: setup  ## all tests but the long ones
 	$(PYTEST)
 

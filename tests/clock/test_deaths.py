@@ -1,7 +1,8 @@
 """Death at every step: a clock dies at each point of its talk with Redis, and the next finishes.
 
-All points at once, each in a namespace of its own: what takes time is the lease of a clock that
-died in its first pass, and for that they can wait together.
+Many points at once, each in a namespace of its own: what takes time is the lease of a clock that
+died in its first pass, and for that they can wait together. At most AT_ONCE clocks, so that on two
+cores each still leads in time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rq_clock.clock.process import RENEW_SECONDS
 from rq_clock.clock.reconcile import plan
 from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
-from rq_clock.store.store import Store
+from rq_clock.store.store import Store, portions
 from tests.clock import deaths
 from tests.clock.storm import Account, Client, Jobs, account, decided, fire_times, marker_of
 from tests.helpers import PATIENCE, wait_until
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.process
 
 BEHIND = timedelta(seconds=3)
 EACH_SECOND = {"every": 1000}
+AT_ONCE = 150
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["__main__", "tests.clock.deaths"])
 
@@ -121,31 +123,56 @@ def died(plans: dict[str, str | None], ended: dict[str, int | None]) -> Counter[
     return Counter(point.rpartition(" ")[0] for point in points)
 
 
-def test_a_death_at_any_step_loses_nothing(
-    fresh_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    nursery = Nursery(fresh_server(appendonly="no").url, tmp_path)
+def some_of(points: list[str], most: int) -> list[str]:
+    """At most so many points of each script, from its first to its last, half of other commands."""
+    kinds: dict[str, list[str]] = {}
+    for point in points:
+        kinds.setdefault(point.rpartition(" ")[0], []).append(point)
+    chosen: list[str] = []
+    for name, kind in kinds.items():
+        count = min(most if "EVALSHA" in name else most // 2, len(kind))
+        chosen += (kind[n * (len(kind) - 1) // max(count - 1, 1)] for n in range(count))
+    return chosen
+
+
+def die(server: Server, path: Path, most: int) -> None:
+    nursery = Nursery(server.url, path)
     for text in deaths.TEXTS.values():
         nursery.redis.script_load(text)
     nursery.prepare("rehearsal")
     assert nursery.run({"rehearsal": None}, "whole") == {"rehearsal": 0}
-    points = nursery.points("rehearsal", "whole")
+    points = some_of(nursery.points("rehearsal", "whole"), most)
 
-    plans: dict[str, str | None] = {f"p{i:03}": point for i, point in enumerate(points)}
-    for namespace in plans:
-        nursery.prepare(namespace)
-    ended = nursery.run(plans, "dies")
-    deaths_at = died(plans, ended)
-    assert set(ended.values()) <= {0, -9}
-    assert set(nursery.run(dict.fromkeys(plans), "next").values()) == {0}
-
-    jobs, expected = Jobs(nursery.redis), 0
-    for namespace in plans:
-        found = nursery.account(namespace, jobs)
-        expected += found.expected
-        found.check()
-        nursery.check_declared(namespace)
+    expected, deaths_at = 0, Counter[str]()
+    for group in portions(enumerate(points), AT_ONCE):
+        plans: dict[str, str | None] = {f"p{number:03}": point for number, point in group}
+        for namespace in plans:
+            nursery.prepare(namespace)
+        ended = nursery.run(plans, "dies")
+        deaths_at += died(plans, ended)
+        assert set(ended.values()) <= {0, -9}
+        assert set(nursery.run(dict.fromkeys(plans), "next").values()) == {0}
+        jobs = Jobs(nursery.redis)
+        for namespace in plans:
+            found = nursery.account(namespace, jobs)
+            expected += found.expected
+            found.check()
+            nursery.check_declared(namespace)
     print(f"{deaths_at.total()} deaths at {len(points)} points, expected={expected} all exact")
     for script in ("acquire", "reconcile", "commit", "renew", "release"):
         assert all(deaths_at[f"{when} EVALSHA {script}"] for when in deaths.POINTS), deaths_at
-    assert deaths_at.total() > len(points) * 0.95
+    # the other lives were over before they came to their point: how often a clock asks differs
+    assert deaths_at.total() > len(points) * 0.8
+
+
+def test_a_death_at_any_step_loses_nothing(
+    fresh_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    die(fresh_server(appendonly="no"), tmp_path, most=2)
+
+
+@pytest.mark.soak
+def test_a_death_at_every_point_loses_nothing(
+    fresh_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    die(fresh_server(appendonly="no"), tmp_path, most=1000)

@@ -167,7 +167,7 @@ def deploys_of_stock(path: Path, *, jobs: int, seconds: float) -> str:
 
 @storm
 def test_a_storm_of_deploys_fails_loses_and_repeats_no_job(path: Path) -> str:
-    return deploys(path, jobs=120, seconds=8)
+    return deploys(path, jobs=60, seconds=5)
 
 
 @storm
@@ -200,12 +200,12 @@ def test_deploys_of_dynos_with_two_workers_lose_no_job(path: Path) -> str:
 
 @storm
 def test_deploys_while_redis_is_restarted_lose_no_job(path: Path) -> str:
-    return deploys(path, jobs=80, seconds=7, outages=2)
+    return deploys(path, jobs=50, seconds=5, outages=2)
 
 
 @storm
 def test_deploys_on_a_bad_network_lose_no_job(path: Path) -> str:
-    return bad_network(path, jobs=80, seconds=6)
+    return bad_network(path, jobs=50, seconds=5)
 
 
 @pytest.mark.soak
