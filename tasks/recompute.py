@@ -42,10 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("expected the path of a database: python -m tasks.recompute app.db", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _end)
     started, code, how = time.monotonic(), 1, "failed"
-    print("recompute: started", flush=True)
     try:
+        signal.signal(signal.SIGTERM, _end)
+        print("recompute: started", flush=True)
         changed = recompute_counts(arguments[0])
         code, how = 0, f"completed, {changed} counts were wrong,"
     except SystemExit as error:

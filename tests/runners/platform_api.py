@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +66,7 @@ class Platform:
         """Whether dynos are started that do nothing: they hang before their first line."""
         self._path, self._env = path, dict(env)
         self._lock = threading.Lock()
+        self._starter = ThreadPoolExecutor(1)  # a dyno dies with its thread; a request's ends soon
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -86,6 +88,7 @@ class Platform:
         self._server.server_close()
         for dyno in self.dynos:
             self.kill(dyno)
+        self._starter.shutdown()
 
     def kill(self, dyno: Dyno) -> None:
         """Let a dyno vanish, as with its host."""
@@ -164,10 +167,10 @@ class Platform:
             **self._env, **body.get("env", {}),
         }  # fmt: skip
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [*LEASHED, "/bin/sh", "-c", command], cwd=self._path, env=env, stdout=out,
-                stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            process = self._starter.submit(
+                subprocess.Popen, [*LEASHED, "/bin/sh", "-c", command], cwd=self._path, env=env,
+                stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+            ).result()  # fmt: skip
         self.dynos.append(Dyno(f"run.{number}", body, process, log))
         return self.dynos[-1]
 
