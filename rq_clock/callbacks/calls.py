@@ -129,6 +129,4 @@ def _judge(answer: Answer) -> dict[str, Any]:
     facts: dict[str, Any] = {"error": f"expected an answer of 2xx, got {answer.words}"}
     if answer.status == HTTPStatus.GONE:
         return {"result": "gone", **facts}
-    if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        facts["retry_after"] = retry_after(answer.headers)
-    return {"result": "status", **facts}
+    return {"result": "status", "retry_after": retry_after(answer), **facts}

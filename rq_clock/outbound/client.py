@@ -36,6 +36,8 @@ MARGIN_SECONDS = 1.0
 INTERIM_LIMIT = 100
 """Interim responses before the final one: a server may send one every few seconds to keep a slow
 call alive."""
+LONGEST_PAUSE = 3600
+"""Seconds of a Retry-After that count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +100,17 @@ def call(request: Request, timeout: float, allowed: tuple[Allowed, ...]) -> Answ
     return answer
 
 
-def retry_after(headers: Headers) -> int:
-    """Return the seconds of a Retry-After header; 0 without one. It may be a date, which is that of
-    the server's clock."""
-    text = headers.get("Retry-After", "").strip()
+def retry_after(answer: Answer) -> int:
+    """Return how many seconds a refused call should wait, at most an hour: what a 429 or 503 asks
+    for, else 0. Its Retry-After may be a date, which is that of the server's clock."""
+    if answer.status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return 0
+    text = answer.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
-        return int(text[:9])
+        return min(int(text[:9]), LONGEST_PAUSE)
     try:
-        until, at = parsedate(text), parsedate(headers.get("Date", ""))
-        return max(timegm(until) - timegm(at), 0) if until and at else 0
+        until, at = parsedate(text), parsedate(answer.headers.get("Date", ""))
+        return min(max(timegm(until) - timegm(at), 0), LONGEST_PAUSE) if until and at else 0
     except (ValueError, OverflowError):
         return 0
 

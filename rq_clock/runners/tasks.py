@@ -39,8 +39,6 @@ from rq_clock.version import __version__
 
 ANSWER_KEPT = 2048
 """Bytes of a web call's answer that are kept."""
-LONGEST_PAUSE = 3600
-"""Limit in seconds of the pause that the answer to a web call may ask for."""
 SIGNAL_SECONDS = 0.5
 """A platform ends all processes at once: a command that died of SIGTERM may be seen dead before
 this process gets its own."""
@@ -263,9 +261,7 @@ def _adjust_retries(job: Job | None, answer: outbound.Answer) -> str:
         return (
             "; not retried, because the receiver wants no more calls: pause or remove the schedule"
         )
-    pause = 0
-    if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        pause = min(outbound.retry_after(answer.headers), LONGEST_PAUSE)
+    pause = outbound.retry_after(answer)
     left = job.retries_left if job else 0
     if not (job and left and pause):
         return ""

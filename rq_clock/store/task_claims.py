@@ -37,8 +37,6 @@ from rq_clock.timing.instants import from_ms
 
 PLACE_MS = 15_000
 """A dispatcher that is silent for this long has lost its place."""
-LONGEST_WAIT = 3600.0
-"""Seconds of a Retry-After that count."""
 _PORTION = 100
 _JITTER = 0.1
 
@@ -89,7 +87,7 @@ class CallResult:
     result: str
     seconds: float
     ago: float = 0.0
-    retry_after: float = 0.0
+    retry_after: int = 0
     status: int | None = None
     error: str = ""
     answer: str = ""
@@ -105,11 +103,10 @@ class CallResult:
             "answer": self.answer,
         }
         shown = {name: value for name, value in line.items() if value not in (None, "")}
-        wait = round(min(max(self.retry_after, 0.0), LONGEST_WAIT) * 1000)
         factor = f"{uniform(1 - _JITTER, 1 + _JITTER):.4f}"
         ago = round(max(self.ago, 0.0) * 1000)
         return [
-            key_of_id(self.id), self.attempt, self.result, wait, ago, factor,
+            key_of_id(self.id), self.attempt, self.result, self.retry_after * 1000, ago, factor,
             json.dumps(shown, ensure_ascii=False).encode(errors="backslashreplace"),
         ]  # fmt: skip
 

@@ -124,7 +124,22 @@ class TestCalls:
     def test_retry_after_is_read_from_an_answer(self, scripted: Scripted) -> None:
         text = b"HTTP/1.1 503 Busy\r\nRETRY-AFTER: 120\r\nContent-Length: 0\r\n\r\n"
         with scripted(lambda server: server.sendall(text)) as url:
-            assert retry_after(call(url).headers) == 120
+            assert retry_after(call(url)) == 120
+
+    @pytest.mark.parametrize(
+        ("status", "asks", "seconds"),
+        [
+            (503, "120", 120), (429, "120", 120), (500, "120", 0), (302, "120", 0), (503, "", 0),
+            (503, "99999999999999", 3600), (503, "soon", 0), (503, "-5", 0), (503, "\u0665", 0),
+            (503, "Mon, 02 Mar 2026 03:00:30 GMT", 30), (503, "Mon, 02 Mar 2026 02:00:00 GMT", 0),
+            (503, "Tue, 02 Mar 2027 03:00:00 GMT", 3600),
+        ],
+    )  # fmt: skip
+    def test_a_refusal_asks_to_wait_an_hour_at_most(
+        self, status: int, asks: str, seconds: int
+    ) -> None:
+        headers = {"Retry-After": asks, "Date": "Mon, 02 Mar 2026 03:00:00 GMT"}
+        assert retry_after(Answer(status, "", b"", headers)) == seconds
 
 
 class TestHostileServers:
