@@ -721,9 +721,7 @@ def _change_times(one: Outcome, times: Times, since: int, call: range) -> list[O
     if times.same_trigger(old.times):
         new = replace(new, marker=None)
         wanted = old.times.next(old.decided) - old.times.offset + times.offset
-        if (
-            old.times.next(old.since - 1) != old.since
-        ):  # first known then, and nothing before is due
+        if old.times.next(old.since - 1) != old.since:  # first known then: nothing before is due
             wanted = max(wanted, times.next(old.since))
         right = times.next(new.decided) == wanted
     else:
