@@ -23,7 +23,7 @@ from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings, withhold_secrets
 from rq_clock.worker.hooks import Hooks, named_hooks, prepare
 from rq_clock.worker.horses import reap_orphans
-from rq_clock.worker.work_horse import die_with
+from rq_clock.worker.work_horse import SIGNALS, die_with
 from rq_clock.worker.worker import Worker
 
 CONNECTIONS = 2
@@ -115,13 +115,17 @@ def _supervise(work: Callable[..., None], count: int) -> None:
 
 
 def _fork(runtime: Runtime, work: Callable[..., None]) -> int:
+    """Fork a worker. A SIGTERM that comes before it has handlers of its own ends it."""
     parent = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
     status = 1
     try:
         runtime.__exit__()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         die_with(parent, signal.SIGTERM)
         work(settings=Settings.from_env())
         status = 0

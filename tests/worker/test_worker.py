@@ -30,9 +30,11 @@ from rq.registry import (
 
 from rq_clock.jobs.executions import Executions
 from rq_clock.model.schedule import declare
+from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import cron
+from rq_clock.worker import supervisor
 from rq_clock.worker.channel import ENDED
 from rq_clock.worker.work_horse import WorkHorse
 from rq_clock.worker.worker import Worker
@@ -363,6 +365,25 @@ class TestEnding:
         assert worker.end(number) == 0
         assert StockWorker.all(connection=connection) == []
         assert connection.hgetall("rq-clock:default:workers") == {}
+
+    @pytest.mark.process
+    def test_a_worker_of_a_pool_that_is_told_to_end_as_it_is_forked_serves_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fork = os.fork
+
+        def told_at_once() -> int:
+            pid = fork()
+            if not pid:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return pid
+
+        monkeypatch.setattr(os, "fork", told_at_once)
+        with Runtime(signal.SIGCHLD) as runtime:
+            pid = supervisor._fork(runtime, lambda settings: None)
+            _, status = os.waitpid(pid, 0)
+            assert not runtime.signals.stopping
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
 
     def test_a_job_that_ends_within_the_grace_ends_as_ever(
         self, start: Start, queue: Any, tmp_path: Path
