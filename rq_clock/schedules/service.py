@@ -106,7 +106,7 @@ class Schedules:
     ) -> int:
         """Add very many schedules. Return their number.
 
-        They are read as they are added, in batches of 500; each batch is added whole or not at all.
+        They are read as they are added, in batches of 200; each batch is added whole or not at all.
         `progress` gets the count after each batch. After an error the batches before it are stored:
         call again with `replace`, or with the rest.
         """
@@ -155,7 +155,8 @@ class Schedules:
     def remove(self, names: str | Iterable[str], *, revision: str | None = None) -> None:
         """Remove run-time schedules: all of these or, if one cannot be removed, none.
 
-        Enqueued jobs stay. The ledger stays readable for 30 days.
+        Enqueued jobs stay. The ledger stays readable for 30 days. All are removed in one step of
+        Redis, about 5 ms for each 1,000: where others must not wait so long, make several calls.
         """
         names = _listed(names)
 
@@ -197,8 +198,8 @@ class Schedules:
     ) -> None:
         """Make the changes of a plan: all, or none if one of its schedules has changed since.
 
-        More than BATCH_LIMIT changes are made in batches, each whole or not at all; `progress` gets
-        the count after each batch.
+        More than BATCH_LIMIT changes are made in batches, each whole or not at all, in one step of
+        Redis; `progress` gets the count after each batch.
         """
         for start in range(0, len(plan.steps), BATCH_LIMIT):
             batch = plan.steps[start : start + BATCH_LIMIT]

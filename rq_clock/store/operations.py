@@ -29,7 +29,8 @@ from rq_clock.timing.instants import iso, to_ms
 NOBODY = Lease("")
 """In place of the clock's lease, for decisions before a change that would lose them."""
 BATCH_LIMIT = 5000
-"""Schedules in one edit that is whole or nothing: about 50 ms of Redis's time."""
+"""Schedules in one edit that is whole or nothing. It is one script: for 25 to 50 ms Redis serves
+nobody else."""
 
 
 class Operations:

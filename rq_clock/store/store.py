@@ -45,6 +45,9 @@ HELD = float("inf")
 _CHUNK = 500
 PAGE = 2000
 """Schedules in one read of the due index."""
+RECONCILED, RECONCILED_BYTES = 100, 1 << 20
+"""Changes, or bytes of definitions, in one script of a reconcile: one to three ms of the server's
+time."""
 T = TypeVar("T")
 _LOST = "its marker is lost; the leading clock restores it within a minute"
 _faults = FaultLog()
@@ -165,13 +168,13 @@ class Store:
     ) -> Iterator[bool]:
         """Apply changes in batches; yields after each, so that the caller can renew the lease.
 
-        Yields False, and stops, when a later release of the owner has written. Raises LeaseLost.
+        A batch is whole or untouched. Yields False, and stops, when a later release of the owner
+        has written. Raises LeaseLost.
         """
         keys = self.keys("lease", "meta")
         head: list[str | int] = [lease.token, release, to_ms(now), KEEP_REMOVED_MS]
-        for chunk in portions(changes, 200):
-            args = [word for change in chunk for word in change.words()]
-            answer = self._scripts["reconcile"](keys, head + args)
+        for words in _batches(changes):
+            answer = self._scripts["reconcile"](keys, head + words)
             if answer == 0:
                 raise LeaseLost
             yield answer == 1
@@ -432,6 +435,20 @@ def _is_pause(stored: bytes) -> bool:
         _faults.report("pause.unreadable", error, schedule="*")
         return False
     return True
+
+
+def _batches(changes: Iterable[Change]) -> Iterator[list[str | int]]:
+    """Yield the words of changes, as many as one script takes."""
+    words: list[str | int] = []
+    count = size = 0
+    for change in changes:
+        words += change.words()
+        count, size = count + 1, size + len(change.definition)
+        if count >= RECONCILED or size >= RECONCILED_BYTES:
+            yield words
+            words, count, size = [], 0, 0
+    if words:
+        yield words
 
 
 def portions(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:

@@ -168,20 +168,20 @@ class TestAdding:
 
     def test_very_many_are_added_in_portions(self, schedules: Schedules, clock: Leader) -> None:
         counts: list[int] = []
-        added = ((f"tenant-{i}", every(hours=1), TASK, {"args": [i]}) for i in range(1200))
-        assert schedules.add_many(added, progress=counts.append) == 1200
-        assert counts == [500, 1000, 1200]
-        assert clock.store.size() == 1200
-        assert [(a.verb, a.count) for a in schedules.audit()] == [("add-many", 1200)]
+        added = ((f"tenant-{i}", every(hours=1), TASK, {"args": [i]}) for i in range(500))
+        assert schedules.add_many(added, progress=counts.append) == 500
+        assert counts == [200, 400, 500]
+        assert clock.store.size() == 500
+        assert [(a.verb, a.count) for a in schedules.audit()] == [("add-many", 500)]
 
     def test_a_fault_drops_only_its_portion(self, schedules: Schedules, clock: Leader) -> None:
-        added: list[Any] = [(f"t{i}", every(hours=1), TASK) for i in range(600)]
-        added[550] = ("t550", every(hours=1), TASK, {"timeout": 0})
-        assert "t550: expected timeout" in fault(schedules, "add_many", added)
-        assert clock.store.size() == 500
-        added[550] = ("t550", every(hours=1), TASK)
-        assert schedules.add_many(added, replace=True) == 600
-        assert clock.store.size() == 600
+        added: list[Any] = [(f"t{i}", every(hours=1), TASK) for i in range(300)]
+        added[250] = ("t250", every(hours=1), TASK, {"timeout": 0})
+        assert "t250: expected timeout" in fault(schedules, "add_many", added)
+        assert clock.store.size() == 200
+        added[250] = ("t250", every(hours=1), TASK)
+        assert schedules.add_many(added, replace=True) == 300
+        assert clock.store.size() == 300
 
     def test_a_name_given_twice_is_refused(self, schedules: Schedules, clock: Leader) -> None:
         added = [("a", every(hours=1), TASK), ("a", every(hours=2), TASK)]

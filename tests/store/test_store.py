@@ -574,6 +574,15 @@ class TestReconcile:
         assert led.dump() == before
         assert led.store.released() == 42
 
+    def test_many_or_large_changes_are_several_scripts(self, led: Namespace) -> None:
+        def scripts(*changes: Change) -> int:
+            return len(list(led.store.reconcile(led.lease, 0, MIDNIGHT, changes)))
+
+        many = [Change("put", f"tenant-{i}", hourly().definition()) for i in range(250)]
+        large = [Change("put", name, "x" * 600_000) for name in "abcde"]
+        assert (scripts(*many), scripts(*large), scripts()) == (3, 3, 0)
+        assert led.store.size() == 255
+
     def test_a_stale_clock_cannot_reconcile(self, ns: Namespace) -> None:
         old = ns.prove("clock.1")
         ns.put(hourly())
