@@ -12,7 +12,7 @@ import threading
 from datetime import datetime
 
 from rq_clock.model.task import PREFIX
-from rq_clock.timing.instants import to_ms
+from rq_clock.timing.instants import from_ms, to_ms
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _RANDOM_BITS = 80
@@ -37,3 +37,11 @@ class Ids:
                 number = self._last + 1
             self._last = number
         return PREFIX + "".join(_DIGITS[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def made_at(id: str) -> datetime:
+    """Return the instant at which an id was made, to the millisecond."""
+    ms = 0
+    for digit in id.removeprefix(PREFIX)[:10]:
+        ms = ms << 5 | _DIGITS.index(digit)
+    return from_ms(ms)

@@ -29,12 +29,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from rq_clock.callbacks.hosts import host_faults
-from rq_clock.callbacks.ids import Ids
+from rq_clock.callbacks.ids import Ids, made_at
 from rq_clock.callbacks.secrets import Vault
 from rq_clock.errors import Fault, ScheduleError, StoreUnavailable
 from rq_clock.model.callbacks import CallbacksStatus, Configuration
-from rq_clock.model.new_task import NewTask
-from rq_clock.model.task import STATES, Task, TaskFilter, TaskPage
+from rq_clock.model.new_task import NewTask, named_variable
+from rq_clock.model.task import DELETED, STATES, Task, TaskFilter, TaskPage
 from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.client import connect
@@ -127,6 +127,14 @@ class Callbacks:
             drafts = [Draft(id=_ids.next(now), task=t, auth=vault.seal(t.auth)) for t in tasks]
             actor = self._actor("")
             return _sent_twice(lambda: Tasks(store).add(drafts, actor))
+
+    def added(self, ids: Sequence[str], tasks: Sequence[NewTask]) -> list[Task]:
+        """Return the tasks that an earlier request added, without headers, payloads and attempts.
+        One that is kept no more has the status DELETED and the fields of the request."""
+        with self._open() as (store, _):
+            kept = Tasks(store).kept(ids)
+            pairs = zip(ids, tasks, strict=True)
+            return [kept.get(id) or _deleted(id, task) for id, task in pairs]
 
     # ---- reading ------------------------------------------------------------------------------
 
@@ -222,6 +230,25 @@ def _faults(
     found = found or list(host_faults([t.full_url for t in tasks], settings.webhook_allow))
     for place, fault in found:
         yield fault if len(tasks) == 1 else replace(fault, field=f"tasks/{place}/{fault.field}")
+
+
+def _deleted(id: str, new: NewTask) -> Task:
+    at = made_at(id)
+    return Task(
+        id=id,
+        status=DELETED,
+        url=new.full_url,
+        created_at=at,
+        execute_at=new.execute_at or at,
+        due_at=max(new.execute_at or at, at),
+        method=new.method,
+        priority=new.priority,
+        max_retries=new.max_retries,
+        timeout=new.timeout,
+        auth_set=bool(new.auth),
+        auth_env=named_variable(new.auth),
+        tags=new.tags,
+    )
 
 
 def _sent_twice(send: Callable[[], T]) -> T:

@@ -31,6 +31,8 @@ RESULTS = ("ok", "status", "gone", "timeout", "connection", "address", "auth", "
 """Results of a call: a 2xx answer; another status; 410; no answer in time; no connection, or one
 that broke off; an address that may not be called; auth that cannot be used; no result at all."""
 ENDED = ("done", "stale", "canceled")
+DELETED = "deleted"
+"""Status of a task that is kept no more, in the answer to a repeated request. None is stored."""
 PREFIX = "task_"
 _ID = re.compile(r"task_([0-9A-HJKMNP-TV-Z]{26})\Z")
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rq_clock.model.callbacks import MODES, CallbacksStatus, Configuration, FailingHost
-from rq_clock.model.task import PRIORITIES, RESULTS, STATES, Task, TaskAttempt
+from rq_clock.model.task import DELETED, PRIORITIES, RESULTS, STATES, Task, TaskAttempt
 from rq_clock.model.view import View, doc
 from rq_clock.redaction import masked, masked_json
 
@@ -37,7 +37,13 @@ class TaskView(View):
     """A task: a URL that is called at or after an instant."""
 
     id: str
-    status: str = field(metadata=doc(enum=STATES))
+    status: str = field(
+        metadata=doc(
+            "`deleted` only where a repeated request has added a task that is kept no more: the "
+            "other fields are then those of the request.",
+            enum=(*STATES, DELETED),
+        )
+    )
     execute_at: datetime = field(metadata=doc("The earliest instant of its first call."))
     created_at: datetime
     url: str = field(metadata=doc("Without secrets."))

@@ -166,11 +166,17 @@ class Tasks:
         if record is None:
             raise Conflict(ConflictKind.NO_TASK, id[:100])
         attempts = readable(_attempt, ([text(line)] for line in lines), "task-attempts")
-        found = readable(read_task, [(key, record, details, tags)], "tasks")
-        if not found:
-            expected = "a record that this release can read, got another; its log has the reason"
-            raise Conflict(ConflictKind.TASK_STATUS, id, expected)
-        return replace(found[0], attempts=tuple(attempts))
+        return replace(_readable(id, record, details, tags), attempts=tuple(attempts))
+
+    def kept(self, ids: Sequence[str]) -> dict[str, Task]:
+        """Return those of these tasks that are kept, by id; without headers, payloads and attempts.
+        One round trip. Raises Conflict, TASK_STATUS, for one that cannot be read."""
+        keys = [key_of_id(id) for id in ids]
+        pipe: Any = self._redis.pipeline(transaction=False)
+        for name in ("tasks", "task-tags"):
+            pipe.hmget(self._store.key(name), keys)
+        rows = zip(ids, *pipe.execute(), strict=True)
+        return {id: _readable(id, record, None, tags) for id, record, tags in rows if record}
 
     def page(self, match: TaskFilter, limit: int = 50, cursor: str = "") -> TaskPage:
         """Return the next tasks that match: those that are called, retrying and waiting in the
@@ -365,6 +371,15 @@ def read_task(id: str, record: bytes, details: bytes | None, tags: bytes | None)
         payload=more.get("payload"),
         dedup_key=more.get("dedupKey", ""),
     )
+
+
+def _readable(id: str, record: bytes, details: bytes | None, tags: bytes | None) -> Task:
+    """Return a task from what is stored. Raises Conflict, TASK_STATUS."""
+    found = readable(read_task, [(key_of_id(id), record, details, tags)], "tasks")
+    if not found:
+        expected = "a record that this release can read, got another; its log has the reason"
+        raise Conflict(ConflictKind.TASK_STATUS, id, expected)
+    return found[0]
 
 
 def _minute(name: str, count: str) -> tuple[datetime, str, int]:

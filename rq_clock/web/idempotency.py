@@ -18,7 +18,8 @@ No response is stored.
 | `schedules:run` stops in the middle       | each schedule has its own record: the rest are run   |
 | `jobs:requeue` or `jobs:delete` stops in  | it continues, with the jobs that had failed when the |
 | the middle                                | request first arrived                                |
-| the thing no longer exists                | 404; for a new schedule, the definition that it had  |
+| the thing no longer exists                | 404; for a new schedule, the definition that it had; |
+|                                           | for tasks, the ids and the fields of the request     |
 
 A repeated GET, PUT, PATCH or DELETE leaves the same state, so it needs no key.
 """

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rq_clock.callbacks.ids import Ids
+from rq_clock.callbacks.ids import Ids, made_at
 from rq_clock.model.task import key_of_id
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -22,6 +22,7 @@ def test_ids_grow_within_a_millisecond_and_when_the_time_goes_back() -> None:
 
 
 def test_an_id_begins_with_its_instant() -> None:
+    assert made_at(Ids().next(NOW + timedelta(milliseconds=7))) == NOW + timedelta(milliseconds=7)
     assert Ids().next(datetime(1970, 1, 1, tzinfo=UTC)).startswith("task_0000000000")
     assert Ids().next(NOW)[5:15] < Ids().next(NOW + timedelta(milliseconds=1))[5:15]
 

@@ -155,7 +155,7 @@ def add_task(caller: AddTasks, body: Document) -> Response:
 
     with _pointed():
         id = made(caller, act)
-    task, created = added[0] if added else (caller.callbacks.get(id), True)
+    task, created = added[0] if added else (caller.callbacks.added([id], [new])[0], True)
     headers = located(caller, f"/tasks/{id}")
     return answer(task_view(task), 201 if created else 200, headers)
 
@@ -183,7 +183,7 @@ def add_tasks(caller: AddTasks, body: Document) -> Response:
     with _pointed("/tasks/0" if len(new) == 1 else ""):
         ids = made(caller, act)
     if not added:
-        added += [(caller.callbacks.get(id), None) for id in ids.split()]
+        added += [(task, None) for task in caller.callbacks.added(ids.split(), new)]
     data = [added_task_view(task, created) for task, created in added]
     return answer(Page(data=data, next_cursor=None), 201)
 

@@ -120,6 +120,22 @@ def test_a_repeated_request_with_its_key_adds_nothing(api: Caller, connection: R
     assert api.error("POST", "/tasks", other, headers=key) == "422 idempotency-conflict"
 
 
+def test_a_repeated_request_gets_a_task_that_is_kept_no_more(api: Caller) -> None:
+    key = {"Idempotency-Key": "order-7"}
+    later = iso(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
+    body = {
+        "webhookUrl": URL, "webhookAuth": SECRET, "executeAt": later, "method": "PUT",
+        "priority": "low", "maxRetries": 2, "timeout": 3, "tags": ["a"],
+    }  # fmt: skip
+    first = api.call("POST", "/tasks", body, headers=key)
+    assert api("DELETE", f"/tasks/{first['id']}").status_code == 204
+    again = api("POST", "/tasks", body, headers=key)
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+    gone = {"status": "deleted", "nextCall": None, "createdAt": again.json()["createdAt"]}
+    assert again.json() == first | gone
+    assert api.call("GET", "/tasks")["total"] == 0
+
+
 @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "order-7"}])
 def test_a_lost_reply_of_redis_adds_one_task(api: Caller, key: dict[str, str]) -> None:
     api.call("GET", "/tasks")
@@ -193,6 +209,18 @@ class TestBatch:
         assert [task["id"] for task in again] == [task["id"] for task in first]
         assert [task["created"] for task in again] == [None] * 3
         assert api.call("GET", "/tasks")["total"] == 3
+
+    def test_a_repeated_one_gets_tasks_that_are_kept_no_more(self, api: Caller) -> None:
+        body = {"tasks": [{"webhookUrl": f"{URL}/{n}", "tags": [str(n)]} for n in range(3)]}
+        key = {"Idempotency-Key": "batch-1"}
+        first = api.call("POST", "/tasks/batch", body, headers=key)["data"]
+        api.call("POST", f"/tasks/{first[0]['id']}/cancel")
+        assert api("DELETE", f"/tasks/{first[1]['id']}").status_code == 204
+        again = api.call("POST", "/tasks/batch", body, headers=key)["data"]
+        assert [task["status"] for task in again] == ["canceled", "deleted", "waiting"]
+        for name in ("id", "url", "tags"):
+            assert [task[name] for task in again] == [task[name] for task in first]
+        assert api.call("GET", "/tasks")["total"] == 2
 
 
 # ---- bad input --------------------------------------------------------------------------------
