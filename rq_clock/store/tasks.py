@@ -262,7 +262,7 @@ class Tasks:
         """Cancel, retry or delete tasks; each whole or not at all. Return a word and a detail for
         each, as lua/task_edit.lua has them. Raises Repeated."""
         shown = {name: value for name, value in detail.items() if value not in (None, "")}
-        head = [verb, AUDIT, actor.by, _AUDITED[verb], actor.reason, _json(shown)]
+        head = [verb, AUDIT, actor.by, _AUDITED[verb], actor.reason, _json(shown), defaults()]
         args = [*head, *(key_of_id(id) for id in ids)]
         answer = actor.call(self._scripts["task_edit"], self._store.keys("tasks"), args)
         words = list(map(text, answer))

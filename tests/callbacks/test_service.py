@@ -409,6 +409,16 @@ def test_a_sweep_is_bounded_and_says_that_there_is_more(service: Callbacks) -> N
     assert (second.done, second.more) == (200, False)
 
 
+def test_canceling_forgets_the_oldest_beyond_what_is_kept(service: Callbacks) -> None:
+    service.configure({"keep_done": 10})
+    tasks = service.enqueue_many([NewTask(url="http://127.0.0.1/x")] * 900)
+    assert service.sweep("cancel", TaskFilter()).done == 900
+    assert service.status().canceled <= 10 + tasks_module.PORTION
+    assert service.get(tasks[-1][0].id).status == "canceled"
+    with pytest.raises(Conflict):
+        service.get(tasks[0][0].id)
+
+
 def test_a_sweep_looks_at_so_many_tasks_and_says_so(
     service: Callbacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 tasks
 -- ARGV  1 cancel | retry | delete   2 entries the audit may have   3 by   4 verb for the audit
---       5 reason   6 detail for the audit, JSON
+--       5 reason   6 detail for the audit, JSON   7 the configuration's defaults
 --       … ids
 --       … and the last, as audit.lua takes it
 -- Returns for each task a word and a detail
@@ -11,7 +11,8 @@
 --         missing          there is no such task
 --         state, its state this cannot be done in its state
 --         twin, id         another task with its dedup key lives
--- All changes are one entry of the audit.
+-- All changes are one entry of the audit. Before tasks are canceled, as many ended ones that are beyond
+-- what is kept are forgotten.
 
 local verb, now = ARGV[1], server_ms()
 
@@ -61,9 +62,12 @@ end
 redis.call('HINCRBY', key('task-counters'), 'added', 0)
 
 local answers, done = {}, 0
-read_tasks({unpack(ARGV, 7)})
+if verb == 'cancel' then
+  trim_tasks(configuration(ARGV[7]), now, #ARGV - 7)
+end
+read_tasks({unpack(ARGV, 8)})
 local first = first_queued()
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   local t = read_task(ARGV[i])
   local word, detail = 'missing', ''
   if t and is_calling(t) then
