@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,16 @@ from rq_clock.model.targets import Dyno, command, dyno
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.store.store import Store
-from rq_clock.timing.triggers import cron, every
+from rq_clock.timing.triggers import Trigger, cron, every
 from rq_clock.web import create_app
-from tests.helpers import definition
-from tests.process import ROOT
+from tests.alerts.test_channels import Hub, Mailbox
+from tests.alerts.test_monitor import Leader
+from tests.clock.storm import TWENTY, ClockProcess, account, add, catch_up, decided
+from tests.helpers import Events, definition, wait_until
+from tests.jobs.endings import fails, ok
+from tests.postgres import BINARIES, Postgres
+from tests.process import ROOT, Process
+from tests.recorder import serving
 from tests.runners.platform_api import Platform
 
 pytestmark = pytest.mark.process
@@ -35,7 +44,6 @@ ROWS = [
     for row in re.findall(r"^\| (.+?) \| .+ \|$", PAGE.partition("## You used")[2], re.MULTILINE)
     if row not in ("Heroku Scheduler", "Cron To Go")
 ]
-NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 TABLE = (
     "$ python report.py\tStandard-2X\tDaily at 3:30 AM UTC\n$ rake feeds\tEco\tEvery 10 minutes\n"
 )
@@ -52,50 +60,73 @@ jobs:
     state: paused
 """
 TOKEN = "0123456789abcdef0123"
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": "same-origin"}
 
 
 class World:
     """What the rows are walked with."""
 
     def __init__(
-        self, redis: Redis, schedules: Schedules, store: Store, work: Callable[..., bool],
-        url: str,
+        self, redis: Redis, schedules: Schedules, work: Callable[..., bool], url: str,
+        events: Events,
     ) -> None:  # fmt: skip
-        self.redis, self.schedules, self.store = redis, schedules, store
-        self.url, self._work = url, work
+        self.redis: Any = redis
+        self.schedules, self.store = schedules, Store(redis, "default")
+        self.url, self.work, self._events = url, work, events
 
     def run(self, target: Any, **options: Any) -> str:
         """Run a target once, as the schedule x. Return the state of its attempt."""
         self.schedules.add("x", every(hours=1), target, **options, replace=True)
         self.schedules.trigger("x")
-        self._work()
-        entries = [e for e in self.store.ledger("x") if isinstance(e, Enqueued) and e.attempt]
-        assert entries[-1].attempt
-        return f"{entries[-1].attempt.state} {entries[-1].attempt.error}".strip()
+        return self.attempt()
+
+    def attempt(self) -> str:
+        """Run what is queued. Return the state of the newest attempt of x."""
+        self.work()
+        last: Any = self.jobs("x")[-1].attempt
+        return f"{last.state} {last.error}".strip()
+
+    def jobs(self, name: str) -> list[Enqueued]:
+        """Return the fire times of a schedule that became jobs."""
+        return [entry for entry in self.store.ledger(name) if isinstance(entry, Enqueued)]
+
+    def leader(self, **env: Any) -> Leader:
+        """Return a clock that leads, and whose time the test moves."""
+        return Leader(self.redis, self._events, **env)
+
+    def fired(self, trigger: Trigger, start: str, count: int, **options: Any) -> list[str]:
+        """Let such a clock lead from `start`. Return when it enqueued the first jobs of x."""
+        leader, found = self.leader(), []
+        leader.now = datetime.fromisoformat(start)
+        leader.declare(declare("x", trigger, "tasks.x", {"overlap": "allow", **options}))
+        while len(self.jobs("x")) < count:
+            [(_, leader.now)] = self.store.soonest(1)
+            leader.turn()
+            found.append(f"{leader.now:%a %d %H:%M:%S}")
+        return found
 
     def cli(self, *words: str, code: int = 0, input: str = "") -> str:
         result = CliRunner().invoke(main, words, input=input, catch_exceptions=False)
         assert result.exit_code == code, result.output
         return result.output
 
-    def page(self, path: str) -> str:
-        settings = Settings.from_env({"REDIS_URL": self.url, "RQ_CLOCK_TOKENS": TOKEN})
-        app = create_app(settings)
-        with TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}) as browser:
-            return browser.get(path).text
+    def web(self, path: str, method: str = "GET", **body: Any) -> str:
+        """Return the page, or the answer of the API, of a caller that may do all."""
+        tokens = f"ana:admin+commands:{TOKEN}"
+        settings = Settings.from_env({"REDIS_URL": self.url, "RQ_CLOCK_TOKENS": tokens})
+        with TestClient(create_app(settings), headers=HEADERS) as browser:
+            answer = browser.request(method, path, **body)
+        assert answer.status_code < 400, answer.text
+        return answer.text
 
 
 @pytest.fixture
 def world(
-    connection: Redis, schedules: Schedules, store: Store, work: Callable[..., bool],
-    redis_url: str, monkeypatch: pytest.MonkeyPatch,
+    connection: Redis, schedules: Schedules, work: Callable[..., bool], redis_url: str,
+    events: Events, monkeypatch: pytest.MonkeyPatch,
 ) -> World:  # fmt: skip
     monkeypatch.setenv("REDIS_URL", redis_url)
-    return World(connection, schedules, store, work, redis_url)
-
-
-def next_after(trigger: Any) -> str:
-    return f"{trigger.next_after(NOON):%a %d %H:%M}"
+    return World(connection, schedules, work, redis_url, events)
 
 
 def test_the_code_of_the_page_declares_what_it_says(world: World) -> None:
@@ -110,22 +141,31 @@ def test_the_code_of_the_page_declares_what_it_says(world: World) -> None:
 # ---- Heroku Scheduler --------------------------------------------------------------------------
 
 
-def ten_minutes(world: World) -> None:
-    assert next_after(every(minutes=10)) == "Mon 02 12:10"
+def fires(trigger: Trigger, start: str, fired: str) -> Callable[[World], None]:
+    """Return a walk: a clock that leads from `start` enqueues at these times first."""
+
+    def walk(world: World) -> None:
+        times = fired.split(", ")
+        assert world.fired(trigger, start, len(times)) == times
+
+    return walk
 
 
-def hourly(world: World) -> None:
-    assert next_after(cron("20 * * * *")) == "Mon 02 12:20"
-
-
-def daily(world: World) -> None:
-    assert next_after(cron("30 3 * * *")) == "Tue 03 03:30"
+NOON = "2026-03-02T12:00Z"
+ten_minutes = fires(every(minutes=10), NOON, "Mon 02 12:10:00, Mon 02 12:20:00")
+hourly = fires(cron("20 * * * *"), NOON, "Mon 02 12:20:00, Mon 02 13:20:00")
+daily = fires(cron("30 3 * * *"), NOON, "Tue 03 03:30:00, Wed 04 03:30:00")
 
 
 def raw_command(world: World) -> None:
-    line = """printf '%s|' psql "$DATABASE_URL" -c "SELECT * FROM \\"Threads\\" LIMIT 1" >out"""
-    assert world.run(command(line, env={"DATABASE_URL": "postgres://x"})) == "ok"
-    assert Path("out").read_text() == 'psql|postgres://x|-c|SELECT * FROM "Threads" LIMIT 1|'
+    with Postgres(Path.cwd() / "pg") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{BINARIES}:{os.environ['PATH']}")
+        patch.setenv("DATABASE_URL", server.fresh())
+        sql = 'CREATE TABLE \\"Threads\\" AS SELECT 4711 AS id; SELECT * FROM \\"Threads\\"'
+        assert world.run(command(f'psql "$DATABASE_URL" -c "{sql}"')) == "ok"
+        assert "4711" in world.cli("logs", "x")
+        assert "exit code 1" in world.run(command('psql "$DATABASE_URL" -c "SELECT * FROM none"'))
+        assert 'relation "none" does not exist' in world.cli("logs", "x")
 
 
 def exit_code(world: World) -> None:
@@ -150,19 +190,44 @@ def ended_in_time(world: World) -> None:
 
 
 def logs(world: World) -> None:
-    world.run(command("echo hello"))
-    assert "hello" in world.cli("logs", "x")
+    world.schedules.add("x", every(hours=1), command("echo hello; sleep 0.2; echo bye; exit 3"))
+    world.schedules.trigger("x")
+    words = ("-m", "rq_clock", "worker", "--burst")
+    with Process(Path.cwd() / "worker.log", *words, env={"REDIS_URL": world.url}) as worker:
+        worker.wait_for("command.started", schedule="x")
+        assert "hello\nbye\n" in world.cli("logs", "-f", "x")
+        ended = worker.wait_for("command.ended", schedule="x").fields
+    assert ended["exit"] == "3"
+    assert float(ended["took"].removesuffix("s")) >= 0.2
 
 
 def ways_to_add(world: World) -> None:
-    world.cli("add", "y", "--every", "10m", "--command", "df -h /")
-    assert definition(world.schedules, "y").target == command("df -h /")
-    assert "Shell command" in world.page("/new")
+    df, body = command("df -h /"), {"every": "10m", "command": "df -h /"}
+    names: dict[str, Any] = {}
+    exec(compile(CODE, "docs/commands.md", "exec"), names)
+    names["clock"].add("code", every(minutes=10), df)
+    world.leader().declare(*names["clock"].declared.values())
+    form = {"name": "page", "what": "command", "when": "every", "do": "save", **body}
+    world.web("/new", "POST", data=form)
+    world.cli("add", "shell", "--every", "10m", "--command", "df -h /")
+    target = {"command": {"shell": "df -h /"}}
+    world.web("/api/v1/schedules", "POST", json={"name": "api", "every": "10m", **target})
+    for name in ("code", "page", "shell", "api"):
+        schedule = definition(world.schedules, name)
+        assert (schedule.target, schedule.trigger) == (df, every(minutes=10)), name
 
 
 def enqueued_once(world: World) -> None:
-    x = declare("x", every(minutes=10), "tasks.x", {})
-    assert x.catch_up == "latest"  # tests/clock holds the promise, with kills
+    with ExitStack() as stack:
+        for both_die in (False, True, False):
+            clock = ClockProcess(Path.cwd() / "clocks", world.url, add(*TWENTY))
+            stack.enter_context(clock).wait_for("clock.leading")
+            catch_up(world.redis, TWENTY)
+            if both_die:
+                stack.close()
+                wait_until(lambda: not decided(world.redis, TWENTY, time.time() - 1), "an outage")
+        assert clock.terminate() == 0
+    account(world.redis, TWENTY).check("two clocks side by side, killed, and a third one")
 
 
 def from_heroku(world: World) -> None:
@@ -177,59 +242,81 @@ def from_heroku(world: World) -> None:
 # ---- Cron To Go ----------------------------------------------------------------------------------
 
 
-def any_cron(world: World) -> None:
-    assert next_after(cron("*/7 8-18 * * mon-fri")) == "Mon 02 12:07"
-
-
-def rate(world: World) -> None:
-    trigger = every(hours=3)
-    assert trigger.next_after(NOON) == NOON + timedelta(hours=3)
-
-
-def zone(world: World) -> None:
-    assert next_after(cron("30 2 * * *", tz="America/New_York")) == "Tue 03 07:30"
+office_hours = cron("*/7 8-18 * * mon-fri")
+any_cron = fires(office_hours, "2026-03-06T18:50Z", "Fri 06 18:56:00, Mon 09 08:00:00")
+rate = fires(every(hours=3, seconds=7), NOON, "Mon 02 12:54:30, Mon 02 15:54:37")
+nightly = cron("30 2 * * *", tz="America/New_York")  # there is no 02:30 on this Sunday
+zone = fires(nightly, "2026-03-07T08:00Z", "Sun 08 07:00:00, Mon 09 06:30:00")
 
 
 def jitter(world: World) -> None:
-    world.schedules.add("x", every(hours=1), "tasks.x", jitter=300)
-    x = definition(world.schedules)
-    assert timedelta(0) <= x.offset < timedelta(seconds=300)
-    assert x.offset == declare("x", every(hours=1), "tasks.x", {"jitter": 300}).offset
+    fired = world.fired(every(hours=1), NOON, 3, jitter=300)
+    assert [time[:9] for time in fired] == ["Mon 02 12", "Mon 02 13", "Mon 02 14"]
+    [late] = {time[-5:] for time in fired}
+    assert "00:00" <= late < "05:00"
 
 
 def retries(world: World) -> None:
     assert world.run(command("[ -e y ] || { touch y; exit 1; }"), retries=[0, 0]) == "ok"
+    registry, executions = "rq:scheduled:default", world.leader().executions
+    state = world.run(command("exit 1"), retries=[10, 20, 40, 80])
+    for seconds in (10, 20, 40, 80):
+        assert state == "failed CommandFailed: exit code 1"
+        [(_, due)] = world.redis.zrange(registry, 0, -1, withscores=True)
+        attempt: Any = world.jobs("x")[-1].attempt
+        assert abs(due - attempt.ended.timestamp() - seconds) <= 1  # RQ keeps whole seconds
+        executions.scan(datetime.fromtimestamp(due - 1, UTC))
+        assert world.redis.zcard(registry) == 1
+        executions.scan(datetime.fromtimestamp(due, UTC))
+        state = world.attempt()
+    assert not world.redis.zcard(registry)
 
 
 def timeout(world: World) -> None:
-    assert declare("x", every(hours=1), command("x"), {"timeout": 1800}).call()["timeout"] == 1810
+    assert world.run(command("sleep 60"), timeout=1).startswith("timed_out")
 
 
 def paused(world: World) -> None:
-    world.schedules.add("x", every(hours=1), "tasks.x")
-    assert "paused" in world.cli("pause", "x")
-    assert "paused" not in world.cli("resume", "x")
+    world.schedules.add("x", every(seconds=1), "tasks.x", overlap="allow")
+    world.schedules.add("other", every(seconds=1), "tasks.x", overlap="allow")
+    with ClockProcess(Path.cwd() / "clocks", world.url, ""):
+        catch_up(world.redis, ["x", "other"])
+        assert "paused" in world.cli("pause", "x")
+        before = world.jobs("x")
+        catch_up(world.redis, ["other"], time.time() + 1)
+        assert world.jobs("x") == before
+        assert "paused" not in world.cli("resume", "x")
+        wait_until(lambda: len(world.jobs("x")) > len(before), "x to go on")
 
 
 def run_now(world: World) -> None:
     world.schedules.add("x", every(hours=1), command("true"))
     world.cli("run", "x")
-    world._work()
+    world.work()
     assert "ok" in world.cli("history", "x")
 
 
 def history(world: World) -> None:
     world.run(command("exit 9"))
     assert "exit code 9" in world.cli("history", "x")
-    assert "exit code 9" in world.page("/schedules/x")
+    assert "exit code 9" in world.web("/schedules/x")
 
 
 def grid(world: World) -> None:
-    world.run(command("true"))
+    today, leader = datetime.now(UTC), world.leader()
+    for ago in range(35, 0, -1):
+        leader.now = today - timedelta(days=ago)
+        world.schedules.add("x", every(hours=1), command("true"), replace=True)
+        world.schedules.trigger("x")
+        leader.end(fails if ago == 20 else ok)
     world.run(command("exit 1"))
-    page = world.page("/schedules/x")
-    assert "1 succeeded, 1 failed" in page
-    assert page.count("no run ended") >= 28
+    page = world.web("/schedules/x")
+    cells = {ago: f"{today - timedelta(days=ago):%a %d %b %Y}" for ago in range(36)}
+    assert f"{cells[0]}: 0 succeeded, 1 failed" in page
+    assert f"{cells[20]}: 0 succeeded, 1 failed" in page
+    assert f"{cells[28]}: 1 succeeded, 0 failed" in page
+    assert page.count('succeeded, 0 failed">') == 28
+    assert f"{cells[31]}: " not in page
     [days] = world.redis.keys("*days:x")
     assert 0 < world.redis.ttl(days) <= 30 * 86_400
     world.schedules.remove("x")
@@ -239,15 +326,40 @@ def grid(world: World) -> None:
 def output(world: World) -> None:
     world.run(command("echo one; echo two"))
     assert "one\ntwo" in world.cli("logs", "x")
+    [link] = set(re.findall(r'href="(/runs/[^"?#]+)"', world.web("/schedules/x")))
+    assert "one\ntwo" in world.web(link)
 
 
 def mails(world: World) -> None:
-    assert "alert_urls" in Settings.__dataclass_fields__  # tests/alerts: begins and ends once
+    mailbox = Mailbox()
+    mailbox.start()
+    try:
+        leader = world.leader(alert_urls=mailbox.url)
+        for line in ("true", "exit 1", "exit 1", "true", "true"):
+            world.run(command(line))
+            leader.look()
+        leader.watch.close()
+        wait_until(lambda: len(mailbox.mails) == 2, "two mails")
+    finally:
+        mailbox.stop()
+    failing, recovered = (mail["Subject"] for _, _, mail in mailbox.mails)
+    assert failing.startswith("[default] failing: x, failed once")
+    assert recovered.startswith("[default] recovered: x")
+    assert [len(leader.alerts(kind)) for kind in ("failing", "recovered")] == [1, 1]
 
 
 def pings(world: World) -> None:
-    world.schedules.add("x", every(hours=1), "tasks.x", ping="https://hc-ping.com/1")
-    assert definition(world.schedules).ping
+    with serving(Hub()) as hub:
+        leader = world.leader(webhook_allow="127.0.0.1")
+        for name, line in (("good", "true"), ("bad", "exit 1")):
+            ping = {"ping": f"{hub.url}/{name}"}
+            leader.declare(declare(name, every(minutes=10), command(line), ping))
+            leader.go_on(timedelta(minutes=10, seconds=10))
+            world.work()
+            leader.look()
+        leader.watch.close()
+        wait_until(lambda: len(hub.seen) == 4, "four pings")
+    assert hub.paths() == ["/good/start", "/good", "/bad/start", "/bad/fail"]
 
 
 def manifests(world: World) -> None:
@@ -256,6 +368,7 @@ def manifests(world: World) -> None:
     world.schedules.remove("y")
     world.cli("add", "z", "--every", "10m", "--command", "true")
     world.cli("apply", "all.yaml", "--prune", "--yes")
+    assert world.cli("export") == Path("all.yaml").read_text()
     assert [entry.name for entry in world.schedules] == ["y"]
     assert definition(world.schedules, "y").target == dyno("df -h /", size="basic")
 
