@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -94,8 +94,7 @@ class _Follower:
     ) -> None:
         """Start or find the dyno, follow it, and raise what its end means."""
         self._leave_if_stopping()
-        self._dynos.intend(self._run, self._job.id)
-        record = self._dynos.read(self._run)
+        record = self._outlasting(self._intend)
         if not record.ended:
             shown = printable(masked_text(shell), 200)
             name = self._found() or self._start(shell, size, timeout, env)
@@ -107,6 +106,11 @@ class _Follower:
         self._report(record, timeout)
 
     # ---- to the beginning ---------------------------------------------------------------------
+
+    def _intend(self) -> DynoRecord:
+        """Store the intent. Return what an earlier attempt has left."""
+        self._dynos.intend(self._run, self._job.id)
+        return self._dynos.read(self._run)
 
     def _found(self) -> str:
         """Return the name of this run's dyno, "" when there is none. Stop those of earlier runs of
@@ -171,7 +175,7 @@ class _Follower:
         stop_at, gone = 0.0, False
         while True:
             self._leave_if_stopping()
-            record = self._read()
+            record = self._outlasting(self._read)
             if record.ended:
                 return record
             if gone:
@@ -189,11 +193,15 @@ class _Follower:
                 gone = self._is_gone(name)
 
     def _read(self) -> DynoRecord:
-        """Pass on the output that has come, and return the record. Redis may be away for a time."""
+        """Pass on the output that has come, and return the record."""
+        self._print(READ_MS)
+        return self._dynos.read(self._run)
+
+    def _outlasting(self, call: Callable[[], DynoRecord]) -> DynoRecord:
+        """Return what a call returns that may be repeated. Wait while Redis is away."""
         while True:
             try:
-                self._print(READ_MS)
-                return self._dynos.read(self._run)
+                return call()
             except RedisError as error:
                 log_warning("dyno.waiting", **self._facts, reason=error)
                 self._leave_if_stopping()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.connection import AbstractConnection
+from redis.exceptions import ConnectionError
 from rq import Retry
 from rq.command import send_stop_job_command
 from rq.job import Job
@@ -300,6 +302,24 @@ class TestDeaths:
             assert (tmp_path / "runs").read_text() == "x\n"
             assert len(platform.dynos) == 1
             redis.close()
+
+    def test_a_redis_that_is_away_at_the_beginning_costs_time_and_nothing_else(
+        self, platform: Platform, connection: Redis, events: Events, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send: Any = AbstractConnection.send_packed_command
+        outages = [b"HSETNX", b"HGETALL"]  # the intent, and the first look at the record
+
+        def away(self: AbstractConnection, command: Any, *args: Any, **options: Any) -> None:
+            sent = command if isinstance(command, bytes) else b"".join(command)
+            over = len(events("dyno.waiting"))
+            if RECORD.encode() in sent and any(word in sent for word in outages[over:][:1]):
+                raise ConnectionError("Redis is away")
+            send(self, command, *args, **options)
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", away)
+        assert ended(connection, dyno("echo x >>runs")).is_finished
+        assert len(events("dyno.waiting")) == 2
+        assert len(platform.dynos) == 1
 
 
 class _Vanishing:
