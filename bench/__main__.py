@@ -10,10 +10,12 @@ workers.py and jobs.py; calls.py for callbacks.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from bench import calls, jobs, loads, measures
@@ -48,6 +50,8 @@ def main() -> None:
                 print(f"{name}: {took:.0f} s, load before {load:.1f}", file=sys.stderr, flush=True)
         if rows:
             print(table(columns, rows), end="\n\n", flush=True)
+        if columns is CLOCKS and lab.herds:
+            print(plot(lab.herds), end="\n\n", flush=True)
     print(machine(lab))
     print(scripts(lab))
 
@@ -95,6 +99,31 @@ def _aim(row: Row, pair: bool) -> str:
             found = "missing" if ratio is None else f"{ratio:.2f} x"
             aims.append(f"{'>=' if row.more else '<='} {other} ({found})")
     return ", ".join(aims) + ("" if row.met else "  MISSED")
+
+
+def plot(herds: Mapping[int, float]) -> str:
+    """Seconds against jobs, both axes logarithmic. Dots mark times in proportion to the smallest
+    herd's: a clock that takes longer for each job of a larger one leaves them upwards."""
+
+    def place(size: float, seconds: float) -> tuple[int, int]:
+        return round(8 * math.log10(seconds)), round(40 * math.log10(size / first))
+
+    first = min(herds)
+    places = {size: place(size, seconds) for size, seconds in sorted(herds.items())}
+    width = max(column for _, column in places.values())
+    sizes = (first * 10 ** (column / 40) for column in range(width + 1))
+    cells = {place(size, herds[first] * size / first): "·" for size in sizes}
+    cells |= dict.fromkeys(places.values(), "●")
+    labels = {row: f"{herds[size]:.2f} s" for size, (row, _) in places.items()}
+    rows = [row for row, _ in cells]
+    lines = ["herds, until the last is enqueued:"]
+    for row in range(max(rows), min(rows) - 1, -1):
+        shown = "".join(cells.get((row, column), " ") for column in range(width + 1))
+        lines.append(f"{labels.get(row, ''):>9} │ {shown}".rstrip())
+    axis = f"{'jobs':>9} └"
+    for size, (_, column) in places.items():
+        axis = f"{axis:{column + 12}}{size:,}"
+    return "\n".join([*lines, axis])
 
 
 def scripts(lab: Lab) -> str:

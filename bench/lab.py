@@ -75,6 +75,8 @@ class Lab:
         self.full = full
         self.server = ""
         """What the servers say that they are."""
+        self.herds: dict[int, float] = {}
+        """Jobs due at one instant → seconds until our clock has enqueued the last."""
         self.longest: dict[str, float] = {}
         """Script → its longest run on any server, ms, by SLOWLOG; only those beyond SLOW_US."""
         self.p999 = 0.0
