@@ -91,9 +91,12 @@ def _answer(request: Request, error: Exception) -> Response:
 
 def _late(scope: Scope) -> Response:
     request = Request(scope)
+    kind, slow = "store-unavailable", "Redis"
+    if context_of(request).is_of_section(path_of(request)):
+        kind, slow = "unavailable", "what this route needs (such as a database), Redis"
     unknown = "" if request.method in SAFE else "; check whether it was done before you repeat it"
-    detail = f"no answer in time: Redis, this process or the client is too slow{unknown}"
-    return _answer(request, Problem("store-unavailable", detail, headers={"Retry-After": "2"}))
+    detail = f"no answer in time: {slow}, this process or the client is too slow{unknown}"
+    return _answer(request, Problem(kind, detail, headers={"Retry-After": "2"}))
 
 
 def _broken(scope: Scope) -> Response:

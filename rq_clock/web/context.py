@@ -75,6 +75,11 @@ class Context:
         first = "/" + path[1:].partition("/")[0]
         return next((section for section in self.sections if section.path == first), None)
 
+    def is_of_section(self, path: str) -> bool:
+        """Return whether a page or an API route of the app serves a path."""
+        own_api = path.startswith("/api/") and not path.startswith("/api/v1/")
+        return own_api or self.section(path) is not None
+
 
 def context_of(request: Request) -> Context:
     """Return the context of the app that serves this request."""

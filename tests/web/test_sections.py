@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +21,17 @@ from rq_clock.errors import RqClockError
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
 from rq_clock.timing.triggers import every
-from rq_clock.web import Fields, Operate, Problem, Read, Section, create_app, done, page
+from rq_clock.web import Fields, Operate, Problem, Read, Section, create_app, done, middleware, page
 from rq_clock.web.middleware import HEADERS
+from tests.helpers import PATIENCE
 from tests.process import ROOT, Process
 from tests.web.client import ADMIN, OPERATOR, PAGE_TOKENS, READER
 
 HERE = {"Sec-Fetch-Site": "same-origin"}
 TEMPLATES = Path(__file__).parent / "section_templates"
 versions = {"stock": "1"}
+answered = threading.Event()
+"""Whether the client of the slow routes has its answer."""
 
 
 def section(**changes: Any) -> Section:
@@ -40,6 +44,11 @@ def section(**changes: Any) -> Section:
     @pages.get("/away")
     def away(caller: Read) -> Response:
         raise Problem("unavailable", "the database cannot be used: it is full")
+
+    @pages.get("/slow")
+    @api.get("/api/stock/slow")
+    def slow(caller: Read) -> None:
+        answered.wait(PATIENCE)
 
     @pages.get("/broken")
     def broken(caller: Read) -> Response:
@@ -166,6 +175,22 @@ def test_a_failure_has_the_page_of_all_failures(
     assert shown in answer.text
     assert "secret-4711" not in answer.text
     assert answer.headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("path", ["/stock/slow", "/api/stock/slow"])
+def test_a_slow_route_does_not_blame_redis_alone(
+    web: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    logged_in(web)
+    answered.clear()
+    monkeypatch.setattr(middleware, "LOOK_SECONDS", 0.1)
+    answer = web.get(path)
+    answered.set()
+    assert answer.status_code == 503
+    assert "what this route needs (such as a database), Redis, this process or the" in answer.text
+    assert "Not available now" in answer.text
+    assert "Redis cannot be used" not in answer.text
+    assert answer.headers["Retry-After"] == "2"
 
 
 def test_an_open_page_is_rendered_again_when_its_version_changes(web: TestClient) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -14,10 +15,13 @@ from starlette.testclient import TestClient
 from rq_clock import Schedules, every
 from rq_clock.settings import Settings
 from rq_clock.web import create_app, middleware
+from tasks.reports import database
 from tasks.reports.execution import run_shop
 from tasks.reports.scheduler import CHECK, check
 from tasks.reports.schedules import own_name
 from tasks.reports.web import ROWS, reports
+from tests.helpers import wait_until
+from tests.postgres import Postgres
 from tests.tasks.reports.conftest import Add, report_of, states
 from tests.tasks.reports.mailbox import Mailbox
 from tests.web.client import ADMIN, OPERATOR, PAGE_TOKENS, READER
@@ -132,6 +136,25 @@ class TestThePage:
         assert shown.status_code == 503
         assert "the database of the reports cannot be used" in shown.text
         assert "pa55w0rd" not in shown.text
+
+    @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+    def test_says_that_a_database_may_be_too_slow(
+        self, web: TestClient, add: Add, postgres: Postgres, environment: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        add()
+        logged_in(web)
+        monkeypatch.setattr(middleware, "LOOK_SECONDS", 0.1)
+        name = environment["DATABASE_URL"].partition("@/")[2].partition("?")[0]
+        with postgres.connect(name) as other, other.transaction():
+            other.execute("LOCK TABLE report_schedules")
+            shown = web.get("/reports/")
+        pool: Any = database.engine().pool
+        wait_until(lambda: not pool.checkedout(), "the end of the late page")
+        assert shown.status_code == 503
+        assert "Not available now" in shown.text
+        assert "what this route needs (such as a database)" in shown.text
+        assert "Redis cannot be used" not in shown.text
 
 
 class TestItsButtons:
