@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from io import TextIOWrapper
 from typing import Any
 
 from rq_clock.errors import RqClockError
-from rq_clock.redaction import escaped
+from rq_clock.redaction import Secrets, escaped
 from rq_clock.timing.instants import iso
 
 logger = logging.getLogger("rq_clock")
@@ -55,6 +57,31 @@ class FaultLog:
     def clear(self, event: str, **item: Any) -> None:
         """Forget the fault of an item: its next one is logged."""
         self._faults.pop((event, *item.values()), None)
+
+
+class SecretFilter(logging.Filter):
+    """Masks secrets in the lines of a logger that is not ours, and escapes what a terminal would
+    obey in its warnings. It drops no line. `secrets` is called for each line."""
+
+    def __init__(self, secrets: Callable[[], Secrets]) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        secrets = self._secrets()
+        with suppress(Exception):  # a line whose text cannot be made: its handler reports that
+            text = record.getMessage()
+            shown = self._shown(record, secrets, text)
+            if shown != text:  # else it keeps its parts, by which others group lines
+                record.msg, record.args = shown, None
+            if record.exc_info and record.exc_info[0]:
+                trace = logging.Formatter().formatException(record.exc_info)
+                record.exc_text = self._shown(record, secrets, trace)
+        return True
+
+    def _shown(self, record: logging.LogRecord, secrets: Secrets, text: str) -> str:
+        shown = secrets.hide_text(text)
+        return escaped(shown, kept="\n\t") if record.levelno >= logging.WARNING else shown
 
 
 def explained(error: Exception) -> str:

@@ -418,7 +418,8 @@ def _with_retries(execution: Execution, job: Job) -> Execution:
 
 def _log_late(execution: Execution, error: BaseException) -> None:
     """Log an error that changes nothing of how the job ends."""
-    log_warning("job.late_error", job=execution.job_id, error=encodable(_text(error)))
+    text = known_secrets(environment()).hide_text(_text(error))
+    log_warning("job.late_error", job=execution.job_id, error=encodable(text))
 
 
 def _text(error: BaseException | None) -> str:

@@ -40,9 +40,9 @@ from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.jobs.reaper import Reaper
-from rq_clock.log import FaultLog, log_event, log_warning
+from rq_clock.log import FaultLog, SecretFilter, log_event, log_warning
 from rq_clock.runtime import Runtime
-from rq_clock.settings import Settings, withhold_secrets
+from rq_clock.settings import Settings, environment, known_secrets, withhold_secrets
 from rq_clock.store.client import idle_sockets_of, is_outage, with_timeouts
 from rq_clock.store.diagnosis import SHORTEST_PAUSE, Reconnect
 from rq_clock.worker.channel import REUSABLE, Channel
@@ -79,6 +79,8 @@ _NOT_CALLED = (
     "wait_for_horse",
 )  # fmt: skip
 """Methods of RQ's worker that belong to its loop."""
+_MASKS = SecretFilter(lambda: known_secrets(environment()))
+"""For RQ's own lines: those of a failed job have its whole traceback."""
 
 
 class Worker(JobWorker):
@@ -173,6 +175,7 @@ class Worker(JobWorker):
                 setup_loghandlers(level, date_format, log_format, name=name)
             else:
                 logging.getLogger(name).setLevel(logging.WARNING)
+            logging.getLogger(name).addFilter(_MASKS)
 
     def _begin_anew(self) -> None:
         self._settings = settings = self._chosen or Settings.from_env()

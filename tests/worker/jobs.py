@@ -409,6 +409,10 @@ def on_failure(job: Job, connection: Redis, *error: Any) -> None:
     connection.rpush("called", f"failure {error[0].__name__}")
 
 
+def fail_to_report(job: Job, connection: Redis, *error: Any) -> None:
+    raise KeyError(str(error[1]))
+
+
 def on_stopped(job: Job, connection: Redis) -> None:
     connection.rpush("called", "stopped")
 

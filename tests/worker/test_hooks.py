@@ -343,9 +343,10 @@ class TestAroundAJob:
         log = tmp_path / "log"  # the line comes from the process of the job
         handler = logging.FileHandler(log)
         monkeypatch.setattr(logger, "handlers", [handler])
+        monkeypatch.setenv("API_TOKEN", "hunter22")
 
         def refuse(job: Job) -> None:
-            raise ValueError("cannot flush")
+            raise ValueError("cannot flush hunter22")
 
         good, bad = queue.enqueue(jobs.add, 1, 2), queue.enqueue(jobs.fail, "its own")
         work_with(Hooks(after_job=refuse), RQ_CLOCK_HORSE_JOBS=shared)
@@ -354,3 +355,4 @@ class TestAroundAJob:
         assert "ValueError: its own" in bad.latest_result().exc_string
         logged = [line.partition(" ")[0] for line in log.read_text().splitlines()]
         assert logged.count("job.late_error") == 2
+        assert log.read_text().count("cannot flush ****") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Queue, Retry
+from rq import Callback, Queue, Retry
 
 from rq_clock.model.targets import command, webhook
 from rq_clock.store.outputs import Outputs
@@ -54,7 +55,7 @@ def test_no_job_finds_the_tokens_in_an_environment_and_no_error_shows_a_secret(
     start: Start, connection: Any, queue: Any
 ) -> None:
     tokens = "ana:admin:0123456789abcdef"
-    start(RQ_CLOCK_TOKENS=tokens, API_TOKEN="hunter22")
+    worker = start(RQ_CLOCK_TOKENS=tokens, API_TOKEN="hunter22")
     child = queue.enqueue("subprocess.getoutput", UPWARDS)
     own = queue.enqueue("os.getenv", "RQ_CLOCK_TOKENS")
     failing = queue.enqueue("os.stat", "/hunter22/0123456789abcdef")
@@ -64,6 +65,21 @@ def test_no_job_finds_the_tokens_in_an_environment_and_no_error_shows_a_secret(
     assert "0123456789abcdef" not in found
     assert own.return_value() is None
     assert "'/****/****'" in failing.latest_result().exc_string
+    wait_until(lambda: "raised while executing (os.stat)" in worker.text(), "RQ's line")
+    assert not re.search("hunter22|0123456789abcdef", worker.text())
+
+
+def test_no_line_of_a_failed_job_has_a_secret_or_what_a_terminal_obeys(
+    start: Start, queue: Any
+) -> None:
+    worker = start(API_TOKEN="hunter22")
+    callback = Callback(jobs.fail_to_report)
+    failing = queue.enqueue(jobs.fail, "\x1b[31mof hunter22", on_failure=callback)
+    assert ended(failing) == "failed"
+    wait_until(lambda: worker.events("job.ended"), "our line")
+    shown = {r"ValueError: \x1b[31mof ****", r"KeyError: '\x1b[31mof ****'"}
+    wait_until(lambda: shown <= {*worker.text().splitlines()}, "RQ's lines")
+    assert not re.search("hunter22|\x1b", worker.text())
 
 
 class TestPrinting:
