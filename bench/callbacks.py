@@ -1,8 +1,8 @@
 """`python -m bench.callbacks`: what the tasks of callbacks cost Redis, by the server's own measure.
 
     memory    used_memory of a waiting task: an 80-character URL, a 60-character auth, no payload
-    scripts   processor time of adding, claiming and finishing one task, in portions of 100, and the
-              longest script; among as many tasks that wait for later
+    scripts   processor time of adding, claiming and finishing one task, and the longest script;
+              among as many tasks that wait for later
 
 Each has a private server (the embedded Valkey, or --server) without persistence.
 """

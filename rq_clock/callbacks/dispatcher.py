@@ -68,8 +68,8 @@ CALLS = 500
 BYTES = 32_000_000
 """Payloads of the calls that run, beyond which no more are claimed: a dyno has 512 MB, and each is
 in memory twice or three times."""
-PORTION = 100
-"""Tasks in one claim, and results in one write: 2 or 3 ms of Redis's time."""
+PORTION = 25
+"""Tasks in one claim, and results in one write: about 1 ms of Redis's time."""
 COLLECT_AT = 50_000
 """New objects, about those of 500 calls, at which garbage is collected."""
 GRACE_MARGIN = 3.0

@@ -11,7 +11,8 @@ twice.
 Every method raises StoreUnavailable when Redis cannot be used, and ScheduleError with every fault
 (Conflict when there is no such task, NO_TASK, or its status does not allow the change,
 TASK_STATUS); then it has changed nothing. If the process dies in the middle, the change is whole or
-not made. After a lost reply `enqueue` sends the same task once more.
+not made, but for `enqueue_many` and `sweep`, which work in portions. After a lost reply `enqueue`
+sends the same task once more.
 
 Not here: how it is stored (store/tasks.py), and the calls (dispatcher.py).
 """
@@ -39,8 +40,8 @@ from rq_clock.settings import Settings
 from rq_clock.store.audit import Actor, RequestKey
 from rq_clock.store.client import connect
 from rq_clock.store.diagnosis import diagnose
-from rq_clock.store.store import Store
-from rq_clock.store.tasks import ADD_LIMIT, BulkTasksResult, Draft, Tasks
+from rq_clock.store.store import Store, portions
+from rq_clock.store.tasks import ADD_LIMIT, ADD_PORTION, BulkTasksResult, Draft, Tasks
 
 VERBS = ("retry", "cancel", "delete")
 T = TypeVar("T")
@@ -113,8 +114,16 @@ class Callbacks:
         return self.enqueue_many([task])[0]
 
     def enqueue_many(self, tasks: Sequence[NewTask]) -> list[tuple[Task, bool]]:
-        """Add tasks, at most 1,000, all or none; as `enqueue`. Of several, a fault's field has the
-        place: "tasks/3/webhookUrl"."""
+        """Add tasks, at most 1,000; as `enqueue`. They are added in portions of ADD_PORTION, each
+        whole or not at all: if the process dies or Redis fails, the first ones stay."""
+        found: list[tuple[Task, bool]] = []
+        for some in portions(self.drafts(tasks), ADD_PORTION):
+            found += self.add(some)
+        return found
+
+    def drafts(self, tasks: Sequence[NewTask]) -> list[Draft]:
+        """Return tasks ready for `add`, at most 1,000. Raises ScheduleError with the faults of all;
+        of several tasks, a fault's field has the place: "tasks/3/webhookUrl"."""
         if len(tasks) > ADD_LIMIT:
             text = f"expected at most {ADD_LIMIT:,} tasks at once, got {len(tasks):,}"
             raise ScheduleError(Fault("tasks", f"{text}; send the rest in another call"))
@@ -124,9 +133,12 @@ class Callbacks:
             vault, now = Vault(settings.callbacks_key), store.now()
             if faults := list(_faults(tasks, now, settings, vault)):
                 raise ScheduleError(*faults)
-            drafts = [Draft(id=_ids.next(now), task=t, auth=vault.seal(t.auth)) for t in tasks]
-            actor = self._actor("")
-            return _sent_twice(lambda: Tasks(store).add(drafts, actor))
+            return [Draft(id=_ids.next(now), task=t, auth=vault.seal(t.auth)) for t in tasks]
+
+    def add(self, drafts: Sequence[Draft]) -> list[tuple[Task, bool]]:
+        """Add at most ADD_PORTION tasks, all or none; return what `enqueue` returns for each."""
+        with self._open() as (store, _):
+            return _sent_twice(lambda: Tasks(store).add(drafts, self._actor("")))
 
     def added(self, ids: Sequence[str], tasks: Sequence[NewTask]) -> list[Task]:
         """Return the tasks that an earlier request added, without headers, payloads and attempts.

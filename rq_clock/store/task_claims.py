@@ -14,8 +14,8 @@ writes their results.
                                        does not
     it was frozen, its place is gone   it claims nothing more; its results are compared as always
 
-A claim is written before its call is sent, so no call is made without one. Each script does a
-hundred tasks at most, which takes Redis 1-3 ms.
+A claim is written before its call is sent, so no call is made without one. Each script does
+_PORTION tasks at most, which takes Redis about 1 ms.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from rq_clock.timing.instants import from_ms
 
 PLACE_MS = 15_000
 """A dispatcher that is silent for this long has lost its place."""
-_PORTION = 100
+_PORTION = 25
+"""Tasks that one script claims or finishes."""
 _JITTER = 0.1
 
 
@@ -174,7 +175,7 @@ class Dispatch:
     # ---- claims -------------------------------------------------------------------------------
 
     def claim(self, limit: int) -> Claim:
-        """Claim the next tasks that are due, at most `limit`, 100 in one round trip. Their calls
+        """Claim the next tasks that are due, at most `limit`, 25 in one round trip. Their calls
         have to begin at once. A task whose record cannot be read is left out, and its claim runs
         out."""
         found: list[ClaimedTask] = []
@@ -192,7 +193,7 @@ class Dispatch:
         return Claim(from_ms(now), tuple(found), from_ms(again) if again else None)
 
     def finish(self, results: Sequence[CallResult]) -> list[FinishedTask]:
-        """Write results, 100 in one round trip. May be sent again: what counts is compared."""
+        """Write results, 25 in one round trip. May be sent again: what counts is compared."""
         found = []
         for some in portions(results, _PORTION):
             words = [word for result in some for word in result.words()]

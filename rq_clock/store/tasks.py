@@ -41,12 +41,12 @@ from rq_clock.store.scripts import load_script, pairs, readable, text, texts
 from rq_clock.store.store import Store, portions
 from rq_clock.timing.instants import from_ms, from_score, to_ms, to_ms_up
 
-ADD_LIMIT = 1000
-"""Tasks that are added at once: about 10 ms of Redis's time."""
+ADD_LIMIT, ADD_PORTION = 1000, 100
+"""Tasks that are added at once, and by one script: 1-2 ms of Redis's time."""
 SEARCH_LIMIT = 5000
 """Tasks that one page of a list looks at: 0.2 s of this process's time. A page has to be there
 within 1.5 s, also on a busy machine."""
-SWEEP_LIMIT, PORTION = 1000, 200
+SWEEP_LIMIT, PORTION = 1000, 100
 """Tasks that a bulk operation changes, and that one script does."""
 SWEEP_SEARCHED = 100_000
 """Tasks that a bulk operation looks at: 4 s. The web process gives a change 25 s."""

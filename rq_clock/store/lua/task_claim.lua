@@ -10,8 +10,8 @@
 --         for the call}
 -- Sending it again after a lost reply claims others; what the lost one claimed runs out by itself.
 
-local SOME = 100  -- of claims that ran out, and of hosts to look at again
-local STEPS = 500  -- tasks that may be put aside, in one go
+local SOME = 25  -- of claims that ran out, and of hosts to look at again
+local STEPS = 200  -- tasks that may be put aside, in one go
 local BYTES = 1000000  -- of payloads and headers, beyond which a claim takes no more
 local GRACE_MS = 30000  -- beyond a call's timeout, until its claim runs out
 local HOST_BURST_MS = 250  -- of a host's rate, that may be called at once

@@ -335,7 +335,7 @@ class NewTask(Model):
 
 
 class TaskBatch(Model):
-    """Tasks to add: all of them, or none."""
+    """Tasks to add. A fault in one adds none."""
 
     tasks: list[NewTask] = Field(min_length=1, max_length=1000)
 

@@ -33,7 +33,7 @@ from rq_clock.serializers.tasks import (
     task_detail_view,
     task_view,
 )
-from rq_clock.store.tasks import ADD_LIMIT
+from rq_clock.store.tasks import ADD_LIMIT, ADD_PORTION, Draft
 from rq_clock.web.api import requests
 from rq_clock.web.api.routing import (
     CONFLICT,
@@ -167,25 +167,45 @@ def add_task(caller: AddTasks, body: Document) -> Response:
     openapi_extra=_body("TaskBatch", TEXT),
 )
 def add_tasks(caller: AddTasks, body: Document) -> Response:
-    """Add up to 1,000 tasks: all of them, or none."""
+    """Add up to 1,000 tasks. A fault in one adds none.
+
+    They are added in portions of 100. After a 503 or a lost response, the same request with its
+    `Idempotency-Key` adds those that are missing.
+    """
     documents = body.get("tasks")
     if not isinstance(documents, list) or body.keys() != {"tasks"}:
         raise wrong("/tasks", "expected an object with tasks, a list of 1-1,000 tasks, alone")
     if not 0 < len(documents) <= ADD_LIMIT:
         raise wrong("/tasks", f"expected 1-{ADD_LIMIT:,} tasks, got {len(documents):,}")
     new = _new_tasks(documents, "/tasks/{}")
+    drafts: list[Draft] = []
+    added: list[tuple[Task, bool | None]] = []
+    with _pointed("/tasks/0" if len(new) == 1 else ""):
+        while len(added) < len(new):
+            added += _add_portion(caller, new, len(added), drafts)
+    data = [added_task_view(task, created) for task, created in added]
+    return answer(Page(data=data, next_cursor=None), 201)
+
+
+def _add_portion(
+    caller: Caller, new: Sequence[NewTask], start: int, drafts: list[Draft]
+) -> list[tuple[Task, bool | None]]:
+    """Add the portion that begins with the task at `start`. Return its tasks, and whether each was
+    created: None for all that the same request added before. Each portion has its own record, so a
+    repeated request adds what is missing. `drafts` is filled once for all portions."""
     added: list[tuple[Task, bool | None]] = []
 
     def act(once: Caller) -> str:
-        added.extend(once.callbacks.enqueue_many(new))
+        if not drafts:
+            drafts.extend(once.callbacks.drafts(new))
+        added.extend(once.callbacks.add(drafts[start : start + ADD_PORTION]))
         return " ".join(task.id for task, _ in added)
 
-    with _pointed("/tasks/0" if len(new) == 1 else ""):
-        ids = made(caller, act)
+    ids = made(caller, act, part=str(start) if start else "").split()
     if not added:
-        added += [(task, None) for task in caller.callbacks.added(ids.split(), new)]
-    data = [added_task_view(task, created) for task, created in added]
-    return answer(Page(data=data, next_cursor=None), 201)
+        before = caller.callbacks.added(ids, new[start : start + len(ids)])
+        added += [(task, None) for task in before]
+    return added
 
 
 # ---- read -------------------------------------------------------------------------------------

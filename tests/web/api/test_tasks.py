@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 import pytest
-from redis import Redis
+from redis import ConnectionError, Redis
+from redis.connection import AbstractConnection
 
 from rq_clock.model.task import Task
 from rq_clock.store.cursors import encode
+from rq_clock.store.scripts import load_script
+from rq_clock.store.tasks import ADD_PORTION
 from rq_clock.timing.instants import iso
 from tests.cli.terminal import everything
 from tests.helpers import replies_lost
@@ -36,6 +41,27 @@ def caller(redis_url: str, scope: str = "admin") -> Caller:
 @pytest.fixture
 def api(redis_url: str) -> Caller:
     return caller(redis_url)
+
+
+@contextmanager
+def lost_after(connection: Redis, portions: int) -> Iterator[None]:
+    """Lose the connection before each portion of new tasks beyond the first few."""
+    script = load_script(connection, "task_add")
+    connection.script_load(script.script)
+    send: Any = AbstractConnection.send_packed_command
+    sha, sent = script.sha.encode(), [0]
+
+    def count(self: Any, command: Any, *args: Any, **options: Any) -> Any:
+        words = command if isinstance(command, bytes) else b"".join(command)
+        sent[0] += sha in words
+        if sha in words and sent[0] > portions:
+            self.disconnect()
+            raise ConnectionError("the connection was lost")
+        return send(self, command, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AbstractConnection, "send_packed_command", count)
+        yield
 
 
 def add(api: Caller, url: str = URL, **fields: Any) -> Any:
@@ -209,6 +235,39 @@ class TestBatch:
         assert [task["id"] for task in again] == [task["id"] for task in first]
         assert [task["created"] for task in again] == [None] * 3
         assert api.call("GET", "/tasks")["total"] == 3
+
+    @pytest.mark.parametrize("portions", [0, 1, 4])
+    def test_one_that_broke_off_is_completed_by_its_repetition(
+        self, api: Caller, connection: Redis, portions: int
+    ) -> None:
+        body = {"tasks": [{"webhookUrl": f"{URL}/{n}"} for n in range(450)]}
+        key = {"Idempotency-Key": "batch-1"}
+        with lost_after(connection, portions):
+            assert api.error("POST", "/tasks/batch", body, headers=key).startswith("503")
+        assert api.call("GET", "/tasks")["total"] == portions * ADD_PORTION
+        first = api.call("GET", "/tasks?limit=1")["data"]
+        for task in first:  # it is not made again
+            assert api("DELETE", f"/tasks/{task['id']}").status_code == 204
+        made, again = (
+            api.call("POST", "/tasks/batch", body, headers=key)["data"] for _ in range(2)
+        )
+        assert [task["url"] for task in made] == [f"{URL}/{n}" for n in range(450)]
+        before, after = portions * ADD_PORTION, 450 - portions * ADD_PORTION
+        assert [task["created"] for task in made] == [None] * before + [True] * after
+        assert [task["id"] for task in again] == [task["id"] for task in made]
+        assert api.call("GET", "/tasks")["total"] == 450 - len(first)
+        other = {"tasks": [{"webhookUrl": URL}]}
+        assert api.error("POST", "/tasks/batch", other, headers=key) == "422 idempotency-conflict"
+
+    def test_one_that_arrives_many_times_at_once_is_added_once(self, api: Caller) -> None:
+        body = {"tasks": [{"webhookUrl": f"{URL}/{n}"} for n in range(250)]}
+        key = {"Idempotency-Key": "batch-1"}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(
+                pool.map(lambda _: api.call("POST", "/tasks/batch", body, headers=key), range(6))
+            )
+        assert len({tuple(task["id"] for task in answer["data"]) for answer in answers}) == 1
+        assert api.call("GET", "/tasks")["total"] == 250
 
     def test_a_repeated_one_gets_tasks_that_are_kept_no_more(self, api: Caller) -> None:
         body = {"tasks": [{"webhookUrl": f"{URL}/{n}", "tags": [str(n)]} for n in range(3)]}
