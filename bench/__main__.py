@@ -20,8 +20,9 @@ from importlib.metadata import version
 
 from bench import calls, jobs, loads, measures
 from bench.clocks import CLOCKS
-from bench.lab import SLOW_US, Lab, Row
+from bench.lab import Lab, Row
 from bench.workers import WORKERS
+from tests.server import longest_shown
 
 CLOCK_MEASURES = measures.MEASURES | {m.__name__: m for m in (loads.catch_up, loads.deploy)}
 TABLES = (
@@ -128,9 +129,8 @@ def plot(herds: Mapping[int, float]) -> str:
 
 def scripts(lab: Lab) -> str:
     """The longest script runs on all servers."""
-    longest = sorted(lab.longest.items(), key=lambda item: -item[1])[:5]
-    shown = ", ".join(f"{name} {ms:.1f} ms" for name, ms in longest) or f"none over {SLOW_US} µs"
-    return f"scripts by the servers' own measure: p99.9 {lab.p999:.1f} ms; longest: {shown}"
+    p999 = f"p99.9 {lab.p999:.1f} ms"
+    return f"scripts by the servers' own measure: {p999}; longest: {longest_shown()}"
 
 
 def machine(lab: Lab) -> str:

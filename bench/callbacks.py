@@ -68,7 +68,6 @@ def scripts(redis: Any, callbacks: Callbacks, tasks: int) -> None:
     dispatch = Dispatch(Store(redis, "default"), "bench")
     dispatch.enter()
     redis.config_set("slowlog-log-slower-than", 0)
-    redis.config_set("slowlog-max-len", 10_000)
     redis.slowlog_reset()
     count = 10_000
     took = {"add": _cpu(redis, lambda: add(callbacks, count, None))}

@@ -14,18 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from redis import Redis
 
-from rq_clock.store.scripts import load_script
 from tests.server import Server, free_url
 
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = Path(sys.prefix, "peers", "bin", "python")
 """The environment of Celery and rq-dashboard; `make bench` and `make bench-web` install it."""
-LUA = ROOT / "rq_clock" / "store" / "lua"
-SLOW_US = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +74,6 @@ class Lab:
         """What the servers say that they are."""
         self.herds: dict[int, float] = {}
         """Jobs due at one instant → seconds until our clock has enqueued the last."""
-        self.longest: dict[str, float] = {}
-        """Script → its longest run on any server, ms, by SLOWLOG; only those beyond SLOW_US."""
         self.p999 = 0.0
         """The worst p99.9 of script runs on any server, ms, by LATENCY's statistics."""
 
@@ -105,23 +100,10 @@ class Lab:
                 info = client.info("server")
                 name = "valkey" if "valkey_version" in info else "redis"
                 self.server = f"{name} {info[f'{name}_version']}"
-                client.config_set("slowlog-log-slower-than", SLOW_US)
-                client.config_set("slowlog-max-len", 10_000)
                 yield client
-                self._read_script_times(client)
+                found = client.info("latencystats").get("latency_percentiles_usec_evalsha", {})
+                self.p999 = max(self.p999, float(found.get("p99.9", 0)) / 1000)
                 client.close()
-
-    def _read_script_times(self, client: Redis) -> None:
-        names = {load_script(client, path.stem).sha: path.stem for path in LUA.glob("*.lua")}
-        entries: Any = client.slowlog_get(10_000)
-        for entry in entries:
-            words: list[bytes] = entry["command"].split(b" ")
-            command, sha = words[0], words[1] if len(words) > 1 else b""
-            if command.upper() == b"EVALSHA":
-                name = names.get(sha.decode(), "another")
-                self.longest[name] = max(self.longest.get(name, 0), entry["duration"] / 1000)
-        found = client.info("latencystats").get("latency_percentiles_usec_evalsha", {})
-        self.p999 = max(self.p999, float(found.get("p99.9", 0)) / 1000)
 
 
 class Process:

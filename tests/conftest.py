@@ -35,7 +35,7 @@ from rq_clock.store.store import Store
 from rq_clock.worker.worker import Worker
 from tests.beside import BODIES, STORMS
 from tests.helpers import Events
-from tests.server import Server, free_url
+from tests.server import Server, free_url, longest_shown
 
 EXAMPLES = os.environ.get("RQ_CLOCK_EXAMPLES", "")
 settings.register_profile(
@@ -66,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = tier_of(item)
         if not item.get_closest_marker(tier):
             item.add_marker(tier)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """After the storms, report the longest scripts of all servers of this process."""
+    if terminalreporter.config.option.markexpr == "soak":
+        terminalreporter.write_line(f"longest scripts: {longest_shown()}")
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,20 @@ import random
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+from redis import Redis
+from redis.exceptions import RedisError
 
 from rq_clock.devserver import LOG, check_port, start_server, stop_server
+from rq_clock.store.scripts import load_script
 
 BINARY = os.environ.get("RQ_CLOCK_TEST_SERVER")
+LUA = Path(__file__).parents[1] / "rq_clock" / "store" / "lua"
+SLOW_US = 1000
+SLOWLOG = {"slowlog_log_slower_than": str(SLOW_US), "slowlog_max_len": "10000"}
+longest: dict[str, float] = {}
+"""Script → its longest run on any server that has ended, ms, by SLOWLOG; those over SLOW_US."""
 
 
 class Server:
@@ -28,7 +37,7 @@ class Server:
         self.data_dir = data_dir.absolute()
         self.log = self.data_dir / LOG
         self._binary = binary
-        self._directives = directives
+        self._directives = SLOWLOG | directives
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,12 +59,25 @@ class Server:
     def stop(self) -> int:
         """End it as SHUTDOWN does, also a paused one. Return its exit code."""
         self.resume()
+        self._read_slowlog()
         return stop_server(self._process)
 
     def kill(self) -> None:
         """End it as a crash does."""
+        self._read_slowlog()
         self._process.kill()
         self._process.wait()
+
+    def _read_slowlog(self) -> None:
+        """Note how long scripts ran, unless the server answers nobody here."""
+        with suppress(RedisError), Redis.from_url(self.url, socket_timeout=5) as redis:
+            entries: Any = redis.slowlog_get(10_000) if self.running else []
+            names = {load_script(redis, path.stem).sha: path.stem for path in LUA.glob("*.lua")}
+            for entry in entries:
+                words = entry["command"].decode(errors="replace").split(" ")
+                if words[0].upper() == "EVALSHA":
+                    name = names.get(words[1], "another")
+                    longest[name] = max(longest.get(name, 0), entry["duration"] / 1000)
 
     def pause(self) -> None:
         """Make it stand still: connections stay, nothing answers."""
@@ -65,6 +87,12 @@ class Server:
     def resume(self) -> None:
         """Let it go on after a pause."""
         self._process.send_signal(signal.SIGCONT)
+
+
+def longest_shown() -> str:
+    """Return the five longest script runs, as a line of a report."""
+    found = sorted(longest.items(), key=lambda item: -item[1])[:5]
+    return ", ".join(f"{name} {ms:.1f} ms" for name, ms in found) or f"none over {SLOW_US} µs"
 
 
 def free_url() -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from redis.exceptions import ConnectionError, TimeoutError
 
 from rq_clock.devserver import CLIENTS_SECONDS, LOG, start_server
 from rq_clock.errors import RqClockError
+from rq_clock.store.store import Store
 from tests.helpers import PATIENCE, Pace, wait_until
-from tests.server import Server, free_url
+from tests.server import Server, free_url, longest_shown
 
 pytestmark = pytest.mark.process
 
@@ -149,6 +151,20 @@ def test_a_killed_parent_leaves_no_server_behind(serving: Callable[[], Serving])
         os.kill(redis.info("server")["process_id"], signal.SIGSTOP)  # not even a paused one
     one.process.kill()
     wait_until(lambda: not reachable(one.url), "the server is gone")
+
+
+@pytest.mark.parametrize("end", [Server.stop, Server.kill])
+def test_a_server_of_the_tests_leaves_its_longest_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[Server], object]
+) -> None:
+    monkeypatch.setattr("tests.server.longest", found := {"renew": 1e6})
+    server = Server(tmp_path, free_url(), slowlog_log_slower_than="0")
+    server.start()
+    with Redis.from_url(server.url) as redis:
+        assert not list(Store(redis, "default").due(None, datetime.now(UTC)))
+    end(server)
+    assert set(found) == {"renew", "due"}
+    assert longest_shown().startswith("renew 1000000.0 ms, due ")
 
 
 def test_a_port_in_use_is_an_error_with_its_remedy(tmp_path: Path) -> None:
