@@ -235,6 +235,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside in ("script", "style") and data.strip():
             self.faults.append(f"inline {self._inside}: {data[:40]!r}")
+        if self._inside != "textarea" and re.search("[\u202a-\u202e\u2066-\u2069]", data):
+            self.faults.append(f"a mark of direction: {data[:40]!r}")
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""

@@ -103,11 +103,18 @@ class TestData:
         faults = {path: page.faults for path, page in walked.pages().items() if page.faults}
         assert faults == {}
 
+    def test_no_text_of_a_page_reads_backwards_and_a_form_keeps_its_values(
+        self, walked: Walked
+    ) -> None:
+        page = walked.answers["/schedules/shell/edit"].text
+        assert "\u202egnitset\u202c" in page.partition("<textarea")[2]
+        assert r"\u202egnitset\u202c" in walked.answers["/schedules/shell"].text
+
     @pytest.mark.parametrize(
         "text",
         ["<x-evil>", "<p onclick=x>", "<p style=x>", "<script>x</script>", "<!-- x -->",
          "<a href='javascript:x'>", "<a href='//evil.example'>", "<a href='/a/../b'>",
-         "<form action='/a/%2e%2e/b'>", "<p x-evil=1>"],
+         "<form action='/a/%2e%2e/b'>", "<p x-evil=1>", "<p>\u202e1 fo</p>"],
     )  # fmt: skip
     def test_the_reader_of_pages_finds_each_fault(self, text: str) -> None:
         assert hostile.Page(text, "/").faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -46,6 +47,8 @@ _OTHERS = {
     "/bulk-callbacks": "/callbacks",
 }  # fmt: skip
 """First segment of a path → the section that it belongs to."""
+_DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_OUTSIDE = re.compile(rf"<textarea.*?</textarea>|<[^>]*>|({_DIRECTION.pattern})", re.DOTALL)
 _TEMPLATES = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 _TEMPLATES.env.trim_blocks = _TEMPLATES.env.lstrip_blocks = True
 filters.install(_TEMPLATES.env)
@@ -97,7 +100,7 @@ def render(
     code = values.get("status_code", 200)
     section = site.section(path)
     environment = _environment(section.templates if section else None)
-    text = environment.get_template(template).render(context)
+    text = in_order(environment.get_template(template).render(context))
     response = HTMLResponse(text.encode(errors="backslashreplace"), code)  # half a surrogate pair
     if problem := values.get("problem"):
         response.headers.update(problem.headers)
@@ -133,7 +136,15 @@ def unless_same(request: Request, site: Web) -> None:
 
 def fragment(caller: Caller, template: str, /, **values: Any) -> Response:
     values["root"] = root_of(caller.request)
-    return _TEMPLATES.TemplateResponse(caller.request, template, values)
+    return HTMLResponse(in_order(_TEMPLATES.env.get_template(template).render(values)))
+
+
+def in_order(page: str) -> str:
+    """Return HTML with the marks escaped that change the direction of writing: with one of them a
+    text shows something else than it says. Values of forms keep theirs."""
+    if not _DIRECTION.search(page):
+        return page
+    return _OUTSIDE.sub(lambda found: ascii(found[1])[1:-1] if found[1] else found[0], page)
 
 
 def done(caller: Caller, to: str, message: str) -> Response:
