@@ -9,8 +9,8 @@ for the whole of it. The rules are those of client.py, which makes one call in a
   connection is closed.
 
 Looking up a name has no timeout, so lookups run in threads of their own: a DNS server that hangs
-delays neither other names nor the end of the process. Addresses come from `socket.getaddrinfo`
-alone; tests replace it.
+delays other names by HANG_SECONDS at most, and not the end of the process. Addresses come from
+`socket.getaddrinfo` alone; tests replace it.
 
 Not here: how often a call is made, and what an answer means.
 """
@@ -44,6 +44,10 @@ KEEP_SECONDS = 2.0
 for each would flood its DNS server."""
 LOOKUPS = 100
 """Names that are looked up at the same time; others wait for their turn."""
+HANG_SECONDS = 0.5
+"""A lookup that takes longer hangs. It gives its turn to another name, as long as fewer than ASIDE
+such lookups run. The next lookup of its name gets one of FEW turns, until one ends in time."""
+ASIDE, FEW = 200, 10
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 _NEVER_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 T = TypeVar("T")
@@ -189,6 +193,9 @@ class _Resolver(AbstractResolver):
         self._lookups: dict[tuple[str, int], tuple[asyncio.Task[list[Any]], float]] = {}
         """Each with the moment (monotonic) until which it is kept once it is done."""
         self._turns = asyncio.Semaphore(LOOKUPS)
+        self._aside, self._few = asyncio.Semaphore(ASIDE), asyncio.Semaphore(FEW)
+        self._hung: set[str] = set()
+        """The names whose last lookup hung."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -217,10 +224,22 @@ class _Resolver(AbstractResolver):
         return lookup
 
     async def _find(self, name: str, port: int) -> list[Any]:
-        async with self._turns:
-            return await _in_thread(
-                lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM), name
-            )
+        turns = self._few if name in self._hung else self._turns
+        await turns.acquire()
+        lookup = _in_thread(lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM), name)
+        try:
+            if (await asyncio.wait([lookup], timeout=HANG_SECONDS))[0]:
+                self._hung.discard(name)
+            else:
+                self._hung.add(name)
+                if turns is self._turns and not self._aside.locked():
+                    await self._aside.acquire()  # at once
+                    turns.release()
+                    turns = self._aside
+            return await lookup
+        finally:
+            turns.release()
+            lookup.cancel()  # no effect on one that is done
 
     async def close(self) -> None:
         """Wait for no lookup any more."""

@@ -59,6 +59,26 @@ def failure(url: str, timeout: float = 20, allow: str = LOOPBACK, **options: Any
     return caught.value
 
 
+class Lookups:
+    """Lookups of *.example, which hang until they are `over` and fail; other names are found."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.over, self.begun = threading.Event(), list[str]()
+        self._find = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+
+    async def begin(self, count: int) -> None:
+        """Wait until so many lookups have begun."""
+        await asyncio.to_thread(wait_until, lambda: len(self.begun) >= count, "the lookups")
+
+    def _look_up(self, host: str, *args: Any, **options: Any) -> Any:
+        if not host.endswith(".example"):
+            return self._find("127.0.0.1", *args, **options)
+        self.begun.append(host)
+        self.over.wait(60)
+        raise socket.gaierror("no answer")
+
+
 @pytest.fixture
 def web() -> Iterator[Recorder]:
     with serving(Recorder(Responder)) as server:
@@ -367,6 +387,44 @@ class TestAddresses:
             lambda: not [t for t in threading.enumerate() if t.name.startswith("rq-clock-lookup")],
             "the threads have ended",
         )
+
+    def test_more_names_than_are_looked_up_at_a_time_delay_no_other_when_they_hang(
+        self, web: Recorder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lookups = Lookups(monkeypatch)
+
+        async def run() -> None:
+            async with AsyncClient(parse_allowed(LOOPBACK)) as client:
+                names = [f"http://h{n}.example/" for n in range(async_client.LOOKUPS + 5)]
+                hanging = [asyncio.create_task(client.call(request(n), 120)) for n in names]
+                await lookups.begin(async_client.LOOKUPS)
+                url = f"http://other.test:{web.server_port}/status/200"
+                assert (await client.call(request(url), 40)).status == 200
+                assert not [task for task in hanging if task.done()]
+                lookups.over.set()
+                await asyncio.gather(*hanging, return_exceptions=True)
+
+        asyncio.run(run())
+        assert len(lookups.begun) == async_client.LOOKUPS + 5
+
+    def test_names_whose_lookups_hung_get_few_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lookups = Lookups(monkeypatch)
+
+        async def run() -> None:
+            resolver = async_client._Resolver(parse_allowed(LOOPBACK))
+            for begun_at_once in (30, async_client.FEW):
+                lookups.over.clear()
+                lookups.begun.clear()
+                tasks = [resolver._lookup(f"h{n}.example", 80) for n in range(30)]
+                await lookups.begin(begun_at_once)
+                await asyncio.to_thread(wait_until, lambda: len(resolver._hung) == 30, "all hang")
+                assert await resolver._lookup("other.test", 80)
+                assert len(lookups.begun) == begun_at_once
+                lookups.over.set()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                assert len(lookups.begun) == 30
+
+        asyncio.run(asyncio.wait_for(run(), 60))
 
     def test_a_name_that_does_not_exist_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def nobody(*_: object, **__: object) -> list[Any]:
