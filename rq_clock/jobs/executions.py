@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from random import randrange
 from typing import Any, cast
 from uuid import uuid4
 
@@ -140,6 +141,8 @@ class Executions:
         """Whether RQ's tools had suspended all work at the last `take`."""
         self._runs, self._failed_jobs = runs, failed_jobs
         self._faults = FaultLog()
+        self._signs: set[str] = set()
+        """What `register` has sent: the reply may have been lost."""
         self._scanned, self._watched = _Walk(), _Walk()
         names = ("beat", "close", "scan", "take", "watch")
         self._scripts = {name: load_script(redis, name) for name in names}
@@ -156,13 +159,16 @@ class Executions:
     # ---- a worker's own -----------------------------------------------------------------------
 
     def register(self, worker: str, now: datetime) -> str:
-        """Add a worker to the living. Return the last sign of life of the one that has this name
-        already, if any; that one is left alone."""
+        """Add a worker to the living. Return the last sign of life of another one that has this
+        name already, if any; that one is left alone."""
+        mine = str(to_ms(now) * 1000 + randrange(1000))  # no other worker's, whenever it began
+        self._signs.add(mine)
         pipe: Any = self.redis.pipeline(transaction=False)
-        pipe.hsetnx(self._key("workers"), worker, str(to_ms(now) * 1000))
+        pipe.hsetnx(self._key("workers"), worker, mine)
         pipe.hget(self._key("workers"), worker)
-        added, sign = pipe.execute()
-        return "" if added else text(sign or b"")
+        _, found = pipe.execute()
+        sign = text(found or b"")
+        return "" if sign in self._signs else sign
 
     def unregister(self, worker: str) -> None:
         """Remove a worker; its job must have ended."""

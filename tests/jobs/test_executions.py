@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError
 from rq import Retry
 from rq.job import Job
 
@@ -67,6 +69,24 @@ class Crew:
 @pytest.fixture
 def crew(connection: Any, queue: Any) -> Crew:
     return Crew(connection, queue)
+
+
+def test_a_registration_whose_reply_was_lost_is_the_workers_own(
+    connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executions, other = Executions(connection, "default"), Executions(connection, "default")
+    execute = Pipeline.execute
+
+    def lose(self: Pipeline, *args: Any) -> None:
+        execute(self, *args)
+        raise ConnectionError("the reply was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "execute", lose)
+        with pytest.raises(ConnectionError):
+            executions.register("a", NOON)
+    assert executions.register("a", NOON + timedelta(seconds=1)) == ""
+    assert other.register("a", NOON)
 
 
 class TestTaking:
