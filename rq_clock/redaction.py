@@ -44,6 +44,13 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"[^\"$][^\"]*\"|'[^']+'|[^\s\"'$;|&<>][^\s\"';|&<>]*)",
     re.IGNORECASE,
 )
+_CREDENTIAL = re.compile(
+    r"\b(?P<scheme>(?:bearer|basic)\s{1,9})"
+    r"(?P<value>(?=[^\s\"']{0,500}[\d=]|[^\s\"']{16})[\w.~+/=-]{8,})",
+    re.IGNORECASE,
+)
+"""As in the header Authorization, whatever the name before it. It has a digit, or is long: a word
+behind "basic" is none."""
 _PART = re.compile(r"[^/]{20,}")  # of a path: a part this long is an identifier, often a secret
 
 
@@ -92,6 +99,7 @@ def masked_text(text: str) -> str:
     """Return a command line with its plain secrets masked."""
     text = _USERINFO.sub(MASK, text)
     text = _OPTION.sub(lambda m: m["start"] + MASK, text)
+    text = _CREDENTIAL.sub(lambda m: m["scheme"] + MASK, text)
     return _ASSIGNED.sub(lambda m: (m["name"] or m["switch"]) + (m["scheme"] or "") + MASK, text)
 
 
@@ -180,6 +188,7 @@ def _secrets_in(name: str, value: str) -> Iterator[str]:
         yield value
         yield from value.splitlines()  # a private key is printed line by line
         yield value.partition(" ")[2]  # what follows "Bearer"
+    yield from (found["value"] for found in _CREDENTIAL.finditer(value))
     for userinfo in _USERINFO.findall(value):
         user, _, password = userinfo.partition(":")
         yield from (password or user, unquote(password or user))

@@ -254,6 +254,8 @@ class TestMasks:
             "mysql -h db -u me -phunter22 app",
             "redis-cli -h x -a hunter22 get a",
             "sshpass -p hunter22 ssh x",
+            "curl -H 'X-Plain: Bearer hunter22' x",
+            'curl -H "X-Plain: basic aHVudGVyMjI=hunter22" x',
         ],
     )
     def test_a_command_line_is_shown_without_its_plain_secrets(self, text: str) -> None:
@@ -269,6 +271,7 @@ class TestMasks:
             "ls | sort -k 2",
             "sort -u a b",
             "author=x option: 5",
+            "basic authentication, a bearer of news, Bearer $TOKEN or ${env:TOKEN_1}",
         ],
     )
     def test_a_command_line_without_secrets_is_shown_as_it_is(self, text: str) -> None:
@@ -324,11 +327,12 @@ class TestMasks:
                 "DATABASE_URL": "postgres://me:p%40ssword@db/app",
                 "PRIVATE_KEY": "-----BEGIN-----\nabcdef\n-----END-----",
                 "SHORT_KEY": "12345",
+                "PLAIN": "Bearer open5esame",
                 "HOME": "/app",
             }
         )
-        text = b"hunter22 hunter22-and-more p%40ssword p@ssword abcdef 12345 /app"
-        assert secrets.hide(text) == b"**** **** **** **** **** 12345 /app"
+        text = b"hunter22 hunter22-and-more p%40ssword p@ssword abcdef 12345 open5esame /app"
+        assert secrets.hide(text) == b"**** **** **** **** **** 12345 **** /app"
         assert Secrets({"HOME": "/app"}).hide(text) == text
 
 

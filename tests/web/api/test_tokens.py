@@ -128,7 +128,7 @@ class TestWorker:
 
 
 @pytest.mark.parametrize("url", ["https://evil.example/hook", "http://example.com/hook"])
-@pytest.mark.parametrize("header", ["Authorization", "X-Auth", "X-Session-Id", "Sig"])
+@pytest.mark.parametrize("header", ["Authorization", "X-Auth", "X-Session-Id", "Sig", "X-Plain"])
 def test_a_stored_secret_goes_to_no_other_host(limited: Caller, header: str, url: str) -> None:
     call = {"url": "https://example.com/hook", "headers": {header: "Bearer hunter22"}}
     limited.call("PUT", "/schedules/x", HOURLY | {"webhook": call})
