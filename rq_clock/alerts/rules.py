@@ -286,7 +286,8 @@ class OpenAlerts:
         """Callbacks are in this state: of some hosts every call fails."""
         failing = {host.host: host for host in status.failing_hosts}
         for host in failing.values():
-            if host.failures >= HOST_FAILURES and host.last - host.since >= UNSERVED:
+            lasts = host.failures >= HOST_FAILURES and host.last - host.since >= UNSERVED
+            if lasts and status.now - host.last < FORGOTTEN:
                 text = f"{host.failures:,} calls in a row failed since {iso(host.since)}"
                 alert = self._add(HOST, host.host, host.last, f"{text}, last: {host.result}")
                 if alert and not alert.reported:

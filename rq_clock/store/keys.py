@@ -107,7 +107,7 @@
     task-canceled        zset     the same; trimmed by count and age
     task-attempts:<id>   list     its calls, oldest first, capped: "<ended> <JSON>"
     task-failing         hash     host of which every call fails → "<failures> <since> <last>
-                                  <result>"; expires a week after the last failure
+                                  <result>"; removed a week after its last failure
     task-counters        hash     see tasks.py
     task-minutes         hash     "<minute> <result>" → calls; minute → the newest; of an hour
     task-configuration   hash     the fields of model.callbacks.Configuration that were changed

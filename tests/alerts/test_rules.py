@@ -421,8 +421,16 @@ class TestCallbacks:
 
     def test_a_host_that_nobody_calls_any_more_is_forgotten(self) -> None:
         b = board()
-        b.hosts(callbacks(NOON + MINUTE, host(9, 1)))
-        assert news(b) == [(BEGAN, "host:x.example")]
-        b.check([], None, NOON + MINUTE + FORGOTTEN)
-        assert news(b) == []
+        both = host(9, 1), host(9, 1, "y.example")
+        b.hosts(callbacks(NOON + MINUTE, *both))
+        assert news(b) == [(BEGAN, "host:x.example"), (BEGAN, "host:y.example")]
+        later, still = NOON + MINUTE + FORGOTTEN, host(10, 2, "y.example")
+        b.hosts(callbacks(NOON + 2 * MINUTE, both[0], still))
+        for second in range(2):  # also while the record of its failures is kept
+            b.check([], None, later + second * SECOND)
+            b.hosts(callbacks(later + second * SECOND, both[0], still))
+        assert news(b) == [(GOES_ON, "host:y.example")]
+        assert [alert.field for alert in b.open] == ["host:y.example"]
+        b.hosts(callbacks(later + MINUTE, both[0]))
+        assert news(b) == [(RECOVERED, "host:y.example")]
         assert not b.open

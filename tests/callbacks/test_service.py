@@ -22,6 +22,7 @@ from rq_clock.store.audit import Actor, Audit, Repeated, RequestKey
 from rq_clock.store.store import Store
 from rq_clock.store.task_claims import CallResult, Dispatch
 from rq_clock.store.tasks import BulkTasksResult, Tasks
+from rq_clock.timing.instants import to_ms
 from tests.helpers import replies_lost, wait_until
 
 Add = Callable[..., Task]
@@ -502,6 +503,19 @@ def test_a_host_that_answers_fails_no_more(add: Add, service: Callbacks, claims:
     [claimed] = claims.claim(1).tasks
     claims.finish([CallResult(id=claimed.id, attempt=1, result="ok", seconds=0.1)])
     assert service.status().failing_hosts == ()
+
+
+def test_each_host_is_forgotten_a_week_after_its_last_failure(
+    add: Add, service: Callbacks, claims: Dispatch, connection: Redis, store: Store
+) -> None:
+    now, day = to_ms(service.status().now), 86_400_000
+    hosts = {"old.example": now - 8 * day, "new.example": now - 6 * day}
+    for host, last in hosts.items():
+        connection.hset(store.key("task-failing"), host, f"9 {now - 20 * day} {last} timeout")
+    add()
+    fail(claims)
+    failing = {host.host for host in service.status().failing_hosts}
+    assert failing == {"new.example", "127.0.0.1"}
 
 
 def test_one_unreadable_record_hides_no_other(

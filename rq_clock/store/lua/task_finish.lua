@@ -12,6 +12,8 @@
 -- Sending it again is harmless: owner and attempt are compared. A late success counts, unless another
 -- attempt runs.
 
+local WEEK_MS = 7 * 86400000
+
 local owner, lease, now = ARGV[1], tonumber(ARGV[2]), server_ms()
 local conf = configuration(ARGV[3])
 position = 4
@@ -29,9 +31,23 @@ local function note_host(host, result)
   note.result = result
 end
 
+-- Forget the hosts whose last failure is older than a week, with the first results of a minute.
+local function forget_hosts(hosts)
+  local minute = redis.call('HGET', key('task-minutes'), 'minute')
+  if minute == whole(math.floor(now / 60000)) then return end
+  local stored = redis.call('HGETALL', hosts)
+  for i = 1, #stored, 2 do
+    local last = tonumber(string.match(stored[i + 1], '^%d+ %d+ (%d+) ') or '')
+    if not last or last <= now - WEEK_MS then
+      redis.call('HDEL', hosts, stored[i])
+    end
+  end
+end
+
 -- Write which hosts only fail.
 local function keep_hosts()
   local hosts = key('task-failing')
+  forget_hosts(hosts)
   for host, note in pairs(results) do
     local known = not note.reset and redis.call('HGET', hosts, host) or ''
     local count, since = string.match(known, '^(%d+) (%d+) ')
@@ -40,7 +56,7 @@ local function keep_hosts()
     elseif note.reset or count or redis.call('HLEN', hosts) < HOSTS then
       local words = {(count or 0) + note.count, since or whole(now), whole(now), note.result}
       redis.call('HSET', hosts, host, table.concat(words, ' '))
-      redis.call('PEXPIRE', hosts, 7 * 86400000)
+      redis.call('PEXPIRE', hosts, WEEK_MS)
     end
   end
 end
