@@ -22,7 +22,8 @@ from tasks.reports.models import Order, ReportSchedule
 ROWS = 1000
 """Rows of a report at most; the largest of "sales", the newest of "orders"."""
 BARS = 10
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
+"""How a formula begins. Spreadsheets for Japanese, Chinese or Korean take the wide signs, too."""
 Row = tuple[str, ...]
 Rows = tuple[Row, list[Row], list[tuple[str, int]]]
 

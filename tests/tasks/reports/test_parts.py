@@ -72,6 +72,16 @@ class TestDocuments:
             ["<b>Pears</b>", "1", "3.20"], ["'-5% day", "1", "-0.20"],
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
+    def test_no_sign_begins_a_formula(self, shop: str, sign: str) -> None:
+        with database.writing() as db:
+            db.add(Order(shop="three.example", ordered_at=NOW, product=f"{sign}1+1", quantity=1,
+                         cents=1))  # fmt: skip
+        with database.reading() as db:
+            report = ReportSchedule(name="Sales", shop="three.example", kind="sales")
+            made = render(db, report, "", PERIOD)
+        assert [*csv.reader(StringIO(made.csv, newline=""))][1][0] == f"'{sign}1+1"
+
     def test_no_text_of_a_shop_becomes_markup(self, shop: str) -> None:
         with database.reading() as db:
             report = ReportSchedule(name="<i>Sales</i>", shop=shop, kind="orders")
