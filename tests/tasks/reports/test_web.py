@@ -69,10 +69,12 @@ class TestThePage:
         run_shop("one.example")
         add("two.example", "Broken", kind="nothing")
         run_shop("two.example")
+        assert "0 reports of 0 shops" in text_of(logged_in(web).get("/reports").text)
         add("two.example", "Waiting", session=True)
+        assert "1 report of 1 shop, the oldest due 1 min ago" in text_of(web.get("/reports").text)
         add("three.example", "Lost", session=False)
         shown = text_of(logged_in(web).get("/reports").text)
-        assert "2 reports of 2 shops, the oldest since" in shown
+        assert "2 reports of 2 shops, the oldest due" in shown
         assert "no session" in shown
         assert "KeyError: &#39;nothing&#39;" in shown
         assert "✓ sent" in shown

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from redis import Redis
 
+from rq_clock.settings import Settings
+from rq_clock.web import Section, create_app
 from tests.clock.storm import ClockProcess
 from tests.helpers import wait_until
 from tests.process import Process
@@ -103,6 +107,24 @@ class Place:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def served(redis: Redis, url: str, *sections: Section) -> Iterator[str]:
+    """Serve the app on this client; yield its address."""
+    settings = Settings.from_env({"REDIS_URL": url, "RQ_CLOCK_TOKENS": f"ana:admin:{TOKEN}"})
+    app = create_app(settings, redis=redis, extra=sections)
+    port = int(free_url().rpartition(":")[2].partition("/")[0])
+    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, "the web process")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def log_in(page: Page, url: str) -> None:

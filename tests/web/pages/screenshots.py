@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import random
 import sys
-import threading
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -22,7 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import uvicorn
 from playwright.sync_api import Browser, Page
 from redis import Redis
 from rq.utils import utcformat
@@ -33,12 +29,12 @@ from rq_clock.settings import Settings
 from rq_clock.store import scripts
 from rq_clock.timing.instants import to_ms
 from rq_clock.version import __version__
-from rq_clock.web import create_app
-from tests.helpers import wait_until
+from tasks.reports.scheduler import start_scheduler
+from tasks.reports.web import reports
 from tests.process import ROOT
 from tests.server import Server, free_url
 from tests.web.pages import browser as lab
-from tests.web.test_server import TOKEN
+from tests.web.pages.app_pictures import write_callbacks, write_reports
 
 IMAGES = ROOT / "docs" / "img"
 MAX_BYTES = 150_000
@@ -326,24 +322,6 @@ def at_now(url: str) -> Redis:
     return redis
 
 
-@contextmanager
-def served(redis: Redis, url: str) -> Iterator[str]:
-    """Serve the app on this client; yield its address."""
-    settings = Settings.from_env({"REDIS_URL": url, "RQ_CLOCK_TOKENS": f"ana:admin:{TOKEN}"})
-    app = create_app(settings, redis=redis)
-    port = int(free_url().rpartition(":")[2].partition("/")[0])
-    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started, "the web process")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 def ready(page: Page, name: str) -> None:
     """Wait until a page is complete."""
     if name == "new":
@@ -376,6 +354,27 @@ def take(browser: Browser, address: str, pages: dict[str, str]) -> None:
             context.close()
 
 
+def picture_the_app(path: Path) -> None:
+    """Take the pages of callbacks and of reports, in a namespace of their own."""
+    (path / "app").mkdir()
+    with Server(path / "app", free_url(), appendonly="no") as server:
+        redis = at_now(server.url)
+        past = Past(redis)
+        past.clocks()
+        past.workers()
+        settings = Settings.from_env({"REDIS_URL": server.url})
+        task = write_callbacks(redis, settings, NOW)
+        write_reports(path, server.url, NOW)
+        start_scheduler()
+        pages = {"callbacks": "/callbacks?state=retrying", "callback": f"/callbacks/{task}"}
+        with lab.browser(*STILL) as browser:
+            with lab.served(redis, server.url) as address:
+                take(browser, address, pages)
+            with lab.served(redis, server.url, reports) as address:
+                take(browser, address, {"reports": "/reports/"})
+        redis.close()
+
+
 def main() -> int:
     if not lab.chromium():
         print(f"expected one of {', '.join(lab.CHROMIUMS)} on PATH: apt install chromium")
@@ -386,12 +385,13 @@ def main() -> int:
         ids = Past(redis).write()
         pages = {name: path.format(**ids) for name, path in PAGES.items()}
         without = {"no-clock": pages.pop("no-clock")}
-        with served(redis, server.url) as address, lab.browser(*STILL) as browser:
+        with lab.served(redis, server.url) as address, lab.browser(*STILL) as browser:
             take(browser, address, pages)
             redis.delete(PREFIX + "lease")
             redis.hset(PREFIX + "meta", "led", to_ms(NOW - 11 * MINUTE))
             take(browser, address, without)
         redis.close()
+        picture_the_app(Path(path))
     print(f"{len(list(IMAGES.glob('*.png')))} pictures in {IMAGES.relative_to(ROOT)}")
     return 0
 
