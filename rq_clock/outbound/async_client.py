@@ -30,14 +30,19 @@ from functools import lru_cache
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
-
-from rq_clock.errors import WebhookFailed
+from rq_clock.errors import RqClockError, WebhookFailed
 from rq_clock.outbound.addresses import Allowed, refusal
 from rq_clock.outbound.client import INTERIM_LIMIT, Answer, Refused, Request, TooSlow
 from rq_clock.redaction import masked_url, printable
+
+try:
+    import aiohttp
+    from aiohttp.abc import AbstractResolver, ResolveResult
+    from yarl import URL
+except ModuleNotFoundError as error:  # RQ would report an ImportError as an invalid function
+    raise RqClockError(
+        f'the calls of callbacks need {error.name}: pip install "rq-clock[callbacks]"'
+    ) from None
 
 KEEP_SECONDS = 2.0
 """How long the addresses of a name are kept: at hundreds of calls a second to one host, a lookup

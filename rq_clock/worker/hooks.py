@@ -133,7 +133,7 @@ def prepare(hooks: Hooks) -> None:
 def import_dispatcher() -> None:
     """Import what calls tasks, for the processes that are forked from now on: 0.4 s of work that
     only the first of such jobs does itself, and 8 MB that all share."""
-    with suppress(ImportError):  # the job fails with the remedy
+    with suppress(ImportError, RqClockError):  # the job fails with the remedy
         import_module(DISPATCHER)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import sys
 import threading
 from base64 import b64encode
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Queue
+from rq.utils import import_attribute
 
 from rq_clock import run
 from rq_clock.callbacks import Callbacks, NewTask, Task
@@ -27,6 +29,7 @@ from rq_clock.store.store import Store
 from rq_clock.store.task_claims import Dispatch, places
 from rq_clock.timing.instants import iso
 from rq_clock.version import __version__
+from rq_clock.worker.hooks import import_dispatcher
 from tests.callbacks.conftest import Receiver
 from tests.helpers import Events, wait_until
 
@@ -38,6 +41,20 @@ def add(callbacks: Callbacks, url: str, **options: Any) -> Task:
     task, created = callbacks.enqueue(NewTask(url=url, **options))
     assert created
     return task
+
+
+@pytest.mark.parametrize("missing", ["aiohttp", "yarl"])
+def test_a_worker_without_the_library_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("outbound.async_client", "callbacks.calls", "callbacks.dispatcher"):
+        monkeypatch.delitem(sys.modules, f"rq_clock.{name}")
+    with pytest.raises(RqClockError) as error:
+        import_attribute("rq_clock.callbacks.dispatcher.dispatch")  # as RQ does for a job
+    needs = f'the calls of callbacks need {missing}: pip install "rq-clock[callbacks]"'
+    assert str(error.value) == needs
+    import_dispatcher()  # the worker serves its other queues
 
 
 class TestCalls:
