@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 
 from rq_clock.alerts.monitor import Monitor
 from rq_clock.clock.backfiller import BACKFILLS_CHANGED, Backfiller
@@ -38,7 +38,7 @@ from rq_clock.model.schedule import Schedule
 from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
 from rq_clock.store.access import check_access, check_server
-from rq_clock.store.client import is_outage
+from rq_clock.store.client import is_full, is_outage
 from rq_clock.store.commit import Planned
 from rq_clock.store.counters import Counters
 from rq_clock.store.diagnosis import SHORTEST_PAUSE, Reconnect
@@ -319,7 +319,7 @@ class ClockProcess:
             pause = duty.look(planner, lease)
             self._faults.clear("duty.failed", duty=duty.name)
         except Exception as error:
-            if is_outage(error) and not isinstance(error, OutOfMemoryError):
+            if is_outage(error) and not is_full(error):
                 raise
             self._faults.report("duty.failed", error, duty=duty.name)
         duty.done_at = self._duty_at = self._runtime.monotonic()

@@ -25,7 +25,7 @@ from redis import (
     UnixDomainSocketConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import DataError, RedisError, ResponseError
+from redis.exceptions import DataError, OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -54,6 +54,12 @@ def is_outage(error: Exception) -> bool:
     if isinstance(error, RqClockError):
         return not isinstance(error, ScheduleError)
     return isinstance(error, RedisError | OSError)
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether the server has no memory left for a write. Redis 6 says so in the middle of a
+    script's error."""
+    return isinstance(error, OutOfMemoryError) or "-OOM " in str(error)
 
 
 def connect(

@@ -52,9 +52,9 @@ class Attempts:
         key = key_of(self._namespace, f"attempts:{network}")
         with suppress(RedisError):
             pipe = self._redis.pipeline()
+            pipe.set(key, 0, ex=ATTEMPTS_SECONDS, nx=True)
             pipe.incr(key)
-            pipe.expire(key, ATTEMPTS_SECONDS, nx=True)
-            count = max(count, pipe.execute()[0])
+            count = max(count, pipe.execute()[1])
         if len(self._failed) > NETWORKS:  # addresses are cheap
             self._failed.clear()
         self._failed[network] = (count, monotonic() + ATTEMPTS_SECONDS)

@@ -450,7 +450,7 @@ class TestOneBadScheduleStopsNothingElse:
         with Redis.from_url(fresh_server().url) as redis:
             wall = Wall(redis)
             wall.declare(schedule(every(seconds=1), catch_up="all"))
-            redis.config_set("maxmemory", "1mb")
+            redis.config_set("maxmemory", "1")
             wall.run(MIDNIGHT + 4 * SECOND)
             assert wall.enqueued() == []
             assert wall.store.ledger("s") == []
@@ -458,7 +458,7 @@ class TestOneBadScheduleStopsNothingElse:
             redis.config_set("maxmemory", "0")
             wall.run(MIDNIGHT + 20 * SECOND)
             assert wall.enqueued() == each(MIDNIGHT, SECOND, 20)
-            redis.config_set("maxmemory", "1mb")
+            redis.config_set("maxmemory", "1")
             schedules = Schedules(redis, settings=Settings.from_env({"REDIS_URL": "redis://x"}))
             schedules.pause("*", reason="Redis is full")
             assert wall.entry().pause(wall.store.now()) is not None

@@ -269,6 +269,9 @@ class TestAttempts:
         with TestClient(made(redis_url)) as web:
             assert web.get("/api/v1/schedules", headers=bearer("guess")).status_code == 401
             assert web.get("/api/v1/schedules", headers=bearer("guess")).status_code == 429
+        with Redis.from_url(redis_url) as redis:
+            [key] = redis.keys("rq-clock:default:attempts:*")
+            assert 0 < redis.ttl(key) <= 60
 
     @pytest.mark.integration
     def test_they_are_counted_while_redis_is_away(self) -> None:

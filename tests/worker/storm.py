@@ -180,6 +180,7 @@ class Fleet:
     def _await(self, dyno: Dyno) -> None:
         def up() -> bool:
             self.tend()
+            assert dyno.up or dyno.process.poll() is None, dyno.text()[-2000:]
             return dyno.up
 
         wait_until(up, "a dyno to start", timeout=3 * PATIENCE)

@@ -53,10 +53,11 @@ local function some_members(set, cursor, count)
   return cursor, found
 end
 
--- Run a command that may fail. Returns its error.
+-- Run a command that may fail. Returns its error, without the place that Redis 6 writes before it.
 local function attempt(...)
   local reply = redis.pcall(...)
-  return type(reply) == 'table' and reply.err or nil
+  local fault = type(reply) == 'table' and reply.err or nil
+  return fault and (string.gsub(fault, '^@user_script: ?%d+: ', ''))
 end
 
 -- Writes of pairs, and removals, are gathered into long commands, since thousands may come at once.
