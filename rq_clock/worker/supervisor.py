@@ -125,6 +125,8 @@ def _fork(runtime: Runtime, work: Callable[..., None]) -> int:
     status = 1
     try:
         runtime.__exit__()
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         die_with(parent, signal.SIGTERM)
         work(settings=Settings.from_env())

@@ -139,6 +139,7 @@ class TestOperations:
         assert "no such task" in run.refused(3, "callbacks", "show", second)
 
     def test_they_change_all_that_match(self, run: Run, tasks: Callbacks) -> None:
+        tasks.configure({"keepDone": 1500})
         for _ in range(2):
             fill(tasks, 750)
         assert run.ok("callbacks", "cancel", "--all", "--host", "example.com") == (
