@@ -210,13 +210,14 @@ class Fleet:
     def end(self, redis: Client) -> None:
         """Tell all to end, when those that died are forgotten, and see that they do so by
         themselves."""
-        wait_until(lambda: redis.hlen(PLACES) == self.workers, "the end of the dead")
+        wait_until(self.tend, "the end of those that were restarted", timeout=2 * PATIENCE)
         for dyno in self.running:
             self._await(dyno)
+        wait_until(lambda: redis.hlen(PLACES) == self.workers, "the end of the dead")
+        for dyno in self.running:
             dyno.signal_all(signal.SIGTERM)
         for dyno in self.running:
             assert dyno.ended() == 0, dyno.text()[-4000:]
-        wait_until(self.tend, "the end of all")
         for dyno in self.ended:
             early = dyno.process.returncode == -signal.SIGTERM and not dyno.up
             assert dyno.process.returncode in (0, -signal.SIGKILL) or early, dyno.text()[-4000:]
