@@ -13,7 +13,7 @@ import termios
 import threading
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -154,7 +154,7 @@ class Terminal:
     """`rq-clock` with a terminal as its input and outputs."""
 
     def __init__(self, url: str, *words: str, **env: str) -> None:
-        self.output = ""
+        self.output = self._typed = ""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
         self._process = subprocess.Popen(
@@ -187,11 +187,19 @@ class Terminal:
         wait_until(lambda: self.output.count(text) >= times, f"{text!r} on the terminal")
 
     def type(self, text: str) -> None:
+        self._typed = text
         os.write(self._master, text.encode())
 
     def ends(self) -> int:
-        """The exit code, after everything was read."""
-        code = self._process.wait(PATIENCE)
+        """The exit code, after everything was read. Ctrl-C is typed again after some seconds, as a
+        person does: Python's input() loses one that comes in the moment before it waits."""
+        for _ in range(9):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(PATIENCE / 10)
+                break
+            if self._typed == "\x03":
+                self.type(self._typed)
+        code = self._process.wait(PATIENCE / 10)
         self._reader.join(PATIENCE)
         return code
 
