@@ -48,7 +48,7 @@ from rq_clock.runtime import Runtime
 from rq_clock.settings import Settings
 from rq_clock.store.client import is_outage
 from rq_clock.store.store import Store
-from rq_clock.store.task_claims import ClaimedTask, Dispatch, FinishedTask, places
+from rq_clock.store.task_claims import PORTION, ClaimedTask, Dispatch, FinishedTask, places
 
 T = TypeVar("T")
 
@@ -68,8 +68,6 @@ CALLS = 500
 BYTES = 32_000_000
 """Payloads of the calls that run, beyond which no more are claimed: a dyno has 512 MB, and each is
 in memory twice or three times."""
-PORTION = 25
-"""Tasks in one claim, and results in one write: about 1 ms of Redis's time."""
 COLLECT_AT = 50_000
 """New objects, about those of 500 calls, at which garbage is collected."""
 GRACE_MARGIN = 3.0

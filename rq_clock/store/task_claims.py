@@ -15,7 +15,7 @@ writes their results.
     it was frozen, its place is gone   it claims nothing more; its results are compared as always
 
 A claim is written before its call is sent, so no call is made without one. Each script does
-_PORTION tasks at most, which takes Redis about 1 ms.
+PORTION tasks at most, which takes Redis about 1 ms.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from rq_clock.timing.instants import from_ms
 
 PLACE_MS = 15_000
 """A dispatcher that is silent for this long has lost its place."""
-_PORTION = 25
-"""Tasks that one script claims or finishes."""
+PORTION = 25
+"""Tasks that one script claims or finishes: about 1 ms of Redis's time."""
 _JITTER = 0.1
 
 
@@ -180,7 +180,7 @@ class Dispatch:
         out."""
         found: list[ClaimedTask] = []
         while True:
-            size = min(limit - len(found), _PORTION)
+            size = min(limit - len(found), PORTION)
             args = [self._owner, size, PLACE_MS, self._defaults]
             word, *answer = self._scripts["task_claim"](self._keys, args)
             if word == b"gone":
@@ -195,7 +195,7 @@ class Dispatch:
     def finish(self, results: Sequence[CallResult]) -> list[FinishedTask]:
         """Write results, 25 in one round trip. May be sent again: what counts is compared."""
         found = []
-        for some in portions(results, _PORTION):
+        for some in portions(results, PORTION):
             words = [word for result in some for word in result.words()]
             args = [self._owner, PLACE_MS, self._defaults, *words]
             answer = self._scripts["task_finish"](self._keys, args)
