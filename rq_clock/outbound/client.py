@@ -102,14 +102,19 @@ def call(request: Request, timeout: float, allowed: tuple[Allowed, ...]) -> Answ
 
 def retry_after(answer: Answer) -> int:
     """Return how many seconds a refused call should wait, at most an hour: what a 429 or 503 asks
-    for, else 0. Its Retry-After may be a date, which is that of the server's clock."""
-    if answer.status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        return 0
-    text = answer.headers.get("Retry-After", "").strip()
+    for, else 0."""
+    refused = answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    return retry_after_header(answer.headers) if refused else 0
+
+
+def retry_after_header(headers: Headers) -> int:
+    """Return the seconds of a Retry-After header, at most an hour; 0 without one. It may be a date,
+    which is that of the server's clock."""
+    text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return min(int(text[:9]), LONGEST_PAUSE)
     try:
-        until, at = parsedate(text), parsedate(answer.headers.get("Date", ""))
+        until, at = parsedate(text), parsedate(headers.get("Date", ""))
         return min(max(timegm(until) - timegm(at), 0), LONGEST_PAUSE) if until and at else 0
     except (ValueError, OverflowError):
         return 0

@@ -171,7 +171,7 @@ def _error(answer: outbound.Answer, call: str) -> PlatformError:
         parts.append(_REMEDIES[HTTPStatus(status)])
     again: float | None = None
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
-        again = float(outbound.retry_after(answer))
+        again = float(outbound.retry_after_header(answer.headers))
         left = answer.headers.get("RateLimit-Remaining", "")
         parts += [f"RateLimit-Remaining is {printable(left, 20)}"] if left else []
     return PlatformError("; ".join(parts), status, again)

@@ -356,11 +356,12 @@ class TestPlatform:
         assert platform.count("POST .*/dynos$") == 1
         assert KEY not in str(job.latest_result())
 
+    @pytest.mark.parametrize("status", [429, 500])
     def test_a_limit_of_calls_is_waited_for_as_it_asks(
-        self, platform: Platform, connection: Redis, events: Events
+        self, platform: Platform, connection: Redis, events: Events, status: int
     ) -> None:
         how = {"Retry-After": "1", "RateLimit-Remaining": "0"}
-        platform.fail("POST", "/dynos$", 429, id="rate_limit", message="wait", headers=how)
+        platform.fail("POST", "/dynos$", status, id="rate_limit", message="wait", headers=how)
         assert ended(connection, dyno("true")).is_finished
         [waited] = events("dyno.waiting")
         assert waited["seconds"] == "1"
