@@ -124,7 +124,7 @@ def died(plans: dict[str, str | None], ended: dict[str, int | None]) -> Counter[
 
 
 def some_of(points: list[str], most: int) -> list[str]:
-    """At most so many points of each script, from its first to its last, half of other commands."""
+    """Return `most` points of each script, spread evenly, and half as many of other commands."""
     kinds: dict[str, list[str]] = {}
     for point in points:
         kinds.setdefault(point.rpartition(" ")[0], []).append(point)

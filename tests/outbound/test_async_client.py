@@ -68,7 +68,7 @@ class Lookups:
         monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
 
     async def begin(self, count: int) -> None:
-        """Wait until so many lookups have begun."""
+        """Wait until `count` lookups have begun."""
         await asyncio.to_thread(wait_until, lambda: len(self.begun) >= count, "the lookups")
 
     def _look_up(self, host: str, *args: Any, **options: Any) -> Any:
