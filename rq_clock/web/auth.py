@@ -15,7 +15,8 @@ tokens and the requests of a token are counted (throttle.py).
 from __future__ import annotations
 
 import hmac
-from hashlib import sha256
+from functools import cache
+from hashlib import pbkdf2_hmac, sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 COOKIE = "rq_clock"
 SAFE = ("GET", "HEAD", "OPTIONS")
+KEY_ROUNDS = 600_000
+"""As OWASP advises for PBKDF2 with SHA-256; some 0.2 s, once for a process."""
 
 
 class Access:
@@ -39,8 +42,7 @@ class Access:
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._tokens = {_digest(token.value): token for token in settings.tokens}
-        secret = settings.cookie_secret or "\n".join(t.value for t in settings.tokens)
-        self._secret = sha256(b"rq-clock" + secret.encode()).digest()
+        self._secret = _key(settings.cookie_secret or "\n".join(t.value for t in settings.tokens))
         self.sessions = Sessions(settings.tokens, self._secret, redis, settings.namespace)
         self._attempts = Attempts(redis, settings.namespace)
         self._rates = Rates(settings.token_rate)
@@ -111,6 +113,13 @@ def from_here(request: Request) -> bool:
         return (parts.scheme, parts.netloc) == (request.url.scheme, request.headers.get("host"))
     except ValueError:
         return False
+
+
+@cache
+def _key(secret: str) -> bytes:
+    """Return the key that signs cookies. Deriving it takes a while, so that who has a cookie cannot
+    try many secrets."""
+    return pbkdf2_hmac("sha256", secret.encode(), b"rq-clock", KEY_ROUNDS)
 
 
 def _digest(value: str) -> bytes:

@@ -6,8 +6,8 @@ process reads these ids at most once in KEPT_SECONDS, so elsewhere a session end
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable
-from hashlib import sha256
 from math import inf
 from secrets import token_hex
 from threading import Lock
@@ -37,7 +37,8 @@ class Sessions:
     def __init__(
         self, tokens: Iterable[Token], secret: bytes, redis: Redis, namespace: str
     ) -> None:
-        self._tokens = {_name(token): token for token in tokens}
+        self._secret = secret
+        self._tokens = {self._name(token): token for token in tokens}
         self._signer = TimestampSigner(secret, salt="login")
         self._redis = redis
         self._key = key_of(namespace, "logouts")
@@ -47,7 +48,7 @@ class Sessions:
 
     def begin(self, token: Token) -> str:
         """Return the cookie of a new session."""
-        return self._signer.sign(f"{_name(token)}.{token_hex(8)}").decode()
+        return self._signer.sign(f"{self._name(token)}.{token_hex(8)}").decode()
 
     def token(self, cookie: str) -> Token | None:
         """Return the token of a session; None if it has ended, or was never begun."""
@@ -92,7 +93,7 @@ class Sessions:
         seconds: int = self._redis.time()[0]
         return int(seconds)
 
-
-def _name(token: Token) -> str:
-    """Return what a cookie says of a token: its name, and a part of its value's hash."""
-    return f"{token.name}.{sha256(token.value.encode()).hexdigest()[:16]}"
+    def _name(self, token: Token) -> str:
+        """Return what a cookie says of a token: its name, and what changes with its value."""
+        mark = hmac.new(self._secret, token.value.encode(), "sha256").hexdigest()[:16]
+        return f"{token.name}.{mark}"

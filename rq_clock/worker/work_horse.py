@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 
 from rq.timeouts import BaseDeathPenalty
 
+from rq_clock.redaction import escaped
+from rq_clock.settings import environment, known_secrets
 from rq_clock.worker.channel import JOB, NO_MORE, STORED, Channel, Message
 from rq_clock.worker.pipes import Pipes
 
@@ -211,7 +213,8 @@ def _live(
         serve(channel)
         status = 0
     except BaseException:
-        traceback.print_exc()
+        text = known_secrets(environment()).hide_text(traceback.format_exc())
+        sys.stderr.write(escaped(text, kept="\n"))
     finally:
         with suppress(Exception):
             sys.stdout.flush()

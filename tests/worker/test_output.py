@@ -181,6 +181,24 @@ class TestPrinting:
             assert logged(worker, job) == ["before", "in the job", "after"]
         assert record(connection, job) == b"before\nin the job\nafter\n"
 
+    def test_an_error_of_after_fork_is_printed_without_secrets(
+        self, redis_url: str, queue: Any, tmp_path: Path
+    ) -> None:
+        job = queue.enqueue(jobs.add, 1, 2)
+        code = (
+            "import os\n"
+            "from rq_clock import run_worker\n"
+            "def connect():\n"
+            "    raise OSError(os.environ['DB_PASSWORD'] + '\\x1b[2J')\n"
+            "run_worker(burst=True, after_fork=connect)\n"
+        )
+        env = {"REDIS_URL": redis_url, "DB_PASSWORD": "hunter2hunter2"}
+        with Process(tmp_path / "log", "-c", code, env=env) as worker:
+            assert worker.ended() == 0
+            assert "OSError: ****\\x1b[2J" in worker.lines()
+            assert "hunter2" not in "".join(worker.lines())
+        assert ended(job) == "failed"
+
     def test_a_failure_prints_its_traceback_to_the_log_alone(
         self, start: Start, connection: Any, queue: Any
     ) -> None:
