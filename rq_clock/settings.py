@@ -203,8 +203,8 @@ def _queues(text: str) -> tuple[str, ...]:
 
 def _release(text: str) -> int:
     """Return the number in Heroku's 'v42'; 0 where the platform numbers no releases."""
-    digits = text.removeprefix("v")
-    return int(digits) if digits.isdigit() else 0
+    found = re.fullmatch(r"v?([0-9]{1,9})", text)
+    return int(found[1]) if found else 0
 
 
 def _log_level(text: str) -> int:
@@ -302,8 +302,10 @@ def _text(name: str, read: Callable[[str], Any] = str, *, secret: bool = False) 
 def _count(name: str, default: int, unit: int = 1) -> Any:
     def read(env: Env) -> int:
         value = env.get(name) or str(default)
-        if not value.isdigit() or int(value) < 1:
-            raise RqClockError(f"{name}: expected a whole number, at least 1, got {value!r}")
+        if not re.fullmatch("0*[1-9][0-9]{0,8}", value):
+            raise RqClockError(
+                f"{name}: expected a whole number from 1 to 999999999, got {value[:50]!r}"
+            )
         return int(value) * unit
 
     return _setting(read)

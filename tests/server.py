@@ -99,10 +99,11 @@ def free_url() -> str:
     """Return the URL of a free port of this machine.
 
     Its port is below those that systems hand out to clients: one that keeps reconnecting to a
-    stopped server could otherwise get that very port for its own end, and talk to itself.
+    stopped server could otherwise get that very port for its own end, and talk to itself. So is
+    the port 10,000 above it, which a server in cluster mode listens on.
     """
     while True:
-        port = random.SystemRandom().randrange(10_000, 30_000)
+        port = random.SystemRandom().randrange(10_000, 22_000)
         with suppress(OSError):
             check_port("127.0.0.1", port)
             return f"redis://127.0.0.1:{port}/0"

@@ -210,3 +210,37 @@ def test_whatever_was_accepted_is_decided_and_its_neighbour_fires(
     jobs = {job.decode().split("-")[1] for job in connection.scan_iter("rq:job:default-a*")}
     fired = {f"a{i}" for i, s in enumerate(accepted) if s.next_after(start) is not None}
     assert len(jobs) > len(fired) * 0.8
+
+
+FACTS = ("token", "instance", "owner", "since", "proven", "tick", "enqueued", "lag_p50_ms",
+         "lag_p99_ms", "lag_max_ms", "skew_ms", "ahead_s", "release", "version")  # fmt: skip
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value[:20]))
+def test_whatever_the_leader_has_reported_everything_is_served(
+    connection: Redis, redis_url: str, value: bytes
+) -> None:
+    headers = {"Authorization": f"Bearer {VALUES['admin']}"}
+    commands = ("status", "doctor", "list", "healthcheck clock", "healthcheck worker")
+    with TestClient(app_on(redis_url), headers=headers, raise_server_exceptions=False) as web:
+        for field in FACTS:
+            facts: dict[Any, Any] = {
+                "token": "7.x",
+                "instance": "c.1",
+                "since": "1",
+                "proven": "1",
+                field: value,
+            }
+            connection.delete(KEY + "lease")
+            connection.hset(KEY + "lease", mapping=facts)
+            pages = ("/clock", "/metrics", f"{API}/clock?checks=true")
+            failed = {page: code for page in pages if (code := web.get(page).status_code) >= 500}
+            assert (field, failed) == (field, {})
+        connection.hset(KEY + "lease", mapping=dict.fromkeys(FACTS, value))
+        connection.hset(KEY + "meta", mapping={"led": value, "counted": value, "zone_data": value})
+        connection.hset(KEY + "workers", "w", value)
+        for words in commands:
+            result = Run(redis_url)(*words.split())
+            assert result.exit_code in (0, 4, 5), (words, result.output)
+            assert not result.exception or isinstance(result.exception, SystemExit)

@@ -218,16 +218,16 @@ class Executions:
         pipe.hvals(self._key("workers"))
         (seconds, micros), places = pipe.execute()
         oldest = seconds * 1_000_000 + micros - silence * 1_000_000
-        return sum(int(place.partition(b" ")[0]) >= oldest for place in places)
+        signs = (place.partition(b" ")[0] for place in places)
+        return sum(s.isdigit() and len(s) < 20 and int(s) >= oldest for s in signs)
 
     # ---- ended attempts -----------------------------------------------------------------------
 
     def ended(self, limit: int, before: str = "+", since: datetime | None = None) -> list[Ended]:
         """Return the newest ended attempts, newest first, back to `since`; `before` is the id of
         the last one that was read."""
-        last = before if before == "+" else f"({before}"
         first = str(max(to_ms(since), 0)) if since else "-"
-        return newest(self.redis, self._key("runs"), Ended.read, limit, last, first)
+        return newest(self.redis, self._key("runs"), Ended.read, limit, before, first)
 
     def snapshot(self, before: datetime, attempt: str, jobs: Iterable[str], limit: int) -> Snapshot:
         """Return the undecided fire times before `before`, the attempts that ended after the entry

@@ -104,22 +104,21 @@ def _leader(facts: Mapping[str, str]) -> LeaderView:
         since=_instant(facts, "since"),
         token=_number(facts.get("token", "").partition(".")[0]),
         last_tick=_instant(facts, "tick"),
-        enqueued=_number(facts.get("enqueued", "")),
+        enqueued=_number(facts.get("enqueued")),
         lag_p50_ms=_lag(facts, "p50"),
         lag_p99_ms=_lag(facts, "p99"),
         lag_max_ms=_lag(facts, "max"),
         version=facts.get("version"),
-        skew_ms=int(skew) if (skew := facts.get("skew_ms", "")).lstrip("-").isdecimal() else None,
+        skew_ms=_number(facts.get("skew_ms")),
     )
 
 
 def _instant(facts: Mapping[str, str], name: str) -> datetime | None:
-    ms = facts.get(name, "")
-    return from_ms(ms) if ms.isdecimal() else None
+    return from_ms(facts[name]) if name in facts else None
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
 
 
 def _lag(facts: Mapping[str, str], name: str) -> float | None:

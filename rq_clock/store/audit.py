@@ -98,12 +98,11 @@ class Audit:
 
     def newest(self, limit: int, before: str = "+") -> list[AuditEntry]:
         """Return the newest entries, newest first; `before` is the id of the last one returned."""
-        last = before if before == "+" else f"({before}"
 
         def read(id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
             return AuditEntry.read(text(id), texts(fields))
 
-        return newest(self._store.redis, self._store.key("audit"), read, limit, last)
+        return newest(self._store.redis, self._store.key("audit"), read, limit, before)
 
 
 def audit_words(

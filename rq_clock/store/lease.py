@@ -6,18 +6,41 @@ lua/acquire.lua has the rules for who may depose whom.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from rq_clock.errors import LeaseLost, StoreUnavailable
 from rq_clock.model.entry import Lease, LeaseGrant, LeaseRefused
 from rq_clock.store.scripts import load_script, newest, text, texts
 from rq_clock.store.store import DATA_VERSION, Store, data_fault
-from rq_clock.timing.instants import to_ms
+from rq_clock.timing.instants import from_ms, to_ms
 
 LEASE_MS = 12_000
 """A leader that is silent for this long has lost the lease."""
 DEPOSE_PAUSE_MS = 30_000
 """After a clock died in its first pass, nobody deposes a working leader for this long."""
+_NUMBER = "-?[0-9]{1,14}"  # an instant of so many milliseconds is one that datetime can hold
+_NUMBERS = (
+    "since", "tick", "enqueued", "skew_ms", "ahead_s", "lag_p50_ms", "lag_p99_ms", "lag_max_ms",
+)  # fmt: skip
+_FORMS = {"token": r"[0-9]{1,14}(\..*)?", **dict.fromkeys(_NUMBERS, _NUMBER)}
+
+
+def leader_facts(stored: Mapping[Any, Any]) -> dict[str, str]:
+    """Return what the leading clock reports of itself, from the hash that has its lease. A number
+    that is none, which others have written, is left out."""
+    return {
+        name: fact
+        for name, fact in texts(stored).items()
+        if name not in _FORMS or re.fullmatch(_FORMS[name], fact)
+    }
+
+
+def led_at(stored: Any) -> datetime | None:
+    """Return when a clock last renewed its lease; None when it is not known."""
+    return from_ms(stored) if stored and re.fullmatch(_NUMBER, text(stored)) else None
 
 
 class Leases:
@@ -69,7 +92,7 @@ class Leases:
 
     def leader(self) -> dict[str, str]:
         """Return what the leading clock reports of itself; empty when none leads."""
-        return texts(self._store.redis.hgetall(self._store.key("lease")))
+        return leader_facts(self._store.redis.hgetall(self._store.key("lease")))
 
     def handovers(self, limit: int) -> list[LeaseGrant]:
         """Return the newest grants of the lease, newest first; about the last hundred are kept."""

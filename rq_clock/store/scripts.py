@@ -62,18 +62,20 @@ def readable(read: Callable[..., T], rows: Iterable[Sequence[Any]], kind: str) -
 
 
 def newest(
-    redis: Redis, key: str, read: Callable[[Any, Any], T], limit: int, last: str = "+",
+    redis: Redis, key: str, read: Callable[[Any, Any], T], limit: int, before: str = "+",
     first: str = "-",
 ) -> list[T]:  # fmt: skip
-    """Return the newest entries of a stream that can be read, newest first, from `last` back to
-    `first`. One round trip, unless some cannot be read."""
+    """Return the newest entries of a stream that can be read, newest first, from the one before the
+    id `before` back to `first`. One round trip, unless some cannot be read."""
     found: list[T] = []
-    while (missing := limit - len(found)) > 0:
+    # Redis refuses to look before 0-0, however it is written, and nothing is there.
+    while (missing := limit - len(found)) > 0 and before.strip("0-"):
+        last = before if before == "+" else f"({before}"
         rows: Any = redis.xrevrange(key, last, first, count=missing)
         found += readable(read, rows, key.rpartition(":")[2])
         if len(rows) < missing:
             break
-        last = f"({text(rows[-1][0])}"
+        before = text(rows[-1][0])
     return found
 
 

@@ -147,7 +147,7 @@ class ServerTime:
 def time_faults(facts: Mapping[str, str | int], limit: float = SKEW) -> list[str]:
     """Return what is wrong with the time, by the leader's facts: that TIME is in doubt, and that
     the leader's host is off by more than `limit` seconds."""
-    skew, ahead = (_number(facts.get(name, 0)) for name in ("skew_ms", "ahead_s"))
+    skew, ahead = (int(facts.get(name, 0)) for name in ("skew_ms", "ahead_s"))
     faults = []
     if ahead:
         faults.append(
@@ -158,13 +158,6 @@ def time_faults(facts: Mapping[str, str | int], limit: float = SKEW) -> list[str
         side = "ahead of" if skew > 0 else "behind"
         faults.append(f"the clock of the leader's host is {abs(skew) / 1000:.1f} s {side} Redis's")
     return faults
-
-
-def _number(fact: str | int) -> int:
-    try:
-        return int(fact)
-    except ValueError:  # whatever others have written
-        return 0
 
 
 def instant(seconds: float) -> datetime:

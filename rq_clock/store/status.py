@@ -22,8 +22,9 @@ from rq_clock.model.entry import Pause, pause_from
 from rq_clock.model.job_id import jobs_by_schedule
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.verdict import verdict
+from rq_clock.store.lease import leader_facts, led_at
 from rq_clock.store.pipeline import NamedPipeline
-from rq_clock.store.scripts import text, texts
+from rq_clock.store.scripts import text
 from rq_clock.store.server_time import time_faults
 from rq_clock.store.store import Store
 from rq_clock.timing.instants import from_ms, from_score, to_ms
@@ -126,8 +127,8 @@ def read_status(store: Store, pipe: NamedPipeline | None = None) -> Status:
     trouble = _Trouble(store, pipe, now, pause)
     return Status(
         now=now,
-        leader=texts(pipe["status.lease"]),
-        led=from_ms(pipe["status.led"]) if pipe["status.led"] else None,
+        leader=leader_facts(pipe["status.lease"]),
+        led=led_at(pipe["status.led"]),
         size=pipe["status.size"],
         due=pipe["status.due"],
         late=trouble.only("late", trouble.late),

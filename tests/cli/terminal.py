@@ -14,7 +14,7 @@ import threading
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +29,8 @@ from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
 from tests.helpers import PATIENCE, wait_until
 from tests.process import ROOT
+
+NOT_LATE = timedelta(0)
 
 
 class Run:
@@ -58,16 +60,17 @@ class Run:
         return result.stderr
 
 
-def fill(connection: Redis, *, now: datetime | None = None) -> Store:
-    """Two declared schedules, known since `now`, and a clock that leads."""
-    store, now = Store(connection, "default"), now or datetime.now(UTC)
+def fill(connection: Redis, *, late: timedelta = NOT_LATE) -> Store:
+    """Two declared schedules, of which one is late by so much, and a clock that leads."""
+    store, now = Store(connection, "default"), datetime.now(UTC)
     lease = Leases(store).acquire("clock.1", ("test", ""), "starting", now)
     assert isinstance(lease, Lease)
     clock = Clock()
     clock.add("feeds", every(minutes=5), "tasks.demo.heartbeat", queue="reports")
     clock.add("report", cron("0 3 * * *", tz="Europe/Berlin"), "tasks.demo.heartbeat")
+    known = {"feeds": now - late, "report": now}  # which is daily, and at no time of day is it late
     changes = [
-        Change("put", s.name, s.definition(), s.next_after(now), since=now)
+        Change("put", s.name, s.definition(), s.next_after(known[s.name]), since=known[s.name])
         for s in clock.declared.values()
     ]
     assert all(store.reconcile(lease, 0, now, changes))

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class TestStatus:
         assert "problem    no clock leads; start one (`heroku ps" in run("status").stdout
 
     def test_a_late_schedule_is_unhealthy(self, run: Run, connection: Redis) -> None:
-        fill(connection, now=datetime.now(UTC) - timedelta(hours=1))
+        fill(connection, late=timedelta(hours=1))
         code, report = self.status(run)
         assert code == 5
         assert (report["healthy"], report["late"]) == (False, 1)

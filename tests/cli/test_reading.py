@@ -108,7 +108,7 @@ class TestList:
     def test_the_last_column_explains_a_state(
         self, run: Run, connection: Redis, schedules: Schedules
     ) -> None:
-        fill(connection, now=datetime.now(UTC) - HOUR)
+        fill(connection, late=HOUR)
         schedules.pause("report", reason="bank\x1b[2J is down")
         connection.hset("rq-clock:default:definitions", "broken", "{}")
         connection.hset("rq-clock:default:markers", "broken", "- 0")

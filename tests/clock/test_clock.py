@@ -183,8 +183,11 @@ class TestSettings:
             ("RQ_CLOCK_NAMESPACE", "Über", "expected 1-40 of a-z, 0-9 and '_'"),
             ("RQ_CLOCK_NAMESPACE", "a-b", "expected 1-40 of a-z, 0-9 and '_'"),
             ("RQ_CLOCK_DISABLED", "maybe", "expected 1 or 0, got 'maybe'"),
-            ("RQ_CLOCK_STAGE_MB", "0", "expected a whole number, at least 1, got '0'"),
-            ("RQ_CLOCK_HISTORY", "many", "expected a whole number, at least 1, got 'many'"),
+            *(
+                (name, value, f"expected a whole number from 1 to 999999999, got '{value[:50]}'")
+                for name in ("RQ_CLOCK_STAGE_MB", "PORT")
+                for value in ("0", "many", "²", "9" * 5000)
+            ),
             ("RQ_CLOCK_REDIS_ENV", "NOWHERE", "names NOWHERE, which is not set"),
         ],
     )
@@ -195,4 +198,5 @@ class TestSettings:
 
     def test_heroku_numbers_its_releases(self) -> None:
         assert Settings.from_env({"HEROKU_RELEASE_VERSION": "v42"}).release == 42
-        assert Settings.from_env({}).release == 0
+        for other in ("", "v", "main", "²", "9" * 5000):
+            assert Settings.from_env({"HEROKU_RELEASE_VERSION": other}).release == 0

@@ -78,12 +78,12 @@ def _leader(fields: Mapping[str, str], newest: LeaseGrant | None) -> dict[str, A
     """Return the facts that the leader has stored; None when no clock leads."""
     if not fields:
         return None
-    token, tick = fields.get("token", "").partition(".")[0], fields.get("tick", "")
+    token, tick = fields.get("token", "").partition(".")[0], fields.get("tick")
     return {
         **fields,
         "token": token,
         "since": newest.at if newest and str(newest.token) == token else None,
-        "tick": from_ms(tick) if tick.isdecimal() else None,
+        "tick": from_ms(tick) if tick else None,
         "versions": [(key, fields[key]) for key in releases() if fields.get(key)],
     }
 

@@ -110,8 +110,7 @@ def _lasted(seconds: float) -> str:
 
 
 def _ms(text: str | None) -> str:
-    text = text or ""
-    return duration_text(timedelta(milliseconds=int(text))) if text.isdecimal() else "—"
+    return duration_text(timedelta(milliseconds=int(text))) if text else "—"
 
 
 @pass_context

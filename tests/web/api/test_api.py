@@ -540,6 +540,8 @@ class TestTheWhole:
         assert second["nextCursor"] is None
         for cursor in ("x", "1", "%2B", "1-1)"):
             assert api.error("GET", f"/audit?cursor={cursor}") == "422 validation"
+        for cursor in ("0-0", "000-00", "0-1"):  # nothing comes before the first entry
+            assert api.call("GET", f"/audit?cursor={cursor}")["data"] == []
 
     @pytest.mark.integration
     def test_every_response_reports_an_outage(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 from rq import Queue
 
+from rq_clock.store import cursors
 from rq_clock.timing.instants import to_ms
 from rq_clock.timing.triggers import every
 from tests.helpers import round_trips
@@ -256,6 +257,9 @@ class TestRuns:
         for query, count in (("until=2026-03-01T00:00:00.100Z", 101),
                              ("since=2026-03-01T00:00:02.400Z", 100)):  # fmt: skip
             assert len(api.call("GET", f"/runs?limit=200&{query}")["data"]) == count
+
+    def test_nothing_comes_before_the_first_entry(self, api: Caller) -> None:
+        assert api.call("GET", f"/runs?cursor={cursors.encode('0-0')}")["data"] == []
 
     @pytest.mark.parametrize(
         "query", ["since=x", "until=2026-01-01", "state=asleep", "cursor=x", "cursor=WyJ4Il0",
