@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from typing import Any
 
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.outcomes import Execution, Outcome
+from rq_clock.log import log_event
 from rq_clock.worker.job_output import JobOutput
 from rq_clock.worker.perform import Aftermath
 from rq_clock.worker.work_horse import WorkHorse
@@ -66,3 +68,18 @@ class Task:
             late = f": {why}" if why else ""
             trace = f"Work-horse terminated unexpectedly; waitpid returned {status} ({by}){late}"
         return outcomes.failed(execution, now, trace, state=state, kept=kept)
+
+
+def log_end(execution: Execution, outcome: Outcome) -> None:
+    """Log how a job ended."""
+    origin = execution.origin
+    fields: dict[str, Any] = {"job": execution.job_id, "queue": execution.queue}
+    if origin:
+        fields = {"schedule": origin.schedule, "fire_time": origin.fire_time, **fields}
+    seconds = (outcome.ended - execution.started).total_seconds()
+    fields |= {"state": outcome.state, "attempt": execution.attempt, "took": f"{seconds:.3f}s"}
+    if outcome.error:
+        fields["error"] = outcome.error
+    if outcome.again:
+        fields["again"] = outcome.again
+    log_event("run.ended" if origin else "job.ended", **fields)

@@ -15,7 +15,6 @@ any number of queues in order over one connection.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -26,37 +25,33 @@ from functools import partial
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
-from rq import Queue
+from redis.exceptions import RedisError
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
-from rq.job import Job
-from rq.logutils import setup_loghandlers
 from rq.worker import DequeueStrategy, WorkerStatus
 
-from rq_clock import log as logs
 from rq_clock.callbacks.queue import QUEUE as CALLBACKS
-from rq_clock.errors import RqClockError
 from rq_clock.jobs import outcomes
 from rq_clock.jobs.executions import Evicted, Executions
 from rq_clock.jobs.outcomes import Execution, Outcome
 from rq_clock.jobs.reaper import Reaper
-from rq_clock.log import FaultLog, SecretFilter, log_event, log_warning
+from rq_clock.log import FaultLog, log_event, log_warning
 from rq_clock.runtime import Runtime
-from rq_clock.settings import Settings, environment, known_secrets, withhold_secrets
+from rq_clock.settings import Settings, withhold_secrets
 from rq_clock.store.client import idle_sockets_of, is_outage, with_timeouts
 from rq_clock.store.diagnosis import SHORTEST_PAUSE, Reconnect
 from rq_clock.worker.channel import REUSABLE, Channel
 from rq_clock.worker.hooks import FLUSH_SECONDS, Hooks, import_dispatcher, named_hooks, prepare
 from rq_clock.worker.horses import Horses, reap_orphans
 from rq_clock.worker.job_output import JobOutput, Recorder
+from rq_clock.worker.maintenance import Maintenance
 from rq_clock.worker.news import POLL, News
 from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
 from rq_clock.worker.pipes import choose_level
-from rq_clock.worker.task import Task
+from rq_clock.worker.registration import Registration
+from rq_clock.worker.rq_options import refuse_what_is_ignored, set_up_logs
+from rq_clock.worker.task import Task, log_end
 from rq_clock.worker.work_horse import WorkHorse
 
-SKEW = 60.0
-"""Seconds by which this host's clock may differ from Redis's."""
 BEATS = 5
 """Heartbeats within the time of silence that counts as death."""
 AHEAD = 8
@@ -72,15 +67,6 @@ LAST_PAUSE = 0.5
 """Seconds between two of these attempts."""
 MAINTENANCE_SECONDS = 60.0
 """Seconds that RQ's own cleaning of its registries may take."""
-_NOT_CALLED = (
-    "bootstrap", "check_for_suspension", "dequeue_job_and_maintain_ttl", "execute_job",
-    "fork_work_horse", "main_work_horse", "maintain_heartbeats", "monitor_work_horse",
-    "prepare_execution", "request_force_stop", "request_stop", "setup_work_horse_signals",
-    "wait_for_horse",
-)  # fmt: skip
-"""Methods of RQ's worker that belong to its loop."""
-_MASKS = SecretFilter(lambda: known_secrets(environment()))
-"""For RQ's own lines: those of a failed job have its whole traceback."""
 
 
 class Worker(JobWorker):
@@ -135,8 +121,9 @@ class Worker(JobWorker):
         worker has this name, RqClockError for what cannot work.
         """
         self._dequeue_strategy = DequeueStrategy(dequeue_strategy)
-        self._refuse_what_is_ignored()
-        self._set_up_logs(logging_level, date_format, log_format)
+        refuse_what_is_ignored(self, Worker)
+        stamped = self._chosen.stamped_logs if self._chosen else True
+        set_up_logs(logging_level, date_format, log_format, stamp=stamped)
         self._burst, self._max_jobs, self._max_idle = burst, max_jobs, max_idle_time
         self._begin_anew()
         prepare(self._hooks)
@@ -149,34 +136,6 @@ class Worker(JobWorker):
                 self._deregister()
         return self._ended > 0
 
-    def _refuse_what_is_ignored(self) -> None:
-        """Raise RqClockError for a subclass, or a class of jobs or queues, that cannot work."""
-        for name in _NOT_CALLED:
-            if getattr(type(self), name) is not getattr(Worker, name):
-                raise RqClockError(
-                    f"{type(self).__name__} overrides {name}(), which belongs to RQ's loop and is "
-                    "never called here; override perform_job() or a handler, or use rq.Worker"
-                )
-        for kind, prefix, ours in (
-            (self.job_class, "redis_job_namespace_prefix", "rq:job:"),
-            (self.queue_class, "redis_queue_namespace_prefix", "rq:queue:"),
-        ):
-            if getattr(kind, prefix) != ours:
-                raise RqClockError(
-                    f"{kind.__name__}.{prefix}: expected {ours!r}, which every tool of RQ reads, "
-                    f"got {getattr(kind, prefix)!r}; remove it, or use rq.Worker"
-                )
-
-    def _set_up_logs(self, level: str | None, date_format: str, log_format: str) -> None:
-        if not logs.logger.hasHandlers():  # RQ's own command has started this class
-            logs.set_up(stamp=self._chosen.stamped_logs if self._chosen else True)
-        for name in ("rq.worker", "rq.job"):
-            if level:
-                setup_loghandlers(level, date_format, log_format, name=name)
-            else:
-                logging.getLogger(name).setLevel(logging.WARNING)
-            logging.getLogger(name).addFilter(_MASKS)
-
     def _begin_anew(self) -> None:
         self._settings = settings = self._chosen or Settings.from_env()
         withhold_secrets()
@@ -188,19 +147,19 @@ class Worker(JobWorker):
         silence = settings.worker_silence
         self._recorder = Recorder(self._redis, settings)
         self._reaper = Reaper(self._executions, silence, settings.max_deaths)
+        self._registration = Registration(self, self._executions, self._runtime, settings)
+        self._maintenance = Maintenance(self, self._executions, self._runtime)
         serve = partial(self._serve, settings=settings)
         self._horses = Horses(partial(self._fork, serve), self._runtime)
         self._reconnect = Reconnect(settings.redis_url)
         self._signals.stopping = False
         self._news = News(self._redis, self.pubsub_channel_name)
         self._condition = ""
-        self._served = self._named = False
-        self._rival = ""
-        """The sign of life of another worker with this name."""
+        self._served = False
         self._task = None
         self._interrupted = False
         self._beat_every = silence / BEATS
-        self._beat_at = self._clean_at = 0.0
+        self._beat_at = 0.0
         self._stop_at = float("inf")
         self._ended = 0
         self._finished = False
@@ -208,7 +167,6 @@ class Worker(JobWorker):
         self._look = True
         """Whether there may be a job."""
         self._fruitless_looks = 0
-        self._unmanaged: set[str] = set()
         self._idle_since = self._runtime.monotonic()
 
     def _go_on(self) -> bool:
@@ -234,7 +192,7 @@ class Worker(JobWorker):
             )
             self._forget()
             self._disconnect()
-            self._named = False
+            self._registration.named = False
         except (RedisError, OSError) as error:
             pause = self._reconnect.try_again(error)
             self._enter("outage")
@@ -285,12 +243,11 @@ class Worker(JobWorker):
     def _register(self) -> bool:
         """Register in Redis, and subscribe to commands and changes of queues. Return False while
         another worker has this name and may be alive."""
-        if not self._take_name():
+        self._runtime.time.measure(self._redis)
+        if not self._registration.take_name():
+            self._reaper.look(self._runtime.monotonic(), self._runtime.now())
             return False
-        if not self.connection.exists(self.key):
-            self._find_address()
-            self.register_birth()  # type: ignore[no-untyped-call]
-            self.set_state(WorkerStatus.IDLE)
+        self._registration.announce()
         self._news.subscribe()
         self._beat_at = 0.0
         if self._redis is not self.connection:
@@ -298,30 +255,6 @@ class Worker(JobWorker):
         self._reconnect.answered()
         self._enter("serving", queues=",".join(self.queue_names()))
         return True
-
-    def _take_name(self) -> bool:
-        """Take the place of this name among the living. Return False while another worker may have
-        it: the first sign of life that it gives ends this one, a long silence frees the name."""
-        self._runtime.time.measure(self._redis)
-        sign = self._executions.register(self.name, self._runtime.now())
-        if not sign or self._named:
-            self._named, self._rival = True, ""
-            return True
-        if self._rival and self._rival != sign:
-            raise ValueError(f"There exists an active worker named {self.name!r} already")
-        if not self._rival:
-            seconds = self._settings.worker_silence
-            log_event("worker.waiting", name=self.name, reason="the name is taken", seconds=seconds)
-        self._rival = sign
-        self._reaper.look(self._runtime.monotonic(), self._runtime.now())
-        return False
-
-    def _find_address(self) -> None:
-        try:
-            info: Any = self.connection.client_info()
-            self.ip_address = info["addr"]
-        except (ResponseError, KeyError):  # only RQ's tools show it
-            self.ip_address = "unknown"
 
     def _disconnect(self) -> None:
         self._news.close()
@@ -354,48 +287,9 @@ class Worker(JobWorker):
             due = self._reaper.look(self._runtime.monotonic(), self._runtime.now())
             pause = (due - self._runtime.now()).total_seconds() if due else every
             self._beat_at = self._runtime.monotonic() + min(max(pause, SHORTEST_PAUSE), every)
-        if self._task is None and self._runtime.monotonic() >= self._clean_at:
-            self._clean_at = self._runtime.monotonic() + self.maintenance_interval
-            if self._is_in_time():
-                (horse,) = self._fork(self._maintain, 1)
-                self._horses.let_go(horse, MAINTENANCE_SECONDS)
-            self._look_for_others()
-
-    def _is_in_time(self) -> bool:
-        """Return whether this host's clock, by which RQ's housekeeping judges what has expired, is
-        right: with a wrong one it would fail jobs that run."""
-        skew = self._runtime.time.skew
-        if abs(skew) > SKEW:
-            effect = "RQ's registries are not cleaned by this worker"
-            log_warning("time.skewed", ahead=f"{skew:.0f}s", effect=effect, remedy="use NTP")
-        return abs(skew) <= SKEW
-
-    def _maintain(self, _: Channel) -> None:
-        """Run RQ's own housekeeping, in a process of its own: it unpickles the meta of jobs."""
-        self.handle_job_failure = self._put_back  # type: ignore[method-assign]
-        try:
-            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except Exception as error:
-            self._faults.report("duty.failed", error, duty="registries")
-
-    def _put_back(self, job: Job, queue: Queue, *_: object, **__: object) -> None:
-        """RQ's cleaning found a job that a stock worker took and never began: nothing of it has
-        run, so it goes back to the front."""
-        if not self.connection.exists(job.key):
-            return
-        pipe = self.connection.pipeline()
-        pipe.hset(job.key, mapping={"status": "queued", "worker_name": ""})
-        pipe.lrem(queue.key, 0, job.id)
-        pipe.lpush(queue.key, job.id)
-        pipe.execute()
-        log_warning("job.found", job=job.id, queue=queue.name, reason="taken and never begun")
-
-    def _look_for_others(self) -> None:
-        for worker, queues in self._executions.foreign(self.queue_names()).items():
-            if worker not in self._unmanaged:
-                self._unmanaged.add(worker)
-                effect = "it keeps no groups, and its jobs are not safe from restarts"
-                log_warning("worker.foreign", worker=worker, queues=",".join(queues), effect=effect)
+        if self._task is None and self._maintenance.due():
+            (horse,) = self._fork(self._maintenance.run, 1)
+            self._horses.let_go(horse, MAINTENANCE_SECONDS)
 
     def _deregister(self) -> None:
         now = self._runtime.monotonic()
@@ -404,24 +298,12 @@ class Worker(JobWorker):
             self._task.output.finish()
             self._task.horse.end()
         try:
-            if self._named and self._task is None:
-                self._give_back()
-                self.register_death()  # type: ignore[no-untyped-call]
-                self._executions.unregister(self.name)
+            if self._task is None:
+                self._registration.leave()
         except (RedisError, OSError, Evicted) as error:
             log_warning("worker.unregistered", reason=error)
         self._disconnect()
         log_event("worker.stopped", jobs=self._ended)
-
-    def _give_back(self) -> None:
-        """Put back a job that this worker took in a reply that was lost, just before it had to
-        end."""
-        execution = self._executions.take(self.name, [], self._runtime.now())
-        if execution is not None:
-            error, limit = "the worker had to end", self._settings.max_interruptions
-            outcome = outcomes.interrupted(execution, self._runtime.now(), limit, error=error)
-            self._executions.close(execution, outcome)
-            self._report(execution, outcome)
 
     # ---- a job ----------------------------------------------------------------------------------
 
@@ -470,7 +352,7 @@ class Worker(JobWorker):
         if following is not None:
             self._begin(following, busy=True)
         self._look = True
-        self._report(execution, outcome)
+        log_end(execution, outcome)
 
     def _goes_on(self) -> bool:
         """Return whether another job may be taken after the one in hand."""
@@ -503,19 +385,6 @@ class Worker(JobWorker):
         self._task = self._stopped_job_id = None
         self._horse_pid = 0
         self._idle_since = self._runtime.monotonic()
-
-    def _report(self, execution: Execution, outcome: Outcome) -> None:
-        origin = execution.origin
-        fields: dict[str, Any] = {"job": execution.job_id, "queue": execution.queue}
-        if origin:
-            fields = {"schedule": origin.schedule, "fire_time": origin.fire_time, **fields}
-        seconds = (outcome.ended - execution.started).total_seconds()
-        fields |= {"state": outcome.state, "attempt": execution.attempt, "took": f"{seconds:.3f}s"}
-        if outcome.error:
-            fields["error"] = outcome.error
-        if outcome.again:
-            fields["again"] = outcome.again
-        log_event("run.ended" if origin else "job.ended", **fields)
 
     # ---- its process ----------------------------------------------------------------------------
 
