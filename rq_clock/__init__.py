@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rq_clock.store.client import connect
     from rq_clock.timing.triggers import cron, every, once
     from rq_clock.worker.supervisor import run_worker
+    from rq_clock.worker.worker import Worker
 
 __all__ = [
     "Busy",
@@ -38,6 +39,7 @@ __all__ = [
     "ScheduleError",
     "Schedules",
     "StoreUnavailable",
+    "Worker",
     "__version__",
     "command",
     "connect",
@@ -57,6 +59,7 @@ __all__ = [
 _LAZY = {
     "Clock": "rq_clock.clock.clock",
     "Schedules": "rq_clock.schedules.service",
+    "Worker": "rq_clock.worker.worker",
     "command": "rq_clock.model.targets",
     "connect": "rq_clock.store.client",
     "cron": "rq_clock.timing.triggers",

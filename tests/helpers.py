@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,9 +28,31 @@ from rq_clock.store.store import Store
 
 T = TypeVar("T")
 LUA = Path(rq_clock.__file__).parent / "store" / "lua"
+REQUIRED = bool(os.environ.get("CI") or os.environ.get("RQ_CLOCK_REQUIRE_ALL") == "1")
+"""Whether a test that lacks a program of the system fails. Read before any test clears the
+environment."""
 PATIENCE = 120.0
 """Seconds after which something awaited is missing: far beyond what a busy machine needs."""
 Events = Callable[[str], list[dict[str, Any]]]
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip tests where a program of the system is missing, and say so; in CI they fail."""
+    missing = not shutil.which(program)
+    return pytest.mark.skipif(missing and not REQUIRED, reason=lack(program))
+
+
+def require(program: str) -> str:
+    """Return the path of a program of the system. Where it is missing, skip the test or, in CI,
+    fail it."""
+    path = shutil.which(program)
+    if path is None:
+        (pytest.fail if REQUIRED else pytest.skip)(lack(program))
+    return path
+
+
+def lack(program: str) -> str:
+    return f"THERE IS NO {program.upper()} HERE: `apt install {program}`"
 
 
 def wait_until(predicate: Callable[[], T], what: str, *, timeout: float = PATIENCE) -> T:

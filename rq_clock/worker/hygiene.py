@@ -6,10 +6,12 @@ Modules, global variables, caches and open connections stay: that is what sharin
 from __future__ import annotations
 
 import contextvars
+import gc
 import locale
 import logging
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from rq_clock.worker.hooks import REPORTERS
+
+_LIMITS = (
+    resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_DATA,
+    resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_STACK,
+)  # fmt: skip
 
 
 class Surroundings:
@@ -36,6 +43,10 @@ class Surroundings:
         self._levels = {log: log.level for log in _loggers()}
         self._disabled = logging.root.manager.disable
         self._threads = set(threading.enumerate())
+        self._streams = sys.stdin, sys.stdout, sys.stderr
+        self._path = list(sys.path)
+        self._depth, self._collects = sys.getrecursionlimit(), gc.isenabled()
+        self._fixed = _fixed()
 
     def run(self, perform: Callable[[Any], None], job: Any) -> None:
         """Perform a job in a copy of the context variables, with Django's connections in order."""
@@ -43,11 +54,13 @@ class Surroundings:
         contextvars.copy_context().run(perform, job)
         _tidy_django()
 
-    def threads_left(self) -> bool:
-        """Return whether a job has left a thread."""
-        return any(
-            thread not in self._threads and not thread.name.startswith(REPORTERS)
-            for thread in threading.enumerate()
+    def clean(self) -> bool:
+        """Return whether a job has left no thread, and nothing that could not be put back."""
+        threads = (t for t in threading.enumerate() if t not in self._threads)
+        return (
+            all(thread.name.startswith(REPORTERS) for thread in threads)
+            and not any(stream and stream.closed for stream in self._streams)
+            and self._fixed == _fixed()
         )
 
     def restore(self) -> None:
@@ -71,6 +84,21 @@ class Surroundings:
                 log.setLevel(level)
         logging.disable(self._disabled)
         random.seed()
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        if sys.path != self._path:
+            sys.path[:] = self._path
+        sys.setrecursionlimit(self._depth)
+        (gc.enable if self._collects else gc.disable)()
+
+
+def _fixed() -> list[object]:
+    """Return what a process may change for good: its limits, priority, processors, user and group,
+    and what watches its code."""
+    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    return [
+        *map(resource.getrlimit, _LIMITS), os.getpriority(os.PRIO_PROCESS, 0), processors,
+        os.geteuid(), os.getegid(), sys.gettrace(), sys.getprofile(),
+    ]  # fmt: skip
 
 
 def _loggers() -> list[logging.Logger]:

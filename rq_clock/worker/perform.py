@@ -249,7 +249,7 @@ class JobWorker(RQWorker):
                 self._hooks.after_job(job)
             except Exception as error:
                 _log_late(self._current, error)
-        clean = self._surroundings is not None and not self._surroundings.threads_left()
+        clean = self._surroundings is not None and self._surroundings.clean()
         self._reusable &= clean and outcome.state == outcomes.OK and not webhooks
         if webhooks:
             self._allow(AFTERWARDS)

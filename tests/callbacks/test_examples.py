@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from rq_clock.model.new_task import NewTask
 from rq_clock.model.view import camel
 from rq_clock.settings import Settings
 from tests.clock.storm import ClockProcess
-from tests.helpers import wait_until
+from tests.helpers import needs, wait_until
 from tests.process import ROOT, Process
 from tests.server import free_url
 from tests.web.api.test_docs import examples, holds
@@ -95,7 +94,7 @@ def test_a_task_is_taken_over_and_answered_at_once(process: Place) -> None:
     assert (attempt.status, attempt.result) == (202, "ok")
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@needs("curl")
 def test_a_receiver_enqueues_itself_again(process: Place) -> None:
     receiver = process.receive("every_interval.py", INTERVAL="1", AUTH="secret-of-the-receiver")
     script = ["sh", str(EXAMPLES / "enqueue.sh"), f"{receiver.url}/jobs/feeds"]
@@ -119,7 +118,7 @@ def test_a_receiver_is_called_again_while_its_work_is_in_progress(process: Place
     assert "attempt 1: in progress" in receiver.text()
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@needs("curl")
 def test_the_commands_of_the_page_get_the_answers_it_shows(
     redis_url: str, tmp_path: Path, connection: Redis
 ) -> None:

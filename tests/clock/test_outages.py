@@ -5,7 +5,6 @@ Servers are the embedded Valkey, for TLS Debian's redis-server. Accounts as in t
 
 from __future__ import annotations
 
-import shutil
 import socketserver
 import ssl
 import subprocess
@@ -35,14 +34,13 @@ from tests.clock.storm import (
     marker_of,
     state,
 )
-from tests.helpers import PATIENCE, Pace, wait_until
+from tests.helpers import PATIENCE, Pace, require, wait_until
 from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
 
 Start = Callable[..., ClockProcess]
 OFTEN = add(*TWENTY, when="every(milliseconds=200)")
-TLS_SERVER = shutil.which("redis-server")
 
 
 @pytest.fixture
@@ -347,8 +345,7 @@ def test_a_clock_waits_for_its_redis_and_names_the_remedy(tmp_path: Path, start:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for localhost, signed by itself; its key is in key.pem beside it."""
-    if not shutil.which("openssl"):
-        pytest.skip("NOTHING HERE MAKES CERTIFICATES: `apt install openssl`")
+    require("openssl")
     request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     request += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
     subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)
@@ -358,8 +355,7 @@ def certificate(tmp_path: Path) -> Path:
 @pytest.fixture
 def tls_url(tmp_path: Path, certificate: Path) -> Iterator[str]:
     """The URL of a server that shows this certificate."""
-    if not TLS_SERVER:
-        pytest.skip("NO SERVER HERE SPEAKS TLS: `apt install redis-server`")
+    server = require("redis-server")  # the embedded one has no TLS
     port = str(urlsplit(free_url()).port)
     directives = {
         "tls_port": port,
@@ -367,7 +363,7 @@ def tls_url(tmp_path: Path, certificate: Path) -> Iterator[str]:
         "tls_cert_file": str(certificate),
         "tls_key_file": str(certificate.with_name("key.pem")),
     }
-    with Server(tmp_path / "server", free_url(), binary=TLS_SERVER, **directives):
+    with Server(tmp_path / "server", free_url(), binary=server, **directives):
         yield f"rediss://localhost:{port}/0"
 
 

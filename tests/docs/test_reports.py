@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from rq_clock import Schedules
 from rq_clock.model.schedule import declare
 from tasks.reports import models, on_demand, scheduler, schedules, web
 from tasks.reports.sample import SHOP
+from tests.helpers import needs
 from tests.process import ROOT, Process
 from tests.tasks.reports.conftest import report_of
 
@@ -57,7 +57,7 @@ def test_its_code_runs(
 
 
 @pytest.mark.process
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@needs("curl")
 def test_its_commands_get_the_answers_it_shows(app: dict[str, str], tmp_path: Path) -> None:
     blocks = "".join(re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL))
     examples = [e.partition("\n") for e in re.split(r"^\$ ", blocks, flags=re.MULTILINE)[1:]]

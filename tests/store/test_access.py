@@ -4,7 +4,6 @@ sentinels. Each serves, or says in one line what is wrong and what to do."""
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from rq_clock.store.diagnosis import ACCESS, Reconnect, diagnose, is_refusal
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.worker.worker import Worker
-from tests.helpers import Events, wait_until
+from tests.helpers import Events, require, wait_until
 from tests.process import LEASHED
 from tests.server import Server, free_url
 
@@ -192,9 +191,8 @@ def test_threads_take_turns_where_connections_are_limited(connection: Any, redis
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Iterator[str]:
     """A primary and its sentinel, both with TLS and a password: the URL's end, without them."""
-    server = shutil.which("redis-server")
-    if not server or not shutil.which("openssl"):
-        pytest.skip("NO SENTINEL HERE: `apt install redis-server openssl`")
+    server = require("redis-server")
+    require("openssl")
     request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     request += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)

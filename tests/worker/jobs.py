@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import multiprocessing
 import os
@@ -230,6 +231,7 @@ def surroundings() -> tuple[Any, ...]:
         str(Path.cwd()), umask, os.environ.get("TENANT"), socket.getdefaulttimeout(),
         logging.getLogger().level, str(signal.getsignal(signal.SIGUSR1)),
         sorted(map(str, signal.pthread_sigmask(signal.SIG_BLOCK, ()))), tenant.get(""),
+        list(sys.path), sys.getrecursionlimit(), gc.isenabled(), sys.stdout is None,
     )  # fmt: skip
 
 
@@ -246,6 +248,22 @@ def change_surroundings() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     random.seed(42)
     tenant.set("a")
+    sys.path.clear()
+    sys.setrecursionlimit(100)
+    gc.disable()
+    sys.stdout = sys.stderr = None
+
+
+def change_for_good(what: str) -> int:
+    if what == "priority":
+        os.nice(1)
+    elif what == "limit":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+    elif what == "trace":
+        sys.settrace(lambda *_: None)
+    else:
+        sys.stdout.close()
+    return os.getpid()
 
 
 def random_number() -> float:

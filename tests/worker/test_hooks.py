@@ -215,7 +215,7 @@ class TestNamedSetup:
     @pytest.mark.process
     def test_rqs_own_command_runs_it(self, redis_url: str, write: Write, tmp_path: Path) -> None:
         write("shop", "def prepare(): note('prepared')\n")
-        words = ("-m", "rq.cli", "worker", "-w", "rq_clock.worker.Worker", "--burst")
+        words = ("-m", "rq.cli", "worker", "-w", "rq_clock.Worker", "--burst")
         done = run_worker_process(redis_url, *words, RQ_CLOCK_SETUP="shop:prepare")
         assert done.returncode == 0, done.stderr
         assert told(tmp_path) == ["import shop", "prepared"]

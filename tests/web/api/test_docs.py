@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from rq_clock.web.problems import KINDS
+from tests.helpers import needs
 from tests.process import ROOT
 from tests.web.test_server import TOKEN, WebProcess
 
@@ -43,7 +43,7 @@ def holds(shown: Any, answer: Any) -> bool:
     return bool(shown == answer)
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@needs("curl")
 def test_its_commands_get_the_answers_it_shows(redis_url: str, tmp_path: Path) -> None:
     commands = examples(PAGE)
     assert len(commands) > 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -36,8 +35,6 @@ SWITCHES = [
     "--font-render-hinting=none",
 ]
 WORKER = "from rq_clock import run_worker\nrun_worker()\n"
-REQUIRED = bool(os.environ.get("CI") or os.environ.get("RQ_CLOCK_REQUIRE_BROWSER") == "1")
-"""Whether a machine without a browser is a failure. Read before any test clears the environment."""
 
 
 def chromium() -> str | None:

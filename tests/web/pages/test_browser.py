@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Response, expect
 from rq_clock.callbacks import Callbacks, NewTask
 from rq_clock.schedules.service import Schedules
 from rq_clock.settings import Settings
-from tests.helpers import PATIENCE, wait_until
+from tests.helpers import PATIENCE, REQUIRED, lack, wait_until
 from tests.web.pages import browser as lab
 from tests.web.pages.browser import Place, log_in, seen
 from tests.web.test_server import TOKEN
@@ -46,15 +46,12 @@ def flaky():
 """
 LONGEST_MS = 5_500
 """Within which an open page asks again."""
-NO_BROWSER = (
-    f"no browser: expected one of {', '.join(lab.CHROMIUMS)} on PATH (apt install chromium)"
-)
-pytestmark = pytest.mark.skipif(not lab.chromium() and not lab.REQUIRED, reason=NO_BROWSER)
+pytestmark = pytest.mark.skipif(not lab.chromium() and not REQUIRED, reason=lack("chromium"))
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    assert lab.chromium(), NO_BROWSER
+    assert lab.chromium(), lack("chromium")
     expect.set_options(timeout=PATIENCE * 1000)
     with lab.browser() as browser:
         yield browser
