@@ -80,6 +80,12 @@ class TestExplain:
         assert "expected a date and time such as" in error
 
 
+@pytest.mark.parametrize("words", ["show {}", "resume a {}", "apply {}", "import crontab {}"])
+def test_bytes_that_are_no_text_are_a_usage_error(run: Run, words: str) -> None:
+    error = run.refused(2, *words.format("\udcff").split())
+    assert r"expected text in UTF-8, got '\udcff'" in error
+
+
 class TestStatus:
     def status(self, run: Run) -> tuple[int, dict[str, Any]]:
         result = run("status", "--json")
