@@ -11,14 +11,12 @@ what RQ's own does.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
 import sys
 import traceback
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,7 +29,7 @@ from rq.executions import Execution as RQExecution
 from rq.job import UNEVALUATED, Job, JobStatus
 from rq.serializers import DefaultSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
-from rq.utils import now, utcformat, utcparse
+from rq.utils import now, utcformat
 
 from rq_clock import run
 from rq_clock.errors import Interrupted, TargetRefused
@@ -45,6 +43,7 @@ from rq_clock.store.server_time import instant
 from rq_clock.worker.channel import ENDED, NO_MORE, REUSABLE, Channel
 from rq_clock.worker.hooks import Hooks, flush_telemetry
 from rq_clock.worker.hygiene import Surroundings
+from rq_clock.worker.rq_job import KeptAlready, restored, with_retries
 from rq_clock.worker.work_horse import LEAVE, end_fork, received, reset_signals_in_forks
 
 OVERTIME = 5.0
@@ -56,16 +55,12 @@ kills a process as long after the job's timeout."""
 MOMENT = 0.5
 """Seconds within which the worker has heard of a restart whose signal has reached its job first."""
 
-utcparse(utcformat(now()))  # compiles what each process would compile for its first job
 _TIME = utcformat(now()).encode()
 _EXAMPLE = Execution("", "example", "default", "", now(), {
     b"created_at": _TIME, b"enqueued_at": _TIME, b"origin": b"default", b"timeout": b"180",
     b"status": b"queued", b"description": b"an example", b"meta": pickle.dumps({}),
     b"data": zlib.compress(pickle.dumps(("rq_clock.run.stopping", None, (), {}))),
 })  # fmt: skip
-_OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
-"""Fields that RQ sets again when it runs a job, and parses slowly."""
-_TIMES = (b"created_at", b"enqueued_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +73,6 @@ class Aftermath:
     pid: int
     status: int
     rusage: Any
-
-
-class _KeptAlready:
-    """The connection of a job that has been taken. RQ's job first asks Redis to keep it while it
-    runs, which has been done with the taking; that request ends here, the rest goes on."""
-
-    def __init__(self, job: Job) -> None:
-        self._job, self._connection = job, job.connection
-        job.connection = self  # type: ignore[assignment]
-
-    def persist(self, key: str) -> int:
-        self._job.connection = self._connection
-        return 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
 
 
 class JobWorker(RQWorker):
@@ -149,8 +128,7 @@ class JobWorker(RQWorker):
         """Go through what every job goes through, for nothing: so the memory that this takes is
         copied for this process before it has a job, not while the job waits."""
         execution = pickle.loads(pickle.dumps(_EXAMPLE))
-        job = Job(execution.job_id, self.connection)
-        _fill(job, execution.fields)
+        job = restored(Job, execution, self.connection, None)
         with UnixSignalDeathPenalty(60, JobTimeoutException):  # type: ignore[no-untyped-call]
             result = job.func(*job.args, **job.kwargs)
         pickle.dumps((outcomes.succeeded(execution, now(), result), False))
@@ -201,9 +179,8 @@ class JobWorker(RQWorker):
         return None if self.serializer is DefaultSerializer else self.serializer
 
     def _restored(self, execution: Execution) -> Job:
-        job = self.job_class(execution.job_id, self.connection, self._another_serializer)
-        _fill(job, execution.fields)
-        return job
+        serializer = self._another_serializer
+        return restored(self.job_class, execution, self.connection, serializer)
 
     def _settle(self, aftermath: Aftermath) -> None:
         """Do what RQ's worker does for a job whose process is gone."""
@@ -267,7 +244,7 @@ class JobWorker(RQWorker):
             super().prepare_job_execution(job, remove_from_intermediate_queue)
             return
         job.worker_name = self.name
-        _KeptAlready(job)
+        KeptAlready(job)
         if not self._settings.function_output:
             with suppress(Exception):  # unreadable data fails the job later
                 self._channel.recorded = str(job.func_name).startswith("rq_clock.runners.")
@@ -350,7 +327,7 @@ class JobWorker(RQWorker):
         secrets = known_secrets(environment())
         what, exc_string = secrets.hide_text(_text(error)), secrets.hide_text(exc_string)
         at = job.ended_at or self._now()
-        execution = _with_retries(self._current, job)
+        execution = with_retries(self._current, job)
         if self._is_interruption(error):
             limit = self._settings.max_interruptions
             outcome = outcomes.interrupted(execution, at, limit, error=what)
@@ -382,38 +359,6 @@ class JobWorker(RQWorker):
         while received and not run.stopping() and self._runtime.monotonic() < until:
             Event().wait(0.01)
         return run.stopping()
-
-
-def _fill(job: Job, fields: Mapping[bytes, bytes]) -> None:
-    """Let a job have the fields of its hash, as RQ reads them."""
-    parsed = _parsed(fields)
-    skipped = _OVERWRITTEN | parsed.keys()
-    job.restore({name: value for name, value in fields.items() if name not in skipped})
-    for name, value in parsed.items():
-        setattr(job, name.decode(), value)
-
-
-def _parsed(fields: Mapping[bytes, bytes]) -> dict[bytes, Any]:
-    """Return the fields of a job that RQ parses slowly, or nothing when they are not written as RQ
-    writes them."""
-    try:
-        times = {name: datetime.fromisoformat(fields[name].decode()) for name in _TIMES}
-        timeout = int(fields[b"timeout"])
-    except (ValueError, KeyError):
-        return {}
-    if None in [time.tzinfo for time in times.values()]:
-        return {}
-    return {**times, b"timeout": timeout}
-
-
-def _with_retries(execution: Execution, job: Job) -> Execution:
-    """Return the execution with the retries that the job's object has now: a function may change
-    those of `get_current_job()`, as with RQ's worker."""
-    changed: dict[bytes, bytes] = {}
-    with suppress(TypeError, ValueError):  # not what RQ could store
-        changed[b"retries_left"] = str(int(job.retries_left or 0)).encode()
-        changed[b"retry_intervals"] = json.dumps(job.retry_intervals or [0]).encode()
-    return replace(execution, fields={**execution.fields, **changed})
 
 
 def _log_late(execution: Execution, error: BaseException) -> None:
