@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError
 from rq.utils import utcformat
 
 from rq_clock.errors import RqClockError
-from rq_clock.jobs.meta import group_facts
+from rq_clock.jobs.meta import group_of
 from rq_clock.jobs.outcomes import (
     DEPENDENT_FIELDS,
     OK,
@@ -176,12 +176,10 @@ class Executions:
 
     def take(self, worker: str, queues: Sequence[str], now: datetime) -> Execution | None:
         """Take the next job of the first queue that has one. Raises Evicted."""
-        while True:
+        answer = self._run(*self._take(worker, queues, now))
+        while self._has_more(answer):
             answer = self._run(*self._take(worker, queues, now))
-            if answer[0] == b"undeclared":
-                self._declare(answer[1])
-            elif answer[0] != b"more":
-                return self._execution_from(worker, now, answer)
+        return self._execution_from(worker, now, answer)
 
     def beat(self, worker: str, ttl: int, now: datetime) -> bool:
         """Give a sign of life. Return whether the worker has to reap the dead. Raises Evicted."""
@@ -207,7 +205,7 @@ class Executions:
         if not _ended(execution, closed):
             self._close(own, execution, outcome)
             return self.take(worker, queues, now)
-        if begun[0] in (b"undeclared", b"more"):
+        if self._has_more(begun):
             return self.take(worker, queues, now)
         return self._execution_from(worker, now, begun)
 
@@ -317,6 +315,16 @@ class Executions:
         times = [now.timestamp(), utcformat(now), ABANDONED]
         return "take", keys, [worker, uuid4().hex, *times]
 
+    def _has_more(self, answer: Any) -> bool:
+        """Return whether to take again, after what the script's answer needs."""
+        kind = answer[0]
+        if kind == b"undeclared":
+            self._declare(answer[1])
+        elif kind == b"unreadable":
+            expected = "letters, digits, _ and - in a job's id"
+            log_warning("job.unreadable", job=text(answer[1]), expected=expected)
+        return kind in (b"undeclared", b"unreadable", b"more")
+
     def _declare(self, job_id: bytes) -> None:
         """Copy the group that a job's meta names to a field that scripts can read: a schedule's job
         has it already."""
@@ -324,10 +332,10 @@ class Executions:
         stored: Any = self.redis.hget(key, "meta")
         if stored is None:  # deleted since
             return
-        meta = group_facts(stored)
-        fields: dict[Any, Any] = {"rq_clock_group": str(meta.get("group") or "")}
-        if isinstance(limit := meta.get("group_limit"), int) and limit > 1:
-            fields["rq_clock_group_limit"] = str(limit)
+        group, limit = group_of(stored)
+        fields: dict[Any, Any] = {"rq_clock_group": group}
+        if limit > 1:
+            fields["rq_clock_group_limit"] = limit
         self.redis.hset(key, mapping=fields)
 
     def _execution_from(self, worker: str, now: datetime, answer: Any) -> Execution | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
+
+_ALL = 1_000_000
+"""More jobs than any group has running: a larger limit means no other."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -31,11 +33,13 @@ class _Opaque:
         pass
 
 
-def group_facts(meta: bytes) -> Mapping[str, Any]:
-    """Return the entry `rq_clock` of a job's meta; empty when it cannot be read."""
+def group_of(meta: bytes) -> tuple[bytes, int]:
+    """Return the group that a job's meta names, and how many jobs of it may run at a time; an empty
+    name when it names none or cannot be read."""
     try:
         loaded = json.loads(meta) if meta[:1] == b"{" else _Unpickler(BytesIO(meta)).load()
-        facts = loaded.get("rq_clock")
+        group, limit = loaded["rq_clock"].get("group"), loaded["rq_clock"].get("group_limit")
     except Exception:  # whatever a broken pickle leads to
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        return b"", 1
+    name = group.encode(errors="backslashreplace") if isinstance(group, str) else b""
+    return name, min(limit, _ALL) if isinstance(limit, int) else 1

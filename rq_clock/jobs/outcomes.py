@@ -28,6 +28,8 @@ from rq_clock.store import counters
 from rq_clock.timing.instants import to_ms
 
 DEFAULT_TIMEOUT = Queue.DEFAULT_TIMEOUT
+LONGEST = 10**10
+"""Seconds, three centuries: neither Redis nor a datetime can add much more to now."""
 Command = tuple[str | bytes | int | float, ...]
 OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed_out", "stopped"
 INTERRUPTED, LOST = "interrupted", "lost"
@@ -97,15 +99,17 @@ class Execution:
         return self.number("timeout", -1)
 
     def number(self, field: str, default: int) -> int:
-        """Return a number of the job's hash; the default where it is missing or unreadable."""
+        """Return a number of the job's hash; the default where it is missing or unreadable, the
+        nearest that can be used where it is beyond LONGEST."""
         with suppress(ValueError):
-            return int(self.fields.get(field.encode()) or default)
+            return min(max(int(self.fields.get(field.encode()) or default), -LONGEST), LONGEST)
         return default
 
     def intervals(self, field: str) -> list[float]:
         """Return the seconds between attempts that the job's hash lists; 0 where it lists none."""
-        with suppress(ValueError, TypeError):
-            return [float(n) for n in json.loads(self.fields.get(field.encode()) or b"[0]")] or [0]
+        with suppress(ValueError, TypeError, OverflowError, RecursionError):
+            listed = json.loads(self.fields.get(field.encode()) or b"[0]")
+            return [min(max(0.0, float(n)), LONGEST) for n in listed] or [0]
         return [0]
 
     @property

@@ -242,6 +242,59 @@ class TestDependents:
         crew.redis.hset(job.key, "meta", b"\x80\x04 rq_clock group \xff")
         assert crew.take("a").job_id == job.id
 
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"group": "\udcff"},
+            {"group": 10**6000},
+            {"group": ["shop"]},
+            {"group": "shop", "group_limit": 10**6000},
+            ["group"],
+        ],
+        ids=["a lone surrogate", "a long number", "a list", "a long limit", "no facts"],
+    )
+    def test_whatever_group_a_meta_names_its_job_is_taken(self, crew: Crew, facts: Any) -> None:
+        job = crew.enqueue()
+        crew.redis.hset(job.key, "meta", pickle.dumps({"rq_clock": facts}))
+        assert crew.take("a").job_id == job.id
+
+    @pytest.mark.parametrize("number", ["9" * 400, "1" + "0" * 30, "-" + "9" * 400])
+    def test_a_jobs_numbers_may_be_of_any_size(self, crew: Crew, number: str) -> None:
+        job = crew.enqueue()
+        crew.redis.hset(job.key, mapping=dict.fromkeys(("timeout", "failure_ttl"), number))
+        crew.fail(crew.take("a"))
+        assert crew.redis.hget(job.key, "status") == b"failed"
+        assert crew.redis.zscore("rq:failed:default", job.id)
+
+    @pytest.mark.parametrize("pause", ["[1e999]", "[1e300]", "[NaN]", f"[{'9' * 400}]", "[" * 9999])
+    def test_a_retry_may_ask_for_any_pause(self, crew: Crew, pause: str) -> None:
+        job = crew.enqueue(retry=Retry(max=1))
+        crew.redis.hset(job.key, "retry_intervals", pause)
+        crew.fail(crew.take("a"))
+        assert crew.redis.hget(job.key, "status") in (b"scheduled", b"queued")
+
+    @pytest.mark.parametrize("id", [b"a b", b"", b"a\nb", b"\xff\xfe", b"a\x00"])
+    def test_an_id_that_rq_refuses_fails_and_holds_up_no_other(
+        self, crew: Crew, events: Events, id: bytes
+    ) -> None:
+        crew.redis.hset(b"rq:job:" + id, mapping={"created_at": "x", "status": "queued"})
+        crew.redis.rpush("rq:queue:default", id)
+        job = crew.enqueue()
+        assert crew.take("a").job_id == job.id
+        assert crew.redis.hget(b"rq:job:" + id, "status") == b"failed"
+        assert len(events("job.unreadable")) == 1
+
+    @pytest.mark.parametrize("key", ["rq:executions:{}", "rq:job:{}:dependents"])
+    def test_a_key_of_another_type_beside_a_job_changes_nothing_of_its_end(
+        self, crew: Crew, key: str
+    ) -> None:
+        job, other = crew.enqueue(), crew.enqueue()
+        crew.redis.set(key.format(job.id), "x")
+        crew.end(crew.take("a"))
+        assert crew.redis.hget(job.key, "status") == b"finished"
+        assert crew.take("a").job_id == other.id
+        assert crew.redis.zcard("rq:wip:default") == 1
+
     def test_a_dead_workers_job_whose_numbers_cannot_be_read_is_ended(self, crew: Crew) -> None:
         job = crew.enqueue(retry=Retry(max=3, interval=[1, 2, 3]))
         garbage = ("timeout", "failure_ttl", "rq_clock_attempt", "rq_clock_interruptions",

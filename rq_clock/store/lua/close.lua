@@ -35,7 +35,7 @@ local function leave()
   if execution then
     redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
     redis.call('DEL', 'rq:execution:' .. id .. ':' .. execution)
-    redis.call('ZREM', 'rq:executions:' .. id, execution)
+    redis.pcall('ZREM', 'rq:executions:' .. id, execution)  -- others may have written it
   end
   if dead then
     local worker = 'rq:worker:' .. ARGV[1]
@@ -72,7 +72,7 @@ local count, expected = tonumber(take()), {}
 for _ = 1, count do
   expected[take()] = true
 end
-for _, dependent in ipairs(redis.call('SMEMBERS', 'rq:job:' .. id .. ':dependents')) do
+for _, dependent in ipairs(redis.pcall('SMEMBERS', 'rq:job:' .. id .. ':dependents')) do
   if count >= 0 and not canceled and not expected[dependent] then return {'dependents'} end
 end
 

@@ -10,6 +10,7 @@
 --         {"suspended"}        RQ's tools have suspended all work
 --         {"more"}             many were parked, and there may be others
 --         {"undeclared", id}   the job's meta names a group that its hash does not
+--         {"unreadable", id}   an id that RQ refuses: out of its queue, and failed if it is a job's
 --         {"job", execution, job id, name of its queue, newest successful fire time or "", hash}
 -- Sending it again is harmless: a worker that has an execution gets that one again.
 
@@ -37,12 +38,12 @@ local function begin()
   redis.call('HSET', own, 'id', execution, 'created_at', now, 'last_heartbeat', now,
     'worker_name', ARGV[1])
   redis.call('EXPIRE', own, ttl)
-  redis.call('ZADD', all, now + ttl + 60, execution)
+  redis.pcall('ZADD', all, now + ttl + 60, execution)  -- others may have written it
   redis.call('EXPIRE', all, ttl + 60)
   redis.call('ZADD', 'rq:wip:' .. queue, now + ttl, id .. ':' .. execution)
   redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', text,
     'last_heartbeat', text, 'worker_name', ARGV[1])
-  redis.pcall('HINCRBY', 'rq:job:' .. id, 'rq_clock_attempt', 1)  -- others may have written it
+  redis.pcall('HINCRBY', 'rq:job:' .. id, 'rq_clock_attempt', 1)  -- as this
   redis.call('PERSIST', 'rq:job:' .. id)
   redis.call('HSET', 'rq:worker:' .. ARGV[1], 'state', 'busy', 'current_job', id,
     'current_job_working_time', '0', 'last_heartbeat', text)
@@ -74,6 +75,10 @@ for i = 3, #KEYS do
       return {'undeclared', id}
     end
     redis.call('LPOP', KEYS[i])
+    if not string.find(id, '^[!-~]+$') then
+      if data then redis.call('HSET', 'rq:job:' .. id, 'status', 'failed', 'ended_at', text) end
+      return {'unreadable', id}
+    end
     if data then  -- else it was deleted since it was enqueued
       if not group or group == ''
         or my_turn(group, tonumber(limit) or 1, id, queue, now) then
