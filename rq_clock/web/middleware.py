@@ -58,7 +58,9 @@ class Middleware:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         problem = None
-        if not length.isdigit() or len(length) > 15 or int(length) > BODY_LIMIT:
+        if not length.isdigit():
+            problem = _NO_LENGTH
+        elif len(length) > 15 or int(length) > BODY_LIMIT:
             problem = _TOO_LARGE
         elif b"content-length" in headers and b"transfer-encoding" in headers:
             problem = _AMBIGUOUS
@@ -138,6 +140,7 @@ def _drop(task: asyncio.Future[None]) -> None:
 
 
 _TOO_LARGE = "too-large", f"expected a body of at most {BODY_LIMIT:,} bytes"
+_NO_LENGTH = "validation", "expected Content-Length in bytes, got no whole number"
 _AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
 """A router may read the body to another end, and the rest as another request."""
 

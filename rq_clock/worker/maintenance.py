@@ -32,8 +32,8 @@ class Maintenance:
         Raises RedisError."""
         if self._runtime.monotonic() < self._next:
             return False
-        self._next = self._runtime.monotonic() + self._worker.maintenance_interval
         self._look_for_others()
+        self._next = self._runtime.monotonic() + self._worker.maintenance_interval
         return self._is_in_time()
 
     def run(self, _: Channel) -> None:

@@ -379,10 +379,14 @@ class TestMiddleware:
                 answer = web.get("/login", headers={"X-Forwarded-Proto": scheme})
                 assert ("strict-transport-security" in answer.headers) == (scheme == "https")
 
-    @pytest.mark.parametrize("length", ["-1", "x", "1e9", "99999999999999999999"])
-    def test_a_length_that_is_none_is_refused(self, web: TestClient, length: str) -> None:
+    @pytest.mark.parametrize(
+        ("length", "status"), [("-1", 422), ("x", 422), ("1e9", 422), ("99999999999999999999", 413)]
+    )
+    def test_a_length_that_is_none_is_refused(
+        self, web: TestClient, length: str, status: int
+    ) -> None:
         answer = web.post("/login", content=b"", headers=HERE | {"Content-Length": length})
-        assert answer.status_code == 413
+        assert answer.status_code == status
 
     @pytest.mark.parametrize(
         "path",
