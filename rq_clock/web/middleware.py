@@ -4,7 +4,7 @@ client behind a proxy, and security headers."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from secrets import token_hex
 from typing import Any
 
@@ -55,16 +55,7 @@ class Middleware:
             scope = _forwarded(scope)
         scope.setdefault("state", {})["request_id"] = token_hex(8)
         answer = _Answer(scope, send)
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
-        problem = None
-        if not length.isdigit():
-            problem = _NO_LENGTH
-        elif len(length) > 15 or int(length) > BODY_LIMIT:
-            problem = _TOO_LARGE
-        elif b"content-length" in headers and b"transfer-encoding" in headers:
-            problem = _AMBIGUOUS
-        if problem:
+        if problem := _fault_of_length(dict(scope["headers"])):
             refusal = Problem(*problem, headers={"Connection": "close"})
             await refusal.answer(answer.request_id)(scope, receive, answer.send)
             return
@@ -133,6 +124,18 @@ def _measured(receive: Receive) -> Receive:
     return limited
 
 
+def _fault_of_length(headers: Mapping[bytes, bytes]) -> tuple[str, str] | None:
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit():
+        return "validation", "expected Content-Length in bytes, got no whole number"
+    if len(length) > 15 or int(length) > BODY_LIMIT:
+        return _TOO_LARGE
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        # A router may read the body to another end, and the rest as another request.
+        return "validation", "expected a body with Content-Length or in chunks, got one with both"
+    return None
+
+
 def _drop(task: asyncio.Future[None]) -> None:
     """Drop the error of a task whose request was answered."""
     if not task.cancelled():
@@ -140,9 +143,6 @@ def _drop(task: asyncio.Future[None]) -> None:
 
 
 _TOO_LARGE = "too-large", f"expected a body of at most {BODY_LIMIT:,} bytes"
-_NO_LENGTH = "validation", "expected Content-Length in bytes, got no whole number"
-_AMBIGUOUS = "validation", "expected a body with Content-Length or in chunks, got one with both"
-"""A router may read the body to another end, and the rest as another request."""
 
 
 def _forwarded(scope: Scope) -> Scope:
