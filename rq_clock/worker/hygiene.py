@@ -17,8 +17,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rq_clock.worker.hooks import REPORTERS
 
@@ -46,7 +47,7 @@ class Surroundings:
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._path = list(sys.path)
         self._depth, self._collects = sys.getrecursionlimit(), gc.isenabled()
-        self._fixed = _fixed()
+        self._fixed, self._has_child = _fixed(), _has_child()
 
     def run(self, perform: Callable[[Any], None], job: Any) -> None:
         """Perform a job in a copy of the context variables, with Django's connections in order."""
@@ -55,16 +56,18 @@ class Surroundings:
         _tidy_django()
 
     def clean(self) -> bool:
-        """Return whether a job has left no thread, and nothing that could not be put back."""
+        """Return whether a job has left no thread or process, and nothing that stays."""
         threads = (t for t in threading.enumerate() if t not in self._threads)
         return (
             all(thread.name.startswith(REPORTERS) for thread in threads)
-            and not any(stream and stream.closed for stream in self._streams)
+            and not any(stream and _is_closed(stream) for stream in self._streams)
             and self._fixed == _fixed()
+            and (self._has_child or not _has_child())
         )
 
     def restore(self) -> None:
         """Put back what a job has changed. Raises OSError when the directory is gone."""
+        self._restore_signals()
         os.chdir(self._cwd)
         os.umask(self._umask)
         for name in os.environ.keys() - self._environ.keys():
@@ -72,10 +75,6 @@ class Surroundings:
         for name, value in self._environ.items():
             if os.environ.get(name) != value:
                 os.environ[name] = value
-        for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler and handler is not None:
-                signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if locale.setlocale(locale.LC_ALL) != self._locale:
             locale.setlocale(locale.LC_ALL, self._locale)
         socket.setdefaulttimeout(self._timeout)
@@ -90,15 +89,38 @@ class Surroundings:
         sys.setrecursionlimit(self._depth)
         (gc.enable if self._collects else gc.disable)()
 
+    def _restore_signals(self) -> None:
+        for timer in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)  # its handler is still there
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
 
 def _fixed() -> list[object]:
-    """Return what a process may change for good: its limits, priority, processors, user and group,
-    and what watches its code."""
+    """Return what a process may change for good: its limits, priority, processors, user, group,
+    session and time zone, and what watches its code."""
     processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     return [
         *map(resource.getrlimit, _LIMITS), os.getpriority(os.PRIO_PROCESS, 0), processors,
-        os.geteuid(), os.getegid(), sys.gettrace(), sys.getprofile(),
+        os.geteuid(), os.getegid(), os.getpgrp(), os.getsid(0),
+        os.environ.get("TZ"), sys.gettrace(), sys.getprofile(),
     ]  # fmt: skip
+
+
+def _is_closed(stream: TextIO) -> bool:
+    with suppress(ValueError):  # its buffer is detached
+        return stream.closed
+    return True
+
+
+def _has_child() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, AttributeError):  # AttributeError: macOS before Python 3.13
+        return False
+    return True
 
 
 def _loggers() -> list[logging.Logger]:

@@ -13,6 +13,8 @@ from rq_clock.worker.job_output import JobOutput
 from rq_clock.worker.perform import Aftermath
 from rq_clock.worker.work_horse import WorkHorse
 
+NOT_BEGUN = "it did not begin"
+
 
 class Task:
     """A job and its process, which has to begin it by a moment (monotonic seconds)."""
@@ -37,6 +39,14 @@ class Task:
         assert self.outcome
         waits = self.outcome.state == outcomes.OK or self.webhooks
         return not waits and self.horse.exit_status() is None
+
+    @property
+    def never_began(self) -> bool:
+        """Return whether its process, which is gone, was lost to the job before: that job has left
+        it busy, or has ended it late. Another process can run this one."""
+        horse = self.horse
+        begun = self.outcome or self.aftermath or horse.jobs == 1 or horse.deadline > 0
+        return not begun and horse.kill_reason in ("", NOT_BEGUN)
 
     @property
     def limit(self) -> float:

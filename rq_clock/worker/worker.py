@@ -49,7 +49,7 @@ from rq_clock.worker.perform import AFTERWARDS, Aftermath, JobWorker
 from rq_clock.worker.pipes import choose_level
 from rq_clock.worker.registration import Registration
 from rq_clock.worker.rq_options import refuse_what_is_ignored, set_up_logs
-from rq_clock.worker.task import Task, log_end
+from rq_clock.worker.task import NOT_BEGUN, Task, log_end
 from rq_clock.worker.work_horse import WorkHorse
 
 BEATS = 5
@@ -455,17 +455,10 @@ class Worker(JobWorker):
             task.finish_by = float("inf")
 
     def _end_late(self, task: Task) -> None:
-        """Kill a process whose time is over. A job that has not begun because its process was still
-        busy with the one before gets another process."""
-        horse = task.horse
-        begun = horse.deadline > 0
-        horse.kill(outcomes.TIMED_OUT if begun else "it did not begin")
-        horse.exit_status(wait=True)
-        if horse.jobs > 1 and horse.deadline == 0 and task.aftermath is None:
-            horse.end()
-            self._task = self._hand_over(task.execution, task.execution, task.output)
-        else:
-            self._look_at_processes()
+        """Kill a process whose time is over."""
+        task.horse.kill(outcomes.TIMED_OUT if task.horse.deadline > 0 else NOT_BEGUN)
+        task.horse.exit_status(wait=True)
+        self._look_at_processes()
 
     def _prepare_to_stop(self) -> None:
         self.handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
@@ -517,8 +510,11 @@ class Worker(JobWorker):
         task.finish_by = float("inf")
         if task.outcome is None:
             task.output.drain(horse, self._runtime.monotonic())
+        again = task.never_began
         horse.end()  # and processes that its job has left
-        if task.outcome is None:
+        if again:
+            self._task = self._hand_over(task.execution, task.execution, task.output)
+        elif task.outcome is None:
             self._settle_death(task, status)
 
     def _settle_death(self, task: Task, status: int) -> None:

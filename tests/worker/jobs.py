@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from contextvars import ContextVar
 from importlib import import_module
@@ -232,6 +233,7 @@ def surroundings() -> tuple[Any, ...]:
         logging.getLogger().level, str(signal.getsignal(signal.SIGUSR1)),
         sorted(map(str, signal.pthread_sigmask(signal.SIG_BLOCK, ()))), tenant.get(""),
         list(sys.path), sys.getrecursionlimit(), gc.isenabled(), sys.stdout is None,
+        signal.getitimer(signal.ITIMER_PROF)[0],
     )  # fmt: skip
 
 
@@ -252,6 +254,8 @@ def change_surroundings() -> None:
     sys.setrecursionlimit(100)
     gc.disable()
     sys.stdout = sys.stderr = None
+    signal.signal(signal.SIGPROF, lambda *_: None)
+    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
 
 
 def change_for_good(what: str) -> int:
@@ -261,9 +265,28 @@ def change_for_good(what: str) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
     elif what == "trace":
         sys.settrace(lambda *_: None)
+    elif what == "zone":
+        os.environ["TZ"] = "Asia/Tokyo"
+        time.tzset()
+    elif what == "child":
+        subprocess.Popen(["sleep", "60"])
+    elif what == "session":
+        os.setpgid(0, os.getpgid(os.getppid()))
+    elif what == "buffer":
+        sys.stdout.detach()  # type: ignore[union-attr]
     else:
         sys.stdout.close()
     return os.getpid()
+
+
+def break_a_module() -> None:
+    """Let the process end some time after the job, when it puts back what the job has changed."""
+
+    def seed(*_: Any) -> None:
+        threading.Event().wait(0.5)
+        os._exit(1)
+
+    random.seed = seed  # type: ignore[assignment]
 
 
 def random_number() -> float:

@@ -202,16 +202,19 @@ class TestIsolation:
         self, queue: Any, work: Work, env: dict[str, str]
     ) -> None:
         before = queue.enqueue(jobs.surroundings)
-        queue.enqueue(jobs.change_surroundings)
+        change = queue.enqueue(jobs.change_surroundings)
         after = queue.enqueue(jobs.surroundings)
         numbers = [queue.enqueue(jobs.random_number) for _ in range(2)]
         work(**env)
+        assert change.get_status() == "finished"
         assert after.return_value() == before.return_value()
         assert len({job.return_value() for job in numbers}) == 2
         if env:
             assert numbers[0].worker_name == before.worker_name
 
-    @pytest.mark.parametrize("what", ["priority", "limit", "trace", "stdout"])
+    @pytest.mark.parametrize(
+        "what", ["priority", "limit", "trace", "zone", "child", "session", "buffer", "stdout"]
+    )
     def test_a_process_that_a_job_has_changed_for_good_takes_no_other(
         self, queue: Any, work: Work, what: str
     ) -> None:
@@ -219,6 +222,13 @@ class TestIsolation:
         second, third = queue.enqueue(jobs.pid), queue.enqueue(jobs.pid)
         work(**SHARED)
         assert first.return_value() != second.return_value() == third.return_value()
+
+    def test_a_process_that_ends_between_two_jobs_fails_neither(
+        self, queue: Any, work: Work
+    ) -> None:
+        first, second = queue.enqueue(jobs.break_a_module), queue.enqueue(jobs.add, 1, 2)
+        work(**SHARED)
+        assert (first.get_status(), second.return_value()) == ("finished", 3)
 
     def test_a_broken_connection_fails_at_most_the_job_that_had_it(
         self, queue: Any, work: Work
