@@ -43,7 +43,7 @@ from rq_clock.store.server_time import instant
 from rq_clock.worker.channel import ENDED, NO_MORE, REUSABLE, Channel
 from rq_clock.worker.hooks import Hooks, flush_telemetry
 from rq_clock.worker.hygiene import Surroundings
-from rq_clock.worker.rq_job import KeptAlready, restored, with_retries
+from rq_clock.worker.rq_job import KeptAlready, restored, with_changes
 from rq_clock.worker.work_horse import LEAVE, end_fork, received, reset_signals_in_forks
 
 OVERTIME = 5.0
@@ -296,7 +296,7 @@ class JobWorker(RQWorker):
             return
         assert job.ended_at
         outcome = outcomes.succeeded(
-            self._current, job.ended_at, job._result,
+            with_changes(self._current, job), job.ended_at, job._result,
             ttl=self.default_result_ttl, serializer=self._another_serializer,
         )  # fmt: skip
         self._deliver(outcome, job)
@@ -310,7 +310,10 @@ class JobWorker(RQWorker):
             return
         assert job.ended_at
         outcome = outcomes.retry_requested(
-            self._current, job.ended_at, retry, serializer=self._another_serializer
+            with_changes(self._current, job),
+            job.ended_at,
+            retry,
+            serializer=self._another_serializer,
         )
         self._deliver(outcome, job)
         if not outcome.again:
@@ -327,7 +330,7 @@ class JobWorker(RQWorker):
         secrets = known_secrets(environment())
         what, exc_string = secrets.hide_text(_text(error)), secrets.hide_text(exc_string)
         at = job.ended_at or self._now()
-        execution = with_retries(self._current, job)
+        execution = with_changes(self._current, job)
         if self._is_interruption(error):
             limit = self._settings.max_interruptions
             outcome = outcomes.interrupted(execution, at, limit, error=what)

@@ -49,14 +49,23 @@ def restored(kind: type[Job], execution: Execution, connection: Any, serializer:
     return job
 
 
-def with_retries(execution: Execution, job: Job) -> Execution:
-    """Return the execution with the retries that the job's object has now: a function may change
-    those of `get_current_job()`, as with RQ's worker."""
+def with_changes(execution: Execution, job: Job) -> Execution:
+    """Return the execution with the retries, repetitions and times to live that the job's object
+    has now: a function may change those of `get_current_job()`, as with RQ's worker."""
     changed: dict[bytes, bytes] = {}
-    with suppress(TypeError, ValueError):  # not what RQ could store
-        changed[b"retries_left"] = str(int(job.retries_left or 0)).encode()
-        changed[b"retry_intervals"] = json.dumps(job.retry_intervals or [0]).encode()
+    for name in ("result_ttl", "failure_ttl"):
+        with suppress(TypeError, ValueError):  # not what RQ could store
+            changed[name.encode()] = _digits(getattr(job, name))
+    for name, pauses in (("retries_left", "retry_intervals"), ("repeats_left", "repeat_intervals")):
+        with suppress(TypeError, ValueError):
+            number = _digits(getattr(job, name))
+            changed[pauses.encode()] = json.dumps(getattr(job, pauses) or [0]).encode()
+            changed[name.encode()] = number
     return replace(execution, fields={**execution.fields, **changed})
+
+
+def _digits(number: int | None) -> bytes:
+    return b"" if number is None else str(int(number)).encode()
 
 
 def _parsed(fields: Mapping[bytes, bytes]) -> dict[bytes, Any]:

@@ -69,6 +69,15 @@ def fail_with_retries(left: Any, intervals: Any = None) -> None:
     raise ValueError
 
 
+def change(field: str, value: Any) -> None:
+    setattr(get_current_job(), field, value)
+
+
+def change_and_fail(field: str, value: Any) -> None:
+    change(field, value)
+    raise ValueError
+
+
 def give_up(text: str) -> None:
     raise Interrupted(text)
 

@@ -280,6 +280,32 @@ class TestBooks:
         work(max_jobs=1)
         assert job.get_status(refresh=True) == status
 
+    @pytest.mark.parametrize(
+        ("function", "field", "value", "ttl"),
+        [
+            (jobs.change, "result_ttl", 0, -2),
+            (jobs.change, "result_ttl", -1, -1),
+            (jobs.change, "result_ttl", "soon", 500),
+            (jobs.change_and_fail, "failure_ttl", 0, -2),
+            (jobs.change_and_fail, "failure_ttl", -1, -1),
+        ],
+    )
+    def test_a_job_may_change_how_long_it_is_kept(  # noqa: PLR0913
+        self,
+        connection: Any,
+        queue: Any,
+        work: Work,
+        function: Callable[..., None],
+        field: str,
+        value: Any,
+        ttl: int,
+    ) -> None:
+        """-2 is no key, -1 for ever."""
+        job = queue.enqueue(function, field, value)
+        work()
+        kept = connection.ttl(job.key)
+        assert kept == ttl if ttl < 0 else 0 < kept <= ttl
+
     def test_an_interruption_is_recorded_whatever_its_reason(self, queue: Any, work: Work) -> None:
         job = queue.enqueue(jobs.give_up, "\udcff")
         work(RQ_CLOCK_MAX_INTERRUPTIONS="1")
