@@ -54,13 +54,32 @@ behind "basic" is none."""
 _PART = re.compile(r"[^/]{20,}")  # of a path: a part this long is an identifier, often a secret
 
 
-# Commands whose options hold a password without a name.
+_OPTIONS = {
+    r"(?:mysql|mariadb)[\w-]*|7z[arz]?|rar|unrar": "-p",
+    "(?:redis|valkey)-cli": r"(?:-a|--pass)\s+",
+    "sshpass": r"-p\s*",
+    r"mongo\w*|(?:docker|podman) login|twine|az|cqlsh|ncftp\w*": r"-p\s+",
+    r"sqlcmd|bcp|mosquitto_\w+|zip|unzip": r"-P\s*",
+    r"ldap\w+": r"-w\s*",
+    r"(?<!\S)https?(?=\s)": "(?:-a |--auth[ =])",
+    "openssl": r"(?:-\w+\s+pass:|-k\s+)",
+    "lftp": r"-u\s+\w+,",
+}
+"""Commands → the option before a password that has no name."""
 _OPTION = re.compile(
-    r"(?P<start>(?:(?<!\S)(?:-u|-U|--user|--proxy-user)[ =]?[\"']?[^\s:\"'=]{1,100}:"
-    r"|\b(?:mysql|mysqldump|mysqladmin|mariadb)\b[^|;&\n]{0,200}?\s-p"
-    r"|\b(?:redis|valkey)-cli\b[^|;&\n]{0,200}?\s(?:-a|--pass)\s+"
-    r"|\bsshpass\s+-p\s*))(?P<value>[^\s\"'$;|&<>][^\s\"';|&<>]*)"
+    r"(?P<start>(?<!\S)(?:-u|-U|--user|--proxy-user)[ =]?[\"']?[^\s:\"'=%+]{1,100}[:%]|"
+    + "|".join(rf"\b(?:{name})\b[^|;&\n]{{0,200}}?\s{option}" for name, option in _OPTIONS.items())
+    + rf"|\bconfig(?:ure)? set\s+[\w.-]{{0,60}}?(?:{_WORDS})[\w.-]{{0,60}}\s+"
+    r"|\bvault\s+login\s+"
+    # services whose webhook's path is its secret
+    r"|//hooks\.slack\.com/|//discord(?:app)?\.com/api/webhooks/|//api\.telegram\.org/bot"
+    r"|//hc-ping\.com/|\.webhook\.office\.com/"
+    r")[\"']?(?P<value>[^\s\"'$;|&<>][^\s\"';|&<>]*)"
 )
+_KEY_ALONE = re.compile(
+    r"(?P<start>(?<!\S)(?:-u|--user)[ =]?[\"']?)[^\s:\"'=$]{1,200}(?=:[\"'\s]|:\Z)"
+)
+"""A user without a password is often a key: `curl -u sk_live_…:`."""
 
 
 def is_secret(name: str) -> bool:
@@ -98,6 +117,7 @@ def _masked_part(name: str, value: Any) -> Any:
 def masked_text(text: str) -> str:
     """Return a command line with its plain secrets masked."""
     text = _USERINFO.sub(MASK, text)
+    text = _KEY_ALONE.sub(lambda m: m["start"] + MASK, text)
     text = _OPTION.sub(lambda m: m["start"] + MASK, text)
     text = _CREDENTIAL.sub(lambda m: m["scheme"] + MASK, text)
     return _ASSIGNED.sub(lambda m: (m["name"] or m["switch"]) + (m["scheme"] or "") + MASK, text)
