@@ -74,7 +74,9 @@ class Clock:
             self._client = Schedules()
         return self._client
 
-    def once(self, at: datetime, target: Target | Callable[..., object], **options: Any) -> str:
+    def once(
+        self, at: datetime | str, target: Target | Callable[..., object], **options: Any
+    ) -> str:
         """Enqueue `target` once, at or after an instant, from anywhere in the app; see
         `Schedules.once`."""
         return self.schedules.once(at, target, **options)

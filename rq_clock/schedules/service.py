@@ -115,7 +115,7 @@ class Schedules:
 
     def once(
         self,
-        at: datetime,
+        at: datetime | str,
         target: Target | Callable[..., object],
         *,
         key: str | None = None,

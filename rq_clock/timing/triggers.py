@@ -18,7 +18,7 @@ from rq_clock.errors import Fault, ScheduleError
 from rq_clock.timing.arguments import Arguments
 from rq_clock.timing.cron import fault_text
 from rq_clock.timing.durations import duration_spec
-from rq_clock.timing.instants import moment, to_ms_up
+from rq_clock.timing.instants import moment, read_instant, to_ms_up
 from rq_clock.timing.specs import from_spec
 from rq_clock.timing.trigger_types import (
     DAY_MS,
@@ -190,8 +190,11 @@ def every(  # noqa: PLR0913 - one keyword a unit, as timedelta has them
 
 
 @_explained
-def once(at: datetime) -> Once:
-    """Fire at one instant, never early: it is rounded up to the next whole millisecond."""
+def once(at: datetime | str) -> Once:
+    """Fire at one instant, an aware datetime or ISO 8601 with an offset. Never early: it is rounded
+    up to the next whole millisecond."""
+    if isinstance(at, str):
+        at = read_instant(at, field="once")
     if not datetime_faults("once", at):
         at = moment(to_ms_up(at)) or at
     return Once(at)

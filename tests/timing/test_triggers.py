@@ -1015,13 +1015,18 @@ class TestOnce:
         assert trigger.latest_at(at("2026-03-29T00:59Z")) is None
 
     def test_is_never_early(self) -> None:
+        assert once("2026-03-29T03:00+02:00") == once(at("2026-03-29T01:00Z"))
         assert once(at("2026-01-01T00:00:00.000001Z")) == Once(at("2026-01-01T00:00:00.001Z"))
         assert once(at("2026-01-01T00:00:00.001Z")) == Once(at("2026-01-01T00:00:00.001Z"))
 
     @pytest.mark.parametrize(
         ("value", "fault"),
         [
-            ("2026-01-01", "expected an aware datetime, got '2026-01-01'"),
+            (
+                "2026-01-01",
+                "expected once as a date and time such as 2026-03-29T02:30:00Z, in 1970-9899, "
+                "got '2026-01-01'",
+            ),
             (None, "expected an aware datetime, got None"),
             (
                 datetime(2026, 1, 1),  # noqa: DTZ001
