@@ -98,9 +98,14 @@ def export(output: str | None, form: str | None, tags: tuple[str, ...], with_sec
 
 
 def _write(path: Path, text: str, *, private: bool) -> None:
-    """Write a whole file or nothing. Only its owner can read a private one."""
-    draft = path.with_name(f".{path.name}.new")
+    """Write a whole file or nothing. Only its owner can read a private one. A pipe or a device,
+    such as /dev/stdout, is written to, not replaced."""
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_text(text)
+            return
+        draft = path.with_name(f".{path.name}.new")
         draft.unlink(missing_ok=True)
         draft.touch(0o600 if private else 0o666, exist_ok=False)
         draft.write_text(text)

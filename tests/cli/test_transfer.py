@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -95,6 +96,20 @@ class TestExport:
         run.ok("export", "-o", "jobs.json")
         assert "hunter2" not in path.read_text()
         assert list(Path().iterdir()) == [path]
+
+    def test_a_link_and_a_pipe_stay_what_they_are(self, run: Run, schedules: Schedules) -> None:
+        schedules.add("a", DAILY, TASK)
+        link, pipe = Path("link.json"), Path("pipe")
+        link.symlink_to("jobs.json")
+        os.mkfifo(pipe)
+        run.ok("export", "-o", "link.json")
+        assert link.is_symlink()
+        assert list(json.loads(Path("jobs.json").read_text())["schedules"]) == ["a"]
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        run.ok("export", "-o", "pipe", "--format", "json")
+        assert pipe.is_fifo()
+        assert list(json.loads(os.read(reader, 100_000))["schedules"]) == ["a"]
+        os.close(reader)
 
     def test_an_unwritable_file_is_reported(self, run: Run) -> None:
         assert "nowhere/jobs.yaml" in run.refused(1, "export", "-o", "nowhere/jobs.yaml")
