@@ -12,6 +12,7 @@ Workers that serve the same queues must have the same namespace.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import randrange
@@ -291,7 +292,9 @@ class Executions:
         pipe.hgetall(f"rq:job:{job_id}")
         pipe.hget(f"rq:execution:{job_id}:{id}", "created_at")
         fields, began = pipe.execute()
-        started = datetime.fromtimestamp(float(began or 0), UTC)
+        started = datetime.fromtimestamp(0, UTC)
+        with suppress(ValueError, OverflowError, OSError):  # what others have written is no time
+            started = datetime.fromtimestamp(float(began or 0), UTC)
         return Execution(id, job_id, queue, slot.worker, started, fields) if fields else None
 
     def reap(self, slot: Slot, execution: Execution | None, outcome: Outcome | None) -> bool:

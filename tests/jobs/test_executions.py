@@ -300,7 +300,8 @@ class TestDependents:
         garbage = ("timeout", "failure_ttl", "rq_clock_attempt", "rq_clock_interruptions",
                    "rq_clock_deaths")  # fmt: skip
         crew.redis.hset(job.key, mapping=dict.fromkeys((*garbage, "retry_intervals"), "{"))
-        crew.take("a")
+        execution = crew.take("a")
+        crew.redis.hset(f"rq:execution:{job.id}:{execution.id}", "created_at", "1e999")
         crew.watch(10, SILENCE + 2)
         assert crew.queue.job_ids == [job.id]
 
