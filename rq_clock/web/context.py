@@ -25,6 +25,8 @@ from rq_clock.web.problems import Problem
 if TYPE_CHECKING:
     from rq_clock.web.sections import Section
 
+API = "/api/v1"
+"""Where the API of rq-clock begins; other paths below /api are those of an app."""
 REPLY_SECONDS = 0.6
 """A Redis that is silent this long counts as gone. A page takes three round trips, and a fourth one
 while a schedule is in trouble."""
@@ -77,7 +79,7 @@ class Context:
 
     def is_of_section(self, path: str) -> bool:
         """Return whether a page or an API route of the app serves a path."""
-        own_api = path.startswith("/api/") and not path.startswith("/api/v1/")
+        own_api = path.startswith("/api/") and not path.startswith(f"{API}/")
         return own_api or self.section(path) is not None
 
 

@@ -33,12 +33,11 @@ from fastapi.routing import iter_route_contexts
 
 from rq_clock.errors import RqClockError
 from rq_clock.web.auth import SAFE
-from rq_clock.web.context import Caller, Needs
+from rq_clock.web.context import API, Caller, Needs
 from rq_clock.web.pages import layout
 
 _PATH = re.compile(r"/[a-z][a-z0-9-]{0,39}")
 _KEY = re.compile(r"[a-z]?")
-_OURS = "/api/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,8 +74,8 @@ class Section:
             yield from _route_faults("api", self.api)
             for route in iter_route_contexts(self.api.routes):
                 path = str(route.path)
-                if not path.startswith("/api/") or f"{path}/".startswith(f"{_OURS}/"):
-                    yield f"api: expected paths below /api, and not below {_OURS}, got {path!r}"
+                if not path.startswith("/api/") or f"{path}/".startswith(f"{API}/"):
+                    yield f"api: expected paths below /api, and not below {API}, got {path!r}"
 
 
 def _route_faults(field: str, router: APIRouter) -> Iterator[str]:

@@ -21,7 +21,8 @@ from fastapi import APIRouter
 
 from rq_clock.web.api import operations, queues, runs, schedules, system, tasks
 from rq_clock.web.api.openapi import docs, document
-from rq_clock.web.api.routing import API, COMMON
+from rq_clock.web.api.routing import COMMON
+from rq_clock.web.context import API
 
 __all__ = ["COMMON", "docs", "document", "router"]
 

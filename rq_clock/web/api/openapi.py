@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from rq_clock.version import __version__
 from rq_clock.web.api import requests
-from rq_clock.web.api.routing import API, BODY, COMMON, CONFLICT
+from rq_clock.web.api.routing import BODY, COMMON, CONFLICT
 from rq_clock.web.api.schemas import Problem
-from rq_clock.web.context import Read, context_of
+from rq_clock.web.context import API, Read, context_of
 from rq_clock.web.idempotency import LONGEST
 from rq_clock.web.pages.layout import page
 

@@ -24,11 +24,10 @@ from rq_clock.manifest.fields import kind_of
 from rq_clock.model.view import encode
 from rq_clock.store import cursors
 from rq_clock.timing.instants import read_instant
-from rq_clock.web.context import Caller, Needs, root_of
+from rq_clock.web.context import API, Caller, Needs, root_of
 from rq_clock.web.idempotency import once_of
 from rq_clock.web.problems import MEDIA_TYPE, Problem
 
-API = "/api/v1"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 PAGE_LIMIT = 200
 
