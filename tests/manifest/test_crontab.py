@@ -17,12 +17,7 @@ from rq_clock.manifest.importers.crontab import from_crontab
 from rq_clock.model.schedule import from_definition
 from rq_clock.model.targets import Command
 from rq_clock.timing.triggers import Cron
-from tests.manifest.importing import (
-    ZONES,
-    assert_fires_as_cron,
-    names,
-    target_of,
-)
+from tests.manifest.importing import ZONES, assert_fires_as_cron, names, target_of
 
 ETC_CRONTAB = r"""# /etc/crontab: system-wide crontab
 SHELL=/bin/sh

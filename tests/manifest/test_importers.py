@@ -17,10 +17,7 @@ from rq_clock.manifest.importers.crontab import from_crontab
 from rq_clock.manifest.importers.heroku import from_heroku_scheduler
 from rq_clock.model.schedule import from_definition
 from rq_clock.timing.triggers import Every
-from tests.manifest.importing import (
-    job,
-    names,
-)
+from tests.manifest.importing import job, names
 
 
 class TestAnyText:

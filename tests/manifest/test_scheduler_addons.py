@@ -13,13 +13,7 @@ from rq_clock.manifest.importers.heroku import from_heroku_scheduler
 from rq_clock.manifest.importers.result import Imported
 from rq_clock.model.targets import Command
 from rq_clock.timing.triggers import Cron
-from tests.manifest.importing import (
-    ZONES,
-    assert_fires_as_cron,
-    fire_times,
-    job,
-    names,
-)
+from tests.manifest.importing import ZONES, assert_fires_as_cron, fire_times, job, names
 
 HEROKU = """\
 Job\tDyno Size\tFrequency\tLast Run\tNext Due
