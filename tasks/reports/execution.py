@@ -50,6 +50,7 @@ from tasks.reports.models import (
     ShopSession,
 )
 from tasks.reports.rendering import Period, render
+from tasks.reports.scheduler import enqueue_shops
 from tasks.reports.settings import SettingError
 from tasks.reports.tokens import NoSession, decrypt
 
@@ -88,8 +89,6 @@ def run_shop(shop: str) -> None:
     PER_TURN reports the shop is enqueued again, behind the others. Raises SQLAlchemy's errors when
     the database cannot be used; then the job has failed, and the next check begins again.
     """
-    from tasks.reports.scheduler import enqueue_shops
-
     now = _now()
     with reading() as db:
         stored = db.scalar(select(ShopSession.token).where(ShopSession.shop == shop))

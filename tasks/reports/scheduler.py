@@ -31,10 +31,9 @@ from sqlalchemy import and_, func, or_, select
 from rq_clock import ScheduleError, Schedules, connect, every
 from tasks.reports import log
 from tasks.reports.database import reading
-from tasks.reports.execution import run_shop
 from tasks.reports.models import ReportSchedule, ShopSession
 from tasks.reports.on_demand import CHECK_TARGET, arrange_check
-from tasks.reports.schedules import URGENT, mend_own, meta_of
+from tasks.reports.schedules import RUN_SHOP, URGENT, mend_own, meta_of
 
 CHECK = "check-reports"
 """The name of the schedule in clock.py."""
@@ -136,7 +135,7 @@ def enqueue_shops(shops: Sequence[str], *, at_front: bool = False) -> None:
     for start in range(0, len(shops), BATCH):
         queue.enqueue_many(
             Queue.prepare_data(
-                run_shop, args=(shop,), job_id=f"{_PREFIX}{_encoded(shop)}-{token_hex(6)}",
+                RUN_SHOP, args=(shop,), job_id=f"{_PREFIX}{_encoded(shop)}-{token_hex(6)}",
                 meta=meta_of(shop), timeout=SHOP_SECONDS, result_ttl=0, at_front=at_front,
                 description=f"reports of {shop}",
             )

@@ -25,7 +25,7 @@ from tasks.reports.on_demand import arrange_check
 from tasks.reports.rendering import KINDS
 from tasks.reports.tokens import encrypt
 
-OWN_TARGET = "tasks.reports.execution.run_shop"
+RUN_SHOP = "tasks.reports.execution.run_shop"
 SHOP = re.compile(r"[a-z0-9][a-z0-9.-]{0,88}")
 _MAIL = re.compile(r"[^@\s<>,;:\"]{1,64}@[^@\s<>,;:\"]{1,200}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
@@ -200,7 +200,7 @@ def own_definition(report: ReportSchedule) -> dict[str, Any]:
     that of its shop, so it also runs what else is due there."""
     return {
         "trigger": cron(report.cron, tz=report.tz),
-        "target": OWN_TARGET,
+        "target": RUN_SHOP,
         "args": [report.shop],
         "tags": ["reports"],
         "group": group_of(report.shop),
