@@ -6,9 +6,7 @@ import asyncio
 import gzip
 import re
 import socket
-import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from rq_clock.outbound.client import Answer, Refused, Request, TooSlow, retry_af
 from tests.helpers import Pace, needs, wait_until
 from tests.outbound.conftest import Resolve, Scripted
 from tests.outbound.test_client import Responder
-from tests.recorder import Recorder, serving
+from tests.recorder import Recorder, certified, serving
 
 pytestmark = pytest.mark.integration
 LOOPBACK = "127.0.0.0/8 ::1"
@@ -464,13 +462,7 @@ class TestTls:
     @pytest.fixture
     def secure(self, tmp_path: Path) -> Iterator[Recorder]:
         """A server that is hook.example, at 127.0.0.1."""
-        words = (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-            " -keyout key.pem -out cert.pem -subj /CN=x -addext subjectAltName=DNS:hook.example"
-        )
-        subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        context = certified("hook.example", tmp_path)
         server = Recorder(Responder)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         with serving(server):

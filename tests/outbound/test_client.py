@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
 from tests.helpers import Events, Pace, needs, wait_until
 from tests.outbound.conftest import Resolve, Scripted
-from tests.recorder import Handler, Recorder, serving
+from tests.recorder import Handler, Recorder, certified, serving
 from tests.runners.lab import FIRE_TIME, ran, refused
 
 pytestmark = pytest.mark.integration
@@ -314,13 +312,7 @@ class TestTls:
     @pytest.fixture
     def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         """A server that is hook.example, at 127.0.0.1."""
-        words = (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-            " -keyout key.pem -out cert.pem -subj /CN=x -addext subjectAltName=DNS:hook.example"
-        )
-        subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        context = certified("hook.example", tmp_path)
         server = Recorder(Responder)
         context.sni_callback = lambda _socket, name, _context: server.seen.append({"sni": name})
         server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -180,6 +180,16 @@ def test_no_answer_waits_for_the_clients_acknowledgement() -> None:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def every_page_reports_the_outage(web: WebProcess) -> None:
+    with Pace() as pace:
+        found = web.all_pages()
+    for path, (status, body, took) in found:
+        assert took < pace.allows(WITHIN), path
+        if needs_redis(path):
+            assert (path, status) == (path, 503)
+            assert "redis" in body.lower(), path
+
+
 class TestRedis:
     @pytest.fixture
     def server(self, fresh_server: Callable[..., Server]) -> Server:
@@ -189,13 +199,7 @@ class TestRedis:
         with WebProcess(tmp_path, server.url) as web:
             web.answers(200)
             server.stop()
-            with Pace() as pace:
-                found = web.all_pages()
-            for path, (status, body, took) in found:
-                assert took < pace.allows(WITHIN), path
-                if needs_redis(path):
-                    assert (path, status) == (path, 503)
-                    assert "redis" in body.lower(), path
+            every_page_reports_the_outage(web)
             server.start()
             web.answers(200)
 
@@ -204,13 +208,7 @@ class TestRedis:
             web.answers(200)
             server.pause()
             stack.callback(server.resume)
-            with Pace() as pace:
-                found = web.all_pages()
-            for path, (status, body, took) in found:
-                assert took < pace.allows(WITHIN), path
-                if needs_redis(path):
-                    assert (path, status) == (path, 503)
-                    assert "redis" in body.lower(), path
+            every_page_reports_the_outage(web)
             server.resume()
             web.answers(200)
 
