@@ -53,26 +53,7 @@ error, warning, info = (partial(Finding, level) for level in (ERROR, WARNING, IN
 
 
 def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
-    if facts.unverified:
-        yield info(
-            "tls-unverified",
-            "the certificate of Redis is not verified: an attacker who redirects the connection "
-            "learns the password",
-            "set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
-            "Heroku's certificates are self-signed and cannot be verified",
-        )
-    if facts.refused:
-        yield error(
-            "permissions",
-            f"the user of this connection may not call {few(facts.refused)}: no clock leads",
-            f"give it what is enough: ACL SETUSER … {ACCESS}",
-        )
-    elif facts.unwritable and facts.info.get("role") not in REPLICA:
-        yield error(
-            "no-writes",
-            f"the server takes no writes now: {facts.unwritable}",
-            "look at its replicas (min-replicas-to-write), its disk and its permissions",
-        )
+    yield from _connection(facts)
     if not facts.info:
         yield info(
             "redis-unknown",
@@ -107,6 +88,29 @@ def _server(facts: Facts, now: datetime) -> Iterator[Finding]:
     yield from _persistence(facts)
     yield from _room(facts)
     yield from _replication(facts)
+
+
+def _connection(facts: Facts) -> Iterator[Finding]:
+    if facts.unverified:
+        yield info(
+            "tls-unverified",
+            "the certificate of Redis is not verified: an attacker who redirects the connection "
+            "learns the password",
+            "set RQ_CLOCK_REDIS_TLS_VERIFY=1, with the authority's file in SSL_CERT_FILE; "
+            "Heroku's certificates are self-signed and cannot be verified",
+        )
+    if facts.refused:
+        yield error(
+            "permissions",
+            f"the user of this connection may not call {few(facts.refused)}: no clock leads",
+            f"give it what is enough: ACL SETUSER … {ACCESS}",
+        )
+    elif facts.unwritable and facts.info.get("role") not in REPLICA:
+        yield error(
+            "no-writes",
+            f"the server takes no writes now: {facts.unwritable}",
+            "look at its replicas (min-replicas-to-write), its disk and its permissions",
+        )
 
 
 def _persistence(facts: Facts) -> Iterator[Finding]:
