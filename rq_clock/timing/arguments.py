@@ -183,7 +183,12 @@ class Arguments:
             with suppress(ValueError):  # of an instant
                 return date.fromisoformat(anchor.strip())
         found = self._instant("anchor", anchor, tz) or start
-        return found.astimezone(zone(tz).info).date() if found else None
+        if not found:
+            return None
+        try:
+            return found.astimezone(zone(tz).info).date()
+        except OverflowError:  # the calendar's first or last day, which the zone has not
+            return found.date()
 
 
 def _read_instant(value: object, tz: str, *, end: bool) -> datetime | None:

@@ -88,6 +88,8 @@ def options(option: str, *, inside: Any = None, **others: Any) -> Callable[[Any]
     return make
 
 
+_days = partial(every, days=2, at="0:00")
+
 PLACES: dict[str, Callable[[Any], Any]] = {
     **{option: options(option) for option in STORED.values()},
     **{f"{option}[]": options(option, inside=list) for option in ("args", "tags", "retries")},
@@ -105,6 +107,10 @@ PLACES: dict[str, Callable[[Any], Any]] = {
     "anchor": lambda v: declare("x", every(hours=1, anchor=v), "tasks.x", {}),
     "period": lambda v: declare("x", every(v), "tasks.x", {}),
     "at": lambda v: declare("x", every(days=2, at=v), "tasks.x", {}),
+    "start of days": lambda v: declare("x", _days(tz="America/New_York", start=v), "tasks.x", {}),
+    "end of days": lambda v: declare("x", _days(tz="Asia/Tokyo", end=v), "tasks.x", {}),
+    "anchor of days, west": lambda v: declare("x", _days(tz="Etc/GMT+9", anchor=v), "tasks.x", {}),
+    "anchor of days, east": lambda v: declare("x", _days(tz="Asia/Tokyo", anchor=v), "tasks.x", {}),
     "weeks at": lambda v: declare("x", every(weeks=v, at="9:00", on="mon"), "tasks.x", {}),
     "seconds at": lambda v: declare("x", every(seconds=v, at="9:00"), "tasks.x", {}),
     "on": lambda v: declare("x", every(weeks=1, at="9:00", on=v), "tasks.x", {}),
