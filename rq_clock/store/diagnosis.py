@@ -39,7 +39,8 @@ ANOTHER_SECONDS = 20.0
 ACCESS = "~* &* +@all -@dangerous"
 """The rules of a user of the server that are enough."""
 _REFUSED = re.compile(
-    r"no permissions?\b|can't (?:run|access|publish)|unknown command|Cluster|hash to the same slot",
+    r"no permissions?\b|can't (?:run|access|publish)|unknown command|Cluster|hash to the same slot"
+    r"|WRONGTYPE",
     re.IGNORECASE,
 )
 _NOISE = re.compile(
@@ -86,6 +87,11 @@ _ERRORS: Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str, str]
         "keys; use a server with cluster mode off",
     ),
     (
+        ResponseError, r"WRONGTYPE",
+        "{place}: {text}; something else has written to a key of rq-clock or RQ: of the keys in "
+        "`redis-cli --scan --pattern 'rq*'`, delete the one whose TYPE is wrong",
+    ),
+    (
         ResponseError, r"read only replica",
         "{place} is a replica and takes no writes; after a failover that passes. If it does not, "
         "let REDIS_URL name the primary, or the sentinels (redis+sentinel://)",
@@ -126,7 +132,7 @@ def diagnose(error: BaseException, url: str | None) -> str:
 
 def is_refusal(error: BaseException) -> bool:
     """Return whether a server answers and lacks or refuses what is needed, until somebody changes
-    its settings."""
+    its settings or a key."""
     cluster = isinstance(error, AskError | ClusterCrossSlotError)
     return cluster or (isinstance(error, ResponseError) and bool(_REFUSED.search(str(error))))
 

@@ -262,14 +262,23 @@ class Waiting:
         return pause
 
 
-def test_a_refusal_is_logged_once_and_tried_ever_more_seldom(events: Events) -> None:
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("The user executing the script can't publish to the channel mentioned", "&*"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "delete the one"),
+    ],
+)
+def test_a_refusal_is_logged_once_and_tried_ever_more_seldom(
+    text: str, remedy: str, events: Events
+) -> None:
     waiting = Waiting()
-    refusal = ResponseError("The user executing the script can't publish to the channel mentioned")
+    refusal = ResponseError(text)
     pauses = [waiting.meet(refusal) for _ in range(20)]
     assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
     assert pauses[-1] == 30.0
     [line] = events("store.waiting")
-    assert "&*" in line["reason"]
+    assert remedy in line["reason"]
     assert not events("store.back")
     waiting.now += 60
     waiting.reconnect.succeeded()
