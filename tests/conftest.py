@@ -14,6 +14,7 @@ RQ_CLOCK_TEST_SERVER names the binary of another Redis or Valkey to test on.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -87,6 +88,22 @@ def unit_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket.socket, "bind", refuse)
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     monkeypatch.setattr(os, "fork", refuse)
+
+
+@pytest.fixture(autouse=True)
+def signals_guard() -> Iterator[None]:
+    """Fail a test that leaves signals blocked or ignored: every process of a later test would begin
+    so, and Ctrl-C would do nothing there."""
+    before = _held()
+    yield
+    after = _held()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before[0])
+    assert after == before
+
+
+def _held() -> tuple[set[int], set[signal.Signals]]:
+    ignored = {n for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN}
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ())), ignored
 
 
 @pytest.fixture(autouse=True)
