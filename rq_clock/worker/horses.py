@@ -19,10 +19,9 @@ PAUSE = 1.0
 
 
 class Horses:
-    """Forks with `fork`: so many, and whether they have time to rehearse before a job comes. The
-    process that runs a job is its caller's."""
+    """Forks with `fork`; the process that runs a job is its caller's."""
 
-    def __init__(self, fork: Callable[[int, bool], list[WorkHorse]], runtime: Runtime) -> None:
+    def __init__(self, fork: Callable[[int], list[WorkHorse]], runtime: Runtime) -> None:
         self._fork, self._runtime = fork, runtime
         self._ready: list[WorkHorse] = []
         self._leaving: list[tuple[WorkHorse, float]] = []
@@ -37,7 +36,7 @@ class Horses:
             if horse.exit_status() is None:
                 return horse
             horse.end()
-        return self._fork(1, False)[0]
+        return self._fork(1)[0]
 
     def fork_ahead(self, count: int) -> None:
         """Have processes ready for the next jobs, forked together: after a fork each page of memory
@@ -45,7 +44,7 @@ class Horses:
         if self._ready or self._runtime.monotonic() < self._not_before:
             return
         try:
-            self._ready = self._fork(count, count == 1)  # of several, jobs wait
+            self._ready = self._fork(count)
         except OSError as error:
             self._not_before = self._runtime.monotonic() + PAUSE
             self._faults.report("horse.not_forked", error)

@@ -91,7 +91,7 @@ class JobWorker(RQWorker):
 
     # ---- the process ----------------------------------------------------------------------------
 
-    def _serve(self, channel: Channel, settings: Settings, *, rehearse: bool = False) -> None:
+    def _serve(self, channel: Channel, settings: Settings) -> None:
         """Perform up to RQ_CLOCK_HORSE_JOBS jobs, but none after one that did not end well, and
         none when the worker has closed the channel."""
         self._channel, self._settings, self._process = channel, settings, os.getpid()
@@ -105,8 +105,7 @@ class JobWorker(RQWorker):
                 self._hooks.after_fork()
         if settings.horse_jobs > 1:
             self._surroundings = Surroundings()
-        if rehearse:
-            self._rehearse()
+        self._rehearse()
         with suppress(EOFError):
             for left in reversed(range(settings.horse_jobs)):
                 kind, job = channel.receive()

@@ -149,7 +149,8 @@ class Worker(JobWorker):
         self._reaper = Reaper(self._executions, silence, settings.max_deaths)
         self._registration = Registration(self, self._executions, self._runtime, settings)
         self._maintenance = Maintenance(self, self._executions, self._runtime)
-        self._horses = Horses(self._fork_for_jobs, self._runtime)
+        serve = partial(self._serve, settings=settings)
+        self._horses = Horses(partial(self._fork, serve), self._runtime)
         self._reconnect = Reconnect(settings.redis_url)
         self._signals.stopping = False
         self._news = News(self._redis, self.pubsub_channel_name)
@@ -386,10 +387,6 @@ class Worker(JobWorker):
         self._idle_since = self._runtime.monotonic()
 
     # ---- its process ----------------------------------------------------------------------------
-
-    def _fork_for_jobs(self, count: int, rehearse: bool) -> list[WorkHorse]:
-        serve = partial(self._serve, settings=self._settings, rehearse=rehearse)
-        return self._fork(serve, count)
 
     def _fork(self, serve: Callable[[Channel], None], count: int) -> list[WorkHorse]:
         sockets = idle_sockets_of(self._redis)
