@@ -20,6 +20,11 @@ utcparse(utcformat(now()))  # compiles what each process would compile for its f
 _OVERWRITTEN = {b"started_at", b"last_heartbeat", b"ended_at"}
 """Fields that RQ sets again when it runs a job, and parses slowly."""
 _TIMES = (b"created_at", b"enqueued_at")
+_CHANGED = {
+    "result_ttl": "", "failure_ttl": "",
+    "retries_left": "retry_intervals", "repeats_left": "repeat_intervals",
+}  # fmt: skip
+"""What a function may change of its own job → the pauses that belong to it."""
 
 
 class KeptAlready:
@@ -53,15 +58,16 @@ def with_changes(execution: Execution, job: Job) -> Execution:
     """Return the execution with the retries, repetitions and times to live that the job's object
     has now: a function may change those of `get_current_job()`, as with RQ's worker."""
     changed: dict[bytes, bytes] = {}
-    for name in ("result_ttl", "failure_ttl"):
+    for name, pauses in _CHANGED.items():
+        number = getattr(job, name)
+        if number is None and name.encode() not in execution.fields:
+            continue
         with suppress(TypeError, ValueError):  # not what RQ could store
-            changed[name.encode()] = _digits(getattr(job, name))
-    for name, pauses in (("retries_left", "retry_intervals"), ("repeats_left", "repeat_intervals")):
-        with suppress(TypeError, ValueError):
-            number = _digits(getattr(job, name))
-            changed[pauses.encode()] = json.dumps(getattr(job, pauses) or [0]).encode()
-            changed[name.encode()] = number
-    return replace(execution, fields={**execution.fields, **changed})
+            digits = _digits(number)
+            if pauses:
+                changed[pauses.encode()] = json.dumps(getattr(job, pauses) or [0]).encode()
+            changed[name.encode()] = digits
+    return replace(execution, fields={**execution.fields, **changed}) if changed else execution
 
 
 def _digits(number: int | None) -> bytes:
