@@ -101,10 +101,10 @@ def _write(path: Path, text: str, *, private: bool) -> None:
     """Write a whole file or nothing. Only its owner can read a private one. A pipe or a device,
     such as /dev/stdout, is written to, not replaced."""
     try:
-        path = path.resolve()
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_text(text)
             return
+        path = path.resolve()  # of a link; that of a pipe leads nowhere
         draft = path.with_name(f".{path.name}.new")
         draft.unlink(missing_ok=True)
         draft.touch(0o600 if private else 0o666, exist_ok=False)

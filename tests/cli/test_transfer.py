@@ -21,7 +21,8 @@ from rq_clock.model.entry import Lease
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Change, Store
 from tests.cli.terminal import Run, Terminal, everything
-from tests.helpers import definition
+from tests.cli.terminal import command as command_line
+from tests.helpers import PATIENCE, definition
 
 TASK = "gc.collect"
 DAILY = cron("0 3 * * *")
@@ -110,6 +111,15 @@ class TestExport:
         assert pipe.is_fifo()
         assert list(json.loads(os.read(reader, 100_000))["schedules"]) == ["a"]
         os.close(reader)
+
+    @pytest.mark.process
+    def test_standard_output_has_a_name_of_a_file(
+        self, redis_url: str, schedules: Schedules
+    ) -> None:
+        schedules.add("a", DAILY, TASK)
+        words = ("export", "-o", "/dev/stdout", "--format", "json")
+        out, _ = command_line(redis_url, *words).communicate(timeout=PATIENCE)
+        assert list(json.loads(out)["schedules"]) == ["a"]
 
     def test_an_unwritable_file_is_reported(self, run: Run) -> None:
         assert "nowhere/jobs.yaml" in run.refused(1, "export", "-o", "nowhere/jobs.yaml")
