@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests.helpers import make_certificate
 
 S = TypeVar("S", bound="Recorder")
 
@@ -67,12 +68,8 @@ def serving(server: S) -> Iterator[S]:
 
 
 def certified(host: str, path: Path) -> ssl.SSLContext:
-    """Return the context of a server with a certificate of its own; it stands in `cert.pem`."""
-    words = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-        f" -keyout key.pem -out cert.pem -subj /CN=x -addext subjectAltName=DNS:{host}"
-    )
-    subprocess.run(words.split(), cwd=path, check=True, capture_output=True)
+    """Return the TLS context of a server at `host`, whose clients have to trust `cert.pem`."""
+    certificate = make_certificate(path, f"DNS:{host}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path / "cert.pem", path / "key.pem")
+    context.load_cert_chain(certificate, path / "key.pem")
     return context

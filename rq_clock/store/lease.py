@@ -21,7 +21,7 @@ LEASE_MS = 12_000
 """A leader that is silent for this long has lost the lease."""
 DEPOSE_PAUSE_MS = 30_000
 """After a clock died in its first pass, nobody deposes a working leader for this long."""
-_NUMBER = "-?[0-9]{1,14}"  # an instant of so many milliseconds is one that datetime can hold
+_NUMBER = "-?[0-9]{1,14}"  # in milliseconds it ends in the year 5138, which datetime can hold
 _NUMBERS = (
     "since", "tick", "enqueued", "skew_ms", "ahead_s", "lag_p50_ms", "lag_p99_ms", "lag_max_ms",
 )  # fmt: skip

@@ -68,7 +68,7 @@ def fill(connection: Redis, *, late: timedelta = NOT_LATE) -> Store:
     clock = Clock()
     clock.add("feeds", every(minutes=5), "tasks.demo.heartbeat", queue="reports")
     clock.add("report", cron("0 3 * * *", tz="Europe/Berlin"), "tasks.demo.heartbeat")
-    known = {"feeds": now - late, "report": now}  # which is daily, and at no time of day is it late
+    known = {"feeds": now - late, "report": now}  # a daily schedule is late at some hours only
     changes = [
         Change("put", s.name, s.definition(), s.next_after(known[s.name]), since=known[s.name])
         for s in clock.declared.values()

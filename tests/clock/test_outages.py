@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socketserver
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +33,7 @@ from tests.clock.storm import (
     marker_of,
     state,
 )
-from tests.helpers import PATIENCE, Pace, require, wait_until
+from tests.helpers import PATIENCE, Pace, make_certificate, require, wait_until
 from tests.server import Server, free_url
 
 pytestmark = pytest.mark.process
@@ -345,11 +344,7 @@ def test_a_clock_waits_for_its_redis_and_names_the_remedy(tmp_path: Path, start:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for localhost, signed by itself; its key is in key.pem beside it."""
-    require("openssl")
-    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    request += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
-    subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path / "cert.pem"
+    return make_certificate(tmp_path, "DNS:localhost")
 
 
 @pytest.fixture

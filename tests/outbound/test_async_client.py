@@ -21,7 +21,7 @@ from rq_clock.outbound import async_client
 from rq_clock.outbound.addresses import parse_allowed
 from rq_clock.outbound.async_client import AsyncClient
 from rq_clock.outbound.client import Answer, Refused, Request, TooSlow, retry_after
-from tests.helpers import Pace, needs, wait_until
+from tests.helpers import Pace, wait_until
 from tests.outbound.conftest import Resolve, Scripted
 from tests.outbound.test_client import Responder
 from tests.recorder import Recorder, certified, serving
@@ -457,7 +457,6 @@ class _Unchecked(async_client._Resolver):
         super().__init__(parse_allowed("0.0.0.0/0 ::/0"))
 
 
-@needs("openssl")
 class TestTls:
     @pytest.fixture
     def secure(self, tmp_path: Path) -> Iterator[Recorder]:

@@ -19,7 +19,7 @@ from rq_clock.redaction import MASK
 from rq_clock.run import Run, running
 from rq_clock.runners.tasks import WebhookTimedOut, call_webhook
 from rq_clock.version import __version__
-from tests.helpers import Events, Pace, needs, wait_until
+from tests.helpers import Events, Pace, wait_until
 from tests.outbound.conftest import Resolve, Scripted
 from tests.recorder import Handler, Recorder, certified, serving
 from tests.runners.lab import FIRE_TIME, ran, refused
@@ -307,7 +307,6 @@ class TestAddresses:
         assert "Name or service not known" in text
 
 
-@needs("openssl")
 class TestTls:
     @pytest.fixture
     def secure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:

@@ -27,7 +27,7 @@ from rq_clock.store.diagnosis import ACCESS, Reconnect, diagnose, is_refusal
 from rq_clock.store.lease import Leases
 from rq_clock.store.store import Store
 from rq_clock.worker.worker import Worker
-from tests.helpers import Events, require, wait_until
+from tests.helpers import Events, make_certificate, require, wait_until
 from tests.process import LEASHED
 from tests.server import Server, free_url
 
@@ -192,10 +192,7 @@ def test_threads_take_turns_where_connections_are_limited(connection: Any, redis
 def sentinel(tmp_path: Path) -> Iterator[str]:
     """A primary and its sentinel, both with TLS and a password: the URL's end, without them."""
     server = require("redis-server")
-    require("openssl")
-    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    request += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
-    subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)
+    make_certificate(tmp_path, "IP:127.0.0.1")
     tls = {"tls_cert_file": "cert.pem", "tls_key_file": "key.pem", "tls_ca_cert_file": "cert.pem"}
     tls = {name: str(tmp_path / file) for name, file in tls.items()} | {"tls_auth_clients": "no"}
     plain, port, watch = (free_url().rpartition(":")[2].partition("/")[0] for _ in range(3))
